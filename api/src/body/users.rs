@@ -1,0 +1,55 @@
+//! Bodies of `/users*` and `/namespaces*`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::secret::Passphrase;
+use crate::words::Role;
+
+/// `PUT /users/{id}` and `POST /users`.
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct NewUser {
+    /// Any text, may be empty.
+    pub real_name: String,
+    /// The user's only role.
+    pub role: Role,
+    /// 10 to 200 bytes.
+    pub passphrase: Passphrase,
+}
+
+/// `GET /users/{id}`.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct User {
+    /// As given at creation.
+    pub real_name: String,
+    /// The user's only role.
+    pub role: Role,
+}
+
+/// One item of `GET /users`.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct UserItem {
+    /// `name` or `namespace~name`.
+    pub user: String,
+}
+
+/// `POST /users/{id}/passphrase`.
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct NewPassphrase {
+    /// 10 to 200 bytes.
+    pub passphrase: Passphrase,
+}
+
+/// One item of `GET /namespaces`.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct NamespaceItem {
+    /// The namespace.
+    pub id: String,
+}

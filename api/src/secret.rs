@@ -1,0 +1,97 @@
+//! Secrets that travel in request bodies. They wipe themselves, and there is nothing to print, compare or copy them by.
+//!
+//! ```compile_fail
+//! let p = casemate_api::Passphrase::from_text("0123456789".into());
+//! println!("{p:?}"); // no Debug
+//! ```
+//! ```compile_fail
+//! let p = casemate_api::Passphrase::from_text("0123456789".into());
+//! let q = p.clone(); // no Clone
+//! ```
+//! ```compile_fail
+//! let p = casemate_api::Passphrase::from_text("0123456789".into());
+//! let _ = p == casemate_api::Passphrase::from_text("0123456789".into()); // no PartialEq
+//! ```
+//! ```compile_fail
+//! let p = casemate_api::SecretText::from_text("AQAB".into());
+//! println!("{p}"); // no Display
+//! ```
+
+use serde::{Deserialize, Deserializer};
+use zeroize::Zeroizing;
+
+use crate::limits::{PASSPHRASE_MAX_BYTES, PASSPHRASE_MIN_BYTES};
+
+/// An unlock, backup or user passphrase as a client sent it. Bytes are compared as they are, without normalisation.
+pub struct Passphrase(Zeroizing<String>);
+
+impl Passphrase {
+    /// Takes the text as it is; [`Passphrase::has_valid_length`] is a separate question, because current passphrases
+    /// are never refused for their length.
+    pub fn from_text(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// Whether the passphrase may be set: 10 to 200 bytes.
+    pub fn has_valid_length(&self) -> bool {
+        (PASSPHRASE_MIN_BYTES..=PASSPHRASE_MAX_BYTES).contains(&self.0.len())
+    }
+
+    /// The bytes. Every use is a place where the secret could escape: keep them few.
+    pub fn expose(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl<'de> Deserialize<'de> for Passphrase {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from_text)
+    }
+}
+
+/// Base64 text of private key material as a client sent it. Absent members are the empty text.
+#[derive(Default)]
+pub struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    /// Takes the text as it is.
+    pub fn from_text(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text. Every use is a place where the secret could escape: keep them few.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from_text)
+    }
+}
+
+#[cfg(feature = "schema")]
+mod schema {
+    use super::{Passphrase, SecretText};
+    use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+    use std::borrow::Cow;
+
+    impl JsonSchema for Passphrase {
+        fn schema_name() -> Cow<'static, str> {
+            "Passphrase".into()
+        }
+        fn json_schema(_: &mut SchemaGenerator) -> Schema {
+            json_schema!({"type": "string", "minLength": 10, "maxLength": 200})
+        }
+    }
+
+    impl JsonSchema for SecretText {
+        fn schema_name() -> Cow<'static, str> {
+            "Base64Secret".into()
+        }
+        fn json_schema(_: &mut SchemaGenerator) -> Schema {
+            json_schema!({"type": "string", "format": "byte"})
+        }
+    }
+}

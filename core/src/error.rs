@@ -1,0 +1,68 @@
+//! What went wrong, by what the caller can do about it.
+
+use std::borrow::Cow;
+
+use crate::store::StoreError;
+
+/// A sentence that may be shown to a client.
+pub type Text = Cow<'static, str>;
+
+/// Every way in which a call can fail. All but [`Error::Internal`] carry only what a client may see.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such thing, or the caller cannot see it. No text: the reply has no body.
+    #[error("not found")]
+    NotFound(Option<Text>),
+    /// The id is taken.
+    #[error("{0}")]
+    Exists(Text),
+    /// The caller may not do this. No text: the reply has no body.
+    #[error("forbidden")]
+    Forbidden(Option<Text>),
+    /// The request makes no sense as it stands.
+    #[error("{0}")]
+    Invalid(Text),
+    /// Something else must be done first.
+    #[error("{0}")]
+    Precondition(Text),
+    /// The value already is what it should become.
+    #[error("unchanged")]
+    Unchanged,
+    /// Too many failed attempts; try again in a second.
+    #[error("{0}")]
+    TooMany(Text),
+    /// The HSM is busy, or its store is; try again.
+    #[error("{0}")]
+    Unavailable(Text),
+    /// A fault of ours. The text is for the log; outside only "internal error" is said.
+    #[error("internal: {0}")]
+    Internal(Text),
+}
+
+impl Error {
+    /// [`Error::Invalid`] with a sentence.
+    pub fn invalid(text: impl Into<Text>) -> Self {
+        Error::Invalid(text.into())
+    }
+    /// [`Error::Internal`] with context for the log.
+    pub fn internal(text: impl Into<Text>) -> Self {
+        Error::Internal(text.into())
+    }
+    /// [`Error::NotFound`] whose reply has no body.
+    pub fn not_found() -> Self {
+        Error::NotFound(None)
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unreachable(why) => {
+                tracing::error!(why, "the store cannot be reached");
+                Error::Unavailable("The store cannot be reached. Check the log.".into())
+            }
+            StoreError::Damaged(why) => Error::Internal(format!("the store is damaged: {why}").into()),
+            StoreError::TooLarge => Error::Invalid("The value is too large to be stored.".into()),
+        }
+    }
+}

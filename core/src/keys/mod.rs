@@ -1,0 +1,1 @@
+//! Keys: their material, their records and their use.

@@ -1,0 +1,1 @@
+//! Mechanisms: joins each row of the table to its code.

@@ -1,0 +1,102 @@
+//! Everything the core needs from the world, passed down and never global, so that a whole HSM can run in one test.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_channel::oneshot;
+
+use crate::error::Error;
+use crate::secret::DeviceKey;
+use crate::store::Store;
+
+/// A future whose type does not matter.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The world as the core sees it.
+#[derive(Clone)]
+pub struct Platform {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub rng: Arc<dyn Rng>,
+    /// What all members of a cluster share: users, namespaces, keys.
+    pub store: Arc<dyn Store>,
+    /// What belongs to this device alone: slots, salts, TLS key, clock offset.
+    pub local: Arc<dyn Store>,
+    /// Keeper of the Device Key.
+    pub device: Arc<dyn DeviceKeeper>,
+    /// Threads for work that would stall a serving thread.
+    pub pool: Arc<dyn Pool>,
+    /// What only the process around the core can do.
+    pub host: Arc<dyn Host>,
+}
+
+/// Time.
+pub trait Clock: Send + Sync {
+    /// The hardware's wall clock, as time since 1970-01-01T00:00:00Z; the HSM's own time adds its stored offset.
+    fn wall(&self) -> Duration;
+    /// Time since some fixed instant; never goes back.
+    fn monotonic(&self) -> Duration;
+    /// Ends after `duration`.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+}
+
+/// Randomness, from the kernel outside simulations.
+pub trait Rng: Send + Sync {
+    /// Fills `bytes` with random ones.
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// Keeps the Device Key: a file of mode 0600, a TPM.
+pub trait DeviceKeeper: Send + Sync {
+    /// The Device Key, made at the first call on a new device. `Err` is a sentence for the operator.
+    fn load(&self) -> Result<DeviceKey, String>;
+    /// Destroys the Device Key, and with it everything sealed under it. The next [`DeviceKeeper::load`] makes a new one.
+    fn destroy(&self) -> Result<(), String>;
+}
+
+/// Which workers a job belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Key operations of a millisecond and more, key generation.
+    Crypto,
+    /// Passphrase hashing, so that a flood of logins cannot delay key operations.
+    Kdf,
+}
+
+/// Threads for work that would stall a serving thread.
+pub trait Pool: Send + Sync {
+    /// Queues `job`; it runs soon, on a thread of its kind. `false` if the queue is full and the job was dropped.
+    fn spawn(&self, work: Work, job: Box<dyn FnOnce() + Send>) -> bool;
+}
+
+/// Runs `job` on the pool and waits for its value. `503` if the queue is full or the job panicked.
+pub async fn run_on<T: Send + 'static>(
+    pool: &dyn Pool,
+    work: Work,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let busy = || Error::Unavailable("The HSM is busy. Try again.".into());
+    let (send, receive) = oneshot::channel();
+    let queued = pool.spawn(
+        work,
+        Box::new(move || {
+            // The caller may have gone; its answer goes with it.
+            let _ = send.send(job());
+        }),
+    );
+    if !queued {
+        return Err(busy());
+    }
+    receive.await.map_err(|_| busy())
+}
+
+/// What only the process around the core can do. Both answer at once and act after the running reply was sent.
+pub trait Host: Send + Sync {
+    /// Start over: finish running requests, then run boot again.
+    fn reboot(&self);
+    /// End the process after running requests.
+    fn shutdown(&self);
+}

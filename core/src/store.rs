@@ -1,0 +1,170 @@
+//! The one seam to storage: ordered bytes with revisions, and a single mutation, compare-and-commit.
+
+use crate::platform::BoxFuture;
+
+/// Name of a row. Rows are ordered by these bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Path(pub Box<[u8]>);
+
+impl Path {
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The first path behind every path that starts with `self`; `None` when there is none (all bytes 0xff).
+    pub fn after_prefix(&self) -> Option<Path> {
+        let mut end = self.0.to_vec();
+        while let Some(last) = end.pop() {
+            if last != u8::MAX {
+                end.push(last + 1);
+                return Some(Path(end.into()));
+            }
+        }
+        None
+    }
+}
+
+/// A point in the history of one store. Every committed [`Txn`] that changes something gets the next one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+/// A value and the revision that wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned {
+    /// The bytes.
+    pub value: Vec<u8>,
+    /// The transaction that put them.
+    pub revision: Revision,
+}
+
+/// How fresh a read must be. An embedded store knows no difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// As of now, agreed with the majority.
+    Fresh,
+    /// As this replica knows it; never waits for others.
+    Local,
+}
+
+/// A guard of a [`Txn`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// The row must not exist.
+    Absent,
+    /// The row must exist and be of exactly this revision.
+    At(Revision),
+}
+
+/// One transaction: applied whole if every guard holds, else not at all. A path appears at most once among put and
+/// delete. At most [`casemate_api::limits::STORE_TXN_MAX_OPS`] guards and operations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Txn {
+    /// Guards, all checked before anything is applied.
+    pub expect: Vec<(Path, Expect)>,
+    /// Rows to write.
+    pub put: Vec<(Path, Vec<u8>)>,
+    /// Rows to remove; absent ones are no error.
+    pub delete: Vec<Path>,
+}
+
+/// What became of one [`Txn`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Applied and durable: it survives the loss of power.
+    Committed(Revision),
+    /// Nothing applied: the guard with this index failed.
+    Conflict(usize),
+    /// It may or may not have been applied. Read again to know.
+    Unknown,
+}
+
+/// Why a store did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The store cannot be reached now; the text is for the log.
+    #[error("the store cannot be reached: {0}")]
+    Unreachable(String),
+    /// What is stored contradicts itself; the text is for the operator.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+    /// A value or transaction is beyond the limits.
+    #[error("the value is too large to be stored")]
+    TooLarge,
+}
+
+/// Which rows a range read covers: `start` to before `end`, at most `limit` of them, in order.
+#[derive(Clone, Debug)]
+pub struct Range {
+    /// First path.
+    pub start: Path,
+    /// Path behind the last one; `None`: to the end.
+    pub end: Option<Path>,
+    /// Most rows returned.
+    pub limit: usize,
+    /// Leave the values empty.
+    pub keys_only: bool,
+}
+
+impl Range {
+    /// Every row whose path starts with `prefix`.
+    pub fn prefix(prefix: &Path, limit: usize) -> Self {
+        Self { start: prefix.clone(), end: prefix.after_prefix(), limit, keys_only: false }
+    }
+}
+
+/// One page of a range.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// Rows in order.
+    pub rows: Vec<(Path, Versioned)>,
+    /// Whether there are rows behind them.
+    pub more: bool,
+    /// The store's revision as the page saw it.
+    pub revision: Revision,
+}
+
+/// What a watch reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A row was written or removed.
+    Changed {
+        /// The row.
+        path: Path,
+        /// The transaction that did it.
+        revision: Revision,
+    },
+    /// The connection was interrupted; events may be missing. Forget what was cached and watch anew.
+    Lost,
+    /// The history back to the wanted revision is gone. Forget what was cached and watch anew.
+    Compacted,
+}
+
+/// A running watch.
+pub trait Watch: Send {
+    /// The next event. After [`Event::Lost`] or [`Event::Compacted`] there is none.
+    fn next(&mut self) -> BoxFuture<'_, Event>;
+}
+
+/// One consistent view of the store.
+pub trait Snapshot: Send + Sync {
+    /// The revision the view is of.
+    fn revision(&self) -> Revision;
+    /// One page.
+    fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, StoreError>>;
+}
+
+/// A store of rows. Everything above it uses only these verbs; everything in it is opaque bytes.
+pub trait Store: Send + Sync {
+    /// One row.
+    fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>>;
+    /// One page of rows.
+    fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>>;
+    /// Applies each transaction by itself, in order; one [`Outcome`] for each. What queues up while another commit runs
+    /// is merged into one write to the disk.
+    fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>>;
+    /// Every change below `prefix` behind revision `from`, in order.
+    fn watch(&self, prefix: Path, from: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, StoreError>>;
+    /// One consistent view, for as long as it is held.
+    fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>>;
+}

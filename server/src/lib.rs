@@ -1,0 +1,1 @@
+//! `casemated`: everything of Casemate that touches the world.

@@ -1,0 +1,3 @@
+//! `casemated`, the network HSM.
+
+fn main() {}
