@@ -23,8 +23,22 @@ pub const BODY_SMALL_BYTES: usize = 64 << 10;
 pub const BODY_BUDGET_BYTES: usize = 512 << 20;
 /// Slowest pace at which a client may send a body, averaged from the body's start, in bytes per second.
 pub const BODY_PACE_BYTES_PER_S: u64 = 8 << 10;
+/// Nesting of a JSON body that needs the relaxed reader; none of the contract nests deeper than four.
+pub const JSON_RELAXED_DEPTH_MAX: usize = 32;
+/// Members of such a body, all objects together; none of the contract has more than twenty.
+pub const JSON_RELAXED_MEMBERS_MAX: usize = 1024;
+/// Pieces of a streamed reply that wait for a slow client.
+pub const REPLY_PIECES_MAX: usize = 4;
 /// Time a body may take before the pace counts.
 pub const BODY_GRACE_MS: u64 = 10_000;
+/// Calls that change something and run at once; beyond it a call is answered `503`.
+pub const CHANGES_RUNNING_MAX: usize = 4_096;
+/// Refused logins written to the log one by one, per second; a flood beyond that is only counted.
+pub const REFUSALS_LOGGED_PER_S: u64 = 10;
+/// Most of a refused request's body that is still read, so that its client gets to the answer.
+pub const DRAIN_MAX_BYTES: usize = 2 << 20;
+/// Longest that a refused request's body is still read.
+pub const DRAIN_MAX_MS: u64 = 1_000;
 /// Largest request head.
 pub const HEAD_MAX_BYTES: usize = 64 << 10;
 /// Time a client has to complete a request head on a fresh connection.
@@ -35,10 +49,14 @@ pub const IDLE_TIMEOUT_MS: u64 = 120_000;
 pub const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 /// Connections served at once.
 pub const CONNECTIONS_MAX: usize = 10_000;
+/// Connections served at once for one IPv4 address or the first 64 bits of one IPv6 address; further ones are closed.
+pub const CONNECTIONS_PER_CLIENT_MAX: usize = CONNECTIONS_MAX / 4;
 /// HTTP/2 streams served at once on one connection.
 pub const H2_STREAMS_MAX: u32 = 128;
 /// Time running requests get to finish at shutdown.
 pub const SHUTDOWN_GRACE_MS: u64 = 10_000;
+/// Time the store may be away before the HSM calls itself Failed, in seconds; it is looked at once a second.
+pub const STORE_AWAY_S: u32 = 60;
 /// Time `lock` waits for the last request that still holds the Operational phase.
 pub const LOCK_WAIT_MS: u64 = 5_000;
 
@@ -54,6 +72,14 @@ pub const CERTIFICATE_MAX_BYTES: usize = 1 << 20;
 pub const STORE_VALUE_MAX_BYTES: usize = (1 << 20) + (64 << 10);
 /// Most guards and operations of one store transaction. The smallest backend sets it (etcd: 128).
 pub const STORE_TXN_MAX_OPS: usize = 128;
+/// Changes a store remembers for watches; a watch that falls further behind has to start over.
+pub const STORE_HISTORY_EVENTS: usize = 16_384;
+/// Commits that may wait for the writer of a store; beyond it they are refused.
+pub const STORE_COMMITS_WAITING_MAX: usize = 4_096;
+/// Reads that may wait for a reader of a store; beyond it they are refused.
+pub const STORE_READS_WAITING_MAX: usize = 16_384;
+/// Bytes of values after which a store closes a group of commits and writes it to the disk.
+pub const STORE_GROUP_MAX_BYTES: usize = 8 << 20;
 
 /// A failed login blocks the same user name from the same address for this long.
 pub const LOGIN_PENALTY_MS: u64 = 1_000;
@@ -67,5 +93,9 @@ pub const ROW_CACHE_BYTES: u64 = 1 << 30;
 pub const CREDENTIAL_CACHE_ENTRIES: usize = 65_536;
 /// Rows fetched per page while listing or sweeping.
 pub const LIST_PAGE_ROWS: usize = 1_000;
+/// Key operations that may wait for a worker; beyond it they are answered `503`.
+pub const CRYPTO_WAITING_MAX: usize = 4_096;
+/// Jobs of seconds, such as generating RSA keys, that may wait for a worker; beyond it they are answered `503`.
+pub const SLOW_WAITING_MAX: usize = 64;
 /// Counters of key use are written this often.
 pub const COUNTER_FLUSH_MS: u64 = 3_600_000;

@@ -61,6 +61,7 @@ impl From<StoreError> for Error {
                 tracing::error!(why, "the store cannot be reached");
                 Error::Unavailable("The store cannot be reached. Check the log.".into())
             }
+            StoreError::Busy => Error::Unavailable("The HSM is busy. Try again.".into()),
             StoreError::Damaged(why) => Error::Internal(format!("the store is damaged: {why}").into()),
             StoreError::TooLarge => Error::Invalid("The value is too large to be stored.".into()),
         }

@@ -3,11 +3,32 @@
 //! This is the trusted base. It touches no network, disk, clock or environment of its own: all of that comes in through
 //! [`platform::Platform`].
 
+pub mod caller;
+pub mod counters;
+pub mod digest;
 pub mod error;
+pub mod hsm;
+pub mod kdf;
+pub mod kdf_queue;
 pub mod keys;
+pub mod limiter;
+pub mod local;
 pub mod mech;
+pub mod namespaces;
+pub mod path;
+pub mod phase;
 pub mod platform;
+pub mod record;
+pub mod seal;
 pub mod secret;
+pub mod shared;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod slots;
 pub mod store;
+pub mod table;
+pub mod users;
+pub mod x509;
 
 pub use error::Error;
+pub use hsm::Hsm;

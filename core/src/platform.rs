@@ -60,8 +60,11 @@ pub trait DeviceKeeper: Send + Sync {
 /// Which workers a job belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
-    /// Key operations of a millisecond and more, key generation.
+    /// Key operations of a millisecond and more.
     Crypto,
+    /// Work of seconds: generating RSA keys, testing the primes of imported ones. Apart, so that it cannot delay the use
+    /// of keys.
+    Slow,
     /// Passphrase hashing, so that a flood of logins cannot delay key operations.
     Kdf,
 }
@@ -93,8 +96,21 @@ pub async fn run_on<T: Send + 'static>(
     receive.await.map_err(|_| busy())
 }
 
-/// What only the process around the core can do. Both answer at once and act after the running reply was sent.
+/// Waits until `a` or `b` is done.
+pub(crate) async fn first_of<T>(a: impl Future<Output = T>, mut b: BoxFuture<'static, ()>) {
+    let mut a = std::pin::pin!(a);
+    std::future::poll_fn(|context| {
+        let done = a.as_mut().poll(context).is_ready() || b.as_mut().poll(context).is_ready();
+        if done { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
+
+/// What only the process around the core can do. Reboot and shutdown answer at once and act after the running reply.
 pub trait Host: Send + Sync {
+    /// Marks, durably, that Device Key and stores are to be erased: the next boot, even one after a crash, does it before
+    /// anything else.
+    fn erase(&self) -> Result<(), String>;
     /// Start over: finish running requests, then run boot again.
     fn reboot(&self);
     /// End the process after running requests.

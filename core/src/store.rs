@@ -1,5 +1,9 @@
 //! The one seam to storage: ordered bytes with revisions, and a single mutation, compare-and-commit.
 
+#[cfg(any(test, feature = "sim"))]
+pub mod conformance;
+pub mod history;
+
 use crate::platform::BoxFuture;
 
 /// Name of a row. Rows are ordered by these bytes.
@@ -68,6 +72,15 @@ pub struct Txn {
     pub delete: Vec<Path>,
 }
 
+impl Txn {
+    /// Whether the transaction is within the limits every store keeps.
+    pub fn fits(&self) -> bool {
+        use casemate_api::limits::{STORE_TXN_MAX_OPS, STORE_VALUE_MAX_BYTES};
+        self.expect.len() + self.put.len() + self.delete.len() <= STORE_TXN_MAX_OPS
+            && self.put.iter().all(|(_, value)| value.len() <= STORE_VALUE_MAX_BYTES)
+    }
+}
+
 /// What became of one [`Txn`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -85,6 +98,9 @@ pub enum StoreError {
     /// The store cannot be reached now; the text is for the log.
     #[error("the store cannot be reached: {0}")]
     Unreachable(String),
+    /// Too much waits for the store already; nothing was done.
+    #[error("too much waits for the store")]
+    Busy,
     /// What is stored contradicts itself; the text is for the operator.
     #[error("the store is damaged: {0}")]
     Damaged(String),

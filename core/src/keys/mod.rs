@@ -1,1 +1,353 @@
-//! Keys: their material, their records and their use.
+//! Keys of one scope: finding, creating, changing, deleting. Use is in [`usable`].
+
+pub mod import;
+pub mod material;
+mod pem;
+pub mod public;
+pub mod record;
+pub mod usable;
+
+use casemate_api::limits::{GENERIC_GENERATE_BITS, LABEL_MAX_BYTES, RSA_GENERATE_BITS};
+use casemate_api::{KeyId, KeyType};
+use zeroize::Zeroizing;
+
+use crate::caller::Scope;
+use crate::error::Error;
+use crate::keys::material::Material;
+use crate::keys::record::{KeyRecord, Mechanisms, check_mechanisms};
+use crate::keys::usable::Key;
+use crate::path::{KeyRef, SharedPath, Uid};
+use crate::phase::Operational;
+use crate::platform::Work;
+use crate::record::{BadRecord, Reader, Writer};
+use crate::shared::{Committed, Draft};
+use crate::store::{Path, Revision};
+use crate::table::Record;
+use crate::users::Change;
+
+/// Bytes stored with a key as they are, usually a certificate.
+pub struct CertificateRecord(pub Vec<u8>);
+
+impl Record for CertificateRecord {
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        Writer::new(1).raw(&self.0).finish()
+    }
+    fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
+        match Reader::open(bytes)? {
+            (1, mut reader) => Ok(Self(reader.rest().to_vec())),
+            _ => Err(BadRecord("its format is of a newer version")),
+        }
+    }
+    fn weight(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+/// What a key has besides its material.
+pub struct Properties {
+    /// What it may do.
+    pub mechanisms: Mechanisms,
+    /// At most 32 bytes; empty: none.
+    pub label: String,
+    /// Tags of its restriction, any strings.
+    pub tags: Vec<String>,
+}
+
+impl Properties {
+    /// Checks the label, sorts the tags.
+    pub fn new(mechanisms: Mechanisms, label: String, mut tags: Vec<String>) -> Result<Self, Error> {
+        check_label(&label)?;
+        tags.sort();
+        tags.dedup();
+        Ok(Self { mechanisms, label, tags })
+    }
+}
+
+/// Refuses a label that is too long.
+pub fn check_label(label: &str) -> Result<(), Error> {
+    if label.len() > LABEL_MAX_BYTES {
+        return Err(Error::invalid(format!("Label is too long, max {LABEL_MAX_BYTES} bytes")));
+    }
+    Ok(())
+}
+
+/// The id a key shall have.
+pub enum NewId {
+    /// This one.
+    Given(KeyId),
+    /// One the HSM picks: ten random bytes in hexadecimal.
+    Picked,
+}
+
+/// Keys as one scope sees them. Every path it forms lies in that scope.
+pub struct Keys<'a> {
+    op: &'a Operational,
+    scope: &'a Scope,
+}
+
+impl Operational {
+    /// The keys of `scope`.
+    pub fn keys_of<'a>(&'a self, scope: &'a Scope) -> Keys<'a> {
+        Keys { op: self, scope }
+    }
+}
+
+impl Keys<'_> {
+    fn path(&self, id: &KeyId) -> SharedPath {
+        SharedPath::key(self.op.shared.generation, self.scope.number(), id)
+    }
+
+    fn key(&self, uid: Uid) -> KeyRef {
+        KeyRef { namespace: self.scope.number(), uid }
+    }
+
+    fn certificate_path(&self, uid: Uid) -> SharedPath {
+        SharedPath::certificate(self.op.shared.generation, self.key(uid))
+    }
+
+    fn fence(&self, draft: Draft) -> Draft {
+        self.scope.fence(self.op.shared.generation, draft)
+    }
+
+    /// A key, if it exists in this scope.
+    pub async fn get(&self, id: &KeyId) -> Result<Option<Key>, Error> {
+        let row = self.op.keys.get(&self.path(id)).await?;
+        Ok(row.map(|row| Key { id: id.clone(), namespace: self.scope.number(), row }))
+    }
+
+    /// One page of the ids that start with `prefix`, sorted, and where the next page starts, if there is one.
+    pub async fn page(&self, prefix: &str, after: Option<&PageEnd>) -> Result<(Vec<KeyId>, Option<PageEnd>), Error> {
+        let all = SharedPath::keys(self.op.shared.generation, self.scope.number(), "");
+        let wanted = SharedPath::keys(self.op.shared.generation, self.scope.number(), prefix);
+        let (paths, more) = self.op.keys.paths(&wanted, after.map(|end| &end.0)).await?;
+        let ids = paths.iter().filter_map(|path| KeyId::parse(SharedPath::tail(&all, path)?).ok()).collect();
+        let end = if more { paths.into_iter().next_back().map(PageEnd) } else { None };
+        Ok((ids, end))
+    }
+
+    /// Generates a key. Length is in bits and counts for RSA and Generic only. Checks come in the documented order.
+    pub async fn generate(
+        &self,
+        new_id: &str,
+        key_type: KeyType,
+        length: i64,
+        mechanisms: &[casemate_api::Mechanism],
+        restriction: (String, Vec<String>),
+    ) -> Result<KeyId, Error> {
+        let bits = usize::try_from(length).unwrap_or(0);
+        if key_type == KeyType::RSA && !RSA_GENERATE_BITS.contains(&bits) {
+            return Err(Error::invalid("RSA key length must be between 1024 and 8192."));
+        }
+        let mechanisms = check_mechanisms(key_type, mechanisms)?;
+        let new_id = match new_id {
+            "" => NewId::Picked,
+            given => NewId::Given(KeyId::parse(given).map_err(|why| Error::invalid(why.to_string()))?),
+        };
+        if key_type == KeyType::Generic && !GENERIC_GENERATE_BITS.contains(&bits) {
+            return Err(Error::invalid("Length must be between 128 and 8192."));
+        }
+        let (label, tags) = restriction;
+        let properties = Properties::new(mechanisms, label, tags)?;
+        // Asked before the work, for an RSA key takes seconds; asked again when it is written.
+        if let NewId::Given(id) = &new_id
+            && self.get(id).await?.is_some()
+        {
+            return Err(taken(id));
+        }
+        let rng = self.op.platform.rng.clone();
+        let make = move || Material::generate(key_type, bits, &*rng);
+        let material = if key_type == KeyType::RSA { self.op.off_thread(Work::Slow, make).await?? } else { make()? };
+        self.create(new_id, material, properties).await
+    }
+
+    /// Stores a new key. `Exists` if the id is taken.
+    pub async fn create(&self, new_id: NewId, material: Material, properties: Properties) -> Result<KeyId, Error> {
+        let mut uid = Uid::default();
+        self.op.platform.rng.fill(&mut uid);
+        let id = match new_id {
+            NewId::Given(id) => id,
+            NewId::Picked => self.op.picked_id()?,
+        };
+        let path = self.path(&id);
+        let record = KeyRecord::new(uid, properties.mechanisms, properties.label, properties.tags, material);
+        let draft = Draft::default().absent(&path).put(self.op.keys.sealed(&path, Revision::default(), &record)?);
+        match self.op.shared.commit(self.fence(draft)).await? {
+            Committed::At(_) => {
+                self.op.keys.changed(&path);
+                tracing::info!(target: "hsm.key", "created ({id})");
+                Ok(id)
+            }
+            Committed::Conflict(0) => Err(taken(&id)),
+            Committed::Conflict(_) => Err(gone()),
+        }
+    }
+
+    /// Deletes a key with its certificate and its count.
+    pub async fn delete(&self, id: &KeyId) -> Result<(), Error> {
+        let path = self.path(id);
+        for _ in 0..ATTEMPTS {
+            let row = self.op.keys.read(&path).await?.ok_or_else(Error::not_found)?;
+            let uid = row.record.uid;
+            let draft = Draft::default()
+                .at(&path, row.revision)
+                .delete(&path)
+                .delete(&self.certificate_path(uid))
+                .delete(&SharedPath::counter(self.op.shared.generation, self.key(uid), &self.op.device_id));
+            if let Committed::At(_) = self.op.shared.commit(self.fence(draft)).await? {
+                self.op.keys.changed(&path);
+                self.op.certificates.changed(&self.certificate_path(uid));
+                self.op.forget_uses(self.key(uid));
+                tracing::info!(target: "hsm.key", "removed ({id})");
+                return Ok(());
+            }
+        }
+        Err(gone())
+    }
+
+    /// Gives a key another id in the same scope; everything else stays.
+    pub async fn rename(&self, id: &KeyId, new_id: &KeyId) -> Result<(), Error> {
+        let (from, to) = (self.path(id), self.path(new_id));
+        let taken = || Error::Exists(format!("Key '{new_id}' already exists").into());
+        for _ in 0..ATTEMPTS {
+            let row = self.op.keys.read(&from).await?.ok_or_else(Error::not_found)?;
+            if from == to {
+                return Err(taken());
+            }
+            let draft = Draft::default()
+                .absent(&to)
+                .at(&from, row.revision)
+                .put(self.op.keys.sealed(&to, row.revision, &row.record)?)
+                .delete(&from);
+            match self.op.shared.commit(self.fence(draft)).await? {
+                Committed::At(_) => {
+                    self.op.keys.changed(&from);
+                    self.op.keys.changed(&to);
+                    tracing::info!(target: "hsm.key", "moved ({id}) to ({new_id})");
+                    return Ok(());
+                }
+                Committed::Conflict(0) => return Err(taken()),
+                Committed::Conflict(_) => continue,
+            }
+        }
+        Err(gone())
+    }
+
+    /// Sets the label; empty removes it.
+    pub async fn set_label(&self, id: &KeyId, label: &str) -> Result<Change, Error> {
+        check_label(label)?;
+        self.change(id, |mut record| {
+            if record.label == label {
+                return Err(Error::Unchanged);
+            }
+            record.label = label.to_owned();
+            Ok(record)
+        })
+        .await
+    }
+
+    /// Adds a tag to the restriction.
+    pub async fn add_tag(&self, id: &KeyId, tag: &str) -> Result<Change, Error> {
+        self.change(id, |mut record| match record.tags.binary_search_by(|known| known.as_str().cmp(tag)) {
+            Ok(_) => Err(Error::Unchanged),
+            Err(at) => {
+                record.tags.insert(at, tag.to_owned());
+                Ok(record)
+            }
+        })
+        .await
+    }
+
+    /// Takes a tag from the restriction.
+    pub async fn remove_tag(&self, id: &KeyId, tag: &str) -> Result<Change, Error> {
+        self.change(id, |mut record| {
+            let before = record.tags.len();
+            record.tags.retain(|known| known != tag);
+            if record.tags.len() == before { Err(Error::Unchanged) } else { Ok(record) }
+        })
+        .await
+    }
+
+    async fn change(
+        &self,
+        id: &KeyId,
+        change: impl Fn(KeyRecord) -> Result<KeyRecord, Error>,
+    ) -> Result<Change, Error> {
+        let path = self.path(id);
+        match self.op.shared.update(&self.op.keys, &path, |draft| self.fence(draft), change).await {
+            Ok(Some(_)) => Ok(Change::Done),
+            Ok(None) => Err(Error::NotFound(Some("key not found".into()))),
+            Err(Error::Unchanged) => Ok(Change::Unchanged),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The certificate, verbatim.
+    pub async fn certificate(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
+        let row = self.op.certificates.get(&self.certificate_path(key.row.record.uid)).await?;
+        Ok(row.map(|row| row.record.0.clone()))
+    }
+
+    /// Stores a certificate. `Exists` if there is one.
+    pub async fn set_certificate(&self, id: &KeyId, certificate: Vec<u8>) -> Result<(), Error> {
+        let path = self.path(id);
+        let record = CertificateRecord(certificate);
+        for _ in 0..ATTEMPTS {
+            let key = self.op.keys.read(&path).await?.ok_or(Error::NotFound(Some("keyID not found".into())))?;
+            let certificate = self.certificate_path(key.record.uid);
+            let draft = Draft::default()
+                .absent(&certificate)
+                .at(&path, key.revision)
+                .put(self.op.certificates.sealed(&certificate, Revision::default(), &record)?);
+            match self.op.shared.commit(self.fence(draft)).await? {
+                Committed::At(_) => {
+                    self.op.certificates.changed(&certificate);
+                    return Ok(());
+                }
+                Committed::Conflict(0) => return Err(Error::Exists("Key already contains a certificate".into())),
+                Committed::Conflict(_) => continue,
+            }
+        }
+        Err(gone())
+    }
+
+    /// Removes the certificate.
+    pub async fn delete_certificate(&self, key: &Key) -> Result<(), Error> {
+        let path = self.certificate_path(key.row.record.uid);
+        let none = || Error::NotFound(Some("There is no certificate for this KeyID.".into()));
+        let row = self.op.certificates.read(&path).await?.ok_or_else(none)?;
+        match self.op.shared.commit(self.fence(Draft::default().at(&path, row.revision).delete(&path))).await? {
+            Committed::At(_) => {
+                self.op.certificates.changed(&path);
+                Ok(())
+            }
+            Committed::Conflict(_) => Err(gone()),
+        }
+    }
+}
+
+/// Where a page of keys ended.
+pub struct PageEnd(Path);
+
+impl Operational {
+    /// An id nobody has: ten random bytes in hexadecimal.
+    pub fn picked_id(&self) -> Result<KeyId, Error> {
+        KeyId::parse(&self.picked_name()).map_err(|why| Error::internal(why.to_string()))
+    }
+
+    /// The text of [`Operational::picked_id`], for ids of other kinds.
+    pub fn picked_name(&self) -> String {
+        let mut bytes = [0u8; 10];
+        self.platform.rng.fill(&mut bytes);
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+fn taken(id: &KeyId) -> Error {
+    Error::Exists(format!("Key with id {id} already exists").into())
+}
+
+fn gone() -> Error {
+    Error::Unavailable("The key or its namespace was changed meanwhile. Try again.".into())
+}
+
+const ATTEMPTS: usize = 16;

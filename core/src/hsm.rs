@@ -1,0 +1,367 @@
+//! The HSM as a whole: the current phase, and the transitions between phases, one at a time.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use casemate_api::limits::{COUNTER_FLUSH_MS, KDF_WAITING_MAX, LOCK_WAIT_MS, STORE_AWAY_S};
+use casemate_api::{Passphrase, State};
+use jiff::Timestamp;
+
+use crate::caller::Caller;
+use crate::error::Error;
+use crate::limiter::{Attempt, Limiter};
+use crate::local::{Local, LocalChange, TlsIdentity, device_id};
+use crate::path::{LocalPath, generation_pointer};
+use crate::phase::{Failed, Locked, Operational, Phase, Provision, Unprovisioned};
+use crate::platform::{Platform, first_of};
+use crate::store::{Read, StoreError};
+use crate::users;
+
+/// One HSM.
+pub struct Hsm {
+    platform: Platform,
+    phase: ArcSwap<Phase>,
+    /// Held by every transition. A second one waits and meets the new phase.
+    transition: async_lock::Mutex<()>,
+    /// Attempts to unlock that wait for the transition; each holds a passphrase.
+    unlocking: AtomicUsize,
+    local: Arc<Local>,
+    limiter: Arc<Limiter>,
+    clock_offset_s: AtomicI64,
+    /// Ten characters that name this device.
+    pub device_id: String,
+}
+
+impl Hsm {
+    /// Boot, from the Device Key to a phase. `Err` is for the operator: the HSM does not start.
+    pub async fn boot(platform: Platform) -> Result<Arc<Self>, BootError> {
+        let device = platform.device.load().map_err(BootError::Device)?;
+        let device_id = device_id(&device);
+        let local = Arc::new(Local::new(platform.local.clone(), &device, platform.rng.clone()));
+        let limiter = Arc::new(Limiter::default());
+        let store = |error: Error| match error {
+            Error::Internal(why) => BootError::Sealed(why.into_owned()),
+            other => BootError::Store(other.to_string()),
+        };
+        crate::phase::undo_provisioning(&platform, &local).await.map_err(store)?;
+        let offset = local.get(LocalPath::ClockOffset).await.map_err(store)?;
+        let offset = offset.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map_or(0, i64::from_be_bytes);
+        let provisioned = local.get(LocalPath::Slot0).await.map_err(store)?.is_some();
+        let phase = if provisioned {
+            let locked = Locked::new(platform.clone(), local.clone(), limiter.clone(), device_id.clone());
+            match locked.boot_unattended().await {
+                Ok(Some(operational)) => Phase::Operational(Arc::new(operational)),
+                Ok(None) => Phase::Locked(Arc::new(locked)),
+                Err(error) => {
+                    tracing::error!(target: "hsm", %error, "unattended boot failed; the HSM stays Locked");
+                    Phase::Locked(Arc::new(locked))
+                }
+            }
+        } else {
+            let (platform, limiter) = (platform.clone(), limiter.clone());
+            Phase::Unprovisioned(Arc::new(Unprovisioned::new(platform, local.clone(), limiter, device_id.clone())))
+        };
+        Ok(Arc::new(Self {
+            phase: ArcSwap::from_pointee(phase),
+            transition: async_lock::Mutex::new(()),
+            unlocking: AtomicUsize::new(0),
+            local,
+            limiter,
+            clock_offset_s: AtomicI64::new(offset),
+            device_id,
+            platform,
+        }))
+    }
+
+    /// The current phase.
+    pub fn phase(&self) -> Arc<Phase> {
+        self.phase.load_full()
+    }
+
+    /// The current state.
+    pub fn state(&self) -> State {
+        self.phase.load().state()
+    }
+
+    /// The Operational phase, if that is the current one. Held only while a request is worked on.
+    pub fn operational(&self) -> Option<Arc<Operational>> {
+        match &**self.phase.load() {
+            Phase::Operational(op) => Some(op.clone()),
+            Phase::Unprovisioned(_) | Phase::Locked(_) | Phase::Failed(_) => None,
+        }
+    }
+
+    /// The HSM's own time: the hardware clock and the offset set at provisioning.
+    pub fn now(&self) -> Timestamp {
+        let offset = jiff::SignedDuration::from_secs(self.clock_offset_s.load(Ordering::Relaxed));
+        wall(&self.platform).checked_add(offset).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Unprovisioned → Operational. `system_time` (RFC 3339, offset zero) becomes the HSM's time.
+    pub async fn provision(&self, unlock: Passphrase, admin: Passphrase, system_time: &str) -> Result<(), Error> {
+        let begun = self.platform.clock.monotonic();
+        let time = parse_time(system_time)?;
+        let _guard = self.transition.lock().await;
+        let Phase::Unprovisioned(phase) = &*self.phase() else { return Err(wrong_state()) };
+        let spent = self.platform.clock.monotonic().saturating_sub(begun);
+        let clock_offset_s = time.as_second().saturating_sub(wall(&self.platform).as_second())
+            + i64::try_from(spent.as_secs()).unwrap_or(0);
+        let wanted = Provision { unlock_passphrase: unlock, admin_passphrase: admin, clock_offset_s };
+        let operational = phase.provision(&wanted).await?;
+        self.clock_offset_s.store(clock_offset_s, Ordering::Relaxed);
+        self.enter(Phase::Operational(Arc::new(operational)));
+        Ok(())
+    }
+
+    /// Locked → Operational. Attempts that were refused for their form are to be reported by [`Hsm::failed_unlock`].
+    pub async fn unlock(&self, address: IpAddr, passphrase: &Passphrase) -> Result<(), Error> {
+        self.check_unlock(address)?;
+        users::check_length("passphrase", passphrase).inspect_err(|_| self.failed_unlock(address))?;
+        let _place = Place::take(&self.unlocking)?;
+        let _guard = self.transition.lock().await;
+        self.check_unlock(address)?;
+        let Phase::Locked(phase) = &*self.phase() else { return Err(wrong_state()) };
+        match phase.unlock(passphrase.expose()).await? {
+            Some(operational) => {
+                self.enter(Phase::Operational(Arc::new(operational)));
+                Ok(())
+            }
+            None => {
+                self.failed_unlock(address);
+                tracing::warn!(target: "hsm", %address, "an attempt to unlock failed");
+                Err(Error::Forbidden(Some("not authenticated".into())))
+            }
+        }
+    }
+
+    /// Refuses a client that failed to unlock less than a second ago.
+    pub fn check_unlock(&self, address: IpAddr) -> Result<(), Error> {
+        if self.limiter.blocks(&Attempt::unlock(address), self.platform.clock.monotonic()) {
+            return Err(Error::TooMany("Service unavailable: too many requests".into()));
+        }
+        Ok(())
+    }
+
+    /// Counts an attempt to unlock that failed before its passphrase could be tried.
+    pub fn failed_unlock(&self, address: IpAddr) {
+        self.limiter.strike(Attempt::unlock(address), self.platform.clock.monotonic());
+    }
+
+    /// Operational → Locked. `op` is the caller's own hold, given up here. When this answers, no key can be used, and
+    /// unless a request hangs for longer than the limit, all key bytes are wiped.
+    pub async fn lock(&self, op: Arc<Operational>) -> Result<(), Error> {
+        // Whoever waits for the transition holds nothing meanwhile, for the one before may be waiting for the last hold.
+        let waiting = Arc::downgrade(&op);
+        drop(op);
+        let _guard = self.transition.lock().await;
+        let op = waiting.upgrade().ok_or_else(wrong_state)?;
+        if !self.operational().is_some_and(|now| Arc::ptr_eq(&now, &op)) {
+            return Err(wrong_state());
+        }
+        let locked =
+            Locked::new(self.platform.clone(), self.local.clone(), self.limiter.clone(), self.device_id.clone());
+        self.enter(Phase::Locked(Arc::new(locked)));
+        op.retire();
+        // Leaving is never held up for the sake of a counter.
+        first_of(flush(&op), self.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+        self.close(op).await;
+        Ok(())
+    }
+
+    /// Closes a phase that was left and waits for its last holder.
+    async fn close(&self, op: Arc<Operational>) {
+        let gone = op.close();
+        drop(op);
+        if let Some(gone) = gone {
+            let limit = self.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS));
+            // Resolves with `Canceled` when the last sender is dropped.
+            first_of(gone, limit).await;
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        tracing::info!(target: "hsm", state = ?phase.state(), "the HSM is now {:?}", phase.state());
+        self.phase.store(Arc::new(phase));
+    }
+
+    /// Finish and start over.
+    pub async fn reboot(&self) {
+        self.flush().await;
+        self.platform.host.reboot();
+    }
+
+    /// Finish and end.
+    pub async fn shutdown(&self) {
+        self.flush().await;
+        self.platform.host.shutdown();
+    }
+
+    /// Erases everything: the mark first, so that a crash cannot leave half of it, then the Device Key, without which
+    /// nothing that is stored can be opened; the files go at the boot that follows.
+    ///
+    /// `by` is whoever asked; nobody only while Failed, which may have ended since the request was let in.
+    pub async fn factory_reset(&self, by: Option<&Caller>) -> Result<(), Error> {
+        let _guard = self.transition.lock().await;
+        let op = match &*self.phase() {
+            Phase::Operational(op) if by.is_some() => Some(op.clone()),
+            Phase::Failed(Failed { resume }) => match resume.as_deref() {
+                Some(Phase::Operational(op)) => Some(op.clone()),
+                _ => None,
+            },
+            _ => return Err(wrong_state()),
+        };
+        self.platform.host.erase().map_err(|why| Error::internal(format!("factory reset: {why}")))?;
+        // The mark is on the disk: there is no way back.
+        if let Err(why) = self.platform.device.destroy() {
+            tracing::error!(target: "hsm", why, "the Device Key could not be destroyed yet; the boot that follows does it");
+        }
+        self.enter(Phase::Failed(Failed { resume: None }));
+        if let Some(op) = op {
+            self.close(op).await;
+        }
+        self.platform.host.reboot();
+        Ok(())
+    }
+
+    /// Writes the counters of key use, at the end of a phase that has them.
+    pub async fn flush(&self) {
+        if let Some(op) = self.operational() {
+            flush(&op).await;
+        }
+    }
+
+    /// Writes the counters and clears up now and then, forever. Run it beside the service.
+    pub async fn keep_house(self: Arc<Self>) {
+        loop {
+            self.platform.clock.sleep(Duration::from_millis(COUNTER_FLUSH_MS)).await;
+            self.flush().await;
+            if let Some(op) = self.operational()
+                && let Err(error) = op.sweep_remains().await
+            {
+                tracing::warn!(target: "hsm", %error, "the remains of a deleted namespace could not be swept");
+            }
+        }
+    }
+
+    /// Watches the store, forever: when it stays away the HSM is Failed, when it is back the phase before resumes. Run
+    /// it beside the service.
+    pub async fn keep_probing(self: Arc<Self>) {
+        let mut missed: u32 = 0;
+        loop {
+            self.platform.clock.sleep(Duration::from_secs(1)).await;
+            missed = self.probe(missed).await;
+        }
+    }
+
+    /// One look at both stores; `missed` looks before it found them away. Returns how many there are now.
+    pub async fn probe(&self, missed: u32) -> u32 {
+        let shared = self.platform.store.get(&generation_pointer(), Read::Fresh).await;
+        let local = self.platform.local.get(&LocalPath::Slot0.path(), Read::Local).await;
+        let reachable = !is_away(&shared) && !is_away(&local);
+        let _guard = self.transition.lock().await;
+        match (&*self.phase(), reachable) {
+            (Phase::Failed(Failed { resume: Some(phase) }), true) => self.enter((**phase).clone()),
+            (Phase::Failed(_), _) | (_, true) => {}
+            (phase, false) if missed + 1 >= STORE_AWAY_S => {
+                self.enter(Phase::Failed(Failed { resume: Some(Box::new(phase.clone())) }));
+            }
+            (_, false) => {}
+        }
+        if reachable { 0 } else { missed.saturating_add(1) }
+    }
+
+    /// The TLS key and chain of this device; made and stored by `make` if there are none yet.
+    pub async fn tls_identity(
+        &self,
+        make: impl FnOnce(&Platform) -> Result<TlsIdentity, Error>,
+    ) -> Result<TlsIdentity, Error> {
+        if let Some(stored) = self.local.get(LocalPath::Tls).await? {
+            return TlsIdentity::decode(&stored).map_err(|why| Error::internal(why.to_string()));
+        }
+        let identity = make(&self.platform)?;
+        self.local.commit(LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
+        Ok(identity)
+    }
+}
+
+/// Why the HSM does not start. `Display` is a sentence for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The Device Key cannot be had.
+    #[error("{0}")]
+    Device(String),
+    /// What is stored does not open or makes no sense.
+    #[error("{0}")]
+    Sealed(String),
+    /// A store cannot be read.
+    #[error("the store cannot be used: {0}")]
+    Store(String),
+}
+
+/// A place among those who wait to unlock.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(waiting: &'a AtomicUsize) -> Result<Self, Error> {
+        let place = Self(waiting);
+        if waiting.fetch_add(1, Ordering::SeqCst) >= KDF_WAITING_MAX {
+            return Err(Error::Unavailable("The HSM is busy. Try again.".into()));
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A store that is busy or damaged is not away: that must not open what is open only in the Failed state.
+fn is_away<T>(answer: &Result<T, StoreError>) -> bool {
+    matches!(answer, Err(StoreError::Unreachable(_)))
+}
+
+async fn flush(op: &Operational) {
+    if let Err(error) = op.flush_counters().await {
+        tracing::error!(target: "hsm", %error, "the counters of key use could not be written");
+    }
+}
+
+fn wrong_state() -> Error {
+    Error::Precondition("Service not available".into())
+}
+
+fn wall(platform: &Platform) -> Timestamp {
+    let wall = jiff::SignedDuration::try_from(platform.clock.wall()).unwrap_or(jiff::SignedDuration::MAX);
+    Timestamp::from_duration(wall).unwrap_or(Timestamp::MAX)
+}
+
+/// Parses RFC 3339 with offset zero (`Z`, `+00:00` or `-00:00`), the only times the API takes.
+pub fn parse_time(text: &str) -> Result<Timestamp, Error> {
+    let offset = || Error::invalid("Error while parsing timestamp. Offset must be 0.");
+    let time: Timestamp = text.parse().map_err(|_| {
+        Error::invalid("Error while parsing timestamp. RFC 3339 is expected, e.g. 2026-01-31T12:00:00Z.")
+    })?;
+    if ["Z", "z", "+00:00", "-00:00"].iter().any(|zero| text.ends_with(zero)) { Ok(time) } else { Err(offset()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_need_an_offset_of_zero() {
+        for text in ["2020-01-01T00:00:00Z", "2020-01-01T00:00:00+00:00", "2020-01-01T00:00:00.5-00:00"] {
+            assert_eq!(parse_time(text).unwrap().as_second(), 1_577_836_800, "{text}");
+        }
+        for text in
+            ["2020-01-01T00:00:00+01:00", "2020-01-01T00:00:00", "2020-01-01", "", "now", "2020-13-01T00:00:00Z"]
+        {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
+}

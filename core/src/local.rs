@@ -1,0 +1,116 @@
+//! The device's own store: what stays on this device, sealed under its Device Key and readable while Locked.
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use crate::error::Error;
+use crate::path::LocalPath;
+use crate::platform::Rng;
+use crate::record::{BadRecord, Reader, Writer};
+use crate::seal;
+use crate::secret::{DeviceKey, StoreKey};
+use crate::store::{Outcome, Read, Revision, Store, Txn};
+use crate::table::{open_row, seal_row};
+
+/// The device's own store.
+pub struct Local {
+    store: Arc<dyn Store>,
+    key: StoreKey,
+    rng: Arc<dyn Rng>,
+}
+
+/// Rows to write and remove together.
+#[derive(Default)]
+pub struct LocalChange {
+    put: Vec<(LocalPath, Zeroizing<Vec<u8>>)>,
+    delete: Vec<LocalPath>,
+}
+
+impl LocalChange {
+    /// Writes a row.
+    pub fn put(mut self, path: LocalPath, value: impl Into<Vec<u8>>) -> Self {
+        self.put.push((path, Zeroizing::new(value.into())));
+        self
+    }
+    /// Removes a row; an absent one is no error.
+    pub fn delete(mut self, path: LocalPath) -> Self {
+        self.delete.push(path);
+        self
+    }
+}
+
+impl Local {
+    /// The store, sealed under a key derived from `device`.
+    pub fn new(store: Arc<dyn Store>, device: &DeviceKey, rng: Arc<dyn Rng>) -> Self {
+        Self { store, key: seal::derive(device.expose(), &[b"local store"]), rng }
+    }
+
+    /// One row, unsealed.
+    pub async fn get(&self, path: LocalPath) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+        let name = path.path();
+        let Some(found) = self.store.get(&name, Read::Local).await? else { return Ok(None) };
+        let value = open_row(&self.key, &name, &found.value).map_err(|why| {
+            Error::internal(format!(
+                "row {path:?} of the local store does not open: {why}; either it is damaged, or device-key is not the key it was sealed under"
+            ))
+        })?;
+        Ok(Some(value))
+    }
+
+    /// Applies `change` whole. It is durable when this returns.
+    pub async fn commit(&self, change: LocalChange) -> Result<(), Error> {
+        let seal = |(path, value): &(LocalPath, Zeroizing<Vec<u8>>)| {
+            let path = path.path();
+            let sealed = seal_row(&self.key, &path, Revision::default(), value, &*self.rng);
+            (path, sealed)
+        };
+        let txn = Txn {
+            expect: Vec::new(),
+            put: change.put.iter().map(seal).collect(),
+            delete: change.delete.iter().map(|path| path.path()).collect(),
+        };
+        match self.store.commit(vec![txn]).await?.pop() {
+            Some(Outcome::Committed(_)) => Ok(()),
+            _ => Err(Error::Unavailable("The local store did not confirm the change. Try again.".into())),
+        }
+    }
+}
+
+/// The TLS key and chain of this device.
+pub struct TlsIdentity {
+    /// PKCS#8 private key (RFC 5958), DER.
+    pub private_key: Zeroizing<Vec<u8>>,
+    /// Certificates, leaf first, DER.
+    pub chain: Vec<Vec<u8>>,
+}
+
+impl TlsIdentity {
+    /// The stored form.
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let count = u32::try_from(self.chain.len()).unwrap_or(u32::MAX);
+        let head = Writer::new(1).bytes(&self.private_key).u32(count);
+        self.chain.iter().fold(head, |writer, certificate| writer.bytes(certificate)).finish()
+    }
+
+    /// Reads the stored form.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
+        let (version, mut reader) = Reader::open(bytes)?;
+        if version != 1 {
+            return Err(BadRecord("its format is of a newer version"));
+        }
+        let private_key = Zeroizing::new(reader.bytes()?.to_vec());
+        let count = reader.u32()?;
+        let chain = (0..count).map(|_| reader.bytes().map(<[u8]>::to_vec)).collect::<Result<_, _>>()?;
+        reader.end()?;
+        Ok(Self { private_key, chain })
+    }
+}
+
+/// Ten characters that name the device, derived from its Device Key; they say nothing about it.
+pub fn device_id(device: &DeviceKey) -> String {
+    const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let bytes = seal::derive(device.expose(), &[b"device id"]);
+    let letter = |byte: &u8| LETTERS.get(usize::from(byte % 32)).copied().unwrap_or(b'A');
+    bytes.expose().iter().take(10).map(|byte| char::from(letter(byte))).collect()
+}

@@ -1,0 +1,51 @@
+//! ECDSA (FIPS 186-5) with random nonces by AWS-LC, on all curves but secp256k1. Signatures are DER and not normalised to
+//! low s.
+
+use casemate_api::KeyType;
+use zeroize::Zeroizing;
+
+use super::ffi::EcKey;
+use super::{MechError, Output};
+use crate::Error;
+
+/// The curves AWS-LC computes on for us.
+#[derive(Clone, Copy)]
+pub(crate) enum Curve {
+    P256,
+    P384,
+    P521,
+    BrainpoolP256,
+    BrainpoolP384,
+    BrainpoolP512,
+}
+
+/// An EC key ready to use.
+pub(super) struct Key {
+    key_type: KeyType,
+    key: EcKey,
+    point: Vec<u8>,
+}
+
+impl Key {
+    /// `key_type` is the type of `curve` and only kept.
+    pub(super) fn load(key_type: KeyType, curve: Curve, scalar: &[u8]) -> Result<Self, MechError> {
+        let refused = |_| MechError("AWS-LC refuses an EC key");
+        let key = EcKey::new(curve, scalar).map_err(refused)?;
+        Ok(Self { key_type, point: key.public_point().map_err(refused)?, key })
+    }
+
+    pub(super) fn key_type(&self) -> KeyType {
+        self.key_type
+    }
+
+    /// The public point, uncompressed.
+    pub(super) fn public_point(&self) -> &[u8] {
+        &self.point
+    }
+}
+
+/// Signs a digest of the length the table asks for.
+pub(super) fn sign(key: &Key, digest: &[u8]) -> Result<Output, Error> {
+    let signature = key.key.sign(digest).map_err(|_| MechError("AWS-LC made no ECDSA signature"))?;
+    Ok(Zeroizing::new(signature))
+}

@@ -1,0 +1,163 @@
+//! Namespaces: a name, a number, and what vanishes with them.
+
+use std::sync::Arc;
+
+use casemate_api::NamespaceId;
+use casemate_api::limits::STORE_TXN_MAX_OPS;
+use zeroize::Zeroizing;
+
+use crate::error::Error;
+use crate::path::{NamespaceNumber, ROOT, SharedPath};
+use crate::phase::Operational;
+use crate::record::{BadRecord, Reader, Writer};
+use crate::shared::{Committed, Draft};
+use crate::store::{Path, Revision};
+use crate::table::{Record, Row};
+
+/// A namespace as stored.
+pub struct NamespaceRecord {
+    /// Fresh for each creation; the paths of its keys carry it.
+    pub number: NamespaceNumber,
+}
+
+impl Record for NamespaceRecord {
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        Writer::new(1).u32(self.number).finish()
+    }
+    fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
+        let (version, mut reader) = Reader::open(bytes)?;
+        if version != 1 {
+            return Err(BadRecord("its format is of a newer version"));
+        }
+        let number = reader.u32()?;
+        reader.end()?;
+        Ok(Self { number })
+    }
+    fn weight(&self) -> u64 {
+        32
+    }
+}
+
+/// Settings that name deleted namespaces whose keys are not all swept yet, by number.
+const REMAINS: &str = "remains of ";
+
+/// Setting that holds the highest number given to a namespace.
+const LAST_NUMBER: &str = "last namespace number";
+
+impl Operational {
+    /// A namespace, if it exists.
+    pub async fn namespace(&self, id: &NamespaceId) -> Result<Option<Arc<Row<NamespaceRecord>>>, Error> {
+        self.namespaces.get(&SharedPath::namespace(self.shared.generation, id)).await
+    }
+
+    /// Creates a namespace. `Exists` if there is one.
+    pub async fn create_namespace(&self, id: &NamespaceId) -> Result<(), Error> {
+        let path = SharedPath::namespace(self.shared.generation, id);
+        let taken = || Error::Exists(format!("Namespace {id} already exists").into());
+        let last_path = SharedPath::setting(self.shared.generation, LAST_NUMBER);
+        for _ in 0..16 {
+            if self.namespaces.read(&path).await?.is_some() {
+                return Err(taken());
+            }
+            // The counter has the form of a namespace record: a number.
+            let last = self.namespaces.read(&last_path).await?;
+            let number = last.as_ref().map_or(ROOT, |row| row.record.number).checked_add(1);
+            let number = number.ok_or_else(|| Error::internal("namespace numbers are used up"))?;
+            let record = NamespaceRecord { number };
+            let draft = Draft::default().absent(&path);
+            let draft = match &last {
+                None => draft.absent(&last_path),
+                Some(row) => draft.at(&last_path, row.revision),
+            };
+            let draft = draft
+                .put(self.namespaces.sealed(&path, Revision::default(), &record)?)
+                .put(self.namespaces.sealed(&last_path, Revision::default(), &record)?);
+            if let Committed::At(_) = self.shared.commit(draft).await? {
+                self.namespaces.changed(&path);
+                tracing::info!(target: "hsm.namespace", "created ({id})");
+                return Ok(());
+            }
+        }
+        Err(Error::Unavailable("Others keep creating namespaces. Try again.".into()))
+    }
+
+    /// Deletes a namespace and all its keys. One write makes them unreachable; what is left is swept afterwards. Its
+    /// users stay, powerless.
+    pub async fn delete_namespace(&self, id: &NamespaceId) -> Result<(), Error> {
+        let path = SharedPath::namespace(self.shared.generation, id);
+        let row = self.namespaces.read(&path).await?.ok_or_else(Error::not_found)?;
+        let number = row.record.number;
+        let remains = self.remains(number);
+        let draft = Draft::default().at(&path, row.revision).delete(&path).put(self.namespaces.sealed(
+            &remains,
+            Revision::default(),
+            &row.record,
+        )?);
+        match self.shared.commit(draft).await? {
+            Committed::Conflict(_) => Err(Error::Unavailable("The namespace was changed meanwhile. Try again.".into())),
+            Committed::At(_) => {
+                self.namespaces.changed(&path);
+                tracing::info!(target: "hsm.namespace", "removed ({id})");
+                self.sweep_namespace(number).await
+            }
+        }
+    }
+
+    /// The row that says that a deleted namespace's keys are not all swept yet.
+    fn remains(&self, number: NamespaceNumber) -> SharedPath {
+        SharedPath::setting(self.shared.generation, &format!("{REMAINS}{number}"))
+    }
+
+    /// Sweeps what deletions that a crash interrupted left behind. Nobody can reach it; it only takes room.
+    pub(crate) async fn sweep_remains(&self) -> Result<(), Error> {
+        let prefix = SharedPath::setting(self.shared.generation, REMAINS);
+        let (paths, _) = self.namespaces.paths(&prefix, None).await?;
+        for path in paths {
+            if let Some(number) = SharedPath::tail(&prefix, &path).and_then(|number| number.parse().ok()) {
+                self.sweep_namespace(number).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what a deleted namespace left behind. Idempotent.
+    async fn sweep_namespace(&self, number: NamespaceNumber) -> Result<(), Error> {
+        self.counters.forget_namespace(number);
+        let generation = self.shared.generation;
+        let keys = SharedPath::keys(generation, number, "");
+        let certificates = SharedPath::certificates(generation, number);
+        for prefix in [keys, certificates, SharedPath::all_counters(generation, number)] {
+            loop {
+                let (paths, more) = self.keys.paths(&prefix, None).await?;
+                for group in paths.chunks(STORE_TXN_MAX_OPS / 2) {
+                    let paths: Vec<Path> = group.to_vec();
+                    let draft = paths.iter().fold(Draft::default(), |draft, path| draft.delete_raw(path.clone()));
+                    self.shared.commit(draft).await?;
+                    for path in paths {
+                        self.keys.forget(&path);
+                    }
+                }
+                if !more {
+                    break;
+                }
+            }
+        }
+        self.shared.commit(Draft::default().delete(&self.remains(number))).await?;
+        Ok(())
+    }
+
+    /// Every namespace, sorted.
+    pub async fn namespace_ids(&self) -> Result<Vec<String>, Error> {
+        let prefix = SharedPath::namespaces(self.shared.generation);
+        let mut ids = Vec::new();
+        let mut after = None;
+        loop {
+            let (paths, more) = self.namespaces.paths(&prefix, after.as_ref()).await?;
+            ids.extend(paths.iter().filter_map(|path| SharedPath::tail(&prefix, path)).map(str::to_owned));
+            after = paths.last().cloned();
+            if !more {
+                return Ok(ids);
+            }
+        }
+    }
+}

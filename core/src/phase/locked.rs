@@ -1,0 +1,46 @@
+//! Locked: provisioned, but the Domain Key is not in memory. The only power is to unlock.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::limiter::Limiter;
+use crate::local::Local;
+use crate::phase::Operational;
+use crate::platform::Platform;
+use crate::secret::DomainKey;
+use crate::slots;
+
+/// The HSM without its Domain Key.
+pub struct Locked {
+    platform: Platform,
+    local: Arc<Local>,
+    limiter: Arc<Limiter>,
+    device_id: String,
+}
+
+impl Locked {
+    pub(crate) fn new(platform: Platform, local: Arc<Local>, limiter: Arc<Limiter>, device_id: String) -> Self {
+        Self { platform, local, limiter, device_id }
+    }
+
+    /// Opens slot 0. `None`: the passphrase is wrong.
+    pub(crate) async fn unlock(&self, passphrase: &[u8]) -> Result<Option<Operational>, Error> {
+        match slots::open_slot0(&self.local, &self.platform, passphrase).await? {
+            None => Ok(None),
+            Some(domain) => self.open(domain).await.map(Some),
+        }
+    }
+
+    /// Opens slot 1. `None`: unattended boot is off.
+    pub(crate) async fn boot_unattended(&self) -> Result<Option<Operational>, Error> {
+        match slots::open_slot1(&self.local).await? {
+            None => Ok(None),
+            Some(domain) => self.open(domain).await.map(Some),
+        }
+    }
+
+    async fn open(&self, domain: DomainKey) -> Result<Operational, Error> {
+        let (platform, limiter) = (self.platform.clone(), self.limiter.clone());
+        Operational::open(platform, self.local.clone(), limiter, self.device_id.clone(), domain).await
+    }
+}

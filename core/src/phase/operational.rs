@@ -1,0 +1,196 @@
+//! Operational: the Domain Key is in memory. Everything that touches a user, a namespace or a key hangs off this value.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use casemate_api::Passphrase;
+use casemate_api::limits::ROW_CACHE_BYTES;
+use futures_channel::oneshot;
+
+use crate::caller::Credentials;
+use crate::counters::{CounterRecord, Counters};
+use crate::error::Error;
+use crate::kdf_queue::KdfQueue;
+use crate::keys::CertificateRecord;
+use crate::keys::record::KeyRecord;
+use crate::limiter::Limiter;
+use crate::local::{Local, LocalChange};
+use crate::namespaces::NamespaceRecord;
+use crate::path::{Generation, LocalPath, TableId, generation_pointer};
+use crate::platform::{Platform, Work, run_on};
+use crate::seal;
+use crate::secret::DomainKey;
+use crate::shared::Shared;
+use crate::slots;
+use crate::store::{Read, Txn, Versioned};
+use crate::table::{Closed, Doubt, Ground, Record, Table};
+use crate::users::{self, UserRecord};
+
+/// The HSM while it can be used. Not `Clone`, and made only by [`super::Locked`] and [`super::Unprovisioned`].
+pub struct Operational {
+    pub(crate) platform: Platform,
+    pub(crate) shared: Shared,
+    pub(crate) users: Table<UserRecord>,
+    pub(crate) namespaces: Table<NamespaceRecord>,
+    pub(crate) keys: Table<KeyRecord>,
+    pub(crate) certificates: Table<CertificateRecord>,
+    pub(crate) counts: Table<CounterRecord>,
+    pub(crate) counters: Counters,
+    pub(crate) credentials: Credentials,
+    pub(crate) kdf_queue: Arc<KdfQueue>,
+    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) device_id: String,
+    pub(crate) closed: Closed,
+    local: Arc<Local>,
+    domain: DomainKey,
+    /// Resolves when the last holder is gone, this value and jobs on the pool alike: each holds the sender.
+    gone: Mutex<Option<oneshot::Receiver<()>>>,
+    alive: Arc<oneshot::Sender<()>>,
+    /// Refuses the use of keys; comes before `closed`, which refuses everything.
+    pub(crate) retired: Closed,
+    /// Held by a change of the unlock passphrase, which reads and writes more than one row.
+    changing_unlock: async_lock::Mutex<()>,
+}
+
+/// Memory each table may cache, in bytes; keys get [`ROW_CACHE_BYTES`].
+const USERS_CACHE_BYTES: u64 = 64 << 20;
+const SMALL_CACHE_BYTES: u64 = 16 << 20;
+
+impl Operational {
+    pub(super) async fn open(
+        platform: Platform,
+        local: Arc<Local>,
+        limiter: Arc<Limiter>,
+        device_id: String,
+        domain: DomainKey,
+    ) -> Result<Self, Error> {
+        // What an earlier phase still had on its way to the disk comes before anything is read.
+        platform.store.commit(vec![Txn::default()]).await?;
+        let (generation, pointer) = generation(&platform).await?;
+        let closed = Closed::default();
+        let (alive, gone) = oneshot::channel();
+        let doubt = Doubt::default();
+        let tables = Tables { platform: &platform, domain: &domain, closed: &closed, doubt: &doubt };
+        Ok(Self {
+            shared: Shared::new(platform.store.clone(), generation, pointer.revision, closed.clone(), doubt.clone()),
+            users: tables.open(TableId::Users, USERS_CACHE_BYTES),
+            namespaces: tables.open(TableId::Namespaces, SMALL_CACHE_BYTES),
+            keys: tables.open(TableId::Keys, ROW_CACHE_BYTES),
+            certificates: tables.open(TableId::Certificates, SMALL_CACHE_BYTES),
+            counts: tables.open(TableId::Counters, SMALL_CACHE_BYTES),
+            counters: Counters::default(),
+            credentials: Credentials::new(&*platform.rng),
+            kdf_queue: KdfQueue::new(platform.pool.clone(), platform.clock.clone(), limiter.clone()),
+            limiter,
+            device_id,
+            closed,
+            local,
+            domain,
+            gone: Mutex::new(Some(gone)),
+            alive: Arc::new(alive),
+            retired: Closed::default(),
+            changing_unlock: async_lock::Mutex::new(()),
+            platform,
+        })
+    }
+
+    /// Whether the HSM boots to Operational by itself.
+    pub async fn unattended_boot(&self) -> Result<bool, Error> {
+        Ok(self.local.get(LocalPath::Slot1).await?.is_some())
+    }
+
+    /// Switches unattended boot: slot 1 holds the Domain Key under the Device Key alone, or nothing.
+    pub async fn set_unattended_boot(&self, on: bool) -> Result<(), Error> {
+        self.closed.check()?;
+        let change = LocalChange::default();
+        let change = match on {
+            true => change.put(LocalPath::Slot1, self.domain.expose().to_vec()),
+            false => change.delete(LocalPath::Slot1),
+        };
+        self.local.commit(change).await
+    }
+
+    /// Sets the unlock passphrase. `Forbidden` if `current` is not the one that holds now.
+    pub async fn change_unlock_passphrase(&self, new: &Passphrase, current: &Passphrase) -> Result<(), Error> {
+        users::check_length("passphrase", new)?;
+        let _guard = self.changing_unlock.lock().await;
+        let wrong = || Error::Forbidden(Some("unlock passphrase is incorrect.".into()));
+        let opened = slots::open_slot0(&self.local, &self.platform, current.expose()).await?.ok_or_else(wrong)?;
+        if !opened.ct_eq(&self.domain) {
+            return Err(Error::internal("slot 0 holds another Domain Key"));
+        }
+        let change = slots::with_slot0(LocalChange::default(), &self.platform, new.expose(), &self.domain).await?;
+        self.closed.check()?;
+        self.local.commit(change).await
+    }
+
+    /// Ten characters that name this device.
+    pub fn device_id(&self) -> &str {
+        &self.device_id
+    }
+
+    /// `length` random bytes.
+    pub fn random(&self, length: usize) -> zeroize::Zeroizing<Vec<u8>> {
+        let mut bytes = zeroize::Zeroizing::new(vec![0; length]);
+        self.platform.rng.fill(&mut bytes);
+        bytes
+    }
+
+    /// Runs `job` on the pool, unless the phase has ended by then: for work that would stall a serving thread.
+    pub async fn off_thread<T: Send + 'static>(
+        &self,
+        work: Work,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (retired, alive) = (self.retired.clone(), self.alive.clone());
+        let job = move || {
+            let done = retired.check().map(|()| job());
+            drop(alive);
+            done
+        };
+        run_on(&*self.platform.pool, work, job).await?
+    }
+
+    /// Refuses all further use of keys. Counters can still be written.
+    pub(crate) fn retire(&self) {
+        self.retired.close();
+        self.kdf_queue.abandon();
+    }
+
+    /// Refuses everything, forgets what is cached, and gives what resolves when the last holder is gone.
+    pub(crate) fn close(&self) -> Option<oneshot::Receiver<()>> {
+        self.retire();
+        self.closed.close();
+        self.users.clear();
+        self.keys.clear();
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// What all tables have in common.
+pub(super) struct Tables<'a> {
+    pub(super) platform: &'a Platform,
+    pub(super) domain: &'a DomainKey,
+    pub(super) closed: &'a Closed,
+    pub(super) doubt: &'a Doubt,
+}
+
+impl Tables<'_> {
+    /// A table, sealed under a key of its own.
+    pub(super) fn open<R: Record>(&self, table: TableId, cache_bytes: u64) -> Table<R> {
+        let key = seal::derive(self.domain.expose(), &[b"shared store", &[table as u8]]);
+        let ground = Ground {
+            store: self.platform.store.clone(),
+            rng: self.platform.rng.clone(),
+            closed: self.closed.clone(),
+            doubt: self.doubt.clone(),
+        };
+        Table::new(ground, key, cache_bytes)
+    }
+}
+
+async fn generation(platform: &Platform) -> Result<(Generation, Versioned), Error> {
+    let damaged = || Error::internal("the generation pointer is missing or damaged");
+    let pointer = platform.store.get(&generation_pointer(), Read::Fresh).await?.ok_or_else(damaged)?;
+    let number = <[u8; 4]>::try_from(pointer.value.as_slice()).map_err(|_| damaged())?;
+    Ok((Generation::from_be_bytes(number), pointer))
+}

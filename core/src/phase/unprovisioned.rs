@@ -1,0 +1,115 @@
+//! Unprovisioned: nothing is stored, and the only power is to provision.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use casemate_api::{Passphrase, Role, UserId};
+
+use crate::error::Error;
+use crate::limiter::Limiter;
+use crate::local::{Local, LocalChange};
+use crate::path::{Generation, LocalPath, SharedPath, TableId, generation_pointer};
+use crate::phase::Operational;
+use crate::phase::operational::Tables;
+use crate::platform::Platform;
+use crate::secret::DomainKey;
+use crate::slots;
+use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Txn};
+use crate::table::{Closed, Doubt, Table};
+use crate::users::{self, UserRecord};
+
+/// The HSM before it has any secret.
+pub struct Unprovisioned {
+    platform: Platform,
+    local: Arc<Local>,
+    limiter: Arc<Limiter>,
+    device_id: String,
+}
+
+/// What provisioning needs.
+pub struct Provision {
+    /// 10 to 200 bytes.
+    pub unlock_passphrase: Passphrase,
+    /// Of the first user, `admin`; 10 to 200 bytes.
+    pub admin_passphrase: Passphrase,
+    /// Seconds from the hardware clock to the HSM's.
+    pub clock_offset_s: i64,
+}
+
+/// The first generation of the shared store.
+const FIRST: Generation = 1;
+
+/// Value of the step row while provisioning runs: a crash then is undone at boot.
+const STEP_PROVISION: &[u8] = b"provision";
+
+impl Unprovisioned {
+    pub(crate) fn new(platform: Platform, local: Arc<Local>, limiter: Arc<Limiter>, device_id: String) -> Self {
+        Self { platform, local, limiter, device_id }
+    }
+
+    /// Makes a Domain Key and the user `admin`. Steps: note the step, write the shared rows, write the slots and clear
+    /// the step in one local transaction, which is the moment the HSM is provisioned.
+    pub async fn provision(&self, wanted: &Provision) -> Result<Operational, Error> {
+        users::check_length("unlockPassphrase", &wanted.unlock_passphrase)?;
+        users::check_length("adminPassphrase", &wanted.admin_passphrase)?;
+        let domain = DomainKey::random(&*self.platform.rng);
+        let digest = users::digest(&self.platform, "adminPassphrase", &wanted.admin_passphrase).await?;
+        let passphrase = wanted.unlock_passphrase.expose();
+        let slots = slots::with_slot0(LocalChange::default(), &self.platform, passphrase, &domain).await?;
+
+        self.local.commit(without_slots().put(LocalPath::Step, STEP_PROVISION)).await?;
+        sweep(&self.platform).await?;
+        self.write_admin(&domain, digest).await?;
+        let offset = wanted.clock_offset_s.to_be_bytes();
+        self.local.commit(slots.put(LocalPath::ClockOffset, offset).delete(LocalPath::Step)).await?;
+        let (platform, limiter) = (self.platform.clone(), self.limiter.clone());
+        Operational::open(platform, self.local.clone(), limiter, self.device_id.clone(), domain).await
+    }
+
+    async fn write_admin(&self, domain: &DomainKey, digest: users::Digest) -> Result<(), Error> {
+        let (closed, doubt) = (Closed::default(), Doubt::default());
+        let tables = Tables { platform: &self.platform, domain, closed: &closed, doubt: &doubt };
+        let table: Table<UserRecord> = tables.open(TableId::Users, 0);
+        let id = UserId::parse("admin").map_err(|why| Error::internal(why.to_string()))?;
+        let record = UserRecord { real_name: "admin".into(), role: Role::Administrator, digest, tags: BTreeSet::new() };
+        let row = table.sealed(&SharedPath::user(FIRST, &id), Revision::default(), &record)?;
+        let txn = Txn {
+            expect: vec![(generation_pointer(), Expect::Absent)],
+            put: vec![(generation_pointer(), FIRST.to_be_bytes().to_vec()), row],
+            delete: Vec::new(),
+        };
+        match self.platform.store.commit(vec![txn]).await?.pop() {
+            Some(Outcome::Committed(_)) => Ok(()),
+            _ => Err(Error::Unavailable("The store did not confirm the change. Try again.".into())),
+        }
+    }
+}
+
+/// Undoes a provisioning that a crash interrupted. Nothing of it was acknowledged.
+pub(crate) async fn undo(platform: &Platform, local: &Local) -> Result<(), Error> {
+    if local.get(LocalPath::Step).await?.is_some_and(|step| step.as_slice() == STEP_PROVISION) {
+        tracing::warn!(target: "hsm", "a provisioning was interrupted; it is undone");
+        sweep(platform).await?;
+        local.commit(without_slots().delete(LocalPath::Step)).await?;
+    }
+    Ok(())
+}
+
+/// Removes what an earlier attempt may have left if its last answer was lost: slots without a shared store are no use.
+fn without_slots() -> LocalChange {
+    let slots = [LocalPath::Slot0, LocalPath::Slot1, LocalPath::UnlockSalt, LocalPath::ClockOffset];
+    slots.into_iter().fold(LocalChange::default(), LocalChange::delete)
+}
+
+/// Removes every row of the shared store.
+async fn sweep(platform: &Platform) -> Result<(), Error> {
+    loop {
+        let range = Range { start: Path(Box::from([])), end: None, limit: 100, keys_only: true };
+        let page = platform.store.range(range, Read::Fresh).await?;
+        if page.rows.is_empty() {
+            return Ok(());
+        }
+        let delete = page.rows.into_iter().map(|(path, _)| path).collect();
+        platform.store.commit(vec![Txn { delete, ..Txn::default() }]).await?;
+    }
+}

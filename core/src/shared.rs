@@ -1,0 +1,146 @@
+//! Writing to the shared store: one verb, always fenced by the generation, settled even when the answer is lost.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::path::{Generation, SharedPath, generation_pointer};
+use crate::store::{Expect, Outcome, Path, Read, Revision, Store, Txn};
+use crate::table::{Closed, Doubt, Record, Table};
+
+/// What a caller of [`Shared::commit`] wants done, whole or not at all.
+#[derive(Default)]
+pub struct Draft {
+    expect: Vec<(Path, Expect)>,
+    put: Vec<(Path, Vec<u8>)>,
+    delete: Vec<Path>,
+}
+
+impl Draft {
+    /// The row must not exist.
+    pub fn absent(mut self, path: &SharedPath) -> Self {
+        self.expect.push((path.path().clone(), Expect::Absent));
+        self
+    }
+    /// The row must exist and be of this revision.
+    pub fn at(mut self, path: &SharedPath, revision: Revision) -> Self {
+        self.expect.push((path.path().clone(), Expect::At(revision)));
+        self
+    }
+    /// Removes a row known by its raw path.
+    pub fn delete_raw(mut self, path: Path) -> Self {
+        self.delete.push(path);
+        self
+    }
+    /// Writes a sealed row.
+    pub fn put(mut self, sealed: (Path, Vec<u8>)) -> Self {
+        self.put.push(sealed);
+        self
+    }
+    /// Removes a row; an absent one is no error.
+    pub fn delete(mut self, path: &SharedPath) -> Self {
+        self.delete.push(path.path().clone());
+        self
+    }
+}
+
+/// What became of a [`Draft`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// Applied and durable.
+    At(Revision),
+    /// Nothing applied: the draft's guard with this index failed.
+    Conflict(usize),
+}
+
+/// The shared store as one generation of it is written.
+pub struct Shared {
+    store: Arc<dyn Store>,
+    /// The generation all paths of this phase live in.
+    pub generation: Generation,
+    pointer: Revision,
+    closed: Closed,
+    doubt: Doubt,
+}
+
+impl Shared {
+    /// The store below the generation that `pointer` names.
+    pub fn new(store: Arc<dyn Store>, generation: Generation, pointer: Revision, closed: Closed, doubt: Doubt) -> Self {
+        Self { store, generation, pointer, closed, doubt }
+    }
+
+    /// Applies `draft` if all its guards hold and the generation has not moved. A lost answer is settled by reading
+    /// again: sealed values are unique, so equal bytes are ours.
+    pub async fn commit(&self, draft: Draft) -> Result<Committed, Error> {
+        let outcome = self.commit_all(vec![draft]).await?.pop();
+        outcome.ok_or_else(|| Error::internal("the store gave no outcome"))
+    }
+
+    /// Like [`Shared::commit`] for many drafts, each by itself, in one write to the disk.
+    pub async fn commit_all(&self, drafts: Vec<Draft>) -> Result<Vec<Committed>, Error> {
+        self.closed.check()?;
+        let fenced = |draft: Draft| {
+            let mut txn = Txn { expect: draft.expect, put: draft.put, delete: draft.delete };
+            txn.expect.push((generation_pointer(), Expect::At(self.pointer)));
+            txn
+        };
+        let txns: Vec<Txn> = drafts.into_iter().map(fenced).collect();
+        let outcomes = self.store.commit(txns.clone()).await?;
+        let mut committed = Vec::with_capacity(txns.len());
+        for (txn, outcome) in txns.iter().zip(outcomes) {
+            committed.push(match outcome {
+                Outcome::Committed(revision) => Committed::At(revision),
+                Outcome::Conflict(guard) if guard + 1 == txn.expect.len() => {
+                    return Err(Error::Unavailable("The HSM's data was replaced by a restore. Try again.".into()));
+                }
+                Outcome::Conflict(guard) => Committed::Conflict(guard),
+                Outcome::Unknown => {
+                    // Raised after the answer, when what will be applied is applied: no older row is cached anew.
+                    self.doubt.raise();
+                    self.settle(txn).await?
+                }
+            });
+        }
+        Ok(committed)
+    }
+
+    async fn settle(&self, txn: &Txn) -> Result<Committed, Error> {
+        let unknown = || Error::Unavailable("The store did not confirm the change. Read before you try again.".into());
+        if let Some((path, value)) = txn.put.first() {
+            return match self.store.get(path, Read::Fresh).await? {
+                Some(found) if found.value == *value => Ok(Committed::At(found.revision)),
+                _ => Err(unknown()),
+            };
+        }
+        for path in &txn.delete {
+            if self.store.get(path, Read::Fresh).await?.is_some() {
+                return Err(unknown());
+            }
+        }
+        Ok(Committed::At(Revision::default()))
+    }
+
+    /// Reads, changes and writes one row until no one else wrote in between. `change` says what the row shall become;
+    /// its error ends the attempt. `extra` adds guards and rows to the same transaction. `None`: there is no such row.
+    pub async fn update<R: Record>(
+        &self,
+        table: &Table<R>,
+        path: &SharedPath,
+        extra: impl Fn(Draft) -> Draft,
+        change: impl Fn(R) -> Result<R, Error>,
+    ) -> Result<Option<()>, Error> {
+        for _ in 0..ATTEMPTS {
+            let Some(row) = table.read(path).await? else { return Ok(None) };
+            let revision = row.revision;
+            let record = change(row.record)?;
+            let draft = Draft::default().at(path, revision).put(table.sealed(path, revision, &record)?);
+            if let Committed::At(_) = self.commit(extra(draft)).await? {
+                table.changed(path);
+                return Ok(Some(()));
+            }
+        }
+        Err(Error::Unavailable("Others keep changing the same thing. Try again.".into()))
+    }
+}
+
+/// How often a read-modify-write starts over before it gives up.
+const ATTEMPTS: usize = 16;

@@ -1,0 +1,98 @@
+//! The rest of a machine: its Device Key, its workers, its power switch.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::platform::{DeviceKeeper, Host, Pool, Rng, Work};
+use crate::secret::DeviceKey;
+
+/// Keeps a Device Key in memory.
+pub struct SimDevice {
+    rng: Arc<dyn Rng>,
+    key: Mutex<Option<DeviceKey>>,
+}
+
+impl SimDevice {
+    /// A new device; its key is made at the first load.
+    pub fn new(rng: Arc<dyn Rng>) -> Self {
+        Self { rng, key: Mutex::new(None) }
+    }
+}
+
+impl DeviceKeeper for SimDevice {
+    fn load(&self) -> Result<DeviceKey, String> {
+        let mut key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = key.get_or_insert_with(|| DeviceKey::random(&*self.rng));
+        Ok(DeviceKey::new(*key.expose()))
+    }
+
+    fn destroy(&self) -> Result<(), String> {
+        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+}
+
+/// Runs every job at once, on the thread that queues it.
+pub struct InlinePool;
+
+impl Pool for InlinePool {
+    fn spawn(&self, _work: Work, job: Box<dyn FnOnce() + Send>) -> bool {
+        job();
+        true
+    }
+}
+
+/// Counts what was asked of the process.
+#[derive(Default)]
+pub struct SimHost {
+    reboots: AtomicUsize,
+    erasures: AtomicUsize,
+    shutdowns: AtomicUsize,
+}
+
+impl SimHost {
+    /// Reboots asked for so far.
+    pub fn reboots(&self) -> usize {
+        self.reboots.load(Ordering::Relaxed)
+    }
+
+    /// Erasures asked for so far.
+    pub fn erasures(&self) -> usize {
+        self.erasures.load(Ordering::Relaxed)
+    }
+
+    /// Shutdowns asked for so far.
+    pub fn shutdowns(&self) -> usize {
+        self.shutdowns.load(Ordering::Relaxed)
+    }
+}
+
+impl Host for SimHost {
+    fn erase(&self) -> Result<(), String> {
+        self.erasures.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn reboot(&self) {
+        self.reboots.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn shutdown(&self) {
+        self.shutdowns.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::platform::DeviceKeeper;
+    use crate::sim::Sim;
+
+    #[test]
+    fn the_device_key_stays_until_it_is_destroyed() {
+        let device = Sim::new(1).device;
+        let key = device.load().unwrap();
+        assert!(key.ct_eq(&device.load().unwrap()));
+        device.destroy().unwrap();
+        assert!(!key.ct_eq(&device.load().unwrap()));
+    }
+}

@@ -1,0 +1,290 @@
+//! A store in memory: linearizable, and it fails when a test wants it to.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use casemate_api::limits::STORE_HISTORY_EVENTS;
+
+use super::SimRng;
+use crate::platform::BoxFuture;
+use crate::store::history::History;
+use crate::store::{
+    Expect, Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch,
+};
+
+/// Rows in memory. Every answer is exact and immediate unless a fault was injected.
+pub struct SimStore {
+    state: Mutex<State>,
+    history: Arc<History>,
+    rng: SimRng,
+    gets: AtomicUsize,
+    commits: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    rows: Arc<BTreeMap<Path, Versioned>>,
+    revision: Revision,
+    failing: bool,
+    answers_to_lose: usize,
+    delay: Option<Arc<Delay>>,
+}
+
+type Delay = dyn Fn() -> BoxFuture<'static, ()> + Send + Sync;
+
+impl SimStore {
+    /// An empty store; `seed` decides what becomes of commits whose answer is lost.
+    pub fn new(seed: u64) -> Self {
+        Self::with_history(seed, STORE_HISTORY_EVENTS)
+    }
+
+    /// An empty store that remembers only `events` changes for watches.
+    pub fn with_history(seed: u64, events: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            history: History::new(Revision(0), events),
+            rng: SimRng::new(seed),
+            gets: AtomicUsize::new(0),
+            commits: AtomicUsize::new(0),
+        }
+    }
+
+    /// While `failing`, every call answers [`StoreError::Unreachable`].
+    pub fn fail(&self, failing: bool) {
+        self.lock().failing = failing;
+    }
+
+    /// The next `commits` transactions answer [`Outcome::Unknown`]; chance decides which of them are applied.
+    pub fn lose_answers(&self, commits: usize) {
+        self.lock().answers_to_lose = commits;
+    }
+
+    /// Every call first waits for what `delay` makes, for instance a sleep of a [`super::SimClock`].
+    pub fn delay(&self, delay: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static) {
+        self.lock().delay = Some(Arc::new(delay));
+    }
+
+    /// Calls answer at once again.
+    pub fn no_delay(&self) {
+        self.lock().delay = None;
+    }
+
+    /// Ends all watches with [`crate::store::Event::Lost`], as an interrupted connection would.
+    pub fn lose_watches(&self) {
+        let revision = self.lock().revision;
+        self.history.restart(revision);
+    }
+
+    /// Calls of [`Store::get`] so far.
+    pub fn gets(&self) -> usize {
+        self.gets.load(Ordering::Relaxed)
+    }
+
+    /// Transactions handed to [`Store::commit`] so far.
+    pub fn commits(&self) -> usize {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Everything a thief of the disk would see.
+    pub fn raw_rows(&self) -> Vec<(Path, Vec<u8>)> {
+        self.lock().rows.iter().map(|(path, row)| (path.clone(), row.value.clone())).collect()
+    }
+
+    /// Puts a row behind everyone's back, as a thief of the disk would. It counts as a change.
+    pub fn tamper(&self, path: Path, value: Vec<u8>) {
+        let mut state = self.lock();
+        let txn = Txn { put: vec![(path, value)], ..Txn::default() };
+        self.apply(&mut state, txn);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits as long as a test wants, then goes on unless a test wants it to fail.
+    async fn reach(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        let delay = self.lock().delay.clone();
+        if let Some(delay) = delay {
+            delay().await;
+        }
+        let state = self.lock();
+        if state.failing {
+            return Err(StoreError::Unreachable("the simulation says so".into()));
+        }
+        Ok(state)
+    }
+
+    fn commit_one(&self, state: &mut State, txn: Txn) -> Outcome {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        let lost = state.answers_to_lose > 0;
+        state.answers_to_lose = state.answers_to_lose.saturating_sub(1);
+        if lost && self.rng.below(2) == 0 {
+            return Outcome::Unknown;
+        }
+        let outcome = match failed_guard(&state.rows, &txn) {
+            Some(index) => Outcome::Conflict(index),
+            None => Outcome::Committed(self.apply(state, txn)),
+        };
+        if lost { Outcome::Unknown } else { outcome }
+    }
+
+    fn apply(&self, state: &mut State, txn: Txn) -> Revision {
+        let revision = Revision(state.revision.0 + 1);
+        let rows = Arc::make_mut(&mut state.rows);
+        let mut changed = Vec::new();
+        for (path, value) in txn.put {
+            rows.insert(path.clone(), Versioned { value, revision });
+            changed.push((path, revision));
+        }
+        for path in txn.delete {
+            if rows.remove(&path).is_some() {
+                changed.push((path, revision));
+            }
+        }
+        if !changed.is_empty() {
+            state.revision = revision;
+            self.history.record(changed);
+        }
+        state.revision
+    }
+}
+
+fn failed_guard(rows: &BTreeMap<Path, Versioned>, txn: &Txn) -> Option<usize> {
+    txn.expect.iter().position(|(path, expect)| match (rows.get(path), expect) {
+        (None, Expect::Absent) => false,
+        (Some(row), Expect::At(revision)) => row.revision != *revision,
+        (Some(_), Expect::Absent) | (None, Expect::At(_)) => true,
+    })
+}
+
+fn page(rows: &BTreeMap<Path, Versioned>, revision: Revision, range: &Range) -> Page {
+    let mut page = Page { revision, ..Page::default() };
+    if range.end.as_ref().is_some_and(|end| *end <= range.start) {
+        return page;
+    }
+    let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+    for (path, row) in rows.range((Bound::Included(&range.start), end)) {
+        if page.rows.len() == range.limit {
+            page.more = true;
+            break;
+        }
+        let value = if range.keys_only { Vec::new() } else { row.value.clone() };
+        page.rows.push((path.clone(), Versioned { value, revision: row.revision }));
+    }
+    page
+}
+
+impl Store for SimStore {
+    fn get<'a>(&'a self, path: &'a Path, _read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
+        Box::pin(async move {
+            self.gets.fetch_add(1, Ordering::Relaxed);
+            Ok(self.reach().await?.rows.get(path).cloned())
+        })
+    }
+
+    fn range(&self, range: Range, _read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
+        Box::pin(async move {
+            let state = self.reach().await?;
+            Ok(page(&state.rows, state.revision, &range))
+        })
+    }
+
+    fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
+        Box::pin(async move {
+            if !txns.iter().all(Txn::fits) {
+                return Err(StoreError::TooLarge);
+            }
+            let mut state = self.reach().await?;
+            Ok(txns.into_iter().map(|txn| self.commit_one(&mut state, txn)).collect())
+        })
+    }
+
+    fn watch(&self, prefix: Path, from: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, StoreError>> {
+        Box::pin(async move {
+            drop(self.reach().await?);
+            Ok(self.history.watch(prefix, from))
+        })
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {
+        Box::pin(async move {
+            let state = self.reach().await?;
+            Ok(Box::new(View { rows: state.rows.clone(), revision: state.revision }) as Box<dyn Snapshot>)
+        })
+    }
+}
+
+struct View {
+    rows: Arc<BTreeMap<Path, Versioned>>,
+    revision: Revision,
+}
+
+impl Snapshot for View {
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, StoreError>> {
+        Box::pin(async move { Ok(page(&self.rows, self.revision, &range)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use pollster::block_on;
+
+    use super::*;
+    use crate::platform::Clock;
+    use crate::sim::SimClock;
+    use crate::store::conformance;
+
+    fn put(path: &str) -> Txn {
+        Txn { put: vec![(Path(path.as_bytes().into()), b"value".to_vec())], ..Txn::default() }
+    }
+
+    #[test]
+    fn conforms() {
+        block_on(conformance::run(async || Arc::new(SimStore::new(1))));
+    }
+
+    #[test]
+    fn a_failing_store_answers_nothing_and_recovers() {
+        let store = SimStore::new(1);
+        store.fail(true);
+        let path = Path(b"a".as_slice().into());
+        assert!(matches!(block_on(store.get(&path, Read::Fresh)), Err(StoreError::Unreachable(_))));
+        assert!(matches!(block_on(store.commit(vec![put("a")])), Err(StoreError::Unreachable(_))));
+        store.fail(false);
+        assert_eq!(block_on(store.get(&path, Read::Fresh)), Ok(None));
+        assert_eq!((store.gets(), store.commits()), (2, 0));
+    }
+
+    #[test]
+    fn lost_answers_hide_both_fates() {
+        let store = SimStore::new(1);
+        store.lose_answers(64);
+        let txns = (0..65).map(|n| put(&n.to_string())).collect();
+        let outcomes = block_on(store.commit(txns)).unwrap();
+        assert!(outcomes.iter().take(64).all(|outcome| *outcome == Outcome::Unknown));
+        assert!(matches!(outcomes[64], Outcome::Committed(_)));
+        let applied = store.raw_rows().len();
+        assert!((8..=56).contains(&applied), "{applied} of 64 applied");
+    }
+
+    #[test]
+    fn a_delayed_call_waits_for_the_clock() {
+        let clock = Arc::new(SimClock::new());
+        let store = SimStore::new(1);
+        let sleeper = clock.clone();
+        store.delay(move || sleeper.sleep(Duration::from_secs(1)));
+        let mut commit = store.commit(vec![put("a")]);
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(commit.as_mut().poll(&mut context).is_pending());
+        clock.advance(Duration::from_secs(1));
+        assert!(commit.as_mut().poll(&mut context).is_ready());
+    }
+}

@@ -1,0 +1,58 @@
+//! The slots of the Domain Key. Slot 0 opens with the unlock passphrase (attended boot), slot 1 with the Device Key
+//! alone (unattended boot); both live in the local store, sealed under the Device Key.
+//!
+//! The inner seal of slot 0 is the one NetHSM uses (AES-256-GCM under scrypt, associated data `passphrase`), because
+//! backups carry it as it is.
+
+use crate::error::Error;
+use crate::kdf;
+use crate::local::{Local, LocalChange};
+use crate::path::LocalPath;
+use crate::platform::{Platform, Work, run_on};
+use crate::seal;
+use crate::secret::{DomainKey, SecretBytes, UnlockKey};
+
+const SLOT0_AAD: &[u8] = b"passphrase";
+
+/// Runs the slow hash of the unlock passphrase on the pool: about 0.3 s of one core.
+async fn unlock_key(platform: &Platform, passphrase: &[u8], salt: [u8; 16]) -> Result<UnlockKey, Error> {
+    let passphrase = SecretBytes::from_slice(passphrase);
+    run_on(&*platform.pool, Work::Kdf, move || kdf::unlock_key(passphrase.expose(), &salt)).await
+}
+
+/// Adds slot 0 for `passphrase`, under a fresh salt, to `change`.
+pub(crate) async fn with_slot0(
+    change: LocalChange,
+    platform: &Platform,
+    passphrase: &[u8],
+    domain: &DomainKey,
+) -> Result<LocalChange, Error> {
+    let mut salt = [0; 16];
+    platform.rng.fill(&mut salt);
+    let key = unlock_key(platform, passphrase, salt).await?;
+    let inner = seal::seal(key.expose(), SLOT0_AAD, domain.expose(), &*platform.rng);
+    Ok(change.put(LocalPath::UnlockSalt, salt.to_vec()).put(LocalPath::Slot0, inner))
+}
+
+/// Opens slot 0. `None`: the passphrase is wrong.
+pub(crate) async fn open_slot0(
+    local: &Local,
+    platform: &Platform,
+    passphrase: &[u8],
+) -> Result<Option<DomainKey>, Error> {
+    let damaged = || Error::internal("slot 0 is missing or damaged");
+    let salt = local.get(LocalPath::UnlockSalt).await?.ok_or_else(damaged)?;
+    let salt = <[u8; 16]>::try_from(salt.as_slice()).map_err(|_| damaged())?;
+    let inner = local.get(LocalPath::Slot0).await?.ok_or_else(damaged)?;
+    let key = unlock_key(platform, passphrase, salt).await?;
+    match seal::open(key.expose(), SLOT0_AAD, &inner) {
+        Ok(domain) => DomainKey::from_slice(&domain).ok_or_else(damaged).map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Opens slot 1. `None`: unattended boot is off.
+pub(crate) async fn open_slot1(local: &Local) -> Result<Option<DomainKey>, Error> {
+    let Some(domain) = local.get(LocalPath::Slot1).await? else { return Ok(None) };
+    DomainKey::from_slice(&domain).ok_or_else(|| Error::internal("slot 1 is damaged")).map(Some)
+}

@@ -1,0 +1,460 @@
+//! What every [`Store`] must do, sentence by sentence of the trait, and a comparison with a plain map.
+//!
+//! Each case gets a fresh, empty store. A case panics where the store breaks its contract.
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "this is a test, only compiled for other crates too")]
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use casemate_api::limits::{STORE_HISTORY_EVENTS, STORE_TXN_MAX_OPS, STORE_VALUE_MAX_BYTES};
+
+use super::{Event, Expect, Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Watch};
+use crate::sim::SimRng;
+
+/// Runs the whole suite on stores that `make` makes.
+pub async fn run<S: Store>(make: impl AsyncFn() -> Arc<S>) {
+    rows_are_read_as_written(&*make().await).await;
+    guards_decide(&*make().await).await;
+    a_conflict_names_the_first_failed_guard(&*make().await).await;
+    a_transaction_is_applied_whole_or_not_at_all(&*make().await).await;
+    transactions_of_one_commit_see_earlier_ones(&*make().await).await;
+    revisions_count_changes(&*make().await).await;
+    ranges_are_pages_in_order(&*make().await).await;
+    prefixes_of_all_ones_end_right(&*make().await).await;
+    large_values_fit_and_larger_ones_do_not(&*make().await).await;
+    a_path_named_twice_harms_nobody(&*make().await).await;
+    snapshots_stand_still(&*make().await).await;
+    watches_tell_changes_in_order(&*make().await).await;
+    a_watch_behind_the_history_is_compacted(&*make().await).await;
+    for seed in 0..8 {
+        random_operations_match_a_map(&*make().await, seed).await;
+    }
+}
+
+fn path(bytes: impl AsRef<[u8]>) -> Path {
+    Path(bytes.as_ref().into())
+}
+
+fn put(at: &str, value: &str) -> Txn {
+    Txn { put: vec![(path(at), value.into())], ..Txn::default() }
+}
+
+fn delete(at: &str) -> Txn {
+    Txn { delete: vec![path(at)], ..Txn::default() }
+}
+
+fn expecting(mut txn: Txn, guards: &[(&str, Expect)]) -> Txn {
+    txn.expect = guards.iter().map(|(at, expect)| (path(at), *expect)).collect();
+    txn
+}
+
+async fn commit(store: &dyn Store, txn: Txn) -> Outcome {
+    let outcomes = store.commit(vec![txn]).await.expect("a commit");
+    assert_eq!(outcomes.len(), 1);
+    outcomes[0]
+}
+
+async fn commit_ok(store: &dyn Store, txn: Txn) -> Revision {
+    match commit(store, txn).await {
+        Outcome::Committed(revision) => revision,
+        other => unreachable!("{other:?} instead of a commit"),
+    }
+}
+
+/// Value and revision of a row, which both kinds of read must agree on.
+async fn row(store: &dyn Store, at: &Path) -> Option<(Vec<u8>, Revision)> {
+    let fresh = store.get(at, Read::Fresh).await.expect("a fresh get");
+    let page = range(store, at.as_bytes(), Some(&[at.as_bytes(), &[0]].concat()), 1).await;
+    assert_eq!(page.rows.first().map(|(_, row)| row), fresh.as_ref(), "get and range agree");
+    fresh.map(|row| (row.value, row.revision))
+}
+
+async fn value(store: &dyn Store, at: &str) -> Option<String> {
+    row(store, &path(at)).await.map(|(value, _)| String::from_utf8(value).expect("text"))
+}
+
+async fn range(store: &dyn Store, start: &[u8], end: Option<&[u8]>, limit: usize) -> Page {
+    let range = Range { start: path(start), end: end.map(path), limit, keys_only: false };
+    store.range(range, Read::Fresh).await.expect("a range")
+}
+
+async fn head(store: &dyn Store) -> Revision {
+    range(store, b"", None, 0).await.revision
+}
+
+fn names(page: &Page) -> Vec<String> {
+    page.rows.iter().map(|(path, _)| String::from_utf8_lossy(path.as_bytes()).into_owned()).collect()
+}
+
+async fn rows_are_read_as_written(store: &dyn Store) {
+    assert_eq!(row(store, &path("a")).await, None);
+    let first = commit_ok(store, put("a", "1")).await;
+    assert_eq!(row(store, &path("a")).await, Some((b"1".to_vec(), first)));
+    let local = store.get(&path("a"), Read::Local).await.expect("a local get");
+    assert!(local.is_none_or(|row| row.revision == first), "a local read may be late, never wrong");
+    let second = commit_ok(store, put("a", "")).await;
+    assert_eq!(row(store, &path("a")).await, Some((Vec::new(), second)), "an empty value is a value");
+    commit_ok(store, delete("a")).await;
+    assert_eq!(row(store, &path("a")).await, None);
+    let bytes: Vec<u8> = (0..=255).collect();
+    let txn = Txn { put: vec![(path(&bytes), bytes.clone())], ..Txn::default() };
+    let revision = commit_ok(store, txn).await;
+    assert_eq!(row(store, &path(&bytes)).await, Some((bytes, revision)));
+}
+
+async fn guards_decide(store: &dyn Store) {
+    let absent = [("a", Expect::Absent)];
+    let first = commit_ok(store, expecting(put("a", "1"), &absent)).await;
+    assert_eq!(commit(store, expecting(put("a", "2"), &absent)).await, Outcome::Conflict(0));
+    let second = commit_ok(store, expecting(put("a", "2"), &[("a", Expect::At(first))])).await;
+    assert_eq!(commit(store, expecting(put("a", "3"), &[("a", Expect::At(first))])).await, Outcome::Conflict(0));
+    let future = Revision(second.0 + 1);
+    assert_eq!(commit(store, expecting(put("a", "3"), &[("a", Expect::At(future))])).await, Outcome::Conflict(0));
+    assert_eq!(commit(store, expecting(delete("a"), &[("b", Expect::At(second))])).await, Outcome::Conflict(0));
+    assert_eq!(value(store, "a").await.as_deref(), Some("2"));
+    commit_ok(store, expecting(delete("a"), &[("a", Expect::At(second))])).await;
+    assert_eq!(commit(store, expecting(put("a", "3"), &[("a", Expect::At(second))])).await, Outcome::Conflict(0));
+    commit_ok(store, expecting(put("a", "3"), &absent)).await;
+    // A guard may stand on a row that the transaction leaves alone.
+    let guard = [("a", Expect::At(head(store).await))];
+    commit_ok(store, expecting(put("b", "1"), &guard)).await;
+}
+
+async fn a_conflict_names_the_first_failed_guard(store: &dyn Store) {
+    let at = Expect::At(commit_ok(store, put("a", "1")).await);
+    let guards = [("a", at), ("b", Expect::Absent), ("a", Expect::Absent), ("b", at)];
+    assert_eq!(commit(store, expecting(put("c", "1"), &guards)).await, Outcome::Conflict(2));
+    assert_eq!(commit(store, expecting(put("c", "1"), &guards[3..])).await, Outcome::Conflict(0));
+    commit_ok(store, expecting(put("c", "1"), &guards[..2])).await;
+}
+
+async fn a_transaction_is_applied_whole_or_not_at_all(store: &dyn Store) {
+    let first = commit_ok(store, put("old", "1")).await;
+    let mut txn = put("new", "1");
+    txn.put.push((path("other"), b"2".to_vec()));
+    txn.delete.push(path("old"));
+    txn.expect.push((path("old"), Expect::Absent));
+    assert_eq!(commit(store, txn.clone()).await, Outcome::Conflict(0));
+    assert_eq!(names(&range(store, b"", None, 9).await), ["old"]);
+    assert_eq!(head(store).await, first, "a conflict is no change");
+    txn.expect[0].1 = Expect::At(first);
+    let second = commit_ok(store, txn).await;
+    let page = range(store, b"", None, 9).await;
+    assert_eq!(names(&page), ["new", "other"]);
+    assert!(page.rows.iter().all(|(_, row)| row.revision == second), "one transaction, one revision");
+}
+
+async fn transactions_of_one_commit_see_earlier_ones(store: &dyn Store) {
+    let absent = |value| expecting(put("a", value), &[("a", Expect::Absent)]);
+    let txns = vec![absent("1"), absent("2"), delete("a"), absent("3"), put("b", "1")];
+    let outcomes = store.commit(txns).await.expect("a commit");
+    let Outcome::Committed(first) = outcomes[0] else { unreachable!("{outcomes:?}") };
+    let next = |steps| Outcome::Committed(Revision(first.0 + steps));
+    assert_eq!(outcomes[1..], [Outcome::Conflict(0), next(1), next(2), next(3)]);
+    assert_eq!(row(store, &path("a")).await, Some((b"3".to_vec(), Revision(first.0 + 2))));
+    let outcomes = store.commit(vec![
+        expecting(put("a", "4"), &[("a", Expect::At(Revision(first.0 + 2)))]),
+        expecting(put("a", "5"), &[("a", Expect::At(Revision(first.0 + 4)))]),
+        expecting(put("a", "6"), &[("a", Expect::At(Revision(first.0 + 4)))]),
+    ]);
+    assert_eq!(outcomes.await, Ok(vec![next(4), next(5), Outcome::Conflict(0)]));
+    assert_eq!(store.commit(Vec::new()).await, Ok(Vec::new()), "no transactions, no outcomes");
+}
+
+async fn revisions_count_changes(store: &dyn Store) {
+    let first = commit_ok(store, put("a", "1")).await;
+    assert!(first > Revision(0));
+    let second = commit_ok(store, put("a", "1")).await;
+    assert_eq!(second.0, first.0 + 1, "writing the same bytes is a change");
+    assert_eq!(commit_ok(store, delete("none")).await, second, "removing nothing is none");
+    assert_eq!(commit_ok(store, Txn::default()).await, second);
+    assert_eq!(commit_ok(store, expecting(Txn::default(), &[("a", Expect::At(second))])).await, second);
+    assert_eq!(commit_ok(store, delete("a")).await.0, second.0 + 1);
+    assert_eq!(head(store).await.0, second.0 + 1);
+}
+
+async fn ranges_are_pages_in_order(store: &dyn Store) {
+    for at in ["b/2", "a", "b/10", "b", "b/1", "c", "b/"] {
+        commit_ok(store, put(at, at)).await;
+    }
+    let page = range(store, b"", None, 99).await;
+    assert_eq!(names(&page), ["a", "b", "b/", "b/1", "b/10", "b/2", "c"]);
+    assert!(!page.more);
+    assert!(page.rows.iter().all(|(path, row)| path.as_bytes() == row.value));
+    assert_eq!(page.revision, head(store).await);
+
+    let page = range(store, b"b/", Some(b"b0"), 2).await;
+    assert_eq!((names(&page), page.more), (vec!["b/".into(), "b/1".into()], true));
+    let page = range(store, b"b/1\0", Some(b"b0"), 2).await;
+    assert_eq!((names(&page), page.more), (vec!["b/10".into(), "b/2".into()], false));
+    assert_eq!(names(&range(store, b"a", Some(b"b"), 9).await), ["a"], "the end is left out");
+    let page = range(store, b"a", Some(b"b"), 1).await;
+    assert!(!page.more, "there are rows behind the end, not behind the page");
+    let page = range(store, b"a", None, 0).await;
+    assert_eq!((names(&page).len(), page.more), (0, true));
+    assert!(range(store, b"c", Some(b"a"), 9).await.rows.is_empty(), "an end before the start is an empty range");
+    assert!(range(store, b"c", Some(b"c"), 9).await.rows.is_empty());
+    assert!(!range(store, b"d", None, 0).await.more);
+
+    let mut keys = Range::prefix(&path("b/"), 9);
+    keys.keys_only = true;
+    let full = range(store, b"b/", Some(b"b0"), 9).await;
+    let keys = store.range(keys, Read::Fresh).await.expect("a range");
+    assert_eq!(names(&keys), names(&full));
+    for ((_, key), (_, row)) in keys.rows.iter().zip(&full.rows) {
+        assert_eq!((key.value.len(), key.revision), (0, row.revision));
+    }
+    let local = store.range(Range::prefix(&path("b/"), 9), Read::Local).await.expect("a local range");
+    assert!(local.rows.len() <= full.rows.len());
+}
+
+async fn prefixes_of_all_ones_end_right(store: &dyn Store) {
+    let paths: [&[u8]; 6] = [b"\xfe", b"\xfe\xff", b"\xfe\xff\xff", b"\xff", b"\xff\x00", b"\xff\xff"];
+    for at in paths {
+        commit_ok(store, Txn { put: vec![(path(at), at.to_vec())], ..Txn::default() }).await;
+    }
+    for (prefix, expected) in [(&b"\xfe\xff"[..], &paths[1..3]), (b"\xff", &paths[3..]), (b"", &paths[..])] {
+        let page = store.range(Range::prefix(&path(prefix), 9), Read::Fresh).await.expect("a range");
+        let found: Vec<&[u8]> = page.rows.iter().map(|(path, _)| path.as_bytes()).collect();
+        assert_eq!(found, expected, "below {prefix:?}");
+    }
+}
+
+async fn large_values_fit_and_larger_ones_do_not(store: &dyn Store) {
+    let large = vec![0xa5; STORE_VALUE_MAX_BYTES];
+    let revision = commit_ok(store, Txn { put: vec![(path("large"), large.clone())], ..Txn::default() }).await;
+    assert!(row(store, &path("large")).await == Some((large.clone(), revision)));
+
+    let larger = Txn { put: vec![(path("larger"), [large, vec![0]].concat())], ..Txn::default() };
+    assert_eq!(store.commit(vec![put("before", "1"), larger]).await, Err(StoreError::TooLarge));
+    let many = |rows: usize| Txn {
+        expect: (0..rows / 2).map(|n| (path(n.to_string()), Expect::Absent)).collect(),
+        put: (0..rows / 4).map(|n| (path(n.to_string()), vec![0; 8])).collect(),
+        delete: (0..rows - rows / 2 - rows / 4).map(|n| path(format!("x{n}"))).collect(),
+    };
+    assert_eq!(store.commit(vec![put("before", "1"), many(STORE_TXN_MAX_OPS + 1)]).await, Err(StoreError::TooLarge));
+    assert_eq!(value(store, "before").await, None, "nothing of a refused commit is applied");
+    commit_ok(store, many(STORE_TXN_MAX_OPS)).await;
+}
+
+async fn a_path_named_twice_harms_nobody(store: &dyn Store) {
+    let twice = Txn {
+        put: vec![(path("a"), b"1".to_vec()), (path("a"), b"2".to_vec())],
+        delete: vec![path("b"), path("b"), path("a")],
+        ..Txn::default()
+    };
+    // What becomes of it is the store's affair, but others must not suffer.
+    let _ = store.commit(vec![twice, put("c", "1")]).await;
+    commit_ok(store, put("c", "2")).await;
+    assert_eq!(value(store, "c").await.as_deref(), Some("2"));
+}
+
+async fn snapshots_stand_still(store: &dyn Store) {
+    for n in 0..20 {
+        commit_ok(store, put(&format!("{n:02}"), "old")).await;
+    }
+    let before = head(store).await;
+    let snapshot = store.snapshot().await.expect("a snapshot");
+    assert_eq!(snapshot.revision(), before);
+    let mut seen = Vec::new();
+    let mut start = path("");
+    for n in 0.. {
+        commit_ok(store, put(&format!("{n:02}"), "new")).await;
+        commit_ok(store, put(&format!("{n:02}+"), "new")).await;
+        commit_ok(store, delete(&format!("{:02}", 19 - n))).await;
+        let page = page_of(&*snapshot, start.clone()).await;
+        assert_eq!(page.revision, before);
+        assert!(page.rows.iter().all(|(_, row)| row.value == b"old" && row.revision <= before));
+        seen.extend(names(&page));
+        match page.rows.last() {
+            Some((last, _)) if page.more => start = path([last.as_bytes(), &[0]].concat()),
+            _ => break,
+        }
+    }
+    assert_eq!(seen, (0..20).map(|n| format!("{n:02}")).collect::<Vec<_>>());
+    assert!(store.snapshot().await.expect("a snapshot").revision() > before);
+}
+
+async fn page_of(snapshot: &dyn Snapshot, start: Path) -> Page {
+    snapshot.range(Range { start, end: None, limit: 3, keys_only: false }).await.expect("a page")
+}
+
+async fn watches_tell_changes_in_order(store: &dyn Store) {
+    let changed = |at: &str, revision| Event::Changed { path: path(at), revision };
+    let before = commit_ok(store, put("w/0", "1")).await;
+    let first = commit_ok(store, put("w/1", "1")).await;
+    commit_ok(store, put("v", "1")).await;
+    let mut watch = store.watch(path("w/"), before).await.expect("a watch");
+    let mut late = store.watch(path("w/"), head(store).await).await.expect("a watch");
+    assert_eq!(watch.next().await, changed("w/1", first), "history behind `from` is told");
+
+    commit_ok(store, put("x", "1")).await;
+    commit_ok(store, delete("w/none")).await;
+    commit_ok(store, expecting(Txn::default(), &[("w/1", Expect::At(first))])).await;
+    assert_eq!(commit(store, expecting(put("w/9", "1"), &[("w/1", Expect::Absent)])).await, Outcome::Conflict(0));
+    let mut txn = put("w/2", "1");
+    txn.delete.push(path("w/1"));
+    let second = commit_ok(store, txn).await;
+    let third = commit_ok(store, put("w/2", "2")).await;
+    for watch in [&mut watch, &mut late] {
+        let both = [watch.next().await, watch.next().await];
+        for event in [changed("w/2", second), changed("w/1", second)] {
+            assert!(both.contains(&event), "{event:?} in {both:?}");
+        }
+        assert_eq!(watch.next().await, changed("w/2", third));
+    }
+    let mut ahead = store.watch(path("w/"), Revision(third.0 + 1)).await.expect("a watch");
+    commit_ok(store, put("w/3", "1")).await;
+    let fourth = commit_ok(store, put("w/4", "1")).await;
+    assert_eq!(ahead.next().await, changed("w/4", fourth), "only what is behind `from`");
+    while watch.next().await != changed("w/4", fourth) {}
+    assert!(is_silent(&mut *watch).await, "no change, no event");
+}
+
+async fn is_silent(watch: &mut dyn Watch) -> bool {
+    let mut next = watch.next();
+    poll_fn(|context| Poll::Ready(next.as_mut().poll(context).is_pending())).await
+}
+
+async fn a_watch_behind_the_history_is_compacted(store: &dyn Store) {
+    let first = commit_ok(store, put("a", "1")).await;
+    let mut slow = store.watch(path("n"), first).await.expect("a watch");
+    let rows = STORE_TXN_MAX_OPS;
+    let txns = (0..=STORE_HISTORY_EVENTS / rows).map(|n| Txn {
+        put: (0..rows).map(|m| (path(format!("n{}", n * rows + m)), Vec::new())).collect(),
+        ..Txn::default()
+    });
+    let outcomes = store.commit(txns.collect()).await.expect("a commit");
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Committed(_))));
+    let mut old = store.watch(path("n"), first).await.expect("a watch");
+    assert_eq!(old.next().await, Event::Compacted);
+    assert_eq!(slow.next().await, Event::Compacted);
+    let now = head(store).await;
+    let mut fresh = store.watch(path("n"), now).await.expect("a watch");
+    let last = commit_ok(store, put("n", "1")).await;
+    assert_eq!(fresh.next().await, Event::Changed { path: path("n"), revision: last });
+}
+
+/// A plain map that does what a store promises.
+#[derive(Default)]
+struct Model {
+    rows: BTreeMap<Path, (Vec<u8>, Revision)>,
+    revision: Revision,
+    changes: Vec<Event>,
+}
+
+impl Model {
+    fn apply(&mut self, txn: &Txn) -> Outcome {
+        for (index, (path, expect)) in txn.expect.iter().enumerate() {
+            let found = self.rows.get(path).map(|(_, revision)| *revision);
+            let wanted = match expect {
+                Expect::Absent => None,
+                Expect::At(revision) => Some(*revision),
+            };
+            if found != wanted {
+                return Outcome::Conflict(index);
+            }
+        }
+        let next = Revision(self.revision.0 + 1);
+        for (path, value) in &txn.put {
+            self.rows.insert(path.clone(), (value.clone(), next));
+            self.changed(path, next);
+        }
+        for path in &txn.delete {
+            if self.rows.remove(path).is_some() {
+                self.changed(path, next);
+            }
+        }
+        Outcome::Committed(self.revision)
+    }
+
+    fn changed(&mut self, path: &Path, revision: Revision) {
+        self.revision = revision;
+        self.changes.push(Event::Changed { path: path.clone(), revision });
+    }
+}
+
+async fn random_operations_match_a_map(store: &dyn Store, seed: u64) {
+    let rng = SimRng::new(seed);
+    let mut model = Model { revision: head(store).await, ..Model::default() };
+    let mut watch = store.watch(path(""), model.revision).await.expect("a watch");
+    for _ in 0..60 {
+        let txns: Vec<Txn> = (0..rng.below(6)).map(|_| random_txn(&rng, &model)).collect();
+        let expected: Vec<Outcome> = txns.iter().map(|txn| model.apply(txn)).collect();
+        assert_eq!(store.commit(txns.clone()).await, Ok(expected), "seed {seed}: {txns:?}");
+
+        let at = random_path(&rng);
+        assert_eq!(row(store, &at).await, model.rows.get(&at).cloned(), "seed {seed}");
+        let wanted = Range {
+            start: random_path(&rng),
+            end: (rng.below(4) > 0).then(|| random_path(&rng)),
+            limit: rng.below(8) as usize,
+            keys_only: rng.below(4) == 0,
+        };
+        let page = store.range(wanted.clone(), Read::Fresh).await.expect("a range");
+        assert_page(&page, &wanted, &model, seed);
+    }
+    // Rows of one transaction may be told in any order.
+    let mut told = Vec::new();
+    for _ in 0..model.changes.len() {
+        told.push(watch.next().await);
+    }
+    for events in [&mut told, &mut model.changes] {
+        events.sort_by_key(|event| match event {
+            Event::Changed { path, revision } => (*revision, path.clone()),
+            other => unreachable!("seed {seed}: {other:?}"),
+        });
+    }
+    assert_eq!(told, model.changes, "seed {seed}");
+    assert!(is_silent(&mut *watch).await, "seed {seed}");
+}
+
+fn assert_page(page: &Page, wanted: &Range, model: &Model, seed: u64) {
+    let mut expected: Vec<_> = model
+        .rows
+        .iter()
+        .filter(|(path, _)| **path >= wanted.start && wanted.end.as_ref().is_none_or(|end| *path < end))
+        .collect();
+    let more = expected.len() > wanted.limit;
+    expected.truncate(wanted.limit);
+    assert_eq!((page.rows.len(), page.more), (expected.len(), more), "seed {seed}: {wanted:?}");
+    assert_eq!(page.revision, model.revision, "seed {seed}");
+    for ((path, row), (expected_path, (value, revision))) in page.rows.iter().zip(expected) {
+        let value: &[u8] = if wanted.keys_only { &[] } else { value };
+        assert_eq!((path, &*row.value, row.revision), (expected_path, value, *revision), "seed {seed}");
+    }
+}
+
+/// Few paths, so that transactions meet.
+fn random_path(rng: &SimRng) -> Path {
+    let letters = [b'a', b'b', 0, 0xff];
+    path((0..1 + rng.below(2)).map(|_| letters[rng.below(4) as usize]).collect::<Vec<_>>())
+}
+
+fn random_txn(rng: &SimRng, model: &Model) -> Txn {
+    let mut txn = Txn::default();
+    for _ in 0..rng.below(3) {
+        let at = random_path(rng);
+        // Mostly what holds, else guards would always fail.
+        let expect = match model.rows.get(&at) {
+            Some((_, revision)) if rng.below(5) > 0 => Expect::At(*revision),
+            Some(_) => Expect::At(Revision(rng.below(model.revision.0 + 2))),
+            None if rng.below(5) > 0 => Expect::Absent,
+            None => Expect::At(model.revision),
+        };
+        txn.expect.push((at, expect));
+    }
+    for _ in 0..rng.below(4) {
+        let at = random_path(rng);
+        if txn.delete.contains(&at) || txn.put.iter().any(|(path, _)| *path == at) {
+            continue;
+        }
+        match rng.below(3) {
+            0 => txn.delete.push(at),
+            _ => txn.put.push((at, vec![rng.below(256) as u8; rng.below(40) as usize])),
+        }
+    }
+    txn
+}

@@ -1,0 +1,276 @@
+//! Users: their record, and what can be done to them. Who may do it is the caller's question, asked before.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use casemate_api::limits::PASSPHRASE_MAX_BYTES;
+use casemate_api::{NamespaceId, Passphrase, Role, UserId};
+use zeroize::Zeroizing;
+
+use crate::caller::UserTarget;
+use crate::error::Error;
+use crate::kdf;
+use crate::path::SharedPath;
+use crate::phase::Operational;
+use crate::platform::{Platform, Work, run_on};
+use crate::record::{BadRecord, Reader, Writer};
+use crate::secret::SecretBytes;
+use crate::shared::{Committed, Draft};
+use crate::store::Revision;
+use crate::table::{Record, Row};
+
+/// How a passphrase digest was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// HMAC-SHA256(salt, passphrase): users brought by a NetHSM backup, until their next passphrase.
+    HmacSha256,
+    /// scrypt over that.
+    Scrypt,
+}
+
+/// Digest of a user passphrase.
+#[derive(Clone)]
+pub struct Digest {
+    /// How it was made.
+    pub scheme: Scheme,
+    /// Random, per passphrase.
+    pub salt: [u8; 16],
+    /// The digest itself.
+    pub hash: [u8; 32],
+}
+
+/// A user as stored.
+pub struct UserRecord {
+    /// Any text.
+    pub real_name: String,
+    /// The only role.
+    pub role: Role,
+    /// Digest of the passphrase.
+    pub digest: Digest,
+    /// Of Operators: which restricted keys they may use.
+    pub tags: BTreeSet<String>,
+}
+
+impl Record for UserRecord {
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let role = match self.role {
+            Role::Administrator => 1,
+            Role::Operator => 2,
+            Role::Metrics => 3,
+            Role::Backup => 4,
+        };
+        let scheme = match self.digest.scheme {
+            Scheme::HmacSha256 => 0,
+            Scheme::Scrypt => 1,
+        };
+        let head = Writer::new(1)
+            .u8(role)
+            .u8(scheme)
+            .raw(&self.digest.salt)
+            .raw(&self.digest.hash)
+            .bytes(self.real_name.as_bytes())
+            .u32(u32::try_from(self.tags.len()).unwrap_or(u32::MAX));
+        self.tags.iter().fold(head, |writer, tag| writer.bytes(tag.as_bytes())).finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
+        let (version, mut reader) = Reader::open(bytes)?;
+        if version != 1 {
+            return Err(BadRecord("its format is of a newer version"));
+        }
+        let role = match reader.u8()? {
+            1 => Role::Administrator,
+            2 => Role::Operator,
+            3 => Role::Metrics,
+            4 => Role::Backup,
+            _ => return Err(BadRecord("it names an unknown role")),
+        };
+        let scheme = match reader.u8()? {
+            0 => Scheme::HmacSha256,
+            1 => Scheme::Scrypt,
+            _ => return Err(BadRecord("it names an unknown digest scheme")),
+        };
+        let digest = Digest { scheme, salt: reader.array()?, hash: reader.array()? };
+        let real_name = reader.text()?;
+        let count = reader.u32()?;
+        let tags = (0..count).map(|_| reader.text()).collect::<Result<_, _>>()?;
+        reader.end()?;
+        Ok(Self { real_name, role, digest, tags })
+    }
+
+    fn weight(&self) -> u64 {
+        (160 + self.real_name.len() + self.tags.iter().map(|tag| tag.len() + 48).sum::<usize>()) as u64
+    }
+}
+
+/// Hashes a new passphrase on the pool: about 0.1 s of one core. Refuses one of bad length.
+pub(crate) async fn digest(platform: &Platform, field: &'static str, passphrase: &Passphrase) -> Result<Digest, Error> {
+    check_length(field, passphrase)?;
+    let mut salt = [0; 16];
+    platform.rng.fill(&mut salt);
+    let secret = SecretBytes::from_slice(passphrase.expose());
+    let hash = run_on(&*platform.pool, Work::Kdf, move || kdf::user_digest(secret.expose(), &salt)).await?;
+    Ok(Digest { scheme: Scheme::Scrypt, salt, hash })
+}
+
+/// Refuses a passphrase that may not be set.
+pub(crate) fn check_length(field: &'static str, passphrase: &Passphrase) -> Result<(), Error> {
+    if passphrase.has_valid_length() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("passphrase {field} is not >= 10 and <= {PASSPHRASE_MAX_BYTES} characters")))
+}
+
+/// What a new user shall be.
+pub struct NewUser {
+    /// Any text.
+    pub real_name: String,
+    /// The only role.
+    pub role: Role,
+    /// 10 to 200 bytes.
+    pub passphrase: Passphrase,
+}
+
+impl NewUser {
+    /// Refuses what can be refused without looking anything up.
+    pub fn check(&self) -> Result<(), Error> {
+        check_length("passphrase", &self.passphrase)
+    }
+}
+
+/// What became of a change to a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It changed.
+    Done,
+    /// It already was so.
+    Unchanged,
+}
+
+impl Operational {
+    /// A user, if it exists.
+    pub async fn user(&self, id: &UserId) -> Result<Option<Arc<Row<UserRecord>>>, Error> {
+        self.users.get(&SharedPath::user(self.shared.generation, id)).await
+    }
+
+    /// Creates a user. `Exists` if the id is taken. The namespace must still be as `target` found it.
+    pub async fn create_user(&self, target: &UserTarget, new: NewUser) -> Result<(), Error> {
+        let id = &target.id;
+        let path = SharedPath::user(self.shared.generation, id);
+        let taken = || Error::Exists("user already exists".into());
+        if self.users.get(&path).await?.is_some() {
+            return Err(taken());
+        }
+        let digest = digest(&self.platform, "passphrase", &new.passphrase).await?;
+        let record = UserRecord { real_name: new.real_name, role: new.role, digest, tags: BTreeSet::new() };
+        let draft = Draft::default().absent(&path).put(self.users.sealed(&path, Revision::default(), &record)?);
+        match self.shared.commit(target.fence(self.shared.generation, draft)).await? {
+            Committed::At(_) => {
+                tracing::info!(target: "hsm.user", "added {:?} ({id}): {:?}", record.real_name, record.role);
+                self.users.changed(&path);
+                Ok(())
+            }
+            Committed::Conflict(0) => Err(taken()),
+            Committed::Conflict(_) => Err(Error::Unavailable("The namespace was changed meanwhile. Try again.".into())),
+        }
+    }
+
+    /// Removes a user. `NotFound` if there is none.
+    pub async fn delete_user(&self, target: &UserTarget) -> Result<(), Error> {
+        let id = &target.id;
+        let path = SharedPath::user(self.shared.generation, id);
+        let row = self.users.read(&path).await?.ok_or_else(Error::not_found)?;
+        let draft = Draft::default().at(&path, row.revision).delete(&path);
+        match self.shared.commit(target.fence(self.shared.generation, draft)).await? {
+            Committed::At(_) => {
+                self.users.changed(&path);
+                tracing::info!(target: "hsm.user", "removed ({id})");
+                Ok(())
+            }
+            Committed::Conflict(_) => Err(Error::Unavailable("The user was changed meanwhile. Try again.".into())),
+        }
+    }
+
+    /// Sets a user's passphrase; takes effect at once.
+    pub async fn set_user_passphrase(&self, target: &UserTarget, passphrase: &Passphrase) -> Result<(), Error> {
+        let id = &target.id;
+        let digest = digest(&self.platform, "passphrase", passphrase).await?;
+        let path = SharedPath::user(self.shared.generation, id);
+        let change = |mut record: UserRecord| {
+            record.digest = digest.clone();
+            Ok(record)
+        };
+        let fence = |draft| target.fence(self.shared.generation, draft);
+        self.shared.update(&self.users, &path, fence, change).await?.ok_or_else(Error::not_found)?;
+        tracing::info!(target: "hsm.user", "changed {id} passphrase");
+        Ok(())
+    }
+
+    /// Gives an Operator a tag.
+    pub async fn add_user_tag(&self, target: &UserTarget, tag: &str) -> Result<Change, Error> {
+        self.change_user_tags(target, |tags| tags.insert(tag.to_owned())).await
+    }
+
+    /// Takes a tag from an Operator.
+    pub async fn remove_user_tag(&self, target: &UserTarget, tag: &str) -> Result<Change, Error> {
+        self.change_user_tags(target, |tags| tags.remove(tag)).await
+    }
+
+    async fn change_user_tags(
+        &self,
+        target: &UserTarget,
+        change: impl Fn(&mut BTreeSet<String>) -> bool,
+    ) -> Result<Change, Error> {
+        let path = SharedPath::user(self.shared.generation, &target.id);
+        let fence = |draft| target.fence(self.shared.generation, draft);
+        let changed = |mut record: UserRecord| {
+            if record.role != Role::Operator {
+                return Err(Error::invalid("tag operations only exist on operator users"));
+            }
+            if change(&mut record.tags) { Ok(record) } else { Err(Error::Unchanged) }
+        };
+        match self.shared.update(&self.users, &path, fence, changed).await {
+            Ok(Some(_)) => Ok(Change::Done),
+            Ok(None) => Err(Error::NotFound(Some("".into()))),
+            Err(Error::Unchanged) => Ok(Change::Unchanged),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every user a caller of this namespace sees, sorted: all of them for the root.
+    pub async fn user_ids(&self, namespace: Option<&NamespaceId>) -> Result<Vec<String>, Error> {
+        let all = SharedPath::users(self.shared.generation, None);
+        let prefix = SharedPath::users(self.shared.generation, namespace);
+        let mut ids = Vec::new();
+        let mut after = None;
+        loop {
+            let (paths, more) = self.users.paths(&prefix, after.as_ref()).await?;
+            ids.extend(paths.iter().filter_map(|path| SharedPath::tail(&all, path)).map(str::to_owned));
+            after = paths.last().cloned();
+            if !more {
+                return Ok(ids);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_form_of_version_1_does_not_change() {
+        let record = UserRecord {
+            real_name: "Ada".into(),
+            role: Role::Operator,
+            digest: Digest { scheme: Scheme::Scrypt, salt: [0x11; 16], hash: [0x22; 32] },
+            tags: ["berlin".to_owned(), "ü".to_owned()].into(),
+        };
+        let golden = include_str!("../testdata/formats/user-v1.hex").trim();
+        let hex: String = record.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, golden);
+        assert!(UserRecord::decode(&record.encode()[..60]).is_err());
+        let again = UserRecord::decode(&record.encode()).unwrap();
+        assert_eq!((again.real_name, again.role, again.tags), (record.real_name, record.role, record.tags));
+    }
+}
