@@ -1,1 +1,16 @@
 //! `casemated`: everything of Casemate that touches the world.
+
+pub mod clock;
+pub mod device;
+mod durable;
+pub mod http;
+pub mod observe;
+pub mod pool;
+pub mod process;
+mod queue;
+pub mod rng;
+pub mod run;
+#[cfg(test)]
+mod scratch;
+pub mod settings;
+pub mod store;

@@ -1,3 +1,25 @@
 //! `casemated`, the network HSM.
 
-fn main() {}
+use std::io::Write;
+
+use casemate_server::process::{Exit, WipingAllocator};
+use casemate_server::run::run;
+use casemate_server::settings::{Settings, SettingsError};
+
+#[global_allocator]
+static ALLOCATOR: WipingAllocator = WipingAllocator::new();
+
+fn main() -> Exit {
+    match Settings::read(std::env::args_os()) {
+        Ok(settings) => run(&settings),
+        Err(SettingsError::Asked(text)) => {
+            // A closed standard output is no reason to fail.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            Exit::Ok
+        }
+        Err(SettingsError::Wrong(sentence)) => {
+            let _ = writeln!(std::io::stderr(), "casemated: {sentence}");
+            Exit::Settings
+        }
+    }
+}

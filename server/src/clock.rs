@@ -1,0 +1,56 @@
+//! Time of this machine.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use casemate_core::platform::{BoxFuture, Clock};
+
+/// The kernel's clocks.
+pub struct SystemClock {
+    start: Instant,
+}
+
+#[expect(clippy::disallowed_methods, reason = "here time enters the program")]
+impl SystemClock {
+    /// A clock whose monotonic time begins now.
+    pub fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "here time enters the program")]
+impl Clock for SystemClock {
+    fn wall(&self) -> Duration {
+        // A clock before 1970 is a clock that was never set.
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        // Made inside the future, as a timer needs the runtime that polls it.
+        Box::pin(async move { tokio::time::sleep(duration).await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn time_passes_while_sleeping() {
+        let clock = SystemClock::new();
+        let before = clock.monotonic();
+        clock.sleep(Duration::from_millis(5)).await;
+        assert!(clock.monotonic() - before >= Duration::from_millis(5));
+        // 2026-01-01, when this was written.
+        assert!(clock.wall() > Duration::from_secs(1_767_225_600));
+    }
+}

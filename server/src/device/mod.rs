@@ -1,0 +1,5 @@
+//! Keepers of the Device Key.
+
+mod file;
+
+pub use file::FileDevice;

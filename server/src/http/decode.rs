@@ -1,0 +1,155 @@
+//! What bodies a row takes, and how they become the handler's argument.
+
+use casemate_api::body::keys::{ImportArguments, ImportKey};
+use casemate_api::limits::{BODY_MAX_BYTES, BODY_USE_MAX_BYTES};
+use casemate_core::Error;
+use casemate_core::platform::BoxFuture;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use super::body;
+use super::json::{self, JsonError};
+use super::multipart;
+use super::negotiate::ContentType;
+use super::row::SchemaOf;
+
+/// Which Content-Types a row takes, and when that is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Types {
+    /// Any, or none.
+    Any,
+    /// `application/json`.
+    Json,
+    /// `application/json`, `application/octet-stream`, or none.
+    JsonOrOctets,
+    /// `application/json` or `multipart/form-data`; checked early.
+    JsonOrMultipart,
+    /// `application/octet-stream` without parameters; checked early.
+    Octets,
+}
+
+impl Types {
+    /// Whether the check comes before the length, the Accept header and the id.
+    pub fn early(self) -> bool {
+        matches!(self, Types::JsonOrMultipart | Types::Octets)
+    }
+
+    /// Whether `header` is taken. A missing header counts as `application/octet-stream`, except where it is mandatory.
+    pub fn accept(self, header: Option<&[u8]>) -> bool {
+        let parsed = match header {
+            None => return matches!(self, Types::Any | Types::JsonOrOctets),
+            Some(header) => ContentType::parse(header),
+        };
+        let is = |essence| parsed.is_some_and(|parsed| parsed.is(essence));
+        match self {
+            Types::Any => true,
+            Types::Json => is("application/json"),
+            Types::JsonOrOctets => is("application/json") || is("application/octet-stream"),
+            Types::JsonOrMultipart => is("application/json") || is("multipart/form-data"),
+            Types::Octets => is("application/octet-stream") && !parsed.is_some_and(|parsed| parsed.has_parameters()),
+        }
+    }
+}
+
+/// Which bodies a row takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Takes {
+    /// The Content-Types.
+    pub types: Types,
+    /// The largest body, in bytes.
+    pub max_bytes: usize,
+}
+
+type Decode<B> = fn(Option<Vec<u8>>, body::Body) -> BoxFuture<'static, Result<B, Error>>;
+
+/// How the body of a row becomes its handler's argument.
+pub struct Body<B> {
+    pub(super) takes: Takes,
+    pub(super) schema: Option<SchemaOf>,
+    pub(super) decode: How<B>,
+}
+
+pub(super) enum How<B> {
+    /// From the bytes alone.
+    Now(fn(&[u8]) -> Result<B, Error>),
+    /// From the Content-Type and the bytes.
+    Typed(Decode<B>),
+}
+
+fn body<B>(types: Types, schema: Option<SchemaOf>, decode: fn(&[u8]) -> Result<B, Error>) -> Body<B> {
+    Body { takes: Takes { types, max_bytes: BODY_MAX_BYTES }, schema, decode: How::Now(decode) }
+}
+
+/// No body; one that is sent anyway is read and ignored.
+pub fn none() -> Body<()> {
+    body(Types::Any, None, |_| Ok(()))
+}
+
+/// No body either, but with a check of its type, as the contract has it for some.
+pub fn ignored() -> Body<()> {
+    body(Types::JsonOrOctets, None, |_| Ok(()))
+}
+
+fn schema_of<T: JsonSchema>() -> Option<SchemaOf> {
+    Some(|generator| generator.subschema_for::<T>())
+}
+
+/// JSON whose Content-Type must say so.
+pub fn json<T: DeserializeOwned + JsonSchema>() -> Body<T> {
+    body(Types::Json, schema_of::<T>(), |bytes| Ok(json::parse(bytes)?))
+}
+
+/// JSON whatever the Content-Type says, as the contract has it for most POSTs.
+pub fn untyped_json<T: DeserializeOwned + JsonSchema>() -> Body<T> {
+    body(Types::Any, schema_of::<T>(), |bytes| Ok(json::parse(bytes)?))
+}
+
+/// JSON of sign, decrypt and encrypt, which may be long.
+pub fn long_json<T: DeserializeOwned + JsonSchema>() -> Body<T> {
+    let mut body = untyped_json();
+    body.takes.max_bytes = BODY_USE_MAX_BYTES;
+    body
+}
+
+/// JSON that the handler judges itself, because something comes between its syntax and its schema.
+pub fn judged_json<T: DeserializeOwned + JsonSchema>() -> Body<Result<T, JsonError>> {
+    body(Types::Any, schema_of::<T>(), |bytes| Ok(json::parse(bytes)))
+}
+
+/// Bytes stored as they are.
+pub fn octets() -> Body<Vec<u8>> {
+    body(Types::Octets, None, |bytes| Ok(bytes.to_vec()))
+}
+
+/// A key to import.
+pub enum Import {
+    /// As JSON.
+    Json(ImportKey),
+    /// As PEM, with its parameters.
+    Pem(ImportArguments, Zeroizing<Vec<u8>>),
+}
+
+/// A key to import: JSON, or two parts of which the second is PEM.
+pub fn import() -> Body<Import> {
+    let decode: Decode<Import> = |content_type, body| {
+        Box::pin(async move {
+            let header = content_type.unwrap_or_default();
+            let multipart = ContentType::parse(&header).is_some_and(|parsed| parsed.is("multipart/form-data"));
+            if !multipart {
+                return Ok(Import::Json(json::parse(&body)?));
+            }
+            let header = String::from_utf8_lossy(&header).into_owned();
+            let parts = multipart::import_parts(&header, body).await.map_err(|why| Error::invalid(why.to_string()))?;
+            Ok(Import::Pem(json::parse(&parts.arguments)?, parts.key_file))
+        })
+    };
+    let takes = Takes { types: Types::JsonOrMultipart, max_bytes: BODY_MAX_BYTES };
+    Body { takes, schema: schema_of::<ImportKey>(), decode: How::Typed(decode) }
+}
+
+impl From<JsonError> for Error {
+    fn from(error: JsonError) -> Self {
+        Error::invalid(error.to_string())
+    }
+}

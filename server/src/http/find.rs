@@ -1,0 +1,336 @@
+//! What paths lead to. Ids are parsed here, so that raw text never passes the edge, and found things are handed to the
+//! handler, so that a missing one is answered before the body is looked at.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_api::{IdError, KeyId, NamespaceId, Tag, UserId};
+use casemate_core::caller::{Caller, UserAccess, UserTarget};
+use casemate_core::keys::usable::Key;
+use casemate_core::table::Row;
+use casemate_core::users::UserRecord;
+use casemate_core::{Error, Hsm};
+use percent_encoding::percent_decode;
+
+use super::gate::Call;
+use super::row::{Column, Find, Op};
+use crate::observe::metrics::Metrics;
+
+fn invalid(why: IdError) -> Error {
+    Error::invalid(why.to_string())
+}
+
+fn first(call: &Call) -> &str {
+    let [first, _] = &call.ids;
+    first
+}
+
+fn second(call: &Call) -> &str {
+    let [_, second] = &call.ids;
+    second
+}
+
+/// No id in the path.
+pub struct Nothing;
+
+impl<C: Column> Find<C> for Nothing {
+    type Reached = ();
+    type Found = ();
+    const IDS: &'static [&'static str] = &[];
+    async fn reach(&self, _: &C, _: &C::Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, _: &C, _: &C::Caller, (): (), _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// The HSM itself, for the one endpoint that ends the phase it is called in.
+pub struct TheHsm;
+
+impl<C: Column> Find<C> for TheHsm {
+    type Reached = ();
+    type Found = Arc<Hsm>;
+    const IDS: &'static [&'static str] = &[];
+    async fn reach(&self, _: &C, _: &C::Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<Arc<Hsm>, Error> {
+        Ok(call.hsm.clone())
+    }
+}
+
+/// The client's address, for the one endpoint that counts failures itself.
+pub struct Address;
+
+impl<C: Column> Find<C> for Address {
+    type Reached = ();
+    type Found = std::net::IpAddr;
+    const IDS: &'static [&'static str] = &[];
+    async fn reach(&self, _: &C, _: &C::Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<std::net::IpAddr, Error> {
+        Ok(call.address)
+    }
+}
+
+/// The counters of this server, and the monotonic time.
+pub struct Figures;
+
+impl<C: Column> Find<C> for Figures {
+    type Reached = ();
+    type Found = (Arc<Metrics>, Duration);
+    const IDS: &'static [&'static str] = &[];
+    async fn reach(&self, _: &C, _: &C::Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<Self::Found, Error> {
+        Ok((call.metrics.clone(), call.now()))
+    }
+}
+
+/// A key of the caller's scope, which exists.
+pub struct ExistingKey;
+
+async fn existing_key(op: &Op, caller: &Caller, id: &str) -> Result<Key, Error> {
+    let id = KeyId::parse(id).map_err(invalid)?;
+    op.keys_of(caller.scope()?).get(&id).await?.ok_or_else(Error::not_found)
+}
+
+impl Find<Op> for ExistingKey {
+    type Reached = ();
+    type Found = Key;
+    const IDS: &'static [&'static str] = &["{key}"];
+    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, op: &Op, caller: &Caller, (): (), call: &Call) -> Result<Key, Error> {
+        existing_key(op, caller, first(call)).await
+    }
+}
+
+/// The id of a key that may or may not exist: `PUT` goes on.
+pub struct KeySlot;
+
+impl Find<Op> for KeySlot {
+    type Reached = ();
+    type Found = KeyId;
+    const IDS: &'static [&'static str] = &["{key}"];
+    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, _: &Op, _: &Caller, (): (), call: &Call) -> Result<KeyId, Error> {
+        KeyId::parse(first(call)).map_err(invalid)
+    }
+}
+
+/// A key that may or may not exist, and a tag.
+pub struct KeySlotAndTag;
+
+impl Find<Op> for KeySlotAndTag {
+    type Reached = ();
+    type Found = (KeyId, Tag);
+    const IDS: &'static [&'static str] = &["{key}", "{tag}"];
+    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, _: &Op, _: &Caller, (): (), call: &Call) -> Result<(KeyId, Tag), Error> {
+        Ok((KeyId::parse(first(call)).map_err(invalid)?, Tag::parse(second(call)).map_err(invalid)?))
+    }
+}
+
+/// Which keys are listed.
+pub struct Listing {
+    /// Start of their ids; empty: all.
+    pub prefix: String,
+    /// Only what the caller may use.
+    pub usable: bool,
+    /// Only those with exactly this label.
+    pub label: Option<String>,
+}
+
+/// All keys of the caller's scope, filtered by the query.
+pub struct AllKeys;
+
+impl Find<Op> for AllKeys {
+    type Reached = ();
+    type Found = Listing;
+    const IDS: &'static [&'static str] = &[];
+    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, _: &Op, _: &Caller, (): (), call: &Call) -> Result<Listing, Error> {
+        let usable = parameters(call).any(|(name, _)| name == "filter");
+        Ok(Listing { prefix: String::new(), usable, label: label(call)? })
+    }
+}
+
+/// One key, or those whose ids start with what stands before a `*`.
+pub enum KeyOrPrefix {
+    /// One key.
+    One(Key),
+    /// All that start so.
+    Prefix(Listing),
+}
+
+/// A key, or a prefix with `*` behind it.
+pub struct KeyOrPrefixOf;
+
+impl Find<Op> for KeyOrPrefixOf {
+    type Reached = ();
+    type Found = KeyOrPrefix;
+    const IDS: &'static [&'static str] = &["{key}"];
+    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, op: &Op, caller: &Caller, (): (), call: &Call) -> Result<KeyOrPrefix, Error> {
+        let Some(prefix) = first(call).strip_suffix('*') else {
+            return existing_key(op, caller, first(call)).await.map(KeyOrPrefix::One);
+        };
+        let prefix = KeyId::parse(prefix).map_err(invalid)?.to_string();
+        Ok(KeyOrPrefix::Prefix(Listing { prefix, usable: false, label: label(call)? }))
+    }
+}
+
+fn parameters(call: &Call) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = call.query.as_deref().unwrap_or_default().split('&');
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+fn label(call: &Call) -> Result<Option<String>, Error> {
+    let Some((_, value)) = parameters(call).find(|(name, _)| *name == "label") else { return Ok(None) };
+    let bytes: Vec<u8> = percent_decode(value.replace('+', " ").as_bytes()).collect();
+    let label = String::from_utf8(bytes).map_err(|_| Error::invalid("Label is not valid UTF-8"))?;
+    casemate_core::keys::check_label(&label)?;
+    Ok(Some(label))
+}
+
+/// A user that exists and that the caller may reach. Its id is looked at where rights are, before the rest of the head.
+pub struct ExistingUser(pub UserAccess);
+
+/// A found user.
+pub struct FoundUser {
+    /// Leave to reach it.
+    pub target: UserTarget,
+    /// The user.
+    pub row: Arc<Row<UserRecord>>,
+}
+
+async fn reach_user(op: &Op, caller: &Caller, call: &Call, access: UserAccess) -> Result<UserTarget, Error> {
+    let id = UserId::parse(first(call)).map_err(invalid)?;
+    op.reach_user(caller, id, access).await
+}
+
+impl Find<Op> for ExistingUser {
+    type Reached = UserTarget;
+    type Found = FoundUser;
+    const IDS: &'static [&'static str] = &["{user}"];
+    fn check_id(&self, call: &Call) -> Result<(), Error> {
+        UserId::parse(first(call)).map(drop).map_err(invalid)
+    }
+    async fn reach(&self, op: &Op, caller: &Caller, call: &Call) -> Result<UserTarget, Error> {
+        reach_user(op, caller, call, self.0).await
+    }
+    async fn find(&self, op: &Op, _: &Caller, target: UserTarget, _: &Call) -> Result<FoundUser, Error> {
+        let row = op.user(&target.id).await?.ok_or_else(Error::not_found)?;
+        Ok(FoundUser { target, row })
+    }
+}
+
+/// A user that the caller may reach and that may or may not exist, and a tag.
+pub struct UserSlotAndTag(pub UserAccess);
+
+impl Find<Op> for UserSlotAndTag {
+    type Reached = UserTarget;
+    type Found = (UserTarget, Tag);
+    const IDS: &'static [&'static str] = &["{user}", "{tag}"];
+    fn check_id(&self, call: &Call) -> Result<(), Error> {
+        UserId::parse(first(call)).map(drop).map_err(invalid)
+    }
+    async fn reach(&self, op: &Op, caller: &Caller, call: &Call) -> Result<UserTarget, Error> {
+        reach_user(op, caller, call, self.0).await
+    }
+    async fn find(&self, _: &Op, _: &Caller, target: UserTarget, call: &Call) -> Result<(UserTarget, Tag), Error> {
+        Ok((target, Tag::parse(second(call)).map_err(invalid)?))
+    }
+}
+
+/// The id of a user to create. Whether the caller may is asked after the body, as the contract has it.
+pub struct NewUserId;
+
+impl Find<Op> for NewUserId {
+    type Reached = ();
+    type Found = UserId;
+    const IDS: &'static [&'static str] = &["{user}"];
+    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, _: &Op, _: &Caller, (): (), call: &Call) -> Result<UserId, Error> {
+        UserId::parse(first(call)).map_err(invalid)
+    }
+}
+
+/// The namespace of a user to create whose name the HSM picks: `namespace~`.
+pub struct NewUserNamespace;
+
+impl Find<Op> for NewUserNamespace {
+    type Reached = ();
+    type Found = NamespaceId;
+    const IDS: &'static [&'static str] = &["{user}"];
+    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, _: &Op, _: &Caller, (): (), call: &Call) -> Result<NamespaceId, Error> {
+        let namespace = first(call).strip_suffix('~').ok_or_else(|| {
+            Error::invalid("To create a user with a picked name in a namespace, the path ends in /users/<namespace>~")
+        })?;
+        NamespaceId::parse(namespace).map_err(invalid)
+    }
+}
+
+/// The id of a namespace that may or may not exist.
+pub struct NamespaceSlot;
+
+impl Find<Op> for NamespaceSlot {
+    type Reached = ();
+    type Found = NamespaceId;
+    const IDS: &'static [&'static str] = &["{namespace}"];
+    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, _: &Op, _: &Caller, (): (), call: &Call) -> Result<NamespaceId, Error> {
+        NamespaceId::parse(first(call)).map_err(invalid)
+    }
+}
+
+/// A namespace that exists.
+pub struct ExistingNamespace;
+
+impl Find<Op> for ExistingNamespace {
+    type Reached = ();
+    type Found = NamespaceId;
+    const IDS: &'static [&'static str] = &["{namespace}"];
+    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, op: &Op, _: &Caller, (): (), call: &Call) -> Result<NamespaceId, Error> {
+        let id = NamespaceId::parse(first(call)).map_err(invalid)?;
+        op.namespace(&id).await?.map(|_| id).ok_or_else(Error::not_found)
+    }
+}
+
+/// A key of the caller's scope, and where its use is counted.
+pub struct ExistingKeyToUse;
+
+impl Find<Op> for ExistingKeyToUse {
+    type Reached = ();
+    type Found = (Key, Arc<Metrics>);
+    const IDS: &'static [&'static str] = &["{key}"];
+    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, op: &Op, caller: &Caller, (): (), call: &Call) -> Result<Self::Found, Error> {
+        Ok((existing_key(op, caller, first(call)).await?, call.metrics.clone()))
+    }
+}

@@ -1,0 +1,544 @@
+//! The order of refusals, written once. Real clients depend on it.
+//!
+//! route 404 → state 412 → method unknown 501 → target too long 414 → method not allowed 405 → credentials 401, 429 → role,
+//! namespace and target 403 → early Content-Type 415 → length 413 → Accept 406 → id 400, existence 404 → conditions 412,
+//! 304 → Content-Type 415 → body 400 → whatever the HSM says.
+//!
+//! The body is read in between, and while that lasts nobody holds the Operational phase: a slow client cannot keep the
+//! HSM from locking. What the path leads to is looked up afterwards, so that the order of answers is kept.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_api::limits::{CHANGES_RUNNING_MAX, DRAIN_MAX_BYTES, DRAIN_MAX_MS, TARGET_MAX_CHARS};
+use casemate_core::caller::{Caller, Denied, Evidence, Failure, allows};
+use casemate_core::platform::{BoxFuture, Clock};
+use casemate_core::{Error, Hsm};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+use tokio::sync::Semaphore;
+
+use super::body::{self, BodyError, Budget};
+use super::decode::{Body, How};
+use super::negotiate::{self, Basic, Conditions, Current, Effect, Verdict};
+use super::pages;
+use super::reply::{Content, Refusal, Reply};
+use super::route::{Ids, Resource, Routes};
+use super::row::{Column, Find, Handler, Row, Rule, Spec};
+use super::serve::{ReplyBody, Service};
+use crate::observe::metrics::Metrics;
+
+/// The HTTP side of one HSM.
+pub struct Edge {
+    hsm: Arc<Hsm>,
+    routes: Routes,
+    budget: Arc<Budget>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    openapi: Bytes,
+    /// Places for changes, which run on when their client leaves.
+    changes: Arc<Semaphore>,
+}
+
+/// One request on its way through the gate.
+pub struct Call {
+    /// The HSM.
+    pub hsm: Arc<Hsm>,
+    /// The ids in the path.
+    pub ids: Ids,
+    /// What follows `?`.
+    pub query: Option<String>,
+    /// The client's address.
+    pub address: IpAddr,
+    /// The counters of this server.
+    pub metrics: Arc<Metrics>,
+    spec: Arc<Spec>,
+    method: Method,
+    headers: HeaderMap,
+    body: Option<Incoming>,
+    /// The row that reads what this one would change, if that has an ETag.
+    tagged: Option<Arc<Row>>,
+    budget: Arc<Budget>,
+    changes: Arc<Semaphore>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a changing request with conditions would change.
+enum Present {
+    /// Nobody asked.
+    Untagged,
+    /// Nothing is there.
+    Missing,
+    /// Something with this ETag.
+    Tagged(String),
+}
+
+impl Present {
+    fn current(&self) -> Current<'_> {
+        match self {
+            Present::Untagged => Current::Untagged,
+            Present::Missing => Current::Missing,
+            Present::Tagged(tag) => Current::Tagged(tag),
+        }
+    }
+}
+
+impl Edge {
+    /// Everything that answers requests for `hsm`.
+    pub fn new(hsm: Arc<Hsm>, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Arc<Self> {
+        let routes = Routes::new(super::endpoints::table());
+        let openapi = super::openapi::document(&routes).into();
+        let budget = Budget::new(casemate_api::limits::BODY_BUDGET_BYTES);
+        Arc::new(Self {
+            hsm,
+            routes,
+            budget,
+            clock,
+            metrics,
+            openapi,
+            changes: Arc::new(Semaphore::new(CHANGES_RUNNING_MAX)),
+        })
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<ReplyBody> {
+        let begun = self.clock.monotonic();
+        let head = *request.method() == Method::HEAD;
+        let path = negotiate::decode_path(request.uri().path()).into_owned();
+        let mut response = match self.routes.find(&path) {
+            Some((resource, ids)) => self.routed(resource, ids, request, peer).await,
+            None => pages::answer(&self.hsm, &self.openapi, request.method(), &path),
+        };
+        if head {
+            *response.body_mut() = ReplyBody::empty();
+        }
+        self.metrics.reply(response.status().as_u16(), self.clock.monotonic().saturating_sub(begun));
+        response
+    }
+
+    async fn routed(
+        &self,
+        resource: &Resource,
+        ids: Ids,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Response<ReplyBody> {
+        let routed = match is_cross_site(&request) {
+            true => Err(Refusal::bare(StatusCode::FORBIDDEN)),
+            false => self.route(resource, request.method(), request.uri()),
+        };
+        let (spec, result) = match routed {
+            Err(refusal) => {
+                let (head, body) = request.into_parts();
+                let kept = drain(&head.headers, Some(body)).await;
+                (None, Err(if kept { refusal } else { refusal.closing() }))
+            }
+            Ok(row) => {
+                let query = request.uri().query().map(str::to_owned);
+                let (head, incoming) = request.into_parts();
+                let tagged = resource.row(&Method::GET).filter(|row| row.spec.etag).cloned();
+                let call = Call {
+                    hsm: self.hsm.clone(),
+                    ids,
+                    query,
+                    address: peer.ip(),
+                    metrics: self.metrics.clone(),
+                    spec: row.spec.clone(),
+                    method: head.method,
+                    headers: head.headers,
+                    body: Some(incoming),
+                    tagged,
+                    budget: self.budget.clone(),
+                    changes: self.changes.clone(),
+                    clock: self.clock.clone(),
+                };
+                (Some(&row.spec), (row.run)(call).await)
+            }
+        };
+        let mut response = match result {
+            Ok(reply) => succeed(reply, spec.map(|spec| &**spec)),
+            Err(refusal) => refuse(refusal, spec.map(|spec| &**spec)),
+        };
+        let headers = response.headers_mut();
+        let date = httpdate::fmt_http_date(std::time::SystemTime::UNIX_EPOCH + unix_time(&self.hsm));
+        headers.extend(HeaderValue::from_str(&date).ok().map(|date| (header::DATE, date)));
+        headers
+            .insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding, Accept-Charset, Accept-Language"));
+        if spec.is_some_and(|spec| spec.no_cache) {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        }
+        response
+    }
+
+    /// Steps 2 to 5: what can be refused by path, state and method alone.
+    fn route<'a>(&self, resource: &'a Resource, method: &Method, uri: &hyper::Uri) -> Result<&'a Arc<Row>, Refusal> {
+        let state = self.hsm.state();
+        let open = |row: &Arc<Row>| row.spec.who.iter().any(|(open, _)| *open == state);
+        if !resource.rows.iter().any(open) {
+            return Err(Refusal::wrong_state());
+        }
+        let known = [
+            Method::GET,
+            Method::HEAD,
+            Method::POST,
+            Method::PUT,
+            Method::DELETE,
+            Method::TRACE,
+            Method::CONNECT,
+            Method::OPTIONS,
+        ];
+        if !known.contains(method) {
+            return Err(Refusal::bare(StatusCode::NOT_IMPLEMENTED));
+        }
+        let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+        if target > TARGET_MAX_CHARS {
+            return Err(Refusal::bare(StatusCode::URI_TOO_LONG));
+        }
+        let row = resource.row(method);
+        let row = row.ok_or_else(|| Refusal::bare(StatusCode::METHOD_NOT_ALLOWED).with("allow", resource.allow()))?;
+        if open(row) { Ok(row) } else { Err(Refusal::wrong_state()) }
+    }
+}
+
+impl Service for Edge {
+    fn call(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> BoxFuture<'static, Response<ReplyBody>> {
+        Box::pin(async move { self.answer(request, peer).await })
+    }
+}
+
+/// Steps 6 to 17: from the credentials to the reply.
+pub(super) async fn admit<C, F, B, H>(mut call: Call, own: Arc<(F, Body<B>, H)>) -> Result<Reply, Refusal>
+where
+    C: Column,
+    F: Find<C>,
+    B: Send + 'static,
+    H: Handler<C, F::Found, B>,
+{
+    match pass(&mut call, own).await {
+        Err(refusal) if !drain(&call.headers, call.body.take()).await => Err(refusal.closing()),
+        result => result,
+    }
+}
+
+async fn pass<C, F, B, H>(call: &mut Call, own: Arc<(F, Body<B>, H)>) -> Result<Reply, Refusal>
+where
+    C: Column,
+    F: Find<C>,
+    B: Send + 'static,
+    H: Handler<C, F::Found, B>,
+{
+    let (find, takes, handler) = &*own;
+    let spec = call.spec.clone();
+    let core = |error: Error| Refusal::from_core(error, &spec);
+    let mut column = C::enter(&call.hsm).ok_or_else(Refusal::wrong_state)?;
+    let known = call.authenticated(&column).await?;
+    find.check_id(call).map_err(core)?;
+    let mut caller = C::caller(call.permitted(known)?)?;
+    let mut reached = find.reach(&column, &caller, call).await.map_err(core)?;
+    call.check_head(&spec)?;
+    let mut sent = body::Body::default();
+    if call.takes_body() {
+        drop(column);
+        sent = call.read_body(&spec).await?;
+        // A body may take its time, in which much can change: the state, the caller's rights, the caller.
+        column = C::enter(&call.hsm).ok_or_else(Refusal::wrong_state)?;
+        caller = C::caller(call.still_allowed(&column, C::known(caller)).await?)?;
+        reached = find.reach(&column, &caller, call).await.map_err(core)?;
+    }
+
+    let found = match find.find(&column, &caller, reached, call).await {
+        Ok(found) => found,
+        // `If-Match` on something that is not there fails before its absence does.
+        Err(Error::NotFound(_)) if call.verdict(Current::Missing) == Verdict::Failed => {
+            return Err(Refusal::bare(StatusCode::PRECONDITION_FAILED));
+        }
+        Err(error) => return Err(core(error)),
+    };
+    let reads = call.reads();
+    if !reads && !call.conditions().is_empty() && call.verdict(present(call).await.current()) == Verdict::Failed {
+        return Err(Refusal::bare(StatusCode::PRECONDITION_FAILED));
+    }
+    if call.takes_body() && !spec.takes.types.accept(call.content_type()) {
+        return Err(Refusal::bare(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
+    let input = match &takes.decode {
+        How::Now(decode) => decode(&sent).map_err(core)?,
+        How::Typed(decode) => decode(call.content_type().map(<[u8]>::to_vec), sent).await.map_err(core)?,
+    };
+    if spec.changes() {
+        let own = own.clone();
+        return call.carry_out(async move { own.2.call(column, caller, found, input).await }).await;
+    }
+    let reply = handler.call(column, caller, found, input).await.map_err(core)?;
+    if reads { call.conditional(reply, &spec) } else { Ok(reply) }
+}
+
+impl Call {
+    /// Step 6: who calls. `None` where nobody is asked.
+    async fn authenticated(&self, column: &impl Column) -> Result<Option<Caller>, Refusal> {
+        let Rule::Allowed(..) = self.rule()? else { return Ok(None) };
+        // The state may have changed since it was asked for; without the phase nobody can be believed.
+        let op = column.operational().ok_or_else(Refusal::wrong_state)?;
+        let Some(header) = self.headers.get(header::AUTHORIZATION) else { return Err(Refusal::anonymous()) };
+        let basic = Basic::parse(header.as_bytes()).ok_or_else(Refusal::unauthenticated)?;
+        let evidence =
+            Evidence::Basic { name: basic.name(), passphrase: basic.expose_passphrase(), address: self.address };
+        op.authenticate(evidence).await.map(Some).map_err(|failure| self.not_believed(failure))
+    }
+
+    /// Step 7: whether role and namespace let the caller in.
+    fn permitted(&self, known: Option<Caller>) -> Result<Option<Caller>, Refusal> {
+        let Rule::Allowed(action, whence) = self.rule()? else { return Ok(None) };
+        let caller = known.ok_or_else(Refusal::anonymous)?;
+        if allows(&caller, action, whence) { Ok(Some(caller)) } else { Err(Refusal::bare(StatusCode::FORBIDDEN)) }
+    }
+
+    /// Steps 6 and 7 once more, for somebody who was believed before the body came.
+    async fn still_allowed(&self, column: &impl Column, known: Option<Caller>) -> Result<Option<Caller>, Refusal> {
+        let Rule::Allowed(..) = self.rule()? else { return Ok(None) };
+        let op = column.operational().ok_or_else(Refusal::wrong_state)?;
+        let known = known.ok_or_else(Refusal::anonymous)?;
+        let caller = op.renew(known).await.map_err(|failure| self.not_believed(failure))?;
+        self.permitted(Some(caller))
+    }
+
+    /// What the row asks for in the state of now.
+    fn rule(&self) -> Result<Rule, Refusal> {
+        let state = self.hsm.state();
+        let rule = self.spec.who.iter().find(|(open, _)| *open == state);
+        rule.map(|(_, rule)| *rule).ok_or_else(Refusal::wrong_state)
+    }
+
+    fn not_believed(&self, failure: Failure) -> Refusal {
+        let denied = match failure {
+            Failure::Denied(denied) => denied,
+            Failure::Error(error) => return Refusal::from_core(error, &self.spec),
+        };
+        if self.metrics.itemise(self.clock.monotonic()) {
+            tracing::warn!(target: "http", address = %self.address, ?denied, "a login was refused");
+        }
+        match denied {
+            Denied::Unauthenticated => Refusal::unauthenticated(),
+            Denied::TooMany => Refusal::because(StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
+            Denied::Busy => Refusal::because(StatusCode::SERVICE_UNAVAILABLE, "The HSM is busy. Try again.")
+                .with("retry-after", "1"),
+        }
+    }
+
+    /// Steps 8 to 11: what the other headers may be refused for.
+    fn check_head(&self, spec: &Spec) -> Result<(), Refusal> {
+        if spec.takes.types.early() && !spec.takes.types.accept(self.content_type()) {
+            return Err(Refusal::bare(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        }
+        if let Some(length) = self.headers.get(header::CONTENT_LENGTH) {
+            let length = length.to_str().ok().and_then(|length| length.parse::<usize>().ok());
+            if length.is_none_or(|length| length > spec.takes.max_bytes) {
+                return Err(Refusal::bare(StatusCode::PAYLOAD_TOO_LARGE));
+            }
+        }
+        let lines = |name: HeaderName| self.headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
+        let acceptable = negotiate::accepts(lines(header::ACCEPT), spec.media.as_str())
+            && negotiate::accepts_identity(lines(header::ACCEPT_ENCODING));
+        if acceptable { Ok(()) } else { Err(Refusal::bare(StatusCode::NOT_ACCEPTABLE)) }
+    }
+
+    /// Runs a change to its end even if the client leaves meanwhile: a write must not be cut off between the store and
+    /// the caches above it, nor a lock between the phase and its keys. It takes a place only now that nothing is waited
+    /// for from the client, so that strangers who send slowly cannot take them all.
+    async fn carry_out(
+        &self,
+        change: impl Future<Output = Result<Reply, Error>> + Send + 'static,
+    ) -> Result<Reply, Refusal> {
+        let busy = |_| {
+            Refusal::because(StatusCode::SERVICE_UNAVAILABLE, "The HSM is busy. Try again.").with("retry-after", "1")
+        };
+        let place = self.changes.clone().try_acquire_owned().map_err(busy)?;
+        let change = async move {
+            let result = change.await;
+            drop(place);
+            result
+        };
+        let broken = || Refusal::because(StatusCode::INTERNAL_SERVER_ERROR, "Internal error. Check the log.");
+        let result = tokio::spawn(change).await.map_err(|_| broken())?;
+        result.map_err(|error| Refusal::from_core(error, &self.spec))
+    }
+
+    /// Monotonic time.
+    pub fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    fn reads(&self) -> bool {
+        self.method == Method::GET || self.method == Method::HEAD
+    }
+
+    fn takes_body(&self) -> bool {
+        self.method == Method::PUT || self.method == Method::POST
+    }
+
+    fn content_type(&self) -> Option<&[u8]> {
+        self.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes)
+    }
+
+    async fn read_body(&mut self, spec: &Spec) -> Result<body::Body, Refusal> {
+        let limit = spec.takes.max_bytes;
+        let Some(incoming) = self.body.take() else { return Ok(body::Body::default()) };
+        let read = body::read(incoming, limit, &self.budget, &*self.clock).await;
+        let close = |status, why: &'static str| Err(Refusal::because(status, why).closing());
+        match read {
+            Ok(body) => Ok(body),
+            Err(BodyError::TooLarge) => Err(Refusal::bare(StatusCode::PAYLOAD_TOO_LARGE).closing()),
+            Err(BodyError::Slow) => close(StatusCode::REQUEST_TIMEOUT, "The body came too slowly."),
+            Err(BodyError::Busy) => close(StatusCode::SERVICE_UNAVAILABLE, "Too many large bodies at once. Try again."),
+            Err(BodyError::Gone) => close(StatusCode::BAD_REQUEST, "The body broke off."),
+        }
+    }
+
+    fn conditions(&self) -> Conditions<'_> {
+        let text = |name: HeaderName| self.headers.get(name).and_then(|value| value.to_str().ok());
+        Conditions {
+            if_match: text(header::IF_MATCH),
+            if_none_match: text(header::IF_NONE_MATCH),
+            if_modified_since: text(header::IF_MODIFIED_SINCE),
+        }
+    }
+
+    fn verdict(&self, current: Current<'_>) -> Verdict {
+        let conditions = self.conditions();
+        if conditions.is_empty() {
+            return Verdict::Proceed;
+        }
+        let effect = if self.reads() { Effect::Reads } else { Effect::Changes };
+        conditions.verdict(effect, current, std::time::SystemTime::UNIX_EPOCH + unix_time(&self.hsm))
+    }
+
+    /// Step 13 for GET, once the reply is known: its ETag, and what the conditions say to it.
+    fn conditional(&self, reply: Reply, spec: &Spec) -> Result<Reply, Refusal> {
+        let tag = match &reply.body {
+            Content::Whole(bytes) if spec.etag => Some(etag(bytes)),
+            Content::Whole(_) | Content::Stream(_) => None,
+        };
+        match self.verdict(tag.as_deref().map_or(Current::Untagged, Current::Tagged)) {
+            Verdict::Proceed => Ok(reply),
+            Verdict::NotModified => Ok(Reply::unchanged()),
+            Verdict::Failed => Err(Refusal::bare(StatusCode::PRECONDITION_FAILED)),
+        }
+    }
+}
+
+/// Reads on for a moment when a request is refused before its body was read: many clients look for the answer only when
+/// they have sent everything, and a connection that is closed on them before that loses it. Returns whether the end was
+/// reached; else the connection is out of step, and the client is to be told that it ends.
+async fn drain(headers: &HeaderMap, body: Option<Incoming>) -> bool {
+    let Some(mut body) = body else { return true };
+    // Who waits for `100 Continue` has sent nothing and shall not begin.
+    if body.is_end_stream() || headers.contains_key(header::EXPECT) {
+        return body.is_end_stream();
+    }
+    let mut left = DRAIN_MAX_BYTES;
+    let read = async {
+        while let Some(frame) = body.frame().await {
+            left = left.saturating_sub(frame.ok()?.data_ref().map_or(0, |data| data.len()));
+            if left == 0 {
+                return None;
+            }
+        }
+        Some(())
+    };
+    let read = tokio::time::timeout(Duration::from_millis(DRAIN_MAX_MS), read).await;
+    read.is_ok_and(|end| end.is_some())
+}
+
+/// Whether a browser sends this for another site than ours. Browsers remember Basic credentials, so a page anywhere could
+/// otherwise have an administrator's browser change something here. Other clients do not send the header.
+fn is_cross_site(request: &Request<Incoming>) -> bool {
+    let reads = *request.method() == Method::GET || *request.method() == Method::HEAD;
+    let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+    !reads && site.is_some_and(|site| site != b"same-origin" && site != b"none")
+}
+
+/// What is at the path of a changing request, as its caller would get it.
+async fn present(call: &Call) -> Present {
+    let Some(row) = &call.tagged else { return Present::Untagged };
+    let mut headers = HeaderMap::new();
+    headers.extend(call.headers.get(header::AUTHORIZATION).map(|value| (header::AUTHORIZATION, value.clone())));
+    let look = Call {
+        hsm: call.hsm.clone(),
+        ids: call.ids.clone(),
+        query: None,
+        address: call.address,
+        metrics: call.metrics.clone(),
+        spec: row.spec.clone(),
+        method: Method::GET,
+        headers,
+        body: None,
+        tagged: None,
+        budget: call.budget.clone(),
+        changes: call.changes.clone(),
+        clock: call.clock.clone(),
+    };
+    match (row.run)(look).await {
+        Ok(Reply { body: Content::Whole(bytes), .. }) => Present::Tagged(etag(&bytes)),
+        Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Present::Missing,
+        Ok(_) | Err(_) => Present::Untagged,
+    }
+}
+
+/// An ETag of a body: equal bodies have equal tags.
+fn etag(body: &[u8]) -> String {
+    let digest = casemate_core::digest::sha256(body);
+    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("\"{hex}\"")
+}
+
+fn succeed(reply: Reply, spec: Option<&Spec>) -> Response<ReplyBody> {
+    let tag = match (&reply.body, spec) {
+        (Content::Whole(bytes), Some(spec)) if spec.etag && reply.status == StatusCode::OK => Some(etag(bytes)),
+        _ => None,
+    };
+    let body = match reply.body {
+        Content::Whole(bytes) => ReplyBody::whole(bytes),
+        Content::Stream(body) => body,
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = reply.status;
+    let headers = response.headers_mut();
+    if let Some(spec) = spec {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(spec.media.as_str()));
+    }
+    let mut insert = |name, text: Option<String>| {
+        headers.extend(text.and_then(|text| HeaderValue::from_str(&text).ok()).map(|value| (name, value)));
+    };
+    insert(header::ETAG, tag);
+    insert(header::LOCATION, reply.location);
+    response
+}
+
+fn refuse(refusal: Refusal, spec: Option<&Spec>) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::whole(refusal.body()));
+    *response.status_mut() = refusal.status;
+    let headers = response.headers_mut();
+    if refusal.close {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if refusal.message.is_some() {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    } else if let (true, Some(spec)) = (refusal.typed, spec) {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(spec.media.as_str()));
+    }
+    if let Some((name, value)) = refusal.header
+        && let Ok(value) = HeaderValue::from_str(&value)
+    {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+    response
+}
+
+/// The HSM's time since 1970, for headers.
+fn unix_time(hsm: &Hsm) -> Duration {
+    Duration::from_secs(u64::try_from(hsm.now().as_second()).unwrap_or(0))
+}

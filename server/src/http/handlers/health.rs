@@ -1,0 +1,43 @@
+//! `/info`, `/health/*`, `/metrics`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_api::body::system::{ClusterState, Diagnosis, HealthState, Info, LogItem};
+use casemate_core::caller::Caller;
+use casemate_core::{Error, Hsm};
+
+use crate::http::reply::Reply;
+use crate::http::row::Op;
+use crate::observe::metrics::Metrics;
+
+/// `GET /info`
+pub async fn info(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
+    Reply::json(&Info { vendor: "Casemate", product: "Casemate" })
+}
+
+/// `GET /health/alive`: the row's states say it all.
+pub async fn alive(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
+    Ok(Reply::ok(""))
+}
+
+/// `GET /health/ready`: the row's states say it all.
+pub async fn ready(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
+    Ok(Reply::ok(""))
+}
+
+/// `GET /health/state`
+pub async fn state(hsm: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
+    Reply::json(&HealthState { state: hsm.state() })
+}
+
+/// `GET /health/diagnose`: there is no cluster backend to diagnose on one node.
+pub async fn diagnose(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
+    let log = LogItem { level: "info", msg: "This node runs on its embedded store; there is no cluster.".into() };
+    Reply::json(&Diagnosis { cluster_logs: vec![log], cluster_state: ClusterState { running: false } })
+}
+
+/// `GET /metrics`
+pub async fn metrics(_: Op, _: Caller, (metrics, now): (Arc<Metrics>, Duration), (): ()) -> Result<Reply, Error> {
+    Ok(Reply::ok(metrics.json(now)))
+}

@@ -1,0 +1,351 @@
+//! `/keys*`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use casemate_api::body::Created;
+use casemate_api::body::keys as bodies;
+use casemate_api::mechanisms::Mode;
+use casemate_api::{KeyId, Role, Tag};
+use casemate_core::Error;
+use casemate_core::caller::{Caller, Scope};
+use casemate_core::keys::material::Material;
+use casemate_core::keys::record::Mechanisms;
+use casemate_core::keys::usable::Key;
+use casemate_core::keys::{NewId, PageEnd, Properties};
+use casemate_core::phase::Operational;
+use casemate_core::platform::Work;
+use casemate_core::users::Change;
+use hyper::StatusCode;
+use zeroize::Zeroizing;
+
+use crate::http::decode::Import;
+use crate::http::find::{KeyOrPrefix, Listing};
+use crate::http::reply::Reply;
+use crate::http::route::BASE;
+use crate::http::row::Op;
+use crate::http::serve::ReplyBody;
+use crate::observe::metrics::{Count, Metrics};
+
+/// `GET /keys`
+pub async fn list(op: Op, caller: Caller, listing: Listing, (): ()) -> Result<Reply, Error> {
+    listed(op, caller, listing).await
+}
+
+/// `GET /keys/{key}` and `GET /keys/{prefix}*`
+pub async fn read(op: Op, caller: Caller, found: KeyOrPrefix, (): ()) -> Result<Reply, Error> {
+    match found {
+        KeyOrPrefix::One(key) => Reply::json(&key.describe(&op).await?),
+        KeyOrPrefix::Prefix(listing) => listed(op, caller, listing).await,
+    }
+}
+
+/// A list that fits one page is answered whole; a longer one is streamed page by page, holding the phase only while a
+/// page is read, so that a slow client cannot keep the HSM from locking.
+async fn listed(op: Op, caller: Caller, listing: Listing) -> Result<Reply, Error> {
+    let scope = caller.scope()?.clone();
+    let usable_by = (listing.usable && caller.role() == Role::Operator).then_some(caller);
+    let wanted = Wanted { scope, listing, usable_by };
+    let mut list = List::default();
+    let mut end = wanted.page(&op, None, &mut list).await?;
+    if end.is_none() {
+        return Ok(Reply::ok(list.end()));
+    }
+    let weak = op.weak();
+    drop(op);
+    let (writer, body) = ReplyBody::stream();
+    tokio::spawn(async move {
+        // A writer that is dropped before its end breaks the reply off, so that half a list is not taken for a whole.
+        while let Some(after) = end {
+            if writer.write(list.piece()).await.is_err() {
+                return;
+            }
+            let Some(op) = weak.upgrade() else { return };
+            match wanted.page(&op, Some(&after), &mut list).await {
+                Ok(next) => end = next,
+                Err(error) => {
+                    tracing::warn!(target: "http", %error, "a list of keys broke off");
+                    return;
+                }
+            }
+        }
+        // If the client has gone there is nobody to tell.
+        if writer.write(list.end()).await.is_ok() {
+            let _ = writer.finish().await;
+        }
+    });
+    Ok(Reply::stream(body))
+}
+
+/// A JSON array of items, written in pieces.
+struct List {
+    json: Vec<u8>,
+    empty: bool,
+}
+
+impl Default for List {
+    fn default() -> Self {
+        Self { json: b"[".to_vec(), empty: true }
+    }
+}
+
+impl List {
+    fn push(&mut self, id: &KeyId) {
+        if !std::mem::replace(&mut self.empty, false) {
+            self.json.push(b',');
+        }
+        // An id needs no escaping.
+        self.json.extend_from_slice(b"{\"id\":\"");
+        self.json.extend_from_slice(id.as_str().as_bytes());
+        self.json.extend_from_slice(b"\"}");
+    }
+
+    /// What was written since the last piece.
+    fn piece(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.json)
+    }
+
+    /// The last piece.
+    fn end(mut self) -> Vec<u8> {
+        self.json.push(b']');
+        self.json
+    }
+}
+
+struct Wanted {
+    scope: Scope,
+    listing: Listing,
+    usable_by: Option<Caller>,
+}
+
+impl Wanted {
+    /// Appends one page to `list`.
+    async fn page(&self, op: &Operational, after: Option<&PageEnd>, list: &mut List) -> Result<Option<PageEnd>, Error> {
+        let keys = op.keys_of(&self.scope);
+        let (ids, end) = keys.page(&self.listing.prefix, after).await?;
+        for id in ids {
+            if (self.listing.label.is_some() || self.usable_by.is_some()) && !self.wants(op, &id).await? {
+                continue;
+            }
+            list.push(&id);
+        }
+        Ok(end)
+    }
+
+    async fn wants(&self, op: &Operational, id: &KeyId) -> Result<bool, Error> {
+        let Some(key) = op.keys_of(&self.scope).get(id).await? else { return Ok(false) };
+        let label = self.listing.label.as_ref().is_none_or(|label| key.label() == label);
+        let usable = self.usable_by.as_ref().is_none_or(|caller| caller.has_one_of(key.tags()));
+        Ok(label && usable)
+    }
+}
+
+fn created(id: &KeyId) -> Result<Reply, Error> {
+    let reply = Reply::json(&Created { id: id.to_string() })?;
+    Ok(reply.status(StatusCode::CREATED).at(format!("{BASE}/keys/{id}")))
+}
+
+/// `POST /keys/generate`
+pub async fn generate(
+    op: Op,
+    caller: Caller,
+    (metrics, _): (Arc<Metrics>, Duration),
+    wanted: bodies::GenerateKey,
+) -> Result<Reply, Error> {
+    let keys = op.keys_of(caller.scope()?);
+    let bodies::GenerateKey { mechanisms, key_type, length, id, restrictions, label } = wanted;
+    let id = keys.generate(&id, key_type, length, &mechanisms, (label, restrictions.tags)).await?;
+    metrics.count(Count::Generate);
+    created(&id)
+}
+
+/// `POST /keys`
+pub async fn import(op: Op, caller: Caller, (): (), body: Import) -> Result<Reply, Error> {
+    let (material, properties) = op.off_thread(Work::Slow, || imported(body)).await??;
+    created(&op.keys_of(caller.scope()?).create(NewId::Picked, material, properties).await?)
+}
+
+/// `PUT /keys/{key}`
+pub async fn import_as(op: Op, caller: Caller, id: KeyId, body: Import) -> Result<Reply, Error> {
+    let (material, properties) = op.off_thread(Work::Slow, || imported(body)).await??;
+    op.keys_of(caller.scope()?).create(NewId::Given(id), material, properties).await?;
+    Ok(Reply::no_content())
+}
+
+/// Reads what is imported; of an RSA key the primes are tested, which takes its time.
+fn imported(body: Import) -> Result<(Material, Properties), Error> {
+    let (material, mechanisms, label, restrictions) = match body {
+        Import::Json(key) => {
+            (Material::from_parts(key.key_type, &key.private)?, key.mechanisms, key.label, key.restrictions)
+        }
+        Import::Pem(arguments, pem) => {
+            (Material::from_pem(&pem)?, arguments.mechanisms, arguments.label, arguments.restrictions)
+        }
+    };
+    Ok((material, Properties::new(Mechanisms::of(&mechanisms), label, restrictions.tags)?))
+}
+
+/// `DELETE /keys/{key}`
+pub async fn delete(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
+    op.keys_of(caller.scope()?).delete(&key.id).await?;
+    Ok(Reply::no_content())
+}
+
+/// `GET /keys/{key}/public.pem`
+pub async fn public_pem(_: Op, _: Caller, key: Key, (): ()) -> Result<Reply, Error> {
+    Ok(Reply::ok(key.public_pem()?))
+}
+
+/// `POST /keys/{key}/csr.pem`
+pub async fn csr(op: Op, _: Caller, key: Key, subject: bodies::DistinguishedName) -> Result<Reply, Error> {
+    Ok(Reply::ok(key.csr(&op, subject).await?))
+}
+
+/// `GET /keys/{key}/cert`
+pub async fn certificate(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
+    let found = op.keys_of(caller.scope()?).certificate(&key).await?;
+    found.map(Reply::ok).ok_or_else(Error::not_found)
+}
+
+/// `PUT /keys/{key}/cert`
+pub async fn set_certificate(op: Op, caller: Caller, id: KeyId, certificate: Vec<u8>) -> Result<Reply, Error> {
+    op.keys_of(caller.scope()?).set_certificate(&id, certificate).await?;
+    Ok(Reply::created())
+}
+
+/// `DELETE /keys/{key}/cert`
+pub async fn delete_certificate(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
+    op.keys_of(caller.scope()?).delete_certificate(&key).await?;
+    Ok(Reply::no_content())
+}
+
+/// `PUT /keys/{key}/label`
+pub async fn set_label(op: Op, caller: Caller, id: KeyId, body: bodies::SetLabel) -> Result<Reply, Error> {
+    Ok(put_into_set(op.keys_of(caller.scope()?).set_label(&id, &body.label).await?))
+}
+
+/// `DELETE /keys/{key}/label`
+pub async fn delete_label(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
+    op.keys_of(caller.scope()?).set_label(&key.id, "").await?;
+    Ok(Reply::no_content())
+}
+
+/// `POST /keys/{key}/move`
+pub async fn rename(op: Op, caller: Caller, key: Key, body: bodies::MoveKey) -> Result<Reply, Error> {
+    let new_id = KeyId::parse(&body.new_id).map_err(|why| Error::invalid(why.to_string()))?;
+    op.keys_of(caller.scope()?).rename(&key.id, &new_id).await?;
+    Reply::json(&Created { id: new_id.to_string() })
+}
+
+/// `PUT /keys/{key}/restrictions/tags/{tag}`
+pub async fn add_tag(op: Op, caller: Caller, (id, tag): (KeyId, Tag), (): ()) -> Result<Reply, Error> {
+    Ok(put_into_set(op.keys_of(caller.scope()?).add_tag(&id, tag.as_str()).await?))
+}
+
+/// `DELETE /keys/{key}/restrictions/tags/{tag}`
+pub async fn remove_tag(op: Op, caller: Caller, (id, tag): (KeyId, Tag), (): ()) -> Result<Reply, Error> {
+    taken_from_set(op.keys_of(caller.scope()?).remove_tag(&id, tag.as_str()).await)
+}
+
+/// `204` for a change, `304` for none.
+pub(super) fn put_into_set(change: Change) -> Reply {
+    match change {
+        Change::Done => Reply::no_content(),
+        Change::Unchanged => Reply::unchanged(),
+    }
+}
+
+/// `204` for a change, an empty `404` for none.
+pub(super) fn taken_from_set(change: Result<Change, Error>) -> Result<Reply, Error> {
+    match change {
+        Ok(Change::Done) => Ok(Reply::no_content()),
+        Ok(Change::Unchanged) | Err(Error::NotFound(_)) => Err(Error::not_found()),
+        Err(error) => Err(error),
+    }
+}
+
+type ToUse = (Key, Arc<Metrics>);
+
+/// `POST /keys/{key}/sign`
+pub async fn sign(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Sign) -> Result<Reply, Error> {
+    let key = key.usable_by(&caller)?;
+    let message = message(&body.message)?;
+    let output = key.permit(Mode::Sign(body.mode))?.run(&op, message, None).await?;
+    metrics.count(Count::Sign);
+    Reply::json(&bodies::Signature { signature: BASE64.encode(&*output) })
+}
+
+/// `POST /keys/{key}/decrypt`
+pub async fn decrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Decrypt) -> Result<Reply, Error> {
+    let key = key.usable_by(&caller)?;
+    let message = message(&body.encrypted)?;
+    let iv = body.iv.as_deref().map(self::message).transpose()?;
+    let permit = key.permit(Mode::Decrypt(body.mode))?;
+    let output = permit.run(&op, message, iv.map(|iv| iv.to_vec())).await?;
+    metrics.count(Count::Decrypt);
+    Reply::json(&bodies::Decrypted { decrypted: Zeroizing::new(BASE64.encode(&*output)) })
+}
+
+/// `POST /keys/{key}/encrypt`
+pub async fn encrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Encrypt) -> Result<Reply, Error> {
+    let key = key.usable_by(&caller)?;
+    let message = message(&body.message)?;
+    let iv = match &body.iv {
+        Some(iv) => self::message(iv)?.to_vec(),
+        None => op.random(IV_BYTES).to_vec(),
+    };
+    let permit = key.permit(Mode::Encrypt(body.mode))?;
+    let output = permit.run(&op, message, Some(iv.clone())).await?;
+    metrics.count(Count::Encrypt);
+    Reply::json(&bodies::Encrypted { encrypted: BASE64.encode(&*output), iv: BASE64.encode(iv) })
+}
+
+const IV_BYTES: usize = 16;
+
+/// Base64 of messages: padded, and lenient about the bits that padding leaves over.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
+);
+
+/// Decodes a message; newlines in it are ignored, nothing else is.
+fn message(text: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let decoded = match text.contains('\n') {
+        false => BASE64.decode(text),
+        true => BASE64.decode(Zeroizing::new(text.replace('\n', ""))),
+    };
+    decoded.map(Zeroizing::new).map_err(|why| Error::invalid(format!("Couldn't decode data from base64: {why}.")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_one_array_however_it_is_cut_into_pieces() {
+        let id = |text: &str| KeyId::parse(text).unwrap();
+        let mut list = List::default();
+        let mut json = list.piece();
+        json.extend(list.piece());
+        list.push(&id("a"));
+        json.extend(list.piece());
+        list.push(&id("b"));
+        json.extend(list.end());
+        assert_eq!(json, b"[{\"id\":\"a\"},{\"id\":\"b\"}]");
+        assert_eq!(List::default().end(), b"[]");
+    }
+
+    #[test]
+    fn messages_may_hold_newlines_and_trailing_bits_but_no_spaces() {
+        assert_eq!(*message("AAEC\n/w==\n").unwrap(), [0, 1, 2, 255]);
+        assert_eq!(*message("/x==").unwrap(), [255]);
+        for text in ["AA EC", "AAEC\r\n", "AAE", "AAECA", "A-_C"] {
+            assert!(message(text).is_err(), "{text}");
+        }
+    }
+}

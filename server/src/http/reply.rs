@@ -1,0 +1,155 @@
+//! Replies and refusals, and the one place where an error of the core becomes a status.
+
+use casemate_api::body::ErrorBody;
+use casemate_core::Error;
+use casemate_core::error::Text;
+use hyper::StatusCode;
+use serde::Serialize;
+
+use super::row::Spec;
+use super::serve::ReplyBody;
+
+/// What a handler answers. The row adds the headers.
+pub struct Reply {
+    /// The status.
+    pub status: StatusCode,
+    /// `Location`
+    pub location: Option<String>,
+    /// The body.
+    pub body: Content,
+}
+
+/// Body of a [`Reply`].
+pub enum Content {
+    /// Known bytes, of the row's type.
+    Whole(Vec<u8>),
+    /// Bytes that come, of the row's type.
+    Stream(ReplyBody),
+}
+
+impl Reply {
+    /// `200` with bytes.
+    pub fn ok(bytes: impl Into<Vec<u8>>) -> Self {
+        Self { status: StatusCode::OK, location: None, body: Content::Whole(bytes.into()) }
+    }
+
+    /// `200` with compact JSON.
+    pub fn json(value: &impl Serialize) -> Result<Self, Error> {
+        let bytes = serde_json::to_vec(value).map_err(|why| Error::internal(why.to_string()))?;
+        Ok(Self::ok(bytes))
+    }
+
+    /// `200` with a body that comes.
+    pub fn stream(body: ReplyBody) -> Self {
+        Self { status: StatusCode::OK, location: None, body: Content::Stream(body) }
+    }
+
+    /// `204`
+    pub fn no_content() -> Self {
+        Self { status: StatusCode::NO_CONTENT, location: None, body: Content::Whole(Vec::new()) }
+    }
+
+    /// `304`
+    pub fn unchanged() -> Self {
+        Self { status: StatusCode::NOT_MODIFIED, ..Self::no_content() }
+    }
+
+    /// `201` without a body.
+    pub fn created() -> Self {
+        Self { status: StatusCode::CREATED, ..Self::no_content() }
+    }
+
+    /// With a `Location`.
+    pub fn at(mut self, location: String) -> Self {
+        self.location = Some(location);
+        self
+    }
+
+    /// With another status.
+    pub fn status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+}
+
+/// A request that was not carried out.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The status.
+    pub status: StatusCode,
+    /// The sentence of the JSON body; none: the body is empty.
+    pub message: Option<Text>,
+    /// Whether an empty body still carries the row's Content-Type.
+    pub typed: bool,
+    /// One more header.
+    pub header: Option<(&'static str, String)>,
+    /// Whether the connection ends with this reply.
+    pub close: bool,
+}
+
+impl Refusal {
+    /// Without a body.
+    pub fn bare(status: StatusCode) -> Self {
+        Self { status, message: None, typed: false, header: None, close: false }
+    }
+
+    /// With a JSON body.
+    pub fn because(status: StatusCode, message: impl Into<Text>) -> Self {
+        Self { message: Some(message.into()), typed: true, ..Self::bare(status) }
+    }
+
+    /// With one more header.
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.header = Some((name, value.into()));
+        self
+    }
+
+    /// The last reply of its connection.
+    pub fn closing(self) -> Self {
+        Self { close: true, ..self }
+    }
+
+    /// The HSM is in a state in which there is no such service.
+    pub fn wrong_state() -> Self {
+        Self::because(StatusCode::PRECONDITION_FAILED, "Service not available")
+    }
+
+    /// Credentials are needed and none were sent.
+    pub fn anonymous() -> Self {
+        Self::bare(StatusCode::UNAUTHORIZED).with("www-authenticate", "Basic realm=\"NetHSM\"")
+    }
+
+    /// The credentials are wrong.
+    pub fn unauthenticated() -> Self {
+        Self::bare(StatusCode::UNAUTHORIZED).with("www-authenticate", "Basic realm=\"invalid authorization\"")
+    }
+
+    /// The body as JSON text, or nothing.
+    pub fn body(&self) -> Vec<u8> {
+        let json = |message: &Text| serde_json::to_vec(&ErrorBody { message }).unwrap_or_default();
+        self.message.as_ref().map(json).unwrap_or_default()
+    }
+
+    /// An error of the core, as the row `spec` answers it.
+    pub fn from_core(error: Error, spec: &Spec) -> Self {
+        let exists = StatusCode::from_u16(spec.exists).unwrap_or(StatusCode::CONFLICT);
+        match error {
+            Error::NotFound(None) => Self { typed: true, ..Self::bare(StatusCode::NOT_FOUND) },
+            Error::NotFound(Some(message)) => Self::because(StatusCode::NOT_FOUND, message),
+            Error::Exists(message) => Self::because(exists, message),
+            Error::Forbidden(None) => Self::bare(StatusCode::FORBIDDEN),
+            Error::Forbidden(Some(message)) => Self::because(StatusCode::FORBIDDEN, message),
+            Error::Invalid(message) => Self::because(StatusCode::BAD_REQUEST, message),
+            Error::Precondition(message) => Self::because(StatusCode::PRECONDITION_FAILED, message),
+            Error::Unchanged => Self { typed: true, ..Self::bare(StatusCode::NOT_MODIFIED) },
+            Error::TooMany(message) => Self::because(StatusCode::TOO_MANY_REQUESTS, message),
+            Error::Unavailable(message) => {
+                Self::because(StatusCode::SERVICE_UNAVAILABLE, message).with("retry-after", "1")
+            }
+            Error::Internal(context) => {
+                tracing::error!(path = spec.path, %context, "internal error");
+                Self::because(StatusCode::INTERNAL_SERVER_ERROR, "Internal error. Check the log.")
+            }
+        }
+    }
+}

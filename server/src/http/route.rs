@@ -1,0 +1,159 @@
+//! From a path to the rows that share it. Literal segments win over ids, one trailing slash is ignored, and an empty
+//! segment is an empty id, which its syntax refuses.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hyper::Method;
+
+use super::row::Row;
+
+/// The path below which the API lives.
+pub const BASE: &str = "/api/v1";
+
+/// Ids taken from a path, in order. No path has more than two.
+pub type Ids = [Box<str>; 2];
+
+/// Most segments of a path below [`BASE`].
+const SEGMENTS_MAX: usize = 5;
+
+/// Whether a segment of the table stands for an id.
+fn is_id(pattern: &str) -> bool {
+    pattern.starts_with('{')
+}
+
+/// The endpoint table, ordered for lookup.
+pub struct Routes {
+    /// By first segment, which is always a literal.
+    paths: HashMap<&'static str, Vec<Resource>>,
+}
+
+/// One path and its methods.
+pub struct Resource {
+    segments: Vec<&'static str>,
+    /// Its rows, in the order of the table.
+    pub rows: Vec<Arc<Row>>,
+}
+
+impl Routes {
+    /// Orders the table.
+    pub fn new(table: Vec<Row>) -> Self {
+        let mut paths: HashMap<&str, Vec<Resource>> = HashMap::new();
+        for row in table {
+            let segments: Vec<_> = row.spec.path.split('/').skip(1).collect();
+            assert!(segments.len() <= SEGMENTS_MAX, "{}: longer than any lookup", row.spec.path);
+            let first = segments.first().copied().unwrap_or_default();
+            let here = paths.entry(first).or_default();
+            match here.iter_mut().find(|resource| resource.segments == segments) {
+                Some(resource) => resource.rows.push(Arc::new(row)),
+                None => here.push(Resource { segments, rows: vec![Arc::new(row)] }),
+            }
+        }
+        for resources in paths.values_mut() {
+            // Ids last: `{` is behind every letter.
+            resources.sort_by(|a, b| a.segments.cmp(&b.segments));
+        }
+        Self { paths }
+    }
+
+    /// The resource at `path` (without query, percent-decoded), and the ids in it.
+    pub fn find(&self, path: &str) -> Option<(&Resource, Ids)> {
+        let path = path.strip_prefix(BASE)?.strip_prefix('/')?;
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let mut segments = [""; SEGMENTS_MAX];
+        let mut free = segments.iter_mut();
+        for segment in path.split('/') {
+            *free.next()? = segment;
+        }
+        let unused = free.len();
+        let segments = segments.get(..SEGMENTS_MAX - unused)?;
+        let resources = self.paths.get(*segments.first()?)?;
+        let resource = resources.iter().find(|resource| resource.matches(segments))?;
+        Some((resource, resource.ids(segments)?))
+    }
+
+    /// Every row, ordered by path.
+    pub fn rows(&self) -> Vec<&Arc<Row>> {
+        let mut rows: Vec<_> = self.paths.values().flatten().flat_map(|resource| &resource.rows).collect();
+        rows.sort_by_key(|row| (row.spec.path, row.spec.method.as_str().to_owned()));
+        rows
+    }
+}
+
+impl Resource {
+    /// Whether a path of these segments is this resource's.
+    fn matches(&self, segments: &[&str]) -> bool {
+        let fits = |(pattern, segment): (&&str, &&str)| is_id(pattern) || **pattern == **segment;
+        segments.len() == self.segments.len() && self.segments.iter().zip(segments).all(fits)
+    }
+
+    /// The ids among the segments of a path that matches.
+    fn ids(&self, segments: &[&str]) -> Option<Ids> {
+        let mut ids = Ids::default();
+        let mut free = ids.iter_mut();
+        for (_, segment) in self.segments.iter().zip(segments).filter(|(pattern, _)| is_id(pattern)) {
+            *free.next()? = (*segment).into();
+        }
+        Some(ids)
+    }
+
+    /// The row for `method`; HEAD is answered by GET where the row says so.
+    pub fn row(&self, method: &Method) -> Option<&Arc<Row>> {
+        let get = || self.rows.iter().find(|row| row.spec.method == Method::GET && row.spec.head);
+        match self.rows.iter().find(|row| row.spec.method == method) {
+            None if method == Method::HEAD => get(),
+            found => found,
+        }
+    }
+
+    /// The allowed methods as the `Allow` header spells them.
+    pub fn allow(&self) -> String {
+        let mut methods: Vec<&str> = self.rows.iter().map(|row| row.spec.method.as_str()).collect();
+        if self.rows.iter().any(|row| row.spec.head) {
+            methods.push("HEAD");
+        }
+        methods.join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(path: &str) -> Option<(String, Ids)> {
+        let routes = Routes::new(crate::http::endpoints::table());
+        routes.find(path).map(|(resource, ids)| (resource.segments.join("/"), ids))
+    }
+
+    #[test]
+    fn paths_lead_to_their_resource_and_ids() {
+        for (path, resource, ids) in [
+            ("/api/v1/info", "info", ["", ""]),
+            ("/api/v1/keys/generate", "keys/generate", ["", ""]),
+            ("/api/v1/keys/generate/sign", "keys/{key}/sign", ["generate", ""]),
+            ("/api/v1/keys/a", "keys/{key}", ["a", ""]),
+            ("/api/v1/keys/a/", "keys/{key}", ["a", ""]),
+            ("/api/v1/keys//", "keys/{key}", ["", ""]),
+            ("/api/v1/keys//sign", "keys/{key}/sign", ["", ""]),
+            ("/api/v1/keys/a/restrictions/tags/b", "keys/{key}/restrictions/tags/{tag}", ["a", "b"]),
+        ] {
+            assert_eq!(found(path), Some((resource.to_owned(), ids.map(Box::from))), "{path}");
+        }
+    }
+
+    #[test]
+    fn other_paths_lead_nowhere() {
+        for path in [
+            "/",
+            "/api/v1",
+            "/api/v1/",
+            "/api/v1//keys",
+            "/api/v2/keys",
+            "/api/v1/keys/a/sign/b",
+            "/api/v1/keys/a/restrictions/tags/b/c",
+            "/api/v1/keys/a/restrictions/tags/b//",
+        ] {
+            assert_eq!(found(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! What a row of the endpoint table is, and the typing that makes a wrong one not compile.
+//!
+//! A row says who may call in which state, what is found by its path, what its body is, and what answers. The first
+//! argument of the handler fixes the state column: one that takes [`Op`] runs only while Operational, and there is no
+//! other way to a key.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use casemate_api::{Action, State};
+use casemate_core::caller::{Caller, Whence};
+use casemate_core::phase::Operational;
+use casemate_core::platform::BoxFuture;
+use casemate_core::{Error, Hsm};
+use hyper::Method;
+
+use super::decode::Body;
+use super::gate::{self, Call};
+use super::reply::{Refusal, Reply};
+
+/// Who may call in one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Anybody, without credentials.
+    Public,
+    /// Users whose role may do this, from where they are.
+    Allowed(Action, Whence),
+}
+
+/// Policy of a row whose handler runs in column `C`: a rule for each state in which it is open.
+pub struct Who<C> {
+    rules: Vec<(State, Rule)>,
+    column: PhantomData<fn() -> C>,
+}
+
+/// Open while Operational, to users whose role may do `action`.
+pub fn operational(action: Action, whence: Whence) -> Who<Op> {
+    Who { rules: vec![(State::Operational, Rule::Allowed(action, whence))], column: PhantomData }
+}
+
+/// Open in `states` to anybody.
+pub fn public(states: &[State]) -> Who<Arc<Hsm>> {
+    Who { rules: states.iter().map(|state| (*state, Rule::Public)).collect(), column: PhantomData }
+}
+
+impl Who<Op> {
+    /// Also open in other states, to anybody; the handler must then cope with every phase.
+    pub fn or(mut self, states: &[State]) -> Who<Arc<Hsm>> {
+        self.rules.extend(states.iter().map(|state| (*state, Rule::Public)));
+        Who { rules: self.rules, column: PhantomData }
+    }
+}
+
+/// The Operational phase, held for the length of one call. Not `Clone`.
+pub struct Op(pub(super) Arc<Operational>);
+
+impl Op {
+    /// Gives up the hold, to who ends the phase.
+    pub fn into_inner(self) -> Arc<Operational> {
+        self.0
+    }
+
+    /// The phase for a reply that streams: it does not keep the HSM from locking.
+    pub fn weak(&self) -> std::sync::Weak<Operational> {
+        Arc::downgrade(&self.0)
+    }
+}
+
+impl Deref for Op {
+    type Target = Operational;
+    fn deref(&self) -> &Operational {
+        &self.0
+    }
+}
+
+/// What a handler runs on.
+pub trait Column: Sized + Send + Sync + 'static {
+    /// Who calls: always known in [`Op`], in other columns only where the state's rule asks.
+    type Caller: Send + Sync + 'static;
+    /// Takes hold of the phase; `None` if the HSM is not in it.
+    fn enter(hsm: &Arc<Hsm>) -> Option<Self>;
+    /// The Operational phase, where this column has it.
+    fn operational(&self) -> Option<Arc<Operational>>;
+    /// Takes the caller back from the form of this column.
+    fn known(caller: Self::Caller) -> Option<Caller>;
+    /// Makes the caller of this column; `Err` where one is needed and none is known.
+    fn caller(known: Option<Caller>) -> Result<Self::Caller, Refusal>;
+}
+
+impl Column for Op {
+    type Caller = Caller;
+    fn enter(hsm: &Arc<Hsm>) -> Option<Self> {
+        hsm.operational().map(Op)
+    }
+    fn operational(&self) -> Option<Arc<Operational>> {
+        Some(self.0.clone())
+    }
+    fn known(caller: Caller) -> Option<Caller> {
+        Some(caller)
+    }
+    fn caller(known: Option<Caller>) -> Result<Caller, Refusal> {
+        known.ok_or_else(Refusal::anonymous)
+    }
+}
+
+impl Column for Arc<Hsm> {
+    type Caller = Option<Caller>;
+    fn enter(hsm: &Arc<Hsm>) -> Option<Self> {
+        Some(hsm.clone())
+    }
+    fn operational(&self) -> Option<Arc<Operational>> {
+        Hsm::operational(self)
+    }
+    fn known(caller: Option<Caller>) -> Option<Caller> {
+        caller
+    }
+    fn caller(known: Option<Caller>) -> Result<Option<Caller>, Refusal> {
+        Ok(known)
+    }
+}
+
+/// What a path leads to.
+pub trait Find<C: Column>: Send + Sync + 'static {
+    /// What is known once the caller may reach it.
+    type Reached: Send;
+    /// What the handler is given.
+    type Found: Send + 'static;
+    /// The ids in the row's path, in order.
+    const IDS: &'static [&'static str];
+    /// Refuses an id that is none before rights are asked, where the contract wants it so.
+    fn check_id(&self, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    /// Whether the caller may reach it; part of the 403 step.
+    fn reach(
+        &self,
+        column: &C,
+        caller: &C::Caller,
+        call: &Call,
+    ) -> impl Future<Output = Result<Self::Reached, Error>> + Send;
+    /// The thing itself; the step of id syntax and existence.
+    fn find(
+        &self,
+        column: &C,
+        caller: &C::Caller,
+        reached: Self::Reached,
+        call: &Call,
+    ) -> impl Future<Output = Result<Self::Found, Error>> + Send;
+}
+
+/// Type of a row's successful replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Media {
+    /// `application/json`
+    Json,
+    /// `application/x-pem-file`
+    Pem,
+    /// `application/octet-stream`
+    Octets,
+}
+
+impl Media {
+    /// The type as headers spell it, without parameters: clients compare for equality.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Media::Json => "application/json",
+            Media::Pem => "application/x-pem-file",
+            Media::Octets => "application/octet-stream",
+        }
+    }
+}
+
+/// Makes the JSON Schema of a type, for the OpenAPI document.
+pub type SchemaOf = fn(&mut schemars::SchemaGenerator) -> schemars::Schema;
+
+/// Everything about a row but its code.
+pub struct Spec {
+    /// The method.
+    pub method: Method,
+    /// The path below the base path, ids in braces.
+    pub path: &'static str,
+    /// Who, per state.
+    pub who: Vec<(State, Rule)>,
+    /// The names of the ids in the path.
+    pub ids: &'static [&'static str],
+    /// Which bodies are taken.
+    pub takes: super::decode::Takes,
+    /// Schema of the request body.
+    pub request: Option<SchemaOf>,
+    /// Type of successful replies.
+    pub media: Media,
+    /// Status and body schema of a successful reply.
+    pub success: (u16, Option<SchemaOf>),
+    /// Whether replies are marked `no-cache`.
+    pub no_cache: bool,
+    /// Whether replies carry an ETag.
+    pub etag: bool,
+    /// Whether HEAD is allowed where GET is.
+    pub head: bool,
+    /// Status for an id that is taken; the contract has 400 for some.
+    pub exists: u16,
+}
+
+impl Spec {
+    /// Whether a call may change more than a count of uses.
+    pub fn changes(&self) -> bool {
+        let only_uses = |rule: &Rule| matches!(rule, Rule::Allowed(Action::KeyUse | Action::Random, _));
+        self.method != Method::GET && !self.who.iter().all(|(_, rule)| only_uses(rule))
+    }
+}
+
+type Run = Box<dyn Fn(Call) -> BoxFuture<'static, Result<Reply, Refusal>> + Send + Sync>;
+
+/// One row of the endpoint table.
+pub struct Row {
+    /// What it says.
+    pub spec: Arc<Spec>,
+    /// What it does: everything from the credentials to the reply.
+    pub run: Run,
+}
+
+/// What answers a request that passed the gate.
+pub trait Handler<C: Column, F, B>: Send + Sync + 'static {
+    /// Answers.
+    fn call(
+        &self,
+        column: C,
+        caller: C::Caller,
+        found: F,
+        body: B,
+    ) -> impl Future<Output = Result<Reply, Error>> + Send;
+}
+
+impl<C, F, B, H, R> Handler<C, F, B> for H
+where
+    C: Column,
+    H: Fn(C, C::Caller, F, B) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<Reply, Error>> + Send,
+{
+    fn call(
+        &self,
+        column: C,
+        caller: C::Caller,
+        found: F,
+        body: B,
+    ) -> impl Future<Output = Result<Reply, Error>> + Send {
+        self(column, caller, found, body)
+    }
+}
+
+/// A row for `GET`.
+pub fn get<C: Column, F: Find<C>, B: Send + 'static>(
+    path: &'static str,
+    who: Who<C>,
+    find: F,
+    body: Body<B>,
+    handler: impl Handler<C, F::Found, B>,
+) -> Row {
+    row(Method::GET, path, who, find, body, handler)
+}
+
+/// A row for `POST`.
+pub fn post<C: Column, F: Find<C>, B: Send + 'static>(
+    path: &'static str,
+    who: Who<C>,
+    find: F,
+    body: Body<B>,
+    handler: impl Handler<C, F::Found, B>,
+) -> Row {
+    row(Method::POST, path, who, find, body, handler)
+}
+
+/// A row for `PUT`.
+pub fn put<C: Column, F: Find<C>, B: Send + 'static>(
+    path: &'static str,
+    who: Who<C>,
+    find: F,
+    body: Body<B>,
+    handler: impl Handler<C, F::Found, B>,
+) -> Row {
+    row(Method::PUT, path, who, find, body, handler)
+}
+
+/// A row for `DELETE`.
+pub fn delete<C: Column, F: Find<C>, B: Send + 'static>(
+    path: &'static str,
+    who: Who<C>,
+    find: F,
+    body: Body<B>,
+    handler: impl Handler<C, F::Found, B>,
+) -> Row {
+    row(Method::DELETE, path, who, find, body, handler)
+}
+
+fn row<C: Column, F: Find<C>, B: Send + 'static>(
+    method: Method,
+    path: &'static str,
+    who: Who<C>,
+    find: F,
+    body: Body<B>,
+    handler: impl Handler<C, F::Found, B>,
+) -> Row {
+    let in_path: Vec<&str> = path.split('/').filter(|segment| segment.starts_with('{')).collect();
+    assert_eq!(in_path, F::IDS, "{path}: the ids in the path are those its find knows");
+    let spec = Arc::new(Spec {
+        method,
+        path,
+        who: who.rules,
+        ids: F::IDS,
+        takes: body.takes,
+        request: body.schema,
+        media: Media::Json,
+        success: (204, None),
+        no_cache: false,
+        etag: false,
+        head: false,
+        exists: 409,
+    });
+    let own = Arc::new((find, body, handler));
+    let run = move |call: Call| -> BoxFuture<'static, Result<Reply, Refusal>> {
+        let own = own.clone();
+        Box::pin(gate::admit(call, own))
+    };
+    Row { spec, run: Box::new(run) }
+}
+
+impl Row {
+    fn with(mut self, change: impl FnOnce(&mut Spec)) -> Self {
+        // The builder methods run before anybody else holds the spec.
+        if let Some(spec) = Arc::get_mut(&mut self.spec) {
+            change(spec);
+        }
+        self
+    }
+
+    /// A successful reply is JSON of type `T`.
+    pub fn gives<T: schemars::JsonSchema>(self, status: u16) -> Self {
+        self.with(|spec| spec.success = (status, Some(|generator| generator.subschema_for::<T>())))
+    }
+
+    /// A successful reply has this status and no JSON body.
+    pub fn answers(self, status: u16) -> Self {
+        self.with(|spec| spec.success = (status, None))
+    }
+
+    /// Replies are of this type.
+    pub fn media(self, media: Media) -> Self {
+        self.with(|spec| spec.media = media)
+    }
+
+    /// Replies are not to be cached.
+    pub fn no_cache(self) -> Self {
+        self.with(|spec| spec.no_cache = true)
+    }
+
+    /// Replies carry an ETag, and conditions are honoured.
+    pub fn etag(self) -> Self {
+        self.with(|spec| spec.etag = true)
+    }
+
+    /// HEAD is allowed too.
+    pub fn head(self) -> Self {
+        self.with(|spec| spec.head = true)
+    }
+
+    /// A taken id is answered with this status.
+    pub fn exists(self, status: u16) -> Self {
+        self.with(|spec| spec.exists = status)
+    }
+}

@@ -1,0 +1,607 @@
+//! TLS connections in, requests out.
+//!
+//! One thread accepts on every listen address and hands each connection to the worker that has the fewest; a worker is
+//! a thread with a runtime of its own, and a connection never leaves it. (With SO_REUSEPORT the kernel would spread
+//! connections blindly, and a port taken by somebody else would go unnoticed.) HTTP/1.1 (RFC 9112) and HTTP/2
+//! (RFC 9113) are hyper's, TLS is rustls'; this file holds their bounds, so that no client can keep what it does not use.
+//!
+//! Nothing is trusted here: every byte comes from the network.
+
+mod shares;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use casemate_api::limits;
+use casemate_core::platform::BoxFuture;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::server::conn::{http1, http2};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use self::shares::{Share, Shares};
+use crate::process::Stop;
+
+/// What answers requests.
+pub trait Service: Send + Sync + 'static {
+    /// Answers one request of the client at `peer`. A panic becomes a `500`; dropping the future means that the client
+    /// has gone or that the server has waited long enough at its end.
+    fn call(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> BoxFuture<'static, Response<ReplyBody>>;
+}
+
+/// How long and how much a client may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections served at once; further ones wait in the kernel's queue.
+    pub connections: usize,
+    /// Of these, for one IPv4 address or the first 64 bits of an IPv6 address; further ones are closed.
+    pub per_client: usize,
+    /// For the TLS handshake.
+    pub handshake: Duration,
+    /// From the handshake to the first complete request head.
+    pub head: Duration,
+    /// From a reply to the next complete request head, and for taking the next piece of a reply.
+    pub idle: Duration,
+    /// For running requests once the server shall stop.
+    pub grace: Duration,
+}
+
+impl Bounds {
+    /// The default, with only as many connections as a process may have that may open `files`.
+    pub fn within(files: usize) -> Self {
+        let connections = limits::CONNECTIONS_MAX.min(files.saturating_sub(FILES_FOR_OTHERS).max(1));
+        let per_client = limits::CONNECTIONS_PER_CLIENT_MAX.min(connections.div_ceil(4));
+        Self { connections, per_client, ..Self::default() }
+    }
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            connections: limits::CONNECTIONS_MAX,
+            per_client: limits::CONNECTIONS_PER_CLIENT_MAX,
+            handshake: Duration::from_millis(limits::HANDSHAKE_TIMEOUT_MS),
+            head: Duration::from_millis(limits::HEAD_TIMEOUT_MS),
+            idle: Duration::from_millis(limits::IDLE_TIMEOUT_MS),
+            grace: Duration::from_millis(limits::SHUTDOWN_GRACE_MS),
+        }
+    }
+}
+
+/// Takes a listen address, early, so that a taken port is one clear error before anything else happens.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    std::net::TcpListener::bind(address)
+}
+
+/// Serves on the listeners of [`bind`] until `stop`, with `workers` serving threads. Returns at once; fails if a thread
+/// or runtime cannot be made. Who wants to serve again after a stop without ever giving up the port keeps a clone
+/// ([`std::net::TcpListener::try_clone`]) of each listener.
+pub fn start(
+    listeners: Vec<std::net::TcpListener>,
+    tls: Arc<CertSlot>,
+    workers: usize,
+    service: Arc<dyn Service>,
+    bounds: Bounds,
+    stop: &Stop,
+) -> io::Result<Running> {
+    let shared = Arc::new(Shared { tls: acceptor(tls)?, service, bounds, stop: stop.clone() });
+    let accepting = runtime()?;
+    let listeners = {
+        let _inside = accepting.enter();
+        let listeners = listeners.into_iter().map(|listener| {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        });
+        listeners.collect::<io::Result<Vec<_>>>()?
+    };
+    let mut threads = Vec::with_capacity(workers + 1);
+    let mut inboxes = Vec::with_capacity(workers);
+    for number in 0..workers.max(1) {
+        let (send, receive) = mpsc::unbounded_channel();
+        let (serving, shared) = (runtime()?, Arc::clone(&shared));
+        // Dropping the runtime at its end cuts off the connections that outlived their grace.
+        let work = move || serving.block_on(work(receive, shared));
+        threads.push(std::thread::Builder::new().name(format!("serve-{number}")).spawn(work)?);
+        inboxes.push(Worker { inbox: send, load: Arc::default() });
+    }
+    let accept = move || accepting.block_on(accept(listeners, inboxes, shared));
+    threads.push(std::thread::Builder::new().name("accept".into()).spawn(accept)?);
+    Ok(Running { threads })
+}
+
+/// A server that runs.
+pub struct Running {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Waits until the server has stopped and its last request has ended, at most [`Bounds::grace`] after the stop.
+    pub fn wait(self) {
+        for thread in self.threads {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if thread.join().is_err() {
+                tracing::error!(name, "a serving thread ended by a panic");
+            }
+        }
+    }
+}
+
+/// Certificate chain and key of the server, replaced while it runs; handshakes from then on present the new ones.
+pub struct CertSlot(ArcSwap<CertifiedKey>);
+
+/// A certificate chain and key that cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum CertError {
+    /// The first certificate is not for this key.
+    #[error("the certificate does not belong to the key")]
+    OtherKey,
+    /// The chain is empty or a certificate of it cannot be read, or the key cannot be used for TLS.
+    #[error("the certificate or its key cannot be used for TLS")]
+    Unusable,
+}
+
+impl CertSlot {
+    /// Takes a chain of DER certificates (RFC 5280), the server's own first, and its PKCS#8 key (RFC 5958).
+    pub fn new(chain: Vec<Vec<u8>>, key: &[u8]) -> Result<Self, CertError> {
+        certified(chain, key).map(|key| Self(ArcSwap::from_pointee(key)))
+    }
+
+    /// Replaces both, or on error neither.
+    pub fn replace(&self, chain: Vec<Vec<u8>>, key: &[u8]) -> Result<(), CertError> {
+        self.0.store(Arc::new(certified(chain, key)?));
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for CertSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CertSlot")
+    }
+}
+
+impl ResolvesServerCert for CertSlot {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+fn certified(chain: Vec<Vec<u8>>, key: &[u8]) -> Result<CertifiedKey, CertError> {
+    let chain: Vec<_> = chain.into_iter().map(CertificateDer::from).collect();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => CertError::OtherKey,
+        _ => CertError::Unusable,
+    })
+}
+
+fn acceptor(slot: Arc<CertSlot>) -> io::Result<TlsAcceptor> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(io::Error::other)?
+        .with_no_client_auth()
+        .with_cert_resolver(slot);
+    config.alpn_protocols = vec![ALPN_H2.to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Body of a reply: nothing, bytes that are there, or bytes that come.
+pub struct ReplyBody(Content);
+
+enum Content {
+    Whole(Bytes),
+    Stream(mpsc::Receiver<Piece>),
+}
+
+enum Piece {
+    Data(Bytes),
+    End,
+}
+
+impl ReplyBody {
+    /// No body.
+    pub fn empty() -> Self {
+        Self(Content::Whole(Bytes::new()))
+    }
+
+    /// A body of known bytes; the reply carries its length.
+    pub fn whole(bytes: impl Into<Bytes>) -> Self {
+        Self(Content::Whole(bytes.into()))
+    }
+
+    /// A body of unknown length, and its writer. At most `REPLY_PIECES_MAX` pieces wait for a slow client.
+    pub fn stream() -> (ReplyWriter, Self) {
+        let (send, receive) = mpsc::channel(limits::REPLY_PIECES_MAX);
+        (ReplyWriter(send), Self(Content::Stream(receive)))
+    }
+}
+
+/// Writes a streamed body. Dropped before [`ReplyWriter::finish`] it breaks the connection, so that half a body is
+/// never taken for a whole one.
+pub struct ReplyWriter(mpsc::Sender<Piece>);
+
+/// The client has gone.
+#[derive(Debug, thiserror::Error)]
+#[error("the client has gone")]
+pub struct ClientGone;
+
+/// The writer of a streamed body gave up.
+#[derive(Debug, thiserror::Error)]
+#[error("the reply broke off")]
+pub struct BrokenOff;
+
+impl ReplyWriter {
+    /// Sends a piece; waits while the client is behind.
+    pub async fn write(&self, piece: impl Into<Bytes>) -> Result<(), ClientGone> {
+        self.0.send(Piece::Data(piece.into())).await.map_err(|_| ClientGone)
+    }
+
+    /// Ends the body.
+    pub async fn finish(self) -> Result<(), ClientGone> {
+        self.0.send(Piece::End).await.map_err(|_| ClientGone)
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match &mut self.0 {
+            Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Content::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Content::Stream(pieces) => pieces.poll_recv(cx).map(|piece| match piece {
+                Some(Piece::Data(bytes)) => Some(Ok(Frame::data(bytes))),
+                Some(Piece::End) => None,
+                None => Some(Err(BrokenOff)),
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.0, Content::Whole(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// What all threads share.
+struct Shared {
+    tls: TlsAcceptor,
+    service: Arc<dyn Service>,
+    bounds: Bounds,
+    stop: Stop,
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// A worker as the acceptor sees it.
+struct Worker {
+    inbox: mpsc::UnboundedSender<Accepted>,
+    load: Arc<AtomicUsize>,
+}
+
+/// A connection on its way to a worker. The channel needs no bound of its own: `Slot` bounds it.
+struct Accepted {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    slot: Slot,
+}
+
+/// One of [`Bounds::connections`], counted as load of one worker; given back by dropping it.
+struct Slot {
+    load: Arc<AtomicUsize>,
+    _permit: OwnedSemaphorePermit,
+    _share: Share,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn accept(listeners: Vec<TcpListener>, workers: Vec<Worker>, shared: Arc<Shared>) {
+    let permits = Arc::new(Semaphore::new(shared.bounds.connections));
+    let (workers, shares) = (Arc::new(workers), Shares::new(shared.bounds.per_client));
+    for listener in listeners {
+        tokio::spawn(accept_on(listener, Arc::clone(&workers), Arc::clone(&permits), Arc::clone(&shares)));
+    }
+    // Only the tasks hold the inboxes now: when they end with this runtime, the workers take in no more.
+    drop(workers);
+    shared.stop.requested().await;
+}
+
+async fn accept_on(listener: TcpListener, workers: Arc<Vec<Worker>>, permits: Arc<Semaphore>, shares: Arc<Shares>) {
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        match listener.accept().await.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
+            Ok((stream, peer)) => match shares.take(peer.ip()) {
+                Some(share) => hand_over(&workers, stream, peer, permit, share),
+                // Before TLS, so that it costs as little as it can.
+                None => tracing::debug!(%peer, "closed, as this client has enough connections"),
+            },
+            // A client that gave up is no news; out of descriptors means that waiting is all there is to do.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+fn hand_over(
+    workers: &[Worker],
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    share: Share,
+) {
+    let Some(worker) = workers.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed)) else { return };
+    worker.load.fetch_add(1, Ordering::Relaxed);
+    let slot = Slot { load: Arc::clone(&worker.load), _permit: permit, _share: share };
+    // An IPv4 client of an IPv6 socket is still an IPv4 client.
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    // A worker that has ended drops the connection, which is what shall happen then.
+    let _ = worker.inbox.send(Accepted { stream, peer, slot });
+}
+
+/// One worker: serves what it is given until the acceptor ends, then waits for its connections, but not for ever.
+async fn work(mut inbox: mpsc::UnboundedReceiver<Accepted>, shared: Arc<Shared>) {
+    let (alive, mut ended) = mpsc::channel::<Infallible>(1);
+    while let Some(accepted) = inbox.recv().await {
+        let (shared, alive) = (Arc::clone(&shared), alive.clone());
+        tokio::spawn(async move {
+            connection(accepted, shared).await;
+            drop(alive);
+        });
+    }
+    drop(alive);
+    if tokio::time::timeout(shared.bounds.grace, ended.recv()).await.is_err() {
+        tracing::warn!("requests still ran at the end of their grace and were cut off");
+    }
+}
+
+async fn connection(accepted: Accepted, shared: Arc<Shared>) {
+    let Accepted { stream, peer, slot: _slot } = accepted;
+    // Replies are written whole: waiting for more bytes (RFC 896) would only delay them.
+    let Ok(stream) = stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) else { return };
+    let handshake = tokio::time::timeout(shared.bounds.handshake, shared.tls.accept(stream));
+    let stream = tokio::select! {
+        done = handshake => match done {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
+            Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
+        },
+        () = shared.stop.requested() => return,
+    };
+    let speaks_h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
+    let activity = Arc::new(Activity::default());
+    let answers = Answers { service: Arc::clone(&shared.service), activity: Arc::clone(&activity), peer };
+    let stream = TokioIo::new(stream);
+    if speaks_h2 {
+        let connection = h2().serve_connection(stream, answers);
+        drive(connection, activity, shared).await;
+    } else {
+        let connection = h1().serve_connection(stream, answers);
+        drive(connection, activity, shared).await;
+    }
+}
+
+fn h1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // Its own head timeout would also count the idle time between requests; `drive` tells them apart.
+    builder.header_read_timeout(None).max_header_size(limits::HEAD_MAX_BYTES).auto_date_header(false);
+    builder.max_buf_size(H1_BUFFER_BYTES);
+    builder
+}
+
+fn h2() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).auto_date_header(false);
+    builder.max_concurrent_streams(limits::H2_STREAMS_MAX).max_header_list_size(H2_HEAD_BYTES);
+    builder
+}
+
+/// What HTTP/1.1 and HTTP/2 connections have in common.
+trait Connection: Future {
+    /// Takes no further requests.
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl Connection for http1::Connection<Stream, Answers> {
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl Connection for http2::Connection<Stream, Answers, TokioExecutor> {
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+type Stream = TokioIo<TlsStream<TcpStream>>;
+
+/// Carries a connection to its end: by the client, by the stop, or because it has nothing to do for too long.
+async fn drive<C: Connection>(connection: C, activity: Arc<Activity>, shared: Arc<Shared>) {
+    let mut connection = pin!(connection);
+    let mut stopping = pin!(shared.stop.requested());
+    let mut finishing = false;
+    let mut quiet = Quiet { since: Instant::now(), steps: 0 };
+    // A third of the shortest bound: what is counted in ticks is at most that much late.
+    let tick = shared.bounds.head.min(shared.bounds.idle) / 3;
+    let mut ticks = tokio::time::interval_at(quiet.since + tick, tick);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut connection => return,
+            now = ticks.tick() => if quiet.too_long(now, &activity, &shared.bounds) { return },
+            () = &mut stopping, if !finishing => {
+                finishing = true;
+                connection.as_mut().finish();
+            }
+        }
+    }
+}
+
+/// Since when a connection has stood still.
+struct Quiet {
+    since: Instant,
+    steps: u64,
+}
+
+impl Quiet {
+    fn too_long(&mut self, now: Instant, activity: &Activity, bounds: &Bounds) -> bool {
+        let steps = activity.steps.load(Ordering::Relaxed);
+        if activity.running.load(Ordering::Relaxed) > 0 || steps != self.steps {
+            *self = Self { since: now, steps };
+        }
+        let allowed = if steps == 0 { bounds.head } else { bounds.idle };
+        now.duration_since(self.since) >= allowed
+    }
+}
+
+/// What a connection is doing.
+#[derive(Default)]
+struct Activity {
+    /// Requests that came and pieces of replies that went.
+    steps: AtomicU64,
+    /// Requests that are being answered. A reply on its way out is none: who does not take it stands still.
+    running: AtomicUsize,
+}
+
+impl Activity {
+    fn begin(self: &Arc<Self>) -> RunningRequest {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        self.running.fetch_add(1, Ordering::Relaxed);
+        RunningRequest(Arc::clone(self))
+    }
+}
+
+/// A request until its reply begins.
+struct RunningRequest(Arc<Activity>);
+
+impl Drop for RunningRequest {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A reply body whose pieces count as steps.
+struct Sent {
+    body: ReplyBody,
+    activity: Arc<Activity>,
+}
+
+impl Body for Sent {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let piece = Pin::new(&mut self.body).poll_frame(cx);
+        if piece.is_ready() {
+            self.activity.steps.fetch_add(1, Ordering::Relaxed);
+        }
+        piece
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The service as one connection sees it.
+struct Answers {
+    service: Arc<dyn Service>,
+    activity: Arc<Activity>,
+    peer: SocketAddr,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Answers {
+    type Response = Response<Sent>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn call(&self, request: Request<Incoming>) -> Answer {
+        let running = self.activity.begin();
+        let service = Arc::clone(&self.service);
+        let reply = catch_unwind(AssertUnwindSafe(|| service.call(request, self.peer))).ok();
+        Answer { reply, running }
+    }
+}
+
+/// An answer on its way. A panic on it becomes a `500`: one request must not take others with it.
+struct Answer {
+    reply: Option<BoxFuture<'static, Response<ReplyBody>>>,
+    running: RunningRequest,
+}
+
+impl Future for Answer {
+    type Output = Result<Response<Sent>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = match &mut self.reply {
+            Some(reply) => catch_unwind(AssertUnwindSafe(|| reply.as_mut().poll(cx))),
+            None => Ok(Poll::Ready(broken())),
+        };
+        let reply = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(reply)) => reply,
+            Err(_) => broken(),
+        };
+        let activity = Arc::clone(&self.running.0);
+        Poll::Ready(Ok(reply.map(|body| Sent { body, activity })))
+    }
+}
+
+fn broken() -> Response<ReplyBody> {
+    let mut reply = Response::new(ReplyBody::whole(r#"{"message":"internal error"}"#));
+    *reply.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    let json = hyper::header::HeaderValue::from_static("application/json");
+    reply.headers_mut().insert(hyper::header::CONTENT_TYPE, json);
+    reply
+}
+
+/// Descriptors kept for the store, logs, listeners and runtimes.
+const FILES_FOR_OTHERS: usize = 128;
+const ALPN_H2: &[u8] = b"h2";
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Read buffer of an HTTP/1.1 connection: a head of the largest size and what comes with it.
+const H1_BUFFER_BYTES: usize = limits::HEAD_MAX_BYTES + (16 << 10);
+const H2_HEAD_BYTES: u32 = limits::HEAD_MAX_BYTES as u32;
+
+#[cfg(test)]
+mod tests;

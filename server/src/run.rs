@@ -1,0 +1,362 @@
+//! From settings to a serving HSM, and around again at every reboot.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use casemate_api::KeyType;
+use casemate_api::State;
+use casemate_core::digest::sha256;
+use casemate_core::hsm::BootError;
+use casemate_core::keys::material::Material;
+use casemate_core::local::TlsIdentity;
+use casemate_core::mech::Live;
+use casemate_core::platform::{Clock, DeviceKeeper, Host, Platform};
+use casemate_core::{Error, Hsm, x509};
+
+use crate::clock::SystemClock;
+use crate::device::FileDevice;
+use crate::http::gate::Edge;
+use crate::http::serve::{self, Bounds, CertSlot};
+use crate::observe::metrics::Metrics;
+use crate::observe::trace;
+use crate::pool::Workers;
+use crate::process::{self, End, Exit, FolderError, Stop, Swap};
+use crate::rng::SystemRng;
+use crate::settings::Settings;
+use crate::store::{Counted, Embedded, OpenError};
+
+/// Why `casemated` ended other than as asked: a sentence and an exit code.
+struct Fault(Exit, String);
+
+/// Runs until it is asked to stop. What goes wrong is said in one sentence on standard error.
+pub fn run(settings: &Settings) -> Exit {
+    match try_run(settings) {
+        Ok(()) => Exit::Ok,
+        Err(Fault(exit, sentence)) => {
+            // If standard error is gone there is nobody to tell.
+            let _ = writeln!(io::stderr(), "casemated: {sentence}");
+            exit
+        }
+    }
+}
+
+fn try_run(settings: &Settings) -> Result<(), Fault> {
+    let failure = |error: io::Error| Fault(Exit::Failure, error.to_string());
+    let swap = process::harden().map_err(failure)?;
+    let clock = Arc::new(SystemClock::new());
+    let metrics = Arc::new(Metrics::new(clock.monotonic()));
+    trace::start(settings.log, metrics.clone()).map_err(|error| Fault(Exit::Failure, error.to_string()))?;
+    if swap == Swap::Possible {
+        tracing::warn!("memory is not locked, so keys may reach swap: raise the memlock limit to unlimited");
+    }
+    let folder = Folder(settings.data_dir.clone());
+    let _lock = process::lock_folder(&folder.0).map_err(|error| {
+        let exit = if matches!(error, FolderError::InUse(_)) { Exit::AlreadyRunning } else { Exit::DataFolder };
+        Fault(exit, format!("{}: {error}", folder.0.display()))
+    })?;
+    let listeners = bind(&settings.listen)?;
+
+    let lives = Arc::new(Lives::default());
+    let signalled = lives.clone();
+    process::on_signal(move || signalled.end()).map_err(failure)?;
+    loop {
+        let end = boot(&folder, &listeners, clock.clone(), metrics.clone(), &lives.stop.load())?;
+        if end == End::Shutdown || !lives.another() {
+            return Ok(());
+        }
+        tracing::info!("rebooting");
+    }
+}
+
+/// The lives of the process, one from each reboot to the next.
+#[derive(Default)]
+struct Lives {
+    /// Ends the present life.
+    stop: ArcSwap<Stop>,
+    /// There shall be no other one. Stays, so that a signal between two lives is not lost with the old `stop`.
+    over: AtomicBool,
+}
+
+impl Lives {
+    /// Ends the present life, and lets no other begin.
+    fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        self.stop.load().request(End::Shutdown);
+    }
+
+    /// Begins another life, unless there shall be none.
+    fn another(&self) -> bool {
+        self.stop.store(Arc::new(Stop::new()));
+        // Only now: an end that comes after this look meets the new `stop`.
+        !self.over.load(Ordering::SeqCst)
+    }
+}
+
+fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Fault> {
+    let bind = |address: &SocketAddr| {
+        serve::bind(*address).map_err(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::AddrInUse => "; another program listens there: choose another with --listen",
+                _ => "",
+            };
+            Fault(Exit::PortTaken, format!("cannot listen on {address}: {error}{hint}"))
+        })
+    };
+    addresses.iter().map(bind).collect()
+}
+
+/// One life of the HSM, from cold stores to a stop.
+fn boot(
+    folder: &Folder,
+    listeners: &[TcpListener],
+    clock: Arc<SystemClock>,
+    metrics: Arc<Metrics>,
+    stop: &Stop,
+) -> Result<End, Fault> {
+    let failure = |error: io::Error| Fault(Exit::Failure, error.to_string());
+    folder.finish_erasure()?;
+    folder.check_device_key()?;
+    let platform = folder.platform(clock.clone(), &metrics, stop)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failure)?;
+    let hsm = runtime.block_on(Hsm::boot(platform)).map_err(|error| {
+        let exit = if matches!(error, BootError::Store(_)) { Exit::StoreDamaged } else { Exit::DeviceKey };
+        Fault(exit, format!("{}: {error}", folder.0.display()))
+    })?;
+    let names = names(listeners);
+    let identity = runtime.block_on(hsm.tls_identity(|platform| fresh_identity(platform, &names)));
+    let identity = identity.map_err(|error| Fault(Exit::StoreDamaged, error.to_string()))?;
+    let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
+    let slot = CertSlot::new(identity.chain, &identity.private_key);
+    let slot =
+        slot.map_err(|error| Fault(Exit::StoreDamaged, format!("the stored TLS key and certificate: {error}")))?;
+
+    let edge = Edge::new(hsm.clone(), clock, metrics);
+    let clones = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>().map_err(failure)?;
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let bounds = Bounds::within(process::raise_file_limit());
+    let running = serve::start(clones, Arc::new(slot), workers, edge, bounds, stop).map_err(failure)?;
+    announce(listeners, &hsm, &fingerprint, folder);
+    runtime.block_on(async {
+        tokio::select! {
+            () = hsm.clone().keep_house() => {}
+            () = hsm.clone().keep_probing() => {}
+            () = stop.requested() => {}
+        }
+    });
+    running.wait();
+    runtime.block_on(hsm.flush());
+    Ok(stop.end().unwrap_or(End::Shutdown))
+}
+
+/// The addresses that are listened on, as names for a certificate.
+fn names(listeners: &[TcpListener]) -> Vec<String> {
+    let mut names = vec!["localhost".to_owned(), "IP:127.0.0.1".to_owned(), "IP:::1".to_owned()];
+    for address in listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
+        let name = format!("IP:{}", address.ip());
+        if !address.ip().is_unspecified() && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// A P-256 key and a certificate signed by itself.
+pub fn fresh_identity(platform: &Platform, names: &[String]) -> Result<TlsIdentity, Error> {
+    let material = Material::generate(KeyType::EC_P256, 0, &*platform.rng)?;
+    let mut serial = [0; 16];
+    platform.rng.fill(&mut serial);
+    let certificate = x509::self_signed_der(&Live::load(&material)?, "casemate", names, serial)?;
+    Ok(TlsIdentity { private_key: x509::pkcs8_der(&material)?, chain: vec![certificate] })
+}
+
+fn announce(listeners: &[TcpListener], hsm: &Hsm, fingerprint: &[u8; 32], folder: &Folder) {
+    let mut out = io::stdout().lock();
+    let mut say = |line: &str| {
+        // The service does not depend on somebody reading this.
+        let _ = writeln!(out, "{line}");
+    };
+    let addresses: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let urls: Vec<_> = addresses.iter().map(|address| format!("https://{address}")).collect();
+    let hex: Vec<_> = fingerprint.iter().map(|byte| format!("{byte:02X}")).collect();
+    say(&format!("casemated {} is listening on {}", env!("CARGO_PKG_VERSION"), urls.join(", ")));
+    say(&format!("  state        {:?}", hsm.state()));
+    say(&format!("  data         {}", folder.0.display()));
+    say(&format!("  certificate  SHA-256 {}", hex.join(":")));
+    let host = addresses.first().map(|address| match address.ip().is_unspecified() {
+        true => format!("localhost:{}", address.port()),
+        false => address.to_string(),
+    });
+    let host = host.unwrap_or_default();
+    match hsm.state() {
+        State::Unprovisioned => {
+            say(&format!("  next         provision it: nitropy nethsm --host {host} --no-verify-tls provision"));
+        }
+        State::Locked => {
+            say(&format!("  next         unlock it: nitropy nethsm --host {host} --no-verify-tls unlock"));
+        }
+        State::Operational | State::Failed => {}
+    }
+}
+
+/// The data folder.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn marker(&self) -> PathBuf {
+        self.0.join("factory-reset")
+    }
+
+    fn device_key(&self) -> PathBuf {
+        self.0.join("device-key")
+    }
+
+    fn stores(&self) -> [PathBuf; 2] {
+        [self.0.join("store.redb"), self.0.join("local.redb")]
+    }
+
+    fn device(&self) -> Arc<FileDevice> {
+        Arc::new(FileDevice::new(self.device_key(), Arc::new(SystemRng)))
+    }
+
+    /// Carries out a factory reset that was begun: Device Key first, then the stores, the mark last.
+    fn finish_erasure(&self) -> Result<(), Fault> {
+        if !self.marker().exists() {
+            return Ok(());
+        }
+        let fault = |why: String| Fault(Exit::DataFolder, format!("a factory reset cannot be finished: {why}"));
+        self.device().destroy().map_err(fault)?;
+        for store in self.stores() {
+            match fs::remove_file(&store) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(error.to_string())),
+                _ => {}
+            }
+        }
+        sync(&self.0).map_err(|error| fault(error.to_string()))?;
+        fs::remove_file(self.marker()).map_err(|error| fault(error.to_string()))?;
+        sync(&self.0).map_err(|error| fault(error.to_string()))
+    }
+
+    /// Refuses stores whose Device Key is gone, instead of making a new one that opens nothing.
+    fn check_device_key(&self) -> Result<(), Fault> {
+        let stored = self.stores().iter().any(|store| store.exists());
+        if stored && !self.device_key().exists() {
+            let sentence = format!(
+                "{} is missing, but there are stores sealed under it; put the file back, or move the folder away to start anew",
+                self.device_key().display()
+            );
+            return Err(Fault(Exit::DeviceKey, sentence));
+        }
+        Ok(())
+    }
+
+    fn platform(&self, clock: Arc<SystemClock>, metrics: &Arc<Metrics>, stop: &Stop) -> Result<Platform, Fault> {
+        // The key comes before the stores, so that stores without a key are never the remains of a crash.
+        self.device().load().map_err(|sentence| Fault(Exit::DeviceKey, sentence))?;
+        let [shared, local] = self.stores();
+        let counted = |store| Arc::new(Counted { store, metrics: metrics.clone() });
+        Ok(Platform {
+            clock,
+            rng: Arc::new(SystemRng),
+            store: counted(open(&shared, SHARED_CACHE_BYTES)?),
+            local: counted(open(&local, LOCAL_CACHE_BYTES)?),
+            device: self.device(),
+            pool: Workers::per_core().map_err(|error| Fault(Exit::Failure, error.to_string()))?,
+            host: Arc::new(Process { stop: stop.clone(), marker: self.marker() }),
+        })
+    }
+}
+
+/// Pages of the stores kept in memory, in bytes.
+const SHARED_CACHE_BYTES: usize = 64 << 20;
+const LOCAL_CACHE_BYTES: usize = 4 << 20;
+
+fn open(file: &Path, cache_bytes: usize) -> Result<Arc<Embedded>, Fault> {
+    Embedded::open(file, cache_bytes).map_err(|error| {
+        let exit = match &error {
+            OpenError::Busy => Exit::AlreadyRunning,
+            OpenError::NotAStore | OpenError::Damaged(_) => Exit::StoreDamaged,
+            OpenError::Io(_) => Exit::DataFolder,
+        };
+        Fault(exit, format!("{}: {error}", file.display()))
+    })
+}
+
+/// The process, as the core can move it.
+struct Process {
+    stop: Stop,
+    marker: PathBuf,
+}
+
+impl Host for Process {
+    fn erase(&self) -> Result<(), String> {
+        let durably = |file: &File| {
+            file.sync_all()?;
+            self.marker.parent().map_or(Ok(()), sync)
+        };
+        mark(&self.marker, durably).map_err(|error| format!("{}: {error}", self.marker.display()))
+    }
+
+    fn reboot(&self) {
+        self.stop.request(End::Reboot);
+    }
+
+    fn shutdown(&self) {
+        self.stop.request(End::Shutdown);
+    }
+}
+
+/// Makes the mark of a factory reset. If it cannot be made to last it is taken back: a reset that was refused must not
+/// happen at the next boot after all. A mark that was there before is left, as that reset was promised.
+fn mark(marker: &Path, durably: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+    let (file, fresh) = match File::create_new(marker) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (File::open(marker)?, false),
+        created => (created?, true),
+    };
+    let done = durably(&file);
+    if done.is_err() && fresh {
+        // The error that counts is the first.
+        let _ = fs::remove_file(marker);
+        let _ = marker.parent().map_or(Ok(()), sync);
+    }
+    done
+}
+
+/// Makes what was done in a folder durable.
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+
+    #[test]
+    fn an_end_between_two_lives_is_not_lost() {
+        let lives = Lives::default();
+        lives.stop.load().request(End::Reboot);
+        assert!(lives.another());
+        assert_eq!(lives.stop.load().end(), None);
+        let before = lives.stop.load_full();
+        lives.end();
+        assert_eq!(before.end(), Some(End::Shutdown));
+        assert!(!lives.another());
+    }
+
+    #[test]
+    fn a_reset_that_was_refused_leaves_no_mark() {
+        let folder = Scratch::new();
+        let marker = folder.path("factory-reset");
+        let fails = |_: &File| Err(io::Error::other("the disk is gone"));
+        assert!(mark(&marker, fails).is_err());
+        assert!(!marker.exists());
+        mark(&marker, File::sync_all).unwrap();
+        assert!(mark(&marker, fails).is_err());
+        assert!(marker.exists(), "this one was promised");
+    }
+}

@@ -1,0 +1,46 @@
+//! A store that counts what is written through it.
+
+use std::sync::Arc;
+
+use casemate_core::platform::BoxFuture;
+use casemate_core::store::{
+    Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch,
+};
+
+use crate::observe::metrics::{Count, Metrics};
+
+/// Counts committed transactions.
+pub struct Counted {
+    /// The store itself.
+    pub store: Arc<dyn Store>,
+    /// Where they are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Store for Counted {
+    fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
+        self.store.get(path, read)
+    }
+
+    fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
+        self.store.range(range, read)
+    }
+
+    fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
+        Box::pin(async move {
+            let outcomes = self.store.commit(txns).await?;
+            for _ in outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Committed(_))) {
+                self.metrics.count(Count::KvWrite);
+            }
+            Ok(outcomes)
+        })
+    }
+
+    fn watch(&self, prefix: Path, from: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, StoreError>> {
+        self.store.watch(prefix, from)
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {
+        self.store.snapshot()
+    }
+}

@@ -1,0 +1,177 @@
+//! The file of an embedded store: made whole or not at all, opened only if it is one, and left alone if it is not.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use casemate_core::store::{Revision, StoreError};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable};
+
+use super::disk::Disk;
+use super::row::{self, FORMAT, FORMAT_VERSION, META, REVISION, ROWS};
+use crate::durable::{self, NOFOLLOW};
+
+/// Why a store did not open. The file is as it was before.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("another process uses the store")]
+    Busy,
+    /// The file holds something else.
+    #[error("the file is not a store of Casemate")]
+    NotAStore,
+    /// The file was a store once.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+    /// The disk or the operating system refused.
+    #[error("the store cannot be read: {0}")]
+    Io(String),
+}
+
+/// When a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// First, by this process.
+    Start,
+    /// Again, as the disk failed before.
+    Failure,
+}
+
+/// Where a store lies and how it is opened.
+pub(super) struct StoreFile {
+    pub(super) path: PathBuf,
+    /// Memory redb may use for pages.
+    pub(super) cache_bytes: usize,
+    #[cfg(test)]
+    pub(super) faults: std::sync::Arc<super::disk::tests::Faults>,
+}
+
+impl StoreFile {
+    /// Makes an empty store of mode 0600 if there is no file. It is made under another name and renamed, so that a store
+    /// is there whole or not at all.
+    pub(super) fn create_if_absent(&self) -> Result<(), OpenError> {
+        if self.path.try_exists()? {
+            return Ok(());
+        }
+        let draft = durable::draft_of(&self.path);
+        let empty = options().create(true).truncate(false).open(&draft)?;
+        match empty.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Busy),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+        // Left over from a start that was killed.
+        empty.set_len(0)?;
+        let database = Database::builder().create_file(empty)?;
+        format(&database)?;
+        drop(database);
+        Ok(durable::publish(&draft, &self.path)?)
+    }
+
+    /// Opens and checks the file. It is written to only after that.
+    pub(super) fn open(&self, after: After) -> Result<(Database, Revision), OpenError> {
+        let file = options().open(&self.path)?;
+        if after == After::Failure {
+            forget_pages(&file);
+        }
+        if file.metadata()?.len() == 0 {
+            // redb would make a new database in it.
+            return Err(OpenError::Damaged("the file is empty".into()));
+        }
+        let disk = Disk::new(file)?;
+        #[cfg(test)]
+        let disk = disk.failing_like(&self.faults);
+        // redb may stumble over a file that is no file of its.
+        let opened = catch_unwind(AssertUnwindSafe(|| open_untrusted(&disk, self.cache_bytes)));
+        let opened = opened.unwrap_or_else(|_| Err(OpenError::Damaged("its pages make no sense".into())))?;
+        disk.trust()?;
+        Ok(opened)
+    }
+}
+
+fn format(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(ROWS)?;
+    let mut meta = transaction.open_table(META)?;
+    meta.insert(FORMAT, FORMAT_VERSION)?;
+    meta.insert(REVISION, 0)?;
+    drop(meta);
+    Ok(transaction.commit()?)
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags(NOFOLLOW);
+    options
+}
+
+fn open_untrusted(disk: &Disk, cache_bytes: usize) -> Result<(Database, Revision), OpenError> {
+    let database = Database::builder()
+        .set_cache_size(cache_bytes)
+        .set_repair_callback(|walk| {
+            tracing::warn!(progress = walk.progress(), "the store was not closed, so all of it is checked");
+        })
+        .create_with_backend(disk.clone())?;
+    let (format, revision) = numbers(&database)?;
+    if format != FORMAT_VERSION {
+        return Err(OpenError::Damaged(format!("its format {format} is not known to this version")));
+    }
+    Ok((database, Revision(revision)))
+}
+
+/// Format and revision; the first row is read on the way, as a look at the tree.
+fn numbers(database: &Database) -> Result<(u64, u64), redb::Error> {
+    let transaction = database.begin_read()?;
+    transaction.open_table(ROWS)?.first()?;
+    let meta = transaction.open_table(META)?;
+    Ok((row::number(&meta, FORMAT)?, row::number(&meta, REVISION)?))
+}
+
+/// After a failed sync, Linux keeps pages in memory that never reached the disk. They must not be read as if they had.
+fn forget_pages(file: &File) {
+    if let Err(error) = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed) {
+        tracing::warn!(%error, "pages of the store stay in memory after a failure of the disk");
+    }
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => OpenError::Damaged("the file was cut off".into()),
+            io::ErrorKind::InvalidData => OpenError::NotAStore,
+            _ => OpenError::Io(error.to_string()),
+        }
+    }
+}
+
+impl From<DatabaseError> for OpenError {
+    fn from(error: DatabaseError) -> Self {
+        redb::Error::from(error).into()
+    }
+}
+
+impl From<redb::Error> for OpenError {
+    fn from(error: redb::Error) -> Self {
+        match error {
+            redb::Error::DatabaseAlreadyOpen => OpenError::Busy,
+            redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. } => OpenError::NotAStore,
+            redb::Error::Io(error) => error.into(),
+            redb::Error::PreviousIo => OpenError::Io(error.to_string()),
+            redb::Error::Corrupted(why) => OpenError::Damaged(why),
+            error => OpenError::Damaged(error.to_string()),
+        }
+    }
+}
+
+impl From<OpenError> for StoreError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Busy => StoreError::Unreachable(error.to_string()),
+            OpenError::Io(why) => StoreError::Unreachable(why),
+            OpenError::NotAStore => StoreError::Damaged(error.to_string()),
+            OpenError::Damaged(why) => StoreError::Damaged(why),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Stores behind [`casemate_core::store::Store`].
+
+mod counted;
+mod disk;
+mod embedded;
+mod file;
+mod row;
+#[cfg(test)]
+mod tests;
+
+pub use counted::Counted;
+pub use embedded::Embedded;
+pub use file::OpenError;

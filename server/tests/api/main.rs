@@ -1,0 +1,32 @@
+//! The HSM as its clients see it: over real HTTPS, in one process, on simulated stores and a simulated clock.
+//!
+//! One binary, one module per capability. Numbers such as "case 45" are those of the list of easily mistaken cases that
+//! the compatibility contract keeps.
+
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "this is a test"
+)]
+
+mod golden;
+mod h2;
+mod rig;
+mod wire;
+
+mod access;
+mod config;
+mod crypto;
+mod faults;
+mod keys;
+mod openapi;
+mod phases;
+mod policy_matrix;
+mod races;
+mod requests;
+mod states;
+mod users;

@@ -1,0 +1,177 @@
+//! What is open in which state, and how one becomes the other.
+
+use std::time::Duration;
+
+use casemate_api::State;
+use serde_json::{Value, json};
+
+use crate::rig::{Rig, SYSTEM_TIME, UNLOCK, passphrase_of};
+
+const NOT_AVAILABLE: &str = "Service not available";
+
+/// Cases 1 to 4, 13, 17.
+#[test]
+fn the_state_is_asked_before_the_credentials() {
+    let rig = Rig::unprovisioned();
+    rig.anonymous().get("/system/info").case(1, 412).says(NOT_AVAILABLE);
+    rig.login("admin", "whatever it is").get("/keys").is(412).says(NOT_AVAILABLE);
+    let rig = Rig::locked();
+    rig.anonymous().get("/health/ready").case(2, 412).says(NOT_AVAILABLE);
+    rig.anonymous().post("/system/reboot", "").case(17, 412).says(NOT_AVAILABLE);
+    let rig = Rig::operational();
+    rig.anonymous().get("/health/alive").case(3, 412).says(NOT_AVAILABLE);
+    rig.provision().case(4, 412).says(NOT_AVAILABLE);
+    rig.unlock().case(13, 412).says(NOT_AVAILABLE);
+}
+
+/// Cases 15, 16, 18, 21, 22.
+#[test]
+fn some_endpoints_ask_for_credentials_only_while_operational() {
+    let rig = Rig::operational();
+    rig.anonymous().post("/system/shutdown", "").case(16, 401).empty();
+    rig.anonymous().get("/health/diagnose").case(22, 401).empty();
+    rig.anonymous().post("/system/factory-reset", "").is(401);
+    assert_eq!((rig.sim.host.shutdowns(), rig.sim.host.erasures()), (0, 0));
+    rig.admin().get("/health/diagnose").is(200);
+    rig.admin().post("/system/shutdown", "").is(204).empty();
+    rig.admin().post("/system/reboot", "").is(204).empty();
+    assert_eq!((rig.sim.host.shutdowns(), rig.sim.host.reboots()), (1, 1));
+
+    let rig = Rig::locked();
+    let diagnosis = rig.anonymous().get("/health/diagnose").case(21, 200).json();
+    assert!(diagnosis["clusterLogs"].is_array(), "{diagnosis}");
+    assert_eq!(diagnosis["clusterState"]["running"], false, "{diagnosis}");
+    rig.anonymous().post("/system/shutdown", "").case(15, 204).empty();
+    assert_eq!(rig.sim.host.shutdowns(), 1);
+
+    let rig = Rig::failed();
+    rig.anonymous().post("/system/factory-reset", "").case(18, 204).empty();
+    assert_eq!((rig.sim.host.erasures(), rig.sim.host.reboots()), (1, 1));
+}
+
+#[test]
+fn the_health_endpoints_tell_the_state() {
+    for (state, alive, ready) in [
+        (State::Unprovisioned, 200, 412),
+        (State::Locked, 200, 412),
+        (State::Operational, 412, 200),
+        (State::Failed, 412, 412),
+    ] {
+        let rig = Rig::in_state(state);
+        assert_eq!(rig.anonymous().get("/health/state").is(200).text(), format!("{{\"state\":\"{state:?}\"}}"));
+        rig.anonymous().get("/health/alive").is(alive);
+        rig.anonymous().get("/health/ready").is(ready);
+        rig.anonymous().get("/info").is(200);
+    }
+}
+
+fn provision_with(member: &str, value: Value) -> Value {
+    let mut body =
+        json!({"unlockPassphrase": UNLOCK, "adminPassphrase": passphrase_of("admin"), "systemTime": SYSTEM_TIME});
+    body[member] = value;
+    body
+}
+
+/// Cases 5 to 8.
+#[test]
+fn provisioning_refuses_what_is_wrong_and_then_takes_what_is_right() {
+    let rig = Rig::unprovisioned();
+    let try_with = |member, value: Value| rig.anonymous().post("/provision", provision_with(member, value));
+    let short = "passphrase adminPassphrase is not >= 10 and <= 200 characters";
+    try_with("adminPassphrase", "123456789".into()).case(5, 400).says(short);
+    let short = "passphrase unlockPassphrase is not >= 10 and <= 200 characters";
+    try_with("unlockPassphrase", "123456789".into()).is(400).says(short);
+    try_with("unlockPassphrase", "x".repeat(201).into()).is(400);
+    try_with("systemTime", "2020-01-01T00:00:00+01:00".into()).case(6, 400);
+    for time in ["2020-01-01", "2020-01-01T00:00:00", "soon", ""] {
+        try_with("systemTime", time.into()).is(400);
+    }
+    try_with("systemTime", Value::Null).is(400);
+    try_with("more", "than asked".into()).is(400);
+    rig.anonymous().post("/provision", "").is(400).says("Invalid JSON: Blank input data.");
+    assert_eq!(rig.hsm.state(), State::Unprovisioned);
+
+    let body = provision_with("systemTime", "2030-01-02T03:04:05.5+00:00".into());
+    rig.anonymous().content_type("text/plain").post("/provision", body).case(7, 204).case(8, 204).empty();
+    assert_eq!(rig.hsm.state(), State::Operational);
+    let reply = rig.admin().get("/users").is(200);
+    assert_eq!(reply.text(), r#"[{"user":"admin"}]"#);
+    assert_eq!(reply.header("date"), Some("Wed, 02 Jan 2030 03:04:05 GMT"), "the time is the one that was set");
+    assert_eq!(rig.admin().get("/users/admin").text(), r#"{"realName":"admin","role":"Administrator"}"#);
+    assert_eq!(rig.admin().get("/keys").text(), "[]");
+    assert_eq!(rig.admin().get("/namespaces").text(), "[]");
+}
+
+/// Passphrases are measured in bytes: 100 characters of two bytes each are just short enough.
+#[test]
+fn provisioning_takes_passphrases_of_10_and_of_200_bytes() {
+    let rig = Rig::unprovisioned();
+    let longest = "ü".repeat(100);
+    let body = json!({"unlockPassphrase": "0123456789", "adminPassphrase": longest, "systemTime": SYSTEM_TIME});
+    rig.anonymous().post("/provision", body).is(204);
+    rig.login("admin", &longest).get("/keys").is(200);
+}
+
+/// Cases 9 to 12.
+#[test]
+fn a_failed_attempt_to_unlock_blocks_its_address_for_a_second() {
+    let rig = Rig::locked();
+    let busy = "Service unavailable: too many requests";
+    let wrong = || rig.anonymous().post("/unlock", json!({"passphrase": "not the passphrase"}));
+    // Not even JSON: refused, and not counted.
+    rig.anonymous().post("/unlock", "{").is(400);
+    rig.anonymous().post("/unlock", "").is(400);
+    rig.anonymous().post("/unlock", json!({"passphrase": "12345"})).case(9, 400);
+    rig.unlock().case(9, 429).says(busy);
+    // The syntax still comes first.
+    rig.anonymous().post("/unlock", "{").is(400);
+
+    rig.advance(Duration::from_secs(1));
+    wrong().case(10, 403).says("not authenticated");
+    wrong().case(11, 429).says(busy);
+    rig.unlock().case(12, 429).says(busy);
+    rig.advance(Duration::from_millis(999));
+    rig.unlock().is(429);
+
+    rig.advance(Duration::from_millis(1));
+    rig.anonymous().post("/unlock", json!({"pass": "phrase"})).is(400);
+    rig.unlock().is(429).says(busy);
+    assert_eq!(rig.hsm.state(), State::Locked);
+    rig.unlock_from("127.0.0.2").is(204).empty();
+    assert_eq!(rig.hsm.state(), State::Operational);
+    rig.admin().get("/keys/k").is(200);
+}
+
+/// Case 14.
+#[test]
+fn only_an_administrator_of_the_root_locks() {
+    let rig = Rig::operational();
+    for user in ["operator", "metrics", "backup", "ns1~admin", "ns1~operator", "ghost~admin"] {
+        rig.user(user).post("/lock", "").case(14, 403).empty();
+    }
+    assert_eq!(rig.hsm.state(), State::Operational);
+    rig.admin().post("/lock", "").is(204).empty();
+    assert_eq!(rig.hsm.state(), State::Locked);
+    rig.admin().post("/lock", "").is(412);
+}
+
+#[test]
+fn the_hsm_fails_with_its_store_and_comes_back_with_it() {
+    let rig = Rig::failed();
+    rig.admin().get("/keys").is(412);
+    rig.unlock().is(412);
+    rig.sim.store.fail(false);
+    pollster::block_on(rig.hsm.probe(casemate_api::limits::STORE_AWAY_S));
+    assert_eq!(rig.hsm.state(), State::Operational);
+    rig.admin().get("/keys/k").is(200);
+}
+
+#[test]
+fn a_store_that_is_away_for_a_moment_is_an_error_and_not_a_state() {
+    let rig = Rig::operational();
+    rig.admin().get("/keys").is(200);
+    rig.sim.store.fail(true);
+    rig.admin().get("/keys").is(503);
+    rig.sim.store.fail(false);
+    rig.admin().get("/keys").is(200);
+}

@@ -1,0 +1,459 @@
+//! One client thread of the crash test, and all it knows: which keys and users it made, and what they may be like now.
+//!
+//! Whatever it changes is known by a list of possible states. An answered change leaves one; an unanswered one leaves
+//! the state before and the state after, until the next look at it decides.
+
+use std::collections::BTreeSet;
+
+use aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+
+use super::Dice;
+use super::daemon::Client;
+
+/// Who signs.
+pub(crate) const OPERATOR: &str = "operator";
+pub(crate) const OPERATOR_PASSPHRASE: &str = "operator passphrase";
+/// Tags of keys; the operator has them all.
+pub(crate) const TAGS: [&str; 3] = ["red", "green", "blue"];
+
+const USER_PASSPHRASE: &str = "a user's passphrase";
+/// Keys besides the recently changed ones that are looked at after each kill.
+const SAMPLE: usize = 5;
+
+/// A client thread.
+pub(crate) struct Hand {
+    number: usize,
+    dice: Dice,
+    made: usize,
+    keys: Vec<Key>,
+    users: Vec<User>,
+    /// Positions in `keys` and `users` of what was touched since the last check.
+    recent_keys: BTreeSet<usize>,
+    recent_users: BTreeSet<usize>,
+    /// A renaming without an answer: the positions of the old and the new id, of which exactly one is there.
+    renaming: Option<(usize, usize)>,
+    /// Changes that were answered with success.
+    pub(crate) acknowledged: usize,
+}
+
+struct Key {
+    id: String,
+    kind: Kind,
+    /// What the key must prove to be; `None` until it was seen.
+    proof: Option<Vec<u8>>,
+    possible: Vec<Option<Marks>>,
+}
+
+struct User {
+    id: String,
+    /// Their tags, if they exist.
+    possible: Vec<Option<BTreeSet<String>>>,
+}
+
+/// What can be changed about a key.
+#[derive(Clone, Debug, PartialEq, Default)]
+struct Marks {
+    label: String,
+    tags: BTreeSet<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    P256,
+    Ed25519,
+    Aes,
+}
+
+/// The only possible state, if there is only one.
+fn sure<T>(possible: &[Option<T>]) -> Option<&T> {
+    match possible {
+        [Some(state)] => Some(state),
+        _ => None,
+    }
+}
+
+impl Hand {
+    pub(crate) fn new(number: usize, dice: Dice) -> Self {
+        Self {
+            number,
+            dice,
+            made: 0,
+            keys: Vec::new(),
+            users: Vec::new(),
+            recent_keys: BTreeSet::new(),
+            recent_users: BTreeSet::new(),
+            renaming: None,
+            acknowledged: 0,
+        }
+    }
+
+    /// Changes one thing after the other until there is no answer.
+    pub(crate) fn work(&mut self, admin: &Client) {
+        while self.step(admin) {}
+    }
+
+    /// One change; `false` if it was not answered.
+    fn step(&mut self, admin: &Client) -> bool {
+        let key = self.some_key();
+        match (self.dice.below(100), key) {
+            (0..1, _) => self.create_user(admin),
+            (1..6, _) => self.tag_user(admin),
+            (6..18, Some(key)) => self.delete_key(admin, key),
+            (18..30, Some(key)) => self.label(admin, key),
+            (30..42, Some(key)) => self.tag_key(admin, key),
+            (42..50, Some(key)) => self.rename(admin, key),
+            (50..65, _) => self.import(admin),
+            _ => self.generate(admin),
+        }
+    }
+
+    /// A key that surely exists.
+    fn some_key(&mut self) -> Option<usize> {
+        let tries: Vec<usize> = (0..8).map(|_| self.dice.below(self.keys.len().max(1))).collect();
+        tries.into_iter().find(|at| self.keys.get(*at).is_some_and(|key| sure(&key.possible).is_some()))
+    }
+
+    fn fresh_id(&mut self) -> String {
+        self.made += 1;
+        format!("{}-{}", self.number, self.made)
+    }
+
+    /// Sends a change; `Some(true)` if it was answered with `status`.
+    fn send(&mut self, admin: &Client, method: &str, path: &str, body: Option<&Value>, status: u16) -> bool {
+        let Ok(answer) = admin.call(method, path, body) else { return false };
+        answer.expect(status);
+        self.acknowledged += 1;
+        true
+    }
+
+    /// Sends a change of a key that leaves it in the state `after`.
+    fn change_key(
+        &mut self,
+        admin: &Client,
+        at: usize,
+        after: Option<Marks>,
+        (method, path, body, status): (&str, String, Option<Value>, u16),
+    ) -> bool {
+        self.recent_keys.insert(at);
+        let answered = self.send(admin, method, &path, body.as_ref(), status);
+        let possible = &mut self.keys[at].possible;
+        if answered {
+            *possible = vec![after];
+        } else {
+            possible.push(after);
+        }
+        answered
+    }
+
+    /// Notes a key that does not exist yet.
+    fn plan_key(&mut self, id: String, kind: Kind, proof: Option<Vec<u8>>) -> usize {
+        self.keys.push(Key { id, kind, proof, possible: vec![None] });
+        self.keys.len() - 1
+    }
+
+    fn some_marks(&mut self) -> Marks {
+        let label = format!("label {}", self.dice.below(1000));
+        let tags = TAGS.into_iter().filter(|_| self.dice.below(3) == 0).map(str::to_owned).collect();
+        Marks { label, tags }
+    }
+
+    fn generate(&mut self, admin: &Client) -> bool {
+        let kind = [Kind::P256, Kind::Ed25519, Kind::Aes][self.dice.below(3)];
+        let (id, marks) = (self.fresh_id(), self.some_marks());
+        let at = self.plan_key(id.clone(), kind, None);
+        let body = json!({
+            "id": id, "type": kind.name(), "mechanisms": kind.mechanisms(), "length": 256,
+            "label": marks.label, "restrictions": { "tags": marks.tags },
+        });
+        self.change_key(admin, at, Some(marks), ("POST", "/keys/generate".into(), Some(body), 201))
+    }
+
+    fn import(&mut self, admin: &Client) -> bool {
+        let (kind, private, proof) = match self.dice.below(3) {
+            0 => {
+                let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+                let scalar = aws_lc_rs::encoding::AsBigEndian::<aws_lc_rs::encoding::EcPrivateKeyBin<'_>>::as_be_bytes(
+                    &pair.private_key(),
+                )
+                .unwrap();
+                (Kind::P256, scalar.as_ref().to_vec(), pair.public_key().as_ref().to_vec())
+            }
+            1 => {
+                let seed: [u8; 32] = std::array::from_fn(|_| self.dice.below(256) as u8);
+                let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+                (Kind::Ed25519, seed.to_vec(), pair.public_key().as_ref().to_vec())
+            }
+            _ => (Kind::Aes, NIST_KEY.to_vec(), NIST_CIPHERTEXT.to_vec()),
+        };
+        let (id, marks) = (self.fresh_id(), self.some_marks());
+        let at = self.plan_key(id.clone(), kind, Some(proof));
+        let body = json!({
+            "type": kind.name(), "mechanisms": kind.mechanisms(),
+            "private": { "data": BASE64_STANDARD.encode(private) },
+            "label": marks.label, "restrictions": { "tags": marks.tags },
+        });
+        self.change_key(admin, at, Some(marks), ("PUT", format!("/keys/{id}"), Some(body), 204))
+    }
+
+    fn delete_key(&mut self, admin: &Client, at: usize) -> bool {
+        let path = format!("/keys/{}", self.keys[at].id);
+        self.change_key(admin, at, None, ("DELETE", path, None, 204))
+    }
+
+    fn label(&mut self, admin: &Client, at: usize) -> bool {
+        let mut marks = sure(&self.keys[at].possible).cloned().unwrap();
+        // Never one that was tried before: a label that is there already is answered with 304.
+        self.made += 1;
+        marks.label = format!("label {}", 1000 + self.made);
+        let body = json!({ "label": marks.label });
+        let path = format!("/keys/{}/label", self.keys[at].id);
+        self.change_key(admin, at, Some(marks), ("PUT", path, Some(body), 204))
+    }
+
+    fn tag_key(&mut self, admin: &Client, at: usize) -> bool {
+        let mut marks = sure(&self.keys[at].possible).cloned().unwrap();
+        let tag = TAGS[self.dice.below(TAGS.len())];
+        let method = toggle(&mut marks.tags, tag);
+        let path = format!("/keys/{}/restrictions/tags/{tag}", self.keys[at].id);
+        self.change_key(admin, at, Some(marks), (method, path, None, 204))
+    }
+
+    fn rename(&mut self, admin: &Client, at: usize) -> bool {
+        let new_id = self.fresh_id();
+        let Key { id, kind, proof, possible } = &self.keys[at];
+        let path = format!("/keys/{id}/move");
+        let (kind, proof, marks) = (*kind, proof.clone(), sure(possible).cloned());
+        let new = self.plan_key(new_id.clone(), kind, proof);
+        self.recent_keys.insert(new);
+        let answered = self.change_key(admin, at, None, ("POST", path, Some(json!({ "newId": new_id })), 200));
+        if answered {
+            self.keys[new].possible = vec![marks];
+        } else {
+            self.keys[new].possible.push(marks);
+            self.renaming = Some((at, new));
+        }
+        answered
+    }
+
+    fn create_user(&mut self, admin: &Client) -> bool {
+        let id = format!("user{}", self.fresh_id());
+        let body = json!({ "realName": id, "role": "Operator", "passphrase": USER_PASSPHRASE });
+        self.recent_users.insert(self.users.len());
+        let answered = self.send(admin, "PUT", &format!("/users/{id}"), Some(&body), 201);
+        let made = Some(BTreeSet::new());
+        self.users.push(User { id, possible: if answered { vec![made] } else { vec![None, made] } });
+        answered
+    }
+
+    /// Gives a user a tag or takes it away; rarely takes away the user.
+    fn tag_user(&mut self, admin: &Client) -> bool {
+        let at = self.dice.below(self.users.len().max(1));
+        let Some(mut tags) = self.users.get(at).and_then(|user| sure(&user.possible)).cloned() else { return true };
+        let path = format!("/users/{}", self.users[at].id);
+        let (method, path, after) = if self.dice.below(10) == 0 {
+            ("DELETE", path, None)
+        } else {
+            let tag = TAGS[self.dice.below(TAGS.len())];
+            let method = toggle(&mut tags, tag);
+            (method, format!("{path}/tags/{tag}"), Some(tags))
+        };
+        self.recent_users.insert(at);
+        let answered = self.send(admin, method, &path, None, 204);
+        let possible = &mut self.users[at].possible;
+        if answered {
+            *possible = vec![after];
+        } else {
+            possible.push(after);
+        }
+        answered
+    }
+
+    // --- What is there after a kill ---
+
+    /// Things with more than one possible state.
+    pub(crate) fn open_ends(&self) -> usize {
+        self.keys.iter().filter(|key| key.possible.len() > 1).count()
+            + self.users.iter().filter(|user| user.possible.len() > 1).count()
+    }
+
+    pub(crate) fn keys_left(&self) -> usize {
+        self.keys.iter().filter(|key| sure(&key.possible).is_some()).count()
+    }
+
+    pub(crate) fn users_left(&self) -> usize {
+        self.users.iter().filter(|user| sure(&user.possible).is_some()).count()
+    }
+
+    /// Compares which keys and users there are with those there may be; both lists are sorted. Gives how many are this
+    /// hand's.
+    pub(crate) fn check_names(&mut self, keys: &[String], users: &[String]) -> usize {
+        let mut mine = 0;
+        for key in &mut self.keys {
+            mine += usize::from(settle_existence("key", &key.id, keys, &mut key.possible));
+        }
+        for user in &mut self.users {
+            mine += usize::from(settle_existence("user", &user.id, users, &mut user.possible));
+        }
+        if let Some((old, new)) = self.renaming.take() {
+            let there = |at: usize| self.keys[at].possible[0].is_some();
+            let (old_id, new_id) = (&self.keys[old].id, &self.keys[new].id);
+            assert!(there(old) != there(new), "{old_id} was being renamed to {new_id}: one of them is there");
+        }
+        mine
+    }
+
+    /// Looks at what was touched before the kill and at a few others.
+    pub(crate) fn check_recent(&mut self, admin: &Client, operator: &Client) {
+        let mut keys = std::mem::take(&mut self.recent_keys);
+        for _ in 0..SAMPLE.min(self.keys.len()) {
+            keys.insert(self.dice.below(self.keys.len()));
+        }
+        for at in keys {
+            self.keys[at].check(admin, operator);
+        }
+        for at in std::mem::take(&mut self.recent_users) {
+            self.users[at].check(admin);
+        }
+    }
+
+    /// Looks at everything.
+    pub(crate) fn check_all(&mut self, admin: &Client, operator: &Client) {
+        self.keys.iter_mut().for_each(|key| key.check(admin, operator));
+        self.users.iter_mut().for_each(|user| user.check(admin));
+        assert_eq!(self.open_ends(), 0);
+    }
+}
+
+/// Puts `tag` in or takes it out, and gives the method that does so.
+fn toggle(tags: &mut BTreeSet<String>, tag: &str) -> &'static str {
+    if tags.remove(tag) {
+        "DELETE"
+    } else {
+        tags.insert(tag.to_owned());
+        "PUT"
+    }
+}
+
+/// Drops the possible states that contradict the list of names. Gives whether it is there.
+fn settle_existence<T>(what: &str, id: &str, names: &[String], possible: &mut Vec<Option<T>>) -> bool {
+    let there = names.binary_search_by(|name| name.as_str().cmp(id)).is_ok();
+    possible.retain(|state| state.is_some() == there);
+    assert!(!possible.is_empty(), "{what} {id} is {}there, against what was answered", if there { "" } else { "not " });
+    there
+}
+
+/// Drops the possible states that are not the one that was seen.
+fn settle<T: PartialEq + std::fmt::Debug>(id: &str, possible: &mut Vec<Option<T>>, seen: T) {
+    assert!(
+        possible.iter().flatten().any(|state| *state == seen),
+        "{id} is {seen:?}, against what was answered: {possible:?}"
+    );
+    *possible = vec![Some(seen)];
+}
+
+fn strings(list: &Value) -> BTreeSet<String> {
+    list.as_array().into_iter().flatten().map(|item| item.as_str().unwrap().to_owned()).collect()
+}
+
+impl Key {
+    /// That it is what it may be, and works.
+    fn check(&mut self, admin: &Client, operator: &Client) {
+        if self.possible == [None] {
+            return;
+        }
+        let path = format!("/keys/{}", self.id);
+        let seen = admin.call("GET", &path, None).unwrap().expect(200).json();
+        assert_eq!(seen["type"], self.kind.name());
+        assert_eq!(seen["mechanisms"], self.kind.mechanisms());
+        let label = seen["label"].as_str().unwrap_or_default().to_owned();
+        let tags = strings(&seen["restrictions"]["tags"]);
+        settle(&self.id, &mut self.possible, Marks { label, tags });
+        let proof = match self.kind {
+            Kind::P256 => sign(operator, &path, &seen, "ECDSA", |public, message, signature| {
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, public).verify(message, signature).is_ok()
+            }),
+            Kind::Ed25519 => sign(operator, &path, &seen, "EdDSA", |public, message, signature| {
+                UnparsedPublicKey::new(&ED25519, public).verify(message, signature).is_ok()
+            }),
+            Kind::Aes => encrypt(operator, &path),
+        };
+        assert_eq!(self.proof.get_or_insert_with(|| proof.clone()), &proof, "{} is still the same key", self.id);
+    }
+}
+
+impl User {
+    fn check(&mut self, admin: &Client) {
+        if self.possible == [None] {
+            return;
+        }
+        let path = format!("/users/{}", self.id);
+        let seen = admin.call("GET", &path, None).unwrap().expect(200).json();
+        assert_eq!(seen, json!({ "realName": self.id, "role": "Operator" }));
+        let tags = admin.call("GET", &format!("{path}/tags"), None).unwrap().expect(200).json();
+        settle(&self.id, &mut self.possible, strings(&tags));
+        admin.log_in(&self.id, USER_PASSPHRASE).call("GET", &path, None).unwrap().expect(200);
+    }
+}
+
+fn decode(value: &Value) -> Vec<u8> {
+    BASE64_STANDARD.decode(value.as_str().unwrap()).unwrap()
+}
+
+/// Signs, verifies, and gives the public key.
+fn sign(operator: &Client, path: &str, key: &Value, mode: &str, verify: fn(&[u8], &[u8], &[u8]) -> bool) -> Vec<u8> {
+    let message = b"are you the one I know?";
+    // ECDSA signs what is already a digest.
+    let input = match mode {
+        "ECDSA" => aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, message).as_ref().to_vec(),
+        _ => message.to_vec(),
+    };
+    let body = json!({ "mode": mode, "message": BASE64_STANDARD.encode(input) });
+    let answer = operator.call("POST", &format!("{path}/sign"), Some(&body)).unwrap().expect(200);
+    let public = decode(&key["public"]["data"]);
+    assert!(verify(&public, message, &decode(&answer.json()["signature"])), "{path}: the signature is wrong");
+    public
+}
+
+/// Encrypts the block of the NIST example and gives the ciphertext, which tells keys apart.
+fn encrypt(operator: &Client, path: &str) -> Vec<u8> {
+    let body = json!({
+        "mode": "AES_CBC", "message": BASE64_STANDARD.encode(NIST_PLAINTEXT), "iv": BASE64_STANDARD.encode(NIST_IV),
+    });
+    let answer = operator.call("POST", &format!("{path}/encrypt"), Some(&body)).unwrap().expect(200);
+    decode(&answer.json()["encrypted"])
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::P256 => "EC_P256",
+            Kind::Ed25519 => "Curve25519",
+            Kind::Aes => "Generic",
+        }
+    }
+
+    fn mechanisms(self) -> Value {
+        match self {
+            Kind::P256 => json!(["ECDSA_Signature"]),
+            Kind::Ed25519 => json!(["EdDSA_Signature"]),
+            Kind::Aes => json!(["AES_Encryption_CBC", "AES_Decryption_CBC"]),
+        }
+    }
+}
+
+// The first block of CBC-AES256.Encrypt in NIST SP 800-38A, F.2.5.
+#[rustfmt::skip]
+const NIST_KEY: [u8; 32] = [
+    0x60, 0x3d, 0xeb, 0x10, 0x15, 0xca, 0x71, 0xbe, 0x2b, 0x73, 0xae, 0xf0, 0x85, 0x7d, 0x77, 0x81,
+    0x1f, 0x35, 0x2c, 0x07, 0x3b, 0x61, 0x08, 0xd7, 0x2d, 0x98, 0x10, 0xa3, 0x09, 0x14, 0xdf, 0xf4,
+];
+const NIST_IV: [u8; 16] =
+    [0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f];
+const NIST_PLAINTEXT: [u8; 16] =
+    [0x6b, 0xc1, 0xbe, 0xe2, 0x2e, 0x40, 0x9f, 0x96, 0xe9, 0x3d, 0x7e, 0x11, 0x73, 0x93, 0x17, 0x2a];
+const NIST_CIPHERTEXT: [u8; 16] =
+    [0xf5, 0x8c, 0x4c, 0x04, 0xd6, 0xe5, 0xf1, 0xba, 0x77, 0x9e, 0xab, 0xfb, 0x5f, 0x7b, 0xfb, 0xd6];
