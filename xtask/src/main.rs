@@ -1,3 +1,68 @@
-//! `cargo xtask`: the project's own chores.
+//! `cargo xtask`: the project's one entry point for everything that is not the product itself.
+//!
+//! Every chore is a function over [`steps::Steps`], which prints what runs, how long it took and what to do when
+//! something is missing. No shell scripts, no further tools to learn.
 
-fn main() {}
+mod bench;
+mod check;
+mod compat;
+mod fuzz;
+mod listing;
+mod metadata;
+mod setup;
+mod source;
+mod steps;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::steps::{OnFailure, Steps};
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  check                 formatting, clippy, house rules, unit tests, documentation: before every commit
+  test [--keep-going]   everything CI runs; installs what is missing (apt packages, Python packages) and says so
+  tidy                  the house rules alone: who may depend on whom, licences, unsafe, file sizes
+  compat [PYTEST ARGS]  real clients (nitropy, Python SDK, curl, OpenSSL, schemathesis) against a running casemated
+  fuzz                  20 seconds of seeded mutations on every parser, with the stable compiler
+  fuzz TARGET [ARGS]    one target under cargo-fuzz (nightly), for as long as you like
+  bench [ARGS]          the performance table
+  policy                who may call what, in which state, as a table
+  openapi               the OpenAPI document that casemated serves
+  mechanisms            key types and what they can do, as a table
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<()> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
+        ["check"] => Steps::run(OnFailure::Stop, check::all),
+        ["test"] => Steps::run(OnFailure::Stop, test::all),
+        ["test", "--keep-going"] => Steps::run(OnFailure::KeepGoing, test::all),
+        ["tidy"] => Steps::run(OnFailure::Stop, |steps| steps.step("tidy", tidy::all)),
+        ["compat", rest @ ..] => Steps::run(OnFailure::Stop, |steps| compat::all(steps, rest)),
+        ["fuzz"] => Steps::run(OnFailure::Stop, |steps| steps.step("fuzz smoke", fuzz::smoke)),
+        ["fuzz", target, rest @ ..] => fuzz::libfuzzer(target, rest),
+        ["bench", rest @ ..] => bench::run(rest),
+        [listing @ ("policy" | "openapi" | "mechanisms")] => listing::print(listing),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => bail!("no such command: {}\n\n{HELP}", other.join(" ")),
+    }
+}

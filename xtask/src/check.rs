@@ -1,0 +1,34 @@
+//! `cargo xtask check`: what holds before every commit. Under two minutes when warm.
+
+use anyhow::Result;
+
+use crate::steps::{Steps, cargo, run};
+use crate::{fuzz, setup, tidy};
+
+/// Formatting, lints, house rules, unit tests, documentation.
+pub(crate) fn all(steps: &mut Steps) -> Result<()> {
+    lints(steps)?;
+    steps.step("unit tests", || run(&mut cargo(&["test", "--workspace", "--lib", "--bins"])))?;
+    documentation(steps)
+}
+
+/// Formatting, lints and house rules: whatever needs no test to run.
+pub(crate) fn lints(steps: &mut Steps) -> Result<()> {
+    steps.step("rust components", setup::rust_components)?;
+    steps.step("fmt", || {
+        run(&mut cargo(&["fmt", "--all", "--check"]))?;
+        run(&mut cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))
+    })?;
+    steps.step("tidy", tidy::all)?;
+    steps.step("clippy", || {
+        run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
+        fuzz::lock()?;
+        run(&mut cargo(&["clippy", "--manifest-path", "fuzz/Cargo.toml", "--", "-D", "warnings"]))
+    })
+}
+
+/// The API documentation builds without a warning.
+pub(crate) fn documentation(steps: &mut Steps) -> Result<()> {
+    steps
+        .step("doc", || run(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings")))
+}

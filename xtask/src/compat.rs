@@ -1,0 +1,28 @@
+//! Real clients against a real `casemated`: the pytest suite in `tests/compat`.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::metadata;
+use crate::setup;
+use crate::steps::{Steps, cargo, run};
+
+/// Builds the server, installs the clients and runs the suite, handing `args` on to pytest.
+pub(crate) fn all(steps: &mut Steps, args: &[&str]) -> Result<()> {
+    steps.step("build casemated", || {
+        run(&mut cargo(&["build", "--package", "casemate-server", "--bin", "casemated", "--locked"]))
+    })?;
+    steps.step("python clients", || setup::python().map(drop))?;
+    steps.step("compat", || pytest(args))
+}
+
+fn pytest(args: &[&str]) -> Result<()> {
+    let casemated = metadata::target_dir()?.join("debug").join("casemated");
+    ensure!(casemated.is_file(), "{} is not there", casemated.display());
+    let bin = setup::python()?;
+    let mut command = Command::new(bin.join("python"));
+    command.args(["-B", "-m", "pytest", "-p", "no:cacheprovider", "--durations=5"]).args(args);
+    command.env("CASEMATED", casemated).current_dir(metadata::root().join("tests/compat"));
+    run(&mut command)
+}

@@ -1,0 +1,105 @@
+//! Installs what the tests need and says so; what cannot be installed is named.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::metadata;
+use crate::steps::{run, succeeds};
+
+/// A Debian package and how to tell that it is not needed.
+struct Package {
+    name: &'static str,
+    what_for: &'static str,
+    present: fn() -> bool,
+}
+
+/// What a Debian machine with rustup may lack. A C compiler is there, or this program could not have been linked.
+const PACKAGES: &[Package] = &[
+    Package { name: "pkg-config", what_for: "finding OpenSSL", present: || succeeds("pkg-config", &["--version"]) },
+    Package {
+        name: "libssl-dev",
+        what_for: "OpenSSL as second opinion on every mechanism",
+        present: || succeeds("pkg-config", &["--exists", "openssl"]),
+    },
+    Package { name: "openssl", what_for: "verifying as clients do", present: || succeeds("openssl", &["version"]) },
+    Package { name: "curl", what_for: "the quick start", present: || succeeds("curl", &["--version"]) },
+    Package { name: "python3", what_for: "real clients", present: || succeeds("python3", &["--version"]) },
+    Package {
+        name: "python3-venv",
+        what_for: "their packages",
+        present: || succeeds("python3", &["-c", "import ensurepip, venv"]),
+    },
+];
+
+/// Installs the missing Debian packages, with `sudo` if we are not root.
+pub(crate) fn system_packages() -> Result<()> {
+    let missing: Vec<&Package> = PACKAGES.iter().filter(|package| !(package.present)()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for package in &missing {
+        println!("missing: {} ({})", package.name, package.what_for);
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    ensure!(
+        succeeds("apt-get", &["--version"]),
+        "there is no apt-get here: please install what your system calls {}",
+        names.join(", ")
+    );
+    run(&mut as_root("apt-get", &["update"]))?;
+    run(as_root("apt-get", &["install", "--yes", "--no-install-recommends"]).args(&names))?;
+    let still: Vec<&str> = missing.iter().filter(|package| !(package.present)()).map(|package| package.name).collect();
+    ensure!(still.is_empty(), "installed, but still not usable: {}", still.join(", "));
+    Ok(())
+}
+
+fn as_root(program: &str, args: &[&str]) -> Command {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
+    let mut command = if root {
+        let mut command = Command::new("env");
+        command.arg("DEBIAN_FRONTEND=noninteractive");
+        command
+    } else {
+        let mut command = Command::new("sudo");
+        command.args(["env", "DEBIAN_FRONTEND=noninteractive"]);
+        command
+    };
+    command.arg(program).args(args);
+    command
+}
+
+/// Adds rustfmt and clippy if the toolchain came without them.
+pub(crate) fn rust_components() -> Result<()> {
+    for (component, probe) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        if !succeeds("cargo", &[probe, "--version"]) {
+            println!("missing: {component}");
+            run(Command::new("rustup").args(["component", "add", component]))
+                .with_context(|| format!("please add the component {component} to your Rust toolchain"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A Python environment with the pinned clients; made anew when the list of requirements changes. Returns its `bin`.
+pub(crate) fn python() -> Result<PathBuf> {
+    let requirements = metadata::root().join("tests/compat/requirements.txt");
+    let wanted = fs::read_to_string(&requirements).context("tests/compat/requirements.txt")?;
+    let venv = metadata::target_dir()?.join("venv");
+    let bin = venv.join("bin");
+    let stamp = venv.join("requirements.installed");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(bin);
+    }
+    if !succeeds("python3", &["-c", "import sys; sys.exit(sys.version_info < (3, 10))"]) {
+        bail!("the clients need Python 3.10 or newer as `python3`");
+    }
+    println!("installing the Python clients into {}", venv.display());
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
+    run(Command::new(bin.join("python")).args(pip).arg(&requirements))?;
+    fs::write(&stamp, wanted)?;
+    Ok(bin)
+}
