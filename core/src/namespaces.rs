@@ -98,7 +98,11 @@ impl Operational {
             Committed::At(_) => {
                 self.namespaces.changed(&path);
                 tracing::info!(target: "hsm.namespace", "removed ({id})");
-                self.sweep_namespace(number).await
+                // The namespace is gone; what is left of it takes room only, and is swept later if it cannot be now.
+                if let Err(error) = self.sweep_namespace(number).await {
+                    tracing::warn!(target: "hsm.namespace", %error, "the keys of ({id}) are not swept yet");
+                }
+                Ok(())
             }
         }
     }
