@@ -270,7 +270,7 @@ fn capacity(plan: &Plan, quiet: &mut Patience, release: &Path) -> Result<()> {
     println!("| store file | {} bytes a key |", server.store_bytes()? / keys as u64);
     println!("| memory of an empty HSM (RSS) | {:.1} MiB |", mib(empty));
     println!(
-        "| after the creation (all cached, as created) | {:.1} MiB, {:.0} bytes a key |",
+        "| after the creation (none cached yet) | {:.1} MiB, {:.0} bytes a key |",
         mib(after_creation),
         per_key(empty, after_creation)
     );
