@@ -12,4 +12,4 @@ pub mod words;
 
 pub use ids::{IdError, KeyId, NamespaceId, Tag, UserId, UserName};
 pub use secret::{Passphrase, SecretText};
-pub use words::{Action, KeyType, Mechanism, Role, State};
+pub use words::{Action, DecryptMode, EncryptMode, KeyType, Mechanism, Role, SignMode, State};

@@ -1,4 +1,5 @@
 //! Secrets that travel in request bodies. They wipe themselves, and there is nothing to print, compare or copy them by.
+//! Only requests serialize them: a client writes them into a body that it wipes, and no reply has such a member.
 //!
 //! ```compile_fail
 //! let p = casemate_api::Passphrase::from_text("0123456789".into());
@@ -17,7 +18,7 @@
 //! println!("{p}"); // no Display
 //! ```
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use crate::limits::{PASSPHRASE_MAX_BYTES, PASSPHRASE_MIN_BYTES};
@@ -49,6 +50,12 @@ impl<'de> Deserialize<'de> for Passphrase {
     }
 }
 
+impl Serialize for Passphrase {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
 /// Base64 text of private key material as a client sent it. Absent members are the empty text.
 #[derive(Default)]
 pub struct SecretText(Zeroizing<String>);
@@ -57,6 +64,11 @@ impl SecretText {
     /// Takes the text as it is.
     pub fn from_text(text: String) -> Self {
         Self(Zeroizing::new(text))
+    }
+
+    /// Whether there is no text.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The text. Every use is a place where the secret could escape: keep them few.
@@ -68,6 +80,12 @@ impl SecretText {
 impl<'de> Deserialize<'de> for SecretText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(Self::from_text)
+    }
+}
+
+impl Serialize for SecretText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

@@ -45,7 +45,7 @@ impl Role {
         match self {
             Role::Administrator => matches!(
                 action,
-                System | Config | Namespaces | UserRead | UserManage | UserPassphrase | KeyRead | KeyManage
+                System | Audit | Config | Namespaces | UserRead | UserManage | UserPassphrase | KeyRead | KeyManage
             ),
             Role::Operator => matches!(action, UserRead | UserPassphrase | KeyRead | KeyUse | Random),
             Role::Metrics => matches!(action, Metrics),
@@ -60,6 +60,8 @@ impl Role {
 pub enum Action {
     /// Run the device: info, lock, reboot, shutdown, factory reset, update, restore, diagnose.
     System,
+    /// Read the audit log.
+    Audit,
     /// Read and change the configuration.
     Config,
     /// Manage namespaces.
@@ -164,6 +166,32 @@ pub enum Mechanism {
     BIP340_Signature,
     AES_Encryption_CBC,
     AES_Decryption_CBC,
+}
+
+impl Mechanism {
+    /// Every mechanism, in their order.
+    pub const ALL: [Mechanism; 20] = [
+        Mechanism::RSA_Decryption_RAW,
+        Mechanism::RSA_Decryption_PKCS1,
+        Mechanism::RSA_Decryption_OAEP_MD5,
+        Mechanism::RSA_Decryption_OAEP_SHA1,
+        Mechanism::RSA_Decryption_OAEP_SHA224,
+        Mechanism::RSA_Decryption_OAEP_SHA256,
+        Mechanism::RSA_Decryption_OAEP_SHA384,
+        Mechanism::RSA_Decryption_OAEP_SHA512,
+        Mechanism::RSA_Signature_PKCS1,
+        Mechanism::RSA_Signature_PSS_MD5,
+        Mechanism::RSA_Signature_PSS_SHA1,
+        Mechanism::RSA_Signature_PSS_SHA224,
+        Mechanism::RSA_Signature_PSS_SHA256,
+        Mechanism::RSA_Signature_PSS_SHA384,
+        Mechanism::RSA_Signature_PSS_SHA512,
+        Mechanism::EdDSA_Signature,
+        Mechanism::ECDSA_Signature,
+        Mechanism::BIP340_Signature,
+        Mechanism::AES_Encryption_CBC,
+        Mechanism::AES_Decryption_CBC,
+    ];
 }
 
 /// How a sign request names what it wants.

@@ -2,35 +2,45 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use casemate_api::limits::{COUNTER_FLUSH_MS, KDF_WAITING_MAX, LOCK_WAIT_MS, STORE_AWAY_S};
+use casemate_api::body::config::{Logging, Network};
+use casemate_api::limits::{AUDIT_FLUSH_MS, COUNTER_FLUSH_MS, KDF_WAITING_MAX, LOCK_WAIT_MS, STORE_AWAY_S};
 use casemate_api::{Passphrase, State};
 use jiff::Timestamp;
 
-use crate::caller::Caller;
+use crate::audit::Audit;
+use crate::caller::{Caller, Denied, Failure};
+use crate::config;
 use crate::error::Error;
 use crate::limiter::{Attempt, Limiter};
 use crate::local::{Local, LocalChange, TlsIdentity, device_id};
 use crate::path::{LocalPath, generation_pointer};
 use crate::phase::{Failed, Locked, Operational, Phase, Provision, Unprovisioned};
 use crate::platform::{Platform, first_of};
+use crate::slots;
 use crate::store::{Read, StoreError};
 use crate::users;
 
 /// One HSM.
 pub struct Hsm {
-    platform: Platform,
+    pub(crate) platform: Platform,
     phase: ArcSwap<Phase>,
     /// Held by every transition. A second one waits and meets the new phase.
-    transition: async_lock::Mutex<()>,
+    pub(crate) transition: async_lock::Mutex<()>,
+    /// Held while the unlock passphrase is tried without unlocking.
+    believing: async_lock::Mutex<()>,
     /// Attempts to unlock that wait for the transition; each holds a passphrase.
     unlocking: AtomicUsize,
-    local: Arc<Local>,
-    limiter: Arc<Limiter>,
-    clock_offset_s: AtomicI64,
+    /// Whether a restore runs.
+    pub(crate) restoring: Arc<AtomicBool>,
+    pub(crate) local: Arc<Local>,
+    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) clock_offset_s: Arc<AtomicI64>,
+    /// What was done and refused. It outlives every phase.
+    pub audit: Arc<Audit>,
     /// Ten characters that name this device.
     pub device_id: String,
 }
@@ -46,14 +56,23 @@ impl Hsm {
             Error::Internal(why) => BootError::Sealed(why.into_owned()),
             other => BootError::Store(other.to_string()),
         };
-        crate::phase::undo_provisioning(&platform, &local).await.map_err(store)?;
+        crate::step::recover(&platform, &local).await.map_err(store)?;
         let offset = local.get(LocalPath::ClockOffset).await.map_err(store)?;
         let offset = offset.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map_or(0, i64::from_be_bytes);
+        match config::stored::<Logging>(&local).await {
+            Ok(Some(logging)) => platform.host.log_to(&logging),
+            Ok(None) => {}
+            // An HSM that serves and logs as its settings say beats one that does not start.
+            Err(error) => tracing::error!(target: "hsm", %error, "the stored logging configuration is not applied"),
+        }
+        let clock_offset_s = Arc::new(AtomicI64::new(offset));
+        let audit = Audit::open(&platform, local.clone(), clock_offset_s.clone(), device_id.clone());
+        let audit = Arc::new(audit.await.map_err(store)?);
         let provisioned = local.get(LocalPath::Slot0).await.map_err(store)?.is_some();
         let phase = if provisioned {
             let locked = Locked::new(platform.clone(), local.clone(), limiter.clone(), device_id.clone());
-            match locked.boot_unattended().await {
-                Ok(Some(operational)) => Phase::Operational(Arc::new(operational)),
+            match Box::pin(locked.boot_unattended()).await {
+                Ok(Some(operational)) => Phase::Operational(operational),
                 Ok(None) => Phase::Locked(Arc::new(locked)),
                 Err(error) => {
                     tracing::error!(target: "hsm", %error, "unattended boot failed; the HSM stays Locked");
@@ -64,13 +83,17 @@ impl Hsm {
             let (platform, limiter) = (platform.clone(), limiter.clone());
             Phase::Unprovisioned(Arc::new(Unprovisioned::new(platform, local.clone(), limiter, device_id.clone())))
         };
+        audit.booted(phase.state()).await;
         Ok(Arc::new(Self {
             phase: ArcSwap::from_pointee(phase),
             transition: async_lock::Mutex::new(()),
+            believing: async_lock::Mutex::new(()),
             unlocking: AtomicUsize::new(0),
+            restoring: Arc::default(),
             local,
             limiter,
-            clock_offset_s: AtomicI64::new(offset),
+            clock_offset_s,
+            audit,
             device_id,
             platform,
         }))
@@ -100,19 +123,43 @@ impl Hsm {
         wall(&self.platform).checked_add(offset).unwrap_or(Timestamp::MAX)
     }
 
+    /// Sets the HSM's time (RFC 3339, offset zero). `op` shows that the HSM is Operational.
+    pub async fn set_time(&self, op: &Operational, time: &str) -> Result<(), Error> {
+        let time = parse_time(time)?;
+        let _guard = self.local.changing.lock().await;
+        let offset_s = time.as_second().saturating_sub(wall(&self.platform).as_second());
+        op.store_clock_offset(offset_s).await?;
+        let before = self.now();
+        self.clock_offset_s.store(offset_s, Ordering::Relaxed);
+        tracing::info!(target: "hsm", "the time was set from {before} to {}", self.now());
+        Ok(())
+    }
+
+    /// Serves where the stored network configuration says. Call it once the server runs.
+    pub async fn use_stored_network(&self) -> Result<(), Error> {
+        let _guard = self.local.changing.lock().await;
+        if let Some(network) = config::stored::<Network>(&self.local).await? {
+            config::apply_network(&*self.platform.host, &network);
+        }
+        Ok(())
+    }
+
     /// Unprovisioned → Operational. `system_time` (RFC 3339, offset zero) becomes the HSM's time.
     pub async fn provision(&self, unlock: Passphrase, admin: Passphrase, system_time: &str) -> Result<(), Error> {
         let begun = self.platform.clock.monotonic();
         let time = parse_time(system_time)?;
         let _guard = self.transition.lock().await;
         let Phase::Unprovisioned(phase) = &*self.phase() else { return Err(wrong_state()) };
+        if self.restoring.load(Ordering::SeqCst) {
+            return Err(Error::Unavailable("A restore is running. Try again when it is over.".into()));
+        }
         let spent = self.platform.clock.monotonic().saturating_sub(begun);
         let clock_offset_s = time.as_second().saturating_sub(wall(&self.platform).as_second())
             + i64::try_from(spent.as_secs()).unwrap_or(0);
         let wanted = Provision { unlock_passphrase: unlock, admin_passphrase: admin, clock_offset_s };
-        let operational = phase.provision(&wanted).await?;
+        let operational = Box::pin(phase.provision(&wanted)).await?;
         self.clock_offset_s.store(clock_offset_s, Ordering::Relaxed);
-        self.enter(Phase::Operational(Arc::new(operational)));
+        self.enter(Phase::Operational(operational));
         Ok(())
     }
 
@@ -124,9 +171,18 @@ impl Hsm {
         let _guard = self.transition.lock().await;
         self.check_unlock(address)?;
         let Phase::Locked(phase) = &*self.phase() else { return Err(wrong_state()) };
-        match phase.unlock(passphrase.expose()).await? {
+        let unlocked = Box::pin(phase.unlock(passphrase.expose())).await;
+        if matches!(unlocked, Err(Error::Invalid(_))) && self.local.get(LocalPath::Slot0).await?.is_none() {
+            // A restore on a new device that turned out to be of no use was undone.
+            let (platform, limiter) = (self.platform.clone(), self.limiter.clone());
+            let fresh = Unprovisioned::new(platform, self.local.clone(), limiter, self.device_id.clone());
+            self.enter(Phase::Unprovisioned(Arc::new(fresh)));
+        }
+        match unlocked? {
             Some(operational) => {
-                self.enter(Phase::Operational(Arc::new(operational)));
+                // Whoever unlocks has no credentials but the passphrase, so this is written only once that was right.
+                self.audit.entering(State::Operational).await?;
+                self.swap(Phase::Operational(operational));
                 Ok(())
             }
             None => {
@@ -135,6 +191,27 @@ impl Hsm {
                 Err(Error::Forbidden(Some("not authenticated".into())))
             }
         }
+    }
+
+    /// Whether somebody knows the unlock passphrase, for what is asked of an HSM whose users cannot be read: the name must
+    /// be `unlock`. Failures count like those of [`Hsm::unlock`].
+    pub async fn believe_unlock_holder(&self, address: IpAddr, name: &str, passphrase: &[u8]) -> Result<(), Failure> {
+        if name != "unlock" {
+            return Err(Failure::Denied(Denied::Unauthenticated));
+        }
+        self.check_unlock(address).map_err(|_| Failure::Denied(Denied::TooMany))?;
+        let _place = Place::take(&self.unlocking).map_err(|_| Failure::Denied(Denied::Busy))?;
+        // One at a time, so that many at once cannot all pass the limit before the first of them fails.
+        let _turn = self.believing.lock().await;
+        self.check_unlock(address).map_err(|_| Failure::Denied(Denied::TooMany))?;
+        let provisioned = self.local.get(LocalPath::Slot0).await.map_err(Failure::Error)?.is_some();
+        if provisioned
+            && slots::open_slot0(&self.local, &self.platform, passphrase).await.map_err(Failure::Error)?.is_some()
+        {
+            return Ok(());
+        }
+        self.failed_unlock(address);
+        Err(Failure::Denied(Denied::Unauthenticated))
     }
 
     /// Refuses a client that failed to unlock less than a second ago.
@@ -168,11 +245,12 @@ impl Hsm {
         // Leaving is never held up for the sake of a counter.
         first_of(flush(&op), self.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
         self.close(op).await;
+        self.flush_audit().await;
         Ok(())
     }
 
     /// Closes a phase that was left and waits for its last holder.
-    async fn close(&self, op: Arc<Operational>) {
+    pub(crate) async fn close(&self, op: Arc<Operational>) {
         let gone = op.close();
         drop(op);
         if let Some(gone) = gone {
@@ -182,7 +260,12 @@ impl Hsm {
         }
     }
 
-    fn enter(&self, phase: Phase) {
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.audit.entered(phase.state());
+        self.swap(phase);
+    }
+
+    fn swap(&self, phase: Phase) {
         tracing::info!(target: "hsm", state = ?phase.state(), "the HSM is now {:?}", phase.state());
         self.phase.store(Arc::new(phase));
     }
@@ -226,10 +309,31 @@ impl Hsm {
         Ok(())
     }
 
-    /// Writes the counters of key use, at the end of a phase that has them.
+    /// Writes the counters of key use, where the phase has them, and the audit log.
     pub async fn flush(&self) {
         if let Some(op) = self.operational() {
-            flush(&op).await;
+            // Leaving is never held up for the sake of a counter.
+            first_of(flush(&op), self.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+        }
+        self.flush_audit().await;
+    }
+
+    /// Writes what waits for the audit log; a store that does not answer holds nobody up for long.
+    async fn flush_audit(&self) {
+        first_of(self.audit.flush(), self.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+    }
+
+    /// The end of a life: counters, the audit log, and a word in it that this was in good order.
+    pub async fn stop(&self) {
+        self.flush().await;
+        first_of(self.audit.stop(), self.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+    }
+
+    /// Writes the audit log once a second, forever. Run it beside the service.
+    pub async fn keep_audit(self: Arc<Self>) {
+        loop {
+            self.platform.clock.sleep(Duration::from_millis(AUDIT_FLUSH_MS)).await;
+            self.audit.tick().await;
         }
     }
 
@@ -242,6 +346,11 @@ impl Hsm {
                 && let Err(error) = op.sweep_remains().await
             {
                 tracing::warn!(target: "hsm", %error, "the remains of a deleted namespace could not be swept");
+            }
+            if let Some(op) = self.operational()
+                && let Err(error) = op.harden_digests().await
+            {
+                tracing::warn!(target: "hsm", %error, "the digests of restored users could not be hardened yet");
             }
         }
     }
@@ -331,11 +440,11 @@ async fn flush(op: &Operational) {
     }
 }
 
-fn wrong_state() -> Error {
+pub(crate) fn wrong_state() -> Error {
     Error::Precondition("Service not available".into())
 }
 
-fn wall(platform: &Platform) -> Timestamp {
+pub(crate) fn wall(platform: &Platform) -> Timestamp {
     let wall = jiff::SignedDuration::try_from(platform.clock.wall()).unwrap_or(jiff::SignedDuration::MAX);
     Timestamp::from_duration(wall).unwrap_or(Timestamp::MAX)
 }

@@ -6,7 +6,7 @@ use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
 use crate::mech::ffi;
-use crate::secret::{Secret, UnlockKey};
+use crate::secret::{BackupKey, Secret, UnlockKey};
 
 const N: u64 = 16384;
 const R: u64 = 8;
@@ -24,6 +24,11 @@ fn scrypt(passphrase: &[u8], salt: &[u8; 16], p: u64) -> Zeroizing<[u8; 32]> {
 
 /// The key that an unlock passphrase stands for.
 pub fn unlock_key(passphrase: &[u8], salt: &[u8; 16]) -> UnlockKey {
+    Secret::new(*scrypt(passphrase, salt, P_UNLOCK))
+}
+
+/// The key that a backup passphrase stands for.
+pub fn backup_key(passphrase: &[u8], salt: &[u8; 16]) -> BackupKey {
     Secret::new(*scrypt(passphrase, salt, P_UNLOCK))
 }
 

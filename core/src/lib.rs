@@ -3,7 +3,10 @@
 //! This is the trusted base. It touches no network, disk, clock or environment of its own: all of that comes in through
 //! [`platform::Platform`].
 
+pub mod audit;
+pub mod backup;
 pub mod caller;
+pub mod config;
 pub mod counters;
 pub mod digest;
 pub mod error;
@@ -25,8 +28,11 @@ pub mod shared;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod slots;
+mod step;
 pub mod store;
 pub mod table;
+mod tally;
+pub mod update;
 pub mod users;
 pub mod x509;
 

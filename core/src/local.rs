@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use casemate_api::limits::{LIST_PAGE_ROWS, STORE_TXN_MAX_OPS};
 use zeroize::Zeroizing;
 
 use crate::error::Error;
@@ -10,14 +11,24 @@ use crate::platform::Rng;
 use crate::record::{BadRecord, Reader, Writer};
 use crate::seal;
 use crate::secret::{DeviceKey, StoreKey};
-use crate::store::{Outcome, Read, Revision, Store, Txn};
+use crate::shared::applied;
+use crate::store::{Outcome, Path, Range, Read, Revision, Store, Txn};
 use crate::table::{open_row, seal_row};
+
+/// A row of a page.
+pub type Opened = (Path, Option<Zeroizing<Vec<u8>>>);
 
 /// The device's own store.
 pub struct Local {
     store: Arc<dyn Store>,
     key: StoreKey,
+    /// Seals the slots in backups, so that they open on this device.
+    pub(crate) backup_slots: StoreKey,
+    /// Seals what a restore has staged.
+    pub(crate) staged: StoreKey,
     rng: Arc<dyn Rng>,
+    /// Held by who reads configuration, changes it and has it applied, so that what is applied last is what is stored.
+    pub(crate) changing: async_lock::Mutex<()>,
 }
 
 /// Rows to write and remove together.
@@ -43,7 +54,15 @@ impl LocalChange {
 impl Local {
     /// The store, sealed under a key derived from `device`.
     pub fn new(store: Arc<dyn Store>, device: &DeviceKey, rng: Arc<dyn Rng>) -> Self {
-        Self { store, key: seal::derive(device.expose(), &[b"local store"]), rng }
+        let key = |purpose: &[u8]| seal::derive(device.expose(), &[purpose]);
+        Self {
+            store,
+            key: key(b"local store"),
+            backup_slots: key(b"backup slots"),
+            staged: key(b"staged rows"),
+            rng,
+            changing: async_lock::Mutex::new(()),
+        }
     }
 
     /// One row, unsealed.
@@ -58,6 +77,37 @@ impl Local {
         Ok(Some(value))
     }
 
+    /// Rows from `start` to before `end`, in order, at most `limit`; `None` stands for one that does not open.
+    pub async fn page(&self, start: LocalPath, end: LocalPath, limit: usize) -> Result<Vec<Opened>, Error> {
+        let range = Range { start: start.path(), end: Some(end.path()), limit, keys_only: false };
+        let page = self.store.range(range, Read::Local).await?;
+        let open = |(path, found): (Path, crate::store::Versioned)| {
+            let value = open_row(&self.key, &path, &found.value).ok();
+            (path, value)
+        };
+        Ok(page.rows.into_iter().map(open).collect())
+    }
+
+    /// Removes the rows from `start` to before `end`, in steps that may be repeated.
+    pub async fn sweep(&self, start: LocalPath, end: LocalPath) -> Result<(), Error> {
+        loop {
+            let range = Range { start: start.path(), end: Some(end.path()), limit: LIST_PAGE_ROWS, keys_only: true };
+            let page = self.store.range(range, Read::Local).await?;
+            if page.rows.is_empty() {
+                return Ok(());
+            }
+            let paths: Vec<Path> = page.rows.into_iter().map(|(path, _)| path).collect();
+            let txn = |paths: &[Path]| Txn { delete: paths.to_vec(), ..Txn::default() };
+            self.store.commit(paths.chunks(STORE_TXN_MAX_OPS).map(txn).collect()).await?;
+        }
+    }
+
+    /// Waits until everything that was handed to the store before is settled.
+    pub async fn settle(&self) -> Result<(), Error> {
+        self.store.commit(vec![Txn::default()]).await?;
+        Ok(())
+    }
+
     /// Applies `change` whole. It is durable when this returns.
     pub async fn commit(&self, change: LocalChange) -> Result<(), Error> {
         let seal = |(path, value): &(LocalPath, Zeroizing<Vec<u8>>)| {
@@ -70,8 +120,10 @@ impl Local {
             put: change.put.iter().map(seal).collect(),
             delete: change.delete.iter().map(|path| path.path()).collect(),
         };
-        match self.store.commit(vec![txn]).await?.pop() {
+        match self.store.commit(vec![txn.clone()]).await?.pop() {
             Some(Outcome::Committed(_)) => Ok(()),
+            // What is on the disk counts at the next boot, whatever the answer was.
+            Some(Outcome::Unknown) if applied(&*self.store, &txn).await?.is_some() => Ok(()),
             _ => Err(Error::Unavailable("The local store did not confirm the change. Try again.".into())),
         }
     }

@@ -7,7 +7,7 @@ use casemate_api::limits::STORE_TXN_MAX_OPS;
 use zeroize::Zeroizing;
 
 use crate::error::Error;
-use crate::path::{NamespaceNumber, ROOT, SharedPath};
+use crate::path::{Generation, NamespaceNumber, ROOT, SharedPath};
 use crate::phase::Operational;
 use crate::record::{BadRecord, Reader, Writer};
 use crate::shared::{Committed, Draft};
@@ -44,6 +44,11 @@ const REMAINS: &str = "remains of ";
 /// Setting that holds the highest number given to a namespace.
 const LAST_NUMBER: &str = "last namespace number";
 
+/// The row of [`LAST_NUMBER`].
+pub(crate) fn last_number_path(generation: Generation) -> SharedPath {
+    SharedPath::setting(generation, LAST_NUMBER)
+}
+
 impl Operational {
     /// A namespace, if it exists.
     pub async fn namespace(&self, id: &NamespaceId) -> Result<Option<Arc<Row<NamespaceRecord>>>, Error> {
@@ -54,7 +59,7 @@ impl Operational {
     pub async fn create_namespace(&self, id: &NamespaceId) -> Result<(), Error> {
         let path = SharedPath::namespace(self.shared.generation, id);
         let taken = || Error::Exists(format!("Namespace {id} already exists").into());
-        let last_path = SharedPath::setting(self.shared.generation, LAST_NUMBER);
+        let last_path = last_number_path(self.shared.generation);
         for _ in 0..16 {
             if self.namespaces.read(&path).await?.is_some() {
                 return Err(taken());

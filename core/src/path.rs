@@ -42,6 +42,8 @@ pub enum TableId {
     Counters = 5,
     /// Name → value.
     Settings = 6,
+    /// Path in a backup, part → what is to be restored.
+    Staged = 7,
 }
 
 /// The row that holds the number of the current generation, in clear, because it is read before anything is unlocked.
@@ -136,6 +138,30 @@ impl SharedPath {
         Self::new(generation, TableId::Settings, &[name.as_bytes()])
     }
 
+    /// Prefix of all rows of one generation.
+    pub fn generation(generation: Generation) -> Self {
+        let prefix = Self::new(generation, TableId::Namespaces, &[]).0.as_bytes().to_vec();
+        Self(Path(prefix.split_last().map_or(Box::default(), |(_, prefix)| prefix.into())))
+    }
+
+    /// A part of an entry of a backup. The path in the backup holds no zero byte.
+    pub fn staged(generation: Generation, path: &str, part: u32) -> Self {
+        Self::new(generation, TableId::Staged, &[path.as_bytes(), &[0], &part.to_be_bytes()])
+    }
+
+    /// Prefix of the entries of a backup whose paths start with `prefix`.
+    pub fn all_staged(generation: Generation, prefix: &str) -> Self {
+        Self::new(generation, TableId::Staged, &[prefix.as_bytes()])
+    }
+
+    /// The path in the backup, and the part, that a row of [`SharedPath::staged`] holds.
+    pub fn staged_name(row: &Path) -> Option<(&str, u32)> {
+        // One byte in front, the generation, the table; behind it a zero byte and the part.
+        let (head, part) = row.as_bytes().split_last_chunk::<4>()?;
+        let path = head.get(6..)?.strip_suffix(&[0])?;
+        Some((std::str::from_utf8(path).ok()?, u32::from_be_bytes(*part)))
+    }
+
     /// The path as the store takes it.
     pub fn path(&self) -> &Path {
         &self.0
@@ -161,12 +187,32 @@ pub enum LocalPath {
     Slot1,
     /// Salt of the Unlock Key.
     UnlockSalt,
+    /// Slot 0 from before a restore, until what was restored has proved to be usable.
+    FormerSlot0,
+    /// Slot 1 from before a restore.
+    FormerSlot1,
+    /// Salt of the Unlock Key from before a restore.
+    FormerSalt,
     /// Seconds from the hardware clock to the HSM's.
     ClockOffset,
     /// TLS private key and certificate chain.
     Tls,
+    /// Addresses to be reached at.
+    Network,
+    /// What is logged, and where to.
+    Logging,
+    /// Time servers to follow.
+    Ntp,
     /// A procedure that was begun and must be finished or undone at boot.
     Step,
+    /// The key that signs checkpoints of the audit log.
+    AuditKey,
+    /// Where the audit log begins and ends.
+    AuditHead,
+    /// The record of the audit log with this sequence number.
+    AuditRecord(u64),
+    /// The checkpoint of the audit log at this sequence number.
+    AuditCheckpoint(u64),
 }
 
 impl LocalPath {
@@ -176,12 +222,27 @@ impl LocalPath {
             LocalPath::Slot0 => b"slot/0",
             LocalPath::Slot1 => b"slot/1",
             LocalPath::UnlockSalt => b"unlock-salt",
+            LocalPath::FormerSlot0 => b"former/slot/0",
+            LocalPath::FormerSlot1 => b"former/slot/1",
+            LocalPath::FormerSalt => b"former/unlock-salt",
             LocalPath::ClockOffset => b"clock-offset",
             LocalPath::Tls => b"tls",
+            LocalPath::Network => b"network",
+            LocalPath::Logging => b"logging",
+            LocalPath::Ntp => b"ntp",
             LocalPath::Step => b"step",
+            LocalPath::AuditKey => b"audit/key",
+            LocalPath::AuditHead => b"audit/head",
+            LocalPath::AuditRecord(sequence) => return numbered(b"audit/record/", sequence),
+            LocalPath::AuditCheckpoint(sequence) => return numbered(b"audit/checkpoint/", sequence),
         };
         Path(Box::from(text))
     }
+}
+
+/// Rows in the order of their numbers.
+fn numbered(prefix: &[u8], number: u64) -> Path {
+    Path([prefix, &number.to_be_bytes()].concat().into())
 }
 
 #[cfg(test)]

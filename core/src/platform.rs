@@ -1,13 +1,16 @@
 //! Everything the core needs from the world, passed down and never global, so that a whole HSM can run in one test.
 
 use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use casemate_api::body::config::{Logging, Network};
 use futures_channel::oneshot;
 
 use crate::error::Error;
+use crate::local::TlsIdentity;
 use crate::secret::DeviceKey;
 use crate::store::Store;
 
@@ -115,4 +118,25 @@ pub trait Host: Send + Sync {
     fn reboot(&self);
     /// End the process after running requests.
     fn shutdown(&self);
+    /// Checks that TLS can be served with this key and chain, and gives what makes connections from then on get them;
+    /// running ones stay. `Err` is a sentence for the client.
+    fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, String>;
+    /// Names and addresses the server is reached at, for a certificate; addresses have `IP:` in front.
+    fn names(&self) -> Vec<String>;
+    /// Serves at these addresses, too, as far as this machine has them, and no longer at those of an earlier call.
+    fn use_network(&self, network: &Network) -> Applied;
+    /// Logs as this says from now on.
+    fn log_to(&self, logging: &Logging);
+}
+
+/// Puts what was checked in place.
+pub type Swap = Box<dyn FnOnce() + Send>;
+
+/// What came of a network configuration.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Where the server listens now because of it, or did already.
+    pub serving: Vec<SocketAddr>,
+    /// Addresses that are not served, and why.
+    pub stored: Vec<(IpAddr, String)>,
 }

@@ -22,6 +22,11 @@ pub struct OpenError;
 pub fn seal(key: &[u8; 32], aad: &[u8], plain: &[u8], rng: &dyn Rng) -> Vec<u8> {
     let mut nonce = [0; NONCE_LEN];
     rng.fill(&mut nonce);
+    seal_at(key, nonce, aad, plain)
+}
+
+/// Seals `plain` with a nonce that the caller vouches for: never the same for two different values under one key.
+pub fn seal_at(key: &[u8; 32], nonce: [u8; NONCE_LEN], aad: &[u8], plain: &[u8]) -> Vec<u8> {
     let mut sealed = Vec::with_capacity(NONCE_LEN + plain.len() + TAG_LEN);
     sealed.extend_from_slice(&nonce);
     sealed.extend_from_slice(plain);

@@ -39,6 +39,8 @@ pub mod purpose {
     pub enum Device {}
     /// Purpose of [`super::UnlockKey`].
     pub enum Unlock {}
+    /// Purpose of [`super::BackupKey`].
+    pub enum Backup {}
     /// Purpose of [`super::StoreKey`].
     pub enum Store {}
     /// Purpose of [`super::Seed`].
@@ -51,6 +53,8 @@ pub type DomainKey = Secret<32, purpose::Domain>;
 pub type DeviceKey = Secret<32, purpose::Device>;
 /// Derived from the unlock passphrase.
 pub type UnlockKey = Secret<32, purpose::Unlock>;
+/// Derived from the backup passphrase; seals the entries of backups.
+pub type BackupKey = Secret<32, purpose::Backup>;
 /// Derived from the Domain Key or Device Key for one table of one store.
 pub type StoreKey = Secret<32, purpose::Store>;
 /// Seed of an Ed25519 key (RFC 8032 §5.1.5).

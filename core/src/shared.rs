@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::path::{Generation, SharedPath, generation_pointer};
-use crate::store::{Expect, Outcome, Path, Read, Revision, Store, Txn};
+use crate::store::{Expect, Outcome, Path, Read, Revision, Store, StoreError, Txn};
 use crate::table::{Closed, Doubt, Record, Table};
 
 /// What a caller of [`Shared::commit`] wants done, whole or not at all.
@@ -96,27 +96,14 @@ impl Shared {
                 Outcome::Unknown => {
                     // Raised after the answer, when what will be applied is applied: no older row is cached anew.
                     self.doubt.raise();
-                    self.settle(txn).await?
+                    match applied(&*self.store, txn).await? {
+                        Some(revision) => Committed::At(revision),
+                        None => return Err(unconfirmed()),
+                    }
                 }
             });
         }
         Ok(committed)
-    }
-
-    async fn settle(&self, txn: &Txn) -> Result<Committed, Error> {
-        let unknown = || Error::Unavailable("The store did not confirm the change. Read before you try again.".into());
-        if let Some((path, value)) = txn.put.first() {
-            return match self.store.get(path, Read::Fresh).await? {
-                Some(found) if found.value == *value => Ok(Committed::At(found.revision)),
-                _ => Err(unknown()),
-            };
-        }
-        for path in &txn.delete {
-            if self.store.get(path, Read::Fresh).await?.is_some() {
-                return Err(unknown());
-            }
-        }
-        Ok(Committed::At(Revision::default()))
     }
 
     /// Reads, changes and writes one row until no one else wrote in between. `change` says what the row shall become;
@@ -140,6 +127,25 @@ impl Shared {
         }
         Err(Error::Unavailable("Others keep changing the same thing. Try again.".into()))
     }
+}
+
+/// What became of a transaction whose answer was lost, by reading again: sealed values are unique, so equal bytes are
+/// ours. `None`: it was not applied, or was and has been overwritten since.
+pub(crate) async fn applied(store: &dyn Store, txn: &Txn) -> Result<Option<Revision>, StoreError> {
+    if let Some((path, value)) = txn.put.first() {
+        let found = store.get(path, Read::Fresh).await?;
+        return Ok(found.filter(|found| found.value == *value).map(|found| found.revision));
+    }
+    for path in &txn.delete {
+        if store.get(path, Read::Fresh).await?.is_some() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(Revision::default()))
+}
+
+fn unconfirmed() -> Error {
+    Error::Unavailable("The store did not confirm the change. Read before you try again.".into())
 }
 
 /// How often a read-modify-write starts over before it gives up.

@@ -14,6 +14,40 @@ use crate::secret::{DomainKey, SecretBytes, UnlockKey};
 
 const SLOT0_AAD: &[u8] = b"passphrase";
 
+/// The rows that open the Domain Key, and where a restore keeps them until it is over.
+const FORMER: [(LocalPath, LocalPath); 3] = [
+    (LocalPath::Slot0, LocalPath::FormerSlot0),
+    (LocalPath::Slot1, LocalPath::FormerSlot1),
+    (LocalPath::UnlockSalt, LocalPath::FormerSalt),
+];
+
+/// Adds to `change` that the slots of now are kept: if what a restore brings cannot be used, they come back.
+pub(crate) async fn keep_former(mut change: LocalChange, local: &Local) -> Result<LocalChange, Error> {
+    for (now, former) in FORMER {
+        change = match local.get(now).await? {
+            Some(value) => change.put(former, value.to_vec()),
+            None => change.delete(former),
+        };
+    }
+    Ok(change)
+}
+
+/// Adds to `change` that the slots of before come back, or that there are none again.
+pub(crate) async fn back_to_former(mut change: LocalChange, local: &Local) -> Result<LocalChange, Error> {
+    for (now, former) in FORMER {
+        change = match local.get(former).await? {
+            Some(value) => change.put(now, value.to_vec()).delete(former),
+            None => change.delete(now),
+        };
+    }
+    Ok(change)
+}
+
+/// Adds to `change` that the slots of before are gone for good.
+pub(crate) fn forget_former(change: LocalChange) -> LocalChange {
+    FORMER.into_iter().fold(change, |change, (_, former)| change.delete(former))
+}
+
 /// Runs the slow hash of the unlock passphrase on the pool: about 0.3 s of one core.
 async fn unlock_key(platform: &Platform, passphrase: &[u8], salt: [u8; 16]) -> Result<UnlockKey, Error> {
     let passphrase = SecretBytes::from_slice(passphrase);

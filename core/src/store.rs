@@ -16,6 +16,11 @@ impl Path {
         &self.0
     }
 
+    /// The path right behind this one in byte order.
+    pub fn next(&self) -> Path {
+        Path([self.as_bytes(), &[0]].concat().into())
+    }
+
     /// The first path behind every path that starts with `self`; `None` when there is none (all bytes 0xff).
     pub fn after_prefix(&self) -> Option<Path> {
         let mut end = self.0.to_vec();

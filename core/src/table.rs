@@ -19,6 +19,7 @@ use crate::record::BadRecord;
 use crate::seal;
 use crate::secret::StoreKey;
 use crate::store::{Path, Range, Read, Revision, Store, Versioned};
+use crate::tally::Tally;
 
 /// Format of a sealed value.
 const SEALED_V1: u8 = 1;
@@ -130,6 +131,23 @@ pub struct Table<R> {
     cache: Cache<Path, Arc<Row<R>>, ByWeight>,
     /// Counts the changes that touched a stripe of paths: a fill that began before a change must not outlive it.
     changes: [Mutex<u64>; STRIPES],
+    hits: Tally,
+    misses: Tally,
+}
+
+/// What the cache of one table holds, and how it did since the phase began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheFigures {
+    /// The table.
+    pub table: &'static str,
+    /// Rows in it.
+    pub entries: u64,
+    /// Memory they take, in bytes, roughly.
+    pub bytes: u64,
+    /// Rows that were found in it.
+    pub hits: u64,
+    /// Rows that had to be asked from the store.
+    pub misses: u64,
 }
 
 const STRIPES: usize = 64;
@@ -147,6 +165,8 @@ impl<R: Record> Table<R> {
             doubt,
             cache: Cache::with_weighter(4096, cache_bytes, ByWeight),
             changes: [const { Mutex::new(0) }; STRIPES],
+            hits: Tally::default(),
+            misses: Tally::default(),
         }
     }
 
@@ -155,8 +175,10 @@ impl<R: Record> Table<R> {
         self.closed.check()?;
         self.drop_doubtful();
         if let Some(row) = self.cache.get(path.path()) {
+            self.hits.add();
             return Ok(Some(row));
         }
+        self.misses.add();
         let before = *self.stripe(path.path());
         let Some(found) = self.store.get(path.path(), Read::Fresh).await? else { return Ok(None) };
         let row = Arc::new(self.open(path.path(), &found)?);
@@ -179,8 +201,7 @@ impl<R: Record> Table<R> {
         self.closed.check()?;
         let start = match after {
             None => prefix.path().clone(),
-            // The path right behind `after` in byte order.
-            Some(after) => Path([after.as_bytes(), &[0]].concat().into()),
+            Some(after) => after.next(),
         };
         let range = Range { start, end: prefix.path().after_prefix(), limit: LIST_PAGE_ROWS, keys_only: true };
         let page = self.store.range(range, Read::Fresh).await?;
@@ -198,6 +219,17 @@ impl<R: Record> Table<R> {
     /// because two writers may come here in another order than their commits had.
     pub fn changed(&self, path: &SharedPath) {
         self.forget(path.path());
+    }
+
+    /// What its cache does; `table` is its name.
+    pub fn cache_figures(&self, table: &'static str) -> CacheFigures {
+        CacheFigures {
+            table,
+            entries: self.cache.len() as u64,
+            bytes: self.cache.weight(),
+            hits: self.hits.sum(),
+            misses: self.misses.sum(),
+        }
     }
 
     /// Forgets everything, for the end of the phase.
@@ -339,6 +371,21 @@ mod tests {
         assert_eq!(number(), 1, "the cache was not told");
         doubt.raise();
         assert_eq!(number(), 2);
+    }
+
+    #[test]
+    fn a_row_misses_the_cache_once() {
+        let path = SharedPath::namespace(1, &casemate_api::NamespaceId::parse("ns").unwrap());
+        let store = Arc::new(SimStore::new(1));
+        let table: Table<NamespaceRecord> = Table::new(ground(store.clone(), Closed::default()), key(1), 1 << 20);
+        let put = vec![table.sealed(&path, Revision::default(), &NamespaceRecord { number: 1 }).unwrap()];
+        pollster::block_on(store.commit(vec![Txn { put, ..Txn::default() }])).unwrap();
+        for _ in 0..3 {
+            pollster::block_on(table.get(&path)).unwrap().unwrap();
+        }
+        let figures = table.cache_figures("namespaces");
+        assert_eq!((figures.entries, figures.hits, figures.misses), (1, 2, 1));
+        assert!(figures.bytes > 0);
     }
 
     #[test]

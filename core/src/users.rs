@@ -1,7 +1,7 @@
 //! Users: their record, and what can be done to them. Who may do it is the caller's question, asked before.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_api::limits::PASSPHRASE_MAX_BYTES;
 use casemate_api::{NamespaceId, Passphrase, Role, UserId};
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::caller::UserTarget;
 use crate::error::Error;
 use crate::kdf;
-use crate::path::SharedPath;
+use crate::path::{Generation, SharedPath};
 use crate::phase::Operational;
 use crate::platform::{Platform, Work, run_on};
 use crate::record::{BadRecord, Reader, Writer};
@@ -147,7 +147,54 @@ pub enum Change {
     Unchanged,
 }
 
+impl Change {
+    /// Itself; `tell` is called if something changed.
+    pub(crate) fn told(self, tell: impl FnOnce()) -> Self {
+        if self == Change::Done {
+            tell();
+        }
+        self
+    }
+}
+
+/// The row that says that there are digests of scheme 0 to be hardened; it has the form of a namespace's.
+pub(crate) fn to_harden_path(generation: Generation) -> SharedPath {
+    SharedPath::setting(generation, "digests to harden")
+}
+
 impl Operational {
+    /// Hardens the digests that came with a backup of a NetHSM, if there are any left: about 0.1 s of one core each.
+    pub(crate) async fn harden_digests(&self) -> Result<(), Error> {
+        let note = to_harden_path(self.shared.generation);
+        if self.namespaces.read(&note).await?.is_none() {
+            return Ok(());
+        }
+        for id in self.user_ids(None).await? {
+            let Ok(id) = UserId::parse(&id) else { continue };
+            let path = SharedPath::user(self.shared.generation, &id);
+            let Some(row) = self.users.read(&path).await? else { continue };
+            let old = row.record.digest;
+            if old.scheme != Scheme::HmacSha256 {
+                continue;
+            }
+            let hash = run_on(&*self.platform.pool, Work::Kdf, move || kdf::harden(&old.hash, &old.salt)).await?;
+            let change = |mut record: UserRecord| {
+                if record.digest.scheme != Scheme::HmacSha256 || record.digest.salt != old.salt {
+                    return Err(Error::Unchanged);
+                }
+                record.digest = Digest { scheme: Scheme::Scrypt, salt: old.salt, hash };
+                Ok(record)
+            };
+            match self.shared.update(&self.users, &path, |draft| draft, change).await {
+                Ok(_) | Err(Error::Unchanged) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.shared.commit(Draft::default().delete(&note)).await?;
+        tracing::info!(target: "hsm.user", "the digests of restored users are hardened");
+        Ok(())
+    }
+
     /// A user, if it exists.
     pub async fn user(&self, id: &UserId) -> Result<Option<Arc<Row<UserRecord>>>, Error> {
         self.users.get(&SharedPath::user(self.shared.generation, id)).await
@@ -166,7 +213,9 @@ impl Operational {
         let draft = Draft::default().absent(&path).put(self.users.sealed(&path, Revision::default(), &record)?);
         match self.shared.commit(target.fence(self.shared.generation, draft)).await? {
             Committed::At(_) => {
-                tracing::info!(target: "hsm.user", "added {:?} ({id}): {:?}", record.real_name, record.role);
+                // A name is any text: escaped, it cannot make a line of its own.
+                let name = record.real_name.escape_debug();
+                tracing::info!(target: "hsm.user", "added {name} ({id}): R-{:?}", record.role);
                 self.users.changed(&path);
                 Ok(())
             }
@@ -196,24 +245,28 @@ impl Operational {
         let id = &target.id;
         let digest = digest(&self.platform, "passphrase", passphrase).await?;
         let path = SharedPath::user(self.shared.generation, id);
+        let name = Mutex::new(String::new());
         let change = |mut record: UserRecord| {
+            *name.lock().unwrap_or_else(PoisonError::into_inner) = record.real_name.escape_debug().to_string();
             record.digest = digest.clone();
             Ok(record)
         };
         let fence = |draft| target.fence(self.shared.generation, draft);
         self.shared.update(&self.users, &path, fence, change).await?.ok_or_else(Error::not_found)?;
-        tracing::info!(target: "hsm.user", "changed {id} passphrase");
+        tracing::info!(target: "hsm.user", "changed {id} ({}) passphrase", name.into_inner().unwrap_or_else(PoisonError::into_inner));
         Ok(())
     }
 
     /// Gives an Operator a tag.
     pub async fn add_user_tag(&self, target: &UserTarget, tag: &str) -> Result<Change, Error> {
-        self.change_user_tags(target, |tags| tags.insert(tag.to_owned())).await
+        let change = self.change_user_tags(target, |tags| tags.insert(tag.to_owned())).await?;
+        Ok(change.told(|| tracing::info!(target: "hsm.user", "added a tag to {}: {tag:?}", target.id)))
     }
 
     /// Takes a tag from an Operator.
     pub async fn remove_user_tag(&self, target: &UserTarget, tag: &str) -> Result<Change, Error> {
-        self.change_user_tags(target, |tags| tags.remove(tag)).await
+        let change = self.change_user_tags(target, |tags| tags.remove(tag)).await?;
+        Ok(change.told(|| tracing::info!(target: "hsm.user", "removed a tag from {}: {tag:?}", target.id)))
     }
 
     async fn change_user_tags(

@@ -163,6 +163,24 @@ fn tbs_certificate(
 /// # Errors
 /// [`Error::Invalid`] for Generic keys, which have no such form.
 pub fn pkcs8_der(material: &Material) -> Result<Zeroizing<Vec<u8>>, Error> {
+    pkcs8(material, PublicKey::Enclosed)
+}
+
+/// The same without the public key of EC, as NetHSM stores it.
+///
+/// # Errors
+/// [`Error::Invalid`] for Generic keys, which have no such form.
+pub(crate) fn pkcs8_without_public(material: &Material) -> Result<Zeroizing<Vec<u8>>, Error> {
+    pkcs8(material, PublicKey::LeftOut)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PublicKey {
+    Enclosed,
+    LeftOut,
+}
+
+fn pkcs8(material: &Material, public: PublicKey) -> Result<Zeroizing<Vec<u8>>, Error> {
     let wrap = |oid, parameters: Option<&Any>, key: &[u8]| {
         let algorithm = AlgorithmIdentifierRef { oid, parameters: parameters.map(Into::into) };
         let info = PrivateKeyInfoRef::new(algorithm, OctetStringRef::new(key)?);
@@ -179,7 +197,8 @@ pub fn pkcs8_der(material: &Material) -> Result<Zeroizing<Vec<u8>>, Error> {
             let Public::Ec { point, .. } = Live::load(material)?.public() else {
                 return Err(Error::internal("an EC key without a point"));
             };
-            let key = EcPrivateKey { private_key: scalar.expose(), parameters: None, public_key: Some(&point) };
+            let point = Some(point.as_slice()).filter(|_| public == PublicKey::Enclosed);
+            let key = EcPrivateKey { private_key: scalar.expose(), parameters: None, public_key: point };
             let curve = curve_oid(*key_type).ok_or(Error::internal("an EC key without a curve"))?;
             let key = key.to_der().map(Zeroizing::new).map_err(unencodable)?;
             Any::encode_from(&curve).and_then(|curve| wrap(OID_EC, Some(&curve), &key)).map_err(unencodable)

@@ -10,8 +10,12 @@ use std::time::Duration;
 
 use casemate_api::body::{config, keys, system, users};
 use casemate_api::{KeyId, Tag, UserId};
+use casemate_core::backup::format::{Frame, Parser, Version as Format};
+use casemate_core::backup::json::Value as Bytewise;
+use casemate_core::backup::upstream;
 use casemate_core::keys::material::Material;
 use casemate_core::platform::{BoxFuture, Clock};
+use casemate_core::update::{Intake, UpdateKey, Version};
 use casemate_server::http::body::{self, Budget};
 use casemate_server::http::{json, multipart as import, negotiate};
 use http_body_util::Full;
@@ -21,8 +25,65 @@ use hyper::body::Bytes;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target. The folder `seeds/<name>` holds what its mutations start from.
-pub const TARGETS: &[Target] =
-    &[("json", json), ("parts", parts), ("pem", pem), ("paths", paths), ("headers", headers), ("multipart", multipart)];
+pub const TARGETS: &[Target] = &[
+    ("backup", backup),
+    ("json", json),
+    ("parts", parts),
+    ("pem", pem),
+    ("paths", paths),
+    ("headers", headers),
+    ("multipart", multipart),
+    ("update", update),
+    ("config", configuration),
+    ("chain", chain),
+];
+
+/// A backup: its frames, and what is below their seals.
+pub fn backup(bytes: &[u8]) {
+    let whole = frames(bytes, bytes.len());
+    assert_eq!(whole, frames(bytes, 7), "it matters how the bytes come");
+    if let Ok(value) = Bytewise::read(bytes) {
+        let written = value.write();
+        let again = Bytewise::read(&written).expect("what was written can be read");
+        assert!(*again.write() == *written, "a value changed when it was read again");
+    }
+    if let Ok(user) = upstream::read_user(bytes) {
+        upstream::read_user(&upstream::write_user(&user)).expect("what was written can be read");
+    }
+    if let Ok(key) = upstream::read_key(bytes, [0; 16]) {
+        let written = upstream::write_key(&key.record, key.certificate.as_deref(), key.operations);
+        let again = upstream::read_key(&written.expect("a key that was read can be written"), [0; 16]);
+        assert!(again.expect("what was written can be read").certificate == key.certificate);
+    }
+    let _ = (upstream::read_namespace(bytes), upstream::read_chain(bytes), upstream::read_seconds(bytes));
+    for version in [Format::V0, Format::V1] {
+        if let Ok(network) = upstream::read_network(version, bytes) {
+            assert_eq!(upstream::read_network(Format::V1, &upstream::write_network(&network)), Ok(network));
+        }
+        if let Ok(logging) = upstream::read_logging(version, bytes) {
+            assert_eq!(upstream::read_logging(Format::V1, &upstream::write_logging(&logging)), Ok(logging));
+        }
+        if let Ok(path) = std::str::from_utf8(bytes) {
+            let _ = upstream::Place::of(version, path);
+        }
+    }
+}
+
+/// The frames of a file that comes in pieces of `size` bytes, or why it is none.
+fn frames(bytes: &[u8], size: usize) -> Result<Vec<Frame>, String> {
+    let (mut parser, mut frames) = (Parser::default(), Vec::new());
+    for piece in bytes.chunks(size.max(1)) {
+        parser.feed(piece);
+        while let Some(frame) = parser.frame().map_err(|why| why.to_string())? {
+            frames.push(frame);
+        }
+    }
+    parser.finish();
+    while let Some(frame) = parser.frame().map_err(|why| why.to_string())? {
+        frames.push(frame);
+    }
+    Ok(frames)
+}
 
 /// Request bodies: every type takes or refuses, and what strict JSON is stays what it is.
 pub fn json(bytes: &[u8]) {
@@ -43,7 +104,9 @@ pub fn json(bytes: &[u8]) {
     read::<system::RandomRequest>(bytes);
     read::<users::NewUser>(bytes);
     read::<users::NewPassphrase>(bytes);
-    if let Ok(strict) = serde_json::from_slice::<serde_json::Value>(bytes) {
+    if let Ok(strict) = serde_json::from_slice::<serde_json::Value>(bytes)
+        && !strict.is_array()
+    {
         let relaxed = json::parse::<serde_json::Value>(bytes).expect("strict JSON is JSON");
         assert_eq!(strict, relaxed);
     }
@@ -94,6 +157,37 @@ pub fn paths(bytes: &[u8]) {
     }
 }
 
+/// Bodies of configuration: what is accepted is shown again, and accepted unchanged.
+pub fn configuration(bytes: &[u8]) {
+    fn shown_again<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq>(bytes: &[u8]) {
+        let Ok(first) = json::parse::<T>(bytes) else { return };
+        let shown = serde_json::to_vec(&first).expect("a body can be shown");
+        let again = json::parse::<T>(&shown).unwrap_or_else(|why| panic!("{why}"));
+        assert!(first == again, "{}", String::from_utf8_lossy(&shown));
+    }
+    shown_again::<config::Network>(bytes);
+    shown_again::<config::Logging>(bytes);
+    shown_again::<config::Ntp>(bytes);
+    if let Ok(config::Time { time }) = json::parse(bytes)
+        && let Ok(time) = casemate_core::hsm::parse_time(&time)
+    {
+        let shown = casemate_core::config::time_text(time);
+        assert_eq!(
+            casemate_core::hsm::parse_time(&shown).expect("a time that was shown").as_second(),
+            time.as_second()
+        );
+    }
+    let _ = json::parse::<config::GenerateTlsKey>(bytes);
+}
+
+/// Certificate chains: PEM, DER, paths and signatures.
+pub fn chain(bytes: &[u8]) {
+    let Ok(chain) = casemate_core::config::parse_chain(bytes) else { return };
+    assert!(!chain.is_empty());
+    let now = casemate_core::hsm::parse_time("2030-01-01T00:00:00Z").expect("a time");
+    let _ = casemate_core::config::check_chain(&chain, now);
+}
+
 /// Request headers: credentials, accepted types, types of bodies.
 pub fn headers(bytes: &[u8]) {
     if let Some(basic) = negotiate::Basic::parse(bytes) {
@@ -121,6 +215,26 @@ pub fn multipart(bytes: &[u8]) {
     let Ok(body) = at_once(body::read(stream, LIMIT, &budget, &Stopped)) else { return };
     if let Ok(parts) = at_once(import::import_parts(content_type, body)) {
         assert!(parts.arguments.len() + parts.key_file.len() <= content.len());
+    }
+}
+
+/// An update image, behind a byte that says in which pieces it comes.
+pub fn update(bytes: &[u8]) {
+    let Some((piece, image)) = bytes.split_first() else { return };
+    let key = UpdateKey::from_pem(include_bytes!("update-key.pem")).expect("a key");
+    let read = |piece: usize| {
+        let mut intake = Intake::default();
+        let mut out = Vec::new();
+        for piece in image.chunks(piece) {
+            out.extend(intake.feed(piece).ok()?);
+        }
+        let release = intake.finish(&key, Version { major: 0, minor: 0 }).ok()?;
+        Some((release, out))
+    };
+    let whole = read(image.len().max(1));
+    assert_eq!(read(usize::from(*piece) + 1), whole, "the pieces make a difference");
+    if let Some((_, out)) = whole {
+        assert!(out.len() % 512 == 0 && image.ends_with(&out));
     }
 }
 

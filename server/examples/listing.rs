@@ -46,6 +46,7 @@ fn who(rule: Option<Rule>) -> String {
     match rule {
         None => "-".into(),
         Some(Rule::Public) => "anybody".into(),
+        Some(Rule::UnlockHolder) => "unlock passphrase".into(),
         Some(Rule::Allowed(action, whence)) => {
             let roles: Vec<_> =
                 Role::ALL.iter().filter(|role| role.may(action)).map(|role| format!("{role:?}")).collect();

@@ -1,6 +1,7 @@
 //! `casemated`: everything of Casemate that touches the world.
 
 pub mod clock;
+pub mod command;
 pub mod device;
 mod durable;
 pub mod http;
@@ -12,5 +13,8 @@ pub mod rng;
 pub mod run;
 #[cfg(test)]
 mod scratch;
+pub mod serving;
 pub mod settings;
 pub mod store;
+pub mod tool;
+pub mod update;

@@ -4,14 +4,16 @@ use std::io::Write;
 
 use casemate_server::process::{Exit, WipingAllocator};
 use casemate_server::run::run;
-use casemate_server::settings::{Settings, SettingsError};
+use casemate_server::settings::{Command, Settings, SettingsError};
+use casemate_server::tool;
 
 #[global_allocator]
 static ALLOCATOR: WipingAllocator = WipingAllocator::new();
 
 fn main() -> Exit {
     match Settings::read(std::env::args_os()) {
-        Ok(settings) => run(&settings),
+        Ok(Command::Serve(settings)) => run(&settings),
+        Ok(Command::Tool(tool)) => tool::run(&tool),
         Err(SettingsError::Asked(text)) => {
             // A closed standard output is no reason to fail.
             let _ = std::io::stdout().write_all(text.as_bytes());

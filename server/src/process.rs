@@ -39,6 +39,10 @@ pub enum Exit {
     StoreDamaged = 6,
     /// The Device Key cannot be had.
     DeviceKey = 7,
+    /// An exported audit log was altered.
+    AuditBroken = 8,
+    /// A backup is not whole, or does not open with the passphrases given.
+    BackupBroken = 9,
     /// A second signal ended the process while requests ran.
     Interrupted = 130,
 }
@@ -99,7 +103,7 @@ impl Default for Stop {
 }
 
 /// Calls `first` at the first SIGINT or SIGTERM; a second one ends the process at once with [`Exit::Interrupted`].
-/// Call it once, before other threads are made.
+/// Call it once.
 pub fn on_signal(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut interrupt, mut terminate) = {

@@ -74,6 +74,11 @@ impl<T> Queue<T> {
         self.lock().items.pop_front()
     }
 
+    /// Whether it takes no more items.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Takes no more items; those in it are still handed out.
     pub(crate) fn close(&self) {
         self.lock().closed = true;

@@ -4,31 +4,37 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use casemate_api::KeyType;
 use casemate_api::State;
+use casemate_api::body::config::{LogLevel as Level, Logging as LoggingConfig, Network};
+use casemate_core::config::tls;
 use casemate_core::digest::sha256;
 use casemate_core::hsm::BootError;
-use casemate_core::keys::material::Material;
 use casemate_core::local::TlsIdentity;
-use casemate_core::mech::Live;
-use casemate_core::platform::{Clock, DeviceKeeper, Host, Platform};
-use casemate_core::{Error, Hsm, x509};
+use casemate_core::platform::{Applied, Clock, DeviceKeeper, Host, Platform, Swap};
+use casemate_core::update::UpdateKey;
+use casemate_core::{Error, Hsm};
 
 use crate::clock::SystemClock;
 use crate::device::FileDevice;
 use crate::http::gate::Edge;
 use crate::http::serve::{self, Bounds, CertSlot};
-use crate::observe::metrics::Metrics;
-use crate::observe::trace;
+use crate::observe::listener::{self, Source};
+use crate::observe::metrics::{Metrics, StoreName};
+use crate::observe::syslog::{self, Remote};
+use crate::observe::trace::{self, Logging};
 use crate::pool::Workers;
-use crate::process::{self, End, Exit, FolderError, Stop, Swap};
+use crate::process::{self, End, Exit, FolderError, Stop};
 use crate::rng::SystemRng;
-use crate::settings::Settings;
+use crate::serving::{Serving, names};
+use crate::settings::{self, Settings};
 use crate::store::{Counted, Embedded, OpenError};
+use crate::update::{Trust, Updates, current_version};
+use tracing::level_filters::LevelFilter;
 
 /// Why `casemated` ended other than as asked: a sentence and an exit code.
 struct Fault(Exit, String);
@@ -50,8 +56,8 @@ fn try_run(settings: &Settings) -> Result<(), Fault> {
     let swap = process::harden().map_err(failure)?;
     let clock = Arc::new(SystemClock::new());
     let metrics = Arc::new(Metrics::new(clock.monotonic()));
-    trace::start(settings.log, metrics.clone()).map_err(|error| Fault(Exit::Failure, error.to_string()))?;
-    if swap == Swap::Possible {
+    let logging = log(settings, &clock, &metrics)?;
+    if swap == process::Swap::Possible {
         tracing::warn!("memory is not locked, so keys may reach swap: raise the memlock limit to unlimited");
     }
     let folder = Folder(settings.data_dir.clone());
@@ -59,15 +65,25 @@ fn try_run(settings: &Settings) -> Result<(), Fault> {
         let exit = if matches!(error, FolderError::InUse(_)) { Exit::AlreadyRunning } else { Exit::DataFolder };
         Fault(exit, format!("{}: {error}", folder.0.display()))
     })?;
-    let listeners = bind(&settings.listen)?;
+    let trust = settings.update.as_ref().map(trust).transpose()?;
+    let whole = fs::canonicalize(&folder.0).map_err(failure)?;
+    let updates = Updates::new(whole, trust, current_version());
+    metrics.stores_are(folder.stores());
+    let listeners = bind(&settings.listen, "--listen")?;
+    let scraped = bind(settings.metrics_listen.as_slice(), "--metrics-listen")?;
 
     let lives = Arc::new(Lives::default());
     let signalled = lives.clone();
     process::on_signal(move || signalled.end()).map_err(failure)?;
     loop {
-        let end = boot(&folder, &listeners, clock.clone(), metrics.clone(), &lives.stop.load())?;
-        if end == End::Shutdown || !lives.another() {
-            return Ok(());
+        // What was configured over it in the life before may be gone by a factory reset.
+        logging.apply(settings.log, None);
+        let host = Arc::new(Process::new(&lives.stop.load(), folder.marker(), logging.clone()));
+        let doors = Doors { listeners: &listeners, scraped: &scraped };
+        let end = boot(&folder, doors, clock.clone(), metrics.clone(), &updates, host);
+        if !matches!(end, Ok(End::Reboot)) || !lives.another() {
+            logging.remote.finish();
+            return end.map(|_| ());
         }
         tracing::info!("rebooting");
     }
@@ -97,12 +113,49 @@ impl Lives {
     }
 }
 
-fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Fault> {
+/// Reads the key that signs updates.
+fn trust(update: &settings::Update) -> Result<Trust, Fault> {
+    for file in [&update.key, &update.command] {
+        Trust::check(file).map_err(|why| Fault(Exit::Settings, why))?;
+    }
+    let fault = |why: String| Fault(Exit::Settings, format!("update-key {}: {why}", update.key.display()));
+    let pem = fs::read(&update.key).map_err(|error| fault(error.to_string()))?;
+    let key = UpdateKey::from_pem(&pem).map_err(|why| fault(why.to_owned()))?;
+    Ok(Trust { key, command: update.command.clone() })
+}
+
+/// Starts logging, to wherever the settings say.
+fn log(settings: &Settings, clock: &Arc<SystemClock>, metrics: &Arc<Metrics>) -> Result<Logging, Fault> {
+    let needs_trust = settings.syslog.iter().any(|server| server.tls);
+    let tls = needs_trust.then(|| syslog::trust(settings.syslog_ca.as_deref())).transpose();
+    let tls = tls.map_err(|why| Fault(Exit::Settings, format!("no syslog server can be trusted: {why}")))?;
+    let remote = Remote::start(&settings.syslog, tls, syslog::Timing::default(), clock.clone(), metrics);
+    let start = trace::Start {
+        level: settings.log,
+        format: settings.log_format,
+        journal_stream: settings.journal_stream.clone(),
+        remote: remote.map_err(|error| Fault(Exit::Failure, error.to_string()))?,
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+    };
+    trace::start(start).map_err(|error| Fault(Exit::Failure, error.to_string()))
+}
+
+/// What is listened on, over all lives of the process.
+#[derive(Clone, Copy)]
+struct Doors<'a> {
+    /// For the API.
+    listeners: &'a [TcpListener],
+    /// For metrics alone.
+    scraped: &'a [TcpListener],
+}
+
+fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<TcpListener>, Fault> {
     let bind = |address: &SocketAddr| {
         serve::bind(*address).map_err(|error| {
             let hint = match error.kind() {
-                io::ErrorKind::AddrInUse => "; another program listens there: choose another with --listen",
-                _ => "",
+                io::ErrorKind::AddrInUse => format!("; another program listens there: choose another with {flag}"),
+                _ => String::new(),
             };
             Fault(Exit::PortTaken, format!("cannot listen on {address}: {error}{hint}"))
         })
@@ -113,65 +166,67 @@ fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Fault> {
 /// One life of the HSM, from cold stores to a stop.
 fn boot(
     folder: &Folder,
-    listeners: &[TcpListener],
+    Doors { listeners, scraped }: Doors<'_>,
     clock: Arc<SystemClock>,
     metrics: Arc<Metrics>,
-    stop: &Stop,
+    updates: &Arc<Updates>,
+    host: Arc<Process>,
 ) -> Result<End, Fault> {
+    let stop = host.stop.clone();
     let failure = |error: io::Error| Fault(Exit::Failure, error.to_string());
+    // First, because the rest may need the room.
+    updates.forget();
     folder.finish_erasure()?;
     folder.check_device_key()?;
-    let platform = folder.platform(clock.clone(), &metrics, stop)?;
+    let platform = folder.platform(clock.clone(), &metrics, host.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failure)?;
     let hsm = runtime.block_on(Hsm::boot(platform)).map_err(|error| {
         let exit = if matches!(error, BootError::Store(_)) { Exit::StoreDamaged } else { Exit::DeviceKey };
         Fault(exit, format!("{}: {error}", folder.0.display()))
     })?;
-    let names = names(listeners);
+    let settled: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let names = names(settled.iter().copied());
     let identity = runtime.block_on(hsm.tls_identity(|platform| fresh_identity(platform, &names)));
     let identity = identity.map_err(|error| Fault(Exit::StoreDamaged, error.to_string()))?;
     let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
     let slot = CertSlot::new(identity.chain, &identity.private_key);
     let slot =
         slot.map_err(|error| Fault(Exit::StoreDamaged, format!("the stored TLS key and certificate: {error}")))?;
+    let slot = Arc::new(slot);
 
-    let edge = Edge::new(hsm.clone(), clock, metrics);
+    let source = Arc::new(Source { hsm: hsm.clone(), metrics: metrics.clone(), clock: clock.clone() });
+    let edge = Edge::new(hsm.clone(), clock, metrics, updates.clone());
     let clones = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>().map_err(failure)?;
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let bounds = Bounds::within(process::raise_file_limit());
-    let running = serve::start(clones, Arc::new(slot), workers, edge, bounds, stop).map_err(failure)?;
+    let running = serve::start(clones, slot.clone(), workers, edge, bounds, &stop).map_err(failure)?;
+    let scrape = |door: &TcpListener| listener::start(door.try_clone()?, source.clone(), &stop);
+    let scrapes = scraped.iter().map(scrape).collect::<io::Result<Vec<_>>>().map_err(failure)?;
+    host.serves(Serving::new(slot, running.doors(), settled));
+    if let Err(error) = runtime.block_on(hsm.use_stored_network()) {
+        tracing::error!(%error, "the stored network configuration is not applied");
+    }
     announce(listeners, &hsm, &fingerprint, folder);
     runtime.block_on(async {
         tokio::select! {
             () = hsm.clone().keep_house() => {}
             () = hsm.clone().keep_probing() => {}
+            () = hsm.clone().keep_audit() => {}
             () = stop.requested() => {}
         }
     });
     running.wait();
-    runtime.block_on(hsm.flush());
-    Ok(stop.end().unwrap_or(End::Shutdown))
-}
-
-/// The addresses that are listened on, as names for a certificate.
-fn names(listeners: &[TcpListener]) -> Vec<String> {
-    let mut names = vec!["localhost".to_owned(), "IP:127.0.0.1".to_owned(), "IP:::1".to_owned()];
-    for address in listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
-        let name = format!("IP:{}", address.ip());
-        if !address.ip().is_unspecified() && !names.contains(&name) {
-            names.push(name);
-        }
+    for scrape in scrapes {
+        // A panic there was logged; it is not the end of the HSM.
+        let _ = scrape.join();
     }
-    names
+    runtime.block_on(hsm.stop());
+    Ok(stop.end().unwrap_or(End::Shutdown))
 }
 
 /// A P-256 key and a certificate signed by itself.
 pub fn fresh_identity(platform: &Platform, names: &[String]) -> Result<TlsIdentity, Error> {
-    let material = Material::generate(KeyType::EC_P256, 0, &*platform.rng)?;
-    let mut serial = [0; 16];
-    platform.rng.fill(&mut serial);
-    let certificate = x509::self_signed_der(&Live::load(&material)?, "casemate", names, serial)?;
-    Ok(TlsIdentity { private_key: x509::pkcs8_der(&material)?, chain: vec![certificate] })
+    tls::fresh_identity(KeyType::EC_P256, 0, &*platform.rng, names)
 }
 
 fn announce(listeners: &[TcpListener], hsm: &Hsm, fingerprint: &[u8; 32], folder: &Folder) {
@@ -254,19 +309,19 @@ impl Folder {
         Ok(())
     }
 
-    fn platform(&self, clock: Arc<SystemClock>, metrics: &Arc<Metrics>, stop: &Stop) -> Result<Platform, Fault> {
+    fn platform(&self, clock: Arc<SystemClock>, metrics: &Arc<Metrics>, host: Arc<Process>) -> Result<Platform, Fault> {
         // The key comes before the stores, so that stores without a key are never the remains of a crash.
         self.device().load().map_err(|sentence| Fault(Exit::DeviceKey, sentence))?;
         let [shared, local] = self.stores();
-        let counted = |store| Arc::new(Counted { store, metrics: metrics.clone() });
+        let counted = |name, store| Arc::new(Counted { store, name, metrics: metrics.clone(), clock: clock.clone() });
         Ok(Platform {
-            clock,
             rng: Arc::new(SystemRng),
-            store: counted(open(&shared, SHARED_CACHE_BYTES)?),
-            local: counted(open(&local, LOCAL_CACHE_BYTES)?),
+            store: counted(StoreName::Shared, open(&shared, SHARED_CACHE_BYTES)?),
+            local: counted(StoreName::Local, open(&local, LOCAL_CACHE_BYTES)?),
             device: self.device(),
+            clock: clock.clone(),
             pool: Workers::per_core().map_err(|error| Fault(Exit::Failure, error.to_string()))?,
-            host: Arc::new(Process { stop: stop.clone(), marker: self.marker() }),
+            host,
         })
     }
 }
@@ -290,7 +345,24 @@ fn open(file: &Path, cache_bytes: usize) -> Result<Arc<Embedded>, Fault> {
 struct Process {
     stop: Stop,
     marker: PathBuf,
+    logging: Logging,
+    /// The server, once it runs.
+    serving: OnceLock<Serving>,
 }
+
+impl Process {
+    fn new(stop: &Stop, marker: PathBuf, logging: Logging) -> Self {
+        Self { stop: stop.clone(), marker, logging, serving: OnceLock::new() }
+    }
+
+    /// From now on this server is the one to be configured.
+    fn serves(&self, serving: Serving) {
+        // A life of the process has one server.
+        let _ = self.serving.set(serving);
+    }
+}
+
+const STARTING: &str = "The server is still starting. Try again.";
 
 impl Host for Process {
     fn erase(&self) -> Result<(), String> {
@@ -307,6 +379,29 @@ impl Host for Process {
 
     fn shutdown(&self) {
         self.stop.request(End::Shutdown);
+    }
+
+    fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, String> {
+        self.serving.get().ok_or(STARTING)?.serve_with(identity)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.serving.get().map(Serving::names).unwrap_or_default()
+    }
+
+    fn use_network(&self, network: &Network) -> Applied {
+        // What is stored before the server runs is applied once it does.
+        self.serving.get().map(|serving| serving.use_network(network)).unwrap_or_default()
+    }
+
+    fn log_to(&self, config: &LoggingConfig) {
+        let level = match config.log_level {
+            Level::Debug => LevelFilter::DEBUG,
+            Level::Info => LevelFilter::INFO,
+            Level::Warning => LevelFilter::WARN,
+            Level::Error => LevelFilter::ERROR,
+        };
+        self.logging.apply(level, config.server());
     }
 }
 

@@ -12,6 +12,11 @@ use serde::Deserialize;
 use toml::Spanned;
 use tracing::level_filters::LevelFilter;
 
+use crate::command::Tool;
+
+use crate::observe::lines::LogFormat;
+use crate::observe::syslog;
+
 /// What `casemated` was told.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -21,6 +26,35 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// The least important log lines that are written.
     pub log: LevelFilter,
+    /// Their form on standard error.
+    pub log_format: LogFormat,
+    /// What systemd says the journal's stream is. Not a setting of ours, but of our environment.
+    pub journal_stream: Option<String>,
+    /// Syslog servers that get them over TCP or TLS.
+    pub syslog: Vec<syslog::Server>,
+    /// What those over TLS are trusted by; none: the roots of this machine.
+    pub syslog_ca: Option<PathBuf>,
+    /// Where metrics are served over plain HTTP and without credentials, if anywhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Who is believed about updates, and who installs them; without, there are none.
+    pub update: Option<Update>,
+}
+
+/// What `casemated` is to do.
+pub enum Command {
+    /// Serve, by these settings.
+    Serve(Box<Settings>),
+    /// Look at a file.
+    Tool(Tool),
+}
+
+/// What updates need.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Update {
+    /// PEM file of the public key that signs images.
+    pub key: PathBuf,
+    /// Program that installs an image.
+    pub command: PathBuf,
 }
 
 /// Why there are no settings.
@@ -36,15 +70,17 @@ pub enum SettingsError {
 
 impl Settings {
     /// Reads the command line (the program's name first), the environment and the settings file.
-    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, SettingsError> {
-        Self::resolve(args, |name| std::env::var_os(name))
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Command, SettingsError> {
+        let mut flags = Flags::try_parse_from(args).map_err(from_clap)?;
+        match flags.tool.take() {
+            Some(tool) => Ok(Command::Tool(tool)),
+            None => {
+                Self::resolve(flags, |name| std::env::var_os(name)).map(|settings| Command::Serve(Box::new(settings)))
+            }
+        }
     }
 
-    fn resolve(
-        args: impl IntoIterator<Item = OsString>,
-        environment: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<Self, SettingsError> {
-        let flags = Flags::try_parse_from(args).map_err(from_clap)?;
+    fn resolve(flags: Flags, environment: impl Fn(&str) -> Option<OsString>) -> Result<Self, SettingsError> {
         let environment = |name: &'static str| match environment(name).map(OsString::into_string) {
             None => Ok(None),
             Some(Ok(text)) => Ok(Some(Given { text, origin: name.into() })),
@@ -72,18 +108,53 @@ impl Settings {
             Some(text) => Some(flag(text, "--log")),
             None => environment("CASEMATE_LOG")?.or(file.log),
         };
+        let log_format = match flags.log_format {
+            Some(text) => Some(flag(text, "--log-format")),
+            None => environment("CASEMATE_LOG_FORMAT")?.or(file.log_format),
+        };
+        let syslog = if !flags.syslog.is_empty() {
+            flags.syslog.into_iter().map(|text| flag(text, "--syslog")).collect()
+        } else if let Some(list) = environment("CASEMATE_SYSLOG")? {
+            list.text.split(',').map(|text| flag(text.trim().to_owned(), &list.origin)).collect()
+        } else {
+            file.syslog.unwrap_or_default()
+        };
+        let syslog_ca = match flags.syslog_ca {
+            Some(text) => Some(flag(text, "--syslog-ca")),
+            None => environment("CASEMATE_SYSLOG_CA")?.or(file.syslog_ca),
+        };
+        let metrics_listen = match flags.metrics_listen {
+            Some(text) => Some(flag(text, "--metrics-listen")),
+            None => environment("CASEMATE_METRICS_LISTEN")?.or(file.metrics_listen),
+        };
+        let update_key = match flags.update_key {
+            Some(text) => Some(flag(text, "--update-key")),
+            None => environment("CASEMATE_UPDATE_KEY")?.or(file.update_key),
+        };
+        let update_command = match flags.update_command {
+            Some(text) => Some(flag(text, "--update-command")),
+            None => environment("CASEMATE_UPDATE_COMMAND")?.or(file.update_command),
+        };
         Ok(Self {
             listen: addresses(&listen)?,
             data_dir: data_dir.map_or_else(|| Ok(DATA_DIR_DEFAULT.into()), |given| folder(&given))?,
             log: log.map_or(Ok(LevelFilter::INFO), |given| level(&given))?,
+            log_format: log_format.map_or(Ok(LogFormat::Text), |given| self::log_format(&given))?,
+            journal_stream: environment("JOURNAL_STREAM")?.map(|given| given.text),
+            syslog: syslog.iter().map(syslog_server).collect::<Result<_, _>>()?,
+            syslog_ca: syslog_ca.as_ref().map(file_name).transpose()?,
+            metrics_listen: metrics_listen.as_ref().map(address).transpose()?,
+            update: update(update_key, update_command)?,
         })
     }
 }
 
 /// Casemate, the network HSM: keeps keys, never lets them out, and signs, decrypts and encrypts for those who may.
 #[derive(Parser)]
-#[command(name = "casemated", version, after_help = AFTER_HELP)]
+#[command(name = "casemated", version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
 struct Flags {
+    #[command(subcommand)]
+    tool: Option<Tool>,
     /// Where to serve HTTPS; may be given more than once; [::] takes IPv4, too [env: CASEMATE_LISTEN, separated by commas] [default: 127.0.0.1:8443]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<String>,
@@ -96,6 +167,24 @@ struct Flags {
     /// error, warn, info, debug or trace [env: CASEMATE_LOG] [default: info]
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
+    /// Log lines as text or json [env: CASEMATE_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORM")]
+    log_format: Option<String>,
+    /// Syslog server to send log lines to, tcp://HOST:PORT or tls://HOST:PORT; may be given more than once [env: CASEMATE_SYSLOG, separated by commas] [default: none]
+    #[arg(long, value_name = "URL")]
+    syslog: Vec<String>,
+    /// CA certificates (PEM) that syslog servers over TLS are trusted by [env: CASEMATE_SYSLOG_CA] [default: those of this machine]
+    #[arg(long, value_name = "FILE")]
+    syslog_ca: Option<String>,
+    /// Where to serve /metrics over plain HTTP, to anybody who can reach it [env: CASEMATE_METRICS_LISTEN] [default: none]
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics_listen: Option<String>,
+    /// PEM file of the RSA public key that signs updates [env: CASEMATE_UPDATE_KEY] [default: none, no updates]
+    #[arg(long, value_name = "FILE")]
+    update_key: Option<String>,
+    /// Program that installs a verified update, called with image file and version [env: CASEMATE_UPDATE_COMMAND] [default: none, no updates]
+    #[arg(long, value_name = "PROGRAM")]
+    update_command: Option<String>,
 }
 
 const AFTER_HELP: &str = "\
@@ -105,7 +194,13 @@ Example:
 A flag beats its environment variable, which beats the settings file. The same settings as a file (TOML):
   listen = [\"192.0.2.7:8443\", \"[2001:db8::7]:8443\"]
   data-dir = \"/var/lib/casemate\"
-  log = \"warn\"";
+  log = \"warn\"
+  log-format = \"json\"
+  syslog = [\"tls://logs.example.org:6514\"]
+  syslog-ca = \"/etc/casemate/syslog-ca.pem\"
+  metrics-listen = \"127.0.0.1:9464\"
+  update-key = \"/etc/casemate/vendor.pem\"
+  update-command = \"/usr/local/sbin/install-casemate\"";
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:8443";
 const DATA_DIR_DEFAULT: &str = "./casemate-data";
@@ -117,6 +212,12 @@ struct FileText {
     listen: Option<Vec<Spanned<String>>>,
     data_dir: Option<Spanned<String>>,
     log: Option<Spanned<String>>,
+    log_format: Option<Spanned<String>>,
+    syslog: Option<Vec<Spanned<String>>>,
+    syslog_ca: Option<Spanned<String>>,
+    metrics_listen: Option<Spanned<String>>,
+    update_key: Option<Spanned<String>>,
+    update_command: Option<Spanned<String>>,
 }
 
 /// The settings file with each value's place.
@@ -125,6 +226,12 @@ struct File {
     listen: Option<Vec<Given>>,
     data_dir: Option<Given>,
     log: Option<Given>,
+    log_format: Option<Given>,
+    syslog: Option<Vec<Given>>,
+    syslog_ca: Option<Given>,
+    metrics_listen: Option<Given>,
+    update_key: Option<Given>,
+    update_command: Option<Given>,
 }
 
 /// A value and who gave it, for the sentence if it is wrong.
@@ -150,6 +257,12 @@ fn read_file(path: &Path) -> Result<File, SettingsError> {
         listen: parsed.listen.map(|list| list.into_iter().map(|value| given("listen", value)).collect()),
         data_dir: parsed.data_dir.map(|value| given("data-dir", value)),
         log: parsed.log.map(|value| given("log", value)),
+        log_format: parsed.log_format.map(|value| given("log-format", value)),
+        syslog: parsed.syslog.map(|list| list.into_iter().map(|value| given("syslog", value)).collect()),
+        syslog_ca: parsed.syslog_ca.map(|value| given("syslog-ca", value)),
+        metrics_listen: parsed.metrics_listen.map(|value| given("metrics-listen", value)),
+        update_key: parsed.update_key.map(|value| given("update-key", value)),
+        update_command: parsed.update_command.map(|value| given("update-command", value)),
     })
 }
 
@@ -172,6 +285,45 @@ fn folder(given: &Given) -> Result<PathBuf, SettingsError> {
         return Err(wrong(format!("{}: a folder is needed, such as /var/lib/casemate", given.origin)));
     }
     Ok(PathBuf::from(&given.text))
+}
+
+fn log_format(given: &Given) -> Result<LogFormat, SettingsError> {
+    match given.text.as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(wrong(format!("{}: `{other}` is none of text, json", given.origin))),
+    }
+}
+
+fn syslog_server(given: &Given) -> Result<syslog::Server, SettingsError> {
+    let Given { text, origin } = given;
+    syslog::Server::parse(text).ok_or_else(|| {
+        wrong(format!(
+            "{origin}: `{text}` is not a syslog server, such as tcp://192.0.2.7:601 or tls://logs.example.org:6514"
+        ))
+    })
+}
+
+fn file_name(given: &Given) -> Result<PathBuf, SettingsError> {
+    if given.text.is_empty() {
+        return Err(wrong(format!("{}: a file is needed", given.origin)));
+    }
+    Ok(PathBuf::from(&given.text))
+}
+
+fn update(key: Option<Given>, command: Option<Given>) -> Result<Option<Update>, SettingsError> {
+    let path = |given: Given, what: &str| match Path::new(&given.text).is_absolute() {
+        true => Ok(PathBuf::from(given.text)),
+        false => Err(wrong(format!("{}: `{}` is not an absolute path of {what}", given.origin, given.text))),
+    };
+    match (key, command) {
+        (None, None) => Ok(None),
+        (Some(key), Some(command)) => {
+            Ok(Some(Update { key: path(key, "a PEM file")?, command: path(command, "a program")? }))
+        }
+        (Some(given), None) => Err(wrong(format!("{}: update-command is needed, too", given.origin))),
+        (None, Some(given)) => Err(wrong(format!("{}: update-key is needed, too", given.origin))),
+    }
 }
 
 fn level(given: &Given) -> Result<LevelFilter, SettingsError> {
@@ -208,7 +360,8 @@ mod tests {
     fn read(args: &[&str], environment: &[(&str, &str)]) -> Result<Settings, String> {
         let args = std::iter::once("casemated").chain(args.iter().copied()).map(OsString::from);
         let find = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
-        Settings::resolve(args, find).map_err(|error| error.to_string())
+        let flags = Flags::try_parse_from(args).map_err(from_clap).map_err(|error| error.to_string())?;
+        Settings::resolve(flags, find).map_err(|error| error.to_string())
     }
 
     /// A settings file that is gone after the test.
@@ -241,6 +394,12 @@ mod tests {
             listen: listen(&["127.0.0.1:8443"]),
             data_dir: "./casemate-data".into(),
             log: LevelFilter::INFO,
+            log_format: LogFormat::Text,
+            journal_stream: None,
+            syslog: Vec::new(),
+            syslog_ca: None,
+            metrics_listen: None,
+            update: None,
         };
         assert_eq!(read(&[], &[]), Ok(expected));
     }
@@ -270,6 +429,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_told_and_where_follows_the_same_order() {
+        let text = "log-format = 'json'\nsyslog = ['tcp://file:1']\nsyslog-ca = 'file'\nmetrics-listen = '1.1.1.1:1'\n";
+        let file = TestFile::new("observe", text);
+        let told = |settings: Settings| {
+            let servers: Vec<String> = settings.syslog.iter().map(ToString::to_string).collect();
+            let ca = settings.syslog_ca.and_then(|path| path.into_os_string().into_string().ok()).unwrap_or_default();
+            let listen = settings.metrics_listen.map_or_else(String::new, |address| address.to_string());
+            (settings.log_format, servers.join(","), ca, listen)
+        };
+        let is = |format, servers: &str, ca: &str, listen: &str| (format, servers.into(), ca.into(), listen.into());
+        let config = ("CASEMATE_CONFIG", file.path());
+        let from_file = told(read(&[], &[config]).unwrap());
+        assert_eq!(from_file, is(LogFormat::Json, "tcp://file:1", "file", "1.1.1.1:1"));
+        let environment = [
+            config,
+            ("CASEMATE_LOG_FORMAT", "text"),
+            ("CASEMATE_SYSLOG", "tcp://[::1]:2, tls://environment:2"),
+            ("CASEMATE_SYSLOG_CA", "environment"),
+            ("CASEMATE_METRICS_LISTEN", "2.2.2.2:2"),
+            ("JOURNAL_STREAM", "8:1"),
+        ];
+        let from_environment = read(&[], &environment).unwrap();
+        assert_eq!(from_environment.journal_stream.as_deref(), Some("8:1"));
+        let expected = is(LogFormat::Text, "tcp://[::1]:2,tls://environment:2", "environment", "2.2.2.2:2");
+        assert_eq!(told(from_environment), expected);
+        let flags = [
+            "--log-format=json",
+            "--syslog=tls://a:3",
+            "--syslog=tcp://b:3",
+            "--syslog-ca=flag",
+            "--metrics-listen=3.3.3.3:3",
+        ];
+        let from_flags = told(read(&flags, &environment).unwrap());
+        assert_eq!(from_flags, is(LogFormat::Json, "tls://a:3,tcp://b:3", "flag", "3.3.3.3:3"));
+    }
+
+    #[test]
     fn wrong_settings_are_one_sentence() {
         for (args, environment, sentence) in [
             (
@@ -283,6 +479,24 @@ mod tests {
                 "CASEMATE_LISTEN: `` is not an address and port, such as 127.0.0.1:8443 or [::]:8443",
             ),
             (&[], &[("CASEMATE_LOG", "loud")], "CASEMATE_LOG: `loud` is none of error, warn, info, debug, trace"),
+            (&["--log-format", "xml"], &[], "--log-format: `xml` is none of text, json"),
+            (
+                &[],
+                &[("CASEMATE_SYSLOG", "udp://a:1")],
+                "CASEMATE_SYSLOG: `udp://a:1` is not a syslog server, such as tcp://192.0.2.7:601 or tls://logs.example.org:6514",
+            ),
+            (&["--syslog-ca", ""], &[], "--syslog-ca: a file is needed"),
+            (
+                &["--metrics-listen", "9464"],
+                &[],
+                "--metrics-listen: `9464` is not an address and port, such as 127.0.0.1:8443 or [::]:8443",
+            ),
+            (&["--update-key", "/key.pem"], &[], "--update-key: update-command is needed, too"),
+            (
+                &["--update-key", "/key.pem"],
+                &[("CASEMATE_UPDATE_COMMAND", "install")],
+                "CASEMATE_UPDATE_COMMAND: `install` is not an absolute path of a program",
+            ),
             (&["--data-dir", ""], &[], "--data-dir: a folder is needed, such as /var/lib/casemate"),
             (&["--port"], &[], "unexpected argument '--port' found; --help lists what there is"),
             (
@@ -301,7 +515,7 @@ mod tests {
             (
                 "key",
                 "log = 'info'\nport = 1\n",
-                "line 2: unknown field `port`, expected one of `listen`, `data-dir`, `log`",
+                "line 2: unknown field `port`, expected one of `listen`, `data-dir`, `log`, `log-format`, `syslog`, `syslog-ca`, `metrics-listen`, `update-key`, `update-command`",
             ),
             ("type", "\n\nlog = 1\n", "line 3: invalid type: integer `1`, expected a string"),
             ("level", "\nlog = 'loud'", "line 2, log: `loud` is none of error, warn, info, debug, trace"),
@@ -324,14 +538,20 @@ mod tests {
 
     #[test]
     fn help_and_version_are_no_errors() {
-        let asked = |flag: &str| match Settings::resolve(["casemated", flag].map(OsString::from), |_| None) {
+        let asked = |flag: &str| match Settings::read(["casemated", flag].map(OsString::from)) {
             Err(SettingsError::Asked(text)) => text,
-            other => panic!("{other:?}"),
+            _ => panic!("{flag}"),
         };
         let help = asked("--help");
-        for word in
-            ["CASEMATE_LISTEN", "CASEMATE_DATA_DIR", "CASEMATE_CONFIG", "CASEMATE_LOG", "default: 127.0.0.1:8443"]
-        {
+        for word in [
+            "CASEMATE_LISTEN",
+            "CASEMATE_DATA_DIR",
+            "CASEMATE_CONFIG",
+            "CASEMATE_LOG",
+            "CASEMATE_SYSLOG_CA",
+            "CASEMATE_METRICS_LISTEN",
+            "default: 127.0.0.1:8443",
+        ] {
             assert!(help.contains(word), "{word} in {help}");
         }
         assert_eq!(asked("--version").trim(), concat!("casemated ", env!("CARGO_PKG_VERSION")));

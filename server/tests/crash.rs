@@ -17,6 +17,8 @@
 mod daemon;
 #[path = "crash/keys.rs"]
 mod keys;
+#[path = "crash/restore.rs"]
+mod restore;
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};

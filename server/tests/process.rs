@@ -13,6 +13,7 @@
 mod daemon;
 
 use std::fs;
+use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -61,6 +62,83 @@ fn a_taken_port_is_said() {
     let mut command = casemated(&["--listen", &port, "--data-dir"]);
     let sentence = refused(command.arg(folder.data()), 3);
     assert_mentions(&sentence, &[&port, "another program", "--listen"]);
+}
+
+#[test]
+fn a_taken_port_for_metrics_is_said() {
+    let folder = Folder::new();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().to_string();
+    let sentence = refused(&mut on(&folder, &["--metrics-listen", &port]), 3);
+    assert_mentions(&sentence, &[&port, "another program", "--metrics-listen"]);
+}
+
+#[test]
+fn a_file_of_roots_that_is_none_is_said() {
+    let folder = Folder::new();
+    let more = ["--syslog", "tls://localhost:6514", "--syslog-ca", "/no/such/file"];
+    assert_mentions(&refused(&mut on(&folder, &more), 2), &["/no/such/file", "No such file"]);
+}
+
+#[test]
+fn requests_are_logged_at_debug() {
+    let folder = Folder::new();
+    let daemon = Daemon::start_with(&folder, &["--log", "debug"]);
+    assert_eq!(daemon.client().state(), "Unprovisioned");
+    let log = daemon.log();
+    assert_mentions(&log, &["request GET /api/v1/health/state", "response 200 response time 0.0"]);
+}
+
+#[test]
+fn changes_are_logged_in_nethsms_words() {
+    let folder = Folder::new();
+    let daemon = Daemon::start_with(&folder, &["--log", "info"]);
+    daemon.client().provision().unwrap().expect(204);
+    let admin = daemon.client().log_in("admin", ADMIN);
+    let put = |path: &str, body: serde_json::Value| admin.call("PUT", path, Some(&body)).unwrap();
+    let user = json!({"realName": "Ada\nL", "role": "Operator", "passphrase": "a passphrase of Ada"});
+    put("/users/ada", user).expect(201);
+    put("/users/ada/tags/berlin", json!({})).expect(204);
+    put("/users/ada/tags/berlin", json!({})).expect(304);
+    let passphrase = json!({"passphrase": "another passphrase"});
+    admin.call("POST", "/users/ada/passphrase", Some(&passphrase)).unwrap().expect(204);
+    let key = json!({
+        "mechanisms": ["EdDSA_Signature"], "type": "Curve25519", "id": "k", "restrictions": {"tags": ["berlin"]},
+    });
+    admin.call("POST", "/keys/generate", Some(&key)).unwrap().expect(201);
+    put("/keys/k/label", json!({"label": "mine"})).expect(204);
+    put("/keys/k/restrictions/tags/rome", json!({})).expect(204);
+    admin.call("DELETE", "/keys/k/restrictions/tags/rome", None).unwrap().expect(204);
+    admin.call("DELETE", "/users/ada/tags/berlin", None).unwrap().expect(204);
+    admin.call("POST", "/keys/k/move", Some(&json!({"newId": "l"}))).unwrap().expect(200);
+    let log = daemon.log();
+    let lines = [
+        "added Ada\\nL (ada): R-Operator",
+        "added a tag to ada: \"berlin\"",
+        "changed ada (Ada\\nL) passphrase",
+        "created (k)",
+        "tags (k): [\"berlin\"]",
+        "update (k): label is now 'mine'",
+        "update (k): added tag \"rome\"",
+        "update (k): removed tag \"rome\"",
+        "removed a tag from ada: \"berlin\"",
+        "moved (k) to (l)",
+    ];
+    assert_mentions(&log, &lines);
+    assert_eq!(log.matches("added a tag").count(), 1, "what did not change is not logged: {log}");
+    assert!(!log.contains("another passphrase") && !log.contains("a passphrase of Ada"), "{log}");
+}
+
+#[test]
+fn the_last_lines_still_reach_syslog() {
+    let folder = Folder::new();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("tcp://{}", server.local_addr().unwrap());
+    let daemon = Daemon::start_with(&folder, &["--syslog", &url]);
+    assert_eq!(daemon.terminate().0, Some(0));
+    let mut text = String::new();
+    server.accept().unwrap().0.read_to_string(&mut text).unwrap();
+    assert_mentions(&text, &["casemated", "application", "stopping: running requests may finish"]);
 }
 
 #[test]
@@ -223,6 +301,45 @@ fn the_first_line_says_where_it_listens() {
     assert_mentions(&rest, &["Unprovisioned", folder.data().to_str().unwrap(), "SHA-256 "]);
 }
 
+#[test]
+fn configuration_survives_a_power_cut() {
+    let folder = provisioned();
+    let daemon = Daemon::start(&folder);
+    let admin = daemon.client().log_in("admin", ADMIN);
+    let network = json!({ "ipAddress": "127.0.0.71", "netmask": "255.0.0.0", "gateway": "127.0.0.1",
+        "ipv6": { "cidr": "2001:db8::7/64", "gateway": null } });
+    let logging = json!({ "ipAddress": "0.0.0.0", "port": 514, "logLevel": "info" });
+    let ntp = json!({ "ntpIP": "192.0.2.3", "ntsName": "nts.example.com" });
+    let settings = [("/config/network", network), ("/config/logging", logging), ("/config/ntp", ntp)];
+    for (path, body) in &settings {
+        admin.call("PUT", path, Some(body)).unwrap().expect(204);
+    }
+    admin.call("PUT", "/config/time", Some(&json!({ "time": "2040-01-01T00:00:00Z" }))).unwrap().expect(204);
+    admin.call("POST", "/config/tls/generate", Some(&json!({ "type": "EC_P384" }))).unwrap().expect(204);
+    let key = admin.call("GET", "/config/tls/public.pem", None).unwrap().expect(200).bytes;
+    let said = daemon.log();
+    assert_mentions(
+        &said,
+        &["the network address 2001:db8::7 is stored and not served: this machine does not have it"],
+    );
+    assert_mentions(&said, &["the time servers are stored and not used", "nts.example.com"]);
+    daemon.kill();
+
+    let daemon = Daemon::start_with(&folder, &["--log", "error"]);
+    let admin = daemon.client().log_in("admin", ADMIN);
+    for (path, body) in &settings {
+        assert_eq!(admin.call("GET", path, None).unwrap().expect(200).json(), *body);
+    }
+    let time = admin.call("GET", "/config/time", None).unwrap().expect(200).json();
+    assert!(time["time"].as_str().unwrap().starts_with("2040-01-01T00:0"), "{time}");
+    assert_eq!(admin.call("GET", "/config/tls/public.pem", None).unwrap().expect(200).bytes, key);
+    let port = daemon.address.rsplit_once(':').unwrap().1;
+    let second = format!("127.0.0.71:{port}");
+    // In the log, because the stored level beats that of the command line.
+    assert_mentions(&daemon.log(), &[&format!("the configured network address is served at https://{second}")]);
+    std::net::TcpStream::connect(&second).unwrap();
+}
+
 /// A request for a key that takes seconds to find, running in a thread.
 fn slow_request(admin: &Client) -> std::thread::JoinHandle<Result<daemon::Answer, ureq::Error>> {
     let admin = admin.clone();
@@ -333,7 +450,7 @@ fn no_secret_is_logged() {
     assert_eq!(daemon.exit_code(), Some(0));
     let printed: Vec<String> = std::iter::from_fn(|| daemon.line()).collect();
     let said = format!("{}\n{}", daemon.log(), printed.join("\n"));
-    assert_mentions(&said, &["TRACE", "Operational"]);
+    assert_mentions(&said, &["request POST /api/v1/unlock", "Operational"]);
     let device_key = fs::read_to_string(folder.data().join("device-key")).unwrap();
     let secrets =
         [UNLOCK, ADMIN, OPERATOR_PASSPHRASE, NEW_PASSPHRASE, NEW_UNLOCK, WRONG, "sixteen secret b", &key, &plaintext];

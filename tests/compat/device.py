@@ -42,9 +42,10 @@ def free_port() -> int:
 class Device:
     """A `casemated` with its data folder. Starting it again in the same folder is a power cycle."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, settings: list[str] | None = None):
         assert BINARY, "run `cargo xtask compat`, or set CASEMATED to the server's binary"
         self.folder = folder
+        self.settings = settings or []
         self.log = folder / "log.txt"
         self.port = free_port()
         self.host = f"127.0.0.1:{self.port}"
@@ -54,7 +55,7 @@ class Device:
 
     def start(self) -> None:
         assert self.process is None
-        command = [BINARY, "--listen", self.host, "--data-dir", str(self.folder / "data")]
+        command = [BINARY, "--listen", self.host, "--data-dir", str(self.folder / "data"), *self.settings]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.wait_until(lambda: self.state() is not None, "an answer")

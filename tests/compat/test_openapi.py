@@ -2,6 +2,7 @@
 
 import json
 import os
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,9 @@ def throw(device, *options, cases):
     command += [f"https://{device.host}/openapi.json", "--tls-verify", "false", "--seed", SEED, "--max-examples", str(cases)]
     command += ["--checks", "not_a_server_error", "--phases", "examples,coverage,fuzzing", "--no-shrink"]
     command += ["--exclude-path-regex", NOT_CALLED, "--request-timeout", "20", "--suppress-health-check", "all", *options]
-    done = subprocess.run(command, cwd=device.folder, capture_output=True, text=True, timeout=300)
+    hooks = {"SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | hooks
+    done = subprocess.run(command, cwd=device.folder, env=environment, capture_output=True, text=True, timeout=300)
     (device.folder / "schemathesis.txt").write_text(done.stdout)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 

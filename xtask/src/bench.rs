@@ -5,6 +5,7 @@
 //! on core 0 just before and after. CPU per request comes from the scheduler's own books, so it bears a busy machine
 //! far better than requests per second do. A benchmark, never a test: no figure fails it.
 
+mod backup;
 mod load;
 mod rig;
 
@@ -120,7 +121,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
 
 /// Operations per second and their price.
 fn efficiency(plan: &Plan, quiet: &mut Patience, rows: &[&Row], release: &Path) -> Result<()> {
-    let server = Server::start(release)?;
+    let server = Server::start(release, "keys")?;
     server.provision()?;
     for row in rows {
         server.generate(&format!("\"id\":\"{}\",{}", row.name, row.key))?;
@@ -238,7 +239,7 @@ impl Row {
 
 /// Memory, speed of creation, and time to start, with many keys.
 fn capacity(plan: &Plan, quiet: &mut Patience, release: &Path) -> Result<()> {
-    let mut server = Server::start(release)?;
+    let mut server = Server::start(release, "keys")?;
     server.provision()?;
     let empty = server.rss_kib()?;
     let body = r#"{"type":"EC_P256","mechanisms":["ECDSA_Signature"]}"#.to_owned();
@@ -284,6 +285,7 @@ fn capacity(plan: &Plan, quiet: &mut Patience, release: &Path) -> Result<()> {
     println!("| second signature of each of them | {:.1} µs of CPU |", warm.cpu_us);
     println!("| start to 'listening', after a clean stop | {clean:?} |");
     println!("| start to 'listening', after kill -9 while idle | {killed:?} |");
+    backup::measure(&mut server, release)?;
     server.stop()
 }
 

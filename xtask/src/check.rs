@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::steps::{Steps, cargo, run};
-use crate::{fuzz, setup, tidy};
+use crate::{fuzz, metadata, setup, tidy};
 
 /// Formatting, lints, house rules, unit tests, documentation.
 pub(crate) fn all(steps: &mut Steps) -> Result<()> {
@@ -23,7 +23,10 @@ pub(crate) fn lints(steps: &mut Steps) -> Result<()> {
     steps.step("clippy", || {
         run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
         fuzz::lock()?;
-        run(&mut cargo(&["clippy", "--manifest-path", "fuzz/Cargo.toml", "--", "-D", "warnings"]))
+        // In the same target directory, so that dependencies are not built a second time.
+        let target = metadata::target_dir()?;
+        let mut fuzz = cargo(&["clippy", "--manifest-path", "fuzz/Cargo.toml", "--target-dir"]);
+        run(fuzz.arg(target).args(["--", "-D", "warnings"]))
     })
 }
 

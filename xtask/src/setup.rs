@@ -1,7 +1,7 @@
 //! Installs what the tests need and says so; what cannot be installed is named.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,6 +25,16 @@ const PACKAGES: &[Package] = &[
         present: || succeeds("pkg-config", &["--exists", "openssl"]),
     },
     Package { name: "openssl", what_for: "verifying as clients do", present: || succeeds("openssl", &["version"]) },
+    Package {
+        name: "rsyslog",
+        what_for: "a real receiver of log lines",
+        present: || Path::new("/usr/sbin/rsyslogd").exists(),
+    },
+    Package {
+        name: "rsyslog-gnutls",
+        what_for: "the same over TLS",
+        present: || succeeds("sh", &["-c", "ls /usr/lib/*/rsyslog/lmnsd_gtls.so"]),
+    },
     Package { name: "curl", what_for: "the quick start", present: || succeeds("curl", &["--version"]) },
     Package { name: "python3", what_for: "real clients", present: || succeeds("python3", &["--version"]) },
     Package {

@@ -71,6 +71,31 @@ const HOUSES: &[House] = &[
         unsaid: &[],
     },
     House {
+        package: "casemate-client",
+        folder: "client",
+        ours: &["casemate-api"],
+        only: None,
+        // Blocking and without threads: it must survive `fork` in whatever process loads it.
+        never: &["tokio", "hyper", "aws-lc-sys", "clap"],
+        unsaid: &[
+            "tokio",
+            "std::thread::spawn",
+            "thread::spawn",
+            "thread::scope",
+            "thread::Builder",
+            "DefaultResolver",
+        ],
+    },
+    House {
+        package: "casemate-cli",
+        folder: "cli",
+        ours: &["casemate-api", "casemate-client"],
+        only: None,
+        // What talks to the HSM is the client: the command line makes no connection of its own.
+        never: &["tokio", "hyper", "ureq", "rustls", "aws-lc-sys"],
+        unsaid: &["TcpStream", "tokio", "println!", "eprintln!"],
+    },
+    House {
         package: "xtask",
         folder: "xtask",
         ours: &[],

@@ -6,7 +6,7 @@ use crate::secret::SecretText;
 use crate::words::{DecryptMode, EncryptMode, KeyType, Mechanism, SignMode};
 
 /// One item of `GET /keys`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KeyItem {
     /// The key's id.
@@ -23,8 +23,19 @@ pub struct Restrictions {
     pub tags: Vec<String>,
 }
 
+impl Restrictions {
+    /// Whether nothing is restricted.
+    pub fn is_none(&self) -> bool {
+        self.tags.is_empty()
+    }
+}
+
+fn is_zero(length: &i64) -> bool {
+    *length == 0
+}
+
 /// `POST /keys/generate`.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct GenerateKey {
@@ -34,21 +45,21 @@ pub struct GenerateKey {
     #[serde(rename = "type")]
     pub key_type: KeyType,
     /// Bits: RSA 1024 to 8192, Generic 128 to 8192; ignored for the others.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub length: i64,
     /// Empty: the server picks one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub id: String,
     /// Default: none.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Restrictions::is_none")]
     pub restrictions: Restrictions,
     /// At most 32 bytes of UTF-8; empty: none.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
 }
 
 /// `PUT /keys/{id}` and `POST /keys` with a JSON body.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ImportKey {
@@ -60,49 +71,49 @@ pub struct ImportKey {
     /// The key material.
     pub private: PrivateParts,
     /// Default: none.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Restrictions::is_none")]
     pub restrictions: Restrictions,
     /// At most 32 bytes of UTF-8; empty: none.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
 }
 
 /// Private key material of a JSON import, all members strict padded base64.
-#[derive(Default, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PrivateParts {
     /// RSA: first prime, big-endian.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "SecretText::is_empty")]
     pub prime_p: SecretText,
     /// RSA: second prime, big-endian.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "SecretText::is_empty")]
     pub prime_q: SecretText,
     /// RSA: public exponent, big-endian.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "SecretText::is_empty")]
     pub public_exponent: SecretText,
     /// EC: scalar of exactly the curve's length, big-endian; Curve25519: 32-byte seed; Generic: the bytes.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "SecretText::is_empty")]
     pub data: SecretText,
 }
 
 /// First part of a PEM import.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ImportArguments {
     /// Not compared with the type; what does not fit cannot be used.
     pub mechanisms: Vec<Mechanism>,
     /// Default: none.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Restrictions::is_none")]
     pub restrictions: Restrictions,
     /// At most 32 bytes of UTF-8; empty: none.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
 }
 
 /// `GET /keys/{id}`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Key {
     /// In canonical order.
@@ -113,17 +124,17 @@ pub struct Key {
     /// Successful sign, decrypt and encrypt calls.
     pub operations: u64,
     /// Absent for Generic keys.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<PublicParts>,
     /// Always present; `{}` without tags.
     pub restrictions: Restrictions,
     /// Absent if empty.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
 }
 
 /// Public part of a key.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum PublicParts {
@@ -143,7 +154,7 @@ pub enum PublicParts {
 }
 
 /// `POST /keys/{id}/move`.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct MoveKey {
@@ -152,7 +163,7 @@ pub struct MoveKey {
 }
 
 /// `PUT /keys/{id}/label`.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetLabel {
@@ -161,7 +172,7 @@ pub struct SetLabel {
 }
 
 /// `POST /keys/{id}/sign`.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Sign {
@@ -172,7 +183,7 @@ pub struct Sign {
 }
 
 /// Reply of sign.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Signature {
     /// Base64.
@@ -180,7 +191,7 @@ pub struct Signature {
 }
 
 /// `POST /keys/{id}/decrypt`.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Decrypt {
@@ -189,12 +200,12 @@ pub struct Decrypt {
     /// Base64; newlines are ignored.
     pub encrypted: String,
     /// AES-CBC: base64 of 16 bytes.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iv: Option<String>,
 }
 
 /// Reply of decrypt. The text wipes itself once it is sent.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Decrypted {
     /// Base64.
@@ -203,7 +214,7 @@ pub struct Decrypted {
 }
 
 /// `POST /keys/{id}/encrypt`.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Encrypt {
@@ -213,12 +224,12 @@ pub struct Encrypt {
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub message: zeroize::Zeroizing<String>,
     /// Base64 of 16 bytes; absent: random.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iv: Option<String>,
 }
 
 /// Reply of encrypt.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Encrypted {
     /// Base64.
@@ -228,31 +239,31 @@ pub struct Encrypted {
 }
 
 /// `POST /keys/{id}/csr.pem` and `POST /config/tls/csr.pem` (RFC 2986).
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct DistinguishedName {
     /// CN
     pub common_name: String,
     /// C
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub country_name: String,
     /// L
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub locality_name: String,
     /// ST
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub state_or_province_name: String,
     /// O
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub organization_name: String,
     /// OU
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub organizational_unit_name: String,
     /// emailAddress
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub email_address: String,
     /// Absent: the common name as DNS name. Empty: no extension. `IP:` in front of an address makes it one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject_alt_names: Option<Vec<String>>,
 }

@@ -1,5 +1,6 @@
 //! Bodies of `/info`, `/health*`, `/provision`, `/unlock`, `/random` and `/system*`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -8,17 +9,17 @@ use crate::secret::Passphrase;
 use crate::words::State;
 
 /// `GET /info`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Info {
     /// Who made it.
-    pub vendor: &'static str,
+    pub vendor: Cow<'static, str>,
     /// What it is.
-    pub product: &'static str,
+    pub product: Cow<'static, str>,
 }
 
 /// `GET /health/state`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HealthState {
     /// The state now.
@@ -26,7 +27,7 @@ pub struct HealthState {
 }
 
 /// `GET /health/diagnose`: the cluster backend of this node.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Diagnosis {
@@ -37,25 +38,39 @@ pub struct Diagnosis {
 }
 
 /// One message of [`Diagnosis`].
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LogItem {
     /// `error`, `warning` or `info`.
-    pub level: &'static str,
+    pub level: Cow<'static, str>,
     /// The text.
     pub msg: String,
 }
 
 /// Process state of [`Diagnosis`].
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClusterState {
     /// Whether the backend's process runs.
     pub running: bool,
 }
 
+/// One member of `GET /cluster/members`.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ClusterMember {
+    /// 64 bits in hexadecimal.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Where other members reach it.
+    pub urls: Vec<String>,
+    /// Whether it does not vote yet.
+    pub learner: bool,
+}
+
 /// `POST /provision`.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Provision {
@@ -68,7 +83,7 @@ pub struct Provision {
 }
 
 /// `POST /unlock`.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Unlock {
@@ -76,8 +91,19 @@ pub struct Unlock {
     pub passphrase: Passphrase,
 }
 
+/// First part of `POST /system/restore`.
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RestoreRequest {
+    /// Of the backup; absent: the one that is set.
+    pub backup_passphrase: Option<Passphrase>,
+    /// RFC 3339 with offset zero; absent: the backup's clock, or the HSM's own.
+    pub system_time: Option<String>,
+}
+
 /// `POST /random`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RandomRequest {
@@ -86,7 +112,7 @@ pub struct RandomRequest {
 }
 
 /// Reply of `/random`.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Random {
     /// Base64.
@@ -94,8 +120,17 @@ pub struct Random {
     pub random: zeroize::Zeroizing<String>,
 }
 
+/// Reply of `/system/update`.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ReleaseNotes {
+    /// What its makers say about the update.
+    pub release_notes: String,
+}
+
 /// `GET /system/info`. Clients require all seven members.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SystemInfo {

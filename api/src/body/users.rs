@@ -6,7 +6,7 @@ use crate::secret::Passphrase;
 use crate::words::Role;
 
 /// `PUT /users/{id}` and `POST /users`.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct NewUser {
@@ -19,7 +19,7 @@ pub struct NewUser {
 }
 
 /// `GET /users/{id}`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct User {
@@ -30,7 +30,7 @@ pub struct User {
 }
 
 /// One item of `GET /users`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UserItem {
     /// `name` or `namespace~name`.
@@ -38,7 +38,7 @@ pub struct UserItem {
 }
 
 /// `POST /users/{id}/passphrase`.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewPassphrase {
@@ -47,7 +47,7 @@ pub struct NewPassphrase {
 }
 
 /// One item of `GET /namespaces`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NamespaceItem {
     /// The namespace.

@@ -175,6 +175,9 @@ impl Keys<'_> {
             Committed::At(_) => {
                 self.op.keys.changed(&path);
                 tracing::info!(target: "hsm.key", "created ({id})");
+                if !record.tags.is_empty() {
+                    tracing::info!(target: "hsm.key", "tags ({id}): {:?}", record.tags);
+                }
                 Ok(id)
             }
             Committed::Conflict(0) => Err(taken(&id)),
@@ -235,36 +238,40 @@ impl Keys<'_> {
     /// Sets the label; empty removes it.
     pub async fn set_label(&self, id: &KeyId, label: &str) -> Result<Change, Error> {
         check_label(label)?;
-        self.change(id, |mut record| {
+        let changed = self.change(id, |mut record| {
             if record.label == label {
                 return Err(Error::Unchanged);
             }
             record.label = label.to_owned();
             Ok(record)
-        })
-        .await
+        });
+        // A label is any text: escaped, it cannot make a line of its own.
+        Ok(changed
+            .await?
+            .told(|| tracing::info!(target: "hsm.key", "update ({id}): label is now '{}'", label.escape_debug())))
     }
 
     /// Adds a tag to the restriction.
     pub async fn add_tag(&self, id: &KeyId, tag: &str) -> Result<Change, Error> {
-        self.change(id, |mut record| match record.tags.binary_search_by(|known| known.as_str().cmp(tag)) {
-            Ok(_) => Err(Error::Unchanged),
-            Err(at) => {
-                record.tags.insert(at, tag.to_owned());
-                Ok(record)
-            }
-        })
-        .await
+        let changed =
+            self.change(id, |mut record| match record.tags.binary_search_by(|known| known.as_str().cmp(tag)) {
+                Ok(_) => Err(Error::Unchanged),
+                Err(at) => {
+                    record.tags.insert(at, tag.to_owned());
+                    Ok(record)
+                }
+            });
+        Ok(changed.await?.told(|| tracing::info!(target: "hsm.key", "update ({id}): added tag {tag:?}")))
     }
 
     /// Takes a tag from the restriction.
     pub async fn remove_tag(&self, id: &KeyId, tag: &str) -> Result<Change, Error> {
-        self.change(id, |mut record| {
+        let changed = self.change(id, |mut record| {
             let before = record.tags.len();
             record.tags.retain(|known| known != tag);
             if record.tags.len() == before { Err(Error::Unchanged) } else { Ok(record) }
-        })
-        .await
+        });
+        Ok(changed.await?.told(|| tracing::info!(target: "hsm.key", "update ({id}): removed tag {tag:?}")))
     }
 
     async fn change(
@@ -301,6 +308,7 @@ impl Keys<'_> {
             match self.op.shared.commit(self.fence(draft)).await? {
                 Committed::At(_) => {
                     self.op.certificates.changed(&certificate);
+                    tracing::info!(target: "hsm.key", "update ({id}): added certificate");
                     return Ok(());
                 }
                 Committed::Conflict(0) => return Err(Error::Exists("Key already contains a certificate".into())),
@@ -318,6 +326,7 @@ impl Keys<'_> {
         match self.op.shared.commit(self.fence(Draft::default().at(&path, row.revision).delete(&path))).await? {
             Committed::At(_) => {
                 self.op.certificates.changed(&path);
+                tracing::info!(target: "hsm.key", "update ({}): removed certificate", key.id);
                 Ok(())
             }
             Committed::Conflict(_) => Err(gone()),

@@ -12,7 +12,7 @@ use rustls_pki_types::pem::{PemObject, SectionKind};
 use sec1::EcPrivateKey;
 use zeroize::Zeroizing;
 
-use super::import::{checked_ec, checked_rsa};
+use super::import::{Primes, checked_ec, checked_rsa};
 use super::material::{Material, scalar_bytes};
 use super::public::{OID_EC, OID_ED25519, OID_RSA, Public, curve_type};
 use crate::Error;
@@ -29,23 +29,38 @@ impl Material {
     /// # Errors
     /// [`Error::Invalid`]: `No private key`, `Multiple private keys`, or a sentence that tells what is wrong with it.
     pub fn from_pem(text: &[u8]) -> Result<Self, Error> {
-        let mut found = None;
-        for block in <(SectionKind, Vec<u8>)>::pem_slice_iter(text) {
-            let (kind, der) = block.map_err(|_| Error::invalid("The PEM text is damaged."))?;
-            let der = Zeroizing::new(der);
-            if !matches!(kind, SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey) {
-                continue;
-            }
-            if found.replace((kind, der)).is_some() {
-                return Err(Error::invalid("Multiple private keys"));
-            }
+        from_pem(text, Primes::Test)
+    }
+
+    /// Like [`Material::from_pem`] for a key that an HSM already took or made: RSA primes are not tested once more, so
+    /// that it costs about what loading the key does.
+    pub(crate) fn from_known_pem(text: &[u8]) -> Result<Self, Error> {
+        from_pem(text, Primes::Known)
+    }
+
+    /// Takes a private key as PKCS#8 in DER. Costs what [`Material::from_parts`] does.
+    pub fn from_pkcs8(der: &[u8]) -> Result<Self, Error> {
+        pkcs8(der, Primes::Test)
+    }
+}
+
+fn from_pem(text: &[u8], primes: Primes) -> Result<Material, Error> {
+    let mut found = None;
+    for block in <(SectionKind, Vec<u8>)>::pem_slice_iter(text) {
+        let (kind, der) = block.map_err(|_| Error::invalid("The PEM text is damaged."))?;
+        let der = Zeroizing::new(der);
+        if !matches!(kind, SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey) {
+            continue;
         }
-        match found {
-            Some((SectionKind::RsaPrivateKey, der)) => rsa(&der),
-            Some((SectionKind::EcPrivateKey, der)) => ec(&der, None),
-            Some((_, der)) => pkcs8(&der),
-            None => Err(Error::invalid("No private key")),
+        if found.replace((kind, der)).is_some() {
+            return Err(Error::invalid("Multiple private keys"));
         }
+    }
+    match found {
+        Some((SectionKind::RsaPrivateKey, der)) => rsa(&der, primes),
+        Some((SectionKind::EcPrivateKey, der)) => ec(&der, None),
+        Some((_, der)) => pkcs8(&der, primes),
+        None => Err(Error::invalid("No private key")),
     }
 }
 
@@ -57,13 +72,13 @@ fn unsupported<T>(_: T) -> Error {
     Error::invalid("The private key is of an unsupported type.")
 }
 
-fn pkcs8(der: &[u8]) -> Result<Material, Error> {
+fn pkcs8(der: &[u8], primes: Primes) -> Result<Material, Error> {
     let info = PrivateKeyInfoRef::from_der(der).map_err(damaged)?;
     let key = info.private_key.as_bytes();
     let parameters = info.algorithm.parameters;
     match info.algorithm.oid {
         // NULL by RFC 8017 A.1; some writers leave it out.
-        OID_RSA if parameters.is_none_or(|any| any == AnyRef::NULL) => rsa(key),
+        OID_RSA if parameters.is_none_or(|any| any == AnyRef::NULL) => rsa(key, primes),
         OID_EC => {
             let curve = parameters.filter(|any| any.tag() == Tag::ObjectIdentifier).ok_or(()).map_err(unsupported)?;
             ec(key, Some(curve.decode_as::<ObjectIdentifier>().map_err(damaged)?))
@@ -123,12 +138,12 @@ fn same_public(material: &Material, enclosed: Option<&[u8]>) -> Result<(), Error
 }
 
 /// PKCS#1 with two primes, all of whose numbers agree with each other.
-fn rsa(der: &[u8]) -> Result<Material, Error> {
+fn rsa(der: &[u8], primes: Primes) -> Result<Material, Error> {
     let key = RsaPrivateKeyRef::from_der(der).map_err(damaged)?;
     if key.other_prime_infos.is_some() {
         return Err(Error::invalid("RSA keys of more than two primes are not supported."));
     }
-    let material = checked_rsa(key.prime1.as_bytes(), key.prime2.as_bytes(), key.public_exponent.as_bytes())?;
+    let material = checked_rsa(key.prime1.as_bytes(), key.prime2.as_bytes(), key.public_exponent.as_bytes(), primes)?;
     if consistent(&key) { Ok(material) } else { Err(Error::invalid("The numbers of the RSA key do not agree.")) }
 }
 

@@ -44,6 +44,11 @@ impl Key {
     }
 }
 
+/// Whether `signature` is one of `key` over `digest`.
+pub(super) fn verifies(key: &Key, digest: &[u8], signature: &[u8]) -> bool {
+    key.key.verifies(digest, signature)
+}
+
 /// Signs a digest of the length the table asks for.
 pub(super) fn sign(key: &Key, digest: &[u8]) -> Result<Output, Error> {
     let signature = key.key.sign(digest).map_err(|_| MechError("AWS-LC made no ECDSA signature"))?;

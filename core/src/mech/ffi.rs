@@ -344,6 +344,15 @@ impl EcKey {
         if written == len && len > 0 { Ok(bytes) } else { done(0).and(Err(Failed)) }
     }
 
+    /// Whether `signature` is one of this key over `digest`, as DER (FIPS 186-5 §6.4.2).
+    pub(crate) fn verifies(&self, digest: &[u8], signature: &[u8]) -> bool {
+        // SAFETY: reads two live slices of these lengths, and a live key that nobody changes.
+        let verified = unsafe {
+            c::ECDSA_verify(0, digest.as_ptr(), digest.len(), signature.as_ptr(), signature.len(), self.key.get())
+        };
+        verified == 1
+    }
+
     /// ECDSA of `digest` with a random nonce, as DER (FIPS 186-5 §6.4).
     pub(crate) fn sign(&self, digest: &[u8]) -> Result<Vec<u8>, Failed> {
         let mut signature = vec![0; self.signature_max];
@@ -355,6 +364,23 @@ impl EcKey {
         signature.truncate(len as usize);
         Ok(signature)
     }
+}
+
+/// Whether `signature`, as DER, is one of `digest` by the key with this public point (SEC 1 §2.3.4).
+pub(crate) fn verify_ecdsa(curve: Curve, point: &[u8], digest: &[u8], signature: &[u8]) -> Result<(), Failed> {
+    let group = group(curve);
+    // SAFETY: no arguments.
+    let key = EcPtr::own(unsafe { c::EC_KEY_new() })?;
+    // SAFETY: `key` is live, the group static.
+    done(unsafe { c::EC_KEY_set_group(key.get(), group) })?;
+    // SAFETY: the group is static.
+    let public = Point::own(unsafe { c::EC_POINT_new(group) })?;
+    // SAFETY: reads a live slice into a live point and refuses what is not on the curve; null asks for no context.
+    done(unsafe { c::EC_POINT_oct2point(group, public.get(), point.as_ptr(), point.len(), ptr::null_mut()) })?;
+    // SAFETY: both are live and of the same group; the point is copied.
+    done(unsafe { c::EC_KEY_set_public_key(key.get(), public.get()) })?;
+    // SAFETY: reads live slices and a live key.
+    done(unsafe { c::ECDSA_verify(0, digest.as_ptr(), digest.len(), signature.as_ptr(), signature.len(), key.get()) })
 }
 
 /// scrypt (RFC 7914) into `out`. Needs 128·`r`·(`n` + `p`) bytes of memory, 64 MiB at most.

@@ -4,7 +4,8 @@
 //! states are checked, so that a backend gets what it expects. Whether a key may be used this way is not asked here.
 
 mod aes;
-mod ecdsa;
+mod check;
+pub(crate) mod ecdsa;
 mod eddsa;
 pub(crate) mod ffi;
 pub(crate) mod rsa;
@@ -22,6 +23,7 @@ use crate::Error;
 use crate::keys::material::Material;
 pub use crate::keys::public::Public;
 use crate::secret::SecretBytes;
+pub use check::check;
 
 /// What a mechanism returns. Wiped on drop, as plaintext is among it.
 type Output = Zeroizing<Vec<u8>>;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::backup::convert::finish_import;
 use crate::error::Error;
 use crate::limiter::Limiter;
 use crate::local::Local;
@@ -24,7 +25,7 @@ impl Locked {
     }
 
     /// Opens slot 0. `None`: the passphrase is wrong.
-    pub(crate) async fn unlock(&self, passphrase: &[u8]) -> Result<Option<Operational>, Error> {
+    pub(crate) async fn unlock(&self, passphrase: &[u8]) -> Result<Option<Arc<Operational>>, Error> {
         match slots::open_slot0(&self.local, &self.platform, passphrase).await? {
             None => Ok(None),
             Some(domain) => self.open(domain).await.map(Some),
@@ -32,15 +33,17 @@ impl Locked {
     }
 
     /// Opens slot 1. `None`: unattended boot is off.
-    pub(crate) async fn boot_unattended(&self) -> Result<Option<Operational>, Error> {
+    pub(crate) async fn boot_unattended(&self) -> Result<Option<Arc<Operational>>, Error> {
         match slots::open_slot1(&self.local).await? {
             None => Ok(None),
             Some(domain) => self.open(domain).await.map(Some),
         }
     }
 
-    async fn open(&self, domain: DomainKey) -> Result<Operational, Error> {
+    async fn open(&self, domain: DomainKey) -> Result<Arc<Operational>, Error> {
+        Box::pin(finish_import(&self.platform, &self.local, &self.device_id, &domain)).await?;
         let (platform, limiter) = (self.platform.clone(), self.limiter.clone());
-        Operational::open(platform, self.local.clone(), limiter, self.device_id.clone(), domain).await
+        // On the heap, for the future of a whole phase is large, and futures are moved while they are made.
+        Box::pin(Operational::open(platform, self.local.clone(), limiter, self.device_id.clone(), domain)).await
     }
 }

@@ -1,12 +1,16 @@
 //! Operational: the Domain Key is in memory. Everything that touches a user, a namespace or a key hangs off this value.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_api::Passphrase;
 use casemate_api::limits::ROW_CACHE_BYTES;
 use futures_channel::oneshot;
 
+use crate::backup::passphrase::BackupSecret;
+use crate::backup::upstream;
 use crate::caller::Credentials;
+use crate::config::tls::ClusterCa;
 use crate::counters::{CounterRecord, Counters};
 use crate::error::Error;
 use crate::kdf_queue::KdfQueue;
@@ -18,11 +22,11 @@ use crate::namespaces::NamespaceRecord;
 use crate::path::{Generation, LocalPath, TableId, generation_pointer};
 use crate::platform::{Platform, Work, run_on};
 use crate::seal;
-use crate::secret::DomainKey;
+use crate::secret::{DomainKey, StoreKey};
 use crate::shared::Shared;
 use crate::slots;
 use crate::store::{Read, Txn, Versioned};
-use crate::table::{Closed, Doubt, Ground, Record, Table};
+use crate::table::{CacheFigures, Closed, Doubt, Ground, Record, Table};
 use crate::users::{self, UserRecord};
 
 /// The HSM while it can be used. Not `Clone`, and made only by [`super::Locked`] and [`super::Unprovisioned`].
@@ -34,21 +38,25 @@ pub struct Operational {
     pub(crate) keys: Table<KeyRecord>,
     pub(crate) certificates: Table<CertificateRecord>,
     pub(crate) counts: Table<CounterRecord>,
+    pub(crate) backup_secrets: Table<BackupSecret>,
+    pub(crate) cluster_cas: Table<ClusterCa>,
     pub(crate) counters: Counters,
     pub(crate) credentials: Credentials,
     pub(crate) kdf_queue: Arc<KdfQueue>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) device_id: String,
     pub(crate) closed: Closed,
-    local: Arc<Local>,
+    pub(crate) local: Arc<Local>,
+    /// Backups that are being made.
+    pub(crate) backups: Arc<AtomicUsize>,
     domain: DomainKey,
     /// Resolves when the last holder is gone, this value and jobs on the pool alike: each holds the sender.
     gone: Mutex<Option<oneshot::Receiver<()>>>,
     alive: Arc<oneshot::Sender<()>>,
     /// Refuses the use of keys; comes before `closed`, which refuses everything.
     pub(crate) retired: Closed,
-    /// Held by a change of the unlock passphrase, which reads and writes more than one row.
-    changing_unlock: async_lock::Mutex<()>,
+    /// Held by who reads or writes more than one of the rows by which the Domain Key is unlocked.
+    pub(crate) changing_unlock: async_lock::Mutex<()>,
 }
 
 /// Memory each table may cache, in bytes; keys get [`ROW_CACHE_BYTES`].
@@ -56,13 +64,13 @@ const USERS_CACHE_BYTES: u64 = 64 << 20;
 const SMALL_CACHE_BYTES: u64 = 16 << 20;
 
 impl Operational {
-    pub(super) async fn open(
+    pub(crate) async fn open(
         platform: Platform,
         local: Arc<Local>,
         limiter: Arc<Limiter>,
         device_id: String,
         domain: DomainKey,
-    ) -> Result<Self, Error> {
+    ) -> Result<Arc<Self>, Error> {
         // What an earlier phase still had on its way to the disk comes before anything is read.
         platform.store.commit(vec![Txn::default()]).await?;
         let (generation, pointer) = generation(&platform).await?;
@@ -70,13 +78,16 @@ impl Operational {
         let (alive, gone) = oneshot::channel();
         let doubt = Doubt::default();
         let tables = Tables { platform: &platform, domain: &domain, closed: &closed, doubt: &doubt };
-        Ok(Self {
+        // Shared from the start, as it is large and futures would carry it around.
+        Ok(Arc::new(Self {
             shared: Shared::new(platform.store.clone(), generation, pointer.revision, closed.clone(), doubt.clone()),
             users: tables.open(TableId::Users, USERS_CACHE_BYTES),
             namespaces: tables.open(TableId::Namespaces, SMALL_CACHE_BYTES),
             keys: tables.open(TableId::Keys, ROW_CACHE_BYTES),
             certificates: tables.open(TableId::Certificates, SMALL_CACHE_BYTES),
             counts: tables.open(TableId::Counters, SMALL_CACHE_BYTES),
+            backup_secrets: tables.open(TableId::Settings, SMALL_CACHE_BYTES),
+            cluster_cas: tables.open(TableId::Settings, SMALL_CACHE_BYTES),
             counters: Counters::default(),
             credentials: Credentials::new(&*platform.rng),
             kdf_queue: KdfQueue::new(platform.pool.clone(), platform.clock.clone(), limiter.clone()),
@@ -84,13 +95,14 @@ impl Operational {
             device_id,
             closed,
             local,
+            backups: Arc::default(),
             domain,
             gone: Mutex::new(Some(gone)),
             alive: Arc::new(alive),
             retired: Closed::default(),
             changing_unlock: async_lock::Mutex::new(()),
             platform,
-        })
+        }))
     }
 
     /// Whether the HSM boots to Operational by itself.
@@ -100,6 +112,8 @@ impl Operational {
 
     /// Switches unattended boot: slot 1 holds the Domain Key under the Device Key alone, or nothing.
     pub async fn set_unattended_boot(&self, on: bool) -> Result<(), Error> {
+        let _guard = self.changing_unlock.lock().await;
+        // Asked with the guard held: a restore that replaces the slots closes the phase before it gives the guard back.
         self.closed.check()?;
         let change = LocalChange::default();
         let change = match on {
@@ -128,11 +142,37 @@ impl Operational {
         &self.device_id
     }
 
+    /// What the caches of rows hold, and how they did since the phase began.
+    pub fn cache_figures(&self) -> [CacheFigures; 5] {
+        [
+            self.users.cache_figures("users"),
+            self.namespaces.cache_figures("namespaces"),
+            self.keys.cache_figures("keys"),
+            self.certificates.cache_figures("certificates"),
+            self.counts.cache_figures("counters"),
+        ]
+    }
+
     /// `length` random bytes.
     pub fn random(&self, length: usize) -> zeroize::Zeroizing<Vec<u8>> {
         let mut bytes = zeroize::Zeroizing::new(vec![0; length]);
         self.platform.rng.fill(&mut bytes);
         bytes
+    }
+
+    /// The Domain Key.
+    pub(crate) fn domain(&self) -> &DomainKey {
+        &self.domain
+    }
+
+    /// What seals the rows of a table.
+    pub(crate) fn table_key(&self, table: TableId) -> StoreKey {
+        table_key(&self.domain, table)
+    }
+
+    /// What seals the values of one of NetHSM's stores.
+    pub(crate) fn upstream_key(&self, store: upstream::Store) -> StoreKey {
+        store.key(&self.domain)
     }
 
     /// Runs `job` on the pool, unless the phase has ended by then: for work that would stall a serving thread.
@@ -166,6 +206,11 @@ impl Operational {
     }
 }
 
+/// What seals the rows of a table.
+pub(crate) fn table_key(domain: &DomainKey, table: TableId) -> StoreKey {
+    seal::derive(domain.expose(), &[b"shared store", &[table as u8]])
+}
+
 /// What all tables have in common.
 pub(super) struct Tables<'a> {
     pub(super) platform: &'a Platform,
@@ -177,7 +222,7 @@ pub(super) struct Tables<'a> {
 impl Tables<'_> {
     /// A table, sealed under a key of its own.
     pub(super) fn open<R: Record>(&self, table: TableId, cache_bytes: u64) -> Table<R> {
-        let key = seal::derive(self.domain.expose(), &[b"shared store", &[table as u8]]);
+        let key = table_key(self.domain, table);
         let ground = Ground {
             store: self.platform.store.clone(),
             rng: self.platform.rng.clone(),

@@ -14,6 +14,7 @@ use crate::phase::operational::Tables;
 use crate::platform::Platform;
 use crate::secret::DomainKey;
 use crate::slots;
+use crate::step::Step;
 use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Txn};
 use crate::table::{Closed, Doubt, Table};
 use crate::users::{self, UserRecord};
@@ -39,9 +40,6 @@ pub struct Provision {
 /// The first generation of the shared store.
 const FIRST: Generation = 1;
 
-/// Value of the step row while provisioning runs: a crash then is undone at boot.
-const STEP_PROVISION: &[u8] = b"provision";
-
 impl Unprovisioned {
     pub(crate) fn new(platform: Platform, local: Arc<Local>, limiter: Arc<Limiter>, device_id: String) -> Self {
         Self { platform, local, limiter, device_id }
@@ -49,7 +47,7 @@ impl Unprovisioned {
 
     /// Makes a Domain Key and the user `admin`. Steps: note the step, write the shared rows, write the slots and clear
     /// the step in one local transaction, which is the moment the HSM is provisioned.
-    pub async fn provision(&self, wanted: &Provision) -> Result<Operational, Error> {
+    pub async fn provision(&self, wanted: &Provision) -> Result<Arc<Operational>, Error> {
         users::check_length("unlockPassphrase", &wanted.unlock_passphrase)?;
         users::check_length("adminPassphrase", &wanted.admin_passphrase)?;
         let domain = DomainKey::random(&*self.platform.rng);
@@ -57,13 +55,13 @@ impl Unprovisioned {
         let passphrase = wanted.unlock_passphrase.expose();
         let slots = slots::with_slot0(LocalChange::default(), &self.platform, passphrase, &domain).await?;
 
-        self.local.commit(without_slots().put(LocalPath::Step, STEP_PROVISION)).await?;
+        self.local.commit(Step::Provision.note(without_slots())).await?;
         sweep(&self.platform).await?;
         self.write_admin(&domain, digest).await?;
         let offset = wanted.clock_offset_s.to_be_bytes();
         self.local.commit(slots.put(LocalPath::ClockOffset, offset).delete(LocalPath::Step)).await?;
         let (platform, limiter) = (self.platform.clone(), self.limiter.clone());
-        Operational::open(platform, self.local.clone(), limiter, self.device_id.clone(), domain).await
+        Box::pin(Operational::open(platform, self.local.clone(), limiter, self.device_id.clone(), domain)).await
     }
 
     async fn write_admin(&self, domain: &DomainKey, digest: users::Digest) -> Result<(), Error> {
@@ -87,12 +85,8 @@ impl Unprovisioned {
 
 /// Undoes a provisioning that a crash interrupted. Nothing of it was acknowledged.
 pub(crate) async fn undo(platform: &Platform, local: &Local) -> Result<(), Error> {
-    if local.get(LocalPath::Step).await?.is_some_and(|step| step.as_slice() == STEP_PROVISION) {
-        tracing::warn!(target: "hsm", "a provisioning was interrupted; it is undone");
-        sweep(platform).await?;
-        local.commit(without_slots().delete(LocalPath::Step)).await?;
-    }
-    Ok(())
+    sweep(platform).await?;
+    local.commit(without_slots().delete(LocalPath::Step)).await
 }
 
 /// Removes what an earlier attempt may have left if its last answer was lost: slots without a shared store are no use.

@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::platform::{DeviceKeeper, Host, Pool, Rng, Work};
+use casemate_api::body::config::{Logging, Network};
+
+use crate::local::TlsIdentity;
+use crate::platform::{Applied, DeviceKeeper, Host, Pool, Rng, Swap, Work};
 use crate::secret::DeviceKey;
 
 /// Keeps a Device Key in memory.
@@ -48,9 +51,21 @@ pub struct SimHost {
     reboots: AtomicUsize,
     erasures: AtomicUsize,
     shutdowns: AtomicUsize,
+    swaps: Arc<AtomicUsize>,
+    loggings: Mutex<Vec<Logging>>,
 }
 
 impl SimHost {
+    /// Changes of the TLS identity so far.
+    pub fn swaps(&self) -> usize {
+        self.swaps.load(Ordering::Relaxed)
+    }
+
+    /// What it was told to log, in order.
+    pub fn loggings(&self) -> Vec<Logging> {
+        self.loggings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Reboots asked for so far.
     pub fn reboots(&self) -> usize {
         self.reboots.load(Ordering::Relaxed)
@@ -79,6 +94,25 @@ impl Host for SimHost {
 
     fn shutdown(&self) {
         self.shutdowns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn serve_with(&self, _: &TlsIdentity) -> Result<Swap, String> {
+        let swaps = self.swaps.clone();
+        Ok(Box::new(move || {
+            swaps.fetch_add(1, Ordering::Relaxed);
+        }))
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec!["localhost".into(), "IP:127.0.0.1".into()]
+    }
+
+    fn use_network(&self, _: &Network) -> Applied {
+        Applied::default()
+    }
+
+    fn log_to(&self, logging: &Logging) {
+        self.loggings.lock().unwrap_or_else(PoisonError::into_inner).push(logging.clone());
     }
 }
 

@@ -144,7 +144,7 @@ impl Growing {
 }
 
 /// The next frame. The clock is asked only once the client keeps us waiting, which most do not.
-async fn next<B>(
+pub(super) async fn next<B>(
     body: &mut B,
     received: usize,
     pace: &mut Option<Pace>,
@@ -165,7 +165,7 @@ where
 }
 
 /// How long the client may still take.
-struct Pace {
+pub(super) struct Pace {
     began: Duration,
     wait: BoxFuture<'static, ()>,
 }

@@ -13,6 +13,7 @@ use super::json::{self, JsonError};
 use super::multipart;
 use super::negotiate::ContentType;
 use super::row::SchemaOf;
+use super::upload::Upload;
 
 /// Which Content-Types a row takes, and when that is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +28,16 @@ pub enum Types {
     JsonOrMultipart,
     /// `application/octet-stream` without parameters; checked early.
     Octets,
+    /// Any, but one must be given and readable; checked early.
+    Given,
+    /// `application/x-pem-file`.
+    Pem,
 }
 
 impl Types {
     /// Whether the check comes before the length, the Accept header and the id.
     pub fn early(self) -> bool {
-        matches!(self, Types::JsonOrMultipart | Types::Octets)
+        matches!(self, Types::JsonOrMultipart | Types::Octets | Types::Given)
     }
 
     /// Whether `header` is taken. A missing header counts as `application/octet-stream`, except where it is mandatory.
@@ -44,9 +49,11 @@ impl Types {
         let is = |essence| parsed.is_some_and(|parsed| parsed.is(essence));
         match self {
             Types::Any => true,
+            Types::Given => parsed.is_some(),
             Types::Json => is("application/json"),
             Types::JsonOrOctets => is("application/json") || is("application/octet-stream"),
             Types::JsonOrMultipart => is("application/json") || is("multipart/form-data"),
+            Types::Pem => is("application/x-pem-file"),
             Types::Octets => is("application/octet-stream") && !parsed.is_some_and(|parsed| parsed.has_parameters()),
         }
     }
@@ -57,8 +64,15 @@ impl Types {
 pub struct Takes {
     /// The Content-Types.
     pub types: Types,
-    /// The largest body, in bytes.
+    /// The largest body, in bytes; [`usize::MAX`]: the handler takes it as it comes.
     pub max_bytes: usize,
+}
+
+impl Takes {
+    /// Whether the handler takes the body as it comes.
+    pub fn streamed(&self) -> bool {
+        self.max_bytes == usize::MAX
+    }
 }
 
 type Decode<B> = fn(Option<Vec<u8>>, body::Body) -> BoxFuture<'static, Result<B, Error>>;
@@ -75,6 +89,8 @@ pub(super) enum How<B> {
     Now(fn(&[u8]) -> Result<B, Error>),
     /// From the Content-Type and the bytes.
     Typed(Decode<B>),
+    /// Not at all: the handler reads it.
+    Streamed(fn(Upload) -> B),
 }
 
 fn body<B>(types: Types, schema: Option<SchemaOf>, decode: fn(&[u8]) -> Result<B, Error>) -> Body<B> {
@@ -120,6 +136,17 @@ pub fn judged_json<T: DeserializeOwned + JsonSchema>() -> Body<Result<T, JsonErr
 /// Bytes stored as they are.
 pub fn octets() -> Body<Vec<u8>> {
     body(Types::Octets, None, |bytes| Ok(bytes.to_vec()))
+}
+
+/// A body of any size, which the handler takes as it comes. Such a row runs on `Arc<Hsm>`, so that a client that takes its
+/// time does not hold the phase.
+pub fn stream(types: Types) -> Body<Upload> {
+    Body { takes: Takes { types, max_bytes: usize::MAX }, schema: None, decode: How::Streamed(|upload| upload) }
+}
+
+/// Text in PEM, which the core reads.
+pub fn pem() -> Body<Vec<u8>> {
+    body(Types::Pem, None, |bytes| Ok(bytes.to_vec()))
 }
 
 /// A key to import.

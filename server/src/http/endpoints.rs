@@ -10,11 +10,12 @@ use casemate_core::caller::UserAccess::{Manage, Passphrase, Read};
 use casemate_core::caller::Whence::{Anywhere, Root};
 use serde_json::{Map, Value};
 
-use super::decode::{ignored, import, json, judged_json, long_json, none, octets, untyped_json};
+use super::decode::{Types, ignored, import, json, judged_json, long_json, none, octets, pem, stream, untyped_json};
 use super::find::*;
-use super::handlers::{config, health, keys, lock, namespaces, system, users};
-use super::row::Media::{Octets, Pem};
-use super::row::{Row, delete, get, operational, post, public, put};
+use super::handlers::{audit, backup, cluster, config, health, keys, lock, namespaces, system, tls, users};
+use super::row::Intent::{IfPossible, Never, Proven};
+use super::row::Media::{JsonLines, Octets, Pem, Prometheus};
+use super::row::{Row, delete, failed_to_unlock_holder, get, operational, post, public, put};
 
 /// Every row, in the order of the API document.
 #[rustfmt::skip]
@@ -29,10 +30,11 @@ pub fn table() -> Vec<Row> {
         get("/health/state",            public(ALWAYS),                                        Nothing,             none(),         health::state).gives::<system_bodies::HealthState>(200).no_cache().head(),
         get("/health/diagnose",         operational(System, Root).or(NOT_OPERATIONAL),         Nothing,             none(),         health::diagnose).gives::<system_bodies::Diagnosis>(200).no_cache().head(),
         get("/metrics",                 operational(Metrics, Anywhere),                        Figures,             none(),         health::metrics).gives::<Map<String, Value>>(200).no_cache().head(),
+        get("/metrics/prometheus",      operational(Metrics, Anywhere),                        AllFigures,          none(),         health::prometheus).answers(200).media(Prometheus).no_cache().head(),
 
         post("/provision",              public(&[Unprovisioned]),                              Nothing,             untyped_json(), lock::provision).no_cache(),
-        post("/unlock",                 public(&[Locked]),                                     Address,             judged_json(),  lock::unlock).no_cache(),
-        post("/lock",                   operational(System, Root),                             TheHsm,              none(),         lock::lock).no_cache(),
+        post("/unlock",                 public(&[Locked]),                                     Address,             judged_json(),  lock::unlock).no_cache().intent(Proven),
+        post("/lock",                   operational(System, Root),                             TheHsm,              none(),         lock::lock).no_cache().intent(IfPossible),
         post("/random",                 operational(Random, Anywhere),                         Nothing,             untyped_json(), system::random).gives::<system_bodies::Random>(200).no_cache(),
 
         get("/keys",                    operational(KeyRead, Anywhere),                        AllKeys,             none(),         keys::list).gives::<Vec<key_bodies::KeyItem>>(200),
@@ -42,7 +44,7 @@ pub fn table() -> Vec<Row> {
         put("/keys/{key}",              operational(KeyManage, Anywhere),                      KeySlot,             import(),       keys::import_as).exists(400),
         delete("/keys/{key}",           operational(KeyManage, Anywhere),                      ExistingKey,         none(),         keys::delete),
         get("/keys/{key}/public.pem",   operational(KeyRead, Anywhere),                        ExistingKey,         none(),         keys::public_pem).answers(200).media(Pem).etag(),
-        post("/keys/{key}/csr.pem",     operational(KeyRead, Anywhere),                        ExistingKey,         untyped_json::<DistinguishedName>(), keys::csr).answers(200).media(Pem).no_cache(),
+        post("/keys/{key}/csr.pem",     operational(KeyRead, Anywhere),                        ExistingKey,         untyped_json::<DistinguishedName>(), keys::csr).answers(200).media(Pem).no_cache().intent(Never),
         post("/keys/{key}/decrypt",     operational(KeyUse, Anywhere),                         ExistingKeyToUse,    long_json(),    keys::decrypt).gives::<key_bodies::Decrypted>(200).no_cache(),
         post("/keys/{key}/encrypt",     operational(KeyUse, Anywhere),                         ExistingKeyToUse,    long_json(),    keys::encrypt).gives::<key_bodies::Encrypted>(200).no_cache(),
         post("/keys/{key}/sign",        operational(KeyUse, Anywhere),                         ExistingKeyToUse,    long_json(),    keys::sign).gives::<key_bodies::Signature>(200).no_cache(),
@@ -54,6 +56,9 @@ pub fn table() -> Vec<Row> {
         post("/keys/{key}/move",        operational(KeyManage, Anywhere),                      ExistingKey,         untyped_json(), keys::rename).gives::<Created>(200).no_cache(),
         put("/keys/{key}/restrictions/tags/{tag}",    operational(KeyManage, Anywhere),        KeySlotAndTag,       ignored(),      keys::add_tag).no_cache(),
         delete("/keys/{key}/restrictions/tags/{tag}", operational(KeyManage, Anywhere),        KeySlotAndTag,       none(),         keys::remove_tag).no_cache(),
+
+        post("/cluster/force-new",      failed_to_unlock_holder(),                             Nothing,             none(),         cluster::force_new).no_cache().intent(Never),
+        get("/cluster/members",         operational(System, Root),                             Nothing,             none(),         cluster::members).gives::<Vec<system_bodies::ClusterMember>>(200),
 
         get("/namespaces",              operational(Namespaces, Root),                         Nothing,             none(),         namespaces::list).gives::<Vec<user_bodies::NamespaceItem>>(200).head(),
         put("/namespaces/{namespace}",  operational(Namespaces, Root),                         NamespaceSlot,       ignored(),      namespaces::create).exists(400),
@@ -71,12 +76,36 @@ pub fn table() -> Vec<Row> {
         delete("/users/{user}/tags/{tag}", operational(UserManage, Anywhere),                  UserSlotAndTag(Manage), none(),      users::remove_tag).no_cache(),
 
         put("/config/unlock-passphrase", operational(Config, Root),                            Nothing,             json(),         config::set_unlock_passphrase).no_cache(),
+        put("/config/backup-passphrase", operational(Config, Root),                            Nothing,             json(),         config::set_backup_passphrase).no_cache(),
         get("/config/unattended-boot",  operational(Config, Root),                             Nothing,             none(),         config::unattended_boot).gives::<config_bodies::UnattendedBoot>(200).etag(),
         put("/config/unattended-boot",  operational(Config, Root),                             Nothing,             json(),         config::set_unattended_boot),
+        get("/config/tls/public.pem",   operational(Config, Root),                             Nothing,             none(),         tls::public_key).answers(200).media(Pem).etag().head(),
+        get("/config/tls/cert.pem",     operational(Config, Root),                             Nothing,             none(),         tls::chain).answers(200).media(Pem).etag(),
+        put("/config/tls/cert.pem",     operational(Config, Root),                             TheHsm,              pem(),          tls::set_chain).answers(201).media(Pem),
+        post("/config/tls/csr.pem",     operational(Config, Root),                             Nothing,             untyped_json::<DistinguishedName>(), tls::csr).answers(200).media(Pem).no_cache().intent(Never),
+        post("/config/tls/generate",    operational(Config, Root),                             Nothing,             untyped_json(), tls::generate).no_cache(),
+        get("/config/tls/cluster-ca.pem", operational(Config, Root),                           Nothing,             none(),         tls::cluster_ca).answers(200).media(Pem),
+        put("/config/tls/cluster-ca.pem", operational(Config, Root),                           TheHsm,              pem(),          tls::set_cluster_ca).answers(201).media(Pem),
+        get("/config/network",          operational(Config, Root),                             Nothing,             none(),         config::network).gives::<config_bodies::Network>(200).etag(),
+        put("/config/network",          operational(Config, Root),                             Nothing,             json(),         config::set_network),
+        get("/config/logging",          operational(Config, Root),                             Nothing,             none(),         config::logging).gives::<config_bodies::Logging>(200).etag(),
+        put("/config/logging",          operational(Config, Root),                             Nothing,             json(),         config::set_logging),
+        get("/config/ntp",              operational(Config, Root),                             Nothing,             none(),         config::ntp).gives::<config_bodies::Ntp>(200),
+        put("/config/ntp",              operational(Config, Root),                             Nothing,             json(),         config::set_ntp),
+        get("/config/time",             operational(Config, Root),                             TheHsm,              none(),         config::time).gives::<config_bodies::Time>(200).no_cache(),
+        put("/config/time",             operational(Config, Root),                             TheHsm,              json(),         config::set_time).no_cache(),
 
         get("/system/info",             operational(System, Root),                             Nothing,             none(),         system::info).gives::<system_bodies::SystemInfo>(200).etag().head(),
-        post("/system/reboot",          operational(System, Root).or(&[Failed]),               Nothing,             none(),         system::reboot).no_cache(),
-        post("/system/shutdown",        operational(System, Root).or(NOT_OPERATIONAL),         Nothing,             none(),         system::shutdown).no_cache(),
-        post("/system/factory-reset",   operational(System, Root).or(&[Failed]),               Nothing,             none(),         system::factory_reset).no_cache(),
+        post("/system/reboot",          operational(System, Root).or(&[Failed]),               Nothing,             none(),         system::reboot).no_cache().intent(IfPossible),
+        post("/system/shutdown",        operational(System, Root).or(NOT_OPERATIONAL),         Nothing,             none(),         system::shutdown).no_cache().intent(IfPossible),
+        post("/system/update",          operational(System, Root).or(&[]),                     TheUpdates,          stream(Types::Any), system::update).gives::<system_bodies::ReleaseNotes>(200).no_cache(),
+        post("/system/commit-update",   operational(System, Root).or(&[]),                     TheUpdates,          none(),         system::commit_update).no_cache(),
+        post("/system/cancel-update",   operational(System, Root).or(&[]),                     TheUpdates,          none(),         system::cancel_update).no_cache().intent(IfPossible),
+        post("/system/backup",          operational(Backup, Root),                             Nothing,             none(),         backup::backup).answers(200).media(Octets).no_cache(),
+        post("/system/restore",         operational(System, Root).or(&[Unprovisioned]),        Nothing,             stream(Types::Given), backup::restore).no_cache(),
+        post("/system/factory-reset",   operational(System, Root).or(&[Failed]),               Nothing,             none(),         system::factory_reset).no_cache().intent(IfPossible),
+
+        get("/audit",                   operational(Audit, Root),                              AuditRange,          none(),         audit::export).answers(200).media(JsonLines).no_cache(),
+        get("/audit/key.pem",           operational(Audit, Root),                              TheHsm,              none(),         audit::key).answers(200).media(Pem).etag(),
     ]
 }

@@ -15,6 +15,7 @@ use percent_encoding::percent_decode;
 use super::gate::Call;
 use super::row::{Column, Find, Op};
 use crate::observe::metrics::Metrics;
+use crate::update::Updates;
 
 fn invalid(why: IdError) -> Error {
     Error::invalid(why.to_string())
@@ -45,7 +46,7 @@ impl<C: Column> Find<C> for Nothing {
     }
 }
 
-/// The HSM itself, for the one endpoint that ends the phase it is called in.
+/// The HSM itself: for the endpoint that ends the phase it is called in, and for what outlives every phase.
 pub struct TheHsm;
 
 impl<C: Column> Find<C> for TheHsm {
@@ -56,8 +57,39 @@ impl<C: Column> Find<C> for TheHsm {
         Ok(())
     }
     async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<Arc<Hsm>, Error> {
-        Ok(call.hsm.clone())
+        Ok(call.asking.hsm.clone())
     }
+}
+
+/// Which records of the audit log are wanted.
+pub struct Records {
+    /// The HSM, whose log outlives every phase.
+    pub hsm: Arc<Hsm>,
+    /// The first; without it the first there is.
+    pub from: Option<u64>,
+    /// The last; without it the last there is.
+    pub to: Option<u64>,
+}
+
+/// Records of the audit log, by the query.
+pub struct AuditRange;
+
+impl<C: Column> Find<C> for AuditRange {
+    type Reached = ();
+    type Found = Records;
+    const IDS: &'static [&'static str] = &[];
+    async fn reach(&self, _: &C, _: &C::Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<Records, Error> {
+        Ok(Records { hsm: call.asking.hsm.clone(), from: number(call, "from")?, to: number(call, "to")? })
+    }
+}
+
+fn number(call: &Call, name: &str) -> Result<Option<u64>, Error> {
+    let Some((_, value)) = parameters(call).find(|(given, _)| *given == name) else { return Ok(None) };
+    let number = value.parse().ok().filter(|_| value.bytes().all(|byte| byte.is_ascii_digit()));
+    number.map(Some).ok_or_else(|| Error::invalid(format!("{name} must be the number of a record.")))
 }
 
 /// The client's address, for the one endpoint that counts failures itself.
@@ -71,7 +103,7 @@ impl<C: Column> Find<C> for Address {
         Ok(())
     }
     async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<std::net::IpAddr, Error> {
-        Ok(call.address)
+        Ok(call.asking.address)
     }
 }
 
@@ -86,7 +118,37 @@ impl<C: Column> Find<C> for Figures {
         Ok(())
     }
     async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<Self::Found, Error> {
-        Ok((call.metrics.clone(), call.now()))
+        Ok((call.asking.metrics.clone(), call.now()))
+    }
+}
+
+/// The HSM and its updates.
+pub struct TheUpdates;
+
+impl<C: Column> Find<C> for TheUpdates {
+    type Reached = ();
+    type Found = (Arc<Hsm>, Arc<Updates>);
+    const IDS: &'static [&'static str] = &[];
+    async fn reach(&self, _: &C, _: &C::Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<Self::Found, Error> {
+        Ok((call.asking.hsm.clone(), call.updates.clone()))
+    }
+}
+
+/// The HSM, its counters and the monotonic time, for the endpoint that tells all of them.
+pub struct AllFigures;
+
+impl<C: Column> Find<C> for AllFigures {
+    type Reached = ();
+    type Found = (Arc<Hsm>, Arc<Metrics>, Duration);
+    const IDS: &'static [&'static str] = &[];
+    async fn reach(&self, _: &C, _: &C::Caller, _: &Call) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<Self::Found, Error> {
+        Ok((call.asking.hsm.clone(), call.asking.metrics.clone(), call.now()))
     }
 }
 
@@ -331,6 +393,6 @@ impl Find<Op> for ExistingKeyToUse {
         Ok(())
     }
     async fn find(&self, op: &Op, caller: &Caller, (): (), call: &Call) -> Result<Self::Found, Error> {
-        Ok((existing_key(op, caller, first(call)).await?, call.metrics.clone()))
+        Ok((existing_key(op, caller, first(call)).await?, call.asking.metrics.clone()))
     }
 }

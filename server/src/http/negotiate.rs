@@ -312,6 +312,9 @@ mod tests {
         ] {
             assert_eq!(accepts([header.as_bytes()], JSON), expected, "{header}");
         }
+        let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+            text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        assert!(accepts([prometheus.as_bytes()], "text/plain"));
         assert!(accepts([], JSON), "no header");
         assert!(accepts([b"text/html".as_slice(), b"application/json"], JSON), "two lines");
     }

@@ -58,6 +58,10 @@ fn operation(spec: &Spec, generator: &mut SchemaGenerator, error: &schemars::Sch
     if open {
         roles.push("Public".into());
     }
+    let unlock_holder = spec.who.iter().any(|(_, rule)| *rule == Rule::UnlockHolder);
+    if unlock_holder {
+        roles.push("FailedUnlock".into());
+    }
     let mut namespaces = vec!["Root"];
     if open || rules().any(|(_, whence)| whence == Whence::Anywhere) {
         namespaces.push("Namespaced");
@@ -71,7 +75,7 @@ fn operation(spec: &Spec, generator: &mut SchemaGenerator, error: &schemars::Sch
         "x-annotation-caller-namespace": namespaces,
     });
     let Value::Object(members) = &mut operation else { return operation };
-    if rules().next().is_some() {
+    if unlock_holder || rules().next().is_some() {
         let anonymous = if open { vec![json!({})] } else { Vec::new() };
         let mut security = vec![json!({"basic": []})];
         security.extend(anonymous);
@@ -104,12 +108,25 @@ fn parameters(spec: &Spec) -> Vec<Value> {
         parameters.push(json!({"name": "label", "in": "query", "schema": {"type": "string", "maxLength": 32},
             "description": "Only keys with exactly this label."}));
     }
+    if spec.path == "/audit" {
+        for (name, description) in [
+            ("from", "Number of the first record; without it the first that is kept."),
+            ("to", "Number of the last record; without it the last there is."),
+        ] {
+            let number = json!({"type": "integer", "minimum": 1});
+            parameters.push(json!({"name": name, "in": "query", "schema": number, "description": description}));
+        }
+    }
     parameters
 }
 
 fn request_body(spec: &Spec, generator: &mut SchemaGenerator) -> Option<Value> {
-    if spec.takes.types == Types::Octets {
+    if spec.takes.types == Types::Octets || (spec.takes.streamed() && spec.takes.types == Types::Any) {
         let content = json!({"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}});
+        return Some(json!({"required": true, "content": content}));
+    }
+    if spec.takes.types == Types::Pem {
+        let content = json!({"application/x-pem-file": {"schema": {"type": "string"}}});
         return Some(json!({"required": true, "content": content}));
     }
     let schema = (spec.request?)(generator);

@@ -126,7 +126,8 @@ impl Refusal {
 
     /// The body as JSON text, or nothing.
     pub fn body(&self) -> Vec<u8> {
-        let json = |message: &Text| serde_json::to_vec(&ErrorBody { message }).unwrap_or_default();
+        let json =
+            |message: &Text| serde_json::to_vec(&ErrorBody { message: message.as_ref().into() }).unwrap_or_default();
         self.message.as_ref().map(json).unwrap_or_default()
     }
 

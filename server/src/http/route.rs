@@ -39,7 +39,8 @@ impl Routes {
     /// Orders the table.
     pub fn new(table: Vec<Row>) -> Self {
         let mut paths: HashMap<&str, Vec<Resource>> = HashMap::new();
-        for row in table {
+        for (number, mut row) in table.into_iter().enumerate() {
+            row.number = number;
             let segments: Vec<_> = row.spec.path.split('/').skip(1).collect();
             assert!(segments.len() <= SEGMENTS_MAX, "{}: longer than any lookup", row.spec.path);
             let first = segments.first().copied().unwrap_or_default();

@@ -27,6 +27,8 @@ pub enum Rule {
     Public,
     /// Users whose role may do this, from where they are.
     Allowed(Action, Whence),
+    /// The user `unlock` with the unlock passphrase: for what is asked of an HSM whose users cannot be read.
+    UnlockHolder,
 }
 
 /// Policy of a row whose handler runs in column `C`: a rule for each state in which it is open.
@@ -38,6 +40,11 @@ pub struct Who<C> {
 /// Open while Operational, to users whose role may do `action`.
 pub fn operational(action: Action, whence: Whence) -> Who<Op> {
     Who { rules: vec![(State::Operational, Rule::Allowed(action, whence))], column: PhantomData }
+}
+
+/// Open while Failed, to who knows the unlock passphrase.
+pub fn failed_to_unlock_holder() -> Who<Arc<Hsm>> {
+    Who { rules: vec![(State::Failed, Rule::UnlockHolder)], column: PhantomData }
 }
 
 /// Open in `states` to anybody.
@@ -159,17 +166,42 @@ pub enum Media {
     Pem,
     /// `application/octet-stream`
     Octets,
+    /// The text that Prometheus reads.
+    Prometheus,
+    /// `application/x-ndjson`: a JSON value in each line.
+    JsonLines,
 }
 
 impl Media {
-    /// The type as headers spell it, without parameters: clients compare for equality.
+    /// The type as `Content-Type` spells it; those of the contract without parameters, as clients compare for equality.
     pub fn as_str(self) -> &'static str {
         match self {
             Media::Json => "application/json",
             Media::Pem => "application/x-pem-file",
             Media::Octets => "application/octet-stream",
+            Media::Prometheus => crate::observe::prometheus::MEDIA,
+            Media::JsonLines => "application/x-ndjson",
         }
     }
+
+    /// The type without its parameters.
+    pub fn essence(self) -> &'static str {
+        self.as_str().split(';').next().unwrap_or_default()
+    }
+}
+
+/// What the audit log has to hold before a change is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Its intent: without that it is refused.
+    Required,
+    /// Its intent if that can be written: what only takes power away from the HSM must not depend on a disk.
+    IfPossible,
+    /// Nothing from here, as the body alone proves who asks: the core writes down that it succeeds, before it does, and
+    /// everything else is a refusal. Strangers could fill the log otherwise.
+    Proven,
+    /// Nothing: it changes nothing, and is no more than a use of a key.
+    Never,
 }
 
 /// Makes the JSON Schema of a type, for the OpenAPI document.
@@ -201,9 +233,19 @@ pub struct Spec {
     pub head: bool,
     /// Status for an id that is taken; the contract has 400 for some.
     pub exists: u16,
+    /// What the audit log has to hold before it, if it changes something.
+    pub intent: Intent,
 }
 
 impl Spec {
+    /// The method, as a word that stays.
+    pub fn name(&self) -> &'static str {
+        [("GET", Method::GET), ("POST", Method::POST), ("PUT", Method::PUT), ("DELETE", Method::DELETE)]
+            .into_iter()
+            .find_map(|(name, method)| (method == self.method).then_some(name))
+            .unwrap_or("other")
+    }
+
     /// Whether a call may change more than a count of uses.
     pub fn changes(&self) -> bool {
         let only_uses = |rule: &Rule| matches!(rule, Rule::Allowed(Action::KeyUse | Action::Random, _));
@@ -215,6 +257,8 @@ type Run = Box<dyn Fn(Call) -> BoxFuture<'static, Result<Reply, Refusal>> + Send
 
 /// One row of the endpoint table.
 pub struct Row {
+    /// Its place in the table, by which it is counted.
+    pub number: usize,
     /// What it says.
     pub spec: Arc<Spec>,
     /// What it does: everything from the credentials to the reply.
@@ -317,13 +361,14 @@ fn row<C: Column, F: Find<C>, B: Send + 'static>(
         etag: false,
         head: false,
         exists: 409,
+        intent: Intent::Required,
     });
     let own = Arc::new((find, body, handler));
     let run = move |call: Call| -> BoxFuture<'static, Result<Reply, Refusal>> {
         let own = own.clone();
         Box::pin(gate::admit(call, own))
     };
-    Row { spec, run: Box::new(run) }
+    Row { number: 0, spec, run: Box::new(run) }
 }
 
 impl Row {
@@ -363,6 +408,11 @@ impl Row {
     /// HEAD is allowed too.
     pub fn head(self) -> Self {
         self.with(|spec| spec.head = true)
+    }
+
+    /// The audit log has to hold this before it is carried out.
+    pub fn intent(self, intent: Intent) -> Self {
+        self.with(|spec| spec.intent = intent)
     }
 
     /// A taken id is answered with this status.

@@ -7,6 +7,7 @@
 //!
 //! Nothing is trusted here: every byte comes from the network.
 
+mod doors;
 mod shares;
 
 use std::convert::Infallible;
@@ -37,6 +38,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use self::doors::Opened;
+pub use self::doors::{Door, Doors};
 use self::shares::{Share, Shares};
 use crate::process::Stop;
 
@@ -122,17 +125,24 @@ pub fn start(
         threads.push(std::thread::Builder::new().name(format!("serve-{number}")).spawn(work)?);
         inboxes.push(Worker { inbox: send, load: Arc::default() });
     }
-    let accept = move || accepting.block_on(accept(listeners, inboxes, shared));
+    let (doors, opened) = mpsc::unbounded_channel();
+    let accept = move || accepting.block_on(accept(listeners, opened, inboxes, shared));
     threads.push(std::thread::Builder::new().name("accept".into()).spawn(accept)?);
-    Ok(Running { threads })
+    Ok(Running { threads, doors: Doors(doors) })
 }
 
 /// A server that runs.
 pub struct Running {
     threads: Vec<JoinHandle<()>>,
+    doors: Doors,
 }
 
 impl Running {
+    /// What opens further listeners.
+    pub fn doors(&self) -> Doors {
+        self.doors.clone()
+    }
+
     /// Waits until the server has stopped and its last request has ended, at most [`Bounds::grace`] after the stop.
     pub fn wait(self) {
         for thread in self.threads {
@@ -164,12 +174,24 @@ impl CertSlot {
         certified(chain, key).map(|key| Self(ArcSwap::from_pointee(key)))
     }
 
+    /// Checks a chain and key that shall replace others.
+    pub fn prepare(chain: Vec<Vec<u8>>, key: &[u8]) -> Result<Ready, CertError> {
+        certified(chain, key).map(Ready)
+    }
+
+    /// Replaces both.
+    pub fn install(&self, ready: Ready) {
+        self.0.store(Arc::new(ready.0));
+    }
+
     /// Replaces both, or on error neither.
     pub fn replace(&self, chain: Vec<Vec<u8>>, key: &[u8]) -> Result<(), CertError> {
-        self.0.store(Arc::new(certified(chain, key)?));
-        Ok(())
+        Self::prepare(chain, key).map(|ready| self.install(ready))
     }
 }
+
+/// A chain and key that can be served.
+pub struct Ready(CertifiedKey);
 
 impl std::fmt::Debug for CertSlot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -327,15 +349,41 @@ impl Drop for Slot {
     }
 }
 
-async fn accept(listeners: Vec<TcpListener>, workers: Vec<Worker>, shared: Arc<Shared>) {
+async fn accept(
+    listeners: Vec<TcpListener>,
+    mut opened: mpsc::UnboundedReceiver<Opened>,
+    workers: Vec<Worker>,
+    shared: Arc<Shared>,
+) {
     let permits = Arc::new(Semaphore::new(shared.bounds.connections));
     let (workers, shares) = (Arc::new(workers), Shares::new(shared.bounds.per_client));
     for listener in listeners {
         tokio::spawn(accept_on(listener, Arc::clone(&workers), Arc::clone(&permits), Arc::clone(&shares)));
     }
-    // Only the tasks hold the inboxes now: when they end with this runtime, the workers take in no more.
-    drop(workers);
-    shared.stop.requested().await;
+    loop {
+        let door = tokio::select! {
+            () = shared.stop.requested() => break,
+            door = opened.recv() => door,
+        };
+        // Nobody can open doors any more: only the stop is left to wait for.
+        let Some(door) = door else { break shared.stop.requested().await };
+        tokio::spawn(accept_through(door, Arc::clone(&workers), Arc::clone(&permits), Arc::clone(&shares)));
+    }
+    // When the tasks end with this runtime, so do the inboxes they hold: the workers take in no more.
+}
+
+/// Accepts on a listener until its door is closed.
+async fn accept_through(door: Opened, workers: Arc<Vec<Worker>>, permits: Arc<Semaphore>, shares: Arc<Shares>) {
+    let Opened { listener, closing, closed } = door;
+    match TcpListener::from_std(listener) {
+        Ok(listener) => tokio::select! {
+            () = accept_on(listener, workers, permits, shares) => {}
+            _ = closing => {}
+        },
+        Err(error) => tracing::warn!(%error, "a listener could not be opened"),
+    }
+    // Only now, when the listener is gone.
+    drop(closed);
 }
 
 async fn accept_on(listener: TcpListener, workers: Arc<Vec<Worker>>, permits: Arc<Semaphore>, shares: Arc<Shares>) {

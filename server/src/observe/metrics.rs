@@ -6,12 +6,16 @@
 use std::array;
 use std::cell::Cell;
 use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use casemate_api::Mechanism;
 use casemate_api::limits::REFUSALS_LOGGED_PER_S;
+use casemate_core::caller::Denied;
 
-/// What is counted beside replies.
+/// What is counted beside replies, key operations and commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     /// A key was generated.
@@ -28,6 +32,47 @@ pub enum Count {
     LogWarning,
     /// An error was logged.
     LogError,
+    /// A login was refused for its credentials.
+    RefusedCredentials,
+    /// A login was refused because one just before it was.
+    RefusedTooMany,
+    /// A login was refused because too many passphrases were being checked.
+    RefusedBusy,
+    /// A log line was not sent to a syslog server.
+    SyslogDropped,
+}
+
+impl From<Denied> for Count {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Unauthenticated => Count::RefusedCredentials,
+            Denied::TooMany => Count::RefusedTooMany,
+            Denied::Busy => Count::RefusedBusy,
+        }
+    }
+}
+
+/// Which store a commit went to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreName {
+    /// Users, namespaces, keys.
+    Shared,
+    /// What belongs to the device.
+    Local,
+}
+
+impl StoreName {
+    /// Both.
+    pub const ALL: [StoreName; 2] = [StoreName::Shared, StoreName::Local];
+}
+
+/// A row of the endpoint table, as metrics name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The method.
+    pub method: &'static str,
+    /// The path, with ids in braces.
+    pub path: &'static str,
 }
 
 /// All counters, since some moment of [`casemate_core::platform::Clock::monotonic`].
@@ -35,6 +80,8 @@ pub struct Metrics {
     since: Duration,
     refusal_second: AtomicU64,
     refusals: AtomicU64,
+    endpoints: OnceLock<Vec<Endpoint>>,
+    stores: OnceLock<[PathBuf; 2]>,
     shards: [Shard; SHARDS],
 }
 
@@ -43,23 +90,121 @@ pub struct Metrics {
 struct Shard {
     counts: [AtomicU64; COUNTS.len()],
     replies: [AtomicU64; STATUSES],
+    operations: [AtomicU64; Mechanism::ALL.len()],
+    commits: [Histogram; StoreName::ALL.len()],
+    /// Of each endpoint; the last one is of requests that belong to none.
+    endpoints: OnceLock<Box<[Answers]>>,
     /// Bits of the smoothed seconds a reply took; 0 before the first.
     reply_seconds: AtomicU64,
+}
+
+/// How one endpoint answered.
+#[derive(Default)]
+#[repr(align(128))]
+struct Answers {
+    codes: [AtomicU64; CODES.len() + 1],
+    took: Histogram,
+}
+
+/// Durations, sorted into few buckets.
+#[derive(Default)]
+struct Histogram {
+    buckets: [AtomicU64; BOUNDS_NS.len() + 1],
+    sum_ns: AtomicU64,
+}
+
+impl Histogram {
+    fn add(&self, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let at = BOUNDS_NS.iter().take_while(|bound| ns > **bound).count();
+        if let Some(bucket) = self.buckets.get(at) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+            self.sum_ns.fetch_add(ns, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A histogram as it is read: how many durations were at most as long as each of [`BOUNDS_NS`], and how many there were.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Durations {
+    /// For each bound.
+    pub at_most: [u64; BOUNDS_NS.len()],
+    /// All of them.
+    pub count: u64,
+    /// How long they took together, in seconds.
+    pub sum_s: f64,
+}
+
+/// Bounds of the buckets, in nanoseconds: from a signature to a hashed passphrase to an RSA key that is generated.
+pub const BOUNDS_NS: [u64; 9] =
+    [250_000, 1_000_000, 4_000_000, 16_000_000, 64_000_000, 250_000_000, 1_000_000_000, 4_000_000_000, 16_000_000_000];
+
+/// How an endpoint answered, all threads together.
+#[derive(Debug, PartialEq)]
+pub struct Answered {
+    /// The endpoint; `None` is what belongs to none.
+    pub endpoint: Option<Endpoint>,
+    /// Replies by status, those that occurred; `None` is any other status.
+    pub codes: Vec<(Option<u16>, u64)>,
+    /// How long they took.
+    pub took: Durations,
 }
 
 impl Metrics {
     /// Nothing counted yet, at the monotonic time `now`.
     pub fn new(now: Duration) -> Self {
         let zero = || AtomicU64::new(0);
-        let shard =
-            || Shard { counts: array::from_fn(|_| zero()), replies: array::from_fn(|_| zero()), reply_seconds: zero() };
-        Self { since: now, refusal_second: zero(), refusals: zero(), shards: array::from_fn(|_| shard()) }
+        let shard = || Shard {
+            counts: array::from_fn(|_| zero()),
+            replies: array::from_fn(|_| zero()),
+            operations: array::from_fn(|_| zero()),
+            commits: Default::default(),
+            endpoints: OnceLock::new(),
+            reply_seconds: zero(),
+        };
+        Self {
+            since: now,
+            refusal_second: zero(),
+            refusals: zero(),
+            endpoints: OnceLock::new(),
+            stores: OnceLock::new(),
+            shards: array::from_fn(|_| shard()),
+        }
+    }
+
+    /// Says which endpoints there are; [`Metrics::reply`] numbers them by their place in `table`. Only the first word
+    /// counts: the table is the same at every boot.
+    pub fn endpoints_are(&self, table: Vec<Endpoint>) {
+        let number = self.endpoints.get_or_init(|| table).len();
+        for shard in &self.shards {
+            shard.endpoints.get_or_init(|| (0..=number).map(|_| Answers::default()).collect());
+        }
+    }
+
+    /// Says where the files of the stores are, in the order of [`StoreName::ALL`], so that their size can be told.
+    pub fn stores_are(&self, files: [PathBuf; 2]) {
+        let _ = self.stores.set(files);
     }
 
     /// Counts one event.
     pub fn count(&self, what: Count) {
         if let Some(counter) = self.shard().and_then(|shard| shard.counts.get(what as usize)) {
             counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a key operation that succeeded: `what` is one of `Sign`, `Decrypt` and `Encrypt`.
+    pub fn operation(&self, what: Count, mechanism: Mechanism) {
+        self.count(what);
+        if let Some(counter) = self.shard().and_then(|shard| shard.operations.get(mechanism as usize)) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a group of transactions that was committed in this time.
+    pub fn commit(&self, store: StoreName, took: Duration) {
+        if let Some(histogram) = self.shard().and_then(|shard| shard.commits.get(store as usize)) {
+            histogram.add(took);
         }
     }
 
@@ -72,8 +217,8 @@ impl Metrics {
         self.refusals.fetch_add(1, Ordering::Relaxed) < REFUSALS_LOGGED_PER_S
     }
 
-    /// Counts a reply of this HTTP status that took this long.
-    pub fn reply(&self, status: u16, took: Duration) {
+    /// Counts a reply of this HTTP status that took this long, by the endpoint's number; `None`: by none.
+    pub fn reply(&self, endpoint: Option<usize>, status: u16, took: Duration) {
         let Some(shard) = self.shard() else { return };
         if let Some(counter) = usize::from(status).checked_sub(STATUS_MIN).and_then(|at| shard.replies.get(at)) {
             counter.fetch_add(1, Ordering::Relaxed);
@@ -82,18 +227,28 @@ impl Metrics {
         let old = f64::from_bits(shard.reply_seconds.load(Ordering::Relaxed));
         let new = if old > 0.0 { 0.7 * old + 0.3 * took.as_secs_f64() } else { took.as_secs_f64() };
         shard.reply_seconds.store(new.to_bits(), Ordering::Relaxed);
+
+        let Some(endpoints) = shard.endpoints.get() else { return };
+        let none = endpoints.len().saturating_sub(1);
+        let Some(answers) = endpoints.get(endpoint.unwrap_or(none)) else { return };
+        let code = CODES.iter().position(|code| *code == status).unwrap_or(CODES.len());
+        if let Some(counter) = answers.codes.get(code) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        answers.took.add(took);
     }
 
     /// The body of `/metrics` at the monotonic time `now`: a flat object of strings, with only what was counted, except
     /// uptime and log lines, which clients look for from the start.
     pub fn json(&self, now: Duration) -> String {
-        let mut json = format!("{{\"uptime\":\"{}\"", now.saturating_sub(self.since).as_secs());
+        let mut json = format!("{{\"uptime\":\"{}\"", self.uptime(now).as_secs());
         let mut member = |name: &str, value: &dyn std::fmt::Display| {
             // Writing to a string cannot fail.
             let _ = write!(json, ",\"{name}\":\"{value}\"");
         };
         for (what, name) in COUNTS {
-            let sum = self.sum(|shard| shard.counts.get(what as usize));
+            let Some(name) = name else { continue };
+            let sum = self.counted(what);
             if sum > 0 || matches!(what, Count::LogWarning | Count::LogError) {
                 member(name, &sum);
             }
@@ -111,6 +266,62 @@ impl Metrics {
             member("http response time", &format_args!("{:.6}", self.reply_seconds()));
         }
         json + "}"
+    }
+
+    /// Time since the counters began, at the monotonic time `now`.
+    pub fn uptime(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.since)
+    }
+
+    /// How often something happened.
+    pub fn counted(&self, what: Count) -> u64 {
+        self.sum(|shard| shard.counts.get(what as usize))
+    }
+
+    /// Key operations of each mechanism.
+    pub fn operations(&self) -> impl Iterator<Item = (Mechanism, u64)> {
+        let count = |mechanism| self.sum(|shard| shard.operations.get(mechanism as usize));
+        Mechanism::ALL.into_iter().map(move |mechanism| (mechanism, count(mechanism)))
+    }
+
+    /// How long the commits to a store took.
+    pub fn commits(&self, store: StoreName) -> Durations {
+        self.durations(|shard| shard.commits.get(store as usize))
+    }
+
+    /// The file of a store, if it was named.
+    pub fn store_file(&self, store: StoreName) -> Option<&PathBuf> {
+        self.stores.get()?.get(store as usize)
+    }
+
+    /// How each endpoint answered; those that did not are left out.
+    pub fn answered(&self) -> Vec<Answered> {
+        let table = self.endpoints.get().map(Vec::as_slice).unwrap_or_default();
+        let endpoints = table.iter().copied().map(Some).chain([None]).enumerate();
+        let answered =
+            endpoints.map(|(at, endpoint)| {
+                let codes =
+                    CODES.iter().copied().map(Some).chain([None]).enumerate().map(|(code, status)| {
+                        (status, self.sum(|shard| shard.endpoints.get()?.get(at)?.codes.get(code)))
+                    });
+                Answered {
+                    endpoint,
+                    codes: codes.filter(|(_, count)| *count > 0).collect(),
+                    took: self.durations(|shard| Some(&shard.endpoints.get()?.get(at)?.took)),
+                }
+            });
+        answered.filter(|answered| !answered.codes.is_empty()).collect()
+    }
+
+    fn durations<'a>(&'a self, histogram: impl Fn(&'a Shard) -> Option<&'a Histogram>) -> Durations {
+        let mut durations = Durations::default();
+        for (bound, at_most) in durations.at_most.iter_mut().enumerate() {
+            durations.count += self.sum(|shard| histogram(shard)?.buckets.get(bound));
+            *at_most = durations.count;
+        }
+        durations.count += self.sum(|shard| histogram(shard)?.buckets.last());
+        durations.sum_s = Duration::from_nanos(self.sum(|shard| Some(&histogram(shard)?.sum_ns))).as_secs_f64();
+        durations
     }
 
     fn sum<'a>(&'a self, counter: impl Fn(&'a Shard) -> Option<&'a AtomicU64>) -> u64 {
@@ -140,15 +351,24 @@ const SHARDS: usize = 16;
 const STATUS_MIN: usize = 100;
 const STATUSES: usize = 500;
 
-/// The names of upstream's metrics, in the order of [`Count`].
-const COUNTS: [(Count, &str); 7] = [
-    (Count::Generate, "generate"),
-    (Count::Sign, "sign"),
-    (Count::Decrypt, "decrypt"),
-    (Count::Encrypt, "encrypt"),
-    (Count::KvWrite, "kv write"),
-    (Count::LogWarning, "log warnings"),
-    (Count::LogError, "log errors"),
+/// Statuses that are told apart for each endpoint, the frequent ones first; a test of the API holds them against what
+/// the documentation of the endpoints names.
+pub const CODES: [u16; 21] =
+    [200, 204, 201, 401, 403, 404, 400, 412, 304, 429, 503, 405, 406, 408, 409, 413, 414, 415, 500, 501, 202];
+
+/// The names of upstream's metrics, in the order of [`Count`]; what it does not count has none.
+const COUNTS: [(Count, Option<&str>); 11] = [
+    (Count::Generate, Some("generate")),
+    (Count::Sign, Some("sign")),
+    (Count::Decrypt, Some("decrypt")),
+    (Count::Encrypt, Some("encrypt")),
+    (Count::KvWrite, Some("kv write")),
+    (Count::LogWarning, Some("log warnings")),
+    (Count::LogError, Some("log errors")),
+    (Count::RefusedCredentials, None),
+    (Count::RefusedTooMany, None),
+    (Count::RefusedBusy, None),
+    (Count::SyslogDropped, None),
 ];
 
 #[cfg(test)]
@@ -165,12 +385,13 @@ mod tests {
     #[test]
     fn what_was_counted_appears_as_strings() {
         let metrics = Metrics::new(Duration::ZERO);
-        metrics.count(Count::Sign);
+        metrics.operation(Count::Sign, Mechanism::ECDSA_Signature);
         metrics.count(Count::Sign);
         metrics.count(Count::LogError);
-        metrics.reply(200, Duration::from_secs(1));
-        metrics.reply(404, Duration::from_secs(2));
-        metrics.reply(200, Duration::from_secs(2));
+        metrics.count(Count::SyslogDropped);
+        metrics.reply(None, 200, Duration::from_secs(1));
+        metrics.reply(None, 404, Duration::from_secs(2));
+        metrics.reply(Some(7), 200, Duration::from_secs(2));
         let expected = concat!(
             r#"{"uptime":"0","sign":"2","log warnings":"0","log errors":"1","http response 200":"2","#,
             r#""http response 404":"1","http response total":"3","http response time":"1.510000"}"#
@@ -191,9 +412,34 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_are_told_apart_by_status_and_duration() {
+        let metrics = Metrics::new(Duration::ZERO);
+        let (a, b) = (Endpoint { method: "GET", path: "/a" }, Endpoint { method: "PUT", path: "/b" });
+        metrics.endpoints_are(vec![a, b]);
+        metrics.reply(Some(1), 200, Duration::from_micros(250));
+        metrics.reply(Some(1), 200, Duration::from_micros(251));
+        metrics.reply(Some(1), 418, Duration::from_secs(100));
+        metrics.reply(None, 404, Duration::ZERO);
+        let answered = metrics.answered();
+        let of = |endpoint| answered.iter().find(|answered| answered.endpoint == endpoint);
+        assert!(of(Some(a)).is_none() && answered.len() == 2);
+        let put = of(Some(b)).unwrap();
+        assert_eq!(put.codes, [(Some(200), 2), (None, 1)]);
+        assert_eq!((put.took.at_most, put.took.count), ([1, 2, 2, 2, 2, 2, 2, 2, 2], 3));
+        assert!((put.took.sum_s - 100.000_501).abs() < 1e-9);
+        assert_eq!(of(None).unwrap().codes, [(Some(404), 1)]);
+    }
+
+    #[test]
     fn names_stand_in_the_order_of_their_counters() {
         for (at, (what, _)) in COUNTS.iter().enumerate() {
             assert_eq!(*what as usize, at);
+        }
+        for (at, mechanism) in Mechanism::ALL.iter().enumerate() {
+            assert_eq!(*mechanism as usize, at);
+        }
+        for (at, store) in StoreName::ALL.iter().enumerate() {
+            assert_eq!(*store as usize, at);
         }
     }
 }

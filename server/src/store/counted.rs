@@ -1,20 +1,24 @@
-//! A store that counts what is written through it.
+//! A store that counts what is written through it, and how long that takes.
 
 use std::sync::Arc;
 
-use casemate_core::platform::BoxFuture;
+use casemate_core::platform::{BoxFuture, Clock};
 use casemate_core::store::{
     Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch,
 };
 
-use crate::observe::metrics::{Count, Metrics};
+use crate::observe::metrics::{Count, Metrics, StoreName};
 
 /// Counts committed transactions.
 pub struct Counted {
     /// The store itself.
     pub store: Arc<dyn Store>,
+    /// Its name there.
+    pub name: StoreName,
     /// Where they are counted.
     pub metrics: Arc<Metrics>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Store for Counted {
@@ -28,7 +32,9 @@ impl Store for Counted {
 
     fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
         Box::pin(async move {
+            let begun = self.clock.monotonic();
             let outcomes = self.store.commit(txns).await?;
+            self.metrics.commit(self.name, self.clock.monotonic().saturating_sub(begun));
             for _ in outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Committed(_))) {
                 self.metrics.count(Count::KvWrite);
             }

@@ -41,7 +41,14 @@ fn unattended_boot_is_on_or_off() {
     let put = |rig: &Rig, body: Value| rig.admin().put("/config/unattended-boot", body);
     let get = |rig: &Rig| rig.admin().get("/config/unattended-boot").is(200).text().to_owned();
     assert_eq!(get(&rig), r#"{"status":"off"}"#);
-    for bad in [json!({"status": "maybe"}), json!({"status": "On"}), json!({"status": true}), json!({}), json!("on")] {
+    for bad in [
+        json!({"status": "maybe"}),
+        json!({"status": "On"}),
+        json!({"status": true}),
+        json!({}),
+        json!("on"),
+        json!(["on"]),
+    ] {
         put(&rig, bad).case(133, 400);
     }
     rig.reboot();

@@ -10,16 +10,21 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use casemate_api::State;
+use casemate_api::body::config::{Logging, Network};
 use casemate_core::Hsm;
-use casemate_core::platform::{DeviceKeeper, Platform};
-use casemate_core::sim::{Sim, SimRng};
+use casemate_core::local::TlsIdentity;
+use casemate_core::platform::{Applied, DeviceKeeper, Host, Platform, Swap};
+use casemate_core::sim::{Sim, SimHost, SimRng};
 use casemate_core::store::Path;
+use casemate_core::update::Version;
 use casemate_server::http::gate::Edge;
 use casemate_server::http::serve::{self, Bounds, CertSlot, Running};
 use casemate_server::observe::metrics::Metrics;
 use casemate_server::pool::Workers;
 use casemate_server::process::{End, Stop};
 use casemate_server::run::fresh_identity;
+use casemate_server::serving::Serving;
+use casemate_server::update::Updates;
 use pollster::block_on;
 use rustls::ClientConfig;
 use serde_json::{Value, json};
@@ -59,8 +64,39 @@ pub fn passphrase_of(user: &str) -> String {
 pub struct Rig {
     pub sim: Sim,
     pub hsm: Arc<Hsm>,
+    updates: Arc<Updates>,
     server: Server,
     connections: Mutex<Vec<(IpAddr, Wire)>>,
+}
+
+/// The process around the HSM: power switch and log of the simulation, and the real server.
+struct Process {
+    sim: Arc<SimHost>,
+    serving: OnceLock<Serving>,
+}
+
+impl Host for Process {
+    fn erase(&self) -> Result<(), String> {
+        self.sim.erase()
+    }
+    fn reboot(&self) {
+        self.sim.reboot();
+    }
+    fn shutdown(&self) {
+        self.sim.shutdown();
+    }
+    fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, String> {
+        self.serving.get().unwrap().serve_with(identity)
+    }
+    fn names(&self) -> Vec<String> {
+        self.serving.get().unwrap().names()
+    }
+    fn use_network(&self, network: &Network) -> Applied {
+        self.serving.get().unwrap().use_network(network)
+    }
+    fn log_to(&self, logging: &Logging) {
+        self.sim.log_to(logging);
+    }
 }
 
 /// What a boot makes and a stop ends.
@@ -162,18 +198,23 @@ impl Rig {
     }
 
     fn boot(sim: Sim) -> Self {
-        let platform = Platform { pool: Workers::start(2, 2).unwrap(), ..sim.platform() };
-        let hsm = block_on(Hsm::boot(platform)).unwrap();
-        let server = serve(&sim, &hsm);
-        Self { sim, hsm, server, connections: Mutex::default() }
+        let updates = Updates::new("/nonexistent".into(), None, Version { major: 3, minor: 1 });
+        let (hsm, server) = boot(&sim, &updates);
+        Self { sim, hsm, updates, server, connections: Mutex::default() }
     }
 
     /// Ends the service and boots again on the same stores and device, as a power cycle would.
     pub fn reboot(&mut self) {
         self.stop();
-        let platform = Platform { pool: Workers::start(2, 2).unwrap(), ..self.sim.platform() };
-        self.hsm = block_on(Hsm::boot(platform)).unwrap();
-        self.server = serve(&self.sim, &self.hsm);
+        (self.hsm, self.server) = boot(&self.sim, &self.updates);
+    }
+
+    /// Boots again with these updates.
+    pub fn with_updates(mut self, updates: Arc<Updates>) -> Self {
+        self.updates = updates;
+        self.reboot();
+        self.unlock().is(204);
+        self
     }
 
     fn stop(&mut self) {
@@ -278,17 +319,29 @@ fn new_sim() -> Sim {
     sim
 }
 
-fn serve(sim: &Sim, hsm: &Arc<Hsm>) -> Server {
+fn boot(sim: &Sim, updates: &Arc<Updates>) -> (Arc<Hsm>, Server) {
+    let host = Arc::new(Process { sim: sim.host.clone(), serving: OnceLock::new() });
+    let platform = Platform { pool: Workers::start(2, 2).unwrap(), host: host.clone(), ..sim.platform() };
+    let hsm = block_on(Hsm::boot(platform)).unwrap();
+    let server = serve(sim, &hsm, &host, updates);
+    (hsm, server)
+}
+
+fn serve(sim: &Sim, hsm: &Arc<Hsm>, host: &Process, updates: &Arc<Updates>) -> Server {
+    updates.forget();
     let names = ["IP:127.0.0.1".to_owned()];
     let identity = block_on(hsm.tls_identity(|platform| fresh_identity(platform, &names))).unwrap();
     let client = trusting(identity.chain[0].clone());
     let slot = Arc::new(CertSlot::new(identity.chain, &identity.private_key).unwrap());
-    let edge = Edge::new(hsm.clone(), sim.clock.clone(), Arc::new(Metrics::new(Duration::ZERO)));
+    let metrics = Arc::new(Metrics::new(Duration::ZERO));
+    let edge = Edge::new(hsm.clone(), sim.clock.clone(), metrics, updates.clone());
     let listener = serve::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let stop = Stop::new();
     let bounds = Bounds { grace: Duration::from_secs(2), ..Bounds::default() };
-    let running = serve::start(vec![listener], slot, 2, edge, bounds, &stop).unwrap();
+    let running = serve::start(vec![listener], slot.clone(), 2, edge, bounds, &stop).unwrap();
+    assert!(host.serving.set(Serving::new(slot, running.doors(), vec![address])).is_ok());
+    block_on(hsm.use_stored_network()).unwrap();
     Server { address, client, stop, running: Some(running) }
 }
 

@@ -49,6 +49,45 @@ fn some_endpoints_ask_for_credentials_only_while_operational() {
     assert_eq!((rig.sim.host.erasures(), rig.sim.host.reboots()), (1, 1));
 }
 
+/// Cases 19 and 20.
+#[test]
+fn while_failed_the_unlock_passphrase_speaks_for_the_administrators() {
+    let force = |rig: &Rig, user: &str, passphrase: &str| rig.login(user, passphrase).post("/cluster/force-new", "");
+    let rig = Rig::operational();
+    force(&rig, "unlock", UNLOCK).case(19, 412).says(NOT_AVAILABLE);
+    let rig = Rig::failed();
+    rig.anonymous().post("/cluster/force-new", "").case(20, 401).empty();
+    force(&rig, "admin", &passphrase_of("admin")).is(401).empty();
+    force(&rig, "admin", UNLOCK).is(401).empty();
+    force(&rig, "unlock", "not the unlock passphrase").is(401).empty();
+    force(&rig, "unlock", UNLOCK).is(429);
+    rig.advance(Duration::from_secs(1));
+    // There is no cluster to make anew on a node of its own.
+    force(&rig, "unlock", UNLOCK).is(400).says("cluster error: backend is not etcd");
+    assert_eq!((rig.sim.host.reboots(), rig.hsm.state()), (0, State::Failed));
+}
+
+#[test]
+fn guesses_at_the_unlock_passphrase_do_not_gain_by_coming_at_once() {
+    let rig = Rig::failed();
+    let guess = || rig.login("unlock", "not the unlock passphrase").post("/cluster/force-new", "").status;
+    let mut statuses: Vec<u16> = std::thread::scope(|scope| {
+        let guesses: Vec<_> = (0..6).map(|_| scope.spawn(guess)).collect();
+        guesses.into_iter().map(|guess| guess.join().unwrap()).collect()
+    });
+    statuses.sort_unstable();
+    assert_eq!(statuses, [401, 429, 429, 429, 429, 429]);
+}
+
+#[test]
+fn a_node_of_its_own_is_its_only_member() {
+    let rig = Rig::operational();
+    let members = rig.admin().get("/cluster/members").is(200).json();
+    assert_eq!(members.as_array().map(Vec::len), Some(1), "{members}");
+    assert_eq!((&members[0]["urls"], &members[0]["learner"]), (&json!([]), &json!(false)));
+    assert!(u64::from_str_radix(members[0]["id"].as_str().unwrap(), 16).is_ok(), "{members}");
+}
+
 #[test]
 fn the_health_endpoints_tell_the_state() {
     for (state, alive, ready) in [

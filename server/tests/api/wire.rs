@@ -34,6 +34,11 @@ pub struct Wire {
 impl Wire {
     /// Connects from `source`, an address of this machine.
     pub fn connect(config: Arc<ClientConfig>, source: IpAddr, server: SocketAddr) -> Self {
+        Self::try_connect(config, source, server).unwrap()
+    }
+
+    /// The same; `Err` if the handshake fails, for instance because the server is not trusted.
+    pub fn try_connect(config: Arc<ClientConfig>, source: IpAddr, server: SocketAddr) -> io::Result<Self> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
         socket.connect(&server.into()).unwrap();
@@ -44,9 +49,9 @@ impl Wire {
         let name = ServerName::IpAddress(server.ip().into());
         let mut tls = ClientConnection::new(config, name).unwrap();
         while tls.is_handshaking() {
-            tls.complete_io(&mut tcp).unwrap();
+            tls.complete_io(&mut tcp)?;
         }
-        Self { tls, tcp, ahead: Vec::new() }
+        Ok(Self { tls, tcp, ahead: Vec::new() })
     }
 
     /// Sends bytes. A server may answer and close before it has read everything: that shows in the reply.

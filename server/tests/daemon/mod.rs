@@ -269,6 +269,21 @@ impl Client {
         Ok(Answer { status: response.status().as_u16(), bytes })
     }
 
+    /// `POST /system/restore`
+    pub(crate) fn restore(&self, arguments: &Value, backup: &[u8]) -> Result<Answer, ureq::Error> {
+        let mut body = format!("--part\r\ncontent-disposition: form-data; name=\"arguments\"\r\n\r\n{arguments}\r\n");
+        body.push_str("--part\r\ncontent-disposition: form-data; name=\"backup_file\"\r\n\r\n");
+        let body = [body.as_bytes(), backup, b"\r\n--part--\r\n"].concat();
+        let mut request = ureq::http::Request::builder().method("POST").uri(format!("{}/system/restore", self.base));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        let request = request.header("content-type", "multipart/form-data; boundary=part").body(body);
+        let mut response = self.agent.run(request.unwrap())?;
+        let bytes = response.body_mut().read_to_vec()?;
+        Ok(Answer { status: response.status().as_u16(), bytes })
+    }
+
     /// The state of the HSM.
     pub(crate) fn state(&self) -> String {
         let answer = self.call("GET", "/health/state", None).unwrap().expect(200);

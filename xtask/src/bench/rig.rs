@@ -13,6 +13,7 @@ use serde_json::Value;
 pub(super) type User = (&'static str, &'static str);
 
 pub(super) const ADMIN: User = ("admin", "admin passphrase");
+pub(super) const UNLOCK: &str = "unlock passphrase";
 pub(super) const OPERATOR: User = ("operator", "operator passphrase");
 
 /// `program`, on one core only.
@@ -37,8 +38,9 @@ pub(super) enum How {
 }
 
 impl Server {
-    pub(super) fn start(release: &Path) -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("casemate-bench-{}", std::process::id()));
+    /// `name` tells it from others that run beside it.
+    pub(super) fn start(release: &Path, name: &str) -> Result<Self> {
+        let folder = std::env::temp_dir().join(format!("casemate-bench-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
         let binary = release.join("casemated");
         let (child, address) = spawn(&binary, &folder)?;
@@ -73,7 +75,7 @@ impl Server {
     /// Sets up the two users; the server comes back by itself after a restart.
     pub(super) fn provision(&self) -> Result<()> {
         let body = format!(
-            r#"{{"unlockPassphrase":"unlock passphrase","adminPassphrase":"{}","systemTime":"2026-01-01T00:00:00Z"}}"#,
+            r#"{{"unlockPassphrase":"{UNLOCK}","adminPassphrase":"{}","systemTime":"2026-01-01T00:00:00Z"}}"#,
             ADMIN.1
         );
         self.call("POST", "/provision", None, Some(&body))?;
@@ -95,16 +97,23 @@ impl Server {
         Ok(ids.map(|id| format!("https://{}/api/v1/keys/{id}/sign", self.address)).collect())
     }
 
-    fn call(&self, method: &str, path: &str, user: Option<User>, body: Option<&str>) -> Result<String> {
+    /// `curl` about to send a request, to which more may be said.
+    pub(super) fn curl(&self, method: &str, path: &str, user: Option<User>) -> Command {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--insecure", "--fail-with-body", "-X", method]);
         if let Some((name, passphrase)) = user {
             curl.args(["-u", &format!("{name}:{passphrase}")]);
         }
+        curl.arg(format!("https://{}/api/v1{path}", self.address));
+        curl
+    }
+
+    pub(super) fn call(&self, method: &str, path: &str, user: Option<User>, body: Option<&str>) -> Result<String> {
+        let mut curl = self.curl(method, path, user);
         if let Some(body) = body {
             curl.args(["-H", "content-type: application/json", "-d", body]);
         }
-        let output = curl.arg(format!("https://{}/api/v1{path}", self.address)).output()?;
+        let output = curl.output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "{method} {path}: {text}{}", String::from_utf8_lossy(&output.stderr));
         Ok(text)
@@ -122,8 +131,17 @@ impl Server {
 
     /// Memory that is resident, in KiB.
     pub(super) fn rss_kib(&self) -> Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// The most memory that was resident since its start, in KiB.
+    pub(super) fn peak_kib(&self) -> Result<u64> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such line in status")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 

@@ -1,8 +1,11 @@
 //! `/config*`.
 
-use casemate_api::body::config::{ChangePassphrase, Switch, UnattendedBoot};
-use casemate_core::Error;
+use std::sync::Arc;
+
+use casemate_api::body::config::{ChangePassphrase, Logging, Network, Ntp, Switch, Time, UnattendedBoot};
 use casemate_core::caller::Caller;
+use casemate_core::config::time_text;
+use casemate_core::{Error, Hsm};
 
 use crate::http::reply::Reply;
 use crate::http::row::Op;
@@ -10,6 +13,12 @@ use crate::http::row::Op;
 /// `PUT /config/unlock-passphrase`
 pub async fn set_unlock_passphrase(op: Op, _: Caller, (): (), body: ChangePassphrase) -> Result<Reply, Error> {
     op.change_unlock_passphrase(&body.new_passphrase, &body.current_passphrase).await?;
+    Ok(Reply::no_content())
+}
+
+/// `PUT /config/backup-passphrase`
+pub async fn set_backup_passphrase(op: Op, _: Caller, (): (), body: ChangePassphrase) -> Result<Reply, Error> {
+    op.change_backup_passphrase(&body.new_passphrase, &body.current_passphrase).await?;
     Ok(Reply::no_content())
 }
 
@@ -22,5 +31,49 @@ pub async fn unattended_boot(op: Op, _: Caller, (): (), (): ()) -> Result<Reply,
 /// `PUT /config/unattended-boot`
 pub async fn set_unattended_boot(op: Op, _: Caller, (): (), body: UnattendedBoot) -> Result<Reply, Error> {
     op.set_unattended_boot(body.status == Switch::On).await?;
+    Ok(Reply::no_content())
+}
+
+/// `GET /config/network`
+pub async fn network(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
+    Reply::json(&op.network().await?)
+}
+
+/// `PUT /config/network`
+pub async fn set_network(op: Op, _: Caller, (): (), body: Network) -> Result<Reply, Error> {
+    op.set_network(&body).await?;
+    Ok(Reply::no_content())
+}
+
+/// `GET /config/logging`
+pub async fn logging(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
+    Reply::json(&op.logging().await?)
+}
+
+/// `PUT /config/logging`
+pub async fn set_logging(op: Op, _: Caller, (): (), body: Logging) -> Result<Reply, Error> {
+    op.set_logging(&body).await?;
+    Ok(Reply::no_content())
+}
+
+/// `GET /config/ntp`
+pub async fn ntp(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
+    Reply::json(&op.ntp().await?)
+}
+
+/// `PUT /config/ntp`
+pub async fn set_ntp(op: Op, _: Caller, (): (), body: Ntp) -> Result<Reply, Error> {
+    op.set_ntp(&body).await?;
+    Ok(Reply::no_content())
+}
+
+/// `GET /config/time`
+pub async fn time(_: Op, _: Caller, hsm: Arc<Hsm>, (): ()) -> Result<Reply, Error> {
+    Reply::json(&Time { time: time_text(hsm.now()) })
+}
+
+/// `PUT /config/time`
+pub async fn set_time(op: Op, _: Caller, hsm: Arc<Hsm>, body: Time) -> Result<Reply, Error> {
+    hsm.set_time(&op, &body.time).await?;
     Ok(Reply::no_content())
 }

@@ -1,4 +1,4 @@
-//! `/info`, `/health/*`, `/metrics`.
+//! `/info`, `/health/*`, `/metrics*`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,11 @@ use casemate_core::{Error, Hsm};
 use crate::http::reply::Reply;
 use crate::http::row::Op;
 use crate::observe::metrics::Metrics;
+use crate::observe::prometheus;
 
 /// `GET /info`
 pub async fn info(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
-    Reply::json(&Info { vendor: "Casemate", product: "Casemate" })
+    Reply::json(&Info { vendor: "Casemate".into(), product: "Casemate".into() })
 }
 
 /// `GET /health/alive`: the row's states say it all.
@@ -33,7 +34,8 @@ pub async fn state(hsm: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<R
 
 /// `GET /health/diagnose`: there is no cluster backend to diagnose on one node.
 pub async fn diagnose(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
-    let log = LogItem { level: "info", msg: "This node runs on its embedded store; there is no cluster.".into() };
+    let log =
+        LogItem { level: "info".into(), msg: "This node runs on its embedded store; there is no cluster.".into() };
     Reply::json(&Diagnosis { cluster_logs: vec![log], cluster_state: ClusterState { running: false } })
 }
 
@@ -41,3 +43,13 @@ pub async fn diagnose(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<
 pub async fn metrics(_: Op, _: Caller, (metrics, now): (Arc<Metrics>, Duration), (): ()) -> Result<Reply, Error> {
     Ok(Reply::ok(metrics.json(now)))
 }
+
+/// `GET /metrics/prometheus`
+pub async fn prometheus(op: Op, _: Caller, found: Figured, (): ()) -> Result<Reply, Error> {
+    // The text asks the HSM for its phase, as where there is none; this call need not hold it as well.
+    drop(op);
+    let (hsm, metrics, now) = found;
+    Ok(Reply::ok(prometheus::text(&metrics, &hsm, now)))
+}
+
+type Figured = (Arc<Hsm>, Arc<Metrics>, Duration);

@@ -8,7 +8,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use casemate_api::body::Created;
 use casemate_api::body::keys as bodies;
-use casemate_api::mechanisms::Mode;
+use casemate_api::mechanisms::{Mode, of_mode};
 use casemate_api::{KeyId, Role, Tag};
 use casemate_core::Error;
 use casemate_core::caller::{Caller, Scope};
@@ -273,8 +273,9 @@ type ToUse = (Key, Arc<Metrics>);
 pub async fn sign(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Sign) -> Result<Reply, Error> {
     let key = key.usable_by(&caller)?;
     let message = message(&body.message)?;
-    let output = key.permit(Mode::Sign(body.mode))?.run(&op, message, None).await?;
-    metrics.count(Count::Sign);
+    let mode = Mode::Sign(body.mode);
+    let output = key.permit(mode)?.run(&op, message, None).await?;
+    metrics.operation(Count::Sign, of_mode(mode));
     Reply::json(&bodies::Signature { signature: BASE64.encode(&*output) })
 }
 
@@ -283,9 +284,10 @@ pub async fn decrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies
     let key = key.usable_by(&caller)?;
     let message = message(&body.encrypted)?;
     let iv = body.iv.as_deref().map(self::message).transpose()?;
-    let permit = key.permit(Mode::Decrypt(body.mode))?;
+    let mode = Mode::Decrypt(body.mode);
+    let permit = key.permit(mode)?;
     let output = permit.run(&op, message, iv.map(|iv| iv.to_vec())).await?;
-    metrics.count(Count::Decrypt);
+    metrics.operation(Count::Decrypt, of_mode(mode));
     Reply::json(&bodies::Decrypted { decrypted: Zeroizing::new(BASE64.encode(&*output)) })
 }
 
@@ -297,9 +299,10 @@ pub async fn encrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies
         Some(iv) => self::message(iv)?.to_vec(),
         None => op.random(IV_BYTES).to_vec(),
     };
-    let permit = key.permit(Mode::Encrypt(body.mode))?;
+    let mode = Mode::Encrypt(body.mode);
+    let permit = key.permit(mode)?;
     let output = permit.run(&op, message, Some(iv.clone())).await?;
-    metrics.count(Count::Encrypt);
+    metrics.operation(Count::Encrypt, of_mode(mode));
     Reply::json(&bodies::Encrypted { encrypted: BASE64.encode(&*output), iv: BASE64.encode(iv) })
 }
 

@@ -1,9 +1,13 @@
 //! What answers each row: thin, one call of the core each.
 
+pub mod audit;
+pub mod backup;
+pub mod cluster;
 pub mod config;
 pub mod health;
 pub mod keys;
 pub mod lock;
 pub mod namespaces;
 pub mod system;
+pub mod tls;
 pub mod users;

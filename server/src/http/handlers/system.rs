@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use casemate_api::body::system::{Random, RandomRequest, SystemInfo};
+use casemate_api::body::system::{Random, RandomRequest, ReleaseNotes, SystemInfo};
 use casemate_api::limits::RANDOM_MAX_BYTES;
 use casemate_core::caller::Caller;
+use casemate_core::update::Version;
 use casemate_core::{Error, Hsm};
 use zeroize::Zeroizing;
 
 use crate::http::reply::Reply;
 use crate::http::row::Op;
+use crate::http::upload::Upload;
+use crate::update::{Updates, current_version};
 
 /// `POST /random`
 pub async fn random(op: Op, _: Caller, (): (), body: RandomRequest) -> Result<Reply, Error> {
@@ -25,18 +28,42 @@ pub async fn random(op: Op, _: Caller, (): (), body: RandomRequest) -> Result<Re
 
 /// `GET /system/info`
 pub async fn info(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    let version = env!("CARGO_PKG_VERSION");
-    let mut parts = version.split('.');
-    let (major, minor) = (parts.next().unwrap_or("0"), parts.next().unwrap_or("0"));
+    let Version { major, minor } = current_version();
     Reply::json(&SystemInfo {
         software_version: format!("{major}.{minor}"),
-        software_build: version.to_owned(),
+        software_build: env!("CARGO_PKG_VERSION").to_owned(),
         firmware_version: "N/A".into(),
         hardware_version: "N/A".into(),
         device_id: op.device_id().to_owned(),
         ak_pub: BTreeMap::new(),
         pcr: BTreeMap::new(),
     })
+}
+
+type Upgrades = (Arc<Hsm>, Arc<Updates>);
+
+/// `POST /system/update`
+pub async fn update(
+    _: Arc<Hsm>,
+    caller: Option<Caller>,
+    (_, updates): Upgrades,
+    mut image: Upload,
+) -> Result<Reply, Error> {
+    let release_notes = updates.receive(&mut image, caller).await?;
+    Reply::json(&ReleaseNotes { release_notes })
+}
+
+/// `POST /system/commit-update`
+pub async fn commit_update(_: Arc<Hsm>, _: Option<Caller>, (hsm, updates): Upgrades, (): ()) -> Result<Reply, Error> {
+    updates.commit().await?;
+    hsm.reboot().await;
+    Ok(Reply::no_content())
+}
+
+/// `POST /system/cancel-update`
+pub async fn cancel_update(_: Arc<Hsm>, _: Option<Caller>, (_, updates): Upgrades, (): ()) -> Result<Reply, Error> {
+    updates.cancel()?;
+    Ok(Reply::no_content())
 }
 
 /// `POST /system/reboot`

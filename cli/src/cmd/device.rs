@@ -1,0 +1,137 @@
+//! `state`, `info`, `provision`, `unlock`, `lock`, `random`, `metrics`.
+
+use std::path::PathBuf;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use casemate_api::body::system;
+use casemate_api::limits::RANDOM_MAX_BYTES;
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::usage::{Format, show};
+use crate::exit::{Failure, local};
+use crate::profile::Context;
+use crate::prompt;
+
+/// Every node's state. A node that does not answer does not hide the others, but fails the command at the end.
+pub(crate) fn state(context: &Context) -> Result<(), Failure> {
+    let (mut values, mut rows, mut failed) = (Vec::new(), Vec::new(), None);
+    for (at, node) in context.client.nodes().iter().enumerate() {
+        match context.client.anonymous().at(at)?.health().state() {
+            Ok(state) => {
+                values.push(json!({ "node": node, "state": state }));
+                rows.push(vec![node.clone(), format!("{state:?}")]);
+            }
+            Err(why) => {
+                values.push(json!({ "node": node, "error": why.to_string() }));
+                rows.push(vec![node.clone(), "no answer".into()]);
+                failed.get_or_insert(why);
+            }
+        }
+    }
+    if failed.is_none() || rows.len() > 1 {
+        context.out.list(&values, &["node", "state"], rows)?;
+    }
+    failed.map_or(Ok(()), |why| Err(why.into()))
+}
+
+/// Vendor and product.
+pub(crate) fn info(context: &Context) -> Result<(), Failure> {
+    let info = context.client.anonymous().info()?;
+    let members = vec![("Vendor", info.vendor.to_string()), ("Product", info.product.to_string())];
+    context.out.record(&info, members)
+}
+
+/// Arguments of `provision`.
+#[derive(Args)]
+pub(crate) struct Provision {
+    /// File with the unlock passphrase
+    #[arg(long, value_name = "FILE")]
+    unlock_passphrase_file: Option<PathBuf>,
+    /// File with the passphrase of the user `admin`
+    #[arg(long, value_name = "FILE")]
+    admin_passphrase_file: Option<PathBuf>,
+    /// Time to set, as 2026-01-31T12:00:00Z; without it the time of this machine
+    #[arg(long, value_name = "TIME")]
+    system_time: Option<Timestamp>,
+}
+
+impl Provision {
+    /// Sets up a new HSM.
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        let unlock = self.unlock_passphrase_file.as_deref();
+        let unlock_passphrase = prompt::new("New unlock passphrase", unlock, "--unlock-passphrase-file")?;
+        let admin = self.admin_passphrase_file.as_deref();
+        let admin_passphrase = prompt::new("New passphrase of admin", admin, "--admin-passphrase-file")?;
+        let time = self.system_time.unwrap_or_else(Timestamp::now);
+        let system_time = time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        context.client.anonymous().provision(&system::Provision {
+            unlock_passphrase,
+            admin_passphrase,
+            system_time,
+        })?;
+        context.out.done(
+            "The HSM is set up and Operational. Write both passphrases down and keep them apart from it: without the \
+             unlock passphrase it does not start again, and without admin's nobody manages it.",
+        )
+    }
+}
+
+/// Arguments of `unlock`.
+#[derive(Args)]
+pub(crate) struct Unlock {
+    /// File with the unlock passphrase
+    #[arg(long, value_name = "FILE")]
+    unlock_passphrase_file: Option<PathBuf>,
+}
+
+impl Unlock {
+    /// From Locked to Operational.
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        let file = self.unlock_passphrase_file.as_deref();
+        let passphrase = prompt::current("Unlock passphrase", file, "--unlock-passphrase-file")?;
+        context.client.anonymous().unlock(passphrase).map_err(|why| match why {
+            casemate_client::Error::Forbidden { node, .. } => {
+                casemate_client::Error::Forbidden { node, message: "the unlock passphrase is wrong".into() }
+            }
+            why => why,
+        })?;
+        context.out.done("The HSM is Operational.")
+    }
+}
+
+/// From Operational to Locked.
+pub(crate) fn lock(context: &Context) -> Result<(), Failure> {
+    context.session()?.lock()?;
+    context.out.done("The HSM is Locked; `casemate unlock` opens it again.")
+}
+
+/// Arguments of `random`.
+#[derive(Args)]
+pub(crate) struct Random {
+    /// How many bytes, 1 to 1024
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=RANDOM_MAX_BYTES as i64))]
+    bytes: u16,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+impl Random {
+    /// Random bytes of the HSM.
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        let random = context.session()?.random(usize::from(self.bytes))?.random;
+        let bytes = BASE64_STANDARD.decode(random.as_bytes()).map_err(local("The HSM's answer is no base64"))?;
+        show(context, "random", &Zeroizing::new(bytes), self.format)
+    }
+}
+
+/// Name and value of every metric.
+pub(crate) fn metrics(context: &Context) -> Result<(), Failure> {
+    let metrics = context.session()?.metrics()?;
+    let rows = metrics.iter().map(|(name, value)| vec![name.clone(), value.clone()]);
+    context.out.list(&metrics, &["metric", "value"], rows)
+}

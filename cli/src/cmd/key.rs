@@ -1,0 +1,418 @@
+//! `key …`
+
+use std::path::PathBuf;
+
+use casemate_api::body::keys::{
+    DistinguishedName, GenerateKey, ImportArguments, ImportKey, Key, PrivateParts, Restrictions,
+};
+use casemate_api::{KeyId, KeyType, Mechanism, Tag};
+use casemate_client::KeyFilter;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::usage::read;
+use super::{changed, public, word};
+use crate::exit::{Failure, local};
+use crate::profile::Context;
+use crate::render;
+
+/// Manage keys.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// List keys
+    List {
+        /// Only ids that begin so
+        #[arg(long, value_parser = KeyId::parse)]
+        prefix: Option<KeyId>,
+        /// Only keys this Operator may use
+        #[arg(long)]
+        usable: bool,
+        /// Only keys with this label; empty: without one
+        #[arg(long)]
+        label: Option<String>,
+        /// Read and show each key
+        #[arg(long, short)]
+        long: bool,
+    },
+    /// Show a key
+    Show {
+        /// The key
+        #[arg(value_parser = KeyId::parse)]
+        id: KeyId,
+    },
+    /// Generate a key
+    Generate(Generate),
+    /// Import a private key
+    Import(Import),
+    /// Delete a key with its certificate
+    Delete {
+        /// The key
+        #[arg(value_parser = KeyId::parse)]
+        id: KeyId,
+    },
+    /// Give a key another id
+    Rename {
+        /// The key
+        #[arg(value_parser = KeyId::parse)]
+        id: KeyId,
+        /// Its new id
+        #[arg(value_parser = KeyId::parse)]
+        new_id: KeyId,
+    },
+    /// Set the label of a key; an empty one removes it
+    Label {
+        /// The key
+        #[arg(value_parser = KeyId::parse)]
+        id: KeyId,
+        /// At most 32 bytes
+        label: String,
+    },
+    /// Manage the tags of a key: an Operator needs one of them
+    #[command(subcommand)]
+    Tag(TagCommand),
+    /// Print the public key
+    ExportPublic {
+        /// The key
+        #[arg(value_parser = KeyId::parse)]
+        id: KeyId,
+        /// In which form
+        #[arg(long, value_enum, default_value_t)]
+        format: PublicFormat,
+    },
+    /// Make a certificate signing request
+    Csr(Csr),
+    /// Manage the certificate stored with a key
+    #[command(subcommand)]
+    Cert(CertCommand),
+}
+
+/// Forms of a public key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PublicFormat {
+    /// SubjectPublicKeyInfo
+    #[default]
+    Pem,
+    /// JSON Web Key
+    Jwk,
+    /// A line of authorized_keys
+    Openssh,
+}
+
+/// What every new key has.
+#[derive(Args)]
+struct NewKey {
+    /// What it may do, such as ECDSA_Signature; repeatable
+    #[arg(long, short, required = true, value_delimiter = ',', value_parser = word::<Mechanism>)]
+    mechanism: Vec<Mechanism>,
+    /// Tags of which an Operator needs one; repeatable
+    #[arg(long, value_delimiter = ',')]
+    tag: Vec<String>,
+    /// At most 32 bytes
+    #[arg(long, default_value = "")]
+    label: String,
+}
+
+/// Arguments of `key generate`.
+#[derive(Args)]
+pub(crate) struct Generate {
+    /// Its id; without it the HSM picks one
+    #[arg(value_parser = KeyId::parse)]
+    id: Option<KeyId>,
+    /// RSA, Curve25519, EC_P256, EC_P384, EC_P521, EC_P256K1, BrainpoolP256, -384, -512 or Generic
+    #[arg(long = "type", short = 't', value_parser = word::<KeyType>)]
+    key_type: KeyType,
+    /// Bits of RSA and Generic keys
+    #[arg(long, short)]
+    length: Option<i64>,
+    #[command(flatten)]
+    new: NewKey,
+}
+
+/// Arguments of `key import`.
+#[derive(Args)]
+pub(crate) struct Import {
+    /// Its id; without it the HSM picks one
+    #[arg(value_parser = KeyId::parse)]
+    id: Option<KeyId>,
+    /// Private key in PEM; - is standard input
+    #[arg(long, value_name = "FILE", required_unless_present = "parts", conflicts_with_all = ["parts", "key_type"])]
+    pem: Option<PathBuf>,
+    /// JSON with primeP, primeQ and publicExponent, or data, in base64; - is standard input
+    #[arg(long, value_name = "FILE", requires = "key_type")]
+    parts: Option<PathBuf>,
+    /// Type of the key in --parts
+    #[arg(long = "type", short = 't', value_parser = word::<KeyType>)]
+    key_type: Option<KeyType>,
+    #[command(flatten)]
+    new: NewKey,
+}
+
+/// Arguments of `key csr`.
+#[derive(Args)]
+pub(crate) struct Csr {
+    /// The key
+    #[arg(value_parser = KeyId::parse)]
+    id: KeyId,
+    /// CN
+    #[arg(long)]
+    common_name: String,
+    /// C
+    #[arg(long, default_value = "")]
+    country: String,
+    /// ST
+    #[arg(long, default_value = "")]
+    state_or_province: String,
+    /// L
+    #[arg(long, default_value = "")]
+    locality: String,
+    /// O
+    #[arg(long, default_value = "")]
+    organization: String,
+    /// OU
+    #[arg(long, default_value = "")]
+    organizational_unit: String,
+    /// emailAddress
+    #[arg(long, default_value = "")]
+    email: String,
+    /// Subject alternative name, a DNS name or IP:ADDRESS; repeatable; without it the common name
+    #[arg(long)]
+    san: Vec<String>,
+}
+
+/// Manage the tags of a key.
+#[derive(Subcommand)]
+pub(crate) enum TagCommand {
+    /// Add a tag
+    Add {
+        /// The key
+        #[arg(value_parser = KeyId::parse)]
+        id: KeyId,
+        /// The tag
+        #[arg(value_parser = Tag::parse)]
+        tag: Tag,
+    },
+    /// Remove a tag
+    Rm {
+        /// The key
+        #[arg(value_parser = KeyId::parse)]
+        id: KeyId,
+        /// The tag
+        #[arg(value_parser = Tag::parse)]
+        tag: Tag,
+    },
+}
+
+/// Manage the certificate stored with a key.
+#[derive(Subcommand)]
+pub(crate) enum CertCommand {
+    /// Print it as it is
+    Get {
+        /// The key
+        #[arg(value_parser = KeyId::parse)]
+        id: KeyId,
+    },
+    /// Store it
+    Set {
+        /// The key
+        #[arg(value_parser = KeyId::parse)]
+        id: KeyId,
+        /// File with it, in any form; - is standard input
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+    /// Remove it
+    Rm {
+        /// The key
+        #[arg(value_parser = KeyId::parse)]
+        id: KeyId,
+    },
+}
+
+impl Command {
+    /// Does it.
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Command::List { prefix, usable, label, long } => list(context, &KeyFilter { prefix, usable, label }, long),
+            Command::Show { id } => {
+                let key = context.session()?.keys().read(&id)?;
+                let members = vec![
+                    ("Key", id.to_string()),
+                    ("Type", key.key_type.as_str().into()),
+                    ("Mechanisms", mechanisms(&key)),
+                    ("Operations", key.operations.to_string()),
+                    ("Tags", key.restrictions.tags.join(", ")),
+                    ("Label", key.label.clone()),
+                ];
+                context.out.record(&with_id(id.as_str(), &key)?, members)
+            }
+            Command::Generate(arguments) => arguments.run(context),
+            Command::Import(arguments) => arguments.run(context),
+            Command::Delete { id } => {
+                context.confirm(&format!("Deleting the key {id}"))?;
+                context.session()?.keys().delete(&id)?;
+                context.out.done(&format!("The key {id} was deleted."))
+            }
+            Command::Rename { id, new_id } => {
+                let moved = context.session()?.keys().rename(&id, &new_id)?;
+                context.out.line(&moved, &format!("The key {id} is now {}.", moved.id))
+            }
+            Command::Label { id, label } => {
+                let now = context.session()?.keys().set_label(&id, &label)?;
+                changed(context, now, &format!("The label of {id} was set."))
+            }
+            Command::Tag(TagCommand::Add { id, tag }) => {
+                let now = context.session()?.keys().add_tag(&id, &tag)?;
+                changed(context, now, &format!("{id} has the tag {tag}."))
+            }
+            Command::Tag(TagCommand::Rm { id, tag }) => {
+                context.session()?.keys().remove_tag(&id, &tag)?;
+                context.out.done(&format!("{id} has no tag {tag}."))
+            }
+            Command::ExportPublic { id, format } => export(context, &id, format),
+            Command::Csr(arguments) => arguments.run(context),
+            Command::Cert(command) => command.run(context),
+        }
+    }
+}
+
+fn list(context: &Context, filter: &KeyFilter, long: bool) -> Result<(), Failure> {
+    let session = context.session()?;
+    let items = session.keys().list(filter)?;
+    if !long {
+        return context.out.list(&items, &["key"], items.iter().map(|item| vec![item.id.clone()]));
+    }
+    let (mut values, mut rows) = (Vec::new(), Vec::new());
+    for item in items {
+        let id = KeyId::parse(&item.id).map_err(local(format_args!("The HSM listed the key id {:?}", item.id)))?;
+        let key = match session.keys().read(&id) {
+            Ok(key) => key,
+            // Deleted since the list was made.
+            Err(casemate_client::Error::NotFound { .. }) => continue,
+            Err(why) => return Err(why.into()),
+        };
+        values.push(with_id(&item.id, &key)?);
+        let tags = key.restrictions.tags.join(", ");
+        let kind = key.key_type.as_str().to_owned();
+        rows.push(vec![item.id, kind, mechanisms(&key), key.operations.to_string(), tags, key.label]);
+    }
+    context.out.list(&values, &["key", "type", "mechanisms", "operations", "tags", "label"], rows)
+}
+
+/// The key as the API shows it, with its id.
+fn with_id(id: &str, key: &Key) -> Result<Value, Failure> {
+    let mut value = serde_json::to_value(key).map_err(local("The key is no JSON"))?;
+    if let Some(members) = value.as_object_mut() {
+        members.insert("id".into(), id.into());
+    }
+    Ok(value)
+}
+
+fn mechanisms(key: &Key) -> String {
+    key.mechanisms.iter().map(|mechanism| format!("{mechanism:?}")).collect::<Vec<_>>().join(", ")
+}
+
+impl Generate {
+    fn run(self, context: &Context) -> Result<(), Failure> {
+        let key = GenerateKey {
+            mechanisms: self.new.mechanism,
+            key_type: self.key_type,
+            length: self.length.unwrap_or(0),
+            id: self.id.map(|id| id.to_string()).unwrap_or_default(),
+            restrictions: Restrictions { tags: self.new.tag },
+            label: self.new.label,
+        };
+        let made = context.session()?.keys().generate(&key)?;
+        context.out.line(&made, &format!("The key {} was generated.", made.id))
+    }
+}
+
+impl Import {
+    fn run(self, context: &Context) -> Result<(), Failure> {
+        let session = context.session()?;
+        let NewKey { mechanism: mechanisms, tag: tags, label } = self.new;
+        let restrictions = Restrictions { tags };
+        let made = if let (Some(path), Some(key_type)) = (&self.parts, self.key_type) {
+            // The error of serde_json may quote a part: only the place is told.
+            let private: PrivateParts = serde_json::from_slice(&read(path)?).map_err(|why| {
+                let (line, column) = (why.line(), why.column());
+                Failure::Usage(format!("The parts are not as expected at line {line} column {column}."))
+            })?;
+            let key = ImportKey { mechanisms, key_type, private, restrictions, label };
+            match &self.id {
+                Some(id) => session.keys().import_as(id, &key).map(|()| id.to_string())?,
+                None => session.keys().import(&key)?.id,
+            }
+        } else {
+            let bytes = read(&self.pem.unwrap_or_else(|| "-".into()))?;
+            let pem = str::from_utf8(&bytes).map_err(|_| Failure::Usage("The key file is no PEM.".into()))?;
+            let arguments = ImportArguments { mechanisms, restrictions, label };
+            match &self.id {
+                Some(id) => session.keys().import_pem_as(id, &arguments, pem).map(|()| id.to_string())?,
+                None => session.keys().import_pem(&arguments, pem)?.id,
+            }
+        };
+        context.out.line(&json!({ "id": made }), &format!("The key {made} was imported."))
+    }
+}
+
+fn export(context: &Context, id: &KeyId, format: PublicFormat) -> Result<(), Failure> {
+    let session = context.session()?;
+    match format {
+        PublicFormat::Pem => context.out.text("pem", &session.keys().public_pem(id)?),
+        PublicFormat::Jwk => {
+            let jwk = public::jwk(&session.keys().read(id)?)?;
+            context.out.line(&jwk, &jwk.to_string())
+        }
+        PublicFormat::Openssh => {
+            let line = public::openssh(id.as_str(), &session.keys().read(id)?)?;
+            context.out.text("openssh", &line)
+        }
+    }
+}
+
+impl Csr {
+    fn run(self, context: &Context) -> Result<(), Failure> {
+        let subject = DistinguishedName {
+            common_name: self.common_name,
+            country_name: self.country,
+            locality_name: self.locality,
+            state_or_province_name: self.state_or_province,
+            organization_name: self.organization,
+            organizational_unit_name: self.organizational_unit,
+            email_address: self.email,
+            subject_alt_names: if self.san.is_empty() { None } else { Some(self.san) },
+        };
+        let csr = context.session()?.keys().csr(&self.id, &subject)?;
+        context.out.text("csr", &csr)
+    }
+}
+
+impl CertCommand {
+    fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            CertCommand::Get { id } => match context.session()?.keys().certificate(&id)? {
+                Some(bytes) if context.out.json => {
+                    super::usage::show(context, "certificate", &bytes, super::usage::Format::Base64)
+                }
+                Some(bytes) => render::write(&bytes),
+                None => Err(casemate_client::Error::NotFound {
+                    node: context.client.nodes().join(", "),
+                    message: format!("the key {id} has no certificate, or there is no such key"),
+                }
+                .into()),
+            },
+            CertCommand::Set { id, file } => {
+                let session = context.session()?;
+                let bytes: Zeroizing<Vec<u8>> = read(&file)?;
+                session.keys().set_certificate(&id, &bytes)?;
+                context.out.done(&format!("The certificate of {id} was stored."))
+            }
+            CertCommand::Rm { id } => {
+                context.confirm(&format!("Removing the certificate of {id}"))?;
+                context.session()?.keys().delete_certificate(&id)?;
+                context.out.done(&format!("The certificate of {id} was removed."))
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The commands, one file per noun.
+
+mod config;
+mod device;
+mod key;
+mod namespace;
+mod public;
+mod system;
+mod usage;
+mod user;
+
+use casemate_api::NamespaceId;
+use casemate_client::Changed;
+use clap::Subcommand;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::exit::Failure;
+use crate::profile::Context;
+
+/// What can be done.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Show the state of each HSM
+    State,
+    /// Show who made the HSM
+    Info,
+    /// Set up a new HSM
+    Provision(device::Provision),
+    /// Unlock an HSM
+    Unlock(device::Unlock),
+    /// Lock an HSM
+    Lock,
+    /// Draw random bytes
+    Random(device::Random),
+    /// Show the metrics of an HSM
+    Metrics,
+    /// Manage keys
+    #[command(subcommand)]
+    Key(key::Command),
+    /// Sign a file
+    Sign(usage::Sign),
+    /// Decrypt a file
+    Decrypt(usage::Decrypt),
+    /// Encrypt a file with a Generic key
+    Encrypt(usage::Encrypt),
+    /// Manage users
+    #[command(subcommand)]
+    User(user::Command),
+    /// Manage namespaces
+    #[command(subcommand)]
+    Namespace(namespace::Command),
+    /// Configure an HSM
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Look after one HSM
+    #[command(subcommand)]
+    System(system::Command),
+}
+
+impl Command {
+    /// Does it.
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Command::State => device::state(context),
+            Command::Info => device::info(context),
+            Command::Provision(arguments) => arguments.run(context),
+            Command::Unlock(arguments) => arguments.run(context),
+            Command::Lock => device::lock(context),
+            Command::Random(arguments) => arguments.run(context),
+            Command::Metrics => device::metrics(context),
+            Command::Key(command) => command.run(context),
+            Command::Sign(arguments) => arguments.run(context),
+            Command::Decrypt(arguments) => arguments.run(context),
+            Command::Encrypt(arguments) => arguments.run(context),
+            Command::User(command) => command.run(context),
+            Command::Namespace(command) => command.run(context),
+            Command::Config(command) => command.run(context),
+            Command::System(command) => command.run(context),
+        }
+    }
+}
+
+/// Parses a word of the API, in its own spelling; the error lists the words there are.
+fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(Value::from(text)).map_err(|why| why.to_string())
+}
+
+/// A namespace as an argument.
+fn namespace(text: &str) -> Result<NamespaceId, casemate_api::IdError> {
+    NamespaceId::parse(text)
+}
+
+/// Says whether something was changed.
+fn changed(context: &Context, changed: Changed, text: &str) -> Result<(), Failure> {
+    let is = changed == Changed::Yes;
+    context.out.line(&json!({ "changed": is }), if is { text } else { "It was so already." })
+}

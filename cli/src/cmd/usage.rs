@@ -1,0 +1,272 @@
+//! `sign`, `decrypt`, `encrypt`: keys at work, on files or standard input.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{Algorithm, Context as Hasher, SHA1_FOR_LEGACY_USE_ONLY, SHA224, SHA256, SHA384, SHA512};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use casemate_api::body::keys;
+use casemate_api::limits::BODY_USE_MAX_BYTES;
+use casemate_api::mechanisms::{self, Hash, Input, Mode};
+use casemate_api::{DecryptMode, EncryptMode, KeyId, SignMode};
+use clap::{Args, ValueEnum};
+use zeroize::Zeroizing;
+
+use super::word;
+use crate::exit::{Failure, local};
+use crate::profile::Context;
+use crate::render;
+
+/// How bytes are printed. With `--json` they are base64.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// The bytes themselves
+    Raw,
+    /// One line of base64
+    #[default]
+    Base64,
+    /// One line of hex
+    Hex,
+}
+
+/// Prints bytes, in JSON as the member `name`.
+pub(crate) fn show(context: &Context, name: &str, bytes: &[u8], format: Format) -> Result<(), Failure> {
+    if context.out.json {
+        return context.out.text(name, &Zeroizing::new(BASE64_STANDARD.encode(bytes)));
+    }
+    match format {
+        Format::Raw => render::write(bytes),
+        Format::Base64 => context.out.text(name, &Zeroizing::new(BASE64_STANDARD.encode(bytes))),
+        Format::Hex => {
+            let hex: Zeroizing<String> = Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
+            context.out.text(name, &hex)
+        }
+    }
+}
+
+/// Arguments of `sign`.
+#[derive(Args)]
+pub(crate) struct Sign {
+    /// The key
+    #[arg(value_parser = KeyId::parse)]
+    key: KeyId,
+    /// File to sign; - is standard input
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    /// PKCS1, PSS_SHA1 to PSS_SHA512, PSS_MD5, EdDSA, ECDSA or BIP340
+    #[arg(long, short, value_parser = word::<SignMode>)]
+    mode: SignMode,
+    /// Hash of PKCS1 signatures; the other modes imply theirs
+    #[arg(long, value_enum)]
+    hash: Option<HashName>,
+    /// The file holds what the mode signs as it is: a digest, or for PKCS1 a DigestInfo
+    #[arg(long, conflicts_with = "hash")]
+    prehashed: bool,
+    /// How to print the signature; ECDSA signatures are DER
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// Hashes of PKCS1 signatures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum HashName {
+    Sha1,
+    Sha224,
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+impl From<HashName> for Hash {
+    fn from(name: HashName) -> Self {
+        match name {
+            HashName::Sha1 => Hash::Sha1,
+            HashName::Sha224 => Hash::Sha224,
+            HashName::Sha256 => Hash::Sha256,
+            HashName::Sha384 => Hash::Sha384,
+            HashName::Sha512 => Hash::Sha512,
+        }
+    }
+}
+
+impl Sign {
+    /// Hashes here, signs there.
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        if self.hash.is_some() && self.mode != SignMode::PKCS1 {
+            return Err(Failure::Usage("--hash is for the mode PKCS1; the other modes imply their hash.".into()));
+        }
+        let session = context.session()?;
+        let message = if self.prehashed { read(&self.file)? } else { self.message(&session)? };
+        let message = BASE64_STANDARD.encode(&*message);
+        let reply = session.keys().sign(&self.key, &keys::Sign { mode: self.mode, message })?;
+        let signature = BASE64_STANDARD.decode(&reply.signature).map_err(local("The HSM's answer is no base64"))?;
+        show(context, "signature", &signature, self.format)
+    }
+
+    /// What the mode takes, made of the file.
+    fn message(&self, session: &casemate_client::Session) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let hash = match self.mode {
+            SignMode::EdDSA | SignMode::BIP340 => return read(&self.file),
+            SignMode::PKCS1 => self.hash.map_or(Hash::Sha256, Hash::from),
+            SignMode::PSS_MD5 => Hash::Md5,
+            SignMode::PSS_SHA1 => Hash::Sha1,
+            SignMode::PSS_SHA224 => Hash::Sha224,
+            SignMode::PSS_SHA256 => Hash::Sha256,
+            SignMode::PSS_SHA384 => Hash::Sha384,
+            SignMode::PSS_SHA512 => Hash::Sha512,
+            // The curve says which: the key has to be asked.
+            SignMode::ECDSA => {
+                let key = session.keys().read(&self.key)?.key_type;
+                match mechanisms::find(key, Mode::Sign(SignMode::ECDSA)).map(|row| row.input) {
+                    Some(Input::Digest(32)) => Hash::Sha256,
+                    Some(Input::Digest(48)) => Hash::Sha384,
+                    Some(Input::Digest(64)) => Hash::Sha512,
+                    _ => {
+                        let (id, key) = (&self.key, key.as_str());
+                        return Err(Failure::Usage(format!("The key {id} is of type {key}, which has no ECDSA.")));
+                    }
+                }
+            }
+        };
+        let digest = digest(&self.file, hash)?;
+        let prefix = if self.mode == SignMode::PKCS1 { digest_info(hash) } else { &[] };
+        Ok(Zeroizing::new([prefix, digest.as_slice()].concat()))
+    }
+}
+
+/// Hashes a file of any size.
+fn digest(path: &Path, hash: Hash) -> Result<Vec<u8>, Failure> {
+    let algorithm: &'static Algorithm = match hash {
+        Hash::Sha1 => &SHA1_FOR_LEGACY_USE_ONLY,
+        Hash::Sha224 => &SHA224,
+        Hash::Sha256 => &SHA256,
+        Hash::Sha384 => &SHA384,
+        Hash::Sha512 => &SHA512,
+        Hash::Md5 => {
+            return Err(Failure::Usage(
+                "MD5 is broken and not made here: hash the file yourself and say --prehashed.".into(),
+            ));
+        }
+    };
+    let mut hasher = Hasher::new(algorithm);
+    let mut from = open(path)?;
+    let mut buffer = Zeroizing::new(vec![0; 64 << 10]);
+    loop {
+        let read = match from.read(&mut buffer) {
+            Ok(0) => return Ok(hasher.finish().as_ref().to_vec()),
+            Ok(read) => read,
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
+            Err(why) => return Err(local(format_args!("{} cannot be read", path.display()))(why)),
+        };
+        hasher.update(buffer.get(..read).unwrap_or_default());
+    }
+}
+
+/// What stands before the digest in a DigestInfo (RFC 8017 §9.2, note 1).
+fn digest_info(hash: Hash) -> &'static [u8] {
+    match hash {
+        Hash::Md5 => b"\x30\x20\x30\x0c\x06\x08\x2a\x86\x48\x86\xf7\x0d\x02\x05\x05\x00\x04\x10",
+        Hash::Sha1 => b"\x30\x21\x30\x09\x06\x05\x2b\x0e\x03\x02\x1a\x05\x00\x04\x14",
+        Hash::Sha224 => b"\x30\x2d\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x04\x05\x00\x04\x1c",
+        Hash::Sha256 => b"\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20",
+        Hash::Sha384 => b"\x30\x41\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x02\x05\x00\x04\x30",
+        Hash::Sha512 => b"\x30\x51\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x03\x05\x00\x04\x40",
+    }
+}
+
+/// Arguments of `decrypt`.
+#[derive(Args)]
+pub(crate) struct Decrypt {
+    /// The key
+    #[arg(value_parser = KeyId::parse)]
+    key: KeyId,
+    /// File to decrypt; - is standard input
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    /// RAW, PKCS1, OAEP_MD5, OAEP_SHA1 to OAEP_SHA512 or AES_CBC
+    #[arg(long, short, value_parser = word::<DecryptMode>)]
+    mode: DecryptMode,
+    /// Initialisation vector of AES_CBC in base64
+    #[arg(long, value_name = "BASE64")]
+    iv: Option<String>,
+    /// The file is base64
+    #[arg(long)]
+    base64: bool,
+    /// How to print the plaintext
+    #[arg(long, value_enum, default_value = "raw")]
+    format: Format,
+}
+
+impl Decrypt {
+    /// Decrypts.
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        let session = context.session()?;
+        let bytes = read(&self.file)?;
+        let encrypted = if self.base64 {
+            let text = str::from_utf8(&bytes).map_err(local("The file is no base64"))?;
+            text.split_ascii_whitespace().collect()
+        } else {
+            BASE64_STANDARD.encode(&*bytes)
+        };
+        let reply = session.keys().decrypt(&self.key, &keys::Decrypt { mode: self.mode, encrypted, iv: self.iv })?;
+        let plain = BASE64_STANDARD.decode(reply.decrypted.as_bytes());
+        let plain = Zeroizing::new(plain.map_err(local("The HSM's answer is no base64"))?);
+        show(context, "decrypted", &plain, self.format)
+    }
+}
+
+/// Arguments of `encrypt`.
+#[derive(Args)]
+pub(crate) struct Encrypt {
+    /// The key
+    #[arg(value_parser = KeyId::parse)]
+    key: KeyId,
+    /// File to encrypt, a multiple of 16 bytes; - is standard input
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    /// AES_CBC
+    #[arg(long, short, value_parser = word::<EncryptMode>, default_value = "AES_CBC")]
+    mode: EncryptMode,
+    /// Initialisation vector in base64; without it the HSM draws one
+    #[arg(long, value_name = "BASE64")]
+    iv: Option<String>,
+}
+
+impl Encrypt {
+    /// Encrypts; prints the ciphertext and the initialisation vector, because one is of no use without the other.
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        let session = context.session()?;
+        let message = Zeroizing::new(BASE64_STANDARD.encode(&*read(&self.file)?));
+        let reply = session.keys().encrypt(&self.key, &keys::Encrypt { mode: self.mode, message, iv: self.iv })?;
+        if context.out.json {
+            return context.out.line(&reply, "");
+        }
+        // Not a table: it would break the lines of long ciphertexts.
+        render::write(format!("encrypted {}\niv {}\n", reply.encrypted, reply.iv).as_bytes())
+    }
+}
+
+/// A whole file or standard input, as far as an HSM takes it.
+pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let limit = BODY_USE_MAX_BYTES / 4 * 3;
+    let mut bytes = Zeroizing::new(Vec::new());
+    open(path)?
+        .take(limit as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(local(format_args!("{} cannot be read", path.display())))?;
+    if bytes.len() > limit {
+        let path = path.display();
+        return Err(Failure::Usage(format!("{path} is larger than the {limit} bytes an HSM takes at once.")));
+    }
+    Ok(bytes)
+}
+
+fn open(path: &Path) -> Result<Box<dyn Read>, Failure> {
+    if path == Path::new("-") {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    let file = File::open(path).map_err(local(format_args!("{} cannot be read", path.display())))?;
+    Ok(Box::new(file))
+}

@@ -1,0 +1,213 @@
+//! Profiles: named sets of options in `~/.config/casemate/config.toml`, and how arguments, environment and profile make
+//! one connection.
+//!
+//! ```toml
+//! [profile.default]
+//! hosts = ["hsm1.example:8443", "hsm2.example:8443"]
+//! pin = ["3F:…"]
+//! user = "admin"
+//! passphrase-command = "pass show hsm/admin"
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::{env, fs, io};
+
+use casemate_api::UserId;
+use casemate_client::{Client, Fingerprint, Session, Settings, Trust};
+use clap::Args;
+use serde::Deserialize;
+
+use crate::exit::{Failure, local};
+use crate::prompt::{self, Source};
+use crate::render::Out;
+
+/// The profile that is used unless another one or a host is named.
+const DEFAULT: &str = "default";
+
+/// Options of every command.
+#[derive(Args)]
+pub(crate) struct Global {
+    /// HSM as HOST, HOST:PORT or https://HOST:PORT; several are tried in turn
+    #[arg(long, global = true, env = "CASEMATE_HOST", value_delimiter = ',')]
+    host: Vec<String>,
+    /// Trust only certificates that these vouch for (PEM)
+    #[arg(long, global = true, value_name = "FILE", conflicts_with_all = ["pin", "insecure"])]
+    ca_file: Option<PathBuf>,
+    /// Trust the certificate with this SHA-256 fingerprint; repeatable
+    #[arg(long, global = true, value_name = "SHA256", conflicts_with = "insecure")]
+    pin: Vec<Fingerprint>,
+    /// Trust anyone: whoever stands between reads passphrases and keys. For tests only
+    #[arg(long, global = true)]
+    insecure: bool,
+    /// User as NAME or NAMESPACE~NAME
+    #[arg(long, short, global = true, env = "CASEMATE_USER", value_parser = UserId::parse)]
+    user: Option<UserId>,
+    /// File with the user's passphrase
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "passphrase_command")]
+    passphrase_file: Option<PathBuf>,
+    /// Command that prints the user's passphrase
+    #[arg(long, global = true, value_name = "COMMAND")]
+    passphrase_command: Option<String>,
+    /// Profile of the configuration file; without it and without --host: `default`
+    #[arg(long, global = true, env = "CASEMATE_PROFILE", value_name = "NAME")]
+    profile: Option<String>,
+    /// Configuration file, instead of ~/.config/casemate/config.toml
+    #[arg(long, global = true, env = "CASEMATE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Do what cannot be undone without asking
+    #[arg(long, short, global = true)]
+    yes: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    profile: BTreeMap<String, Profile>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Profile {
+    #[serde(default)]
+    hosts: Vec<String>,
+    ca_file: Option<PathBuf>,
+    #[serde(default)]
+    pin: Vec<String>,
+    user: Option<String>,
+    passphrase_file: Option<PathBuf>,
+    passphrase_command: Option<String>,
+}
+
+/// What every command works with.
+pub(crate) struct Context {
+    /// The HSMs.
+    pub(crate) client: Client,
+    /// Where to print.
+    pub(crate) out: Out,
+    yes: bool,
+    user: Option<UserId>,
+    given: Option<Source>,
+    of_profile: Option<Source>,
+}
+
+impl Context {
+    /// Joins arguments, environment and profile. Connects to nobody yet.
+    pub(crate) fn new(global: Global) -> Result<Self, Failure> {
+        let profile = profile(&global)?;
+        let nodes = if global.host.is_empty() { profile.hosts } else { global.host };
+        if nodes.is_empty() {
+            return Err(Failure::Usage("No HSM is named: give --host, CASEMATE_HOST, or hosts in the profile.".into()));
+        }
+        let trust = if global.insecure {
+            Trust::Anyone
+        } else if let Some(path) = global.ca_file {
+            Trust::CaFile(path)
+        } else if !global.pin.is_empty() {
+            Trust::Pinned(global.pin)
+        } else if let Some(path) = profile.ca_file {
+            Trust::CaFile(path)
+        } else if profile.pin.is_empty() {
+            Trust::System
+        } else {
+            Trust::Pinned(profile.pin.iter().map(|pin| parse_pin(pin)).collect::<Result<_, _>>()?)
+        };
+        let user = match (global.user, profile.user) {
+            (Some(user), _) => Some(user),
+            (None, Some(name)) => Some(
+                UserId::parse(&name)
+                    .map_err(|why| Failure::Usage(format!("The user {name} of the profile is no user name: {why}")))?,
+            ),
+            (None, None) => None,
+        };
+        Ok(Self {
+            client: Client::new(Settings { trust, ..Settings::of(nodes) })?,
+            out: Out { json: global.json },
+            yes: global.yes,
+            user,
+            given: source(global.passphrase_file, global.passphrase_command),
+            of_profile: source(profile.passphrase_file, profile.passphrase_command),
+        })
+    }
+
+    /// Calls as the user; asks for the passphrase if nothing gives it.
+    pub(crate) fn session(&self) -> Result<Session, Failure> {
+        let Some(user) = &self.user else {
+            return Err(Failure::Usage("No user is named: give --user, CASEMATE_USER, or user in the profile.".into()));
+        };
+        let passphrase = prompt::of_user(&user.to_string(), self.given.as_ref(), self.of_profile.as_ref())?;
+        Ok(self.client.log_in(user, passphrase))
+    }
+
+    /// Asks whether to do what cannot be undone.
+    pub(crate) fn confirm(&self, what: &str) -> Result<(), Failure> {
+        prompt::confirm(what, self.yes)
+    }
+}
+
+fn source(file: Option<PathBuf>, command: Option<String>) -> Option<Source> {
+    file.map(Source::File).or(command.map(Source::Command))
+}
+
+fn parse_pin(pin: &str) -> Result<Fingerprint, Failure> {
+    pin.parse().map_err(|why| Failure::Usage(format!("The pin of the profile is none: {why}.")))
+}
+
+/// The profile that counts. A host that was named by hand gets nothing of the default profile: its passphrase is not
+/// for every host.
+fn profile(global: &Global) -> Result<Profile, Failure> {
+    let name = match &global.profile {
+        Some(name) => name.as_str(),
+        None if global.host.is_empty() => DEFAULT,
+        None => return Ok(Profile::default()),
+    };
+    let Some(path) = global.config.clone().or_else(usual_path) else {
+        return match &global.profile {
+            Some(_) => Err(Failure::Usage("There is no home directory with profiles: give --config.".into())),
+            None => Ok(Profile::default()),
+        };
+    };
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(why) if why.kind() == io::ErrorKind::NotFound && global.profile.is_none() && global.config.is_none() => {
+            return Ok(Profile::default());
+        }
+        Err(why) => return Err(local(format_args!("The profiles in {} cannot be read", path.display()))(why)),
+    };
+    let mut file: File = toml::from_str(&text).map_err(|why| {
+        let line = why.span().map_or(1, |span| text.get(..span.start).unwrap_or_default().matches('\n').count() + 1);
+        Failure::Usage(format!("{} line {line}: {}.", path.display(), why.message().trim_end_matches('.')))
+    })?;
+    let found = match file.profile.remove(name) {
+        Some(profile) => profile,
+        None if global.profile.is_none() => Profile::default(),
+        None => {
+            let there: Vec<_> = file.profile.into_keys().collect();
+            let there = if there.is_empty() { "none".into() } else { there.join(", ") };
+            return Err(Failure::Usage(format!("{} has no profile {name}; there is: {there}.", path.display())));
+        }
+    };
+    let twice = if found.ca_file.is_some() && !found.pin.is_empty() {
+        Some("ca-file and pin")
+    } else if found.passphrase_file.is_some() && found.passphrase_command.is_some() {
+        Some("passphrase-file and passphrase-command")
+    } else {
+        None
+    };
+    match twice {
+        Some(both) => Err(Failure::Usage(format!("The profile {name} has both {both}: keep one."))),
+        None => Ok(found),
+    }
+}
+
+fn usual_path() -> Option<PathBuf> {
+    let folder = match env::var_os("XDG_CONFIG_HOME").filter(|folder| !folder.is_empty()) {
+        Some(folder) => PathBuf::from(folder),
+        None => PathBuf::from(env::var_os("HOME")?).join(".config"),
+    };
+    Some(folder.join("casemate").join("config.toml"))
+}

@@ -1,0 +1,129 @@
+//! Where passphrases come from, and questions. No passphrase is ever an argument: arguments are seen by every process.
+
+use std::env;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use casemate_api::Passphrase;
+use casemate_api::limits::{PASSPHRASE_MAX_BYTES, PASSPHRASE_MIN_BYTES};
+use zeroize::Zeroizing;
+
+use crate::exit::{Failure, local};
+
+/// The environment variable with the passphrase of the user.
+const VARIABLE: &str = "CASEMATE_PASSPHRASE";
+
+/// Where the user's passphrase is, from arguments or a profile.
+pub(crate) enum Source {
+    /// The content of a file.
+    File(PathBuf),
+    /// What a command prints, such as a password manager's.
+    Command(String),
+}
+
+/// The passphrase of `user`: from `given`, the environment, the `profile`, or asked for.
+pub(crate) fn of_user(user: &str, given: Option<&Source>, profile: Option<&Source>) -> Result<Passphrase, Failure> {
+    if let Some(source) = given {
+        return read(source);
+    }
+    if let Some(text) = env::var_os(VARIABLE) {
+        let text = text.into_string().map_err(|_| Failure::Usage(format!("{VARIABLE} is no UTF-8.")))?;
+        return Ok(Passphrase::from_text(text));
+    }
+    match profile {
+        Some(source) => read(source),
+        None => {
+            ask(&format!("Passphrase of {user}"), "give --passphrase-file, --passphrase-command or CASEMATE_PASSPHRASE")
+        }
+    }
+}
+
+/// A passphrase that holds already: from `file`, or asked for.
+pub(crate) fn current(label: &str, file: Option<&Path>, option: &str) -> Result<Passphrase, Failure> {
+    match file {
+        Some(file) => from_file(file),
+        None => ask(label, &format!("give {option}")),
+    }
+}
+
+/// A passphrase that shall hold: from `file`, or asked for twice.
+pub(crate) fn new(label: &str, file: Option<&Path>, option: &str) -> Result<Passphrase, Failure> {
+    let passphrase = match file {
+        Some(file) => from_file(file)?,
+        None => {
+            let first = ask(label, &format!("give {option}"))?;
+            let second = ask(&format!("{label}, again"), &format!("give {option}"))?;
+            if first.expose() != second.expose() {
+                return Err(Failure::Usage(format!("{label}: the two differ. Nothing was done; try again.")));
+            }
+            first
+        }
+    };
+    if passphrase.has_valid_length() {
+        return Ok(passphrase);
+    }
+    Err(Failure::Usage(format!(
+        "{label}: a passphrase has {PASSPHRASE_MIN_BYTES} to {PASSPHRASE_MAX_BYTES} bytes. Choose another."
+    )))
+}
+
+/// Asks whether to do what cannot be undone, unless `yes` was said before.
+pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Usage(format!("{what} cannot be undone. Say --yes if it is meant.")));
+    }
+    let mut screen = io::stderr().lock();
+    write!(screen, "{what} cannot be undone. Go on? [y/N] ").map_err(local("The terminal cannot be written"))?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(local("The terminal cannot be read"))?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(Failure::Declined) }
+}
+
+fn ask(label: &str, instead: &str) -> Result<Passphrase, Failure> {
+    match rpassword::prompt_password(format!("{label}: ")) {
+        Ok(text) => Ok(Passphrase::from_text(text)),
+        Err(_) => Err(Failure::Usage(format!("There is no terminal to ask for “{label}” on: {instead}."))),
+    }
+}
+
+fn read(source: &Source) -> Result<Passphrase, Failure> {
+    match source {
+        Source::File(path) => from_file(path),
+        Source::Command(command) => from_command(command),
+    }
+}
+
+fn from_file(path: &Path) -> Result<Passphrase, Failure> {
+    let bytes =
+        std::fs::read(path).map_err(local(format_args!("The passphrase file {} cannot be read", path.display())))?;
+    text(Zeroizing::new(bytes), &format!("The passphrase file {}", path.display()))
+}
+
+fn from_command(command: &str) -> Result<Passphrase, Failure> {
+    let output = Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::inherit())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(local("The passphrase command cannot be started"))?;
+    let printed = Zeroizing::new(output.stdout);
+    if !output.status.success() {
+        return Err(Failure::Local(format!("The passphrase command failed ({}).", output.status)));
+    }
+    text(printed, "The output of the passphrase command")
+}
+
+/// The bytes without the one line end that editors and commands add.
+fn text(bytes: Zeroizing<Vec<u8>>, what: &str) -> Result<Passphrase, Failure> {
+    let text = str::from_utf8(&bytes).map_err(|_| Failure::Local(format!("{what} is no UTF-8.")))?;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    if text.is_empty() {
+        return Err(Failure::Local(format!("{what} is empty.")));
+    }
+    Ok(Passphrase::from_text(text.into()))
+}

@@ -1,0 +1,128 @@
+//! What goes wrong, and that it is said in one line with the next step.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection};
+use serde_json::Value;
+
+use crate::rig::{ADMIN, Folder, Hsm, run};
+
+#[test]
+fn nobody_answers_at_a_wrong_host() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let said = run(&["--host", &closed, "info"], &[], b"").fails(3);
+    assert!(said.contains(&closed) && said.contains("Check the addresses"), "{said}");
+    assert!(run(&["info"], &[], b"").fails(2).contains("give --host"));
+}
+
+#[test]
+fn an_untrusted_certificate_says_how_to_pin_it() {
+    let hsm = Hsm::start();
+    let said = run(&["--host", &hsm.address, "info"], &[], b"").fails(4);
+    let (_, pin) = said.split_once("--pin ").expect("the way to pin it");
+    let pin = pin.split(',').next().unwrap();
+    run(&["--host", &hsm.address, "--pin", pin, "info"], &[], b"").ok();
+    let json = run(&["--host", &hsm.address, "--json", "info"], &[], b"").fails(4);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((json["error"]["code"].as_str(), json["error"]["exit"].as_i64()), (Some("untrusted"), Some(4)));
+}
+
+#[test]
+fn an_expired_certificate_is_said_to_be_one() {
+    let folder = Folder::new();
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let ca = folder.file("ca.pem", authority.self_signed(&key).unwrap().pem());
+    let issuer = Issuer::new(authority, key);
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap().der().clone();
+    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], private)
+        .unwrap();
+    let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").unwrap());
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for tcp in listener.incoming() {
+            let _ = ServerConnection::new(Arc::clone(&config)).unwrap().complete_io(&mut tcp.unwrap());
+        }
+    });
+    let said = run(&["--host", &format!("localhost:{port}"), "--ca-file", &ca, "info"], &[], b"").fails(4);
+    assert!(said.contains("has expired. Have it renewed"), "{said}");
+}
+
+#[test]
+fn a_wrong_passphrase_and_a_missing_one_are_told_apart() {
+    let hsm = Hsm::operational();
+    let said = hsm.with(("admin", "not the passphrase"), &["user", "list"], b"").fails(5);
+    assert!(said.contains("Check both and log in again"), "{said}");
+    let host = ["--host", &hsm.address, "--insecure"];
+    let said = run(&[&host[..], &["--user", "admin", "user", "list"]].concat(), &[], b"").fails(2);
+    assert!(said.contains("--passphrase-file"), "{said}");
+    assert!(run(&[&host[..], &["user", "list"]].concat(), &[], b"").fails(2).contains("give --user"));
+}
+
+#[test]
+fn a_wrong_state_says_where_to_look() {
+    let hsm = Hsm::start();
+    let said = hsm.admin(&["key", "list"]).fails(8);
+    assert!(said.contains("provision or unlock") && said.contains("casemate state"), "{said}");
+}
+
+#[test]
+fn passphrases_are_taken_from_files_and_commands_and_checked_before_they_are_set() {
+    let hsm = Hsm::operational();
+    let host = ["--host", &hsm.address, "--insecure", "--user", "admin"];
+    run(&[&host[..], &["--passphrase-file", &hsm.at("admin"), "user", "list"]].concat(), &[], b"").ok();
+    let command = format!("echo '{ADMIN}'");
+    run(&[&host[..], &["--passphrase-command", &command, "user", "list"]].concat(), &[], b"").ok();
+    run(&[&host[..], &["--passphrase-command", "exit 3", "user", "list"]].concat(), &[], b"").fails(1);
+    run(&[&host[..], &["--passphrase-file", "/nowhere", "user", "list"]].concat(), &[], b"").fails(1);
+    let short = hsm.folder.file("short", "short");
+    let add = ["user", "add", "x", "--role", "Operator", "--new-passphrase-file", &short];
+    assert!(hsm.admin(&add).fails(2).contains("10 to 200 bytes"));
+}
+
+#[test]
+fn a_profile_says_everything_and_is_read_strictly() {
+    let hsm = Hsm::operational();
+    let said = run(&["--host", &hsm.address, "info"], &[], b"").fails(4);
+    let pin = said.split_once("--pin ").unwrap().1.split(',').next().unwrap();
+    let (address, admin) = (&hsm.address, hsm.at("admin"));
+    let profile =
+        format!("hosts = [\"{address}\"]\npin = [\"{pin}\"]\nuser = \"admin\"\npassphrase-file = \"{admin}\"\n");
+    let file = hsm.folder.file("config.toml", format!("[profile.default]\n{profile}"));
+    let home = [("CASEMATE_CONFIG", file.as_str())];
+    run(&["user", "list"], &home, b"").ok();
+    // A host named by hand gets nothing of the default profile.
+    run(&["--host", address, "user", "list"], &home, b"").fails(2);
+    let said = run(&["--profile", "other", "state"], &home, b"").fails(2);
+    assert!(said.contains("no profile other; there is: default"), "{said}");
+    let file = hsm.folder.file("config.toml", format!("[profile.default]\n{profile}pasphrase = 1\n"));
+    let said = run(&["state"], &[("CASEMATE_CONFIG", file.as_str())], b"").fails(2);
+    assert!(said.contains("line 6") && said.contains("pasphrase"), "{said}");
+    let both = hsm.folder.file("config.toml", format!("[profile.default]\nca-file = \"x\"\n{profile}"));
+    let said = run(&["state"], &[("CASEMATE_CONFIG", both.as_str())], b"").fails(2);
+    assert!(said.contains("keep one"), "{said}");
+}
+
+#[test]
+fn with_several_nodes_a_device_is_chosen_and_states_are_shown_together() {
+    let (one, two) = (Hsm::operational(), Hsm::start());
+    let hosts = ["--insecure", "--host", &one.address, "--host", &two.address];
+    let states = run(&[&hosts[..], &["state"]].concat(), &[], b"").ok();
+    assert!(states.contains("Operational") && states.contains("Unprovisioned"), "{states}");
+    let arguments = [&hosts[..], &["--user", "admin", "lock"]].concat();
+    let said = run(&arguments, &[("CASEMATE_PASSPHRASE", ADMIN)], b"").fails(2);
+    assert!(said.contains("choose one of") && said.contains("--host"), "{said}");
+}

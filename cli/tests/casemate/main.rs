@@ -1,0 +1,10 @@
+//! `casemate` against a real `casemated`: what it prints, and its exit codes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![allow(clippy::disallowed_methods, reason = "tests wait and look at their environment")]
+
+mod device;
+mod failures;
+mod keys;
+mod rig;
+mod users;

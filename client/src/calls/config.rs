@@ -1,0 +1,85 @@
+//! `/config*`, about one device, but for the Backup Passphrase, which the nodes share.
+
+use casemate_api::Passphrase;
+use casemate_api::body::config::{ChangePassphrase, Switch, UnattendedBoot};
+use casemate_api::body::keys::DistinguishedName;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use ureq::http::Method;
+
+use crate::error::Error;
+use crate::session::{Call, JSON, PEM, Session, to_json};
+
+/// Calls of `/config`.
+pub struct Config<'a>(&'a Session);
+
+impl Session {
+    /// Calls of `/config`.
+    pub fn config(&self) -> Config<'_> {
+        Config(self)
+    }
+}
+
+impl Config<'_> {
+    /// `GET /config/{name}` of JSON, such as `network`, `logging` or `time`.
+    pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
+        self.0.run(Call::get(&format!("/config/{name}")).at_one())?.json()
+    }
+
+    /// `PUT /config/{name}` of JSON.
+    pub fn set(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
+        let (path, body) = (format!("/config/{name}"), to_json(value)?);
+        self.0.run(Call::change(&Method::PUT, &path).at_one().with(JSON, body.as_slice())).map(drop)
+    }
+
+    /// `PUT /config/unlock-passphrase`
+    pub fn set_unlock_passphrase(&self, current: Passphrase, new: Passphrase) -> Result<(), Error> {
+        self.set("unlock-passphrase", &ChangePassphrase { new_passphrase: new, current_passphrase: current })
+    }
+
+    /// `PUT /config/backup-passphrase`; the current one is empty at first.
+    pub fn set_backup_passphrase(&self, current: Passphrase, new: Passphrase) -> Result<(), Error> {
+        let body = ChangePassphrase { new_passphrase: new, current_passphrase: current };
+        self.0.put_json("/config/backup-passphrase", &body).map(drop)
+    }
+
+    /// `GET /config/unattended-boot`
+    pub fn unattended_boot(&self) -> Result<Switch, Error> {
+        self.read("unattended-boot").map(|boot: UnattendedBoot| boot.status)
+    }
+
+    /// `PUT /config/unattended-boot`
+    pub fn set_unattended_boot(&self, status: Switch) -> Result<(), Error> {
+        self.set("unattended-boot", &UnattendedBoot { status })
+    }
+
+    /// `GET /config/tls/public.pem`: the key of the HSM's own certificate.
+    pub fn tls_public_pem(&self) -> Result<String, Error> {
+        self.0.run(Call::get("/config/tls/public.pem").at_one().accept(PEM))?.text()
+    }
+
+    /// `GET /config/tls/cert.pem`: the HSM's own certificate and what vouches for it.
+    pub fn tls_certificate(&self) -> Result<String, Error> {
+        self.0.run(Call::get("/config/tls/cert.pem").at_one().accept(PEM))?.text()
+    }
+
+    /// `PUT /config/tls/cert.pem`. It is shown to the next connection: a pin has to follow.
+    pub fn set_tls_certificate(&self, pem: &str) -> Result<(), Error> {
+        let call = Call::change(&Method::PUT, "/config/tls/cert.pem").at_one().with(PEM, pem.as_bytes());
+        self.0.run(call.accept(PEM)).map(drop)
+    }
+
+    /// `POST /config/tls/csr.pem`: a certificate signing request for the HSM itself.
+    pub fn tls_csr(&self, subject: &DistinguishedName) -> Result<String, Error> {
+        let body = to_json(subject)?;
+        let call = Call::change(&Method::POST, "/config/tls/csr.pem").at_one().freely();
+        self.0.run(call.with(JSON, body.as_slice()).accept(PEM))?.text()
+    }
+
+    /// `POST /config/tls/generate`: a new key and a certificate it makes for itself. A pin has to follow.
+    pub fn tls_generate(&self, key: &impl Serialize) -> Result<(), Error> {
+        let body = to_json(key)?;
+        let call = Call::change(&Method::POST, "/config/tls/generate").at_one();
+        self.0.run(call.with(JSON, body.as_slice())).map(drop)
+    }
+}

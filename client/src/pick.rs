@@ -1,0 +1,318 @@
+//! Which node is asked next: round-robin over the nodes that are well, and when the others get another chance.
+//!
+//! Pure: it knows no sockets and no clock. Nodes are numbers, time is milliseconds since any beginning, and whoever
+//! carries out a pick reports back with [`Picker::well`] or [`Picker::failed`].
+
+use casemate_api::limits::{CLIENT_ASIDE_MAX_MS, CLIENT_ASIDE_MS, CLIENT_NODES_MAX, CLIENT_PROBE_MS};
+
+/// What is known about the nodes.
+#[derive(Clone, Debug)]
+pub(crate) struct Picker {
+    nodes: Vec<Health>,
+    /// Where the next round begins.
+    next: usize,
+}
+
+/// What is known about one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Well,
+    Aside {
+        /// Until then it is left alone.
+        until_ms: u64,
+        /// Times in a row that it failed when it was given a chance.
+        strikes: u32,
+        /// Since when somebody asks whether it is ready.
+        probed_since_ms: Option<u64>,
+    },
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pick {
+    /// Send the request to this node.
+    Use(usize),
+    /// Ask this node whether it is ready and report; then pick again.
+    Probe(usize),
+}
+
+/// The nodes that one call has tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tried(u64);
+
+impl Tried {
+    /// Remembers `node`.
+    pub(crate) fn add(&mut self, node: usize) {
+        self.0 |= bit(node);
+    }
+
+    fn holds(self, node: usize) -> bool {
+        self.0 & bit(node) != 0
+    }
+}
+
+fn bit(node: usize) -> u64 {
+    assert!(node < CLIENT_NODES_MAX, "a client is not built with more nodes");
+    1 << node
+}
+
+impl Picker {
+    /// `count` nodes of which nothing bad is known. The first round begins at `first`, so that many clients started at
+    /// once do not all begin at the same node.
+    pub(crate) fn new(count: usize, first: usize) -> Self {
+        Self { nodes: vec![Health::Well; count], next: first.checked_rem(count).unwrap_or(0) }
+    }
+
+    /// The next node of a call that has tried `tried`; `None` if it has tried all.
+    ///
+    /// A node whose time aside is over is probed first, by one caller at a time, as long as there is a node that is
+    /// well: a request that could go to a good node is never the one to find out that another is still bad. If none is
+    /// well, the one whose time aside ends first is used as it is.
+    pub(crate) fn pick(&mut self, now_ms: u64, tried: Tried) -> Option<Pick> {
+        let count = self.nodes.len();
+        let round: Vec<usize> = (0..count).map(|step| (self.next + step) % count).collect();
+        let open = |node: &usize| !tried.holds(*node);
+
+        let well = round.iter().copied().filter(open).find(|node| self.health(*node) == Health::Well);
+        let Some(well) = well else {
+            let node = round.into_iter().filter(open).min_by_key(|node| self.until_ms(*node))?;
+            self.next = (node + 1) % count;
+            return Some(Pick::Use(node));
+        };
+        if let Some(due) = round.into_iter().filter(open).find(|node| self.is_due(*node, now_ms)) {
+            if let Some(Health::Aside { probed_since_ms, .. }) = self.nodes.get_mut(due) {
+                *probed_since_ms = Some(now_ms);
+            }
+            return Some(Pick::Probe(due));
+        }
+        self.next = (well + 1) % count;
+        Some(Pick::Use(well))
+    }
+
+    /// `node` gave an answer that a node in order gives.
+    pub(crate) fn well(&mut self, node: usize) {
+        if let Some(health) = self.nodes.get_mut(node) {
+            *health = Health::Well;
+        }
+    }
+
+    /// `node` could not be reached, broke down or is in the wrong state. Many calls that fail together count once.
+    pub(crate) fn failed(&mut self, node: usize, now_ms: u64) {
+        let Some(health) = self.nodes.get_mut(node) else { return };
+        let strikes = match *health {
+            Health::Well => 1,
+            Health::Aside { until_ms, .. } if now_ms < until_ms => return,
+            Health::Aside { strikes, .. } => strikes.saturating_add(1),
+        };
+        let until_ms = now_ms.saturating_add(aside_ms(strikes));
+        *health = Health::Aside { until_ms, strikes, probed_since_ms: None };
+    }
+
+    /// Whether nothing bad is known about `node`.
+    #[cfg(test)]
+    fn is_well(&self, node: usize) -> bool {
+        self.health(node) == Health::Well
+    }
+
+    fn health(&self, node: usize) -> Health {
+        self.nodes.get(node).copied().unwrap_or(Health::Well)
+    }
+
+    fn until_ms(&self, node: usize) -> u64 {
+        match self.health(node) {
+            Health::Well => 0,
+            Health::Aside { until_ms, .. } => until_ms,
+        }
+    }
+
+    /// Its time aside is over, and nobody asks it right now. Who asked and never reported is forgotten.
+    fn is_due(&self, node: usize, now_ms: u64) -> bool {
+        match self.health(node) {
+            Health::Well => false,
+            Health::Aside { until_ms, probed_since_ms, .. } => {
+                let asked = probed_since_ms.is_some_and(|since| now_ms < since.saturating_add(2 * CLIENT_PROBE_MS));
+                until_ms <= now_ms && !asked
+            }
+        }
+    }
+}
+
+/// How long a node is left alone after that many failures in a row.
+fn aside_ms(strikes: u32) -> u64 {
+    let doublings = strikes.saturating_sub(1).min(16);
+    (CLIENT_ASIDE_MS << doublings).min(CLIENT_ASIDE_MAX_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn use_of(pick: Option<Pick>) -> usize {
+        match pick {
+            Some(Pick::Use(node)) => node,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nodes_that_are_well_take_turns() {
+        let mut picker = Picker::new(3, 1);
+        let order: Vec<_> = (0..7).map(|_| use_of(picker.pick(0, Tried::default()))).collect();
+        assert_eq!(order, [1, 2, 0, 1, 2, 0, 1]);
+    }
+
+    #[test]
+    fn a_failed_node_is_left_alone_then_probed_by_one_then_used() {
+        let mut picker = Picker::new(2, 0);
+        picker.failed(0, 1_000);
+        for now in [1_000, 1_500, 1_999] {
+            assert_eq!(picker.pick(now, Tried::default()), Some(Pick::Use(1)));
+        }
+        assert_eq!(picker.pick(2_000, Tried::default()), Some(Pick::Probe(0)));
+        assert_eq!(picker.pick(2_000, Tried::default()), Some(Pick::Use(1)), "one asks, the others work");
+        picker.well(0);
+        assert_eq!(picker.pick(2_100, Tried::default()), Some(Pick::Use(0)));
+    }
+
+    #[test]
+    fn who_probes_and_never_reports_is_forgotten() {
+        let mut picker = Picker::new(2, 0);
+        picker.failed(0, 0);
+        assert_eq!(picker.pick(1_000, Tried::default()), Some(Pick::Probe(0)));
+        assert_eq!(picker.pick(2_999, Tried::default()), Some(Pick::Use(1)));
+        assert_eq!(picker.pick(3_000, Tried::default()), Some(Pick::Probe(0)));
+    }
+
+    #[test]
+    fn the_time_aside_doubles_up_to_a_minute_and_a_crowd_counts_once() {
+        let mut picker = Picker::new(2, 0);
+        let mut now = 0;
+        let mut times = Vec::new();
+        for _ in 0..8 {
+            for _ in 0..100 {
+                picker.failed(0, now);
+            }
+            times.push(picker.until_ms(0) - now);
+            now = picker.until_ms(0);
+        }
+        assert_eq!(times, [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
+    }
+
+    #[test]
+    fn when_all_are_aside_the_least_bad_is_used_and_each_once() {
+        let mut picker = Picker::new(3, 0);
+        for (node, now) in [(0, 300), (1, 100), (2, 200)] {
+            picker.failed(node, now);
+        }
+        let mut tried = Tried::default();
+        let mut order = Vec::new();
+        while let Some(pick) = picker.pick(400, tried) {
+            let node = use_of(Some(pick));
+            order.push(node);
+            tried.add(node);
+        }
+        assert_eq!(order, [1, 2, 0]);
+    }
+
+    #[test]
+    fn the_only_node_is_never_probed() {
+        let mut picker = Picker::new(1, 0);
+        picker.failed(0, 0);
+        for now in [0, 500, 1_000, 100_000] {
+            assert_eq!(picker.pick(now, Tried::default()), Some(Pick::Use(0)));
+        }
+    }
+
+    /// What may happen between two picks.
+    #[derive(Clone, Debug)]
+    enum Event {
+        Passes(u64),
+        Dies(usize),
+        Recovers(usize),
+        Call,
+    }
+
+    fn events(count: usize) -> impl Strategy<Value = Vec<Event>> {
+        let event = prop_oneof![
+            3 => (0_u64..5_000).prop_map(Event::Passes),
+            1 => (0..count).prop_map(Event::Dies),
+            1 => (0..count).prop_map(Event::Recovers),
+            6 => Just(Event::Call),
+        ];
+        proptest::collection::vec(event, 1..200)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// A whole client against nodes that die and come back: whatever happens, a call reaches a living node if there
+        /// is one, asks no node twice, probes none twice, and ends.
+        #[test]
+        fn a_call_reaches_a_living_node_if_there_is_one(
+            (count, events) in (1_usize..6).prop_flat_map(|count| (Just(count), events(count))),
+            first in 0_usize..10,
+        ) {
+            let mut picker = Picker::new(count, first);
+            let mut alive = vec![true; count];
+            let mut now = 0;
+            for event in events {
+                match event {
+                    Event::Passes(ms) => now += ms,
+                    Event::Dies(node) => alive[node] = false,
+                    Event::Recovers(node) => alive[node] = true,
+                    Event::Call => {
+                        let (mut tried, mut used, mut probed) = (Tried::default(), Vec::new(), Vec::new());
+                        let served = loop {
+                            match picker.pick(now, tried) {
+                                None => break None,
+                                Some(Pick::Probe(node)) => {
+                                    prop_assert!(!probed.contains(&node) && !used.contains(&node));
+                                    probed.push(node);
+                                    if alive[node] { picker.well(node) } else { picker.failed(node, now) }
+                                }
+                                Some(Pick::Use(node)) => {
+                                    prop_assert!(!used.contains(&node));
+                                    used.push(node);
+                                    tried.add(node);
+                                    if alive[node] {
+                                        picker.well(node);
+                                        break Some(node);
+                                    }
+                                    picker.failed(node, now);
+                                }
+                            }
+                        };
+                        prop_assert_eq!(served.is_some(), alive.contains(&true));
+                    }
+                }
+            }
+        }
+
+        /// With everybody alive, no node is more than one request ahead of another.
+        #[test]
+        fn turns_are_fair(count in 1_usize..8, calls in 1_usize..100, first in 0_usize..8) {
+            let mut picker = Picker::new(count, first);
+            let mut served = vec![0_usize; count];
+            for _ in 0..calls {
+                served[use_of(picker.pick(0, Tried::default()))] += 1;
+            }
+            prop_assert!(served.iter().max().unwrap() - served.iter().min().unwrap() <= 1);
+        }
+
+        /// A node that came back is used again after at most a minute of calls.
+        #[test]
+        fn who_recovers_is_used_again(failures in 1_u32..40) {
+            let mut picker = Picker::new(2, 0);
+            let mut now = 0;
+            for _ in 0..failures {
+                now = picker.until_ms(0).max(now);
+                picker.failed(0, now);
+            }
+            now += CLIENT_ASIDE_MAX_MS;
+            prop_assert_eq!(picker.pick(now, Tried::default()), Some(Pick::Probe(0)));
+            picker.well(0);
+            prop_assert!(picker.is_well(0));
+        }
+    }
+}

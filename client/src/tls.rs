@@ -1,0 +1,268 @@
+//! Which certificate a node must show.
+//!
+//! A pinned fingerprint replaces the chain, not the handshake: the node still has to prove, by its signature over the
+//! handshake, that it holds the key of the certificate it shows.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use subtle::ConstantTimeEq;
+
+use crate::error::Error;
+
+/// Whom a client believes to be its HSM.
+#[derive(Clone, Debug)]
+pub enum Trust {
+    /// Whoever shows a certificate for the host's name that the roots of the operating system vouch for.
+    System,
+    /// The same with the certificates of this PEM file as the only roots.
+    CaFile(PathBuf),
+    /// Whoever shows a certificate with one of these fingerprints and proves to hold its key. Names and dates of the
+    /// certificate do not count: the pin is the identity. A certificate an HSM made for itself is trusted so.
+    Pinned(Vec<Fingerprint>),
+    /// Anyone. Passphrases and keys are then read by whoever stands between: for tests only.
+    Anyone,
+}
+
+/// SHA-256 of a certificate in DER, written as hex with or without colons.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// The fingerprint of a certificate in DER.
+    pub fn of(certificate: &[u8]) -> Self {
+        let mut bytes = [0; 32];
+        for (to, from) in bytes.iter_mut().zip(digest(&SHA256, certificate).as_ref()) {
+            *to = *from;
+        }
+        Self(bytes)
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    /// As `openssl x509 -fingerprint -sha256` prints it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, byte) in self.0.iter().enumerate() {
+            let colon = if at == 0 { "" } else { ":" };
+            write!(f, "{colon}{byte:02X}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is no SHA-256 fingerprint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a SHA-256 fingerprint has 64 hex digits, with or without colons between the bytes")]
+pub struct NoFingerprint;
+
+impl FromStr for Fingerprint {
+    type Err = NoFingerprint;
+
+    fn from_str(text: &str) -> Result<Self, NoFingerprint> {
+        let digits: Vec<u32> =
+            text.chars().filter(|c| *c != ':').map(|c| c.to_digit(16)).collect::<Option<_>>().ok_or(NoFingerprint)?;
+        let bytes: Vec<u8> =
+            digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | *digit as u8)).collect();
+        if digits.len() != 64 {
+            return Err(NoFingerprint);
+        }
+        bytes.try_into().map(Self).map_err(|_| NoFingerprint)
+    }
+}
+
+/// Why a certificate was not taken, with what it takes to trust it. Travels through rustls as the cause of its error.
+#[derive(Clone, Debug)]
+pub(crate) struct Rejected {
+    pub(crate) fingerprint: Fingerprint,
+    /// It has expired, and nothing else is wrong with it.
+    pub(crate) expired: bool,
+    pub(crate) why: String,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for Rejected {}
+
+impl Rejected {
+    /// Finds it behind an error of a handshake.
+    pub(crate) fn behind(error: &rustls::Error) -> Option<&Self> {
+        match error {
+            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => cause.downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// TLS for `trust`. It is cloned for each generation of connections, because the store of its sessions has a lock.
+pub(crate) fn config(trust: &Trust) -> Result<ClientConfig, Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let check = match trust {
+        Trust::System => Check::Chain(verifier(system_roots()?, &provider)?),
+        Trust::CaFile(path) => Check::Chain(verifier(roots_of(path)?, &provider)?),
+        Trust::Pinned(pins) if pins.is_empty() => {
+            return Err(Error::Settings("no fingerprint is pinned: give at least one".into()));
+        }
+        Trust::Pinned(pins) => Check::Pins(pins.clone()),
+        Trust::Anyone => Check::Nothing,
+    };
+    let verifier = Arc::new(Verifier { check, provider: Arc::clone(&provider) });
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|why| Error::Settings(format!("TLS cannot be set up: {why}")))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn system_roots() -> Result<RootCertStore, Error> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    match (added, found.errors.first()) {
+        (0, Some(why)) => Err(Error::Settings(format!("the system's root certificates cannot be read: {why}"))),
+        (0, None) => {
+            Err(Error::Settings("the system has no root certificates: give a CA file or a fingerprint".into()))
+        }
+        _ => Ok(roots),
+    }
+}
+
+fn roots_of(path: &PathBuf) -> Result<RootCertStore, Error> {
+    let wrong = |why: String| Error::Settings(format!("the CA file {}: {why}", path.display()));
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|why| wrong(why.to_string()))? {
+        let certificate = certificate.map_err(|why| wrong(why.to_string()))?;
+        roots.add(certificate).map_err(|why| wrong(why.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(wrong("there is no certificate in it".into()));
+    }
+    Ok(roots)
+}
+
+fn verifier(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, Error> {
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .build()
+        .map_err(|why| Error::Settings(format!("the root certificates cannot be used: {why}")))
+}
+
+#[derive(Debug)]
+enum Check {
+    Chain(Arc<WebPkiServerVerifier>),
+    Pins(Vec<Fingerprint>),
+    Nothing,
+}
+
+#[derive(Debug)]
+struct Verifier {
+    check: Check,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let reject = |expired: bool, why: String| {
+            let rejected = Rejected { fingerprint: Fingerprint::of(leaf), expired, why };
+            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(rejected))))
+        };
+        match &self.check {
+            Check::Nothing => Ok(ServerCertVerified::assertion()),
+            Check::Pins(pins) => {
+                let shown = Fingerprint::of(leaf);
+                if pins.iter().any(|pin| pin.is(&shown)) {
+                    return Ok(ServerCertVerified::assertion());
+                }
+                Err(reject(false, "its fingerprint is not one of those that are pinned".into()))
+            }
+            Check::Chain(chain) => {
+                chain.verify_server_cert(leaf, intermediates, name, ocsp, now).map_err(|why| match why {
+                    rustls::Error::InvalidCertificate(
+                        CertificateError::Expired | CertificateError::ExpiredContext { .. },
+                    ) => reject(true, "it has expired".into()),
+                    rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                        reject(false, "it was not issued by a certificate authority that is trusted here".into())
+                    }
+                    why => reject(false, why.to_string()),
+                })
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn fingerprints_are_read_as_they_are_written(bytes: [u8; 32]) {
+            let fingerprint = Fingerprint(bytes);
+            let text = fingerprint.to_string();
+            prop_assert_eq!(text.parse(), Ok(fingerprint));
+            prop_assert_eq!(text.replace(':', "").to_lowercase().parse(), Ok(fingerprint));
+            prop_assert_eq!(text[1..].parse::<Fingerprint>(), Err(NoFingerprint));
+        }
+    }
+
+    #[test]
+    fn other_texts_are_no_fingerprints() {
+        for text in ["", "AA", &"AA".repeat(33), &"GG".repeat(32), &"A".repeat(63)] {
+            assert_eq!(text.parse::<Fingerprint>(), Err(NoFingerprint), "{text}");
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Servers that stall, break off, or answer what no healthy HSM answers, and what the client makes of it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use casemate_api::body::keys::{GenerateKey, Restrictions, Sign};
+use casemate_api::{KeyType, Mechanism, Passphrase, SignMode, UserId};
+use casemate_client::{Cause, Client, Error, Session, Settings, Trust};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::daemon::key;
+
+/// A certificate and the key that is claimed to be its own.
+pub(crate) struct Identity {
+    pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) key: Vec<u8>,
+}
+
+/// A small HTTPS server in threads of the test; they end with the test process.
+pub(crate) struct Odd {
+    pub(crate) address: String,
+    requests: Arc<AtomicU64>,
+}
+
+/// What a server does with a request.
+pub(crate) enum Does {
+    /// Sends this and goes on.
+    Says(Vec<u8>),
+    /// Sends this and hangs up.
+    HangsUpAfter(Vec<u8>),
+    /// Nothing, for a minute.
+    Stalls,
+}
+
+/// A whole reply.
+pub(crate) fn reply(status: u16, json: &str) -> Does {
+    let length = json.len();
+    Does::Says(
+        format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{json}")
+            .into(),
+    )
+}
+
+impl Odd {
+    pub(crate) fn start(answer: impl Fn(&str) -> Does + Send + Sync + 'static) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+        Self::start_as(Identity { certificate: certificate.der().clone(), key: key.serialize_der() }, answer)
+    }
+
+    pub(crate) fn start_as(identity: Identity, answer: impl Fn(&str) -> Does + Send + Sync + 'static) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key));
+        let signing = provider.key_provider.load_private_key(key).unwrap();
+        // Not checked against each other: a thief has the certificate and not the key.
+        let certified = rustls::sign::CertifiedKey::new(vec![identity.certificate], signing);
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
+        let (config, answer) = (Arc::new(config), Arc::new(answer));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let requests = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&requests);
+        thread::spawn(move || {
+            for tcp in listener.incoming() {
+                let (config, answer, counter) = (Arc::clone(&config), Arc::clone(&answer), Arc::clone(&counter));
+                thread::spawn(move || {
+                    let tls = ServerConnection::new(config).unwrap();
+                    let mut stream = BufReader::new(StreamOwned::new(tls, tcp.unwrap()));
+                    while let Some(request) = read_request(&mut stream) {
+                        // Probes are not counted.
+                        if !request.contains("/health/ready") {
+                            counter.fetch_add(1, Ordering::Relaxed);
+                        }
+                        match answer(&request) {
+                            Does::Says(bytes) => stream.get_mut().write_all(&bytes).unwrap(),
+                            Does::HangsUpAfter(bytes) => {
+                                let _ = stream.get_mut().write_all(&bytes);
+                                return;
+                            }
+                            Does::Stalls => thread::sleep(Duration::from_secs(60)),
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, requests }
+    }
+
+    /// Requests that were read whole.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+/// The request line of the next whole request.
+fn read_request(stream: &mut impl BufRead) -> Option<String> {
+    let mut first = String::new();
+    if stream.read_line(&mut first).ok()? == 0 {
+        return None;
+    }
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).ok()?;
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().ok()?;
+        }
+        if line == "\r\n" {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    Some(first)
+}
+
+fn client(nodes: &[&Odd]) -> Client {
+    let settings = Settings::of(nodes.iter().map(|odd| odd.address.clone()));
+    Client::new(Settings { trust: Trust::Anyone, ..settings }).unwrap()
+}
+
+fn session(nodes: &[&Odd]) -> Session {
+    client(nodes).log_in(&UserId::parse("op").unwrap(), Passphrase::from_text("operator passphrase".into()))
+}
+
+fn sign(session: &Session) -> Result<String, Error> {
+    let request = Sign { mode: SignMode::EdDSA, message: "cg==".into() };
+    session.keys().sign(&key("k"), &request).map(|signature| signature.signature)
+}
+
+fn generate(session: &Session) -> Result<String, Error> {
+    let request = GenerateKey {
+        mechanisms: vec![Mechanism::EdDSA_Signature],
+        key_type: KeyType::Curve25519,
+        length: 0,
+        id: String::new(),
+        restrictions: Restrictions::default(),
+        label: String::new(),
+    };
+    session.keys().generate(&request).map(|created| created.id)
+}
+
+fn good() -> Odd {
+    Odd::start(|request| match request.split(' ').nth(1) {
+        Some(path) if path.ends_with("/generate") => reply(201, r#"{"id":"x"}"#),
+        Some(path) if path.ends_with("/sign") => reply(200, r#"{"signature":"AA=="}"#),
+        _ => reply(200, ""),
+    })
+}
+
+#[test]
+fn a_creation_whose_answer_was_lost_is_unknown_and_not_repeated_and_a_signature_is() {
+    for cut in ["", "HTTP/1.1 201 Created\r\ncontent-length: 10\r\n\r\n{\"id"] {
+        let bad = Odd::start(move |_| Does::HangsUpAfter(cut.into()));
+        let good = good();
+        // Whichever node comes first: two calls reach both.
+        for _ in 0..2 {
+            let session = session(&[&bad, &good]);
+            let mut unknown = 0;
+            for _ in 0..2 {
+                match generate(&session) {
+                    Ok(id) => assert_eq!(id, "x"),
+                    Err(Error::Unknown { node, .. }) => {
+                        assert_eq!(node, bad.address);
+                        unknown += 1;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(unknown, 1);
+            assert_eq!(sign(&session).unwrap(), "AA==");
+        }
+        let asked = bad.requests() + good.requests();
+        assert_eq!(asked, 6, "four creations, two signatures, nothing twice");
+    }
+    let bad = Odd::start(|_| Does::HangsUpAfter(Vec::new()));
+    let good = good();
+    let session = session(&[&bad, &good]);
+    for _ in 0..10 {
+        assert_eq!(sign(&session).unwrap(), "AA==");
+    }
+    assert_eq!(good.requests(), 10);
+}
+
+#[test]
+fn a_creation_goes_elsewhere_when_a_node_says_that_it_did_nothing() {
+    for (status, body) in [
+        (412, r#"{"message":"Service not available"}"#),
+        (501, ""),
+        (503, r#"{"message":"The HSM is busy. Try again."}"#),
+    ] {
+        let (bad, good) = (Odd::start(move |_| reply(status, body)), good());
+        let session = session(&[&bad, &good]);
+        for _ in 0..4 {
+            assert_eq!(generate(&session).unwrap(), "x", "{status}");
+        }
+        assert_eq!((bad.requests(), good.requests()), (1, 4), "{status}");
+    }
+    let (bad, good) = (Odd::start(|_| reply(500, r#"{"message":"Could not write to database."}"#)), good());
+    let session = session(&[&bad, &good]);
+    let results: Vec<_> = (0..2).map(|_| generate(&session)).collect();
+    assert_eq!(results.iter().filter(|result| matches!(result, Err(Error::Unknown { .. }))).count(), 1, "{results:?}");
+    assert_eq!(good.requests(), 1);
+}
+
+#[test]
+fn answers_about_the_request_are_never_asked_for_elsewhere() {
+    for status in [400, 401, 403, 404, 409] {
+        let first = Odd::start(move |_| reply(status, r#"{"message":"no\u001b[2J"}"#));
+        let second = Odd::start(move |_| reply(status, r#"{"message":"no\u001b[2J"}"#));
+        let error = sign(&session(&[&first, &second])).unwrap_err();
+        assert_eq!(first.requests() + second.requests(), 1, "{status}");
+        assert!(!error.to_string().contains('\u{1b}'), "{error}");
+        match (status, error) {
+            (401, Error::Unauthenticated { .. }) | (403, Error::Forbidden { .. }) | (404, Error::NotFound { .. }) => {}
+            (_, Error::Refused { status: got, .. }) => assert_eq!(got, status),
+            (_, other) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_node_that_stalls_costs_its_time_limit_once() {
+    let (bad, good) = (Odd::start(|_| Does::Stalls), good());
+    let settings = Settings::of([bad.address.clone(), good.address.clone()]);
+    let settings = Settings { trust: Trust::Anyone, request: Duration::from_millis(300), ..settings };
+    let session =
+        Client::new(settings).unwrap().log_in(&UserId::parse("op").unwrap(), Passphrase::from_text("x".into()));
+    let begun = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(sign(&session).unwrap(), "AA==");
+    }
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(300) && took < Duration::from_millis(3_000), "{took:?}");
+    assert_eq!(bad.requests(), 1);
+}
+
+#[test]
+fn a_stalled_server_ends_in_time_whether_it_takes_connections_or_not() {
+    // A listener that nobody serves: the kernel takes the connection, and no handshake ever comes.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stalled = Odd::start(|_| Does::Stalls);
+    for address in [silent.local_addr().unwrap().to_string(), stalled.address.clone()] {
+        let limit = Duration::from_millis(400);
+        let settings = Settings {
+            trust: Trust::Anyone,
+            connect: limit,
+            request: limit,
+            deadline: limit,
+            ..Settings::of([address])
+        };
+        let session = Client::new(settings).unwrap().anonymous();
+        let begun = Instant::now();
+        match session.info() {
+            Err(Error::TooSlow { nodes, .. }) => assert_eq!(nodes[0].cause, Cause::TimedOut),
+            Err(Error::Unreachable { nodes }) => assert_eq!(nodes[0].cause, Cause::TimedOut),
+            other => panic!("{other:?}"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn too_many_requests_are_waited_for_at_the_same_node() {
+    let count = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&count);
+    let odd = Odd::start(move |_| match counter.fetch_add(1, Ordering::Relaxed) {
+        0 | 1 => reply(429, r#"{"message":"Too many requests"}"#),
+        _ => reply(200, r#"{"signature":"AA=="}"#),
+    });
+    let begun = Instant::now();
+    assert_eq!(sign(&session(&[&odd])).unwrap(), "AA==");
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+    assert_eq!(odd.requests(), 3);
+    let odd = Odd::start(|_| reply(429, ""));
+    let settings = Settings {
+        trust: Trust::Anyone,
+        deadline: Duration::from_millis(1_500),
+        ..Settings::of([odd.address.clone()])
+    };
+    let error = Client::new(settings).unwrap().anonymous().info().unwrap_err();
+    assert!(matches!(error, Error::TooMany { .. }), "{error:?}");
+}
+
+#[test]
+fn a_download_that_breaks_off_says_how_much_came() {
+    let odd = Odd::start(|_| Does::HangsUpAfter(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n0123456789".to_vec()));
+    let mut file = Vec::new();
+    match session(&[&odd]).system().backup(&mut file) {
+        Err(Error::Incomplete { bytes: 10, .. }) => assert_eq!(file, b"0123456789"),
+        other => panic!("{other:?}"),
+    }
+    let odd = Odd::start(|_| reply(200, "a whole backup"));
+    let mut file = Vec::new();
+    assert_eq!(session(&[&odd]).system().backup(&mut file).unwrap(), 14);
+    assert_eq!(file, b"a whole backup");
+}
+
+#[test]
+fn what_is_no_hsm_is_said_to_be_none() {
+    for body in ["", "<html>", r#"{"vendor":1}"#] {
+        let odd = Odd::start(move |_| reply(200, body));
+        assert!(matches!(client(&[&odd]).anonymous().info(), Err(Error::Garbled { .. })), "{body}");
+    }
+    let odd = Odd::start(|_| reply(301, ""));
+    assert!(matches!(client(&[&odd]).anonymous().info(), Err(Error::Garbled { .. })));
+    let odd = Odd::start(|_| Does::HangsUpAfter(b"SSH-2.0\r\n\r\n".to_vec()));
+    assert!(matches!(client(&[&odd]).anonymous().info(), Err(Error::Unreachable { .. })));
+}
+
+#[test]
+fn nothing_secret_is_printed() {
+    let odd = good();
+    let session = session(&[&odd]);
+    let printed = format!("{session:?} {:?}", client(&[&odd]));
+    assert!(printed.contains("op") && !printed.contains("passphrase"), "{printed}");
+}

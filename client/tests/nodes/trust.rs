@@ -1,0 +1,102 @@
+//! Whom the client believes.
+
+use std::fs;
+
+use casemate_client::{Client, Error, Fingerprint, Settings, Trust};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+
+use crate::daemon::{Hsm, fingerprint};
+use crate::odd::{Identity, Odd, reply};
+
+fn info(address: &str, trust: Trust) -> Result<(), Error> {
+    Client::new(Settings { trust, ..Settings::of([address]) }).unwrap().anonymous().info().map(drop)
+}
+
+fn identity(params: &CertificateParams, issuer: Option<&Issuer<'_, KeyPair>>) -> Identity {
+    let key = KeyPair::generate().unwrap();
+    let certificate = match issuer {
+        Some(issuer) => params.signed_by(&key, issuer).unwrap(),
+        None => params.self_signed(&key).unwrap(),
+    };
+    Identity { certificate: certificate.der().clone(), key: key.serialize_der() }
+}
+
+fn named(name: &str) -> CertificateParams {
+    CertificateParams::new(vec![name.to_owned()]).unwrap()
+}
+
+/// An authority, and its certificate in a file.
+fn authority(file: &str) -> (Issuer<'static, KeyPair>, std::path::PathBuf) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    let path = std::env::temp_dir().join(format!("casemate-client-{file}-{}.pem", std::process::id()));
+    fs::write(&path, pem).unwrap();
+    (Issuer::new(params, key), path)
+}
+
+#[test]
+fn an_untrusted_certificate_shows_its_fingerprint_and_pinned_it_is_trusted() {
+    let hsm = Hsm::start();
+    let shown = fingerprint(&hsm.address);
+    info(&hsm.address, Trust::Pinned(vec![Fingerprint::of(b"another"), shown])).unwrap();
+    let error = info(&hsm.address, Trust::System).unwrap_err();
+    assert!(matches!(&error, Error::Untrusted { fingerprint, .. } if *fingerprint == shown), "{error:?}");
+    assert!(error.to_string().contains(&shown.to_string()), "{error}");
+    info(&hsm.address, Trust::Anyone).unwrap();
+}
+
+#[test]
+fn a_pinned_certificate_without_its_key_is_not_enough() {
+    let honest = identity(&named("localhost"), None);
+    let thief = Identity { certificate: honest.certificate.clone(), key: KeyPair::generate().unwrap().serialize_der() };
+    let pin = Trust::Pinned(vec![Fingerprint::of(&honest.certificate)]);
+    let odd = Odd::start_as(honest, |_| reply(200, r#"{"vendor":"a","product":"b"}"#));
+    info(&odd.address, pin.clone()).unwrap();
+    let odd = Odd::start_as(thief, |_| reply(200, r#"{"vendor":"a","product":"b"}"#));
+    match info(&odd.address, pin) {
+        Err(Error::Unreachable { nodes }) => assert!(nodes[0].cause.to_string().contains("no TLS"), "{nodes:?}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(odd.requests(), 0, "nothing was sent to the thief");
+}
+
+#[test]
+fn a_ca_file_vouches_for_names_and_addresses_and_nothing_else() {
+    let (ca, path) = authority("ca");
+    let (_, other) = authority("other");
+    let answer = |_: &str| reply(200, r#"{"vendor":"a","product":"b"}"#);
+    let good = Odd::start_as(identity(&named("127.0.0.1"), Some(&ca)), answer);
+    info(&good.address, Trust::CaFile(path.clone())).unwrap();
+    assert!(matches!(info(&good.address, Trust::CaFile(other.clone())), Err(Error::Untrusted { .. })));
+    assert!(matches!(info(&good.address, Trust::System), Err(Error::Untrusted { .. })));
+    let elsewhere = Odd::start_as(identity(&named("hsm.example"), Some(&ca)), answer);
+    assert!(matches!(info(&elsewhere.address, Trust::CaFile(path.clone())), Err(Error::Untrusted { .. })));
+    fs::remove_file(path).unwrap();
+    fs::remove_file(other).unwrap();
+}
+
+#[test]
+fn an_expired_certificate_is_said_to_be_expired() {
+    let (ca, path) = authority("expired");
+    let mut params = named("127.0.0.1");
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2021, 1, 1);
+    let expired = identity(&params, Some(&ca));
+    let shown = Fingerprint::of(&expired.certificate);
+    let odd = Odd::start_as(expired, |_| reply(200, "{}"));
+    let error = info(&odd.address, Trust::CaFile(path.clone())).unwrap_err();
+    assert!(matches!(error, Error::Expired { fingerprint, .. } if fingerprint == shown), "{error:?}");
+    assert_eq!(odd.requests(), 0);
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn settings_that_cannot_work_are_said_at_once() {
+    let of = |trust| Client::new(Settings { trust, ..Settings::of(["127.0.0.1:1"]) });
+    assert!(matches!(of(Trust::Pinned(Vec::new())), Err(Error::Settings(_))));
+    assert!(matches!(of(Trust::CaFile("/does/not/exist.pem".into())), Err(Error::Settings(_))));
+    let none: [&str; 0] = [];
+    assert!(matches!(Client::new(Settings { trust: Trust::Anyone, ..Settings::of(none) }), Err(Error::Settings(_))));
+}

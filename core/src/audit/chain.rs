@@ -1,0 +1,245 @@
+//! The end of the chain, and the one way to make it longer.
+//!
+//! Whoever holds the chain writes what has queued up, all in one transaction: records, the new head, a checkpoint when
+//! one is due. A write whose outcome is not known, because its answer was lost or whoever waited for it went away, is
+//! settled by reading the head again before anything else is written, so that no number is given twice.
+
+use casemate_api::limits::STORE_TXN_MAX_OPS;
+use futures_channel::oneshot;
+
+use super::checkpoint::{Checkpoint, Ends, Signature};
+use super::record::{Event, Hash, Kind, Record, hex};
+use super::{Audit, Time};
+use crate::Error;
+use crate::local::{Local, LocalChange};
+use crate::path::LocalPath;
+use crate::record::{BadRecord, Reader, Writer};
+
+/// Where the log begins and ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Number of the last record; 0: there is none.
+    pub(super) sequence: u64,
+    /// Its hash; zeros: there is none.
+    pub(super) hash: Hash,
+    /// Number of the first record that is kept.
+    pub(super) first: u64,
+    /// Hash of the one before it.
+    pub(super) previous: Hash,
+    /// Number of the record that has the last checkpoint.
+    pub(super) checkpoint: u64,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self { sequence: 0, hash: [0; 32], first: 1, previous: [0; 32], checkpoint: 0 }
+    }
+}
+
+impl Head {
+    fn encode(&self) -> Vec<u8> {
+        let writer = Writer::new(1).u64(self.sequence).raw(&self.hash).u64(self.first).raw(&self.previous);
+        writer.u64(self.checkpoint).finish().to_vec()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
+        let (version, mut reader) = Reader::open(bytes)?;
+        if version != 1 {
+            return Err(BadRecord("its format is of a newer version"));
+        }
+        let (sequence, hash) = (reader.u64()?, reader.array()?);
+        let head = Self { sequence, hash, first: reader.u64()?, previous: reader.array()?, checkpoint: reader.u64()? };
+        reader.end()?;
+        Ok(head)
+    }
+
+    /// The head as it is stored.
+    pub(super) async fn load(local: &Local) -> Result<Self, Error> {
+        let damaged = |why: BadRecord| Error::internal(format!("the head of the audit log: {why}"));
+        let stored = local.get(LocalPath::AuditHead).await?;
+        stored.map_or(Ok(Self::default()), |bytes| Self::decode(&bytes).map_err(damaged))
+    }
+
+    /// Puts one more record at the end.
+    fn append(&mut self, change: LocalChange, time: &Time, event: &Event) -> LocalChange {
+        let record = Record { sequence: self.sequence + 1, time: time.text.clone(), event: event.clone() };
+        self.hash = record.hash(&self.hash);
+        self.sequence = record.sequence;
+        change.put(LocalPath::AuditRecord(record.sequence), [&self.hash[..], &record.encode()].concat())
+    }
+}
+
+/// A stored record and its hash.
+pub(super) fn stored_record(row: &[u8]) -> Result<(Hash, Record), BadRecord> {
+    let (hash, encoded) = row.split_first_chunk().ok_or(BadRecord("it is too short"))?;
+    Ok((*hash, Record::decode(encoded)?))
+}
+
+/// An event that waits to be written.
+pub(super) struct Entry {
+    pub(super) time: Time,
+    pub(super) event: Event,
+    /// Whether it is kept for another try if it could not be written. What somebody waits for is not: they have an answer.
+    pub(super) keep: bool,
+    /// Whoever waits is told the record's number, or hears by the sender's end that it was not written.
+    pub(super) done: Option<oneshot::Sender<u64>>,
+}
+
+/// The end of the chain, held by whoever writes.
+pub(super) struct Chain {
+    pub(super) head: Head,
+    /// A write whose outcome is not known: the head it would have made, and what it wrote.
+    doubt: Option<(Head, Vec<Entry>)>,
+}
+
+/// When a checkpoint is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    /// After so many records.
+    Counted,
+    /// Now, if there are new records.
+    Now,
+}
+
+/// Records of one write: beside them are the head and a checkpoint.
+const GROUP: usize = STORE_TXN_MAX_OPS - 2;
+
+impl Chain {
+    pub(super) fn new(head: Head) -> Self {
+        Self { head, doubt: None }
+    }
+
+    fn confirm(&mut self) {
+        let Some((head, entries)) = self.doubt.take() else { return };
+        for (sequence, entry) in (self.head.sequence + 1..).zip(entries) {
+            // Whoever waited may have gone.
+            let _ = entry.done.map(|done| done.send(sequence));
+        }
+        self.head = head;
+    }
+}
+
+impl Audit {
+    /// Finds out what became of the last write.
+    async fn settle(&self, chain: &mut Chain) -> Result<(), Error> {
+        if chain.doubt.is_none() {
+            return Ok(());
+        }
+        self.local.settle().await?;
+        let stored = Head::load(&self.local).await?;
+        match &chain.doubt {
+            Some((head, _)) if *head == stored => chain.confirm(),
+            _ if stored == chain.head => {
+                if let Some((_, entries)) = chain.doubt.take() {
+                    self.give_back(entries);
+                }
+            }
+            _ => return Err(Error::internal("the head of the audit log was changed by somebody else")),
+        }
+        Ok(())
+    }
+
+    /// Writes one group of what waits, and a checkpoint if it is due.
+    pub(super) async fn write(&self, chain: &mut Chain, due: Due) -> Result<(), Error> {
+        if let Err(error) = self.settle(chain).await {
+            // Nobody is left waiting for a store that is away.
+            let entries = self.take(usize::MAX);
+            self.give_back(entries);
+            return Err(error);
+        }
+        let entries = self.take(GROUP);
+        let mut head = chain.head.clone();
+        let append = |change, entry: &Entry| head.append(change, &entry.time, &entry.event);
+        let change = entries.iter().fold(LocalChange::default(), append);
+        let fresh = head.sequence - head.checkpoint;
+        let signs = fresh >= self.bounds.checkpoint_records || (due == Due::Now && fresh > 0);
+        let (change, signed) = match signs {
+            true => self.with_checkpoint(change, &mut head).map(|(change, signed)| (change, Some(signed)))?,
+            false => (change, None),
+        };
+        if head == chain.head {
+            return Ok(());
+        }
+        let change = change.put(LocalPath::AuditHead, head.encode());
+        chain.doubt = Some((head, entries));
+        let wanted = chain.doubt.as_ref().map(|(head, _)| head.sequence);
+        match self.local.commit(change).await {
+            Ok(()) => chain.confirm(),
+            Err(error) => {
+                if self.settle(chain).await.is_err()
+                    && let Some((_, entries)) = &mut chain.doubt
+                {
+                    entries.iter_mut().for_each(|entry| entry.done = None);
+                }
+                // Only the answer was lost if the head is where it should be.
+                if wanted != Some(chain.head.sequence) {
+                    return Err(error);
+                }
+            }
+        }
+        // Only what is on the disk is said: a witness must never hold a history that the device has not.
+        if let Some((checkpoint, signature)) = signed {
+            let Checkpoint { first, last, time, .. } = &checkpoint;
+            tracing::info!(target: "audit", first, last, time, hash = hex(&checkpoint.hash), device = self.device,
+                signature = hex(&signature), "checkpoint of the audit log");
+        }
+        if signs && let Err(error) = self.prune(chain).await {
+            tracing::error!(target: "audit", %error, "old records of the audit log could not be removed");
+        }
+        Ok(())
+    }
+
+    fn with_checkpoint(
+        &self,
+        change: LocalChange,
+        head: &mut Head,
+    ) -> Result<(LocalChange, (Checkpoint, Signature)), Error> {
+        head.checkpoint = head.sequence;
+        let checkpoint = self.checkpoint(head, head.sequence, head.hash, Ends::Nothing);
+        let signature = self.key.sign(&checkpoint)?;
+        let row = Writer::new(1).u64(checkpoint.first).u64(checkpoint.last).bytes(checkpoint.time.as_bytes());
+        let row = row.raw(&checkpoint.hash).raw(&signature).finish();
+        let change = change.put(LocalPath::AuditCheckpoint(head.sequence), row.to_vec());
+        Ok((change, (checkpoint, signature)))
+    }
+
+    /// Removes the oldest records beyond the bound: first the head says where the log begins, then the rows go, in steps
+    /// that the next pruning finishes if a crash interrupts them.
+    async fn prune(&self, chain: &mut Chain) -> Result<(), Error> {
+        let head = &chain.head;
+        let Some(through) = head.sequence.checked_sub(self.bounds.records_max).filter(|last| *last >= head.first)
+        else {
+            return Ok(());
+        };
+        let row = self.local.get(LocalPath::AuditRecord(through)).await?;
+        let (previous, _) = row
+            .ok_or_else(|| Error::internal(format!("record {through} of the audit log is missing")))
+            .and_then(|row| stored_record(&row).map_err(|why| Error::internal(why.to_string())))?;
+        let event = Event { of: through, detail: hex(&previous), ..Event::new(Kind::Pruned) };
+        let entry = Entry { time: self.now(), event, keep: false, done: None };
+        let mut head = Head { first: through + 1, previous, ..head.clone() };
+        let change = head.append(LocalChange::default(), &entry.time, &entry.event);
+        let change = change.put(LocalPath::AuditHead, head.encode());
+        chain.doubt = Some((head, vec![entry]));
+        self.local.commit(change).await?;
+        chain.confirm();
+        self.local.sweep(LocalPath::AuditRecord(0), LocalPath::AuditRecord(chain.head.first)).await?;
+        self.local.sweep(LocalPath::AuditCheckpoint(0), LocalPath::AuditCheckpoint(chain.head.first)).await
+    }
+
+    /// What the HSM says about the record `sequence` with the hash `hash`.
+    pub(super) fn checkpoint(&self, head: &Head, sequence: u64, hash: Hash, ends: Ends) -> Checkpoint {
+        let (time, device) = (self.now().text, self.device.clone());
+        Checkpoint { sequence, hash, first: head.first, last: head.sequence, time, device, ends }
+    }
+}
+
+/// A stored checkpoint as the line of an export; `None` if it makes no sense.
+pub(super) fn stored_checkpoint(row: &[u8], sequence: u64, device: &str) -> Option<String> {
+    let (_, mut reader) = Reader::open(row).ok().filter(|(version, _)| *version == 1)?;
+    let (first, last) = (reader.u64().ok()?, reader.u64().ok()?);
+    let (time, hash) = (reader.text().ok()?, reader.array().ok()?);
+    let signature = reader.array().ok()?;
+    let device = device.to_owned();
+    Some(Checkpoint { sequence, hash, first, last, time, device, ends: Ends::Nothing }.line(&signature))
+}

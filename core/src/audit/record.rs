@@ -1,0 +1,325 @@
+//! One record of the audit log: its members, its encoding, its hash, and its line in an export.
+//!
+//! Members are numbers and texts, and a text is printable ASCII without quote and backslash, so that the encoding can be
+//! made again from the line by anybody, with no question of escaping or of spelling.
+
+use std::fmt::Write as _;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use casemate_api::limits::AUDIT_TEXT_MAX_CHARS;
+
+use crate::record::{BadRecord, Reader, Writer};
+
+/// SHA-256 of a record and, through it, of all before it.
+pub type Hash = [u8; 32];
+
+/// What a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Somebody who may is about to change something.
+    Intent,
+    /// What came of it.
+    Outcome,
+    /// Something was refused.
+    Refusal,
+    /// Further refusals of one reason, by one address if it is named.
+    Refusals,
+    /// The HSM booted.
+    Boot,
+    /// The HSM stopped in good order.
+    Stop,
+    /// The HSM is now in another state.
+    State,
+    /// Old records were removed.
+    Pruned,
+    /// Records could not be written for too long, and were not kept.
+    Lost,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 9] = [
+        Kind::Intent,
+        Kind::Outcome,
+        Kind::Refusal,
+        Kind::Refusals,
+        Kind::Boot,
+        Kind::Stop,
+        Kind::State,
+        Kind::Pruned,
+        Kind::Lost,
+    ];
+
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Intent => "intent",
+            Kind::Outcome => "outcome",
+            Kind::Refusal => "refusal",
+            Kind::Refusals => "refusals",
+            Kind::Boot => "boot",
+            Kind::Stop => "stop",
+            Kind::State => "state",
+            Kind::Pruned => "pruned",
+            Kind::Lost => "lost",
+        }
+    }
+
+    /// Reads what [`Kind::as_str`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        Kind::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// What happened. Zero and the empty text stand for a member that is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What it is about.
+    pub kind: Kind,
+    /// The sequence number of another record: an outcome's intent; the last that was pruned.
+    pub of: u64,
+    /// Id of the user who asked and was believed.
+    pub user: String,
+    /// The client's address.
+    pub address: String,
+    /// Method and path of the row of the endpoint table.
+    pub endpoint: String,
+    /// The path with its ids, if it has any.
+    pub target: String,
+    /// The HTTP status of the answer.
+    pub status: u16,
+    /// The same in a word.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+    /// State of the HSM.
+    pub state: String,
+    /// What else there is: where a created thing is, the version that booted, the hash of the last pruned record.
+    pub detail: String,
+}
+
+impl Event {
+    /// An event of which only the kind is known yet.
+    pub fn new(kind: Kind) -> Self {
+        let none = String::new;
+        Self {
+            kind,
+            of: 0,
+            user: none(),
+            address: none(),
+            endpoint: none(),
+            target: none(),
+            status: 0,
+            reason: none(),
+            count: 0,
+            state: none(),
+            detail: none(),
+        }
+    }
+}
+
+/// An event at its place in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its number: 1 for the first record of a device, then one more each.
+    pub sequence: u64,
+    /// What the HSM's clock said: RFC 3339, UTC, milliseconds. Clocks are set; order is told by `sequence` alone.
+    pub time: String,
+    /// What happened.
+    pub event: Event,
+}
+
+/// A member of a record or checkpoint.
+pub(super) enum Member<'a> {
+    Number(u64),
+    Text(&'a str),
+}
+
+/// Format of encodings.
+const VERSION: u8 = 1;
+/// Keeps the hashes of records apart from all others.
+const DOMAIN: &[u8] = b"casemate audit record v1\0";
+
+impl Record {
+    fn members(&self) -> [(&'static str, Member<'_>); 13] {
+        use Member::{Number, Text};
+        let event = &self.event;
+        [
+            ("sequence", Number(self.sequence)),
+            ("time", Text(&self.time)),
+            ("kind", Text(event.kind.as_str())),
+            ("of", Number(event.of)),
+            ("user", Text(&event.user)),
+            ("address", Text(&event.address)),
+            ("endpoint", Text(&event.endpoint)),
+            ("target", Text(&event.target)),
+            ("status", Number(event.status.into())),
+            ("reason", Text(&event.reason)),
+            ("count", Number(event.count)),
+            ("state", Text(&event.state)),
+            ("detail", Text(&event.detail)),
+        ]
+    }
+
+    /// A version byte, then every member as text behind its length; one that is not there is an empty text.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(&self.members())
+    }
+
+    /// Reads what [`Record::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
+        let (version, mut reader) = Reader::open(bytes)?;
+        if version != VERSION {
+            return Err(BadRecord("its format is of a newer version"));
+        }
+        let sequence = number(&mut reader)?;
+        let time = reader.text()?;
+        let kind = Kind::parse(&reader.text()?).ok_or(BadRecord("its kind is not known"))?;
+        let event = Event {
+            kind,
+            of: number(&mut reader)?,
+            user: reader.text()?,
+            address: reader.text()?,
+            endpoint: reader.text()?,
+            target: reader.text()?,
+            status: u16::try_from(number(&mut reader)?).map_err(|_| BadRecord("its status is none"))?,
+            reason: reader.text()?,
+            count: number(&mut reader)?,
+            state: reader.text()?,
+            detail: reader.text()?,
+        };
+        reader.end()?;
+        Ok(Self { sequence, time, event })
+    }
+
+    /// The hash of this record behind the one with the hash `previous`.
+    pub fn hash(&self, previous: &Hash) -> Hash {
+        let mut context = Context::new(&SHA256);
+        [DOMAIN, previous, &self.encode()].into_iter().for_each(|part| context.update(part));
+        let mut hash = [0; 32];
+        hash.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
+        hash
+    }
+
+    /// The record as one line of an export.
+    pub fn line(&self, hash: &Hash) -> String {
+        line(self.members().into_iter().chain([("hash", Member::Text(&hex(hash)))]))
+    }
+}
+
+fn number(reader: &mut Reader<'_>) -> Result<u64, BadRecord> {
+    match reader.text()?.as_str() {
+        "" => Ok(0),
+        text => text.parse().map_err(|_| BadRecord("a number in it is none")),
+    }
+}
+
+/// A version byte, then every member as text behind its length.
+pub(super) fn encode(members: &[(&'static str, Member<'_>)]) -> Vec<u8> {
+    let text = |writer: Writer, member: &Member<'_>| match member {
+        Member::Number(0) => writer.bytes(b""),
+        Member::Number(number) => writer.bytes(number.to_string().as_bytes()),
+        Member::Text(text) => writer.bytes(text.as_bytes()),
+    };
+    members.iter().fold(Writer::new(VERSION), |writer, (_, member)| text(writer, member)).finish().to_vec()
+}
+
+/// A JSON object of the members that are there, and the end of the line. Texts need no escaping: see [`plain`].
+pub(super) fn line<'a>(members: impl Iterator<Item = (&'static str, Member<'a>)>) -> String {
+    let mut line = String::with_capacity(320);
+    for (name, member) in members {
+        let comma = if line.is_empty() { '{' } else { ',' };
+        // Writing to a string cannot fail.
+        let _ = match member {
+            Member::Number(0) | Member::Text("") => Ok(()),
+            Member::Number(number) => write!(line, "{comma}\"{name}\":{number}"),
+            Member::Text(text) => write!(line, "{comma}\"{name}\":\"{text}\""),
+        };
+    }
+    line.push_str("}\n");
+    line
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+/// A text as records hold it: printable ASCII, everything else and `"`, `\` and `%` as `%XX`, and cut where it is too
+/// long. Whatever a client sent cannot forge a line, and is no longer than its place.
+pub(super) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' | b'%' | 0..=0x1f | 0x7f.. => {
+                let _ = write!(plain, "%{byte:02X}");
+            }
+            _ => plain.push(char::from(byte)),
+        }
+        if plain.len() > AUDIT_TEXT_MAX_CHARS {
+            plain.truncate(AUDIT_TEXT_MAX_CHARS - 3);
+            plain.push_str("...");
+            break;
+        }
+    }
+    plain
+}
+
+/// Whether a text is as `plain` leaves it.
+pub fn is_plain(text: &str) -> bool {
+    text.len() <= AUDIT_TEXT_MAX_CHARS
+        && text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\')
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::audit) fn full() -> Record {
+        let event = Event {
+            kind: Kind::Outcome,
+            of: 41,
+            user: "ns1~admin".into(),
+            address: "2001:db8::1".into(),
+            endpoint: "PUT /keys/{key}/restrictions/tags/{tag}".into(),
+            target: "/keys/k1/restrictions/tags/blue".into(),
+            status: 204,
+            reason: "done".into(),
+            count: 7,
+            state: "Operational".into(),
+            detail: "/api/v1/keys/k1".into(),
+        };
+        Record { sequence: 42, time: "2030-01-02T03:04:05.678Z".into(), event }
+    }
+
+    #[test]
+    fn the_encoding_hash_and_line_of_version_1_do_not_change() {
+        let record = full();
+        let hash = record.hash(&[0x11; 32]);
+        let golden = format!("{}\n{}\n{}", hex(&record.encode()), hex(&hash), record.line(&hash));
+        assert_eq!(golden, include_str!("../../testdata/formats/audit-record-v1.txt"));
+    }
+
+    #[test]
+    fn records_come_back_from_their_encoding() {
+        let bare = Record { sequence: 1, time: "t".into(), event: Event::new(Kind::Boot) };
+        for record in [full(), bare] {
+            let bytes = record.encode();
+            assert_eq!(Record::decode(&bytes), Ok(record));
+            assert!(Record::decode(&bytes[..bytes.len() - 1]).is_err());
+            assert!(Record::decode(&[&bytes[..], b"x"].concat()).is_err());
+        }
+    }
+
+    #[test]
+    fn what_a_client_sends_cannot_forge_a_line() {
+        assert_eq!(plain("a\"},\n{\\%\u{e9}~"), "a%22},%0A{%5C%25%C3%A9~");
+        let long = plain(&"\n".repeat(1000));
+        assert_eq!(long.len(), AUDIT_TEXT_MAX_CHARS);
+        assert!(is_plain(&long) && long.ends_with("..."));
+        assert!(!is_plain("\"") && !is_plain("\u{e9}"));
+    }
+}

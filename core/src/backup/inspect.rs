@@ -1,0 +1,250 @@
+//! Looks into a backup without an HSM: what is in it, whether it is whole, and whether its keys can be used.
+//!
+//! The file is read twice to try its keys, because the salt of the unlock passphrase stands behind them.
+
+use casemate_api::{KeyType, Mechanism, Passphrase};
+
+use crate::backup::format::{FormatError, Version};
+use crate::backup::read::{Entry, Item, Reader};
+use crate::backup::upstream::{self, DeviceItem, Place, STORE_VERSION, Store};
+use crate::error::Error;
+use crate::mech::{self, Live};
+use crate::secret::DomainKey;
+use crate::{kdf, seal};
+
+/// What is found in a backup, in the order of the file.
+pub enum Finding {
+    /// What stands in front of the entries.
+    Head {
+        /// Version of the format, 0 or 1.
+        version: u8,
+        /// The device it is of; empty in version 0.
+        device_id: String,
+        /// Whether it was written here and ends with a list of its entries.
+        listed: bool,
+    },
+    /// An entry.
+    Entry {
+        /// Its path.
+        path: String,
+        /// What it is.
+        kind: &'static str,
+        /// Length of its value, in bytes, sealed as it is.
+        bytes: usize,
+    },
+    /// The proper end: the file is whole.
+    End,
+}
+
+/// Reads a backup under its passphrase.
+pub struct Inspector {
+    reader: Reader,
+    passphrase: Passphrase,
+    unlocked: bool,
+    version: Version,
+    device_id: String,
+    locked_domain_key: Vec<u8>,
+    config_key: Option<crate::secret::StoreKey>,
+    unlock_salt: Option<[u8; 16]>,
+}
+
+impl Inspector {
+    /// `passphrase` is the backup passphrase.
+    pub fn new(passphrase: Passphrase) -> Self {
+        Self {
+            reader: Reader::default(),
+            passphrase,
+            unlocked: false,
+            version: Version::V0,
+            device_id: String::new(),
+            locked_domain_key: Vec::new(),
+            config_key: None,
+            unlock_salt: None,
+        }
+    }
+
+    /// Takes the next bytes. The first ones take a third of a second, for the slow hash of the passphrase.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Finding>, FormatError> {
+        self.reader.feed(bytes);
+        self.findings()
+    }
+
+    /// The file has ended. `Err` if it is not whole.
+    pub fn finish(&mut self) -> Result<Vec<Finding>, FormatError> {
+        self.reader.finish();
+        let findings = self.findings()?;
+        if self.reader.at_end() { Ok(findings) } else { Err(FormatError::UnexpectedEnd) }
+    }
+
+    fn findings(&mut self) -> Result<Vec<Finding>, FormatError> {
+        let mut findings = Vec::new();
+        for item in items(&mut self.reader, &mut self.unlocked, &self.passphrase)? {
+            findings.push(match item {
+                Item::Head(head) => {
+                    let finding = Finding::Head {
+                        version: head.version.byte(),
+                        device_id: head.device_id.clone(),
+                        listed: head.ours,
+                    };
+                    self.version = head.version;
+                    (self.device_id, self.locked_domain_key) = (head.device_id, head.locked_domain_key);
+                    self.config_key = head.config_key;
+                    finding
+                }
+                Item::Entry(Entry { path, value }) => {
+                    let place = Place::of(self.version, &path);
+                    if let Place::Device { device, item: DeviceItem::UnlockSalt } = &place
+                        && *device == self.device_id
+                    {
+                        let salt = match &self.config_key {
+                            None => Some(value.to_vec()),
+                            Some(key) => {
+                                seal::open(key.expose(), path.as_bytes(), &value).ok().map(|salt| salt.to_vec())
+                            }
+                        };
+                        self.unlock_salt = salt.and_then(|salt| salt.try_into().ok());
+                    }
+                    Finding::Entry { kind: kind(&place), bytes: value.len(), path }
+                }
+                Item::End => Finding::End,
+            });
+        }
+        Ok(findings)
+    }
+
+    /// A second reading of the same file that opens and tries everything in it. Takes a third of a second. `Invalid` if the
+    /// unlock passphrase is wrong or the file has no salt for it.
+    pub fn verifier(self, unlock: &Passphrase) -> Result<Verifier, Error> {
+        let salt =
+            self.unlock_salt.ok_or_else(|| Error::invalid("The backup lacks the salt of its unlock passphrase."))?;
+        let key = kdf::unlock_key(unlock.expose(), &salt);
+        let wrong = |_| Error::invalid("The unlock passphrase does not open the Domain Key of the backup.");
+        let domain = seal::open(key.expose(), b"passphrase", &self.locked_domain_key).map_err(wrong)?;
+        let domain =
+            DomainKey::from_slice(&domain).ok_or_else(|| Error::invalid("The Domain Key of the backup is none."))?;
+        Ok(Verifier {
+            reader: Reader::default(),
+            passphrase: self.passphrase,
+            unlocked: false,
+            version: self.version,
+            domain,
+        })
+    }
+}
+
+/// What became of an entry that was opened and tried.
+pub enum Verdict {
+    /// A key, which was used once.
+    Key {
+        /// Its path.
+        path: String,
+        /// Its type.
+        key_type: KeyType,
+        /// What it may do.
+        mechanisms: Vec<Mechanism>,
+    },
+    /// A user or a namespace.
+    Fine {
+        /// Its path.
+        path: String,
+    },
+    /// It does not open, does not make sense, or cannot be used.
+    Bad {
+        /// Its path.
+        path: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Opens every user, namespace and key of a backup, and uses each key once.
+pub struct Verifier {
+    reader: Reader,
+    passphrase: Passphrase,
+    unlocked: bool,
+    version: Version,
+    domain: DomainKey,
+}
+
+impl Verifier {
+    /// Takes the next bytes.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Verdict>, FormatError> {
+        self.reader.feed(bytes);
+        self.verdicts()
+    }
+
+    /// The file has ended. `Err` if it is not whole.
+    pub fn finish(&mut self) -> Result<Vec<Verdict>, FormatError> {
+        self.reader.finish();
+        let verdicts = self.verdicts()?;
+        if self.reader.at_end() { Ok(verdicts) } else { Err(FormatError::UnexpectedEnd) }
+    }
+
+    fn verdicts(&mut self) -> Result<Vec<Verdict>, FormatError> {
+        let items = items(&mut self.reader, &mut self.unlocked, &self.passphrase)?;
+        Ok(items.into_iter().filter_map(|item| self.verdict(item)).collect())
+    }
+
+    fn verdict(&self, item: Item) -> Option<Verdict> {
+        let Item::Entry(Entry { path, value }) = item else { return None };
+        let place = Place::of(self.version, &path);
+        let store = match &place {
+            Place::User(_) | Place::StoreVersion(Store::Users) => Store::Users,
+            Place::Namespace(_) | Place::StoreVersion(Store::Namespaces) => Store::Namespaces,
+            Place::Key(..) | Place::StoreVersion(_) => Store::Keys,
+            _ => return None,
+        };
+        let plain = upstream::open(&store.key(&self.domain), &path, &value);
+        let Ok(plain) = plain else { return Some(Verdict::Bad { path, why: "its seal does not hold".into() }) };
+        let read = match &place {
+            Place::User(_) => upstream::read_user(&plain).map(|_| None),
+            Place::Namespace(id) => upstream::read_namespace(&plain)
+                .map(|name| (name != id.as_str()).then(|| "it names another namespace".to_owned())),
+            Place::Key(..) => match upstream::read_key(&plain, Default::default()) {
+                Err(why) => Err(why),
+                Ok(full) => {
+                    let (key_type, mechanisms) = (full.record.key_type(), full.record.mechanisms.list());
+                    let used =
+                        Live::load(&full.record.material).map_err(Error::from).and_then(|live| mech::check(&live));
+                    match used {
+                        Ok(()) => return Some(Verdict::Key { path, key_type, mechanisms }),
+                        Err(why) => Ok(Some(format!("it cannot be used: {why}"))),
+                    }
+                }
+            },
+            _ if plain.as_slice() == STORE_VERSION => Ok(None),
+            _ => Ok(Some("it is of a newer version".to_owned())),
+        };
+        Some(match read {
+            Ok(None) => Verdict::Fine { path },
+            Ok(Some(why)) => Verdict::Bad { path, why },
+            Err(why) => Verdict::Bad { path, why: why.to_string() },
+        })
+    }
+}
+
+/// What came of the file since the last call.
+fn items(reader: &mut Reader, unlocked: &mut bool, passphrase: &Passphrase) -> Result<Vec<Item>, FormatError> {
+    if !*unlocked && let Some((_, salt)) = reader.start()? {
+        reader.unlock(kdf::backup_key(passphrase.expose(), &salt));
+        *unlocked = true;
+    }
+    let mut items = Vec::new();
+    while *unlocked && let Some(item) = reader.item()? {
+        items.push(item);
+    }
+    Ok(items)
+}
+
+fn kind(place: &Place) -> &'static str {
+    match place {
+        Place::Initialized | Place::StoreVersion(_) | Place::ConfigVersion => "version",
+        Place::User(_) => "user",
+        Place::Namespace(_) => "namespace",
+        Place::Key(..) => "key",
+        Place::Shared => "configuration",
+        Place::Device { .. } => "device",
+        Place::Manifest => "list of entries",
+        Place::Other => "unknown",
+    }
+}

@@ -1,0 +1,260 @@
+//! A backup file that is opened as it comes: frames, seals, and the manifest of files of ours.
+//!
+//! NetHSM's format cannot tell that entries were taken out, and its Backup Key is the same for all backups of a device, so
+//! that entries of one could be put into another. A file written here therefore ends with an entry that counts and
+//! hashes everything in front of it. That a file was written here is told by its field 6, which no one without the
+//! passphrase can make; such a file is refused without that entry, others are taken as NetHSM takes them.
+
+use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::hmac;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use crate::backup::format::{ENTRY_LABEL, Field, FormatError, Frame, Parser, Version, split_framed};
+use crate::backup::upstream::MANIFEST;
+use crate::backup::write::Sealer;
+use crate::platform::Rng;
+use crate::seal;
+use crate::secret::{BackupKey, StoreKey};
+
+/// What stands in front of the entries.
+pub struct Head {
+    /// Version of the format.
+    pub version: Version,
+    /// Salt of the backup passphrase.
+    pub salt: [u8; 16],
+    /// The Domain Key, sealed under the Unlock Key.
+    pub locked_domain_key: Vec<u8>,
+    /// The device it is of; empty in V0.
+    pub device_id: String,
+    /// What seals that device's configuration; absent in V0.
+    pub config_key: Option<StoreKey>,
+    /// Whether the file was written here and ends with a manifest.
+    pub ours: bool,
+}
+
+/// One value.
+pub struct Entry {
+    /// Its path in NetHSM's store.
+    pub path: String,
+    /// The value, sealed as that store keeps it.
+    pub value: Zeroizing<Vec<u8>>,
+}
+
+/// What comes out of a file, in this order.
+pub enum Item {
+    /// What stands in front of the entries, once.
+    Head(Head),
+    /// An entry.
+    Entry(Entry),
+    /// The proper end: the file was whole.
+    End,
+}
+
+/// Longest path of an entry, in bytes: two ids and what is around them.
+const PATH_MAX_BYTES: usize = 512;
+
+/// Reads a file. Feed it, ask for the salt, give it the key, then ask for items.
+#[derive(Default)]
+pub struct Reader {
+    parser: Parser,
+    start: Option<(Version, [u8; 16])>,
+    key: Option<BackupKey>,
+    sealer: Option<Sealer>,
+    locked_domain_key: Vec<u8>,
+    device_id: String,
+    manifest: Option<Manifest>,
+    /// The manifest of the file, once it came; nothing may follow it.
+    stated: Option<Vec<u8>>,
+}
+
+impl Reader {
+    /// Takes the next bytes. Ask for items until there are none before the next bytes.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.parser.feed(bytes);
+    }
+
+    /// Takes note that the file has no more bytes.
+    pub fn finish(&mut self) {
+        self.parser.finish();
+    }
+
+    /// The version and the salt of the backup passphrase, as soon as enough bytes came.
+    pub fn start(&mut self) -> Result<Option<(Version, [u8; 16])>, FormatError> {
+        if self.start.is_none()
+            && let Some(Frame::Start { version, salt }) = self.parser.frame()?
+        {
+            self.start = Some((version, salt));
+        }
+        Ok(self.start)
+    }
+
+    /// The key that the passphrase and the salt give.
+    pub fn unlock(&mut self, key: BackupKey) {
+        self.sealer = Some(Sealer::new(key.expose()));
+        self.key = Some(key);
+    }
+
+    /// The next item. `None`: more bytes or the key are needed, or the end was reached.
+    pub fn item(&mut self) -> Result<Option<Item>, FormatError> {
+        while let Some((version, salt)) = self.start()? {
+            let Some(key) = &self.key else { return Ok(None) };
+            let Some(frame) = self.parser.frame()? else { return Ok(None) };
+            match frame {
+                Frame::Start { .. } => return Err(FormatError::NotABackup),
+                Frame::Field(field, sealed) => {
+                    let plain = open(key, field.label(), &sealed)?;
+                    let malformed = FormatError::Malformed(field.label());
+                    match field {
+                        Field::Version if plain.as_slice() != [version.byte()] => {
+                            return Err(FormatError::InnerVersion);
+                        }
+                        Field::Version => {}
+                        Field::DomainKey if plain.len() != LOCKED_DOMAIN_KEY_BYTES => return Err(malformed),
+                        Field::DomainKey => {
+                            self.locked_domain_key = plain.to_vec();
+                            if version == Version::V0 {
+                                return Ok(Some(Item::Head(self.head(version, salt, None, false))));
+                            }
+                        }
+                        Field::DeviceId => {
+                            let text = String::from_utf8(plain.to_vec()).ok();
+                            let named = |id: &String| !id.is_empty() && id.len() <= 64 && !id.contains(['/', '\0']);
+                            self.device_id = text.filter(named).ok_or(malformed)?;
+                        }
+                        Field::ConfigKey => {
+                            let config = StoreKey::from_slice(&plain).ok_or(malformed)?;
+                            let ours = is_marked(key, &config);
+                            let head = self.head(version, salt, Some(config), ours);
+                            self.manifest = ours.then(|| Manifest::of(&head));
+                            return Ok(Some(Item::Head(head)));
+                        }
+                    }
+                }
+                Frame::Entry(sealed) => {
+                    let plain = open(key, ENTRY_LABEL, &sealed)?;
+                    // One key may have made files of NetHSM's and of ours. Ours have a list of their entries, which an
+                    // entry of ours must not escape by standing in a file that has none.
+                    let label = ENTRY_LABEL.as_bytes();
+                    let mixed = |sealer: &Sealer| self.manifest.is_none() && sealer.is_ours(label, &plain, &sealed);
+                    if self.sealer.as_ref().is_some_and(mixed) {
+                        return Err(FormatError::Manifest);
+                    }
+                    if let Some(entry) = self.entry(plain)? {
+                        return Ok(Some(Item::Entry(entry)));
+                    }
+                }
+                Frame::End => {
+                    let expected = self.manifest.take().map(Manifest::finish);
+                    if expected != self.stated.take() {
+                        return Err(FormatError::Manifest);
+                    }
+                    return Ok(Some(Item::End));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the proper end was read.
+    pub fn at_end(&self) -> bool {
+        self.parser.at_end()
+    }
+
+    fn head(&self, version: Version, salt: [u8; 16], config_key: Option<StoreKey>, ours: bool) -> Head {
+        let (locked_domain_key, device_id) = (self.locked_domain_key.clone(), self.device_id.clone());
+        Head { version, salt, locked_domain_key, device_id, config_key, ours }
+    }
+
+    /// Splits an entry; one that is the manifest is kept and not given out.
+    fn entry(&mut self, plain: Zeroizing<Vec<u8>>) -> Result<Option<Entry>, FormatError> {
+        let (path, value) = split_framed(&plain).ok_or(FormatError::Malformed("entry"))?;
+        let path = std::str::from_utf8(path)
+            .ok()
+            .filter(|path| path.starts_with('/') && path.len() <= PATH_MAX_BYTES && !path.contains('\0'));
+        let path = path.ok_or(FormatError::Malformed("entry"))?;
+        if self.stated.is_some() {
+            return Err(FormatError::Manifest);
+        }
+        if let Some(manifest) = &mut self.manifest {
+            if path == MANIFEST {
+                self.stated = Some(value.to_vec());
+                return Ok(None);
+            }
+            manifest.add(path, value);
+        }
+        Ok(Some(Entry { path: path.to_owned(), value: Zeroizing::new(value.to_vec()) }))
+    }
+}
+
+/// Bytes of a Domain Key sealed under an Unlock Key.
+const LOCKED_DOMAIN_KEY_BYTES: usize = 60;
+
+fn open(key: &BackupKey, label: &'static str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, FormatError> {
+    seal::open(key.expose(), label.as_bytes(), sealed).map_err(|_| FormatError::Sealed(label))
+}
+
+/// What a file consists of, counted and hashed.
+pub struct Manifest {
+    count: u64,
+    hash: Context,
+}
+
+impl Manifest {
+    /// Nothing yet but what stands in front of the entries.
+    pub fn of(head: &Head) -> Self {
+        let mut manifest = Self { count: 0, hash: Context::new(&SHA256) };
+        let config: &[u8] = head.config_key.as_ref().map_or(&[], |key| key.expose());
+        for field in
+            [&[head.version.byte()], &head.salt[..], &head.locked_domain_key, head.device_id.as_bytes(), config]
+        {
+            manifest.part(field);
+        }
+        manifest
+    }
+
+    /// One more entry.
+    pub fn add(&mut self, path: &str, value: &[u8]) {
+        self.count += 1;
+        self.part(path.as_bytes());
+        self.part(value);
+    }
+
+    /// The value of the entry [`MANIFEST`]: version, count, hash.
+    pub fn finish(self) -> Vec<u8> {
+        let mut value = vec![1];
+        value.extend_from_slice(&self.count.to_be_bytes());
+        value.extend_from_slice(self.hash.finish().as_ref());
+        value
+    }
+
+    fn part(&mut self, bytes: &[u8]) {
+        self.hash.update(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+        self.hash.update(bytes);
+    }
+}
+
+/// Half of a marked key.
+const MARK_BYTES: usize = 16;
+
+/// A fresh key for a device's configuration whose second half says, to who has the Backup Key, that it was made here.
+pub fn marked_key(key: &BackupKey, rng: &dyn Rng) -> StoreKey {
+    let mut bytes = Zeroizing::new([0; 32]);
+    let (fresh, mark) = bytes.split_at_mut(MARK_BYTES);
+    rng.fill(fresh);
+    mark.copy_from_slice(&mark_of(key, fresh));
+    StoreKey::new(*bytes)
+}
+
+fn is_marked(key: &BackupKey, config: &StoreKey) -> bool {
+    let (fresh, mark) = config.expose().split_at(MARK_BYTES);
+    mark_of(key, fresh).ct_eq(mark).into()
+}
+
+fn mark_of(key: &BackupKey, fresh: &[u8]) -> [u8; MARK_BYTES] {
+    let derived = seal::derive(key.expose(), &[b"backup mark"]);
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, derived.expose()), fresh);
+    let mut mark = [0; MARK_BYTES];
+    mark.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
+    mark
+}

@@ -1,0 +1,490 @@
+//! Restores a backup: first every entry is authenticated and staged where nobody reads, then one write makes it happen. A
+//! file that is broken anywhere, or breaks off, changes nothing.
+//!
+//! - *The same Domain Key, locked alike* (a backup of this HSM, same unlock passphrase): the staged entries are converted
+//!   while the old ones still serve, and moving the generation pointer is the moment. The HSM stays Operational.
+//! - *Anything else*: the slots in the local store are replaced by those of the backup, which is the moment, and the HSM is
+//!   Locked. The entries are converted when the backup's unlock passphrase has opened its Domain Key
+//!   (`convert::finish_import`), or at once if the backup brought an unattended slot of this device.
+//!
+//! On an Unprovisioned HSM the restore is full and takes over what belongs to the device, too; on an Operational one it is
+//! partial, and this device keeps its own TLS key, network, time and log target.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use casemate_api::Passphrase;
+use casemate_api::limits::{RESTORE_DEVICE_MAX_BYTES, RESTORE_MAX_BYTES};
+use jiff::Timestamp;
+use zeroize::Zeroizing;
+
+use crate::Hsm;
+use crate::backup::convert::{Conversion, OnBad, Source, clear_up, report};
+use crate::backup::device::{self, Items};
+use crate::backup::format::FormatError;
+use crate::backup::passphrase::backup_key;
+use crate::backup::read::{Entry, Head, Item, Reader};
+use crate::backup::stage::{self, Staging};
+use crate::backup::upstream::{DeviceItem, Place};
+use crate::error::Error;
+use crate::hsm::{parse_time, wall, wrong_state};
+use crate::local::LocalChange;
+use crate::path::{Generation, LocalPath};
+use crate::phase::{Locked, Operational, Phase, Unprovisioned};
+use crate::seal;
+use crate::secret::{BackupKey, DomainKey};
+use crate::slots;
+use crate::step::Step;
+
+/// What comes with the file.
+pub struct RestoreArguments {
+    /// The backup passphrase of the file. None: the one that is set here, if the file was made under it.
+    pub passphrase: Option<Passphrase>,
+    /// What the HSM's time shall be.
+    pub system_time: Option<Timestamp>,
+}
+
+impl RestoreArguments {
+    /// `system_time` is RFC 3339 with offset zero.
+    pub fn new(passphrase: Option<Passphrase>, system_time: Option<&str>) -> Result<Self, Error> {
+        Ok(Self { passphrase, system_time: system_time.map(parse_time).transpose()? })
+    }
+}
+
+/// A restore that runs. Feed it the file, then finish it; if anything fails, abandon it.
+pub struct Restore {
+    hsm: Arc<Hsm>,
+    began: Duration,
+    arguments: RestoreArguments,
+    origin: Origin,
+    reader: Reader,
+    received: u64,
+    unlocked: bool,
+    turn: Option<Turn>,
+    head: Option<Head>,
+    staging: Option<Staging>,
+    items: Items,
+    items_bytes: usize,
+    version_seen: bool,
+    /// Stores whose version came: a file that was cut off lacks the last.
+    stores_seen: BTreeSet<String>,
+}
+
+/// The phase the restore began in. An Operational one is not held.
+enum Origin {
+    Unprovisioned(Arc<Unprovisioned>),
+    Operational(Weak<Operational>),
+}
+
+/// The one turn there is.
+struct Turn(Arc<AtomicBool>);
+
+impl Turn {
+    fn take(running: &Arc<AtomicBool>) -> Result<Self, Error> {
+        if running.swap(true, Ordering::SeqCst) {
+            return Err(Error::Unavailable("Another restore is running. Try again when it is over.".into()));
+        }
+        Ok(Self(running.clone()))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+impl From<FormatError> for Error {
+    fn from(error: FormatError) -> Self {
+        Error::invalid(error.to_string())
+    }
+}
+
+impl Hsm {
+    /// Begins a restore. `Precondition` unless the HSM is Unprovisioned or Operational.
+    pub fn begin_restore(self: &Arc<Self>, arguments: RestoreArguments) -> Result<Restore, Error> {
+        let origin = match &*self.phase() {
+            Phase::Unprovisioned(phase) => Origin::Unprovisioned(phase.clone()),
+            Phase::Operational(op) => Origin::Operational(Arc::downgrade(op)),
+            Phase::Locked(_) | Phase::Failed(_) => return Err(wrong_state()),
+        };
+        Ok(Restore {
+            began: self.platform.clock.monotonic(),
+            hsm: self.clone(),
+            arguments,
+            origin,
+            reader: Reader::default(),
+            received: 0,
+            unlocked: false,
+            turn: None,
+            head: None,
+            staging: None,
+            items: Items::new(),
+            items_bytes: 0,
+            version_seen: false,
+            stores_seen: BTreeSet::new(),
+        })
+    }
+}
+
+impl Restore {
+    /// Takes the next bytes of the file.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the sentence of the contract for whatever is wrong with the file or its passphrase;
+    /// [`Error::Unavailable`] while another restore runs. After an error the restore is to be abandoned.
+    pub async fn feed(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.received = self.received.saturating_add(bytes.len() as u64);
+        if self.received > RESTORE_MAX_BYTES {
+            return Err(Error::invalid("The backup is larger than any that is restored. Nothing was restored."));
+        }
+        self.reader.feed(bytes);
+        self.take_items().await
+    }
+
+    /// The file has ended: checks that it is whole, and makes it the HSM's data. `Ok`: done and durable; the HSM is
+    /// Operational if it was and the backup has its Domain Key, or if it boots unattended; else it is Locked.
+    pub async fn finish(&mut self) -> Result<(), Error> {
+        if self.received == 0 {
+            return Err(Error::invalid("Backup data cannot be empty."));
+        }
+        self.reader.finish();
+        self.take_items().await?;
+        if !self.reader.at_end() {
+            return Err(FormatError::UnexpectedEnd.into());
+        }
+        let missing = || Error::invalid("The backup lacks entries that every backup has. Nothing was restored.");
+        if self.stores_seen.len() < 3 {
+            return Err(FormatError::Truncated.into());
+        }
+        let (Some(head), Some(mut staging), true) = (self.head.take(), self.staging.take(), self.version_seen) else {
+            return Err(missing());
+        };
+        staging.flush().await?;
+        let salt = self.items.get(&DeviceItem::UnlockSalt).ok_or_else(missing)?;
+        let slots = Slots { locked: head.locked_domain_key.clone(), salt: salt.to_vec() };
+        if slots.salt.len() != 16 {
+            return Err(missing());
+        }
+        match &self.origin {
+            Origin::Operational(op) if self.locked_alike(&slots).await? => {
+                // On the heap, as these futures are large ones.
+                Box::pin(self.replace(op.clone(), &head, &slots, staging.generation)).await
+            }
+            _ => Box::pin(self.take_over(&head, slots, staging.generation)).await,
+        }
+    }
+
+    /// Removes what the restore has staged. Call it after an error; what cannot be removed now is removed at boot or by the
+    /// next restore.
+    pub async fn abandon(self) {
+        if self.turn.is_none() {
+            return;
+        }
+        let undone = async {
+            let _guard = self.hsm.transition.lock().await;
+            if let Some(Step::Stage { .. }) = Step::noted(&self.hsm.local).await? {
+                stage::sweep(&self.hsm.platform).await?;
+                self.hsm.local.commit(LocalChange::default().delete(LocalPath::Step)).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = undone.await {
+            tracing::warn!(target: "hsm.backup", %error, "what a failed restore has staged could not be removed yet");
+        }
+    }
+
+    async fn take_items(&mut self) -> Result<(), Error> {
+        if !self.unlocked {
+            let Some((_, salt)) = self.reader.start()? else { return Ok(()) };
+            let key = self.key(salt).await?;
+            self.reader.unlock(key);
+            self.unlocked = true;
+        }
+        while let Some(item) = self.reader.item()? {
+            match item {
+                Item::Head(head) => {
+                    self.stage(&head).await?;
+                    self.head = Some(head);
+                }
+                Item::Entry(entry) => self.take(entry).await?,
+                Item::End => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The key of the file, from its passphrase or, without one, from this HSM.
+    async fn key(&mut self, salt: [u8; 16]) -> Result<BackupKey, Error> {
+        let own = match (&self.arguments.passphrase, &self.origin) {
+            (None, Origin::Operational(op)) => {
+                let op = op.upgrade().ok_or_else(wrong_state)?;
+                let secret = op.backup_secret().await?.filter(|row| row.record.salt == salt);
+                secret.map(|row| BackupKey::new(*row.record.key.expose()))
+            }
+            _ => None,
+        };
+        if own.is_none() && self.arguments.passphrase.is_none() {
+            return Err(Error::invalid("No backupPassphrase provided"));
+        }
+        self.turn = Some(Turn::take(&self.hsm.restoring)?);
+        match (own, &self.arguments.passphrase) {
+            (Some(key), _) => Ok(key),
+            (None, Some(passphrase)) => backup_key(&self.hsm.platform, passphrase, salt).await,
+            (None, None) => Err(Error::invalid("No backupPassphrase provided")),
+        }
+    }
+
+    /// Whether the HSM still is in the phase the restore began in. The caller holds the transition.
+    fn check_phase(&self) -> Result<(), Error> {
+        let same = match (&*self.hsm.phase(), &self.origin) {
+            (Phase::Unprovisioned(now), Origin::Unprovisioned(then)) => Arc::ptr_eq(now, then),
+            (Phase::Operational(now), Origin::Operational(then)) => std::ptr::eq(Arc::as_ptr(now), then.as_ptr()),
+            _ => false,
+        };
+        if same { Ok(()) } else { Err(wrong_state()) }
+    }
+
+    /// Notes the step, removes what earlier attempts left, and opens the generation that entries go to.
+    async fn stage(&mut self, head: &Head) -> Result<(), Error> {
+        let (platform, local) = (self.hsm.platform.clone(), self.hsm.local.clone());
+        let _guard = self.hsm.transition.lock().await;
+        self.check_phase()?;
+        if let Some(Step::Import { .. }) = Step::noted(&local).await? {
+            return Err(Error::Unavailable("An earlier restore is not over. Reboot and unlock the HSM first.".into()));
+        }
+        let (current, expect) = stage::pointer(&platform).await?;
+        let generation = current.unwrap_or(0) + 1;
+        local.commit(Step::Stage { generation }.note(LocalChange::default())).await?;
+        stage::sweep(&platform).await?;
+        self.staging = Some(Staging::new(&platform, local, generation, expect));
+        let (version, device, ours) = (head.version.byte(), &head.device_id, head.ours);
+        tracing::info!(target: "hsm.backup", version, device, ours, "a backup is being restored");
+        Ok(())
+    }
+
+    async fn take(&mut self, entry: Entry) -> Result<(), Error> {
+        let (Some(head), Some(staging)) = (&self.head, &mut self.staging) else {
+            return Err(Error::internal("an entry in front of the head"));
+        };
+        let Entry { path, value } = entry;
+        match Place::of(head.version, &path) {
+            Place::Initialized | Place::Manifest => {}
+            Place::ConfigVersion if value.as_slice() == [b'0' + head.version.byte()] => self.version_seen = true,
+            Place::ConfigVersion => {
+                return Err(Error::invalid(
+                    "The backup is of an unknown version of NetHSM's store. Nothing was restored.",
+                ));
+            }
+            Place::StoreVersion(_) | Place::Shared if value.len() > SMALL_ENTRY_MAX_BYTES => {
+                return Err(Error::invalid(format!(
+                    "The entry {path} of the backup is too large. Nothing was restored."
+                )));
+            }
+            Place::StoreVersion(store) => {
+                self.stores_seen.insert(store.version_path());
+                staging.add(&path, &value).await?;
+            }
+            Place::User(_) | Place::Namespace(_) | Place::Key(..) | Place::Shared => {
+                staging.add(&path, &value).await?;
+            }
+            Place::Device { device, item } if device == head.device_id => {
+                let slot = matches!(item, DeviceItem::Attended | DeviceItem::Unattended);
+                let plain = match &head.config_key {
+                    Some(key) if !slot => seal::open(key.expose(), path.as_bytes(), &value).map_err(|_| {
+                        Error::invalid(format!("The entry {path} of the backup does not open. Nothing was restored."))
+                    })?,
+                    _ => value,
+                };
+                self.items_bytes += plain.len();
+                if self.items_bytes > RESTORE_DEVICE_MAX_BYTES {
+                    return Err(Error::invalid(
+                        "The backup's device configuration is too large. Nothing was restored.",
+                    ));
+                }
+                self.items.insert(item, plain);
+            }
+            // Another device of a cluster.
+            Place::Device { .. } => {}
+            // What is in a store but has no known name is looked at again when it is converted, and reported there.
+            Place::Other
+                if ["/authentication/", "/key/", "/namespace/"].iter().any(|store| path.starts_with(store)) =>
+            {
+                staging.add(&path, &value).await?;
+            }
+            Place::Other => {
+                tracing::warn!(target: "hsm.backup", path, "an entry of the backup is not known and is left out")
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this HSM's Domain Key is locked exactly as the backup's is, which makes them the same.
+    async fn locked_alike(&self, slots: &Slots) -> Result<bool, Error> {
+        let local = &self.hsm.local;
+        let same = |own: Option<Zeroizing<Vec<u8>>>, other: &[u8]| own.is_some_and(|own| own.as_slice() == other);
+        Ok(same(local.get(LocalPath::Slot0).await?, &slots.locked)
+            && same(local.get(LocalPath::UnlockSalt).await?, &slots.salt))
+    }
+
+    /// Seconds from the hardware clock to the HSM's, if the arguments set the time: that time, and the time since.
+    fn wanted_offset_s(&self) -> Option<i64> {
+        let spent = self.hsm.platform.clock.monotonic().saturating_sub(self.began);
+        let spent = i64::try_from(spent.as_secs()).unwrap_or(0);
+        let time = self.arguments.system_time?.as_second();
+        Some(time.saturating_add(spent).saturating_sub(wall(&self.hsm.platform).as_second()))
+    }
+
+    /// Replaces the data under the same Domain Key; the HSM stays Operational.
+    async fn replace(
+        &self,
+        weak: Weak<Operational>,
+        head: &Head,
+        slots: &Slots,
+        generation: Generation,
+    ) -> Result<(), Error> {
+        let hsm = &self.hsm;
+        let (_, expect) = stage::pointer(&hsm.platform).await?;
+        let source = Source { generation, version: head.version, expect };
+        let to = source.to();
+        let mut conversion = Conversion::new(&hsm.platform, &hsm.local, &hsm.device_id, source, OnBad::Refuse);
+        loop {
+            // Held for a page only, so that this does not keep the HSM from locking.
+            let op = weak.upgrade().ok_or_else(wrong_state)?;
+            op.closed.check()?;
+            if !Box::pin(conversion.next(op.domain())).await? {
+                break;
+            }
+        }
+        let guard = hsm.transition.lock().await;
+        self.check_phase()?;
+        self.check_step(generation).await?;
+        let old = weak.upgrade().ok_or_else(wrong_state)?;
+        if !self.locked_alike(slots).await? {
+            return Err(Error::Unavailable("The unlock passphrase was changed during the restore. Try again.".into()));
+        }
+        stage::move_pointer(&hsm.platform, expect, to).await?;
+        // From here on it has happened.
+        report(&conversion);
+        let domain = DomainKey::new(*old.domain().expose());
+        let (platform, local, limiter) = (hsm.platform.clone(), hsm.local.clone(), hsm.limiter.clone());
+        match Box::pin(Operational::open(platform, local, limiter, hsm.device_id.clone(), domain)).await {
+            Ok(new) => hsm.enter(Phase::Operational(new)),
+            Err(error) => {
+                tracing::error!(target: "hsm", %error, "the restored data cannot be opened now; the HSM is Locked");
+                hsm.enter(Phase::Locked(Arc::new(self.locked())));
+            }
+        }
+        old.retire();
+        hsm.close(old).await;
+        if let Some(offset_s) = self.wanted_offset_s() {
+            let _changing = hsm.local.changing.lock().await;
+            hsm.local.commit(LocalChange::default().put(LocalPath::ClockOffset, offset_s.to_be_bytes())).await?;
+            hsm.clock_offset_s.store(offset_s, Ordering::Relaxed);
+        }
+        drop(guard);
+        clear_up(&hsm.platform, &hsm.local).await;
+        Ok(())
+    }
+
+    /// Makes the Domain Key of the backup this HSM's; its entries wait until it is unlocked.
+    async fn take_over(&self, head: &Head, slots: Slots, generation: Generation) -> Result<(), Error> {
+        let hsm = &self.hsm;
+        let step = Step::Import { generation, version: head.version };
+        let mut change = step
+            .note(LocalChange::default())
+            .put(LocalPath::Slot0, slots.locked)
+            .put(LocalPath::UnlockSalt, slots.salt);
+        let mut offset_s = self.wanted_offset_s();
+        let mut unattended = None;
+        if let Origin::Unprovisioned(_) = self.origin {
+            change = device::take_over(&self.items, head.version, &*hsm.platform.host, change)?;
+            offset_s = Some(offset_s.unwrap_or_else(|| device::clock_offset_s(&self.items)));
+            unattended = device::unattended_key(&self.items, head.version, &head.device_id, &hsm.local);
+        }
+        let unattended_boot = unattended.is_some();
+        change = slots::keep_former(change, &hsm.local).await?;
+        change = match unattended {
+            Some(domain) => change.put(LocalPath::Slot1, domain.expose().to_vec()),
+            None => change.delete(LocalPath::Slot1),
+        };
+        if let Some(offset_s) = offset_s {
+            change = change.put(LocalPath::ClockOffset, offset_s.to_be_bytes());
+        }
+
+        let guard = hsm.transition.lock().await;
+        self.check_phase()?;
+        self.check_step(generation).await?;
+        let old = match &self.origin {
+            Origin::Unprovisioned(_) => None,
+            Origin::Operational(op) => Some(op.upgrade().ok_or_else(wrong_state)?),
+        };
+        let locked = Arc::new(self.locked());
+        let changing = hsm.local.changing.lock().await;
+        match old {
+            None => {
+                self.commit_import(change, step).await?;
+                hsm.enter(Phase::Locked(locked.clone()));
+            }
+            Some(old) => {
+                // Nobody may write a slot of the old Domain Key behind this: who waits for the guard finds the phase closed.
+                let slots_guard = old.changing_unlock.lock().await;
+                self.commit_import(change, step).await?;
+                old.retire();
+                old.closed.close();
+                drop(slots_guard);
+                hsm.enter(Phase::Locked(locked.clone()));
+                hsm.close(old).await;
+            }
+        }
+        if let Some(offset_s) = offset_s {
+            hsm.clock_offset_s.store(offset_s, Ordering::Relaxed);
+        }
+        drop(changing);
+        // It has happened; what fails below can be done again at the next boot or unlock.
+        if unattended_boot {
+            match Box::pin(locked.boot_unattended()).await {
+                Ok(Some(operational)) => hsm.enter(Phase::Operational(operational)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(target: "hsm", %error, "the restored HSM cannot boot unattended now; it is Locked");
+                }
+            }
+        }
+        drop(guard);
+        Ok(())
+    }
+
+    /// Writes the slots of the backup and the note beside them. If the store does not say whether it did, the note tells.
+    async fn commit_import(&self, change: LocalChange, step: Step) -> Result<(), Error> {
+        let local = &self.hsm.local;
+        match local.commit(change).await {
+            Err(_) if matches!(Step::noted(local).await, Ok(Some(noted)) if noted == step) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn locked(&self) -> Locked {
+        let hsm = &self.hsm;
+        Locked::new(hsm.platform.clone(), hsm.local.clone(), hsm.limiter.clone(), hsm.device_id.clone())
+    }
+
+    /// Whether what is staged still is this restore's.
+    async fn check_step(&self, generation: Generation) -> Result<(), Error> {
+        match Step::noted(&self.hsm.local).await? {
+            Some(Step::Stage { generation: noted }) if noted == generation => Ok(()),
+            _ => Err(Error::Unavailable("The HSM was changed during the restore. Try again.".into())),
+        }
+    }
+}
+
+/// Longest entry that is one value of the whole HSM: a certificate of an authority, a key, a number.
+const SMALL_ENTRY_MAX_BYTES: usize = 256 << 10;
+
+/// How the Domain Key of the backup is locked.
+struct Slots {
+    locked: Vec<u8>,
+    salt: Vec<u8>,
+}

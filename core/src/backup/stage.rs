@@ -1,0 +1,263 @@
+//! Where the entries of a backup wait: rows of a generation that nobody reads, until the whole file is known to be good
+//! and the Domain Key that opens them is there.
+//!
+//! They are sealed under a key of this device and bound to their place, because the store below is not trusted, and an
+//! entry of NetHSM's format is bound to its path only.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use casemate_api::limits::{
+    BACKUP_PAGE_ROWS, LIST_PAGE_ROWS, RESTORE_GROUP_BYTES, RESTORE_GROUP_ROWS, RESTORE_PART_BYTES, STORE_TXN_MAX_OPS,
+};
+use zeroize::Zeroizing;
+
+use crate::error::Error;
+use crate::local::Local;
+use crate::path::{Generation, SharedPath, generation_pointer};
+use crate::platform::Platform;
+use crate::record::{BadRecord, Reader, Writer};
+use crate::secret::StoreKey;
+use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Store, Txn};
+use crate::table::{open_row, seal_row};
+
+/// The current generation and what a write expects of its pointer; `None` before there is any.
+pub(crate) async fn pointer(platform: &Platform) -> Result<(Option<Generation>, Expect), Error> {
+    let Some(row) = platform.store.get(&generation_pointer(), Read::Fresh).await? else {
+        return Ok((None, Expect::Absent));
+    };
+    let number = <[u8; 4]>::try_from(row.value.as_slice()).map(Generation::from_be_bytes);
+    let number = number.map_err(|_| Error::internal("the generation pointer is damaged"))?;
+    Ok((Some(number), Expect::At(row.revision)))
+}
+
+/// Makes `to` the current generation, if the pointer still is as expected: the moment at which a restore happens.
+pub(crate) async fn move_pointer(platform: &Platform, expect: Expect, to: Generation) -> Result<(), Error> {
+    let txn = Txn {
+        expect: vec![(generation_pointer(), expect)],
+        put: vec![(generation_pointer(), to.to_be_bytes().to_vec())],
+        delete: Vec::new(),
+    };
+    let moved = match platform.store.commit(vec![txn]).await?.pop() {
+        Some(Outcome::Committed(_)) => true,
+        Some(Outcome::Unknown) => pointer(platform).await?.0 == Some(to),
+        Some(Outcome::Conflict(_)) | None => false,
+    };
+    if moved { Ok(()) } else { Err(unconfirmed()) }
+}
+
+/// Removes every row that is not of the current generation: what earlier restores left behind.
+pub(crate) async fn sweep(platform: &Platform) -> Result<(), Error> {
+    let (current, expect) = pointer(platform).await?;
+    let begin = |generation: Generation| SharedPath::generation(generation).into_path();
+    let end = Path(Box::from([2]));
+    match current {
+        None => remove(platform, expect, begin(0), Some(end)).await,
+        Some(current) => {
+            let own = begin(current);
+            remove(platform, expect, begin(0), Some(own.clone())).await?;
+            remove(platform, expect, own.after_prefix().unwrap_or(end.clone()), Some(end)).await
+        }
+    }
+}
+
+/// Removes every row of one generation.
+pub(crate) async fn sweep_generation(platform: &Platform, expect: Expect, generation: Generation) -> Result<(), Error> {
+    let begin = SharedPath::generation(generation).into_path();
+    let end = begin.after_prefix();
+    remove(platform, expect, begin, end).await
+}
+
+async fn remove(platform: &Platform, expect: Expect, start: Path, end: Option<Path>) -> Result<(), Error> {
+    loop {
+        let range = Range { start: start.clone(), end: end.clone(), limit: LIST_PAGE_ROWS, keys_only: true };
+        let page = platform.store.range(range, Read::Fresh).await?;
+        let paths: Vec<Path> = page.rows.into_iter().map(|(path, _)| path).collect();
+        let txn = |delete: &[Path]| Txn {
+            expect: vec![(generation_pointer(), expect)],
+            put: Vec::new(),
+            delete: delete.to_vec(),
+        };
+        let txns: Vec<Txn> = paths.chunks(STORE_TXN_MAX_OPS - 1).map(txn).collect();
+        if txns.is_empty() {
+            return Ok(());
+        }
+        confirmed(platform.store.commit(txns).await?)?;
+    }
+}
+
+/// Whether all was applied. What may have been is taken for it: it is looked for again, or written again.
+fn confirmed(outcomes: Vec<Outcome>) -> Result<Settled, Error> {
+    let mut settled = Settled::All;
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Committed(_) => {}
+            Outcome::Unknown => settled = Settled::Perhaps,
+            Outcome::Conflict(_) => {
+                return Err(Error::Unavailable("The HSM's data was replaced meanwhile. Try again.".into()));
+            }
+        }
+    }
+    Ok(settled)
+}
+
+#[derive(PartialEq, Eq)]
+enum Settled {
+    All,
+    Perhaps,
+}
+
+fn unconfirmed() -> Error {
+    Error::Unavailable("The store did not confirm the change. Try again.".into())
+}
+
+/// Rows on their way to a generation that nobody reads, written in groups.
+pub(crate) struct Batch {
+    store: Arc<dyn Store>,
+    expect: Expect,
+    rows: BTreeMap<Path, Vec<u8>>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Writes while the generation pointer is as expected.
+    pub(crate) fn new(store: Arc<dyn Store>, expect: Expect) -> Self {
+        Self { store, expect, rows: BTreeMap::new(), bytes: 0 }
+    }
+
+    /// One more row; of two with the same path the later one counts.
+    pub(crate) async fn put(&mut self, (path, value): (Path, Vec<u8>)) -> Result<(), Error> {
+        self.bytes += path.as_bytes().len() + value.len();
+        self.rows.insert(path, value);
+        if self.rows.len() >= RESTORE_GROUP_ROWS || self.bytes >= RESTORE_GROUP_BYTES {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is left. Durable when this returns.
+    pub(crate) async fn flush(&mut self) -> Result<(), Error> {
+        self.bytes = 0;
+        let guard = (generation_pointer(), self.expect);
+        let mut txns = Vec::new();
+        let mut txn = Txn { expect: vec![guard.clone()], ..Txn::default() };
+        let mut txn_bytes = 0;
+        for (path, value) in std::mem::take(&mut self.rows) {
+            let too_many = txn.put.len() + 1 >= STORE_TXN_MAX_OPS;
+            if !txn.put.is_empty() && (too_many || txn_bytes + value.len() > RESTORE_PART_BYTES) {
+                txns.push(std::mem::replace(&mut txn, Txn { expect: vec![guard.clone()], ..Txn::default() }));
+                txn_bytes = 0;
+            }
+            txn_bytes += value.len();
+            txn.put.push((path, value));
+        }
+        if !txn.put.is_empty() {
+            txns.push(txn);
+        }
+        for _ in 0..ATTEMPTS {
+            // The same rows once more do no harm.
+            if confirmed(self.store.commit(txns.clone()).await?)? == Settled::All {
+                return Ok(());
+            }
+        }
+        Err(unconfirmed())
+    }
+}
+
+/// How often rows are written again of which nobody knows whether they were.
+const ATTEMPTS: usize = 4;
+
+/// Entries on their way in.
+pub(crate) struct Staging {
+    local: Arc<Local>,
+    rng: Arc<dyn crate::platform::Rng>,
+    /// Where they go.
+    pub(crate) generation: Generation,
+    batch: Batch,
+}
+
+impl Staging {
+    pub(crate) fn new(platform: &Platform, local: Arc<Local>, generation: Generation, expect: Expect) -> Self {
+        let batch = Batch::new(platform.store.clone(), expect);
+        Self { local, rng: platform.rng.clone(), generation, batch }
+    }
+
+    /// One more entry.
+    pub(crate) async fn add(&mut self, path: &str, value: &[u8]) -> Result<(), Error> {
+        let empty: &[u8] = &[];
+        let parts: Vec<&[u8]> = if value.is_empty() { vec![empty] } else { value.chunks(RESTORE_PART_BYTES).collect() };
+        let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        for (number, part) in (0..).zip(parts) {
+            let row = SharedPath::staged(self.generation, path, number).into_path();
+            let plain = Writer::new(1).u32(count).raw(part).finish();
+            let sealed = seal_row(&self.local.staged, &row, Revision::default(), &plain, &*self.rng);
+            self.batch.put((row, sealed)).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is left.
+    pub(crate) async fn flush(&mut self) -> Result<(), Error> {
+        self.batch.flush().await
+    }
+}
+
+/// One staged entry: its path in the backup, and its value as the backup had it.
+pub(crate) type Staged = (String, Zeroizing<Vec<u8>>);
+
+/// One page of the entries of `generation` whose paths start with `prefix`, behind `after`, and where it ends if there
+/// may be more.
+pub(crate) async fn page(
+    platform: &Platform,
+    key: &StoreKey,
+    generation: Generation,
+    prefix: &str,
+    after: Option<&str>,
+) -> Result<(Vec<Staged>, Option<String>), Error> {
+    let mut range = Range::prefix(SharedPath::all_staged(generation, prefix).path(), BACKUP_PAGE_ROWS);
+    if let Some(after) = after {
+        range.start = SharedPath::staged(generation, after, u32::MAX).path().next();
+    }
+    let found = platform.store.range(range, Read::Fresh).await?;
+    let mut entries: Vec<Staged> = Vec::new();
+    for (row, stored) in &found.rows {
+        let Some((path, 0)) = SharedPath::staged_name(row) else { continue };
+        let (count, mut value) = part(key, row, &stored.value)?;
+        for number in 1..count {
+            let row = SharedPath::staged(generation, path, number).into_path();
+            let missing = || Error::internal("a part of a staged entry is missing");
+            let stored = platform.store.get(&row, Read::Fresh).await?.ok_or_else(missing)?;
+            value.extend_from_slice(&part(key, &row, &stored.value)?.1);
+        }
+        entries.push((path.to_owned(), value));
+    }
+    let end = entries.last().filter(|_| found.more).map(|(path, _)| path.clone());
+    Ok((entries, end))
+}
+
+/// One staged entry.
+pub(crate) async fn entry(
+    platform: &Platform,
+    key: &StoreKey,
+    generation: Generation,
+    path: &str,
+) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    let row = SharedPath::staged(generation, path, 0).into_path();
+    let Some(stored) = platform.store.get(&row, Read::Fresh).await? else { return Ok(None) };
+    match part(key, &row, &stored.value)? {
+        (1, value) => Ok(Some(value)),
+        _ => Err(Error::internal("a small staged entry has more than one part")),
+    }
+}
+
+fn part(key: &StoreKey, row: &Path, value: &[u8]) -> Result<(u32, Zeroizing<Vec<u8>>), Error> {
+    let read = || {
+        let plain = open_row(key, row, value)?;
+        let (version, mut reader) = Reader::open(&plain)?;
+        if version != 1 {
+            return Err(BadRecord("its format is of a newer version"));
+        }
+        Ok((reader.u32()?, Zeroizing::new(reader.rest().to_vec())))
+    };
+    read().map_err(|why: BadRecord| Error::internal(format!("row {}: {why}", row.as_bytes().escape_ascii())))
+}

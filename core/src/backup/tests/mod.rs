@@ -1,0 +1,443 @@
+//! Backups and restores on simulated devices: of ours, and of files made as a NetHSM makes them.
+
+mod crash;
+mod hostile;
+mod nethsm;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use casemate_api::body::config::{Cidr6, LogLevel, Logging, Network, NetworkV6};
+use casemate_api::{KeyId, KeyType, NamespaceId, Passphrase, Role, State, UserId, mechanisms};
+use pollster::block_on;
+
+use crate::backup::format::{Field, Frame, Parser, Version, push_end, push_framed, push_start};
+use crate::backup::read::{Item, Reader};
+use crate::backup::restore::RestoreArguments;
+use crate::backup::upstream::{self, DeviceItem, Store as Upstream};
+use crate::config;
+use crate::config::tls::{ClusterCa, cluster_ca_path};
+use crate::counters::CounterRecord;
+use crate::digest::sha256;
+use crate::keys::CertificateRecord;
+use crate::keys::record::{KeyRecord, Mechanisms};
+use crate::local::TlsIdentity;
+use crate::mech::Live;
+use crate::mech::tests::{TestRng, any_key};
+use crate::path::{KeyRef, LocalPath, NamespaceNumber, SharedPath};
+use crate::phase::Operational;
+use crate::platform::{BoxFuture, Platform, Rng};
+use crate::secret::DomainKey;
+use crate::shared::Draft;
+use crate::sim::{Sim, SimStore};
+use crate::step::Step;
+use crate::store::{Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch};
+use crate::users::{Digest, Scheme, UserRecord};
+use crate::{Error, Hsm, kdf, seal, x509};
+
+const UNLOCK: &str = "the unlock passphrase";
+const BACKUP: &str = "the backup passphrase";
+const TIME: &str = "2030-01-02T03:04:05Z";
+
+fn secret(text: &str) -> Passphrase {
+    Passphrase::from_text(text.into())
+}
+
+/// A device whose key follows from `seed`, as the server leaves it at its first start.
+fn device(seed: u64) -> Sim {
+    use crate::platform::DeviceKeeper;
+    let sim = Sim::new(seed);
+    sim.device.load().unwrap();
+    sim
+}
+
+fn boot(sim: &Sim) -> Arc<Hsm> {
+    boot_on(sim.platform())
+}
+
+fn boot_on(platform: Platform) -> Arc<Hsm> {
+    let hsm = block_on(Hsm::boot(platform)).unwrap();
+    block_on(hsm.tls_identity(|_| Ok(identity()))).unwrap();
+    hsm
+}
+
+fn identity() -> TlsIdentity {
+    let material = any_key(KeyType::EC_P256);
+    let certificate = x509::self_signed_der(&Live::load(&material).unwrap(), "x", &[], [7; 16]).unwrap();
+    TlsIdentity { private_key: x509::pkcs8_der(&material).unwrap(), chain: vec![certificate] }
+}
+
+fn unlock(hsm: &Hsm, passphrase: &str) -> Result<(), Error> {
+    block_on(hsm.unlock("10.0.0.1".parse().unwrap(), &secret(passphrase)))
+}
+
+fn op(hsm: &Hsm) -> Arc<Operational> {
+    hsm.operational().expect("it is Operational")
+}
+
+fn ns(name: &str) -> NamespaceId {
+    NamespaceId::parse(name).unwrap()
+}
+
+fn some_key(key_type: KeyType, label: &str) -> KeyRecord {
+    let list: Vec<_> = mechanisms::TABLE.iter().filter(|row| row.key == key_type).map(|row| row.mechanism).collect();
+    let mut uid = [0; 16];
+    TestRng.fill(&mut uid);
+    KeyRecord::new(uid, Mechanisms::of(&list), label.into(), vec!["a".into(), "ü".into()], any_key(key_type))
+}
+
+fn put_key(op: &Operational, namespace: NamespaceNumber, id: &str, record: KeyRecord, count: u64) {
+    let generation = op.shared.generation;
+    let key = KeyRef { namespace, uid: record.uid };
+    let mut draft = Draft::default();
+    if count > 0 {
+        let certificate = CertificateRecord((0..=255).collect());
+        let row = SharedPath::certificate(generation, key);
+        draft = draft.put(op.certificates.sealed(&row, Revision::default(), &certificate).unwrap());
+        for (device, count) in [("A", 1), ("B", count - 1)] {
+            let row = SharedPath::counter(generation, key, device);
+            draft = draft.put(op.counts.sealed(&row, Revision::default(), &CounterRecord { count }).unwrap());
+        }
+    }
+    let row = SharedPath::key(generation, namespace, &KeyId::parse(id).unwrap());
+    draft = draft.put(op.keys.sealed(&row, Revision::default(), &record).unwrap());
+    block_on(op.shared.commit(draft)).unwrap();
+    op.keys.changed(&row);
+}
+
+fn put_user(op: &Operational, id: &str, scheme: Scheme) {
+    let digest = Digest { scheme, salt: [id.len() as u8; 16], hash: sha256(id.as_bytes()) };
+    let tags = ["a".to_owned(), "b".to_owned()].into();
+    let user = UserRecord { real_name: format!("{id} \"ü\"\n"), role: Role::Operator, digest, tags };
+    let row = SharedPath::user(op.shared.generation, &UserId::parse(id).unwrap());
+    block_on(op.shared.commit(Draft::default().put(op.users.sealed(&row, Revision::default(), &user).unwrap())))
+        .unwrap();
+    op.users.changed(&row);
+}
+
+type Rows = Vec<(Path, Vec<u8>)>;
+
+/// The device of seed 1 with something of everything in it.
+fn world() -> (Sim, Arc<Hsm>) {
+    static WORLD: OnceLock<(Rows, Rows)> = OnceLock::new();
+    let (shared, local) = WORLD.get_or_init(|| {
+        let sim = device(1);
+        let hsm = boot(&sim);
+        block_on(hsm.provision(secret(UNLOCK), secret("the admin passphrase"), TIME)).unwrap();
+        let op = op(&hsm);
+        block_on(op.change_backup_passphrase(&secret(BACKUP), &secret(""))).unwrap();
+        block_on(op.set_unattended_boot(true)).unwrap();
+        for id in ["gone", "ns1", "ns2"] {
+            block_on(op.create_namespace(&ns(id))).unwrap();
+        }
+        block_on(op.delete_namespace(&ns("gone"))).unwrap();
+        for id in ["operator", "ns1~operator", "ns2~operator"] {
+            put_user(&op, id, Scheme::Scrypt);
+        }
+        for (number, key_type) in (1..).zip(KeyType::ALL) {
+            put_key(&op, 0, key_type.as_str(), some_key(key_type, "laßel"), if number % 2 == 0 { number } else { 0 });
+        }
+        let number = block_on(op.namespace(&ns("ns1"))).unwrap().unwrap().record.number;
+        for at in 0..70 {
+            put_key(&op, number, &format!("k{at}"), some_key(KeyType::Curve25519, ""), 0);
+        }
+        let (network, logging) = configured();
+        block_on(op.set_network(&network)).unwrap();
+        block_on(op.set_logging(&logging)).unwrap();
+        let row = cluster_ca_path(op.shared.generation);
+        let sealed = op.cluster_cas.sealed(&row, Revision::default(), &ClusterCa(vec![0x30, 1, 2])).unwrap();
+        block_on(op.shared.commit(Draft::default().put(sealed))).unwrap();
+        (sim.store.raw_rows(), sim.local.raw_rows())
+    });
+    let sim = device(1);
+    fill(&sim.store, shared);
+    fill(&sim.local, local);
+    let hsm = boot(&sim);
+    (sim, hsm)
+}
+
+/// A network and a log target that nobody has by default.
+fn configured() -> (Network, Logging) {
+    let network = Network {
+        ip_address: "10.1.2.3".parse().unwrap(),
+        netmask: "255.255.240.0".parse().unwrap(),
+        gateway: "10.1.0.1".parse().unwrap(),
+        ipv6: Some(NetworkV6 { cidr: Cidr6 { address: "fd00::7".parse().unwrap(), prefix: 64 }, gateway: None }),
+    };
+    let address = "10.1.2.4".parse().unwrap();
+    (network, Logging { ip_address: address, port: 1514, log_level: LogLevel::Warning })
+}
+
+fn stored_config(hsm: &Hsm) -> (Option<Network>, Option<Logging>) {
+    (block_on(config::stored(&hsm.local)).unwrap(), block_on(config::stored(&hsm.local)).unwrap())
+}
+
+fn fill(store: &SimStore, rows: &Rows) {
+    rows.iter().for_each(|(path, value)| store.tamper(path.clone(), value.clone()));
+}
+
+/// Everything that users can see of an HSM, and the keys themselves.
+fn described(hsm: &Hsm) -> Vec<String> {
+    let op = op(hsm);
+    let generation = op.shared.generation;
+    let mut lines = Vec::new();
+    for id in block_on(op.user_ids(None)).unwrap() {
+        let row = block_on(op.user(&UserId::parse(&id).unwrap())).unwrap().unwrap();
+        let UserRecord { real_name, role, digest, tags } = &row.record;
+        lines.push(format!("{id} {real_name} {role:?} {:?} {:?} {tags:?}", digest.scheme, (digest.salt, digest.hash)));
+    }
+    lines.extend(block_on(op.cluster_ca()).unwrap().map(|authority| format!("authority {authority:?}")));
+    let mut scopes = vec![(String::new(), 0)];
+    for id in block_on(op.namespace_ids()).unwrap() {
+        let number = block_on(op.namespace(&ns(&id))).unwrap().unwrap().record.number;
+        lines.push(format!("namespace {id}"));
+        scopes.push((id, number));
+    }
+    for (namespace, number) in scopes {
+        let prefix = SharedPath::keys(generation, number, "");
+        for path in block_on(op.keys.paths(&prefix, None)).unwrap().0 {
+            let id = SharedPath::tail(&prefix, &path).unwrap();
+            let row = SharedPath::key(generation, number, &KeyId::parse(id).unwrap());
+            let record = &block_on(op.keys.get(&row)).unwrap().unwrap().record;
+            let key = KeyRef { namespace: number, uid: record.uid };
+            let certificate = block_on(op.certificates.get(&SharedPath::certificate(generation, key))).unwrap();
+            let certificate = certificate.map(|row| row.record.0.clone());
+            let mut material = Vec::new();
+            record.material.encode(&mut material);
+            let uses = block_on(op.operations(key)).unwrap();
+            let (mechanisms, label, tags) = (record.mechanisms.list(), &record.label, &record.tags);
+            lines.push(format!("{namespace}/{id} {mechanisms:?} {label} {tags:?} {uses} {certificate:?} {material:?}"));
+        }
+    }
+    lines
+}
+
+fn backup_of(hsm: &Hsm) -> Vec<u8> {
+    let op = op(hsm);
+    let mut backup = block_on(op.begin_backup()).unwrap();
+    let mut file = Vec::new();
+    while let Some(piece) = block_on(backup.next_piece(&op)).unwrap() {
+        file.extend(piece);
+    }
+    assert_eq!(file[file.len() - 19..], *b"_NETHSM_BACKUP_END_");
+    file
+}
+
+fn restore_as(hsm: &Arc<Hsm>, file: &[u8], passphrase: Option<&str>, time: Option<&str>) -> Result<(), Error> {
+    block_on(async {
+        let arguments = RestoreArguments::new(passphrase.map(secret), time)?;
+        let mut restore = hsm.begin_restore(arguments)?;
+        let fed = async {
+            for piece in file.chunks(1000) {
+                restore.feed(piece).await?;
+            }
+            restore.finish().await
+        };
+        let result = fed.await;
+        if result.is_err() {
+            restore.abandon().await;
+        }
+        result
+    })
+}
+
+fn restore(hsm: &Arc<Hsm>, file: &[u8]) -> Result<(), Error> {
+    restore_as(hsm, file, Some(BACKUP), None)
+}
+
+fn refusal(result: Result<(), Error>) -> String {
+    match result {
+        Err(Error::Invalid(text)) => text.into_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn generations(sim: &Sim) -> Vec<u32> {
+    let number = |path: &Path| u32::from_be_bytes(path.as_bytes()[1..5].try_into().unwrap());
+    let rows = sim.store.raw_rows();
+    let mut all: Vec<u32> =
+        rows.iter().filter(|(path, _)| path.as_bytes()[0] == 1).map(|(path, _)| number(path)).collect();
+    all.dedup();
+    all
+}
+
+#[test]
+fn a_backup_restores_everything_on_another_device() {
+    let (_, hsm) = world();
+    let (file, expected, now) = (backup_of(&hsm), described(&hsm), hsm.now());
+    assert!(!file.windows(16).any(|window| window == b"BEGIN PRIVATE KE"));
+
+    let other = device(2);
+    let copy = boot(&other);
+    let tls = block_on(copy.local.get(LocalPath::Tls)).unwrap().unwrap();
+    restore(&copy, &file).unwrap();
+    assert_eq!(copy.state(), State::Locked);
+    let restored = block_on(copy.local.get(LocalPath::Tls)).unwrap().unwrap();
+    assert!(*restored != *tls && *restored == *block_on(hsm.local.get(LocalPath::Tls)).unwrap().unwrap());
+    assert_eq!(copy.now().as_second(), now.as_second());
+
+    let before = other.store.raw_rows();
+    assert!(unlock(&copy, "not the unlock passphrase").is_err());
+    assert!(other.store.raw_rows() == before, "a wrong passphrase converts nothing");
+    other.clock.advance(std::time::Duration::from_secs(1));
+    unlock(&copy, UNLOCK).unwrap();
+    assert_eq!(described(&copy), expected);
+    let (network, logging) = configured();
+    assert_eq!(stored_config(&copy), (Some(network), Some(logging)));
+    assert_eq!(generations(&other), [2]);
+    assert!(!block_on(op(&copy).unattended_boot()).unwrap(), "the slot is of another device");
+    // The backup passphrase came along, and it all is there after a reboot, too.
+    let again = backup_of(&copy);
+    assert_ne!(again, file);
+    let copy = boot(&other);
+    unlock(&copy, UNLOCK).unwrap();
+    assert_eq!(described(&copy), expected);
+    block_on(op(&copy).create_namespace(&ns("ns3"))).unwrap();
+    // Numbers of namespaces go on behind those that were given.
+    assert_eq!(block_on(op(&copy).namespace(&ns("ns3"))).unwrap().unwrap().record.number, 3);
+}
+
+#[test]
+fn a_backup_of_this_hsm_is_restored_while_it_serves() {
+    let (sim, hsm) = world();
+    let (file, expected) = (backup_of(&hsm), described(&hsm));
+    let first = op(&hsm);
+    put_key(&first, 0, "later", some_key(KeyType::EC_P256, ""), 0);
+    put_user(&first, "later", Scheme::Scrypt);
+    drop(first);
+    // The passphrase may be left out, as the file was made under the one that is set.
+    restore_as(&hsm, &file, None, Some("2031-01-01T00:00:00Z")).unwrap();
+    assert_eq!(hsm.state(), State::Operational);
+    assert_eq!(described(&hsm), expected);
+    assert_eq!(hsm.now().to_string(), "2031-01-01T00:00:00Z");
+    assert_eq!(generations(&sim), [3]);
+    assert_eq!(block_on(Step::noted(&hsm.local)).unwrap(), None);
+    assert!(block_on(op(&hsm).unattended_boot()).unwrap(), "nothing of the device changed");
+    block_on(op(&hsm).create_namespace(&ns("ns3"))).unwrap();
+    restore(&hsm, &file).unwrap();
+    assert_eq!(described(&hsm), expected);
+    let hsm = boot(&sim);
+    assert_eq!(described(&hsm), expected);
+    assert_eq!(hsm.now().to_string(), "2031-01-01T00:00:00Z");
+}
+
+#[test]
+fn a_backup_of_another_hsm_locks_this_one_until_its_passphrase_comes() {
+    let (_, hsm) = world();
+    let (file, expected) = (backup_of(&hsm), described(&hsm));
+    let other = device(3);
+    let copy = boot(&other);
+    block_on(copy.provision(secret("another unlock passphrase"), secret("another admin passphrase"), TIME)).unwrap();
+    block_on(op(&copy).set_unattended_boot(true)).unwrap();
+    let tls = block_on(copy.local.get(LocalPath::Tls)).unwrap().unwrap();
+    assert_eq!(refusal(restore_as(&copy, &file, None, None)), "No backupPassphrase provided");
+    assert_eq!(copy.state(), State::Operational);
+    restore(&copy, &file).unwrap();
+    assert_eq!(copy.state(), State::Locked);
+    assert!(unlock(&copy, "another unlock passphrase").is_err());
+    // It is this one's own network face that stays, and its old users do not come back with a reboot.
+    assert_eq!(*block_on(copy.local.get(LocalPath::Tls)).unwrap().unwrap(), *tls);
+    assert_eq!(stored_config(&copy), (None, None));
+    let copy = boot(&other);
+    assert_eq!(copy.state(), State::Locked);
+    unlock(&copy, UNLOCK).unwrap();
+    assert_eq!(described(&copy), expected);
+    assert_eq!(generations(&other), [3]);
+    assert!(!block_on(op(&copy).unattended_boot()).unwrap());
+}
+
+#[test]
+fn on_the_same_device_an_unattended_slot_comes_back() {
+    let (_, hsm) = world();
+    let (file, expected) = (backup_of(&hsm), described(&hsm));
+    let fresh = device(1);
+    let copy = boot(&fresh);
+    restore(&copy, &file).unwrap();
+    assert_eq!(copy.state(), State::Operational);
+    assert_eq!(described(&copy), expected);
+    assert!(block_on(op(&copy).unattended_boot()).unwrap());
+    assert_eq!(boot(&fresh).state(), State::Operational);
+}
+
+#[test]
+fn one_restore_runs_at_a_time_and_none_beside_a_provisioning() {
+    let (_, source) = world();
+    let file = backup_of(&source);
+    let hsm = boot(&device(8));
+    let arguments = || RestoreArguments::new(Some(secret(BACKUP)), None).unwrap();
+    let mut first = hsm.begin_restore(arguments()).unwrap();
+    block_on(first.feed(&file[..file.len() / 2])).unwrap();
+    let busy = |result: Result<(), Error>| assert!(matches!(result, Err(Error::Unavailable(_))), "{result:?}");
+    busy(restore(&hsm, &file));
+    busy(block_on(hsm.provision(secret(UNLOCK), secret("the admin passphrase"), TIME)));
+    block_on(first.abandon());
+    restore(&hsm, &file).unwrap();
+    assert!(matches!(hsm.begin_restore(arguments()), Err(Error::Precondition(_))), "it is Locked");
+}
+
+#[test]
+fn a_restore_does_not_outlast_the_phase_it_began_in() {
+    let (sim, hsm) = world();
+    let file = backup_of(&hsm);
+    let shared = sim.store.raw_rows();
+    let mut restore = hsm.begin_restore(RestoreArguments::new(None, None).unwrap()).unwrap();
+    block_on(restore.feed(&file)).unwrap();
+    block_on(hsm.lock(op(&hsm))).unwrap();
+    assert!(matches!(block_on(restore.finish()), Err(Error::Precondition(_))));
+    block_on(restore.abandon());
+    assert!(sim.store.raw_rows() == shared);
+    // A backup that is being made ends with the phase, too.
+    unlock(&hsm, UNLOCK).unwrap();
+    let op = op(&hsm);
+    let mut backup = block_on(op.begin_backup()).unwrap();
+    block_on(backup.next_piece(&op)).unwrap();
+    let held = Arc::downgrade(&op);
+    block_on(hsm.lock(op)).unwrap();
+    assert!(held.upgrade().is_none(), "a backup holds no key between two pieces");
+}
+
+#[test]
+fn a_backup_ends_in_time_and_not_many_run_at_once() {
+    use casemate_api::limits::{BACKUP_MAX_MS, BACKUPS_RUNNING_MAX};
+    let (sim, hsm) = world();
+    let op = op(&hsm);
+    let mut running: Vec<_> = (0..BACKUPS_RUNNING_MAX).map(|_| block_on(op.begin_backup()).unwrap()).collect();
+    assert!(matches!(block_on(op.begin_backup()), Err(Error::Unavailable(_))));
+    let mut late = running.pop().unwrap();
+    assert!(block_on(op.begin_backup()).is_err(), "the late one still has its place");
+    block_on(late.next_piece(&op)).unwrap();
+    sim.clock.advance(std::time::Duration::from_millis(BACKUP_MAX_MS + 1));
+    assert!(block_on(late.next_piece(&op)).is_err());
+    assert!(block_on(late.next_piece(&op)).is_err(), "it does not go on, nor end as if it were whole");
+    drop(late);
+    assert!(block_on(op.begin_backup()).is_ok());
+}
+
+#[test]
+fn large_entries_are_staged_in_parts() {
+    let (_, source) = world();
+    let record = some_key(KeyType::Curve25519, "");
+    let key = KeyRef { namespace: 0, uid: record.uid };
+    let from = op(&source);
+    put_key(&from, 0, "large", record, 0);
+    let row = SharedPath::certificate(from.shared.generation, key);
+    let large = CertificateRecord(vec![7; 1 << 20]);
+    let sealed = from.certificates.sealed(&row, Revision::default(), &large).unwrap();
+    block_on(from.shared.commit(Draft::default().put(sealed))).unwrap();
+    let (file, expected) = (backup_of(&source), described(&source));
+    let hsm = boot(&device(12));
+    restore(&hsm, &file).unwrap();
+    unlock(&hsm, UNLOCK).unwrap();
+    assert!(described(&hsm) == expected);
+}
+
+#[test]
+fn the_unlock_passphrase_that_was_changed_since_is_the_one_of_the_backup_again() {
+    let (_, hsm) = world();
+    let (file, expected) = (backup_of(&hsm), described(&hsm));
+    block_on(op(&hsm).change_unlock_passphrase(&secret("the next unlock passphrase"), &secret(UNLOCK))).unwrap();
+    restore(&hsm, &file).unwrap();
+    assert_eq!(hsm.state(), State::Locked, "the Domain Key is the same, its lock is not");
+    unlock(&hsm, UNLOCK).unwrap();
+    assert_eq!(described(&hsm), expected);
+}

@@ -1,0 +1,450 @@
+//! Writes a backup of V1, piece by piece, from one consistent view of the store: memory stays flat, however many keys
+//! there are.
+//!
+//! What is kept between two pieces is no secret: view and place. The keys are taken from the Operational phase for each
+//! piece anew, so that a client who reads slowly cannot keep the HSM from locking.
+//!
+//! V1 has one Backup Key for all entries of all backups, so nonces are synthetic: a keyed hash of what is sealed. Equal
+//! values look equal in two backups; in return, no number of nightly backups uses up the 2³² random nonces of one key.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use casemate_api::NamespaceId;
+use casemate_api::limits::{BACKUP_MAX_MS, BACKUP_PAGE_ROWS, BACKUPS_RUNNING_MAX, STORE_TXN_MAX_OPS};
+use zeroize::Zeroizing;
+
+use crate::backup::device;
+use crate::backup::format::{self, ENTRY_LABEL, Field, TooLong, Version};
+use crate::backup::passphrase::BackupSecret;
+use crate::backup::read::{Head, Manifest, marked_key};
+use crate::backup::upstream::{self, DeviceItem, STORE_VERSION, Store};
+use crate::counters::CounterRecord;
+use crate::error::Error;
+use crate::keys::CertificateRecord;
+use crate::keys::record::KeyRecord;
+use crate::namespaces::NamespaceRecord;
+use crate::path::{Generation, KeyRef, LocalPath, NamespaceNumber, ROOT, SharedPath, TableId, generation_pointer};
+use crate::phase::Operational;
+use crate::platform::Work;
+use crate::seal;
+use crate::secret::StoreKey;
+use crate::store::{Path, Range, Snapshot, Versioned};
+use crate::table::{Record, open_row};
+use crate::users::UserRecord;
+
+/// A backup on its way out.
+pub struct Backup {
+    snapshot: Box<dyn Snapshot>,
+    generation: Generation,
+    salt: [u8; 16],
+    locked_domain_key: Vec<u8>,
+    unlock_salt: Vec<u8>,
+    device_id: String,
+    config_key: StoreKey,
+    namespaces: Vec<(NamespaceId, NamespaceNumber)>,
+    manifest: Option<Manifest>,
+    stage: Stage,
+    ends: Duration,
+    _place: Place,
+}
+
+/// What comes next.
+enum Stage {
+    Head,
+    Users(Option<Path>),
+    Shared,
+    /// Keys of the root (0) or of a namespace, behind this path.
+    Keys(usize, Option<Path>),
+    Device,
+    Namespaces(usize),
+    End,
+    Done,
+    /// A piece failed; nothing may follow.
+    Broken,
+}
+
+impl Operational {
+    /// Begins a backup of everything. `Precondition` while no backup passphrase is set.
+    pub async fn begin_backup(&self) -> Result<Backup, Error> {
+        let unset = || Error::Precondition("Please configure backup key before doing a backup.".into());
+        let secret = self.backup_secret().await?.ok_or_else(unset)?;
+        let place = Place::take(&self.backups)?;
+        // So that what was counted until now is in the view.
+        self.flush_counters().await?;
+        let damaged = || Error::internal("slot 0 is missing");
+        let (locked_domain_key, unlock_salt) = {
+            // Both are written together, and must be read together.
+            let _steady = self.changing_unlock.lock().await;
+            let slot = self.local.get(LocalPath::Slot0).await?.ok_or_else(damaged)?;
+            (slot.to_vec(), self.local.get(LocalPath::UnlockSalt).await?.ok_or_else(damaged)?.to_vec())
+        };
+        let snapshot = self.platform.store.snapshot().await?;
+        let generation = self.shared.generation;
+        let pointer = snapshot.range(Range::prefix(&generation_pointer(), 1)).await?.rows.pop();
+        self.closed.check()?;
+        if pointer.is_none_or(|(_, row)| row.value != generation.to_be_bytes()) {
+            return Err(Error::Unavailable("The HSM's data was replaced by a restore. Try again.".into()));
+        }
+        let namespaces = self.namespaces_in(&*snapshot).await?;
+        tracing::info!(target: "hsm.backup", "a backup is being made");
+        Ok(Backup {
+            snapshot,
+            generation,
+            salt: secret.record.salt,
+            locked_domain_key,
+            unlock_salt,
+            device_id: self.device_id.clone(),
+            config_key: marked_key(&secret.record.key, &*self.platform.rng),
+            namespaces,
+            manifest: None,
+            stage: Stage::Head,
+            ends: self.platform.clock.monotonic() + Duration::from_millis(BACKUP_MAX_MS),
+            _place: place,
+        })
+    }
+
+    async fn namespaces_in(&self, snapshot: &dyn Snapshot) -> Result<Vec<(NamespaceId, NamespaceNumber)>, Error> {
+        let prefix = SharedPath::namespaces(self.shared.generation);
+        let key = self.table_key(TableId::Namespaces);
+        let mut namespaces = Vec::new();
+        let mut after = None;
+        loop {
+            let (rows, end) = page(snapshot, &prefix, after.as_ref(), STORE_TXN_MAX_OPS).await?;
+            for (path, row) in &rows {
+                let record: NamespaceRecord = opened(&key, path, row)?;
+                let id = SharedPath::tail(&prefix, path).and_then(|id| NamespaceId::parse(id).ok());
+                namespaces.extend(id.map(|id| (id, record.number)));
+            }
+            match end {
+                Some(end) => after = Some(end),
+                None => return Ok(namespaces),
+            }
+        }
+    }
+}
+
+impl Backup {
+    /// The next piece of the file; `None` behind its end. `op` is the phase the backup began in.
+    ///
+    /// After an error the backup is broken, and what was written of it must not look like a whole one.
+    pub async fn next_piece(&mut self, op: &Operational) -> Result<Option<Vec<u8>>, Error> {
+        loop {
+            op.closed.check()?;
+            if op.platform.clock.monotonic() > self.ends {
+                return Err(Error::Unavailable("The backup took too long. Read it faster.".into()));
+            }
+            let secret = op.backup_secret().await?.filter(|row| row.record.salt == self.salt);
+            let secret =
+                secret.ok_or_else(|| Error::Unavailable("The backup passphrase was changed meanwhile.".into()))?;
+            let mut out = Piece {
+                bytes: Vec::new(),
+                seal: Sealer::new(secret.record.key.expose()),
+                manifest: self.manifest.take(),
+            };
+            let next = match std::mem::replace(&mut self.stage, Stage::Broken) {
+                Stage::Head => self.head(op, &mut out)?,
+                Stage::Users(after) => {
+                    let prefix = SharedPath::users(self.generation, None);
+                    let (rows, end) = page(&*self.snapshot, &prefix, after.as_ref(), BACKUP_PAGE_ROWS).await?;
+                    let keys = Keys { row: op.table_key(TableId::Users), store: op.upstream_key(Store::Users) };
+                    out = op.off_thread(Work::Slow, move || users(rows, &prefix, &keys, out)).await??;
+                    end.map_or(Stage::Shared, |end| Stage::Users(Some(end)))
+                }
+                Stage::Shared => {
+                    shared(op, &secret.record, &mut out).await?;
+                    Stage::Keys(0, None)
+                }
+                Stage::Keys(number, after) => {
+                    let (entries, end) = self.keys(op, number, after.as_ref()).await?;
+                    let keys = Keys { row: op.table_key(TableId::Keys), store: op.upstream_key(Store::Keys) };
+                    out = op.off_thread(Work::Slow, move || keys_out(entries, &keys, out)).await??;
+                    match end {
+                        Some(end) => Stage::Keys(number, Some(end)),
+                        // The root comes in front of the namespaces.
+                        None if number < self.namespaces.len() => Stage::Keys(number + 1, None),
+                        None => Stage::Device,
+                    }
+                }
+                Stage::Device => {
+                    self.device(op, &mut out).await?;
+                    Stage::Namespaces(0)
+                }
+                Stage::Namespaces(from) => {
+                    let seal = Sealer::new(op.upstream_key(Store::Namespaces).expose());
+                    for (id, _) in self.namespaces.iter().skip(from).take(STORE_TXN_MAX_OPS) {
+                        out.sealed(&seal, &upstream::namespace_path(id), &upstream::write_namespace(id))?;
+                    }
+                    let to = from + STORE_TXN_MAX_OPS;
+                    if to < self.namespaces.len() { Stage::Namespaces(to) } else { Stage::End }
+                }
+                Stage::End => {
+                    out.end()?;
+                    tracing::info!(target: "hsm.backup", "a backup was made");
+                    Stage::Done
+                }
+                Stage::Done => {
+                    self.stage = Stage::Done;
+                    return Ok(None);
+                }
+                Stage::Broken => return Err(Error::internal("a broken backup goes on")),
+            };
+            self.stage = next;
+            self.manifest = out.manifest;
+            if !out.bytes.is_empty() {
+                return Ok(Some(out.bytes));
+            }
+        }
+    }
+
+    fn head(&self, op: &Operational, out: &mut Piece) -> Result<Stage, Error> {
+        format::push_start(&mut out.bytes, Version::V1, &self.salt)?;
+        for (field, plain) in [
+            (Field::Version, &[Version::V1.byte()][..]),
+            (Field::DomainKey, &self.locked_domain_key),
+            (Field::DeviceId, self.device_id.as_bytes()),
+            (Field::ConfigKey, self.config_key.expose()),
+        ] {
+            let sealed = out.seal.seal(field.label().as_bytes(), plain);
+            format::push_framed(&mut out.bytes, &sealed)?;
+        }
+        out.manifest = Some(Manifest::of(&Head {
+            version: Version::V1,
+            salt: self.salt,
+            locked_domain_key: self.locked_domain_key.clone(),
+            device_id: self.device_id.clone(),
+            config_key: Some(StoreKey::new(*self.config_key.expose())),
+            ours: true,
+        }));
+        out.entry(upstream::INITIALIZED, b"")?;
+        let seal = Sealer::new(op.upstream_key(Store::Users).expose());
+        out.sealed(&seal, &Store::Users.version_path(), STORE_VERSION)?;
+        Ok(Stage::Users(None))
+    }
+
+    /// One page of keys with their certificates and counts, still sealed.
+    async fn keys(
+        &self,
+        op: &Operational,
+        number: usize,
+        after: Option<&Path>,
+    ) -> Result<(Vec<KeyToWrite>, Option<Path>), Error> {
+        let namespace = number.checked_sub(1).and_then(|at| self.namespaces.get(at));
+        let namespace_number = namespace.map_or(ROOT, |(_, number)| *number);
+        let prefix = SharedPath::keys(self.generation, namespace_number, "");
+        let (rows, end) = page(&*self.snapshot, &prefix, after, BACKUP_PAGE_ROWS).await?;
+        let table = op.table_key(TableId::Keys);
+        let (certificates, counters) = (op.table_key(TableId::Certificates), op.table_key(TableId::Counters));
+        let mut keys = Vec::with_capacity(rows.len());
+        for (path, row) in rows {
+            let Some(id) = SharedPath::tail(&prefix, &path) else { continue };
+            let upstream_path = upstream::key_path(namespace.map(|(id, _)| id), id);
+            let plain = open_row(&table, &path, &row.value).map_err(|why| unreadable(&path, why))?;
+            let uid = KeyRecord::decode(&plain).map_err(|why| unreadable(&path, why))?.uid;
+            let key = KeyRef { namespace: namespace_number, uid };
+            let found = Range::prefix(SharedPath::certificate(self.generation, key).path(), 1);
+            let certificate = self.snapshot.range(found).await?.rows.pop();
+            let certificate: Option<CertificateRecord> =
+                certificate.map(|(path, row)| opened(&certificates, &path, &row)).transpose()?;
+            let mut operations = 0u64;
+            let counts = Range::prefix(SharedPath::counters(self.generation, key).path(), BACKUP_PAGE_ROWS);
+            for (path, row) in self.snapshot.range(counts).await?.rows {
+                let count: CounterRecord = opened(&counters, &path, &row)?;
+                operations = operations.saturating_add(count.count);
+            }
+            let certificate = certificate.map(|record| record.0);
+            keys.push(KeyToWrite { path: upstream_path, row_path: path, row, certificate, operations });
+        }
+        Ok((keys, end))
+    }
+
+    async fn device(&self, op: &Operational, out: &mut Piece) -> Result<(), Error> {
+        let mut items = device::items(&op.local).await?;
+        items.insert(DeviceItem::UnlockSalt, Zeroizing::new(self.unlock_salt.clone()));
+        let config = Sealer::new(self.config_key.expose());
+        let id = &self.device_id;
+        for (item, value) in &items {
+            out.sealed(&config, &item.path(id), value)?;
+        }
+        let slots = Sealer::new(op.local.backup_slots.expose());
+        let attended = (DeviceItem::Attended, self.locked_domain_key.as_slice());
+        let unattended =
+            op.unattended_boot().await?.then_some((DeviceItem::Unattended, op.domain().expose().as_slice()));
+        for (item, value) in [Some(attended), unattended].into_iter().flatten() {
+            let label = item.slot_label(Version::V1, id).unwrap_or_default();
+            out.entry(&item.path(id), &slots.seal(&label, value))?;
+        }
+        let namespaces = Sealer::new(op.upstream_key(Store::Namespaces).expose());
+        out.sealed(&namespaces, &Store::Namespaces.version_path(), STORE_VERSION)
+    }
+}
+
+/// What is configured for all devices.
+async fn shared(op: &Operational, secret: &BackupSecret, out: &mut Piece) -> Result<(), Error> {
+    let config = Sealer::new(op.upstream_key(Store::Config).expose());
+    out.sealed(&config, upstream::BACKUP_KEY, secret.key.expose())?;
+    out.sealed(&config, upstream::BACKUP_SALT, &secret.salt)?;
+    if let Some(authority) = op.cluster_ca().await? {
+        out.sealed(&config, upstream::CLUSTER_CA, &upstream::write_chain(&[authority]))?;
+    }
+    out.entry(upstream::CONFIG_VERSION, &[b'0' + Version::V1.byte()])?;
+    let keys = Sealer::new(op.upstream_key(Store::Keys).expose());
+    out.sealed(&keys, &Store::Keys.version_path(), STORE_VERSION)
+}
+
+/// The keys of one kind of record: of our table, and of NetHSM's store.
+struct Keys {
+    row: StoreKey,
+    store: StoreKey,
+}
+
+/// A key with what is needed to write it.
+struct KeyToWrite {
+    path: String,
+    row_path: Path,
+    row: Versioned,
+    certificate: Option<Vec<u8>>,
+    operations: u64,
+}
+
+fn users(rows: Vec<(Path, Versioned)>, prefix: &SharedPath, keys: &Keys, mut out: Piece) -> Result<Piece, Error> {
+    let seal = Sealer::new(keys.store.expose());
+    for (path, row) in &rows {
+        let Some(id) = SharedPath::tail(prefix, path) else { continue };
+        let user: UserRecord = opened(&keys.row, path, row)?;
+        out.sealed(&seal, &upstream::user_path(id), &upstream::write_user(&user))?;
+    }
+    Ok(out)
+}
+
+fn keys_out(entries: Vec<KeyToWrite>, keys: &Keys, mut out: Piece) -> Result<Piece, Error> {
+    let seal = Sealer::new(keys.store.expose());
+    for entry in &entries {
+        let key: KeyRecord = opened(&keys.row, &entry.row_path, &entry.row)?;
+        let json = upstream::write_key(&key, entry.certificate.as_deref(), entry.operations)?;
+        out.sealed(&seal, &entry.path, &json)?;
+    }
+    Ok(out)
+}
+
+/// A part of the file as it grows.
+struct Piece {
+    bytes: Vec<u8>,
+    seal: Sealer,
+    manifest: Option<Manifest>,
+}
+
+impl Piece {
+    /// An entry whose value is as NetHSM's store has it.
+    fn entry(&mut self, path: &str, value: &[u8]) -> Result<(), Error> {
+        if let Some(manifest) = &mut self.manifest {
+            manifest.add(path, value);
+        }
+        self.append(path, value)
+    }
+
+    /// An entry whose value NetHSM's store seals.
+    fn sealed(&mut self, seal: &Sealer, path: &str, value: &[u8]) -> Result<(), Error> {
+        self.entry(path, &seal.seal(path.as_bytes(), value))
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        let manifest = self.manifest.take().ok_or_else(|| Error::internal("a backup ends twice"))?;
+        self.append(upstream::MANIFEST, &manifest.finish())?;
+        format::push_end(&mut self.bytes);
+        Ok(())
+    }
+
+    fn append(&mut self, path: &str, value: &[u8]) -> Result<(), Error> {
+        let mut plain = Zeroizing::new(Vec::with_capacity(path.len() + value.len() + 8));
+        format::push_framed(&mut plain, path.as_bytes())?;
+        plain.extend_from_slice(value);
+        let sealed = self.seal.seal(ENTRY_LABEL.as_bytes(), &plain);
+        Ok(format::push_framed(&mut self.bytes, &sealed)?)
+    }
+}
+
+impl From<TooLong> for Error {
+    fn from(why: TooLong) -> Self {
+        Error::internal(why.to_string())
+    }
+}
+
+/// Seals with nonces that are a keyed hash of what is sealed.
+pub(super) struct Sealer {
+    key: StoreKey,
+    nonces: hmac::Key,
+}
+
+impl Sealer {
+    pub(super) fn new(key: &[u8; 32]) -> Self {
+        let nonces = seal::derive(key, &[b"backup nonces"]);
+        Self { key: StoreKey::new(*key), nonces: hmac::Key::new(hmac::HMAC_SHA256, nonces.expose()) }
+    }
+
+    /// `label` holds no zero byte, so that label and value cannot run into each other.
+    pub(super) fn seal(&self, label: &[u8], plain: &[u8]) -> Vec<u8> {
+        seal::seal_at(self.key.expose(), self.nonce(label, plain), label, plain)
+    }
+
+    /// Whether this is how we would have sealed it: nobody else has such nonces.
+    pub(super) fn is_ours(&self, label: &[u8], plain: &[u8], sealed: &[u8]) -> bool {
+        sealed.starts_with(&self.nonce(label, plain))
+    }
+
+    fn nonce(&self, label: &[u8], plain: &[u8]) -> [u8; 12] {
+        let mut context = hmac::Context::with_key(&self.nonces);
+        for part in [label, &[0], plain] {
+            context.update(part);
+        }
+        let mut nonce = [0; 12];
+        nonce.iter_mut().zip(context.sign().as_ref()).for_each(|(to, from)| *to = *from);
+        nonce
+    }
+}
+
+/// One page of rows behind `after`, and where it ends if there are more.
+async fn page(
+    snapshot: &dyn Snapshot,
+    prefix: &SharedPath,
+    after: Option<&Path>,
+    limit: usize,
+) -> Result<(Vec<(Path, Versioned)>, Option<Path>), Error> {
+    let mut range = Range::prefix(prefix.path(), limit);
+    if let Some(after) = after {
+        range.start = after.next();
+    }
+    let page = snapshot.range(range).await?;
+    let end = page.rows.last().filter(|_| page.more).map(|(path, _)| path.clone());
+    Ok((page.rows, end))
+}
+
+fn opened<R: Record>(key: &StoreKey, path: &Path, row: &Versioned) -> Result<R, Error> {
+    let plain = open_row(key, path, &row.value).map_err(|why| unreadable(path, why))?;
+    R::decode(&plain).map_err(|why| unreadable(path, why))
+}
+
+fn unreadable(path: &Path, why: crate::record::BadRecord) -> Error {
+    Error::internal(format!("row {}: {why}", path.as_bytes().escape_ascii()))
+}
+
+/// A place among the backups that run at once; each holds a view of the store.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(running: &Arc<AtomicUsize>) -> Result<Self, Error> {
+        let place = Self(running.clone());
+        if running.fetch_add(1, Ordering::SeqCst) >= BACKUPS_RUNNING_MAX {
+            return Err(Error::Unavailable("Too many backups are being made at once. Try again.".into()));
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,64 @@
+//! Addresses under which an administrator wants the HSM to be reached.
+//!
+//! On NetHSM this configures the network interface. Here that belongs to the machine: what can be done is to listen on
+//! the address if the machine has it. Everything else is stored, shown again, and said in the log.
+
+use std::net::Ipv4Addr;
+
+use casemate_api::body::config::Network;
+
+use super::{store, stored};
+use crate::error::Error;
+use crate::phase::Operational;
+use crate::platform::Host;
+
+/// The configuration of a device that nobody has configured, as NetHSM has it.
+pub fn default_network() -> Network {
+    Network {
+        ip_address: Ipv4Addr::new(192, 168, 1, 1),
+        netmask: Ipv4Addr::new(255, 255, 255, 0),
+        gateway: Ipv4Addr::UNSPECIFIED,
+        ipv6: None,
+    }
+}
+
+impl Operational {
+    /// The network configuration.
+    pub async fn network(&self) -> Result<Network, Error> {
+        Ok(stored(&self.local).await?.unwrap_or_else(default_network))
+    }
+
+    /// Stores the network configuration and applies what of it can be applied.
+    pub async fn set_network(&self, network: &Network) -> Result<(), Error> {
+        let _guard = self.local.changing.lock().await;
+        self.closed.check()?;
+        store(&self.local, network).await?;
+        apply(&*self.platform.host, network);
+        Ok(())
+    }
+}
+
+/// Has the host listen where `network` says, and logs what came of it.
+pub(crate) fn apply(host: &dyn Host, network: &Network) {
+    let applied = host.use_network(network);
+    for address in applied.serving {
+        tracing::info!(target: "hsm", "the configured network address is served at https://{address}");
+    }
+    for (address, why) in applied.stored {
+        tracing::warn!(
+            target: "hsm",
+            "the network address {address} is stored and not served: {why}; give the address to this machine by its own \
+             network configuration, then reboot the HSM"
+        );
+    }
+    let v6 = network.ipv6.as_ref().map_or_else(String::new, |v6| {
+        let gateway = v6.gateway.map_or_else(|| "none".into(), |gateway| gateway.to_string());
+        format!(", IPv6 prefix {} and gateway {gateway}", v6.cidr.prefix)
+    });
+    tracing::info!(
+        target: "hsm",
+        "netmask {}, gateway {}{v6} are stored only: they belong to the network configuration of this machine",
+        network.netmask,
+        network.gateway
+    );
+}

@@ -1,0 +1,231 @@
+//! The TLS key and certificates of this device, and the authority that signs those of a cluster.
+//!
+//! A new key or chain goes this way: it is checked that the host can serve it, then it is stored, then connections get it.
+//! So a server that runs never ends up with what nobody can connect to, and a crash in between leaves the old or the new.
+
+use casemate_api::KeyType;
+use casemate_api::body::config::TlsKeyType;
+use casemate_api::body::keys::DistinguishedName;
+use casemate_api::limits::RSA_GENERATE_BITS;
+use der::pem::LineEnding;
+use jiff::Timestamp;
+use zeroize::Zeroizing;
+
+use super::chain::{chain_pem, check_chain, is_authority, leads_to, parse_chain, public_key};
+use crate::digest::sha256;
+use crate::error::{Error, Text};
+use crate::keys::material::Material;
+use crate::local::{LocalChange, TlsIdentity};
+use crate::mech::Live;
+use crate::path::{Generation, LocalPath, SharedPath};
+use crate::phase::Operational;
+use crate::platform::{Rng, Work};
+use crate::record::{BadRecord, Reader, Writer};
+use crate::shared::{Committed, Draft};
+use crate::store::Revision;
+use crate::table::Record;
+use crate::x509;
+
+/// The certificate of the authority that signs the TLS certificates of a cluster, as stored.
+pub struct ClusterCa(
+    /// DER.
+    pub Vec<u8>,
+);
+
+impl Record for ClusterCa {
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        Writer::new(1).bytes(&self.0).finish()
+    }
+    fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
+        let (version, mut reader) = Reader::open(bytes)?;
+        if version != 1 {
+            return Err(BadRecord("its format is of a newer version"));
+        }
+        let certificate = reader.bytes()?.to_vec();
+        reader.end()?;
+        Ok(Self(certificate))
+    }
+    fn weight(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+/// A key and a certificate signed by itself, named as NetHSM's is, valid from 1970 to 9999. `names` are its alternative
+/// names, addresses with `IP:` in front. `bits` is the length of an RSA modulus, which takes its time; other types ignore
+/// it.
+pub fn fresh_identity(key_type: KeyType, bits: usize, rng: &dyn Rng, names: &[String]) -> Result<TlsIdentity, Error> {
+    let material = Material::generate(key_type, bits, rng)?;
+    let mut serial = [0; 16];
+    rng.fill(&mut serial);
+    let certificate = x509::self_signed_der(&Live::load(&material)?, "keyfender", names, serial)?;
+    Ok(TlsIdentity { private_key: x509::pkcs8_der(&material)?, chain: vec![certificate] })
+}
+
+/// The row of the cluster CA.
+pub(crate) fn cluster_ca_path(generation: Generation) -> SharedPath {
+    SharedPath::setting(generation, "cluster-ca")
+}
+
+impl Operational {
+    async fn identity(&self) -> Result<TlsIdentity, Error> {
+        let stored = self.local.get(LocalPath::Tls).await?.ok_or(Error::internal("there is no TLS identity"))?;
+        TlsIdentity::decode(&stored).map_err(|why| Error::internal(format!("the TLS identity: {why}")))
+    }
+
+    /// The public TLS key: the one in the certificate, which is always of the key.
+    pub async fn tls_public_key_pem(&self) -> Result<String, Error> {
+        let der = leaf_key(&self.identity().await?)?;
+        der::pem::encode_string("PUBLIC KEY", LineEnding::LF, &der)
+            .map_err(|why| Error::internal(format!("PEM: {why}")))
+    }
+
+    /// The chain of TLS certificates, the server's own first.
+    pub async fn tls_chain_pem(&self) -> Result<String, Error> {
+        chain_pem(&self.identity().await?.chain)
+    }
+
+    /// A certificate signing request for the TLS key. Any common name will do, an empty one, too.
+    pub async fn tls_csr(&self, subject: DistinguishedName) -> Result<String, Error> {
+        let identity = self.identity().await?;
+        let sign = move || {
+            let unreadable = |why: Error| Error::internal(format!("the stored TLS key: {why}"));
+            let material = Material::from_pkcs8(&identity.private_key).map_err(unreadable)?;
+            x509::csr_pem(&Live::load(&material)?, &subject)
+        };
+        // The primes of an RSA key are tested as it is read.
+        self.off_thread(Work::Slow, sign).await?
+    }
+
+    /// Replaces the chain of TLS certificates; connections from now on get the new one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is no chain, not of the TLS key, does not hold together at the time `now`, or cannot be
+    /// served; [`Error::Precondition`] if it does not lead to the cluster CA.
+    pub async fn set_tls_chain(&self, pem: &[u8], now: Timestamp) -> Result<(), Error> {
+        let chain = parse_chain(pem)?;
+        let _guard = self.local.changing.lock().await;
+        let TlsIdentity { private_key, chain: old } = self.identity().await?;
+        let leaf = chain.first().ok_or(Error::invalid("No certificate"))?;
+        if public_key(leaf)? != leaf_key(&TlsIdentity { private_key: Zeroizing::default(), chain: old })? {
+            return Err(Error::invalid("public key in certificate does not match private key."));
+        }
+        check_chain(&chain, now)?;
+        if let Some(authority) = self.cluster_ca().await?
+            && !leads_to(&chain, &authority, now)
+        {
+            return Err(Error::Precondition("The certificate is not signed by the cluster CA.".into()));
+        }
+        self.serve_with(TlsIdentity { private_key, chain }).await
+    }
+
+    /// Replaces the TLS key by a new one, with a certificate signed by itself; connections from now on get them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an RSA length that is missing or out of bounds, and for a key that cannot be served;
+    /// [`Error::Precondition`] once a cluster CA is set, which would not have signed the certificate.
+    pub async fn generate_tls_key(&self, key_type: TlsKeyType, length: Option<i64>) -> Result<(), Error> {
+        let bits = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+        if key_type == TlsKeyType::RSA && !RSA_GENERATE_BITS.contains(&bits) {
+            return Err(Error::invalid("Length must be between 1024 and 8192."));
+        }
+        // Asked before the work, for an RSA key takes seconds; asked again when it is stored.
+        self.refuse_with_cluster_ca().await?;
+        let (rng, names) = (self.platform.rng.clone(), self.platform.host.names());
+        let make = move || fresh_identity(key_type.into(), bits, &*rng, &names);
+        let identity = self.off_thread(Work::Slow, make).await??;
+        let _guard = self.local.changing.lock().await;
+        self.refuse_with_cluster_ca().await?;
+        self.serve_with(identity).await
+    }
+
+    async fn refuse_with_cluster_ca(&self) -> Result<(), Error> {
+        match self.cluster_ca().await? {
+            None => Ok(()),
+            Some(_) => Err(Error::Precondition("cannot generate cert if cluster CA has been set".into())),
+        }
+    }
+
+    /// Checks, stores and serves, in this order. The caller holds `local.changing`.
+    async fn serve_with(&self, identity: TlsIdentity) -> Result<(), Error> {
+        let unfit = |why: String| Error::Invalid(Text::from(why));
+        let swap = self.platform.host.serve_with(&identity).map_err(unfit)?;
+        self.closed.check()?;
+        self.local.commit(LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
+        swap();
+        let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
+        let hex: String = fingerprint.iter().map(|byte| format!("{byte:02X}")).collect();
+        tracing::info!(target: "hsm", "the TLS certificate is now the one with SHA-256 {hex}");
+        Ok(())
+    }
+
+    fn cluster_ca_path(&self) -> SharedPath {
+        cluster_ca_path(self.shared.generation)
+    }
+
+    /// The cluster CA, in DER, if there is one.
+    pub(crate) async fn cluster_ca(&self) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.cluster_cas.read(&self.cluster_ca_path()).await?.map(|row| row.record.0))
+    }
+
+    /// The cluster CA; `NotFound` with a sentence while there is none.
+    pub async fn cluster_ca_pem(&self) -> Result<String, Error> {
+        let absent = || Error::NotFound(Some("cluster CA is absent unless configured".into()));
+        chain_pem(&[self.cluster_ca().await?.ok_or_else(absent)?])
+    }
+
+    /// Sets the authority that must have signed the TLS certificate, from now on; it can be replaced and not taken away.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is not one certificate of an authority; [`Error::Precondition`] if the TLS certificate does
+    /// not lead to it at the time `now`.
+    pub async fn set_cluster_ca(&self, pem: &[u8], now: Timestamp) -> Result<(), Error> {
+        let chain = parse_chain(pem)?;
+        let [authority] = chain.as_slice() else { return Err(Error::invalid("Multiple certificates")) };
+        if !is_authority(authority) {
+            return Err(Error::invalid("The certificate is not that of an authority (basic constraints, key usage)."));
+        }
+        // Held so that no certificate which this authority has not signed comes in between.
+        let _guard = self.local.changing.lock().await;
+        if !leads_to(&self.identity().await?.chain, authority, now) {
+            let sentence = "The TLS certificate is not signed by this CA. Install one that is first.";
+            return Err(Error::Precondition(sentence.into()));
+        }
+        let path = self.cluster_ca_path();
+        let before = self.cluster_cas.read(&path).await?.map(|row| row.revision);
+        let sealed =
+            self.cluster_cas.sealed(&path, before.unwrap_or_else(Revision::default), &ClusterCa(authority.clone()))?;
+        let draft = match before {
+            None => Draft::default().absent(&path),
+            Some(revision) => Draft::default().at(&path, revision),
+        };
+        match self.shared.commit(draft.put(sealed)).await? {
+            Committed::At(_) => {
+                self.cluster_cas.changed(&path);
+                tracing::info!(target: "hsm", "the cluster CA was set");
+                Ok(())
+            }
+            Committed::Conflict(_) => {
+                Err(Error::Unavailable("The cluster CA was changed meanwhile. Try again.".into()))
+            }
+        }
+    }
+}
+
+/// The public key of the certificate in front.
+fn leaf_key(identity: &TlsIdentity) -> Result<Vec<u8>, Error> {
+    public_key(identity.chain.first().ok_or(Error::internal("the TLS chain is empty"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_form_of_version_1_does_not_change() {
+        let record = ClusterCa(vec![0xaa, 0xbb]);
+        let hex: String = record.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, include_str!("../../testdata/formats/cluster-ca-v1.hex").trim());
+        assert_eq!(ClusterCa::decode(&record.encode()).unwrap().0, record.0);
+        assert!(ClusterCa::decode(&[2, 0, 0, 0, 0]).is_err() && ClusterCa::decode(&[1, 0, 0, 0, 0, 0]).is_err());
+    }
+}

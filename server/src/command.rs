@@ -1,0 +1,109 @@
+//! What `casemated` can be told on its command line: to serve, or to look at a file without serving.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use casemate_api::Passphrase;
+use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
+
+/// Something to do with a file, offline.
+#[derive(Debug, Subcommand)]
+pub enum Tool {
+    /// Look into a backup
+    #[command(subcommand)]
+    Backup(Backup),
+    /// Check an audit log
+    #[command(subcommand)]
+    Audit(Audit),
+}
+
+/// What can be done with a backup.
+#[derive(Debug, Subcommand)]
+pub enum Backup {
+    /// Show what a backup holds: version, device, and every user, namespace and key by name
+    Inspect(BackupFile),
+    /// Prove that every key in a backup can be opened and used
+    Verify(BackupFile),
+}
+
+/// Which backup, and what opens it.
+#[derive(Debug, Args)]
+pub struct BackupFile {
+    /// The backup
+    pub file: PathBuf,
+    /// File that holds the backup passphrase [env: CASEMATE_BACKUP_PASSPHRASE] [default: ask]
+    #[arg(long, value_name = "FILE")]
+    pub backup_passphrase_file: Option<PathBuf>,
+    /// For `verify`: file that holds the unlock passphrase of the time of the backup [env: CASEMATE_UNLOCK_PASSPHRASE] [default: ask]
+    #[arg(long, value_name = "FILE")]
+    pub unlock_passphrase_file: Option<PathBuf>,
+}
+
+/// What can be done with an audit log.
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Check that nothing in an exported audit log was altered, removed or reordered
+    Verify {
+        /// The exported log, from `GET /api/v1/audit`
+        file: PathBuf,
+        /// PEM file of the device's audit key, from `GET /api/v1/audit/key.pem`; without, only consistency is shown
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+    },
+}
+
+impl Backup {
+    /// The backup.
+    pub fn file(&self) -> &Path {
+        let (Backup::Inspect(asked) | Backup::Verify(asked)) = self;
+        &asked.file
+    }
+}
+
+impl BackupFile {
+    /// The backup passphrase: from its file, its environment variable, or asked for.
+    pub fn backup_passphrase(&self) -> Result<Passphrase, String> {
+        let found = given("backup", self.backup_passphrase_file.as_ref(), "CASEMATE_BACKUP_PASSPHRASE")?;
+        found.map_or_else(|| ask("backup"), Ok)
+    }
+
+    /// The unlock passphrase: from its file, its environment variable, or asked for.
+    pub fn unlock_passphrase(&self) -> Result<Passphrase, String> {
+        let found = given("unlock", self.unlock_passphrase_file.as_ref(), "CASEMATE_UNLOCK_PASSPHRASE")?;
+        found.map_or_else(|| ask("unlock"), Ok)
+    }
+}
+
+fn given(what: &str, file: Option<&PathBuf>, variable: &str) -> Result<Option<Passphrase>, String> {
+    if let Some(file) = file {
+        let text = std::fs::read_to_string(file)
+            .map(Zeroizing::new)
+            .map_err(|error| format!("the {what} passphrase cannot be read from {}: {error}", file.display()))?;
+        return Ok(Some(one_line(&text)));
+    }
+    match std::env::var_os(variable).map(OsString::into_string) {
+        None => Ok(None),
+        Some(Ok(text)) => Ok(Some(one_line(&Zeroizing::new(text)))),
+        Some(Err(_)) => Err(format!("{variable}: the value is not UTF-8")),
+    }
+}
+
+/// Editors end a file with a newline that is no part of the passphrase.
+fn one_line(text: &str) -> Passphrase {
+    let line = text.strip_suffix('\n').unwrap_or(text);
+    Passphrase::from_text(line.strip_suffix('\r').unwrap_or(line).to_owned())
+}
+
+fn ask(what: &str) -> Result<Passphrase, String> {
+    let variable = what.to_uppercase();
+    if !io::stdin().is_terminal() {
+        return Err(format!(
+            "the {what} passphrase is needed: name its file with --{what}-passphrase-file, or set CASEMATE_{variable}_PASSPHRASE"
+        ));
+    }
+    let text = rpassword::prompt_password(format!("{what} passphrase: "))
+        .map_err(|error| format!("the {what} passphrase cannot be asked for: {error}"))?;
+    Ok(Passphrase::from_text(text))
+}

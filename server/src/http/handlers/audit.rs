@@ -1,0 +1,49 @@
+//! `/audit*`.
+
+use std::sync::Arc;
+
+use casemate_core::caller::Caller;
+use casemate_core::{Error, Hsm};
+
+use crate::http::find::Records;
+use crate::http::reply::Reply;
+use crate::http::row::Op;
+use crate::http::serve::ReplyBody;
+
+/// `GET /audit`: one page is answered whole; more are streamed, and break off if the HSM is locked meanwhile.
+pub async fn export(op: Op, _: Caller, wanted: Records, (): ()) -> Result<Reply, Error> {
+    let audit = wanted.hsm.audit.clone();
+    let mut export = audit.export(wanted.from, wanted.to).await?;
+    let first = audit.page(&mut export).await?.unwrap_or_default();
+    if export.is_done() {
+        return Ok(Reply::ok(first));
+    }
+    let weak = op.weak();
+    drop(op);
+    let (writer, body) = ReplyBody::stream();
+    tokio::spawn(async move {
+        let mut lines = Some(first);
+        // A writer that is dropped before its end breaks the reply off, so that half a log is not taken for a whole.
+        while let Some(page) = lines {
+            if writer.write(page).await.is_err() {
+                return;
+            }
+            let Some(_op) = weak.upgrade() else { return };
+            match audit.page(&mut export).await {
+                Ok(next) => lines = next,
+                Err(error) => {
+                    tracing::warn!(target: "http", %error, "an export of the audit log broke off");
+                    return;
+                }
+            }
+        }
+        // If the client has gone there is nobody to tell.
+        let _ = writer.finish().await;
+    });
+    Ok(Reply::stream(body))
+}
+
+/// `GET /audit/key.pem`
+pub async fn key(_: Op, _: Caller, hsm: Arc<Hsm>, (): ()) -> Result<Reply, Error> {
+    Ok(Reply::ok(hsm.audit.public_key_pem()?))
+}

@@ -1,0 +1,110 @@
+//! `/system/backup` and `/system/restore`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_api::body::system::RestoreRequest;
+use casemate_api::limits::{BACKUP_STALL_MS, RESTORE_ARGUMENTS_MAX_BYTES};
+use casemate_core::backup::restore::{Restore, RestoreArguments};
+use casemate_core::caller::Caller;
+use casemate_core::{Error, Hsm};
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use crate::http::json;
+use crate::http::parts::{Part, Parts};
+use crate::http::reply::Reply;
+use crate::http::row::Op;
+use crate::http::serve::ReplyBody;
+use crate::http::upload::Upload;
+
+/// `POST /system/backup`: streamed piece by piece, holding the phase only while a piece is made, so that a slow client
+/// cannot keep the HSM from locking.
+pub async fn backup(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
+    let mut backup = op.begin_backup().await?;
+    let weak = op.weak();
+    drop(op);
+    let (writer, body) = ReplyBody::stream();
+    tokio::spawn(async move {
+        // A writer that is dropped before its end breaks the reply off, so that half a backup is not taken for a whole.
+        loop {
+            let Some(op) = weak.upgrade() else {
+                tracing::warn!(target: "hsm.backup", "a backup broke off: the HSM is no longer Operational");
+                return;
+            };
+            let piece = match backup.next_piece(&op).await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(target: "hsm.backup", %error, "a backup broke off");
+                    return;
+                }
+            };
+            drop(op);
+            let stall = Duration::from_millis(BACKUP_STALL_MS);
+            if !matches!(tokio::time::timeout(stall, writer.write(piece)).await, Ok(Ok(()))) {
+                tracing::warn!(target: "hsm.backup", "a backup broke off: its client has gone or reads too slowly");
+                return;
+            }
+        }
+        // Its view of the store ends here, however long the client takes for the last pieces.
+        drop(backup);
+        // If the client has gone there is nobody to tell.
+        let _ = tokio::time::timeout(Duration::from_millis(BACKUP_STALL_MS), writer.finish()).await;
+    });
+    Ok(Reply::stream(body))
+}
+
+/// `POST /system/restore`: two parts, arguments and file, by name or else by order.
+pub async fn restore(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), upload: Upload) -> Result<Reply, Error> {
+    let content_type = upload.content_type().map(<[u8]>::to_vec);
+    let upload = Arc::new(Mutex::new(upload));
+    let source = upload.clone();
+    let pull = move || -> casemate_core::platform::BoxFuture<'static, _> {
+        let source = source.clone();
+        Box::pin(async move { source.lock().await.next().await })
+    };
+    let mut parts = Parts::new(content_type.as_deref(), Box::new(pull))?;
+    let first = parts.next().await?.ok_or_else(|| Error::invalid("Body cannot be empty."))?;
+    if first.name() == Some("backup_file") {
+        return Err(Error::invalid("The part 'arguments' must come in front of the part 'backup_file'."));
+    }
+    let arguments: RestoreRequest = json::parse(&arguments(first).await?)?;
+    let arguments = RestoreArguments::new(arguments.backup_passphrase, arguments.system_time.as_deref())?;
+    let file = parts.next().await?.ok_or_else(|| Error::invalid("Backup data cannot be empty."))?;
+    let mut restore = hsm.begin_restore(arguments)?;
+    let received = async {
+        Box::pin(receive(&mut restore, file, &mut parts)).await?;
+        upload.lock().await.confirm(caller).await?;
+        Box::pin(restore.finish()).await
+    };
+    let result = received.await;
+    if let Err(error) = &result {
+        tracing::warn!(target: "hsm.backup", %error, "a restore failed");
+        restore.abandon().await;
+    }
+    result.map(|()| Reply::no_content())
+}
+
+async fn arguments(mut part: Part) -> Result<Zeroizing<Vec<u8>>, Error> {
+    // Room for all, because a vector that grows leaves its old bytes behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(RESTORE_ARGUMENTS_MAX_BYTES));
+    while let Some(chunk) = part.chunk().await? {
+        if bytes.len() + chunk.len() > RESTORE_ARGUMENTS_MAX_BYTES {
+            return Err(Error::invalid("Meta data is too large."));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+async fn receive(restore: &mut Restore, mut file: Part, parts: &mut Parts) -> Result<(), Error> {
+    while let Some(chunk) = file.chunk().await? {
+        restore.feed(&chunk).await?;
+    }
+    drop(file);
+    match parts.next().await? {
+        None => Ok(()),
+        Some(_) => Err(Error::invalid("The body must have exactly two parts: arguments and backup file.")),
+    }
+}

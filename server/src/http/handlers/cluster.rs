@@ -1,0 +1,22 @@
+//! `/cluster/*`, as far as a node without a cluster has an answer.
+
+use std::sync::Arc;
+
+use casemate_api::body::system::ClusterMember;
+use casemate_core::caller::Caller;
+use casemate_core::{Error, Hsm};
+
+use crate::http::reply::Reply;
+use crate::http::row::Op;
+
+/// `GET /cluster/members`: this node alone.
+pub async fn members(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
+    // Ids of members are 64 bits in hexadecimal; the device's letters are as good as any.
+    let id = op.device_id().bytes().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Reply::json(&[ClusterMember { id, name: "casemate".into(), urls: Vec::new(), learner: false }])
+}
+
+/// `POST /cluster/force-new`: there is nothing to make anew, and whoever may ask is told so.
+pub async fn force_new(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
+    Err(Error::invalid("cluster error: backend is not etcd"))
+}

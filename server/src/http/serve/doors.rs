@@ -1,0 +1,56 @@
+//! Listeners that come and go while the server runs.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+/// Opens further listeners of a running server.
+#[derive(Clone, Debug)]
+pub struct Doors(pub(super) mpsc::UnboundedSender<Opened>);
+
+/// A listener on its way to the thread that accepts.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) listener: TcpListener,
+    /// Resolves when the door shall close.
+    pub(super) closing: oneshot::Receiver<()>,
+    /// Dropped when the listener is closed.
+    pub(super) closed: SyncSender<()>,
+}
+
+impl Doors {
+    /// Serves on `listener`, too, until the returned value is dropped. Bind it with [`super::bind`].
+    pub fn open(&self, listener: TcpListener) -> std::io::Result<Door> {
+        let address = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let (close, closing) = oneshot::channel();
+        // Nothing is ever sent: what is waited for is that the other side is gone.
+        let (closed, gone) = sync_channel(1);
+        let gone_server = |_| std::io::Error::other("the server has stopped");
+        self.0.send(Opened { listener, closing, closed }).map_err(gone_server)?;
+        Ok(Door { address, close: Some(close), gone })
+    }
+}
+
+/// A listener that was opened while the server ran. Dropping it closes the listener and returns when the address is free
+/// again; connections that came through it go on.
+#[derive(Debug)]
+pub struct Door {
+    /// Where it listens.
+    pub address: SocketAddr,
+    close: Option<oneshot::Sender<()>>,
+    gone: Receiver<()>,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // The server may be gone before its doors.
+        let _ = self.close.take().map(|close| close.send(()));
+        let _ = self.gone.recv_timeout(CLOSE_WAIT);
+    }
+}
+
+/// The accepting thread does nothing that takes time, so this is never waited for to the end.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);

@@ -1,0 +1,100 @@
+//! What the gate tells the audit log. Nothing else of the server writes to it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use casemate_api::UserId;
+use casemate_core::audit::{Act, Audit};
+use casemate_core::{Error, Hsm};
+use hyper::{Method, StatusCode};
+
+use super::reply::{Refusal, Reply};
+use super::route::Ids;
+use super::row::{Intent, Spec};
+
+/// Who asks for what.
+pub(super) fn act(spec: &Spec, address: IpAddr, user: Option<UserId>, ids: &Ids) -> Act {
+    let mut target = String::new();
+    if !spec.ids.is_empty() {
+        let mut ids = ids.iter();
+        for segment in spec.path.split('/').skip(1) {
+            target.push('/');
+            // No id holds a slash: paths are decoded before they are cut into segments.
+            let id = segment.starts_with('{').then(|| ids.next()).flatten();
+            target.push_str(id.map_or(segment, |id| id));
+        }
+    }
+    Act { user, address, endpoint: format!("{} {}", spec.method, spec.path), target }
+}
+
+/// Whether whatever comes of a change is recorded with its intent, so that a failure is not recorded as a refusal again.
+pub(super) fn holds_result(spec: &Spec) -> bool {
+    matches!(spec.intent, Intent::Required | Intent::IfPossible | Intent::Proven)
+}
+
+/// Records that a request was refused, if that is more than a reader's mistake.
+pub(super) fn refused(hsm: &Hsm, spec: &Spec, refusal: &Refusal, address: IpAddr, user: Option<UserId>, ids: &Ids) {
+    let of_rights =
+        matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
+    if of_rights || (spec.method != Method::GET && refusal.status.as_u16() >= 400) {
+        hsm.audit.refusal(address, refusal.status.as_u16(), || act(spec, address, user, ids));
+    }
+}
+
+/// Carries out a change between its intent and its outcome.
+pub(super) async fn carried_out(
+    hsm: &Hsm,
+    spec: &Arc<Spec>,
+    act: Act,
+    change: impl Future<Output = Result<Reply, Error>>,
+) -> Result<Reply, Refusal> {
+    let refuse = |error| Refusal::from_core(error, spec);
+    let intent = match spec.intent {
+        Intent::Required => Some(hsm.audit.intent(&act).await.map_err(refuse)?),
+        Intent::IfPossible => hsm.audit.intent_if_possible(&act).await,
+        Intent::Proven | Intent::Never => return proven(hsm, spec, act, change).await,
+    };
+    let audit = hsm.audit.clone();
+    // A panic is an outcome, too: this is dropped with it.
+    let mut outcome = Outcome { audit, act, intent, status: StatusCode::INTERNAL_SERVER_ERROR, location: None };
+    let result = change.await.map_err(refuse);
+    match &result {
+        Ok(reply) => (outcome.status, outcome.location) = (reply.status, reply.location.clone()),
+        Err(refusal) => outcome.status = refusal.status,
+    }
+    result
+}
+
+/// Without an intent: what succeeds is recorded when it is done, if at all.
+async fn proven(
+    hsm: &Hsm,
+    spec: &Arc<Spec>,
+    act: Act,
+    change: impl Future<Output = Result<Reply, Error>>,
+) -> Result<Reply, Refusal> {
+    let result = change.await.map_err(|error| Refusal::from_core(error, spec));
+    if spec.intent == Intent::Proven {
+        match &result {
+            Ok(reply) => hsm.audit.outcome(&act, None, reply.status.as_u16(), ""),
+            // Here, where it is recorded even if the client does not wait for the answer.
+            Err(refusal) => hsm.audit.refusal(act.address, refusal.status.as_u16(), || act),
+        }
+    }
+    result
+}
+
+/// The outcome of an act, recorded when it is dropped.
+struct Outcome {
+    audit: Arc<Audit>,
+    act: Act,
+    intent: Option<u64>,
+    status: StatusCode,
+    location: Option<String>,
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        let location = self.location.as_deref().unwrap_or_default();
+        self.audit.outcome(&self.act, self.intent, self.status.as_u16(), location);
+    }
+}

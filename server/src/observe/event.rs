@@ -1,0 +1,170 @@
+//! What an event says, taken out of it once for every place it goes to.
+
+use std::fmt::{Debug, Write as _};
+
+use casemate_api::limits::LOG_TEXT_MAX_BYTES;
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level};
+
+/// An event, free of whoever emitted it.
+#[derive(Clone, Debug)]
+pub(super) struct Said {
+    pub(super) level: Level,
+    /// Its source, as NetHSM names them: `hsm.key`, `http.access`, `application`.
+    pub(super) source: String,
+    message: String,
+    fields: Vec<(&'static str, Value)>,
+}
+
+impl Said {
+    /// What `event` says.
+    pub(super) fn by(event: &Event<'_>) -> Self {
+        let about = event.metadata();
+        let mut said = Self::new(*about.level(), about.target(), String::new());
+        event.record(&mut said);
+        said
+    }
+
+    /// A message without fields.
+    pub(super) fn new(level: Level, target: &str, message: String) -> Self {
+        Self { level, source: source(target), message, fields: Vec::new() }
+    }
+
+    /// Severity as syslog numbers it (RFC 5424 §6.2.1).
+    pub(super) fn severity(&self) -> u8 {
+        match self.level {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        }
+    }
+
+    /// Message and fields on one line, without control characters: what somebody named a key cannot end the line.
+    pub(super) fn text(&self) -> String {
+        let mut text = self.message.clone();
+        for (name, value) in &self.fields {
+            // Writing to a string cannot fail.
+            let _ = match value {
+                Value::String(value) => write!(text, " {name}={value}"),
+                value => write!(text, " {name}={value}"),
+            };
+        }
+        if text.contains(char::is_control) {
+            let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+            text = text.chars().map(escape).collect();
+        }
+        truncate(&mut text, LOG_TEXT_MAX_BYTES);
+        text
+    }
+
+    /// A JSON object on one line. `time` is left out where others add their own.
+    pub(super) fn json(&self, time: Option<String>) -> String {
+        let mut members = Map::new();
+        members.extend(time.map(|time| ("time".to_owned(), time.into())));
+        members.insert("level".into(), self.level.as_str().to_lowercase().into());
+        members.insert("source".into(), self.source.as_str().into());
+        members.insert("message".into(), self.message.as_str().into());
+        for (name, value) in &self.fields {
+            // The four names above are not a field's to take.
+            let name = if members.contains_key(*name) { format!("{name}_") } else { (*name).to_owned() };
+            members.insert(name, value.clone());
+        }
+        Value::Object(members).to_string()
+    }
+
+    fn put(&mut self, field: &Field, mut value: Value) {
+        // Names may be long; no line needs more of one than it can hold.
+        if let Value::String(text) = &mut value {
+            truncate(text, LOG_TEXT_MAX_BYTES);
+        }
+        match (field.name(), value) {
+            ("message", Value::String(text)) => self.message = text,
+            ("message", value) => self.message = value.to_string(),
+            (name, value) => self.fields.push((name, value)),
+        }
+    }
+}
+
+impl Visit for Said {
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value.into());
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value.into());
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value.into());
+    }
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value.into());
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value.into());
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.put(field, format!("{value:?}").into());
+    }
+}
+
+/// The name of an event's source: targets that are paths of our modules are `application`, as NetHSM calls what has no
+/// name of its own; of foreign crates the crate counts. At most 32 characters, all of them printable ASCII.
+fn source(target: &str) -> String {
+    if target.starts_with("casemate") {
+        return "application".into();
+    }
+    let name = target.split("::").next().unwrap_or_default();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
+    let name: String = name.chars().take(SOURCE_MAX_CHARS).map(plain).collect();
+    if name.is_empty() { "application".into() } else { name }
+}
+
+/// Cuts a text at a character, to at most so many bytes.
+pub(super) fn truncate(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+    }
+}
+
+const SOURCE_MAX_CHARS: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_have_short_plain_names() {
+        for (target, name) in [
+            ("hsm.key", "hsm.key"),
+            ("casemate_server::run", "application"),
+            ("rustls::conn", "rustls"),
+            ("", "application"),
+            ("a b\u{fc}", "a_b_"),
+        ] {
+            assert_eq!(source(target), name);
+        }
+        assert_eq!(source(&"x".repeat(40)).len(), 32);
+    }
+
+    #[test]
+    fn a_text_is_one_line_of_bounded_length() {
+        let mut said = Said::new(Level::INFO, "hsm.key", "a\nb\u{1b}[31m \u{fc}".into());
+        said.fields.push(("count", 3.into()));
+        said.fields.push(("why", "x\r\0y\u{85}".into()));
+        assert_eq!(said.text(), "a\\nb\\u{1b}[31m \u{fc} count=3 why=x\\r\\u{0}y\\u{85}");
+        let long = Said::new(Level::INFO, "hsm", "\u{fc}".repeat(LOG_TEXT_MAX_BYTES)).text();
+        assert!(long.len() <= LOG_TEXT_MAX_BYTES && long.len() > LOG_TEXT_MAX_BYTES - 2);
+    }
+
+    #[test]
+    fn json_keeps_types_and_its_own_members() {
+        let mut said = Said::new(Level::WARN, "hsm", "a \"word\"\n".into());
+        said.fields.push(("count", 3.into()));
+        said.fields.push(("level", true.into()));
+        let expected = r#"{"time":"T","level":"warn","source":"hsm","message":"a \"word\"\n","count":3,"level_":true}"#;
+        let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        assert_eq!(parse(&said.json(Some("T".into()))), parse(expected));
+        assert!(!said.json(None).contains("time"));
+    }
+}

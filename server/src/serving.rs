@@ -1,0 +1,126 @@
+//! A running server as it is configured through the API: its certificate, its names, the addresses it listens on.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use casemate_api::body::config::Network;
+use casemate_core::local::TlsIdentity;
+use casemate_core::platform::{Applied, Swap};
+
+use crate::http::serve::{self, CertError, CertSlot, Door, Doors};
+
+/// What of a running server can be changed.
+pub struct Serving {
+    slot: Arc<CertSlot>,
+    doors: Doors,
+    /// Where the settings have it listen; these stay as they are.
+    settled: Vec<SocketAddr>,
+    /// Where the network configuration has it listen.
+    added: Mutex<Vec<Door>>,
+}
+
+impl Serving {
+    /// The server that presents the certificate of `slot`, listens at `settled` and opens further `doors`.
+    pub fn new(slot: Arc<CertSlot>, doors: Doors, settled: Vec<SocketAddr>) -> Self {
+        Self { slot, doors, settled, added: Mutex::default() }
+    }
+
+    /// Checks a key and chain, and gives what has connections from then on get them.
+    pub fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, String> {
+        let ready = CertSlot::prepare(identity.chain.clone(), &identity.private_key).map_err(|why| match why {
+            CertError::OtherKey => "The certificate does not belong to the TLS key.".to_owned(),
+            CertError::Unusable => "TLS cannot be served with this key or certificate: the key must be RSA of 2048 to \
+                                    8192 bits, EC_P256, EC_P384, EC_P521 or Curve25519, the certificate of X.509 version 3."
+                .to_owned(),
+        })?;
+        let slot = self.slot.clone();
+        Ok(Box::new(move || slot.install(ready)))
+    }
+
+    /// The addresses that are listened on, as names for a certificate.
+    pub fn names(&self) -> Vec<String> {
+        let added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
+        names(self.settled.iter().copied().chain(added.iter().map(|door| door.address)))
+    }
+
+    /// Listens at the addresses of `network` as well, at the first port of the settings, and no longer at those of the
+    /// configuration before.
+    pub fn use_network(&self, network: &Network) -> Applied {
+        let mut added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = std::iter::once(IpAddr::from(network.ip_address));
+        let wanted: Vec<_> = wanted.chain(network.ipv6.iter().map(|v6| v6.cidr.address.into())).collect();
+        let mut applied = Applied::default();
+        let mut doors = Vec::new();
+        for ip in wanted {
+            let address = SocketAddr::new(ip, self.settled.first().map_or(0, SocketAddr::port));
+            if let Some(at) = added.iter().position(|door| door.address == address) {
+                doors.push(added.swap_remove(at));
+                applied.serving.push(address);
+                continue;
+            }
+            match self.open(address) {
+                Ok(door) => {
+                    doors.extend(door);
+                    applied.serving.push(address);
+                }
+                Err(why) => applied.stored.push((ip, why)),
+            }
+        }
+        // What is left over is closed.
+        *added = doors;
+        applied
+    }
+
+    /// `None`: it is listened there already.
+    fn open(&self, address: SocketAddr) -> Result<Option<Door>, String> {
+        // An IPv4 address in IPv6's clothes is what it is underneath.
+        let ip = address.ip().to_canonical();
+        if ip.is_unspecified() || ip.is_multicast() {
+            return Err("it is not the address of one machine".into());
+        }
+        // Whether this machine has the address shows at any port.
+        TcpListener::bind((ip, 0)).map_err(|why| match why.kind() {
+            io::ErrorKind::AddrNotAvailable => "this machine does not have it".to_owned(),
+            _ => why.to_string(),
+        })?;
+        if self.settled.iter().any(|settled| covers(*settled, address)) {
+            return Ok(None);
+        }
+        let listener = serve::bind(address).map_err(|why| format!("port {}: {why}", address.port()))?;
+        self.doors.open(listener).map(Some).map_err(|why| why.to_string())
+    }
+}
+
+/// Whether who listens at `listening` is also reached at `address`. `[::]` takes IPv4, too.
+fn covers(listening: SocketAddr, address: SocketAddr) -> bool {
+    let takes =
+        listening.ip() == address.ip() || listening.ip().is_unspecified() && (listening.is_ipv6() || address.is_ipv4());
+    takes && listening.port() == address.port()
+}
+
+/// The names of a certificate for who listens there.
+pub fn names(listening: impl IntoIterator<Item = SocketAddr>) -> Vec<String> {
+    let mut names = vec!["localhost".to_owned(), "IP:127.0.0.1".to_owned(), "IP:::1".to_owned()];
+    for address in listening {
+        let name = format!("IP:{}", address.ip());
+        if !address.ip().is_unspecified() && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_cover_their_family_and_ipv6_both() {
+        let covers = |listening: &str, address: &str| covers(listening.parse().unwrap(), address.parse().unwrap());
+        assert!(covers("0.0.0.0:1", "127.0.0.2:1") && covers("[::]:1", "127.0.0.2:1") && covers("[::]:1", "[::1]:1"));
+        assert!(covers("127.0.0.2:1", "127.0.0.2:1"));
+        assert!(!covers("0.0.0.0:1", "[::1]:1") && !covers("127.0.0.1:1", "127.0.0.2:1"));
+        assert!(!covers("0.0.0.0:1", "127.0.0.2:2") && !covers("127.0.0.2:1", "127.0.0.2:2"));
+    }
+}

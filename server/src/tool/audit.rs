@@ -1,0 +1,526 @@
+//! `casemated audit verify`: checks an export of the audit log without the device that wrote it.
+//!
+//! Every line must be exactly as the HSM writes it, every record must have its number and its hash, and every checkpoint
+//! its signature. The first line that fails is named.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
+
+use casemate_core::audit::{
+    Checkpoint, Ends, Event, Hash, Kind, PublicKey, Record, Signature, header, is_plain, public_key_from_pem,
+};
+use serde::Deserialize;
+
+use crate::process::Exit;
+
+/// Why a file was not found to be good: an exit code and a sentence.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// [`Exit::AuditBroken`] if the log was tampered with, [`Exit::Settings`] if a file cannot be read.
+    pub exit: Exit,
+    /// What is wrong, and where.
+    pub sentence: String,
+}
+
+/// Checks the export in `file`, with the public key in `key` (PEM) if there is one, and says to `out` what was found to be
+/// good. The first altered, missing or reordered record is the fault.
+pub fn verify(file: &Path, key: Option<&Path>, out: &mut dyn Write) -> Result<(), Fault> {
+    let unreadable = |path: &Path, why: &dyn std::fmt::Display| Fault {
+        exit: Exit::Settings,
+        sentence: format!("{}: {why}", path.display()),
+    };
+    let known = match key {
+        None => None,
+        Some(path) => {
+            let pem = fs::read_to_string(path).map_err(|why| unreadable(path, &why))?;
+            let key = public_key_from_pem(&pem);
+            Some(key.ok_or_else(|| unreadable(path, &"this is no public key of an audit log (PEM, Ed25519)"))?)
+        }
+    };
+    let opened = File::open(file).map_err(|why| unreadable(file, &why))?;
+    let found = check(&mut BufReader::new(opened), known).map_err(|broken| match broken {
+        Broken::Unreadable(why) => unreadable(file, &why),
+        Broken::Log(sentence) => Fault { exit: Exit::AuditBroken, sentence: format!("{}: {sentence}", file.display()) },
+    })?;
+    // If nobody reads this, the exit code still says it.
+    let _ = write!(out, "{}", found.summary(key));
+    Ok(())
+}
+
+enum Broken {
+    Unreadable(io::Error),
+    Log(String),
+}
+
+impl From<io::Error> for Broken {
+    fn from(why: io::Error) -> Self {
+        Broken::Unreadable(why)
+    }
+}
+
+fn broken<T>(sentence: impl Into<String>) -> Result<T, Broken> {
+    Err(Broken::Log(sentence.into()))
+}
+
+/// What was found to be good.
+struct Found {
+    from: u64,
+    end: Checkpoint,
+    checkpoints: u64,
+}
+
+impl Found {
+    fn summary(&self, key: Option<&Path>) -> String {
+        let Checkpoint { sequence, first, last, time, device, .. } = &self.end;
+        let mut text = format!("Records {} to {sequence} of device {device} are in order and unaltered.\n", self.from);
+        text.push_str(&format!("At {time} the device said that its log held the records {first} to {last}.\n"));
+        if self.from > *first {
+            text.push_str(&format!(
+                "This file begins in the middle: with record {}, behind what record {} had for a hash.\n",
+                self.from,
+                self.from - 1
+            ));
+        }
+        if *first > 1 {
+            text.push_str(&format!("The device had removed the records before {first}, as its log is bounded.\n"));
+        }
+        text.push_str(&match key {
+            Some(path) => format!("{} signatures were made with the key in {}.\n", self.checkpoints, path.display()),
+            None => format!(
+                "The key of the {} signatures was taken from the file itself: so the file agrees with itself, but nothing shows which device wrote it. Give the device's key with --key.\n",
+                self.checkpoints
+            ),
+        });
+        text
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeaderLine {
+    audit: u64,
+    device: String,
+    key: String,
+    from: u64,
+    previous: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordLine {
+    sequence: u64,
+    time: String,
+    kind: String,
+    #[serde(default)]
+    of: u64,
+    #[serde(default)]
+    user: String,
+    #[serde(default)]
+    address: String,
+    #[serde(default)]
+    endpoint: String,
+    #[serde(default)]
+    target: String,
+    #[serde(default)]
+    status: u16,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    count: u64,
+    #[serde(default)]
+    state: String,
+    #[serde(default)]
+    detail: String,
+    hash: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckpointLine {
+    checkpoint: u64,
+    first: u64,
+    last: u64,
+    time: String,
+    device: String,
+    #[serde(default)]
+    ends: String,
+    hash: String,
+    signature: String,
+}
+
+/// Lines of a file, with their numbers.
+struct Lines<'a> {
+    reader: &'a mut dyn BufRead,
+    number: u64,
+}
+
+/// No line of ours is nearly as long.
+const LINE_MAX_BYTES: u64 = 64 << 10;
+
+impl Lines<'_> {
+    /// The next line with its end, or nothing behind the last.
+    fn next(&mut self) -> Result<Option<Vec<u8>>, Broken> {
+        let mut line = Vec::new();
+        (&mut *self.reader).take(LINE_MAX_BYTES).read_until(b'\n', &mut line)?;
+        self.number += 1;
+        Ok((!line.is_empty()).then_some(line))
+    }
+
+    /// Whether the record `sequence` is somewhere in what follows.
+    fn has(&mut self, sequence: u64) -> Result<bool, Broken> {
+        let start = format!("{{\"sequence\":{sequence},");
+        while let Some(line) = self.next()? {
+            if line.starts_with(start.as_bytes()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn check(reader: &mut dyn BufRead, known: Option<PublicKey>) -> Result<Found, Broken> {
+    let mut lines = Lines { reader, number: 0 };
+    let first = lines.next()?.unwrap_or_default();
+    let Some((head, key, previous)) = parse_header(&first) else {
+        return broken("line 1 is not the first line of an export of an audit log, or it was altered");
+    };
+    if known.is_some_and(|known| known != key) {
+        return broken("line 1 names another key than the one given: another device wrote this, or it was altered");
+    }
+    let mut walk = Walk { from: head.from, next: head.from, hash: previous, agreed: head.from, checkpoints: 0, key };
+    loop {
+        let Some(line) = lines.next()? else {
+            return broken(format!(
+                "the file ends behind record {} without the checkpoint that ends an export: record {} and what follows was cut off",
+                walk.next - 1,
+                walk.next
+            ));
+        };
+        if !line.starts_with(b"{\"checkpoint\":") {
+            walk.record(&line, &mut lines)?;
+            continue;
+        }
+        let checkpoint = walk.checkpoint(&line, &head.device, lines.number)?;
+        if checkpoint.ends == Ends::Export {
+            if lines.next()?.is_some() {
+                return broken(format!("line {} stands behind the end of the export", lines.number));
+            }
+            return Ok(Found { from: walk.from, end: checkpoint, checkpoints: walk.checkpoints });
+        }
+    }
+}
+
+/// How far the file has been found to be good.
+struct Walk {
+    from: u64,
+    /// The record that comes next.
+    next: u64,
+    /// The hash of the one before it.
+    hash: Hash,
+    /// The first record that no checkpoint has agreed to yet.
+    agreed: u64,
+    checkpoints: u64,
+    key: PublicKey,
+}
+
+impl Walk {
+    fn record(&mut self, line: &[u8], lines: &mut Lines<'_>) -> Result<(), Broken> {
+        let (next, number) = (self.next, lines.number);
+        let Some((record, hash)) = parse_record(line) else {
+            return broken(format!("record {next} was altered: line {number} is not as the device wrote it"));
+        };
+        let here = record.sequence;
+        if here != next {
+            let moved = lines.has(next)?;
+            return broken(if moved {
+                format!("record {next} was moved: line {number}, its place, holds record {here}")
+            } else if here > next {
+                format!("record {next} is missing: line {number} goes on with record {here}")
+            } else {
+                format!("record {next} is missing: line {number} repeats record {here}")
+            });
+        }
+        if record.hash(&self.hash) != hash {
+            return broken(format!(
+                "record {next} was altered, or the one before it was and got a new hash: the hash in line {number} is not that of both"
+            ));
+        }
+        self.hash = hash;
+        self.next += 1;
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, line: &[u8], device: &str, number: u64) -> Result<Checkpoint, Broken> {
+        let last = self.next - 1;
+        let Some((checkpoint, signature)) = parse_checkpoint(line) else {
+            return broken(format!(
+                "the checkpoint behind record {last} was altered: line {number} is not as the device wrote it"
+            ));
+        };
+        let said = checkpoint.sequence;
+        if !checkpoint.verify(&self.key, &signature) || checkpoint.device != device {
+            return broken(format!(
+                "the checkpoint behind record {last} was altered: the signature in line {number} is not one of the device {device} over this checkpoint"
+            ));
+        }
+        if said > last {
+            return broken(format!(
+                "record {} is missing: line {number} is the checkpoint of record {said}",
+                self.next
+            ));
+        }
+        if said < last {
+            return broken(format!(
+                "the checkpoint of record {said} was moved: line {number} stands behind record {last}"
+            ));
+        }
+        if checkpoint.hash != self.hash {
+            return broken(format!(
+                "the records from {} on were altered and got new hashes: the signed checkpoint of record {said} in line {number} has another one",
+                self.agreed
+            ));
+        }
+        if last < self.from {
+            return broken(format!("record {} is missing: line {number} is a checkpoint before any record", self.from));
+        }
+        self.agreed = self.next;
+        self.checkpoints += 1;
+        Ok(checkpoint)
+    }
+}
+
+/// Reads the first line; `None` if the device would have written it in another way.
+fn parse_header(line: &[u8]) -> Option<(HeaderLine, PublicKey, Hash)> {
+    let head: HeaderLine = serde_json::from_slice(line).ok()?;
+    let (key, previous) = (bytes(&head.key)?, bytes(&head.previous)?);
+    let same = head.audit == 1 && head.from >= 1 && is_plain(&head.device);
+    (same && header(&head.device, &key, head.from, &previous).as_bytes() == line).then_some((head, key, previous))
+}
+
+/// Reads a record; `None` if the device would have written it in another way.
+fn parse_record(line: &[u8]) -> Option<(Record, Hash)> {
+    let parsed: RecordLine = serde_json::from_slice(line).ok()?;
+    let hash = bytes(&parsed.hash)?;
+    let event = Event {
+        kind: Kind::parse(&parsed.kind)?,
+        of: parsed.of,
+        user: parsed.user,
+        address: parsed.address,
+        endpoint: parsed.endpoint,
+        target: parsed.target,
+        status: parsed.status,
+        reason: parsed.reason,
+        count: parsed.count,
+        state: parsed.state,
+        detail: parsed.detail,
+    };
+    let record = Record { sequence: parsed.sequence, time: parsed.time, event };
+    (record.line(&hash).as_bytes() == line).then_some((record, hash))
+}
+
+/// Reads a checkpoint; `None` if the device would have written it in another way.
+fn parse_checkpoint(line: &[u8]) -> Option<(Checkpoint, Signature)> {
+    let parsed: CheckpointLine = serde_json::from_slice(line).ok()?;
+    let signature = bytes(&parsed.signature)?;
+    let checkpoint = Checkpoint {
+        sequence: parsed.checkpoint,
+        hash: bytes(&parsed.hash)?,
+        first: parsed.first,
+        last: parsed.last,
+        time: parsed.time,
+        device: parsed.device,
+        ends: [Ends::Nothing, Ends::Export].into_iter().find(|ends| ends.as_str() == parsed.ends)?,
+    };
+    (checkpoint.line(&signature).as_bytes() == line).then_some((checkpoint, signature))
+}
+
+/// Reads hexadecimal of exactly this many bytes.
+fn bytes<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    let mut pairs = hex.as_bytes().chunks(2);
+    for byte in &mut bytes {
+        let pair = std::str::from_utf8(pairs.next()?).ok()?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    pairs.next().is_none().then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::OnceLock;
+
+    use casemate_api::UserId;
+    use casemate_core::Hsm;
+    use casemate_core::audit::Act;
+    use casemate_core::sim::Sim;
+    use pollster::block_on;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::scratch::Scratch;
+
+    /// Three logs of the same device: whole, with 2005 records and so with checkpoints inside; a range; and the key.
+    struct Exports {
+        whole: String,
+        range: String,
+        small: String,
+        key: String,
+    }
+
+    fn exported(hsm: &Hsm, from: Option<u64>, to: Option<u64>) -> String {
+        block_on(async {
+            let mut export = hsm.audit.export(from, to).await.unwrap();
+            let mut text = String::new();
+            while let Some(lines) = hsm.audit.page(&mut export).await.unwrap() {
+                text.push_str(&lines);
+            }
+            text
+        })
+    }
+
+    fn exports() -> &'static Exports {
+        static EXPORTS: OnceLock<Exports> = OnceLock::new();
+        EXPORTS.get_or_init(|| {
+            let hsm = block_on(Hsm::boot(Sim::new(1).platform())).unwrap();
+            for i in 0..1002 {
+                let act = Act {
+                    user: UserId::parse("admin").ok(),
+                    address: [10, 0, 0, 1].into(),
+                    endpoint: "PUT /keys/{key}".into(),
+                    target: format!("/keys/{i}"),
+                };
+                let intent = block_on(hsm.audit.intent(&act)).unwrap();
+                hsm.audit.outcome(&act, Some(intent), 204, "");
+            }
+            Exports {
+                whole: exported(&hsm, None, None),
+                range: exported(&hsm, Some(990), Some(1010)),
+                small: exported(&hsm, None, Some(20)),
+                key: hsm.audit.public_key_pem().unwrap(),
+            }
+        })
+    }
+
+    fn verified(text: impl AsRef<[u8]>, key: Option<&str>) -> Result<String, Fault> {
+        let folder = Scratch::new();
+        let (file, key_file): (PathBuf, _) = (folder.path("log"), folder.path("key.pem"));
+        fs::write(&file, text).unwrap();
+        let key = key.map(|pem| {
+            fs::write(&key_file, pem).unwrap();
+            key_file.as_path()
+        });
+        let mut out = Vec::new();
+        let result = verify(&file, key, &mut out);
+        result.map(|()| String::from_utf8(out).unwrap()).map_err(|fault| {
+            let sentence = fault.sentence.replace(&format!("{}: ", file.display()), "");
+            Fault { exit: fault.exit, sentence }
+        })
+    }
+
+    /// The sentence about a log whose lines `change` changed.
+    #[track_caller]
+    fn complaint(change: impl FnOnce(&mut Vec<String>)) -> String {
+        let mut lines: Vec<String> = exports().whole.split_inclusive('\n').map(str::to_owned).collect();
+        change(&mut lines);
+        let fault = verified(lines.concat(), Some(&exports().key)).unwrap_err();
+        assert_eq!(fault.exit, Exit::AuditBroken);
+        fault.sentence
+    }
+
+    #[test]
+    fn what_the_device_wrote_is_good() {
+        let Exports { whole, range, small, key } = exports();
+        let said = verified(whole, Some(key)).unwrap();
+        assert!(said.starts_with("Records 1 to 2005 of device "), "{said}");
+        assert!(said.contains("3 signatures were made with the key in"), "{said}");
+        let said = verified(range, Some(key)).unwrap();
+        assert!(said.contains("Records 990 to 1010 ") && said.contains("begins in the middle"), "{said}");
+        let said = verified(small, None).unwrap();
+        assert!(said.contains("taken from the file itself"), "{said}");
+    }
+
+    #[test]
+    fn the_first_record_that_is_wrong_is_named() {
+        // Line 0 is the header, so record 7 is line 7 here and line 8 to people.
+        let altered = complaint(|lines| lines[7] = lines[7].replace("admin", "adnin"));
+        assert!(altered.starts_with("record 7 was altered") && altered.contains("line 8"), "{altered}");
+        let removed = complaint(|lines| drop(lines.remove(7)));
+        assert_eq!(removed, "record 7 is missing: line 8 goes on with record 8");
+        let swapped = complaint(|lines| lines.swap(7, 9));
+        assert_eq!(swapped, "record 7 was moved: line 8, its place, holds record 9");
+        let repeated = complaint(|lines| {
+            let again = lines[6].clone();
+            lines.insert(7, again);
+        });
+        assert_eq!(repeated, "record 7 was moved: line 8, its place, holds record 6");
+        let cut = complaint(|lines| lines.truncate(1500));
+        assert!(cut.contains("record 1499 and what follows was cut off"), "{cut}");
+        // Cut right behind a checkpoint inside the log, which ends no export.
+        let cut = complaint(|lines| {
+            let at = lines.iter().position(|line| line.starts_with("{\"checkpoint\"")).unwrap();
+            lines.truncate(at + 1);
+        });
+        assert!(cut.starts_with("the file ends behind record "), "{cut}");
+        let longer = complaint(|lines| lines.push("{}\n".into()));
+        assert!(longer.contains("stands behind the end"), "{longer}");
+        let half = complaint(|lines| {
+            lines.last_mut().unwrap().pop();
+        });
+        assert!(half.starts_with("the checkpoint behind record 2005 was altered"), "{half}");
+    }
+
+    #[test]
+    fn new_hashes_do_not_help_whoever_altered_a_record() {
+        let said = complaint(|lines| {
+            let mut previous: Hash =
+                parse_record(lines[1499].as_bytes()).or(parse_record(lines[1498].as_bytes())).unwrap().1;
+            for line in &mut lines[1500..] {
+                let Some((mut record, _)) = parse_record(line.as_bytes()) else { continue };
+                record.event.user = "somebody".into();
+                previous = record.hash(&previous);
+                *line = record.line(&previous);
+            }
+        });
+        assert!(said.starts_with("the records from 1"), "{said}");
+        assert!(said.contains("were altered and got new hashes"), "{said}");
+    }
+
+    #[test]
+    fn an_altered_checkpoint_and_a_foreign_key_are_noticed() {
+        let said = complaint(|lines| {
+            let last = lines.last_mut().unwrap();
+            *last = last.replace("\"last\":2005", "\"last\":2006");
+        });
+        assert!(said.starts_with("the checkpoint behind record 2005 was altered: the signature"), "{said}");
+        let other = block_on(Hsm::boot(Sim::new(2).platform())).unwrap().audit.public_key_pem().unwrap();
+        let fault = verified(&exports().whole, Some(&other)).unwrap_err();
+        assert!(fault.sentence.starts_with("line 1 names another key"), "{}", fault.sentence);
+        let fault = verified(&exports().whole, Some("no key")).unwrap_err();
+        assert_eq!(fault.exit, Exit::Settings);
+        assert_eq!(verified("", None).unwrap_err().exit, Exit::AuditBroken);
+        assert_eq!(verify(Path::new("/nowhere"), None, &mut Vec::new()).unwrap_err().exit, Exit::Settings);
+    }
+
+    proptest! {
+        #[test]
+        fn any_changed_byte_is_noticed(at in any::<prop::sample::Index>(), flip in 1u8..=255, with_key: bool) {
+            let Exports { small, range, key, .. } = exports();
+            for text in [small, range] {
+                let mut bytes = text.clone().into_bytes();
+                let at = at.index(bytes.len());
+                bytes[at] ^= flip;
+                let result = verified(&bytes, with_key.then_some(key.as_str()));
+                prop_assert_eq!(result.map_err(|fault| fault.exit), Err(Exit::AuditBroken));
+            }
+        }
+
+        #[test]
+        fn any_cut_is_noticed(at in any::<prop::sample::Index>()) {
+            let text = &exports().small;
+            let cut = &text.as_bytes()[..at.index(text.len())];
+            prop_assert!(verified(cut, None).is_err());
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! `casemated backup inspect FILE` and `casemated backup verify FILE`: what is in a backup, and whether it would serve.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use casemate_api::Passphrase;
+use casemate_core::backup::inspect::{Finding, Inspector, Verdict};
+
+/// Why a backup could not be looked into, or is of no use. `Display` is a sentence for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The file cannot be read, or the output not written.
+    #[error("{0}")]
+    Io(String),
+    /// It is no backup, it is not whole, or a passphrase is wrong.
+    #[error("{0}")]
+    Refused(String),
+    /// Some of its entries are of no use.
+    #[error("{0} entries of the backup are of no use; they are listed above")]
+    Bad(usize),
+}
+
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Hands the file to `take` piece by piece, with a last empty one for its end.
+fn read(file: &Path, mut take: impl FnMut(Option<&[u8]>) -> Result<(), BackupError>) -> Result<(), BackupError> {
+    let broken = |why: io::Error| BackupError::Io(format!("{}: {why}", file.display()));
+    let mut source = File::open(file).map_err(broken)?;
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let length = source.read(&mut piece).map_err(broken)?;
+        match piece.get(..length) {
+            Some(bytes) if !bytes.is_empty() => take(Some(bytes))?,
+            _ => return take(None),
+        }
+    }
+}
+
+fn refused(why: impl ToString) -> BackupError {
+    BackupError::Refused(why.to_string())
+}
+
+fn unwritten(why: io::Error) -> BackupError {
+    BackupError::Io(format!("the output cannot be written: {why}"))
+}
+
+/// Lists what is in `file`, one line per entry, to `out`. `Err` also if the file is not whole.
+pub fn inspect(file: &Path, passphrase: Passphrase, out: &mut dyn Write) -> Result<(), BackupError> {
+    list(file, passphrase, out).map(drop)
+}
+
+fn list(file: &Path, passphrase: Passphrase, out: &mut dyn Write) -> Result<Inspector, BackupError> {
+    let mut inspector = Inspector::new(passphrase);
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    read(file, |piece| {
+        let findings = match piece {
+            Some(bytes) => inspector.feed(bytes),
+            None => inspector.finish(),
+        };
+        for finding in findings.map_err(refused)? {
+            match finding {
+                Finding::Head { version, device_id, listed } => {
+                    let device = if device_id.is_empty() { "unknown" } else { &device_id };
+                    let by = if listed { "Casemate, with a list of its entries" } else { "NetHSM" };
+                    writeln!(out, "version {version}, device {device}, made by {by}")
+                }
+                Finding::Entry { path, kind, bytes } => {
+                    *counts.entry(kind.to_string()).or_default() += 1;
+                    writeln!(out, "{kind:<15} {bytes:>8}  {}", path.escape_debug())
+                }
+                Finding::End => {
+                    let counts: Vec<_> = counts.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
+                    writeln!(out, "the backup is whole; {}", counts.join(", "))
+                }
+            }
+            .map_err(unwritten)?;
+        }
+        Ok(())
+    })?;
+    Ok(inspector)
+}
+
+/// Opens every entry of `file` and uses each key once; one line for each to `out`. `Err` if anything is of no use.
+pub fn verify(
+    file: &Path,
+    passphrase: Passphrase,
+    unlock: &Passphrase,
+    out: &mut dyn Write,
+) -> Result<(), BackupError> {
+    let inspector = list(file, passphrase, &mut io::sink())?;
+    let mut verifier = inspector.verifier(unlock).map_err(refused)?;
+    let (mut fine, mut keys, mut bad) = (0usize, 0usize, 0usize);
+    read(file, |piece| {
+        let verdicts = match piece {
+            Some(bytes) => verifier.feed(bytes),
+            None => verifier.finish(),
+        };
+        for verdict in verdicts.map_err(refused)? {
+            match verdict {
+                Verdict::Key { path, key_type, mechanisms } => {
+                    keys += 1;
+                    let names: Vec<_> = mechanisms.iter().map(|mechanism| format!("{mechanism:?}")).collect();
+                    writeln!(out, "works  {}  {} {}", path.escape_debug(), key_type.as_str(), names.join(" "))
+                }
+                Verdict::Fine { path } => {
+                    fine += 1;
+                    writeln!(out, "opens  {}", path.escape_debug())
+                }
+                Verdict::Bad { path, why } => {
+                    bad += 1;
+                    writeln!(out, "BAD    {}: {why}", path.escape_debug())
+                }
+            }
+            .map_err(unwritten)?;
+        }
+        Ok(())
+    })?;
+    writeln!(out, "{keys} keys work, {fine} other entries open, {bad} are of no use").map_err(unwritten)?;
+    if bad == 0 { Ok(()) } else { Err(BackupError::Bad(bad)) }
+}

@@ -1,0 +1,51 @@
+//! What `casemated` does beside serving: tools that need no running HSM.
+
+pub mod audit;
+pub mod backup;
+
+use std::io::{self, Write};
+
+use self::backup::BackupError;
+use crate::command::{Audit, Backup, Tool};
+use crate::process::{self, Exit};
+
+/// Does what is asked for, and says on standard output what was found. What is wrong is one sentence on standard error.
+pub fn run(tool: &Tool) -> Exit {
+    let mut out = io::stdout().lock();
+    let done = match tool {
+        Tool::Backup(asked) => look_into(asked, &mut out),
+        Tool::Audit(Audit::Verify { file, key }) => {
+            audit::verify(file, key.as_deref(), &mut out).map_err(|fault| (fault.exit, fault.sentence))
+        }
+    };
+    match done {
+        Ok(()) => Exit::Ok,
+        Err((exit, sentence)) => {
+            // If standard error is gone there is nobody to tell.
+            let _ = writeln!(io::stderr(), "casemated: {sentence}");
+            exit
+        }
+    }
+}
+
+fn look_into(asked: &Backup, out: &mut dyn Write) -> Result<(), (Exit, String)> {
+    // Passphrases and keys will be in memory, as when serving.
+    process::harden().map_err(|error| (Exit::Failure, error.to_string()))?;
+    let settings = |why| (Exit::Settings, why);
+    let done = match asked {
+        Backup::Inspect(asked) => backup::inspect(&asked.file, asked.backup_passphrase().map_err(settings)?, out),
+        Backup::Verify(asked) => {
+            let passphrase = asked.backup_passphrase().map_err(settings)?;
+            backup::verify(&asked.file, passphrase, &asked.unlock_passphrase().map_err(settings)?, out)
+        }
+    };
+    done.map_err(|error| {
+        match error {
+            // It names the file itself.
+            BackupError::Io(why) => (Exit::Failure, why),
+            error @ (BackupError::Refused(_) | BackupError::Bad(_)) => {
+                (Exit::BackupBroken, format!("{}: {error}", asked.file().display()))
+            }
+        }
+    })
+}
