@@ -42,6 +42,8 @@ use std::time::Duration;
 use casemate_api::limits::{CLIENT_CONNECT_MS, CLIENT_DEADLINE_MS, CLIENT_REQUEST_MS};
 use casemate_api::{Passphrase, UserId};
 
+pub use calls::audit::Audit;
+pub use calls::cluster::Cluster;
 pub use calls::config::Config;
 pub use calls::health::Health;
 pub use calls::keys::{KeyFilter, Keys};

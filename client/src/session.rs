@@ -68,6 +68,8 @@ pub(crate) struct Call<'a> {
     pub(crate) accept: &'static str,
     /// Type and bytes of the body.
     pub(crate) body: Option<(&'a str, &'a [u8])>,
+    /// Time that the node may take, where that is more than the settings allow.
+    pub(crate) patience: Duration,
 }
 
 /// JSON (RFC 8259).
@@ -80,7 +82,15 @@ pub(crate) const OCTETS: &str = "application/octet-stream";
 impl<'a> Call<'a> {
     /// A read of JSON that any node can answer.
     pub(crate) fn get(path: &'a str) -> Self {
-        Self { method: &Method::GET, path, repeat: Repeat::Freely, place: Place::Any, accept: JSON, body: None }
+        Self {
+            method: &Method::GET,
+            path,
+            repeat: Repeat::Freely,
+            place: Place::Any,
+            accept: JSON,
+            body: None,
+            patience: Duration::ZERO,
+        }
     }
 
     /// A change that any node can carry out.
@@ -96,6 +106,11 @@ impl<'a> Call<'a> {
     /// The same, which may be carried out twice.
     pub(crate) fn freely(self) -> Self {
         Self { repeat: Repeat::Freely, ..self }
+    }
+
+    /// The same, for which the node may take so long.
+    pub(crate) fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The same with a reply of this type.
@@ -196,7 +211,11 @@ impl Session {
     /// `POST` whose reply streams into `to`, such as a backup; how many bytes. Nodes are changed only before the first
     /// byte. `Err(Incomplete)`: some bytes were written and more should have come.
     pub fn download(&self, path: &str, to: &mut dyn Write) -> Result<u64, Error> {
-        let call = Call::change(&Method::POST, path).freely().accept(OCTETS);
+        self.fetch(Call::change(&Method::POST, path).freely().accept(OCTETS), to)
+    }
+
+    /// The same of any call.
+    pub(crate) fn fetch(&self, call: Call<'_>, to: &mut dyn Write) -> Result<u64, Error> {
         let mut fetched = 0;
         self.choose(call, &mut |lines, node, _| {
             let time = Time::Stream { read: self.pool.settings.request, write: self.pool.settings.request };
@@ -278,7 +297,8 @@ impl Session {
         let settings = &self.pool.settings;
         let lines = self.pool.lines();
         let begun = clock::now();
-        let rest = || settings.deadline.saturating_sub(begun.elapsed());
+        let deadline = settings.deadline.max(call.patience);
+        let rest = || deadline.saturating_sub(begun.elapsed());
         let mut troubles = Vec::new();
         for round in 0..settings.rounds.max(1) {
             if round > 0 {
@@ -293,7 +313,7 @@ impl Session {
                 };
                 let Some(node) = next else { break };
                 if rest().is_zero() {
-                    return Err(Error::TooSlow { limit: settings.deadline, nodes: troubles });
+                    return Err(Error::TooSlow { limit: deadline, nodes: troubles });
                 }
                 tried.add(node);
                 match self.ask(call, &lines, node, fixed.is_none(), &rest, attempt)? {
@@ -302,7 +322,7 @@ impl Session {
                 }
             }
         }
-        Err(sum_up(troubles, rest().is_zero().then_some(settings.deadline)))
+        Err(sum_up(troubles, rest().is_zero().then_some(deadline)))
     }
 
     /// Asks `node`, again and again as long as it only wants to be left alone for a moment.
@@ -316,7 +336,8 @@ impl Session {
         attempt: &mut Try<'_>,
     ) -> Result<Asked, Error> {
         loop {
-            let (outcome, answer) = attempt(lines, node, self.pool.settings.request.min(rest()))?;
+            let limit = self.pool.settings.request.max(call.patience);
+            let (outcome, answer) = attempt(lines, node, limit.min(rest()))?;
             let verdict = judge(call.repeat, &outcome);
             if learn {
                 match verdict {
