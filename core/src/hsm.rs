@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use casemate_api::body::config::{Logging, Network};
 use casemate_api::limits::{AUDIT_FLUSH_MS, COUNTER_FLUSH_MS, KDF_WAITING_MAX, LOCK_WAIT_MS, STORE_AWAY_S};
+use casemate_api::sentences;
 use casemate_api::{Passphrase, State};
 use jiff::Timestamp;
 
@@ -417,7 +418,7 @@ impl<'a> Place<'a> {
     fn take(waiting: &'a AtomicUsize) -> Result<Self, Error> {
         let place = Self(waiting);
         if waiting.fetch_add(1, Ordering::SeqCst) >= KDF_WAITING_MAX {
-            return Err(Error::Unavailable("The HSM is busy. Try again.".into()));
+            return Err(Error::Unavailable(sentences::BUSY.into()));
         }
         Ok(place)
     }
@@ -441,7 +442,7 @@ async fn flush(op: &Operational) {
 }
 
 pub(crate) fn wrong_state() -> Error {
-    Error::Precondition("Service not available".into())
+    Error::Precondition(sentences::WRONG_STATE.into())
 }
 
 pub(crate) fn wall(platform: &Platform) -> Timestamp {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_api::body::config::{Logging, Network};
+use casemate_api::sentences;
 use futures_channel::oneshot;
 
 use crate::error::Error;
@@ -84,7 +85,7 @@ pub async fn run_on<T: Send + 'static>(
     work: Work,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
-    let busy = || Error::Unavailable("The HSM is busy. Try again.".into());
+    let busy = || Error::Unavailable(sentences::BUSY.into());
     let (send, receive) = oneshot::channel();
     let queued = pool.spawn(
         work,
