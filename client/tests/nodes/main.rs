@@ -6,7 +6,6 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
 
 mod calls;
-mod daemon;
 mod failover;
 mod odd;
 mod trust;
