@@ -7,5 +7,6 @@
 
 mod calls;
 mod failover;
+mod load;
 mod odd;
 mod trust;
