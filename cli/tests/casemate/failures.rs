@@ -1,12 +1,9 @@
 //! What goes wrong, and that it is said in one line with the next step.
 
 use std::net::TcpListener;
-use std::sync::Arc;
-use std::thread;
 
+use casemate_testkit::{Identity, Odd, reply};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ServerConfig, ServerConnection};
 use serde_json::Value;
 
 use crate::rig::{ADMIN, Folder, Hsm, run};
@@ -43,21 +40,9 @@ fn an_expired_certificate_is_said_to_be_one() {
     (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, &issuer).unwrap().der().clone();
-    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], private)
-        .unwrap();
-    let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").unwrap());
-    let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || {
-        for tcp in listener.incoming() {
-            let _ = ServerConnection::new(Arc::clone(&config)).unwrap().complete_io(&mut tcp.unwrap());
-        }
-    });
-    let said = run(&["--host", &format!("localhost:{port}"), "--ca-file", &ca, "info"], &[], b"").fails(4);
+    let expired = Odd::start_as(Identity { certificate, key: key.serialize_der() }, |_| reply(200, "{}"));
+    let host = expired.address.replace("127.0.0.1", "localhost");
+    let said = run(&["--host", &host, "--ca-file", &ca, "info"], &[], b"").fails(4);
     assert!(said.contains("has expired. Have it renewed"), "{said}");
 }
 

@@ -3,10 +3,8 @@
 use std::fs;
 
 use casemate_client::{Client, Error, Fingerprint, Settings, Trust};
+use casemate_testkit::{Hsm, Identity, Odd, fingerprint, reply};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
-
-use crate::daemon::{Hsm, fingerprint};
-use crate::odd::{Identity, Odd, reply};
 
 fn info(address: &str, trust: Trust) -> Result<(), Error> {
     Client::new(Settings { trust, ..Settings::of([address]) }).unwrap().anonymous().info().map(drop)
