@@ -31,6 +31,16 @@ pub(crate) enum Failure {
     /// The caller was asked and did not say yes.
     #[error("Nothing was done.")]
     Declined,
+    /// The doctor found something, which it has printed; `code` is that of the first failure.
+    #[error("{failed} of {checks} checks failed.")]
+    Unwell {
+        /// How many failed.
+        failed: usize,
+        /// How many there were.
+        checks: usize,
+        /// Exit code and name.
+        code: (u8, &'static str),
+    },
     /// The client's own words, with the next step where the command line knows it better.
     #[error("{0}{hint}", hint = hint(.0))]
     Call(#[from] Error),
@@ -55,6 +65,7 @@ impl Failure {
             Failure::Local(_) => (1, "local"),
             Failure::Usage(_) => (2, "usage"),
             Failure::Declined => (13, "declined"),
+            Failure::Unwell { code, .. } => *code,
             Failure::Call(error) => match error {
                 Error::Local(_) | Error::Incomplete { .. } => (1, "local"),
                 Error::Settings(_) | Error::WhichNode { .. } => (2, "usage"),

@@ -24,19 +24,24 @@ pub(crate) enum Source {
 
 /// The passphrase of `user`: from `given`, the environment, the `profile`, or asked for.
 pub(crate) fn of_user(user: &str, given: Option<&Source>, profile: Option<&Source>) -> Result<Passphrase, Failure> {
-    if let Some(source) = given {
-        return read(source);
-    }
-    if let Some(text) = env::var_os(VARIABLE) {
-        let text = text.into_string().map_err(|_| Failure::Usage(format!("{VARIABLE} is no UTF-8.")))?;
-        return Ok(Passphrase::from_text(text));
-    }
-    match profile {
-        Some(source) => read(source),
+    match without_asking(given, profile)? {
+        Some(passphrase) => Ok(passphrase),
         None => {
             ask(&format!("Passphrase of {user}"), "give --passphrase-file, --passphrase-command or CASEMATE_PASSPHRASE")
         }
     }
+}
+
+/// The passphrase of the user, if it is to be had without a question.
+pub(crate) fn without_asking(given: Option<&Source>, profile: Option<&Source>) -> Result<Option<Passphrase>, Failure> {
+    if let Some(source) = given {
+        return read(source).map(Some);
+    }
+    if let Some(text) = env::var_os(VARIABLE) {
+        let text = text.into_string().map_err(|_| Failure::Usage(format!("{VARIABLE} is no UTF-8.")))?;
+        return Ok(Some(Passphrase::from_text(text)));
+    }
+    profile.map(read).transpose()
 }
 
 /// A passphrase that holds already: from `file`, or asked for.

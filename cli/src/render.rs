@@ -50,6 +50,15 @@ impl Out {
         if self.json { self.as_json(value) } else { write(format!("{}\n", clean(text)).as_bytes()) }
     }
 
+    /// Several lines for people; for scripts the value.
+    pub(crate) fn lines(&self, value: &impl Serialize, lines: impl IntoIterator<Item = String>) -> Result<(), Failure> {
+        if self.json {
+            return self.as_json(value);
+        }
+        let text: String = lines.into_iter().map(|line| clean(&line) + "\n").collect();
+        write(text.as_bytes())
+    }
+
     /// Text as it is, such as PEM; in JSON as the only member `name`.
     pub(crate) fn text(&self, name: &str, text: &str) -> Result<(), Failure> {
         if self.json {

@@ -2,6 +2,7 @@
 
 mod config;
 mod device;
+mod doctor;
 mod key;
 mod namespace;
 mod public;
@@ -23,6 +24,8 @@ use crate::profile::Context;
 pub(crate) enum Command {
     /// Show the state of each HSM
     State,
+    /// Look for what is wrong: network, certificate, state, clock, login, and whether the nodes agree
+    Doctor,
     /// Show who made the HSM
     Info,
     /// Set up a new HSM
@@ -63,6 +66,7 @@ impl Command {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::State => device::state(context),
+            Command::Doctor => doctor::run(context),
             Command::Info => device::info(context),
             Command::Provision(arguments) => arguments.run(context),
             Command::Unlock(arguments) => arguments.run(context),
