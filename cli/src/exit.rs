@@ -28,6 +28,9 @@ pub(crate) enum Failure {
     /// The caller asked for something that makes no sense.
     #[error("{0}")]
     Usage(String),
+    /// The HSM is in a state in which this makes no sense, which was found out before anything was asked or sent.
+    #[error("{0}")]
+    WrongState(String),
     /// The caller was asked and did not say yes.
     #[error("Nothing was done.")]
     Declined,
@@ -64,6 +67,7 @@ impl Failure {
         match self {
             Failure::Local(_) => (1, "local"),
             Failure::Usage(_) => (2, "usage"),
+            Failure::WrongState(_) => (8, "wrong-state"),
             Failure::Declined => (13, "declined"),
             Failure::Unwell { code, .. } => *code,
             Failure::Call(error) => match error {

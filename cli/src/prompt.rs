@@ -65,6 +65,11 @@ pub(crate) fn new(label: &str, file: Option<&Path>, option: &str) -> Result<Pass
             first
         }
     };
+    of_valid_length(label, passphrase)
+}
+
+/// A passphrase that the HSM takes.
+pub(crate) fn of_valid_length(label: &str, passphrase: Passphrase) -> Result<Passphrase, Failure> {
     if passphrase.has_valid_length() {
         return Ok(passphrase);
     }
@@ -88,7 +93,7 @@ pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
     if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(Failure::Declined) }
 }
 
-fn ask(label: &str, instead: &str) -> Result<Passphrase, Failure> {
+pub(crate) fn ask(label: &str, instead: &str) -> Result<Passphrase, Failure> {
     match rpassword::prompt_password(format!("{label}: ")) {
         Ok(text) => Ok(Passphrase::from_text(text)),
         Err(_) => Err(Failure::Usage(format!("There is no terminal to ask for “{label}” on: {instead}."))),
@@ -102,7 +107,7 @@ fn read(source: &Source) -> Result<Passphrase, Failure> {
     }
 }
 
-fn from_file(path: &Path) -> Result<Passphrase, Failure> {
+pub(crate) fn from_file(path: &Path) -> Result<Passphrase, Failure> {
     let bytes =
         std::fs::read(path).map_err(local(format_args!("The passphrase file {} cannot be read", path.display())))?;
     text(Zeroizing::new(bytes), &format!("The passphrase file {}", path.display()))

@@ -104,7 +104,13 @@ pub(crate) fn failure(failure: &Failure, json: bool) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
+/// Says on standard error what works but should be known.
+pub(crate) fn warning(text: &str) {
+    // Without standard error there is nobody to warn.
+    let _ = writeln!(io::stderr().lock(), "casemate: warning: {}", clean(text));
+}
+
 /// Names and messages come from others: what could steer the terminal is shown as a mark.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

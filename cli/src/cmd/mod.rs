@@ -5,6 +5,7 @@ mod device;
 mod doctor;
 mod key;
 mod namespace;
+mod provision;
 mod public;
 mod system;
 mod usage;
@@ -29,7 +30,7 @@ pub(crate) enum Command {
     /// Show who made the HSM
     Info,
     /// Set up a new HSM
-    Provision(device::Provision),
+    Provision(provision::Provision),
     /// Unlock an HSM
     Unlock(device::Unlock),
     /// Lock an HSM

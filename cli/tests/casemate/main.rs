@@ -8,5 +8,7 @@ mod doctor;
 mod failures;
 mod keys;
 mod odd;
+mod provision;
+mod pty;
 mod rig;
 mod users;
