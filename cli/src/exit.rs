@@ -28,9 +28,22 @@ pub(crate) enum Failure {
     /// The caller asked for something that makes no sense.
     #[error("{0}")]
     Usage(String),
+    /// The HSM is in a state in which this makes no sense, which was found out before anything was asked or sent.
+    #[error("{0}")]
+    WrongState(String),
     /// The caller was asked and did not say yes.
     #[error("Nothing was done.")]
     Declined,
+    /// The doctor found something, which it has printed; `code` is that of the first failure.
+    #[error("{failed} of {checks} checks failed.")]
+    Unwell {
+        /// How many failed.
+        failed: usize,
+        /// How many there were.
+        checks: usize,
+        /// Exit code and name.
+        code: (u8, &'static str),
+    },
     /// The client's own words, with the next step where the command line knows it better.
     #[error("{0}{hint}", hint = hint(.0))]
     Call(#[from] Error),
@@ -54,7 +67,9 @@ impl Failure {
         match self {
             Failure::Local(_) => (1, "local"),
             Failure::Usage(_) => (2, "usage"),
+            Failure::WrongState(_) => (8, "wrong-state"),
             Failure::Declined => (13, "declined"),
+            Failure::Unwell { code, .. } => *code,
             Failure::Call(error) => match error {
                 Error::Local(_) | Error::Incomplete { .. } => (1, "local"),
                 Error::Settings(_) | Error::WhichNode { .. } => (2, "usage"),

@@ -5,6 +5,8 @@ mod exit;
 mod profile;
 mod prompt;
 mod render;
+mod strength;
+mod terminal;
 
 use std::process::ExitCode;
 

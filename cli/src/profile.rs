@@ -90,7 +90,8 @@ pub(crate) struct Context {
     /// Where to print.
     pub(crate) out: Out,
     yes: bool,
-    user: Option<UserId>,
+    /// As whom.
+    pub(crate) user: Option<UserId>,
     given: Option<Source>,
     of_profile: Option<Source>,
 }
@@ -141,6 +142,13 @@ impl Context {
         };
         let passphrase = prompt::of_user(&user.to_string(), self.given.as_ref(), self.of_profile.as_ref())?;
         Ok(self.client.log_in(user, passphrase))
+    }
+
+    /// Calls as the user, if one is named and the passphrase is to be had without a question.
+    pub(crate) fn session_without_asking(&self) -> Result<Option<Session>, Failure> {
+        let Some(user) = &self.user else { return Ok(None) };
+        let passphrase = prompt::without_asking(self.given.as_ref(), self.of_profile.as_ref())?;
+        Ok(passphrase.map(|passphrase| self.client.log_in(user, passphrase)))
     }
 
     /// Asks whether to do what cannot be undone.

@@ -24,19 +24,24 @@ pub(crate) enum Source {
 
 /// The passphrase of `user`: from `given`, the environment, the `profile`, or asked for.
 pub(crate) fn of_user(user: &str, given: Option<&Source>, profile: Option<&Source>) -> Result<Passphrase, Failure> {
-    if let Some(source) = given {
-        return read(source);
-    }
-    if let Some(text) = env::var_os(VARIABLE) {
-        let text = text.into_string().map_err(|_| Failure::Usage(format!("{VARIABLE} is no UTF-8.")))?;
-        return Ok(Passphrase::from_text(text));
-    }
-    match profile {
-        Some(source) => read(source),
+    match without_asking(given, profile)? {
+        Some(passphrase) => Ok(passphrase),
         None => {
             ask(&format!("Passphrase of {user}"), "give --passphrase-file, --passphrase-command or CASEMATE_PASSPHRASE")
         }
     }
+}
+
+/// The passphrase of the user, if it is to be had without a question.
+pub(crate) fn without_asking(given: Option<&Source>, profile: Option<&Source>) -> Result<Option<Passphrase>, Failure> {
+    if let Some(source) = given {
+        return read(source).map(Some);
+    }
+    if let Some(text) = env::var_os(VARIABLE) {
+        let text = text.into_string().map_err(|_| Failure::Usage(format!("{VARIABLE} is no UTF-8.")))?;
+        return Ok(Some(Passphrase::from_text(text)));
+    }
+    profile.map(read).transpose()
 }
 
 /// A passphrase that holds already: from `file`, or asked for.
@@ -60,6 +65,11 @@ pub(crate) fn new(label: &str, file: Option<&Path>, option: &str) -> Result<Pass
             first
         }
     };
+    of_valid_length(label, passphrase)
+}
+
+/// A passphrase that the HSM takes.
+pub(crate) fn of_valid_length(label: &str, passphrase: Passphrase) -> Result<Passphrase, Failure> {
     if passphrase.has_valid_length() {
         return Ok(passphrase);
     }
@@ -83,7 +93,7 @@ pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
     if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(Failure::Declined) }
 }
 
-fn ask(label: &str, instead: &str) -> Result<Passphrase, Failure> {
+pub(crate) fn ask(label: &str, instead: &str) -> Result<Passphrase, Failure> {
     match rpassword::prompt_password(format!("{label}: ")) {
         Ok(text) => Ok(Passphrase::from_text(text)),
         Err(_) => Err(Failure::Usage(format!("There is no terminal to ask for “{label}” on: {instead}."))),
@@ -97,7 +107,7 @@ fn read(source: &Source) -> Result<Passphrase, Failure> {
     }
 }
 
-fn from_file(path: &Path) -> Result<Passphrase, Failure> {
+pub(crate) fn from_file(path: &Path) -> Result<Passphrase, Failure> {
     let bytes =
         std::fs::read(path).map_err(local(format_args!("The passphrase file {} cannot be read", path.display())))?;
     text(Zeroizing::new(bytes), &format!("The passphrase file {}", path.display()))

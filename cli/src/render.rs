@@ -50,6 +50,15 @@ impl Out {
         if self.json { self.as_json(value) } else { write(format!("{}\n", clean(text)).as_bytes()) }
     }
 
+    /// Several lines for people; for scripts the value.
+    pub(crate) fn lines(&self, value: &impl Serialize, lines: impl IntoIterator<Item = String>) -> Result<(), Failure> {
+        if self.json {
+            return self.as_json(value);
+        }
+        let text: String = lines.into_iter().map(|line| clean(&line) + "\n").collect();
+        write(text.as_bytes())
+    }
+
     /// Text as it is, such as PEM; in JSON as the only member `name`.
     pub(crate) fn text(&self, name: &str, text: &str) -> Result<(), Failure> {
         if self.json {
@@ -95,7 +104,13 @@ pub(crate) fn failure(failure: &Failure, json: bool) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
+/// Says on standard error what works but should be known.
+pub(crate) fn warning(text: &str) {
+    // Without standard error there is nobody to warn.
+    let _ = writeln!(io::stderr().lock(), "casemate: warning: {}", clean(text));
+}
+
 /// Names and messages come from others: what could steer the terminal is shown as a mark.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

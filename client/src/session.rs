@@ -12,7 +12,7 @@ use casemate_api::limits::{CLIENT_REPLY_MAX_BYTES, UPDATE_COMMAND_MAX_MS};
 use casemate_api::{Passphrase, UserId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, DATE, RETRY_AFTER};
 use ureq::http::{HeaderValue, Method, Request, Response};
 use ureq::{AsSendBody, Body, SendBody};
 use zeroize::Zeroizing;
@@ -128,6 +128,8 @@ impl<'a> Call<'a> {
 pub(crate) struct Answer {
     pub(crate) node: String,
     pub(crate) status: u16,
+    /// When the node says it answered.
+    pub(crate) date: Option<String>,
     pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
@@ -430,7 +432,9 @@ impl Session {
         }
         let body = bytes.into_inner();
         let message = if status >= 400 { message(&body) } else { String::new() };
-        self.answer(node, status, message, retry_after_s, body)
+        let date = reply.headers().get(DATE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (outcome, answer) = self.answer(node, status, message, retry_after_s, body);
+        (outcome, answer.map(|answer| Answer { date, ..answer }))
     }
 
     fn answer(
@@ -441,7 +445,7 @@ impl Session {
         retry_after_s: Option<u64>,
         body: Zeroizing<Vec<u8>>,
     ) -> Attempt {
-        let answer = Answer { node: self.pool.name(node), status, body };
+        let answer = Answer { node: self.pool.name(node), status, date: None, body };
         (Outcome::Answer { status, message, retry_after_s }, Some(answer))
     }
 }

@@ -74,32 +74,45 @@ impl Connector for Dialer {
     fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Wire>, ureq::Error> {
         let limit = self.connect.min(*details.timeout.after);
         let deadline = clock::now() + limit;
-        let host = details.uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let host = bare(details.uri.host().unwrap_or_default());
         let port = details.uri.port_u16().unwrap_or(443);
-        let tcp = dial(host, port, deadline)?;
-        let tls = self.shake_hands(host, &tcp, deadline)?;
+        let tcp = dial(&look_up(host, port)?, deadline)?;
+        let tls = shake_hands(&self.tls, host, &tcp, deadline)?;
         self.handshakes.fetch_add(1, Ordering::Relaxed);
         Ok(Some(Wire { tcp: Socket::new(tcp), tls, buffers: WipedBuffers::new(), hung_up: false }))
     }
 }
 
-impl Dialer {
-    fn shake_hands(&self, host: &str, tcp: &TcpStream, deadline: Instant) -> Result<ClientConnection, Setback> {
-        let name = ServerName::try_from(host.to_owned()).map_err(|why| Setback(Cause::NoTls(why.to_string())))?;
-        let no_tls = |why: rustls::Error| Setback(Cause::NoTls(why.to_string()));
-        let mut tls = ClientConnection::new(Arc::clone(&self.tls), name).map_err(no_tls)?;
-        let mut timed = Timed { tcp, deadline };
-        while tls.is_handshaking() {
-            tls.complete_io(&mut timed).map_err(|why| Setback(of_handshake(&why)))?;
-        }
-        Ok(tls)
-    }
+/// A host without the brackets of an IPv6 address.
+pub(crate) fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
-/// Connects to the first address of `host` that answers. Name lookup is the system's, blocking, within its own limits.
-fn dial(host: &str, port: u16, deadline: Instant) -> Result<TcpStream, Setback> {
+/// Proves who the node is, as `config` asks.
+pub(crate) fn shake_hands(
+    config: &Arc<ClientConfig>,
+    host: &str,
+    tcp: &TcpStream,
+    deadline: Instant,
+) -> Result<ClientConnection, Setback> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|why| Setback(Cause::NoTls(why.to_string())))?;
+    let no_tls = |why: rustls::Error| Setback(Cause::NoTls(why.to_string()));
+    let mut tls = ClientConnection::new(Arc::clone(config), name).map_err(no_tls)?;
+    let mut timed = Timed { tcp, deadline };
+    while tls.is_handshaking() {
+        tls.complete_io(&mut timed).map_err(|why| Setback(of_handshake(&why)))?;
+    }
+    Ok(tls)
+}
+
+/// The addresses of `host`. Name lookup is the system's, blocking, within its own limits.
+pub(crate) fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, Setback> {
     let addresses = (host, port).to_socket_addrs().map_err(|why| Setback(Cause::NoAddress(why.to_string())))?;
-    let addresses: Vec<_> = addresses.take(CLIENT_ADDRESSES_MAX).collect();
+    Ok(addresses.take(CLIENT_ADDRESSES_MAX).collect())
+}
+
+/// Connects to the first of the addresses that answers.
+pub(crate) fn dial(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Setback> {
     let mut last = Setback(Cause::NoAddress("the lookup gave none".into()));
     for (at, address) in addresses.iter().enumerate() {
         // What is left is shared, so that one silent address does not use up the time of the others.
@@ -123,10 +136,12 @@ fn of_handshake(error: &io::Error) -> Cause {
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
         return Cause::NoTls(error.kind().to_string());
     };
-    match Rejected::behind(tls) {
-        Some(Rejected { fingerprint, expired: true, .. }) => Cause::Expired { fingerprint: *fingerprint },
-        Some(Rejected { fingerprint, why, .. }) => Cause::Untrusted { fingerprint: *fingerprint, why: why.clone() },
-        None => Cause::NoTls(tls.to_string()),
+    Rejected::behind(tls).map_or_else(|| Cause::NoTls(tls.to_string()), |rejected| rejected.clone().into())
+}
+
+impl From<Rejected> for Cause {
+    fn from(Rejected { fingerprint, expired, why }: Rejected) -> Self {
+        if expired { Cause::Expired { fingerprint } } else { Cause::Untrusted { fingerprint, why } }
     }
 }
 

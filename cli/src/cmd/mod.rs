@@ -2,8 +2,10 @@
 
 mod config;
 mod device;
+mod doctor;
 mod key;
 mod namespace;
+mod provision;
 mod public;
 mod system;
 mod usage;
@@ -23,10 +25,12 @@ use crate::profile::Context;
 pub(crate) enum Command {
     /// Show the state of each HSM
     State,
+    /// Look for what is wrong: network, certificate, state, clock, login, and whether the nodes agree
+    Doctor,
     /// Show who made the HSM
     Info,
     /// Set up a new HSM
-    Provision(device::Provision),
+    Provision(provision::Provision),
     /// Unlock an HSM
     Unlock(device::Unlock),
     /// Lock an HSM
@@ -63,6 +67,7 @@ impl Command {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::State => device::state(context),
+            Command::Doctor => doctor::run(context),
             Command::Info => device::info(context),
             Command::Provision(arguments) => arguments.run(context),
             Command::Unlock(arguments) => arguments.run(context),
