@@ -45,8 +45,8 @@ impl Cluster<'_> {
         self.0.run(call.with(JSON, body.as_slice())).map(drop)
     }
 
-    /// `POST /cluster/members/{id}/promote`: the learner votes from then on. [`Error::WrongState`] while it has not caught
-    /// up yet.
+    /// `POST /cluster/members/{id}/promote`: the learner votes from then on. [`Error::Refused`] with 412 while it has not
+    /// caught up yet.
     pub fn promote(&self, id: &str) -> Result<(), Error> {
         self.0.run(Call::change(&Method::POST, &format!("/cluster/members/{id}/promote"))).map(drop)
     }
