@@ -116,7 +116,8 @@ pub(crate) fn from_file(path: &Path) -> Result<Passphrase, Failure> {
 fn from_command(command: &str) -> Result<Passphrase, Failure> {
     let output = Command::new("sh")
         .args(["-c", command])
-        .stdin(Stdio::inherit())
+        // What is to be signed or encrypted may come there.
+        .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .map_err(local("The passphrase command cannot be started"))?;

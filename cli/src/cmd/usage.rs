@@ -284,10 +284,13 @@ impl Encrypt {
     }
 }
 
+/// What fits into this is read without moving, so that nothing of it stays behind where nobody wipes.
+const READ_CAPACITY: usize = 1 << 20;
+
 /// A whole file or standard input, as far as an HSM takes it.
 pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let limit = BODY_USE_MAX_BYTES / 4 * 3;
-    let mut bytes = Zeroizing::new(Vec::new());
+    let mut bytes = Zeroizing::new(Vec::with_capacity(READ_CAPACITY));
     open(path)?
         .take(limit as u64 + 1)
         .read_to_end(&mut bytes)
