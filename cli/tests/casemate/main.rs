@@ -8,6 +8,7 @@ mod doctor;
 mod failures;
 mod keys;
 mod odd;
+mod profiles;
 mod provision;
 mod pty;
 mod rig;
