@@ -34,6 +34,10 @@ enum Command {
     /// Manage the profiles of this machine
     #[command(subcommand)]
     Profile(cmd::profile::Command),
+    /// Print a completion script for a shell
+    Completions(cmd::pages::Completions),
+    /// Print the manual, or write it to a folder
+    Man(cmd::pages::Man),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +56,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Some(Command::Hsm(command)) => command.run(&Context::new(cli.global)?),
         Some(Command::Profile(command)) => command.run(cli.global),
+        Some(Command::Completions(arguments)) => arguments.run(Cli::command()),
+        Some(Command::Man(arguments)) => arguments.run(Cli::command()),
         None => render::write(Cli::command().render_help().to_string().as_bytes()),
     }
 }

@@ -5,6 +5,7 @@ mod device;
 mod doctor;
 mod key;
 mod namespace;
+pub(crate) mod pages;
 pub(crate) mod profile;
 mod provision;
 mod public;

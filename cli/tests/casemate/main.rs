@@ -8,6 +8,7 @@ mod doctor;
 mod failures;
 mod keys;
 mod odd;
+mod pages;
 mod profiles;
 mod provision;
 mod pty;
