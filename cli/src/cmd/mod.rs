@@ -6,6 +6,7 @@ mod doctor;
 mod key;
 mod namespace;
 pub(crate) mod pages;
+mod pkcs12;
 pub(crate) mod profile;
 mod provision;
 mod public;

@@ -9,6 +9,7 @@ mod failures;
 mod keys;
 mod odd;
 mod pages;
+mod pkcs12;
 mod profiles;
 mod provision;
 mod pty;
