@@ -74,11 +74,11 @@ fn nobody_is_trusted_without_a_person_or_a_pin() {
     assert_eq!((&added["profile"], &added["pin"]), (&json!("lab"), &json!([pin])));
     with(&file, &["--profile", "lab", "info"]).ok();
 
-    let web = Web::start(2100, "");
+    let web = Web::start("2100-01-01", "");
     with(&file, &["--host", &web.address, "--ca-file", &web.ca, "profile", "add", "ca"]).ok();
     let shown = with(&file, &["profile", "show", "ca", "--json"]).json();
     assert_eq!((&shown["trust"], &shown["ca-file"]), (&json!("ca-file"), &json!(web.ca)));
-    let other = Web::start(2100, "");
+    let other = Web::start("2100-01-01", "");
     with(&file, &["--host", &web.address, "--ca-file", &other.ca, "profile", "add", "other"]).fails(4);
 }
 
