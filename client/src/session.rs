@@ -589,7 +589,7 @@ fn of_body(error: &io::Error) -> Cause {
 }
 
 /// The error of a call that no node answered: the one that tells most about what to do.
-fn sum_up(mut troubles: Vec<Trouble>, too_slow: Option<Duration>) -> Error {
+pub(crate) fn sum_up(mut troubles: Vec<Trouble>, too_slow: Option<Duration>) -> Error {
     let telling = troubles.iter().position(|t| matches!(t.cause, Cause::Untrusted { .. } | Cause::Expired { .. }));
     if let Some(at) = telling {
         let Trouble { node, cause } = troubles.swap_remove(at);

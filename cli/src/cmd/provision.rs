@@ -70,7 +70,7 @@ impl Provision {
                     .into(),
             ));
         }
-        let fingerprint = if by_hand { fingerprint(context)? } else { String::new() };
+        let fingerprint = if by_hand { context.client.shown(0)?.fingerprint.to_string() } else { String::new() };
         if let Some(terminal) = &terminal {
             terminal.say(&format!("{node} is Unprovisioned. The SHA-256 fingerprint of its certificate is"))?;
             terminal.say(&fingerprint)?;
@@ -134,14 +134,6 @@ fn expect_new(node: &str, state: State) -> Result<(), Failure> {
         State::Failed => "it cannot reach its store, and its log says why",
     };
     Err(Failure::WrongState(format!("{node} is {state:?}, so it is set up already: {next}.")))
-}
-
-/// Of the certificate the HSM shows.
-fn fingerprint(context: &Context) -> Result<String, Failure> {
-    match context.client.probe(0)?.tls {
-        Some(Ok(shown)) => Ok(shown.fingerprint.to_string()),
-        _ => Err(Failure::Local("The HSM answered, and now it does not any more. Try again.".into())),
-    }
 }
 
 /// How passphrases come about.
