@@ -1,8 +1,11 @@
 //! `casemate`: the command line of Casemate and NetHSM, by hand and in scripts. See `docs/cli.md`.
 
+mod clock;
 mod cmd;
 mod exit;
+mod file;
 mod profile;
+mod progress;
 mod prompt;
 mod render;
 mod replace;

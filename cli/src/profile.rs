@@ -95,6 +95,7 @@ pub(crate) struct Context {
     /// Where to print.
     pub(crate) out: Out,
     yes: bool,
+    trust: Trust,
     /// As whom.
     pub(crate) user: Option<UserId>,
     given: Option<Source>,
@@ -131,9 +132,10 @@ impl Context {
             (None, None) => None,
         };
         Ok(Self {
-            client: Client::new(Settings { trust, ..Settings::of(nodes) })?,
+            client: Client::new(Settings { trust: trust.clone(), ..Settings::of(nodes) })?,
             out: Out { json: global.json },
             yes: global.yes,
+            trust,
             user,
             given: source(global.passphrase_file, global.passphrase_command),
             of_profile: source(profile.passphrase_file, profile.passphrase_command),
@@ -159,6 +161,17 @@ impl Context {
     /// Asks whether to do what cannot be undone.
     pub(crate) fn confirm(&self, what: &str) -> Result<(), Failure> {
         prompt::confirm(what, self.yes)
+    }
+
+    /// Fails where [`Context::confirm`] would, for want of somebody to ask: before long work that ends in a question.
+    pub(crate) fn can_confirm(&self, what: &str) -> Result<(), Failure> {
+        prompt::can_confirm(what, self.yes)
+    }
+
+    /// An HSM that is not one of these: trusted by `pins`, or as these are.
+    pub(crate) fn another(&self, host: &str, pins: Vec<Fingerprint>) -> Result<Client, Failure> {
+        let trust = if pins.is_empty() { self.trust.clone() } else { Trust::Pinned(pins) };
+        Ok(Client::new(Settings { trust, ..Settings::of([host]) })?)
     }
 }
 

@@ -78,13 +78,19 @@ pub(crate) fn of_valid_length(label: &str, passphrase: Passphrase) -> Result<Pas
     )))
 }
 
-/// Asks whether to do what cannot be undone, unless `yes` was said before.
-pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
-    if yes {
+/// Whether [`confirm`] would have somebody to ask: for questions that come late.
+pub(crate) fn can_confirm(what: &str, yes: bool) -> Result<(), Failure> {
+    if yes || io::stdin().is_terminal() {
         return Ok(());
     }
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("{what} cannot be undone. Say --yes if it is meant.")));
+    Err(Failure::Usage(format!("{what} cannot be undone. Say --yes if it is meant.")))
+}
+
+/// Asks whether to do what cannot be undone, unless `yes` was said before.
+pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
+    can_confirm(what, yes)?;
+    if yes {
+        return Ok(());
     }
     let mut screen = io::stderr().lock();
     write!(screen, "{what} cannot be undone. Go on? [y/N] ").map_err(local("The terminal cannot be written"))?;

@@ -1,6 +1,11 @@
 //! The commands, one file per noun.
 
+mod audit;
+mod backup;
+mod cert;
+mod cluster;
 mod config;
+mod csr;
 mod device;
 mod doctor;
 mod key;
@@ -10,7 +15,9 @@ mod pkcs12;
 pub(crate) mod profile;
 mod provision;
 mod public;
+mod restore;
 mod system;
+mod update;
 mod usage;
 mod user;
 
@@ -60,6 +67,24 @@ pub(crate) enum Command {
     /// Configure an HSM
     #[command(subcommand)]
     Config(config::Command),
+    /// Make a certificate signing request
+    Csr(csr::Csr),
+    /// Manage certificates
+    #[command(subcommand)]
+    Cert(cert::Command),
+    /// Make a backup
+    Backup(backup::Backup),
+    /// Restore a backup
+    Restore(restore::Restore),
+    /// Install another version of the software
+    #[command(subcommand)]
+    Update(update::Command),
+    /// Export what was done
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Manage a cluster
+    #[command(subcommand)]
+    Cluster(cluster::Command),
     /// Look after one HSM
     #[command(subcommand)]
     System(system::Command),
@@ -84,6 +109,13 @@ impl Command {
             Command::User(command) => command.run(context),
             Command::Namespace(command) => command.run(context),
             Command::Config(command) => command.run(context),
+            Command::Csr(arguments) => arguments.run(context),
+            Command::Cert(command) => command.run(context),
+            Command::Backup(arguments) => arguments.run(context),
+            Command::Restore(arguments) => arguments.run(context),
+            Command::Update(command) => command.run(context),
+            Command::Audit(command) => command.run(context),
+            Command::Cluster(command) => command.run(context),
             Command::System(command) => command.run(context),
         }
     }
