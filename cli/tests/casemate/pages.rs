@@ -41,7 +41,7 @@ fn other_shells_have_completions_and_unknown_ones_are_refused() {
 #[test]
 fn the_manual_has_a_page_for_each_command_that_names_its_options() {
     let folder = Folder::new();
-    let to = folder.0.join("man");
+    let to = folder.path("man");
     run(&["man", "--to", to.to_str().unwrap()], &[], b"").ok();
     let first = run(&["man"], &[], b"").ok();
     assert_eq!(first, fs::read_to_string(to.join("casemate.1")).unwrap());

@@ -17,7 +17,7 @@ fn openssl(arguments: &[&str]) -> Vec<u8> {
 
 /// A key with a certificate; their paths.
 fn pair(folder: &Folder, name: &str, kind: &[&str]) -> (String, String) {
-    let at = |end: &str| folder.0.join(format!("{name}.{end}")).to_str().unwrap().to_owned();
+    let at = |end: &str| folder.at(&format!("{name}.{end}"));
     let (key, certificate) = (at("key"), at("crt"));
     let subject = format!("/CN={name}");
     let make = ["req", "-x509", "-nodes", "-subj", &subject, "-keyout", &key, "-out", &certificate];
@@ -27,7 +27,7 @@ fn pair(folder: &Folder, name: &str, kind: &[&str]) -> (String, String) {
 
 /// The same in a PKCS#12 file.
 fn export(folder: &Folder, name: &str, (key, certificate): (&str, &str), options: &[&str]) -> String {
-    let file = folder.0.join(format!("{name}.p12")).to_str().unwrap().to_owned();
+    let file = folder.at(&format!("{name}.p12"));
     let password = format!("pass:{PASSWORD}");
     let make = ["pkcs12", "-export", "-inkey", key, "-in", certificate, "-out", &file, "-passout", &password];
     openssl(&[&make[..], options].concat());

@@ -109,6 +109,6 @@ fn what_was_written_by_hand_stays() {
     assert!(with(&file, &["profile", "rm", "none", "--yes"]).fails(2).contains("has no profile none"));
     with(&file, &["profile", "add", "a b", "--host", "x"]).fails(2);
     assert!(with(&file, &["profile", "add", "x"]).fails(2).contains("give --host"));
-    let left: Vec<_> = fs::read_dir(&hsm.folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> = fs::read_dir(hsm.folder.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{left:?}");
 }
