@@ -45,6 +45,14 @@ impl Out {
         write(format!("{}\n", table.trim_fmt()).as_bytes())
     }
 
+    /// Some lines for people; for scripts the value.
+    pub(crate) fn lines(&self, value: &impl Serialize, lines: &[String]) -> Result<(), Failure> {
+        if self.json {
+            return self.as_json(value);
+        }
+        write(lines.iter().map(|line| clean(line) + "\n").collect::<String>().as_bytes())
+    }
+
     /// One line for people; for scripts the value.
     pub(crate) fn line(&self, value: &impl Serialize, text: &str) -> Result<(), Failure> {
         if self.json { self.as_json(value) } else { write(format!("{}\n", clean(text)).as_bytes()) }

@@ -1,5 +1,6 @@
 //! The commands, one file per noun.
 
+mod apply;
 mod config;
 mod device;
 mod key;
@@ -56,6 +57,10 @@ pub(crate) enum Command {
     /// Look after one HSM
     #[command(subcommand)]
     System(system::Command),
+    /// Make an HSM what a file says: users, namespaces, keys, settings
+    Apply(apply::Apply),
+    /// Show in what an HSM differs from such a file
+    Diff(apply::Diff),
 }
 
 impl Command {
@@ -77,6 +82,8 @@ impl Command {
             Command::Namespace(command) => command.run(context),
             Command::Config(command) => command.run(context),
             Command::System(command) => command.run(context),
+            Command::Apply(arguments) => arguments.run(context),
+            Command::Diff(arguments) => arguments.run(context),
         }
     }
 }
