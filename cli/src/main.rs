@@ -1,5 +1,6 @@
 //! `casemate`: the command line of Casemate and NetHSM, by hand and in scripts. See `docs/cli.md`.
 
+mod apply;
 mod clock;
 mod cmd;
 mod exit;

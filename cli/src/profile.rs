@@ -158,6 +158,16 @@ impl Context {
         Ok(passphrase.map(|passphrase| self.client.log_in(user, passphrase)))
     }
 
+    /// As whom calls are made.
+    pub(crate) fn user(&self) -> Option<&UserId> {
+        self.user.as_ref()
+    }
+
+    /// Asks a question that `--yes` answers.
+    pub(crate) fn agree(&self, question: &str) -> Result<(), Failure> {
+        prompt::agree(question, self.yes)
+    }
+
     /// Asks whether to do what cannot be undone.
     pub(crate) fn confirm(&self, what: &str) -> Result<(), Failure> {
         prompt::confirm(what, self.yes)
