@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "tests wait and look at their environment")]
 
+mod audit;
+mod backup;
+mod cluster;
+mod config;
 mod device;
 mod doctor;
 mod failures;
@@ -14,4 +18,5 @@ mod profiles;
 mod provision;
 mod pty;
 mod rig;
+mod update;
 mod users;
