@@ -7,6 +7,7 @@ mod prompt;
 mod render;
 
 use std::process::ExitCode;
+use std::thread;
 
 use clap::{CommandFactory, Parser};
 
@@ -36,8 +37,15 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    match cli.command {
-        Some(command) => command.run(&Context::new(cli.global)?),
-        None => render::write(Cli::command().render_help().to_string().as_bytes()),
-    }
+    let Some(command) = cli.command else {
+        return render::write(Cli::command().render_help().to_string().as_bytes());
+    };
+    let context = Context::new(cli.global)?;
+    thread::scope(|scope| {
+        // The first random number of a process costs AWS-LC some 30 ms, in which it times the processor for entropy: most
+        // of what a short command takes. They pass while a passphrase is fetched and a host is looked up. Without the
+        // thread the handshake waits for them.
+        let _ = thread::Builder::new().spawn_scoped(scope, || aws_lc_rs::rand::fill(&mut [0]));
+        command.run(&context)
+    })
 }
