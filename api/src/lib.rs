@@ -8,6 +8,7 @@ pub mod ids;
 pub mod limits;
 pub mod mechanisms;
 pub mod secret;
+pub mod sentences;
 pub mod words;
 
 pub use ids::{IdError, KeyId, NamespaceId, Tag, UserId, UserName};

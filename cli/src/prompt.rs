@@ -14,29 +14,36 @@ use crate::exit::{Failure, local};
 /// The environment variable with the passphrase of the user.
 const VARIABLE: &str = "CASEMATE_PASSPHRASE";
 
-/// Where the user's passphrase is, from arguments or a profile.
+/// Where a passphrase is, from arguments, a profile or a file that names it.
+#[derive(Clone)]
 pub(crate) enum Source {
     /// The content of a file.
     File(PathBuf),
     /// What a command prints, such as a password manager's.
     Command(String),
+    /// The value of an environment variable.
+    Variable(String),
 }
 
 /// The passphrase of `user`: from `given`, the environment, the `profile`, or asked for.
 pub(crate) fn of_user(user: &str, given: Option<&Source>, profile: Option<&Source>) -> Result<Passphrase, Failure> {
-    if let Some(source) = given {
-        return read(source);
-    }
-    if let Some(text) = env::var_os(VARIABLE) {
-        let text = text.into_string().map_err(|_| Failure::Usage(format!("{VARIABLE} is no UTF-8.")))?;
-        return Ok(Passphrase::from_text(text));
-    }
-    match profile {
-        Some(source) => read(source),
+    match without_asking(given, profile)? {
+        Some(passphrase) => Ok(passphrase),
         None => {
             ask(&format!("Passphrase of {user}"), "give --passphrase-file, --passphrase-command or CASEMATE_PASSPHRASE")
         }
     }
+}
+
+/// The passphrase of the user, if it is to be had without a question.
+pub(crate) fn without_asking(given: Option<&Source>, profile: Option<&Source>) -> Result<Option<Passphrase>, Failure> {
+    if let Some(source) = given {
+        return read(source).map(Some);
+    }
+    if env::var_os(VARIABLE).is_some() {
+        return from_variable(VARIABLE).map(Some);
+    }
+    profile.map(read).transpose()
 }
 
 /// A passphrase that holds already: from `file`, or asked for.
@@ -60,6 +67,11 @@ pub(crate) fn new(label: &str, file: Option<&Path>, option: &str) -> Result<Pass
             first
         }
     };
+    of_valid_length(label, passphrase)
+}
+
+/// A passphrase that the HSM takes.
+pub(crate) fn of_valid_length(label: &str, passphrase: Passphrase) -> Result<Passphrase, Failure> {
     if passphrase.has_valid_length() {
         return Ok(passphrase);
     }
@@ -68,36 +80,69 @@ pub(crate) fn new(label: &str, file: Option<&Path>, option: &str) -> Result<Pass
     )))
 }
 
+/// Whether [`confirm`] would have somebody to ask: for questions that come late.
+pub(crate) fn can_confirm(what: &str, yes: bool) -> Result<(), Failure> {
+    if yes || io::stdin().is_terminal() {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!("{what} cannot be undone. Say --yes if it is meant.")))
+}
+
 /// Asks whether to do what cannot be undone, unless `yes` was said before.
 pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
+    can_confirm(what, yes)?;
+    if yes {
+        return Ok(());
+    }
+    question_on_terminal(&format!("{what} cannot be undone. Go on?"))
+}
+
+/// Asks whether to do something that can be undone with some work, unless `yes` was said before.
+pub(crate) fn agree(question: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("{what} cannot be undone. Say --yes if it is meant.")));
+        return Err(Failure::Usage(
+            "There is no terminal to ask on. Nothing was done; say --yes if it is meant.".into(),
+        ));
     }
+    question_on_terminal(question)
+}
+
+fn question_on_terminal(question: &str) -> Result<(), Failure> {
     let mut screen = io::stderr().lock();
-    write!(screen, "{what} cannot be undone. Go on? [y/N] ").map_err(local("The terminal cannot be written"))?;
+    write!(screen, "{question} [y/N] ").map_err(local("The terminal cannot be written"))?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(local("The terminal cannot be read"))?;
     if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(Failure::Declined) }
 }
 
-fn ask(label: &str, instead: &str) -> Result<Passphrase, Failure> {
+pub(crate) fn ask(label: &str, instead: &str) -> Result<Passphrase, Failure> {
     match rpassword::prompt_password(format!("{label}: ")) {
         Ok(text) => Ok(Passphrase::from_text(text)),
         Err(_) => Err(Failure::Usage(format!("There is no terminal to ask for “{label}” on: {instead}."))),
     }
 }
 
-fn read(source: &Source) -> Result<Passphrase, Failure> {
+/// The passphrase that is there.
+pub(crate) fn read(source: &Source) -> Result<Passphrase, Failure> {
     match source {
+        Source::Variable(name) => from_variable(name),
         Source::File(path) => from_file(path),
         Source::Command(command) => from_command(command),
     }
 }
 
-fn from_file(path: &Path) -> Result<Passphrase, Failure> {
+fn from_variable(name: &str) -> Result<Passphrase, Failure> {
+    let Some(text) = env::var_os(name) else {
+        return Err(Failure::Usage(format!("The environment variable {name} is not set.")));
+    };
+    let text = text.into_string().map_err(|_| Failure::Usage(format!("{name} is no UTF-8.")))?;
+    Ok(Passphrase::from_text(text))
+}
+
+pub(crate) fn from_file(path: &Path) -> Result<Passphrase, Failure> {
     let bytes =
         std::fs::read(path).map_err(local(format_args!("The passphrase file {} cannot be read", path.display())))?;
     text(Zeroizing::new(bytes), &format!("The passphrase file {}", path.display()))
@@ -106,7 +151,8 @@ fn from_file(path: &Path) -> Result<Passphrase, Failure> {
 fn from_command(command: &str) -> Result<Passphrase, Failure> {
     let output = Command::new("sh")
         .args(["-c", command])
-        .stdin(Stdio::inherit())
+        // What is to be signed or encrypted may come there.
+        .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .map_err(local("The passphrase command cannot be started"))?;

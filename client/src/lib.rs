@@ -27,6 +27,7 @@ mod clock;
 mod error;
 mod pick;
 mod pool;
+mod probe;
 mod retry;
 mod session;
 mod tls;
@@ -42,12 +43,15 @@ use std::time::Duration;
 use casemate_api::limits::{CLIENT_CONNECT_MS, CLIENT_DEADLINE_MS, CLIENT_REQUEST_MS};
 use casemate_api::{Passphrase, UserId};
 
+pub use calls::audit::Audit;
+pub use calls::cluster::Cluster;
 pub use calls::config::Config;
 pub use calls::health::Health;
 pub use calls::keys::{KeyFilter, Keys};
 pub use calls::system::System;
 pub use calls::users::{Namespaces, Users};
 pub use error::{Cause, Error, Trouble};
+pub use probe::{Probe, Shown};
 pub use retry::Repeat;
 pub use session::{Changed, Session};
 pub use tls::{Fingerprint, NoFingerprint, Trust};
@@ -62,7 +66,8 @@ pub struct Settings {
     pub nodes: Vec<String>,
     /// Which certificates are believed.
     pub trust: Trust,
-    /// Time to connect and shake hands.
+    /// Time to connect and shake hands. Looking a name up is the system's and within its own limits, here and below; an
+    /// address needs none.
     pub connect: Duration,
     /// Time for one attempt at one node; in an upload or download, for each read and each write.
     pub request: Duration,
@@ -115,7 +120,7 @@ impl Client {
         Session::new(Arc::clone(&self.0), Some((user, passphrase)))
     }
 
-    /// TLS handshakes so far, those of forks included.
+    /// TLS handshakes so far in this process; a fork begins with those of its parent.
     pub fn handshakes(&self) -> u64 {
         self.0.handshakes.load(Ordering::Relaxed)
     }

@@ -5,6 +5,7 @@
 //! a change whose answer was lost is [`Verdict::Unknown`]: only the caller can look.
 
 use casemate_api::limits::CLIENT_TOO_MANY_WAIT_MS;
+use casemate_api::sentences;
 
 use crate::error::Cause;
 
@@ -59,8 +60,11 @@ pub(crate) fn judge(repeat: Repeat, outcome: &Outcome) -> Verdict {
             let failed = || Cause::Failed { status: *status, message: message.clone() };
             match *status {
                 // Other replies of this status are about the request: no backup passphrase, nothing to commit.
-                412 if message == WRONG_STATE => Verdict::Elsewhere(Cause::WrongState),
-                429 => Verdict::Later(retry_after_s.map_or(CLIENT_TOO_MANY_WAIT_MS, |s| s.saturating_mul(1_000))),
+                412 if message == sentences::WRONG_STATE => Verdict::Elsewhere(Cause::WrongState),
+                429 => {
+                    let told_ms = retry_after_s.unwrap_or_default().saturating_mul(1_000);
+                    Verdict::Later(told_ms.max(CLIENT_TOO_MANY_WAIT_MS))
+                }
                 // The method is not known there: nobody began anything.
                 501 => Verdict::Elsewhere(failed()),
                 503 if NOT_BEGUN.contains(&message.as_str()) => Verdict::Elsewhere(failed()),
@@ -74,11 +78,8 @@ pub(crate) fn judge(repeat: Repeat, outcome: &Outcome) -> Verdict {
     }
 }
 
-/// The reply of an HSM that is in the wrong state; it is given before anything else is looked at.
-const WRONG_STATE: &str = "Service not available";
-
 /// Replies with `503` that Casemate gives only when it did nothing. Its other ones, a proxy's and NetHSM's say less.
-const NOT_BEGUN: &[&str] = &["The HSM is busy. Try again.", "Too many large bodies at once. Try again."];
+const NOT_BEGUN: &[&str] = &[sentences::BUSY, sentences::TOO_MANY_BODIES];
 
 #[cfg(test)]
 mod tests {
@@ -104,7 +105,7 @@ mod tests {
     #[test]
     fn the_wrong_state_is_asked_elsewhere_by_everyone() {
         for repeat in [Repeat::Freely, Repeat::IfNotBegun] {
-            assert_eq!(judge(repeat, &answer(412, WRONG_STATE)), Verdict::Elsewhere(Cause::WrongState));
+            assert_eq!(judge(repeat, &answer(412, sentences::WRONG_STATE)), Verdict::Elsewhere(Cause::WrongState));
         }
     }
 
@@ -113,6 +114,8 @@ mod tests {
         assert_eq!(judge(Repeat::Freely, &answer(429, "")), Verdict::Later(1_000));
         let told = Outcome::Answer { status: 429, message: String::new(), retry_after_s: Some(3) };
         assert_eq!(judge(Repeat::IfNotBegun, &told), Verdict::Later(3_000));
+        let at_once = Outcome::Answer { status: 429, message: String::new(), retry_after_s: Some(0) };
+        assert_eq!(judge(Repeat::Freely, &at_once), Verdict::Later(1_000), "nobody is asked in a tight loop");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What went wrong, by what the caller can do about it.
 
+use casemate_api::sentences;
 use std::borrow::Cow;
 
 use crate::store::StoreError;
@@ -61,7 +62,7 @@ impl From<StoreError> for Error {
                 tracing::error!(why, "the store cannot be reached");
                 Error::Unavailable("The store cannot be reached. Check the log.".into())
             }
-            StoreError::Busy => Error::Unavailable("The HSM is busy. Try again.".into()),
+            StoreError::Busy => Error::Unavailable(sentences::BUSY.into()),
             StoreError::Damaged(why) => Error::Internal(format!("the store is damaged: {why}").into()),
             StoreError::TooLarge => Error::Invalid("The value is too large to be stored.".into()),
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_api::body::config::{Logging, Network};
+use casemate_api::sentences;
 use futures_channel::oneshot;
 
 use crate::error::Error;
@@ -78,13 +79,13 @@ pub trait Pool: Send + Sync {
     fn spawn(&self, work: Work, job: Box<dyn FnOnce() + Send>) -> bool;
 }
 
-/// Runs `job` on the pool and waits for its value. `503` if the queue is full or the job panicked.
+/// Runs `job` on the pool and waits for its value. `503` if the queue is full.
 pub async fn run_on<T: Send + 'static>(
     pool: &dyn Pool,
     work: Work,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
-    let busy = || Error::Unavailable("The HSM is busy. Try again.".into());
+    let busy = || Error::Unavailable(sentences::BUSY.into());
     let (send, receive) = oneshot::channel();
     let queued = pool.spawn(
         work,
@@ -96,7 +97,7 @@ pub async fn run_on<T: Send + 'static>(
     if !queued {
         return Err(busy());
     }
-    receive.await.map_err(|_| busy())
+    receive.await.map_err(|_| Error::internal("a job of the pool panicked"))
 }
 
 /// Waits until `a` or `b` is done.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use casemate_api::limits::LIST_PAGE_ROWS;
+use casemate_api::sentences;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use zeroize::Zeroizing;
@@ -92,7 +93,7 @@ impl Closed {
 
     /// `Err` once closed.
     pub fn check(&self) -> Result<(), Error> {
-        if self.0.load(Ordering::SeqCst) { Err(Error::Precondition("Service not available".into())) } else { Ok(()) }
+        if self.0.load(Ordering::SeqCst) { Err(Error::Precondition(sentences::WRONG_STATE.into())) } else { Ok(()) }
     }
 }
 

@@ -43,7 +43,7 @@ pub enum Switch {
 }
 
 /// `POST /config/tls/generate`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct GenerateTlsKey {
@@ -51,6 +51,7 @@ pub struct GenerateTlsKey {
     #[serde(rename = "type")]
     pub key_type: TlsKeyType,
     /// Bits of an RSA modulus, which needs it; other types ignore it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub length: Option<i64>,
 }
 

@@ -1,6 +1,7 @@
 //! Request and reply bodies, field order as the API documents it. Requests are strict: an unknown member is an error.
 //! What a client leaves at its default it does not send, because older servers do not know every member.
 
+pub mod cluster;
 pub mod config;
 pub mod keys;
 pub mod system;

@@ -55,20 +55,6 @@ pub struct ClusterState {
     pub running: bool,
 }
 
-/// One member of `GET /cluster/members`.
-#[derive(Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct ClusterMember {
-    /// 64 bits in hexadecimal.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-    /// Where other members reach it.
-    pub urls: Vec<String>,
-    /// Whether it does not vote yet.
-    pub learner: bool,
-}
-
 /// `POST /provision`.
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -92,13 +78,15 @@ pub struct Unlock {
 }
 
 /// First part of `POST /system/restore`.
-#[derive(Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RestoreRequest {
     /// Of the backup; absent: the one that is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub backup_passphrase: Option<Passphrase>,
     /// RFC 3339 with offset zero; absent: the backup's clock, or the HSM's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub system_time: Option<String>,
 }
 

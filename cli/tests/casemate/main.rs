@@ -4,7 +4,14 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait and look at their environment")]
 
 mod device;
+mod doctor;
 mod failures;
 mod keys;
+mod odd;
+mod pages;
+mod pkcs12;
+mod profiles;
+mod provision;
+mod pty;
 mod rig;
 mod users;

@@ -1,7 +1,9 @@
 //! `/config*`, about one device, but for the Backup Passphrase, which the nodes share.
 
 use casemate_api::Passphrase;
-use casemate_api::body::config::{ChangePassphrase, Switch, UnattendedBoot};
+use casemate_api::body::config::{
+    ChangePassphrase, GenerateTlsKey, Logging, Network, Ntp, Switch, Time, UnattendedBoot,
+};
 use casemate_api::body::keys::DistinguishedName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,13 +23,11 @@ impl Session {
 }
 
 impl Config<'_> {
-    /// `GET /config/{name}` of JSON, such as `network`, `logging` or `time`.
-    pub fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
         self.0.run(Call::get(&format!("/config/{name}")).at_one())?.json()
     }
 
-    /// `PUT /config/{name}` of JSON.
-    pub fn set(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
+    fn set(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
         let (path, body) = (format!("/config/{name}"), to_json(value)?);
         self.0.run(Call::change(&Method::PUT, &path).at_one().with(JSON, body.as_slice())).map(drop)
     }
@@ -41,6 +41,46 @@ impl Config<'_> {
     pub fn set_backup_passphrase(&self, current: Passphrase, new: Passphrase) -> Result<(), Error> {
         let body = ChangePassphrase { new_passphrase: new, current_passphrase: current };
         self.0.put_json("/config/backup-passphrase", &body).map(drop)
+    }
+
+    /// `GET /config/network`
+    pub fn network(&self) -> Result<Network, Error> {
+        self.read("network")
+    }
+
+    /// `PUT /config/network`. The HSM may be reached at another address from then on.
+    pub fn set_network(&self, network: &Network) -> Result<(), Error> {
+        self.set("network", network)
+    }
+
+    /// `GET /config/logging`
+    pub fn logging(&self) -> Result<Logging, Error> {
+        self.read("logging")
+    }
+
+    /// `PUT /config/logging`
+    pub fn set_logging(&self, logging: &Logging) -> Result<(), Error> {
+        self.set("logging", logging)
+    }
+
+    /// `GET /config/time`: the HSM's clock, as RFC 3339.
+    pub fn time(&self) -> Result<String, Error> {
+        self.read("time").map(|time: Time| time.time)
+    }
+
+    /// `PUT /config/time`, as RFC 3339 with offset zero.
+    pub fn set_time(&self, time: String) -> Result<(), Error> {
+        self.set("time", &Time { time })
+    }
+
+    /// `GET /config/ntp`
+    pub fn ntp(&self) -> Result<Ntp, Error> {
+        self.read("ntp")
+    }
+
+    /// `PUT /config/ntp`
+    pub fn set_ntp(&self, ntp: &Ntp) -> Result<(), Error> {
+        self.set("ntp", ntp)
     }
 
     /// `GET /config/unattended-boot`
@@ -77,9 +117,25 @@ impl Config<'_> {
     }
 
     /// `POST /config/tls/generate`: a new key and a certificate it makes for itself. A pin has to follow.
-    pub fn tls_generate(&self, key: &impl Serialize) -> Result<(), Error> {
+    pub fn tls_generate(&self, key: &GenerateTlsKey) -> Result<(), Error> {
         let body = to_json(key)?;
         let call = Call::change(&Method::POST, "/config/tls/generate").at_one();
         self.0.run(call.with(JSON, body.as_slice())).map(drop)
+    }
+
+    /// `GET /config/tls/cluster-ca.pem`: the CA that the certificates of all members come from.
+    pub fn cluster_ca(&self) -> Result<String, Error> {
+        self.0.run(Call::get("/config/tls/cluster-ca.pem").at_one().accept(PEM))?.text()
+    }
+
+    /// `PUT /config/tls/cluster-ca.pem`: one certificate, which has to vouch for the HSM's own.
+    pub fn set_cluster_ca(&self, pem: &str) -> Result<(), Error> {
+        let call = Call::change(&Method::PUT, "/config/tls/cluster-ca.pem").at_one().with(PEM, pem.as_bytes());
+        self.0.run(call.accept("*/*")).map(drop)
+    }
+
+    /// `DELETE /config/tls/cluster-ca.pem`
+    pub fn delete_cluster_ca(&self) -> Result<(), Error> {
+        self.0.run(Call::change(&Method::DELETE, "/config/tls/cluster-ca.pem").at_one().accept("*/*")).map(drop)
     }
 }

@@ -1,9 +1,11 @@
 //! `/provision`, `/unlock`, `/lock` and `/system*`, about one device; a backup can come from any.
 
 use std::io::Write;
+use std::time::Duration;
 
 use casemate_api::Passphrase;
-use casemate_api::body::system::{Provision, ReleaseNotes, SystemInfo, Unlock};
+use casemate_api::body::system::{Provision, ReleaseNotes, RestoreRequest, SystemInfo, Unlock};
+use casemate_api::limits::UPDATE_COMMAND_MAX_MS;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use ureq::http::Method;
@@ -75,8 +77,8 @@ impl System<'_> {
         self.0.download("/system/backup", to)
     }
 
-    /// `POST /system/restore` of a backup, with `backupPassphrase` and `systemTime` as members of `arguments`.
-    pub fn restore(&self, arguments: &impl Serialize, backup: Upload<'_>) -> Result<(), Error> {
+    /// `POST /system/restore` of a backup.
+    pub fn restore(&self, arguments: &RestoreRequest, backup: Upload<'_>) -> Result<(), Error> {
         let upload = backup.with_arguments(arguments, "backup_file")?;
         self.0.upload::<IgnoredAny>("/system/restore", upload).map(drop)
     }
@@ -89,7 +91,8 @@ impl System<'_> {
 
     /// `POST /system/commit-update`: installs the uploaded image and reboots.
     pub fn commit_update(&self) -> Result<(), Error> {
-        self.0.tell("/system/commit-update", NONE)
+        let patience = Duration::from_millis(2 * UPDATE_COMMAND_MAX_MS);
+        self.0.run(Call::change(&Method::POST, "/system/commit-update").at_one().patient(patience)).map(drop)
     }
 
     /// `POST /system/cancel-update`: forgets the uploaded image.

@@ -310,7 +310,7 @@ pub(crate) async fn finish_import(
                 Err(error) => return Err(error),
             }
         }
-        stage::move_pointer(platform, expect, to).await?;
+        stage::move_pointer(platform, expect, to).await.or_error()?;
         report(&conversion);
     }
     clear_up(platform, local).await;

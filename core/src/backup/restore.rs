@@ -26,7 +26,7 @@ use crate::backup::device::{self, Items};
 use crate::backup::format::FormatError;
 use crate::backup::passphrase::backup_key;
 use crate::backup::read::{Entry, Head, Item, Reader};
-use crate::backup::stage::{self, Staging};
+use crate::backup::stage::{self, Moved, Staging};
 use crate::backup::upstream::{DeviceItem, Place};
 use crate::error::Error;
 use crate::hsm::{parse_time, wall, wrong_state};
@@ -365,7 +365,18 @@ impl Restore {
         if !self.locked_alike(slots).await? {
             return Err(Error::Unavailable("The unlock passphrase was changed during the restore. Try again.".into()));
         }
-        stage::move_pointer(&hsm.platform, expect, to).await?;
+        match stage::move_pointer(&hsm.platform, expect, to).await {
+            Moved::Yes => {}
+            Moved::No(why) => return Err(why),
+            Moved::Perhaps(why) => {
+                // Serving on would write into data that may be gone already; unlocking reads which ones hold.
+                tracing::error!(target: "hsm", error = %why, "nobody knows whether the restore took place; the HSM is Locked");
+                hsm.enter(Phase::Locked(Arc::new(self.locked())));
+                old.retire();
+                hsm.close(old).await;
+                return Err(why);
+            }
+        }
         // From here on it has happened.
         report(&conversion);
         let domain = DomainKey::new(*old.domain().expose());

@@ -18,7 +18,7 @@ use crate::path::{Generation, SharedPath, generation_pointer};
 use crate::platform::Platform;
 use crate::record::{BadRecord, Reader, Writer};
 use crate::secret::StoreKey;
-use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Store, Txn};
+use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Store, StoreError, Txn};
 use crate::table::{open_row, seal_row};
 
 /// The current generation and what a write expects of its pointer; `None` before there is any.
@@ -32,18 +32,43 @@ pub(crate) async fn pointer(platform: &Platform) -> Result<(Option<Generation>, 
 }
 
 /// Makes `to` the current generation, if the pointer still is as expected: the moment at which a restore happens.
-pub(crate) async fn move_pointer(platform: &Platform, expect: Expect, to: Generation) -> Result<(), Error> {
+pub(crate) async fn move_pointer(platform: &Platform, expect: Expect, to: Generation) -> Moved {
     let txn = Txn {
         expect: vec![(generation_pointer(), expect)],
         put: vec![(generation_pointer(), to.to_be_bytes().to_vec())],
         delete: Vec::new(),
     };
-    let moved = match platform.store.commit(vec![txn]).await?.pop() {
-        Some(Outcome::Committed(_)) => true,
-        Some(Outcome::Unknown) => pointer(platform).await?.0 == Some(to),
-        Some(Outcome::Conflict(_)) | None => false,
-    };
-    if moved { Ok(()) } else { Err(unconfirmed()) }
+    match platform.store.commit(vec![txn]).await.map(|mut outcomes| outcomes.pop()) {
+        Ok(Some(Outcome::Committed(_))) => Moved::Yes,
+        Ok(Some(Outcome::Conflict(_)) | None) => Moved::No(unconfirmed()),
+        Ok(Some(Outcome::Unknown)) => match pointer(platform).await {
+            Ok((now, _)) if now == Some(to) => Moved::Yes,
+            Ok(_) => Moved::No(unconfirmed()),
+            Err(why) => Moved::Perhaps(why),
+        },
+        Err(why @ (StoreError::Busy | StoreError::TooLarge)) => Moved::No(why.into()),
+        Err(why @ (StoreError::Unreachable(_) | StoreError::Damaged(_))) => Moved::Perhaps(why.into()),
+    }
+}
+
+/// Whether the pointer is where it should be.
+pub(crate) enum Moved {
+    /// It is.
+    Yes,
+    /// It is where it was.
+    No(Error),
+    /// The store does not say.
+    Perhaps(Error),
+}
+
+impl Moved {
+    /// For who reads the pointer again in either case.
+    pub(crate) fn or_error(self) -> Result<(), Error> {
+        match self {
+            Moved::Yes => Ok(()),
+            Moved::No(why) | Moved::Perhaps(why) => Err(why),
+        }
+    }
 }
 
 /// Removes every row that is not of the current generation: what earlier restores left behind.

@@ -5,7 +5,9 @@
 use casemate_api::Action::*;
 use casemate_api::State::*;
 use casemate_api::body::keys::{self as key_bodies, DistinguishedName};
-use casemate_api::body::{Created, config as config_bodies, system as system_bodies, users as user_bodies};
+use casemate_api::body::{
+    Created, cluster as cluster_bodies, config as config_bodies, system as system_bodies, users as user_bodies,
+};
 use casemate_core::caller::UserAccess::{Manage, Passphrase, Read};
 use casemate_core::caller::Whence::{Anywhere, Root};
 use serde_json::{Map, Value};
@@ -58,7 +60,7 @@ pub fn table() -> Vec<Row> {
         delete("/keys/{key}/restrictions/tags/{tag}", operational(KeyManage, Anywhere),        KeySlotAndTag,       none(),         keys::remove_tag).no_cache(),
 
         post("/cluster/force-new",      failed_to_unlock_holder(),                             Nothing,             none(),         cluster::force_new).no_cache().intent(Never),
-        get("/cluster/members",         operational(System, Root),                             Nothing,             none(),         cluster::members).gives::<Vec<system_bodies::ClusterMember>>(200),
+        get("/cluster/members",         operational(System, Root),                             Nothing,             none(),         cluster::members).gives::<Vec<cluster_bodies::ClusterMember>>(200),
 
         get("/namespaces",              operational(Namespaces, Root),                         Nothing,             none(),         namespaces::list).gives::<Vec<user_bodies::NamespaceItem>>(200).head(),
         put("/namespaces/{namespace}",  operational(Namespaces, Root),                         NamespaceSlot,       ignored(),      namespaces::create).exists(400),

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use casemate_api::UserId;
 use casemate_api::limits::{CHANGES_RUNNING_MAX, DRAIN_MAX_BYTES, DRAIN_MAX_MS, TARGET_MAX_CHARS};
+use casemate_api::sentences;
 use casemate_core::caller::{Caller, Denied, Evidence, Failure, allows};
 use casemate_core::platform::{BoxFuture, Clock};
 use casemate_core::{Error, Hsm};
@@ -386,8 +387,7 @@ impl Asking {
         match denied {
             Denied::Unauthenticated => Refusal::unauthenticated(),
             Denied::TooMany => Refusal::because(StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
-            Denied::Busy => Refusal::because(StatusCode::SERVICE_UNAVAILABLE, "The HSM is busy. Try again.")
-                .with("retry-after", "1"),
+            Denied::Busy => Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::BUSY).with("retry-after", "1"),
         }
     }
 }
@@ -436,9 +436,7 @@ impl Call {
     ///
     /// The audit log is told before and after.
     async fn carry_out(&mut self, change: BoxFuture<'static, Result<Reply, Error>>) -> Result<Reply, Refusal> {
-        let busy = |_| {
-            Refusal::because(StatusCode::SERVICE_UNAVAILABLE, "The HSM is busy. Try again.").with("retry-after", "1")
-        };
+        let busy = |_| Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::BUSY).with("retry-after", "1");
         let place = self.changes.clone().try_acquire_owned().map_err(busy)?;
         let act = trail::act(&self.asking.spec, self.asking.address, self.user(), &self.ids);
         if trail::holds_result(&self.asking.spec) {
@@ -494,7 +492,7 @@ impl Call {
             Ok(body) => Ok(body),
             Err(BodyError::TooLarge) => Err(Refusal::bare(StatusCode::PAYLOAD_TOO_LARGE).closing()),
             Err(BodyError::Slow) => close(StatusCode::REQUEST_TIMEOUT, "The body came too slowly."),
-            Err(BodyError::Busy) => close(StatusCode::SERVICE_UNAVAILABLE, "Too many large bodies at once. Try again."),
+            Err(BodyError::Busy) => close(StatusCode::SERVICE_UNAVAILABLE, sentences::TOO_MANY_BODIES),
             Err(BodyError::Gone) => close(StatusCode::BAD_REQUEST, "The body broke off."),
         }
     }

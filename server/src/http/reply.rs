@@ -1,6 +1,7 @@
 //! Replies and refusals, and the one place where an error of the core becomes a status.
 
 use casemate_api::body::ErrorBody;
+use casemate_api::sentences;
 use casemate_core::Error;
 use casemate_core::error::Text;
 use hyper::StatusCode;
@@ -111,7 +112,7 @@ impl Refusal {
 
     /// The HSM is in a state in which there is no such service.
     pub fn wrong_state() -> Self {
-        Self::because(StatusCode::PRECONDITION_FAILED, "Service not available")
+        Self::because(StatusCode::PRECONDITION_FAILED, sentences::WRONG_STATE)
     }
 
     /// Credentials are needed and none were sent.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use casemate_api::limits::UPLOAD_SILENCE_MS;
+use casemate_api::sentences;
 use casemate_core::caller::Caller;
 use casemate_core::error::Error;
 use hyper::StatusCode;
@@ -80,8 +81,8 @@ impl Upload {
     /// caller's rights, the caller. `Forbidden` or `Precondition` if not.
     pub async fn confirm(&mut self, caller: Option<Caller>) -> Result<Option<Caller>, Error> {
         self.asking.still_allowed(&self.asking.hsm, caller).await.map_err(|refusal| match refusal.status {
-            StatusCode::PRECONDITION_FAILED => Error::Precondition("Service not available".into()),
-            StatusCode::SERVICE_UNAVAILABLE => Error::Unavailable("The HSM is busy. Try again.".into()),
+            StatusCode::PRECONDITION_FAILED => Error::Precondition(sentences::WRONG_STATE.into()),
+            StatusCode::SERVICE_UNAVAILABLE => Error::Unavailable(sentences::BUSY.into()),
             _ => Error::Forbidden(refusal.message),
         })
     }

@@ -137,3 +137,75 @@ fn a_lost_answer_is_settled_by_what_is_stored() {
     }
     assert!(fates.iter().all(|fate| *fate > 0), "both fates were met: {fates:?}");
 }
+
+/// A store that carries one commit out, counted from `left`, and is then away, answer and all, until `back`.
+struct Away {
+    left: Arc<AtomicUsize>,
+    store: Arc<SimStore>,
+}
+
+impl Away {
+    const BACK: usize = usize::MAX;
+
+    fn gone<T: Send + 'static>() -> BoxFuture<'static, Result<T, StoreError>> {
+        Box::pin(async { Err(StoreError::Unreachable("the store is away".into())) })
+    }
+}
+
+impl Store for Away {
+    fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
+        if self.left.load(Ordering::SeqCst) == 0 { Self::gone() } else { self.store.get(path, read) }
+    }
+    fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
+        if self.left.load(Ordering::SeqCst) == 0 { Self::gone() } else { self.store.range(range, read) }
+    }
+    fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
+        match self.left.load(Ordering::SeqCst) {
+            Self::BACK => return self.store.commit(txns),
+            0 => return Self::gone(),
+            left => self.left.store(left - 1, Ordering::SeqCst),
+        }
+        Box::pin(async move {
+            let done = self.store.commit(txns).await;
+            if self.left.load(Ordering::SeqCst) == 0 { Self::gone().await } else { done }
+        })
+    }
+    fn watch(&self, prefix: Path, from: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, StoreError>> {
+        self.store.watch(prefix, from)
+    }
+    fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {
+        self.store.snapshot()
+    }
+}
+
+#[test]
+fn a_store_that_goes_away_during_a_restore_leaves_nobody_writing_into_what_was_replaced() {
+    let (_, source) = world();
+    let (file, expected) = (backup_of(&source), described(&source));
+    let mut replaced_unseen = 0;
+    for commits in 1.. {
+        let (sim, _) = world();
+        let left = Arc::new(AtomicUsize::new(Away::BACK));
+        let away = Arc::new(Away { left: left.clone(), store: sim.store.clone() });
+        let hsm = boot_on(Platform { store: away, ..sim.platform() });
+        put_user(&op(&hsm), "later", Scheme::Scrypt);
+        left.store(commits, Ordering::SeqCst);
+        let done = restore_as(&hsm, &file, None, None).is_ok();
+        let reached = left.swap(Away::BACK, Ordering::SeqCst) == 0;
+        if !reached {
+            assert!(done && replaced_unseen > 0, "{replaced_unseen}");
+            return;
+        }
+        if hsm.state() == State::Operational {
+            // What is acknowledged now is there after a restart.
+            put_user(&op(&hsm), "after", Scheme::Scrypt);
+            let now = described(&hsm);
+            assert_eq!(described(&boot(&sim)), now, "{commits}");
+        } else {
+            unlock(&hsm, UNLOCK).unwrap();
+            let replaced = described(&hsm) == expected;
+            assert!(replaced || !done, "{commits}");
+            replaced_unseen += usize::from(replaced && !done);
+        }
+    }
+}

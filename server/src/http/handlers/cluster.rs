@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use casemate_api::body::system::ClusterMember;
+use casemate_api::body::cluster::ClusterMember;
 use casemate_core::caller::Caller;
 use casemate_core::{Error, Hsm};
 

@@ -1,0 +1,9 @@
+//! Messages of errors that clients tell apart, because what may be repeated depends on them.
+
+/// With `412`: the HSM is in a state without this service. It is said before anything else of a request is looked at; every
+/// other message with `412` is about the request.
+pub const WRONG_STATE: &str = "Service not available";
+/// With `503`: there is no room right now, and nothing was begun.
+pub const BUSY: &str = "The HSM is busy. Try again.";
+/// With `503`: other large bodies are being received, and nothing was begun.
+pub const TOO_MANY_BODIES: &str = "Too many large bodies at once. Try again.";
