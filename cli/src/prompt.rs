@@ -87,7 +87,9 @@ pub(crate) fn agree(question: &str, yes: bool) -> Result<(), Failure> {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        return Err(Failure::Usage("There is no terminal to ask on. Nothing was done; say --yes if it is meant.".into()));
+        return Err(Failure::Usage(
+            "There is no terminal to ask on. Nothing was done; say --yes if it is meant.".into(),
+        ));
     }
     question_on_terminal(question)
 }

@@ -55,7 +55,8 @@ impl<'a> Work<'a> {
         for step in &plan.steps {
             match (&step.act, &step.thing) {
                 (Act::Create, Thing::User(name)) => {
-                    let source = want.users.iter().find(|user| user.name == *name).and_then(|user| user.passphrase.as_ref());
+                    let source =
+                        want.users.iter().find(|user| user.name == *name).and_then(|user| user.passphrase.as_ref());
                     let passphrase = fetch(source, &format!("The passphrase of {name}"))?;
                     passphrases.insert(name.clone(), passphrase);
                 }
@@ -133,7 +134,13 @@ impl<'a> Work<'a> {
         match self.perform(step) {
             Ok(()) => Ok(()),
             // The first attempt may have come to its end only now.
-            Err(why) => if self.is_done(step).unwrap_or(false) { Ok(()) } else { Err(why) },
+            Err(why) => {
+                if self.is_done(step).unwrap_or(false) {
+                    Ok(())
+                } else {
+                    Err(why)
+                }
+            }
         }
     }
 
@@ -161,18 +168,22 @@ impl<'a> Work<'a> {
                 users.create_as(name, &NewUser { real_name, role: user.role, passphrase })?;
             }
             (Thing::UserTag(name, tag), Act::Delete) => users.remove_tag(name, &parsed(tag)?)?,
-            (Thing::UserTag(name, tag), _) => drop(users.add_tag(name, &parsed(tag)?)?),
+            (Thing::UserTag(name, tag), _) => {
+                users.add_tag(name, &parsed(tag)?)?;
+            }
             (Thing::Key(_, id), Act::Delete) => keys.delete(id)?,
             (Thing::Key(place, id), _) => {
                 let of = |key: &&want::Key| key.namespace == *place && key.id == *id;
-                drop(keys.generate(&generation(found(self.want.keys.iter().find(of))?))?);
+                keys.generate(&generation(found(self.want.keys.iter().find(of))?))?;
             }
             (Thing::KeyTag(_, id, tag), Act::Delete) => keys.remove_tag(id, &parsed(tag)?)?,
-            (Thing::KeyTag(_, id, tag), _) => drop(keys.add_tag(id, &parsed(tag)?)?),
+            (Thing::KeyTag(_, id, tag), _) => {
+                keys.add_tag(id, &parsed(tag)?)?;
+            }
             (Thing::KeyLabel(place, id), _) => {
                 let of = |key: &&want::Key| key.namespace == *place && key.id == *id;
                 let label = found(self.want.keys.iter().find(of))?.label.clone().unwrap_or_default();
-                drop(keys.set_label(id, &label)?);
+                keys.set_label(id, &label)?;
             }
             (Thing::KeyCertificate(place, id), act) => {
                 let bytes = found(self.files.certificates.get(&(place.clone(), id.clone())))?;
@@ -220,7 +231,9 @@ fn only(want: &Want, step: &Step) -> Want {
         _ => step.by.as_ref(),
     };
     let about = |key: &&want::Key| match &step.thing {
-        Thing::Key(place, id) | Thing::KeyTag(place, id, _) | Thing::KeyLabel(place, id)
+        Thing::Key(place, id)
+        | Thing::KeyTag(place, id, _)
+        | Thing::KeyLabel(place, id)
         | Thing::KeyCertificate(place, id) => key.namespace == *place && key.id == *id,
         _ => false,
     };

@@ -59,7 +59,8 @@ fn by_extension(path: &Path) -> Option<Format> {
 }
 
 fn content(path: &Path) -> io::Result<String> {
-    let reader: Box<dyn Read> = if path == Path::new("-") { Box::new(io::stdin()) } else { Box::new(fs::File::open(path)?) };
+    let reader: Box<dyn Read> =
+        if path == Path::new("-") { Box::new(io::stdin()) } else { Box::new(fs::File::open(path)?) };
     let mut text = String::new();
     reader.take(FILE_MAX_BYTES + 1).read_to_string(&mut text)?;
     if text.len() as u64 > FILE_MAX_BYTES {
@@ -302,7 +303,9 @@ fn netmask<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ipv4Addr, D::Er
     let mask = Ipv4Addr::deserialize(deserializer)?;
     let bits = mask.to_bits();
     if bits.leading_ones() + bits.trailing_zeros() < 32 {
-        return Err(D::Error::custom(format!("{mask} is no netmask: it is ones and then zeros, such as 255.255.255.0")));
+        return Err(D::Error::custom(format!(
+            "{mask} is no netmask: it is ones and then zeros, such as 255.255.255.0"
+        )));
     }
     Ok(mask)
 }

@@ -177,7 +177,14 @@ impl Plan {
         self.steps.is_empty() && self.stuck.is_empty()
     }
 
-    fn step(&mut self, act: Act, thing: Thing, by: Option<NamespaceId>, from: impl Into<String>, to: impl Into<String>) {
+    fn step(
+        &mut self,
+        act: Act,
+        thing: Thing,
+        by: Option<NamespaceId>,
+        from: impl Into<String>,
+        to: impl Into<String>,
+    ) {
         self.steps.push(Step { act, thing, by, from: from.into(), to: to.into() });
     }
 
@@ -276,7 +283,8 @@ impl Plan {
     /// Users, keys and namespaces that are not in the file. A namespace is never deleted: all its keys would go with it.
     fn others(&mut self, have: &Have, want: &Want, may: May) {
         for (place, keys) in &have.keys {
-            let wanted: BTreeSet<_> = want.keys.iter().filter(|key| key.namespace == *place).map(|key| &key.id).collect();
+            let wanted: BTreeSet<_> =
+                want.keys.iter().filter(|key| key.namespace == *place).map(|key| &key.id).collect();
             for id in keys.keys().filter(|id| !wanted.contains(id)) {
                 self.leave(Thing::Key(place.clone(), id.clone()), place.clone(), may.prune_keys);
             }

@@ -148,7 +148,9 @@ impl Key {
         };
         match (range, self.length) {
             (None, None) => {}
-            (None, Some(_)) => return Err(format!("The {called} has a length, but {kind} keys have only one: remove it.")),
+            (None, Some(_)) => {
+                return Err(format!("The {called} has a length, but {kind} keys have only one: remove it."));
+            }
             (Some(range), length) => {
                 let bits = length.and_then(|bits| usize::try_from(bits).ok());
                 if !bits.is_some_and(|bits| range.contains(&bits)) {

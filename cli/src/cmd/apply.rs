@@ -128,21 +128,21 @@ impl Apply {
         }
         match plan.stuck.len() {
             0 => Ok(()),
-            stuck => Err(Failure::Drift(format!("{stuck} points differ from the file and cannot be changed: see above."))),
+            stuck => {
+                Err(Failure::Drift(format!("{stuck} points differ from the file and cannot be changed: see above.")))
+            }
         }
     }
 }
 
 /// Asks, and once more about keys: what they were used for is lost with them.
 fn allow(context: &Context, plan: &Plan) -> Result<(), Failure> {
-    if context.out.json {
-        // The plan is printed when it is carried out: a question now would be about what nobody has seen.
-        context.agree("This was not shown. Do it?").map_err(|_| {
-            Failure::Usage("With --json nobody can be asked: look with `diff --json`, and say --yes if it is meant.".into())
-        })?;
-    } else {
-        context.agree("Do this?")?;
+    if context.out.json && !context.yes() {
+        // The plan is printed when it was carried out: a question now would be about what nobody has seen.
+        let why = "With --json nobody is asked: look with `diff --json`, and say --yes if it is meant.";
+        return Err(Failure::Usage(why.into()));
     }
+    context.agree("Do this?")?;
     let gone = |act, thing: &Thing| act == Act::Delete && matches!(thing, Thing::Key(..));
     match plan.steps.iter().filter(|step| gone(step.act, &step.thing)).count() {
         0 => Ok(()),

@@ -66,6 +66,26 @@ impl Hsm {
     /// A fresh one.
     pub(crate) fn start() -> Self {
         let folder = Folder::new();
+        let (child, address) = Self::serve(&folder);
+        folder.file("unlock", format!("{UNLOCK}\n"));
+        folder.file("admin", ADMIN);
+        folder.file("op", OPERATOR);
+        Self { child, folder, address }
+    }
+
+    /// Ends it as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts the same HSM again, after [`Hsm::kill`], and unlocks it.
+    pub(crate) fn start_again(&mut self) {
+        (self.child, self.address) = Self::serve(&self.folder);
+        self.nobody(&["unlock", "--unlock-passphrase-file", &self.at("unlock")]).ok();
+    }
+
+    fn serve(folder: &Folder) -> (Child, String) {
         let mut child = Command::new(casemated())
             .args(["--log", "warn", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(folder.0.join("data"))
@@ -82,10 +102,7 @@ impl Hsm {
                 break address.to_owned();
             }
         };
-        folder.file("unlock", format!("{UNLOCK}\n"));
-        folder.file("admin", ADMIN);
-        folder.file("op", OPERATOR);
-        Self { child, folder, address }
+        (child, address)
     }
 
     /// One that is Operational, with an Operator `op`.
