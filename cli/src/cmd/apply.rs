@@ -116,7 +116,7 @@ impl Apply {
         let finished = done.iter().filter(|done| **done).count();
         let mut lines = Vec::new();
         if failed.is_some() {
-            lines.push("Not done:".into());
+            lines.push("Not done, as far as is known:".into());
             let open = plan.steps.iter().zip(&done).filter(|(_, done)| !**done);
             lines.extend(open.map(|(step, _)| show::line(step)));
         }
