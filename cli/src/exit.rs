@@ -29,9 +29,22 @@ pub(crate) enum Failure {
     /// The caller asked for something that makes no sense.
     #[error("{0}")]
     Usage(String),
+    /// The HSM is in a state in which this makes no sense, which was found out before anything was asked or sent.
+    #[error("{0}")]
+    WrongState(String),
     /// The caller was asked and did not say yes.
     #[error("Nothing was done.")]
     Declined,
+    /// The doctor found something, which it has printed; `code` is that of the first failure.
+    #[error("{failed} of {checks} checks failed.")]
+    Unwell {
+        /// How many failed.
+        failed: usize,
+        /// How many there were.
+        checks: usize,
+        /// Exit code and name.
+        code: (u8, &'static str),
+    },
     /// The HSM is not as a file says.
     #[error("{0}")]
     Drift(String),
@@ -71,7 +84,9 @@ impl Failure {
         match self {
             Failure::Local(_) => (1, "local"),
             Failure::Usage(_) => (2, "usage"),
+            Failure::WrongState(_) => (8, "wrong-state"),
             Failure::Declined => (13, "declined"),
+            Failure::Unwell { code, .. } => *code,
             Failure::Drift(_) => (14, "drift"),
             Failure::At { why, .. } => why.code(),
             Failure::Call(error) => match error {

@@ -1,15 +1,21 @@
 //! `casemate`: the command line of Casemate and NetHSM, by hand and in scripts. See `docs/cli.md`.
 
 mod apply;
+mod clock;
 mod cmd;
 mod exit;
+mod file;
 mod profile;
+mod progress;
 mod prompt;
 mod render;
+mod replace;
+mod strength;
+mod terminal;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use exit::Failure;
 use profile::{Context, Global};
@@ -21,7 +27,21 @@ struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
-    command: Option<cmd::Command>,
+    command: Option<Command>,
+}
+
+/// What can be done with an HSM, and without one.
+#[derive(Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Hsm(cmd::Command),
+    /// Manage the profiles of this machine
+    #[command(subcommand)]
+    Profile(cmd::profile::Command),
+    /// Print a completion script for a shell
+    Completions(cmd::pages::Completions),
+    /// Print the manual, or write it to a folder
+    Man(cmd::pages::Man),
 }
 
 fn main() -> ExitCode {
@@ -38,7 +58,10 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
-        Some(command) => command.run(&Context::new(cli.global)?),
+        Some(Command::Hsm(command)) => command.run(&Context::new(cli.global)?),
+        Some(Command::Profile(command)) => command.run(cli.global),
+        Some(Command::Completions(arguments)) => arguments.run(Cli::command()),
+        Some(Command::Man(arguments)) => arguments.run(Cli::command()),
         None => render::write(Cli::command().render_help().to_string().as_bytes()),
     }
 }

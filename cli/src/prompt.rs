@@ -27,18 +27,23 @@ pub(crate) enum Source {
 
 /// The passphrase of `user`: from `given`, the environment, the `profile`, or asked for.
 pub(crate) fn of_user(user: &str, given: Option<&Source>, profile: Option<&Source>) -> Result<Passphrase, Failure> {
-    if let Some(source) = given {
-        return read(source);
-    }
-    if env::var_os(VARIABLE).is_some() {
-        return from_variable(VARIABLE);
-    }
-    match profile {
-        Some(source) => read(source),
+    match without_asking(given, profile)? {
+        Some(passphrase) => Ok(passphrase),
         None => {
             ask(&format!("Passphrase of {user}"), "give --passphrase-file, --passphrase-command or CASEMATE_PASSPHRASE")
         }
     }
+}
+
+/// The passphrase of the user, if it is to be had without a question.
+pub(crate) fn without_asking(given: Option<&Source>, profile: Option<&Source>) -> Result<Option<Passphrase>, Failure> {
+    if let Some(source) = given {
+        return read(source).map(Some);
+    }
+    if env::var_os(VARIABLE).is_some() {
+        return from_variable(VARIABLE).map(Some);
+    }
+    profile.map(read).transpose()
 }
 
 /// A passphrase that holds already: from `file`, or asked for.
@@ -62,6 +67,11 @@ pub(crate) fn new(label: &str, file: Option<&Path>, option: &str) -> Result<Pass
             first
         }
     };
+    of_valid_length(label, passphrase)
+}
+
+/// A passphrase that the HSM takes.
+pub(crate) fn of_valid_length(label: &str, passphrase: Passphrase) -> Result<Passphrase, Failure> {
     if passphrase.has_valid_length() {
         return Ok(passphrase);
     }
@@ -70,13 +80,19 @@ pub(crate) fn new(label: &str, file: Option<&Path>, option: &str) -> Result<Pass
     )))
 }
 
-/// Asks whether to do what cannot be undone, unless `yes` was said before.
-pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
-    if yes {
+/// Whether [`confirm`] would have somebody to ask: for questions that come late.
+pub(crate) fn can_confirm(what: &str, yes: bool) -> Result<(), Failure> {
+    if yes || io::stdin().is_terminal() {
         return Ok(());
     }
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("{what} cannot be undone. Say --yes if it is meant.")));
+    Err(Failure::Usage(format!("{what} cannot be undone. Say --yes if it is meant.")))
+}
+
+/// Asks whether to do what cannot be undone, unless `yes` was said before.
+pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
+    can_confirm(what, yes)?;
+    if yes {
+        return Ok(());
     }
     question_on_terminal(&format!("{what} cannot be undone. Go on?"))
 }
@@ -102,7 +118,7 @@ fn question_on_terminal(question: &str) -> Result<(), Failure> {
     if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(Failure::Declined) }
 }
 
-fn ask(label: &str, instead: &str) -> Result<Passphrase, Failure> {
+pub(crate) fn ask(label: &str, instead: &str) -> Result<Passphrase, Failure> {
     match rpassword::prompt_password(format!("{label}: ")) {
         Ok(text) => Ok(Passphrase::from_text(text)),
         Err(_) => Err(Failure::Usage(format!("There is no terminal to ask for “{label}” on: {instead}."))),
@@ -126,7 +142,7 @@ fn from_variable(name: &str) -> Result<Passphrase, Failure> {
     Ok(Passphrase::from_text(text))
 }
 
-fn from_file(path: &Path) -> Result<Passphrase, Failure> {
+pub(crate) fn from_file(path: &Path) -> Result<Passphrase, Failure> {
     let bytes =
         std::fs::read(path).map_err(local(format_args!("The passphrase file {} cannot be read", path.display())))?;
     text(Zeroizing::new(bytes), &format!("The passphrase file {}", path.display()))
@@ -135,7 +151,8 @@ fn from_file(path: &Path) -> Result<Passphrase, Failure> {
 fn from_command(command: &str) -> Result<Passphrase, Failure> {
     let output = Command::new("sh")
         .args(["-c", command])
-        .stdin(Stdio::inherit())
+        // What is to be signed or encrypted may come there.
+        .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .map_err(local("The passphrase command cannot be started"))?;

@@ -4,14 +4,17 @@
 //! handshake, that it holds the key of the certificate it shows.
 
 use std::fmt;
+use std::iter;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
@@ -119,16 +122,18 @@ impl Rejected {
 /// TLS for `trust`. It is cloned for each generation of connections, because the store of its sessions has a lock.
 pub(crate) fn config(trust: &Trust) -> Result<ClientConfig, Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let check = match trust {
-        Trust::System => Check::Chain(verifier(system_roots()?, &provider)?),
-        Trust::CaFile(path) => Check::Chain(verifier(roots_of(path)?, &provider)?),
-        Trust::Pinned(pins) if pins.is_empty() => {
-            return Err(Error::Settings("no fingerprint is pinned: give at least one".into()));
-        }
-        Trust::Pinned(pins) => Check::Pins(pins.clone()),
-        Trust::Anyone => Check::Nothing,
-    };
-    let verifier = Arc::new(Verifier { check, provider: Arc::clone(&provider) });
+    config_with(Arc::new(Verifier::new(trust, &provider)?), provider)
+}
+
+/// TLS that takes every certificate and keeps what was shown, with what `trust` says about it. Nothing may be sent over
+/// it: it is for looking.
+pub(crate) fn looking(trust: &Trust) -> Result<(ClientConfig, Arc<Looker>), Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let looker = Arc::new(Looker { verifier: Verifier::new(trust, &provider)?, seen: Mutex::default() });
+    Ok((config_with(Arc::clone(&looker) as Arc<dyn ServerCertVerifier>, provider)?, looker))
+}
+
+fn config_with(verifier: Arc<dyn ServerCertVerifier>, provider: Arc<CryptoProvider>) -> Result<ClientConfig, Error> {
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|why| Error::Settings(format!("TLS cannot be set up: {why}")))?
@@ -182,6 +187,21 @@ enum Check {
 struct Verifier {
     check: Check,
     provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    fn new(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
+        let check = match trust {
+            Trust::System => Check::Chain(verifier(system_roots()?, provider)?),
+            Trust::CaFile(path) => Check::Chain(verifier(roots_of(path)?, provider)?),
+            Trust::Pinned(pins) if pins.is_empty() => {
+                return Err(Error::Settings("no fingerprint is pinned: give at least one".into()));
+            }
+            Trust::Pinned(pins) => Check::Pins(pins.clone()),
+            Trust::Anyone => Check::Nothing,
+        };
+        Ok(Self { check, provider: Arc::clone(provider) })
+    }
 }
 
 impl ServerCertVerifier for Verifier {
@@ -240,6 +260,79 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Takes every certificate whose key the node proves to hold, and keeps it.
+#[derive(Debug)]
+pub(crate) struct Looker {
+    verifier: Verifier,
+    seen: Mutex<Option<Seen>>,
+}
+
+/// What a node showed.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// Certificates in DER, the node's own first.
+    pub(crate) chain: Vec<Vec<u8>>,
+    /// What the trust says.
+    pub(crate) verdict: Result<(), Rejected>,
+    /// Whether the certificate names the host.
+    pub(crate) names_host: bool,
+}
+
+impl Looker {
+    /// What was shown, once.
+    pub(crate) fn take(&self) -> Option<Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl ServerCertVerifier for Looker {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verdict = match self.verifier.verify_server_cert(leaf, intermediates, name, ocsp, now) {
+            Ok(_) => Ok(()),
+            Err(why) => Err(Rejected::behind(&why).cloned().unwrap_or_else(|| Rejected {
+                fingerprint: Fingerprint::of(leaf),
+                expired: false,
+                why: why.to_string(),
+            })),
+        };
+        let names_host =
+            ParsedCertificate::try_from(leaf).is_ok_and(|parsed| verify_server_name(&parsed, name).is_ok());
+        let chain = iter::once(leaf).chain(intermediates).map(|certificate| certificate.to_vec()).collect();
+        let seen = Seen { chain, verdict, names_host };
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
     }
 }
 

@@ -74,32 +74,45 @@ impl Connector for Dialer {
     fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Wire>, ureq::Error> {
         let limit = self.connect.min(*details.timeout.after);
         let deadline = clock::now() + limit;
-        let host = details.uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let host = bare(details.uri.host().unwrap_or_default());
         let port = details.uri.port_u16().unwrap_or(443);
-        let tcp = dial(host, port, deadline)?;
-        let tls = self.shake_hands(host, &tcp, deadline)?;
+        let tcp = dial(&look_up(host, port)?, deadline)?;
+        let tls = shake_hands(&self.tls, host, &tcp, deadline)?;
         self.handshakes.fetch_add(1, Ordering::Relaxed);
         Ok(Some(Wire { tcp: Socket::new(tcp), tls, buffers: WipedBuffers::new(), hung_up: false }))
     }
 }
 
-impl Dialer {
-    fn shake_hands(&self, host: &str, tcp: &TcpStream, deadline: Instant) -> Result<ClientConnection, Setback> {
-        let name = ServerName::try_from(host.to_owned()).map_err(|why| Setback(Cause::NoTls(why.to_string())))?;
-        let no_tls = |why: rustls::Error| Setback(Cause::NoTls(why.to_string()));
-        let mut tls = ClientConnection::new(Arc::clone(&self.tls), name).map_err(no_tls)?;
-        let mut timed = Timed { tcp, deadline };
-        while tls.is_handshaking() {
-            tls.complete_io(&mut timed).map_err(|why| Setback(of_handshake(&why)))?;
-        }
-        Ok(tls)
-    }
+/// A host without the brackets of an IPv6 address.
+pub(crate) fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
-/// Connects to the first address of `host` that answers. Name lookup is the system's, blocking, within its own limits.
-fn dial(host: &str, port: u16, deadline: Instant) -> Result<TcpStream, Setback> {
+/// Proves who the node is, as `config` asks.
+pub(crate) fn shake_hands(
+    config: &Arc<ClientConfig>,
+    host: &str,
+    tcp: &TcpStream,
+    deadline: Instant,
+) -> Result<ClientConnection, Setback> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|why| Setback(Cause::NoTls(why.to_string())))?;
+    let no_tls = |why: rustls::Error| Setback(Cause::NoTls(why.to_string()));
+    let mut tls = ClientConnection::new(Arc::clone(config), name).map_err(no_tls)?;
+    let mut timed = Timed { tcp, deadline };
+    while tls.is_handshaking() {
+        tls.complete_io(&mut timed).map_err(|why| Setback(of_handshake(&why)))?;
+    }
+    Ok(tls)
+}
+
+/// The addresses of `host`. Name lookup is the system's, blocking, within its own limits.
+pub(crate) fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, Setback> {
     let addresses = (host, port).to_socket_addrs().map_err(|why| Setback(Cause::NoAddress(why.to_string())))?;
-    let addresses: Vec<_> = addresses.take(CLIENT_ADDRESSES_MAX).collect();
+    Ok(addresses.take(CLIENT_ADDRESSES_MAX).collect())
+}
+
+/// Connects to the first of the addresses that answers.
+pub(crate) fn dial(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Setback> {
     let mut last = Setback(Cause::NoAddress("the lookup gave none".into()));
     for (at, address) in addresses.iter().enumerate() {
         // What is left is shared, so that one silent address does not use up the time of the others.
@@ -123,10 +136,12 @@ fn of_handshake(error: &io::Error) -> Cause {
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
         return Cause::NoTls(error.kind().to_string());
     };
-    match Rejected::behind(tls) {
-        Some(Rejected { fingerprint, expired: true, .. }) => Cause::Expired { fingerprint: *fingerprint },
-        Some(Rejected { fingerprint, why, .. }) => Cause::Untrusted { fingerprint: *fingerprint, why: why.clone() },
-        None => Cause::NoTls(tls.to_string()),
+    Rejected::behind(tls).map_or_else(|| Cause::NoTls(tls.to_string()), |rejected| rejected.clone().into())
+}
+
+impl From<Rejected> for Cause {
+    fn from(Rejected { fingerprint, expired, why }: Rejected) -> Self {
+        if expired { Cause::Expired { fingerprint } } else { Cause::Untrusted { fingerprint, why } }
     }
 }
 
@@ -200,10 +215,14 @@ impl Socket {
         Self { tcp, read_limit: Duration::ZERO, write_limit: Duration::ZERO }
     }
 
-    fn until(&mut self, timeout: NextTimeout) -> Until<'_> {
-        let deadline = (!timeout.after.is_not_happening()).then(|| clock::now() + *timeout.after);
+    fn until(&mut self, deadline: Option<Instant>) -> Until<'_> {
         Until { socket: self, deadline }
     }
+}
+
+/// When `timeout` ends; none: never.
+fn end_of(timeout: NextTimeout) -> Option<Instant> {
+    (!timeout.after.is_not_happening()).then(|| clock::now() + *timeout.after)
 }
 
 /// A limit that is set stays if it ends in time and is not much too short: who wakes too early just waits again.
@@ -274,8 +293,8 @@ impl fmt::Debug for Wire {
 }
 
 impl Wire {
-    fn flush(&mut self, timeout: NextTimeout) -> io::Result<()> {
-        let mut until = self.tcp.until(timeout.for_write());
+    fn flush(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        let mut until = self.tcp.until(deadline);
         while self.tls.wants_write() {
             if self.tls.write_tls(&mut until)? == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
@@ -285,18 +304,21 @@ impl Wire {
     }
 
     fn send(&mut self, amount: usize, timeout: NextTimeout) -> io::Result<()> {
+        let deadline = end_of(timeout.for_write());
         let mut at = 0;
         while at < amount {
             let rest = self.buffers.to_send(amount).get(at..).unwrap_or_default();
             let taken = self.tls.writer().write(rest)?;
             at += taken;
-            self.flush(timeout)?;
+            self.flush(deadline)?;
         }
         Ok(())
     }
 
-    /// Reads until there is plaintext or the end; how much plaintext came.
+    /// Reads until there is plaintext or the end; how much plaintext came. The limit is for all of it: who drips bytes of
+    /// a record that is never whole, or empty ones, gains no time.
     fn receive(&mut self, timeout: NextTimeout) -> io::Result<usize> {
+        let deadline = end_of(timeout.for_read());
         loop {
             match self.tls.reader().read(self.buffers.input_append_buf()) {
                 Ok(amount) => {
@@ -306,10 +328,10 @@ impl Wire {
                 Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
                 Err(why) => return Err(why),
             }
-            self.tls.read_tls(&mut self.tcp.until(timeout.for_read()))?;
+            self.tls.read_tls(&mut self.tcp.until(deadline))?;
             let state = self.tls.process_new_packets();
             // Alerts and key updates want to go out, also when the packet was refused.
-            let _ = self.flush(timeout);
+            let _ = self.flush(deadline);
             state.map_err(io::Error::other)?;
         }
     }
@@ -344,6 +366,17 @@ fn of_io(error: io::Error, timeout: NextTimeout) -> ureq::Error {
     if is_timeout(&error) { ureq::Error::Timeout(timeout.reason) } else { ureq::Error::Io(error) }
 }
 
+/// An end without TLS's own word for it. ureq takes some of these errors for the end of a body that has no length, which
+/// anybody on the way could bring about.
+fn cut_off(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset => {
+            io::Error::new(io::ErrorKind::BrokenPipe, error)
+        }
+        _ => error,
+    }
+}
+
 impl Transport for Wire {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
@@ -364,7 +397,7 @@ impl Transport for Wire {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        let amount = self.receive(timeout).map_err(|why| of_io(why, timeout.for_read()))?;
+        let amount = self.receive(timeout).map_err(|why| of_io(cut_off(why), timeout.for_read()))?;
         Ok(amount > 0)
     }
 

@@ -3,16 +3,12 @@
 //! Without the test harness, whose threads a child would not have.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
-#![allow(dead_code, reason = "it uses a part of the helpers")]
-
-#[path = "nodes/daemon.rs"]
-mod daemon;
 
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use daemon::{Hsm, operator};
+use casemate_testkit::{Hsm, operator};
 use fork::{Fork, WEXITSTATUS, WIFEXITED, fork, waitpid};
 
 const FORKS: u64 = 20;

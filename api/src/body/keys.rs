@@ -128,9 +128,13 @@ pub struct Key {
     pub public: Option<PublicParts>,
     /// Always present; `{}` without tags.
     pub restrictions: Restrictions,
-    /// Absent if empty.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    /// Absent if empty. In an example of NetHSM's OpenAPI document it is null.
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
     pub label: String,
+}
+
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Public part of a key.

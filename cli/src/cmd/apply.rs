@@ -88,7 +88,8 @@ impl Diff {
             0 => Ok(()),
             one_or_more => {
                 let file = self.which.file.display();
-                Err(Failure::Drift(format!("The HSM differs from {file} in {one_or_more} points.")))
+                let points = count(one_or_more, "point");
+                Err(Failure::Drift(format!("The HSM differs from {file} in {points}.")))
             }
         }
     }
@@ -100,7 +101,7 @@ impl Apply {
         let may = May { set_backup_passphrase: self.set_backup_passphrase, ..self.which.may() };
         let Compared { sessions, want, files, have, plan } = self.which.compare(context, may)?;
         if plan.is_empty() {
-            return context.out.lines(&show::json(&plan, |_| None), &["Nothing to do.".into()]);
+            return context.out.lines(&show::json(&plan, |_| None), ["Nothing to do."]);
         }
         if !context.out.json {
             let mut lines = show::lines(&plan, Extra::Untold);
@@ -129,7 +130,8 @@ impl Apply {
         match plan.stuck.len() {
             0 => Ok(()),
             stuck => {
-                Err(Failure::Drift(format!("{stuck} points differ from the file and cannot be changed: see above.")))
+                let points = count(stuck, "point");
+                Err(Failure::Drift(format!("The HSM differs in {points} that cannot be changed: see above.")))
             }
         }
     }
@@ -146,8 +148,13 @@ fn allow(context: &Context, plan: &Plan) -> Result<(), Failure> {
     let gone = |act, thing: &Thing| act == Act::Delete && matches!(thing, Thing::Key(..));
     match plan.steps.iter().filter(|step| gone(step.act, &step.thing)).count() {
         0 => Ok(()),
-        keys => context.confirm(&format!("Deleting {keys} keys")),
+        keys => context.confirm(&format!("Deleting {}", count(keys, "key"))),
     }
+}
+
+/// So many of them.
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The certificate files.

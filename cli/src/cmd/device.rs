@@ -1,13 +1,11 @@
-//! `state`, `info`, `provision`, `unlock`, `lock`, `random`, `metrics`.
+//! `state`, `info`, `unlock`, `lock`, `random`, `metrics`.
 
 use std::path::PathBuf;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use casemate_api::body::system;
 use casemate_api::limits::RANDOM_MAX_BYTES;
 use clap::Args;
-use jiff::Timestamp;
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -43,41 +41,6 @@ pub(crate) fn info(context: &Context) -> Result<(), Failure> {
     let info = context.client.anonymous().info()?;
     let members = vec![("Vendor", info.vendor.to_string()), ("Product", info.product.to_string())];
     context.out.record(&info, members)
-}
-
-/// Arguments of `provision`.
-#[derive(Args)]
-pub(crate) struct Provision {
-    /// File with the unlock passphrase
-    #[arg(long, value_name = "FILE")]
-    unlock_passphrase_file: Option<PathBuf>,
-    /// File with the passphrase of the user `admin`
-    #[arg(long, value_name = "FILE")]
-    admin_passphrase_file: Option<PathBuf>,
-    /// Time to set, as 2026-01-31T12:00:00Z; without it the time of this machine
-    #[arg(long, value_name = "TIME")]
-    system_time: Option<Timestamp>,
-}
-
-impl Provision {
-    /// Sets up a new HSM.
-    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        let unlock = self.unlock_passphrase_file.as_deref();
-        let unlock_passphrase = prompt::new("New unlock passphrase", unlock, "--unlock-passphrase-file")?;
-        let admin = self.admin_passphrase_file.as_deref();
-        let admin_passphrase = prompt::new("New passphrase of admin", admin, "--admin-passphrase-file")?;
-        let time = self.system_time.unwrap_or_else(Timestamp::now);
-        let system_time = time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        context.client.anonymous().provision(&system::Provision {
-            unlock_passphrase,
-            admin_passphrase,
-            system_time,
-        })?;
-        context.out.done(
-            "The HSM is set up and Operational. Write both passphrases down and keep them apart from it: without the \
-             unlock passphrase it does not start again, and without admin's nobody manages it.",
-        )
-    }
 }
 
 /// Arguments of `unlock`.

@@ -2,20 +2,19 @@
 
 use std::path::PathBuf;
 
-use casemate_api::body::keys::{
-    DistinguishedName, GenerateKey, ImportArguments, ImportKey, Key, PrivateParts, Restrictions,
-};
+use casemate_api::body::keys::{GenerateKey, ImportArguments, ImportKey, Key, PrivateParts, Restrictions};
 use casemate_api::{KeyId, KeyType, Mechanism, Tag};
 use casemate_client::KeyFilter;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::csr::KeyCsr;
+use super::pkcs12::Pkcs12;
 use super::usage::read;
-use super::{changed, public, word};
+use super::{cert, changed, public, word};
 use crate::exit::{Failure, local};
 use crate::profile::Context;
-use crate::render;
 
 /// Manage keys.
 #[derive(Subcommand)]
@@ -81,10 +80,10 @@ pub(crate) enum Command {
         format: PublicFormat,
     },
     /// Make a certificate signing request
-    Csr(Csr),
+    Csr(KeyCsr),
     /// Manage the certificate stored with a key
     #[command(subcommand)]
-    Cert(CertCommand),
+    Cert(cert::KeyCommand),
 }
 
 /// Forms of a public key.
@@ -136,7 +135,7 @@ pub(crate) struct Import {
     #[arg(value_parser = KeyId::parse)]
     id: Option<KeyId>,
     /// Private key in PEM; - is standard input
-    #[arg(long, value_name = "FILE", required_unless_present = "parts", conflicts_with_all = ["parts", "key_type"])]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["parts", "pkcs12"], conflicts_with_all = ["parts", "key_type"])]
     pem: Option<PathBuf>,
     /// JSON with primeP, primeQ and publicExponent, or data, in base64; - is standard input
     #[arg(long, value_name = "FILE", requires = "key_type")]
@@ -145,39 +144,9 @@ pub(crate) struct Import {
     #[arg(long = "type", short = 't', value_parser = word::<KeyType>)]
     key_type: Option<KeyType>,
     #[command(flatten)]
+    pkcs12: Pkcs12,
+    #[command(flatten)]
     new: NewKey,
-}
-
-/// Arguments of `key csr`.
-#[derive(Args)]
-pub(crate) struct Csr {
-    /// The key
-    #[arg(value_parser = KeyId::parse)]
-    id: KeyId,
-    /// CN
-    #[arg(long)]
-    common_name: String,
-    /// C
-    #[arg(long, default_value = "")]
-    country: String,
-    /// ST
-    #[arg(long, default_value = "")]
-    state_or_province: String,
-    /// L
-    #[arg(long, default_value = "")]
-    locality: String,
-    /// O
-    #[arg(long, default_value = "")]
-    organization: String,
-    /// OU
-    #[arg(long, default_value = "")]
-    organizational_unit: String,
-    /// emailAddress
-    #[arg(long, default_value = "")]
-    email: String,
-    /// Subject alternative name, a DNS name or IP:ADDRESS; repeatable; without it the common name
-    #[arg(long)]
-    san: Vec<String>,
 }
 
 /// Manage the tags of a key.
@@ -200,32 +169,6 @@ pub(crate) enum TagCommand {
         /// The tag
         #[arg(value_parser = Tag::parse)]
         tag: Tag,
-    },
-}
-
-/// Manage the certificate stored with a key.
-#[derive(Subcommand)]
-pub(crate) enum CertCommand {
-    /// Print it as it is
-    Get {
-        /// The key
-        #[arg(value_parser = KeyId::parse)]
-        id: KeyId,
-    },
-    /// Store it
-    Set {
-        /// The key
-        #[arg(value_parser = KeyId::parse)]
-        id: KeyId,
-        /// File with it, in any form; - is standard input
-        #[arg(default_value = "-")]
-        file: PathBuf,
-    },
-    /// Remove it
-    Rm {
-        /// The key
-        #[arg(value_parser = KeyId::parse)]
-        id: KeyId,
     },
 }
 
@@ -332,6 +275,7 @@ impl Import {
         let session = context.session()?;
         let NewKey { mechanism: mechanisms, tag: tags, label } = self.new;
         let restrictions = Restrictions { tags };
+        let mut certificate = None;
         let made = if let (Some(path), Some(key_type)) = (&self.parts, self.key_type) {
             // The error of serde_json may quote a part: only the place is told.
             let private: PrivateParts = serde_json::from_slice(&read(path)?).map_err(|why| {
@@ -344,14 +288,27 @@ impl Import {
                 None => session.keys().import(&key)?.id,
             }
         } else {
-            let bytes = read(&self.pem.unwrap_or_else(|| "-".into()))?;
-            let pem = str::from_utf8(&bytes).map_err(|_| Failure::Usage("The key file is no PEM.".into()))?;
+            let pem = if let Some(path) = &self.pkcs12.pkcs12 {
+                let content = self.pkcs12.open(path)?;
+                certificate = content.certificate;
+                content.key
+            } else {
+                let bytes = read(&self.pem.unwrap_or_else(|| "-".into()))?;
+                let pem = str::from_utf8(&bytes).map_err(|_| Failure::Usage("The key file is no PEM.".into()))?;
+                Zeroizing::new(pem.to_owned())
+            };
             let arguments = ImportArguments { mechanisms, restrictions, label };
             match &self.id {
-                Some(id) => session.keys().import_pem_as(id, &arguments, pem).map(|()| id.to_string())?,
-                None => session.keys().import_pem(&arguments, pem)?.id,
+                Some(id) => session.keys().import_pem_as(id, &arguments, &pem).map(|()| id.to_string())?,
+                None => session.keys().import_pem(&arguments, &pem)?.id,
             }
         };
+        if let Some(certificate) = certificate {
+            let id = KeyId::parse(&made).map_err(local(format_args!("The HSM gave the key the id {made:?}")))?;
+            session.keys().set_certificate(&id, certificate.as_bytes()).map_err(|why| {
+                Failure::Local(format!("The key {made} was imported, but its certificate was not stored. {why}"))
+            })?;
+        }
         context.out.line(&json!({ "id": made }), &format!("The key {made} was imported."))
     }
 }
@@ -367,52 +324,6 @@ fn export(context: &Context, id: &KeyId, format: PublicFormat) -> Result<(), Fai
         PublicFormat::Openssh => {
             let line = public::openssh(id.as_str(), &session.keys().read(id)?)?;
             context.out.text("openssh", &line)
-        }
-    }
-}
-
-impl Csr {
-    fn run(self, context: &Context) -> Result<(), Failure> {
-        let subject = DistinguishedName {
-            common_name: self.common_name,
-            country_name: self.country,
-            locality_name: self.locality,
-            state_or_province_name: self.state_or_province,
-            organization_name: self.organization,
-            organizational_unit_name: self.organizational_unit,
-            email_address: self.email,
-            subject_alt_names: if self.san.is_empty() { None } else { Some(self.san) },
-        };
-        let csr = context.session()?.keys().csr(&self.id, &subject)?;
-        context.out.text("csr", &csr)
-    }
-}
-
-impl CertCommand {
-    fn run(self, context: &Context) -> Result<(), Failure> {
-        match self {
-            CertCommand::Get { id } => match context.session()?.keys().certificate(&id)? {
-                Some(bytes) if context.out.json => {
-                    super::usage::show(context, "certificate", &bytes, super::usage::Format::Base64)
-                }
-                Some(bytes) => render::write(&bytes),
-                None => Err(casemate_client::Error::NotFound {
-                    node: context.client.nodes().join(", "),
-                    message: format!("the key {id} has no certificate, or there is no such key"),
-                }
-                .into()),
-            },
-            CertCommand::Set { id, file } => {
-                let session = context.session()?;
-                let bytes: Zeroizing<Vec<u8>> = read(&file)?;
-                session.keys().set_certificate(&id, &bytes)?;
-                context.out.done(&format!("The certificate of {id} was stored."))
-            }
-            CertCommand::Rm { id } => {
-                context.confirm(&format!("Removing the certificate of {id}"))?;
-                context.session()?.keys().delete_certificate(&id)?;
-                context.out.done(&format!("The certificate of {id} was removed."))
-            }
         }
     }
 }

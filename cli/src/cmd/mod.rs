@@ -1,12 +1,24 @@
 //! The commands, one file per noun.
 
 mod apply;
+mod audit;
+mod backup;
+mod cert;
+mod cluster;
 mod config;
+mod csr;
 mod device;
+mod doctor;
 mod key;
 mod namespace;
+pub(crate) mod pages;
+mod pkcs12;
+pub(crate) mod profile;
+mod provision;
 mod public;
+mod restore;
 mod system;
+mod update;
 mod usage;
 mod user;
 
@@ -24,10 +36,12 @@ use crate::profile::Context;
 pub(crate) enum Command {
     /// Show the state of each HSM
     State,
+    /// Look for what is wrong: network, certificate, state, clock, login, and whether the nodes agree
+    Doctor,
     /// Show who made the HSM
     Info,
     /// Set up a new HSM
-    Provision(device::Provision),
+    Provision(provision::Provision),
     /// Unlock an HSM
     Unlock(device::Unlock),
     /// Lock an HSM
@@ -54,6 +68,24 @@ pub(crate) enum Command {
     /// Configure an HSM
     #[command(subcommand)]
     Config(config::Command),
+    /// Make a certificate signing request
+    Csr(csr::Csr),
+    /// Manage certificates
+    #[command(subcommand)]
+    Cert(cert::Command),
+    /// Make a backup
+    Backup(backup::Backup),
+    /// Restore a backup
+    Restore(restore::Restore),
+    /// Install another version of the software
+    #[command(subcommand)]
+    Update(update::Command),
+    /// Export what was done
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Manage a cluster
+    #[command(subcommand)]
+    Cluster(cluster::Command),
     /// Look after one HSM
     #[command(subcommand)]
     System(system::Command),
@@ -68,6 +100,7 @@ impl Command {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::State => device::state(context),
+            Command::Doctor => doctor::run(context),
             Command::Info => device::info(context),
             Command::Provision(arguments) => arguments.run(context),
             Command::Unlock(arguments) => arguments.run(context),
@@ -81,6 +114,13 @@ impl Command {
             Command::User(command) => command.run(context),
             Command::Namespace(command) => command.run(context),
             Command::Config(command) => command.run(context),
+            Command::Csr(arguments) => arguments.run(context),
+            Command::Cert(command) => command.run(context),
+            Command::Backup(arguments) => arguments.run(context),
+            Command::Restore(arguments) => arguments.run(context),
+            Command::Update(command) => command.run(context),
+            Command::Audit(command) => command.run(context),
+            Command::Cluster(command) => command.run(context),
             Command::System(command) => command.run(context),
             Command::Apply(arguments) => arguments.run(context),
             Command::Diff(arguments) => arguments.run(context),

@@ -1,5 +1,6 @@
 //! `sign`, `decrypt`, `encrypt`: keys at work, on files or standard input.
 
+use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -9,8 +10,9 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use casemate_api::body::keys;
 use casemate_api::limits::BODY_USE_MAX_BYTES;
-use casemate_api::mechanisms::{self, Hash, Input, Mode};
+use casemate_api::mechanisms::{self, Hash, Input, Mode, Row, TABLE};
 use casemate_api::{DecryptMode, EncryptMode, KeyId, SignMode};
+use casemate_client::Session;
 use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
@@ -37,7 +39,7 @@ pub(crate) fn show(context: &Context, name: &str, bytes: &[u8], format: Format) 
         return context.out.text(name, &Zeroizing::new(BASE64_STANDARD.encode(bytes)));
     }
     match format {
-        Format::Raw => render::write(bytes),
+        Format::Raw => render::raw(bytes),
         Format::Base64 => context.out.text(name, &Zeroizing::new(BASE64_STANDARD.encode(bytes))),
         Format::Hex => {
             let hex: Zeroizing<String> = Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
@@ -55,9 +57,9 @@ pub(crate) struct Sign {
     /// File to sign; - is standard input
     #[arg(default_value = "-")]
     file: PathBuf,
-    /// PKCS1, PSS_SHA1 to PSS_SHA512, PSS_MD5, EdDSA, ECDSA or BIP340
+    /// PKCS1, PSS_SHA1 to PSS_SHA512, PSS_MD5, EdDSA, ECDSA or BIP340; not needed if the key has only one
     #[arg(long, short, value_parser = word::<SignMode>)]
-    mode: SignMode,
+    mode: Option<SignMode>,
     /// Hash of PKCS1 signatures; the other modes imply theirs
     #[arg(long, value_enum)]
     hash: Option<HashName>,
@@ -94,20 +96,27 @@ impl From<HashName> for Hash {
 impl Sign {
     /// Hashes here, signs there.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        if self.hash.is_some() && self.mode != SignMode::PKCS1 {
+        let session = context.session()?;
+        let mode = match self.mode {
+            Some(mode) => mode,
+            None => only_mode(&session, &self.key, "sign", |mode| match mode {
+                Mode::Sign(mode) => Some(mode),
+                Mode::Decrypt(_) | Mode::Encrypt(_) => None,
+            })?,
+        };
+        if self.hash.is_some() && mode != SignMode::PKCS1 {
             return Err(Failure::Usage("--hash is for the mode PKCS1; the other modes imply their hash.".into()));
         }
-        let session = context.session()?;
-        let message = if self.prehashed { read(&self.file)? } else { self.message(&session)? };
+        let message = if self.prehashed { read(&self.file)? } else { self.message(&session, mode)? };
         let message = BASE64_STANDARD.encode(&*message);
-        let reply = session.keys().sign(&self.key, &keys::Sign { mode: self.mode, message })?;
+        let reply = session.keys().sign(&self.key, &keys::Sign { mode, message })?;
         let signature = BASE64_STANDARD.decode(&reply.signature).map_err(local("The HSM's answer is no base64"))?;
         show(context, "signature", &signature, self.format)
     }
 
     /// What the mode takes, made of the file.
-    fn message(&self, session: &casemate_client::Session) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let hash = match self.mode {
+    fn message(&self, session: &Session, mode: SignMode) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let hash = match mode {
             SignMode::EdDSA | SignMode::BIP340 => return read(&self.file),
             SignMode::PKCS1 => self.hash.map_or(Hash::Sha256, Hash::from),
             SignMode::PSS_MD5 => Hash::Md5,
@@ -131,8 +140,28 @@ impl Sign {
             }
         };
         let digest = digest(&self.file, hash)?;
-        let prefix = if self.mode == SignMode::PKCS1 { digest_info(hash) } else { &[] };
+        let prefix = if mode == SignMode::PKCS1 { digest_info(hash) } else { &[] };
         Ok(Zeroizing::new([prefix, digest.as_slice()].concat()))
+    }
+}
+
+/// The mode of a key that has only one of its kind.
+fn only_mode<M: Copy + Debug>(
+    session: &Session,
+    id: &KeyId,
+    what: &str,
+    of_kind: impl Fn(Mode) -> Option<M>,
+) -> Result<M, Failure> {
+    let key = session.keys().read(id)?;
+    let can = |row: &&Row| row.key == key.key_type && key.mechanisms.contains(&row.mechanism);
+    let modes: Vec<M> = TABLE.iter().filter(can).filter_map(|row| of_kind(row.mode)).collect();
+    match modes.as_slice() {
+        [mode] => Ok(*mode),
+        [] => Err(Failure::Usage(format!("The key {id} cannot {what}: none of its mechanisms is for that."))),
+        several => {
+            let several: Vec<_> = several.iter().map(|mode| format!("{mode:?}")).collect();
+            Err(Failure::Usage(format!("The key {id} has several modes: say --mode {}.", several.join(" or "))))
+        }
     }
 }
 
@@ -185,9 +214,9 @@ pub(crate) struct Decrypt {
     /// File to decrypt; - is standard input
     #[arg(default_value = "-")]
     file: PathBuf,
-    /// RAW, PKCS1, OAEP_MD5, OAEP_SHA1 to OAEP_SHA512 or AES_CBC
+    /// RAW, PKCS1, OAEP_MD5, OAEP_SHA1 to OAEP_SHA512 or AES_CBC; not needed if the key has only one
     #[arg(long, short, value_parser = word::<DecryptMode>)]
-    mode: DecryptMode,
+    mode: Option<DecryptMode>,
     /// Initialisation vector of AES_CBC in base64
     #[arg(long, value_name = "BASE64")]
     iv: Option<String>,
@@ -210,7 +239,14 @@ impl Decrypt {
         } else {
             BASE64_STANDARD.encode(&*bytes)
         };
-        let reply = session.keys().decrypt(&self.key, &keys::Decrypt { mode: self.mode, encrypted, iv: self.iv })?;
+        let mode = match self.mode {
+            Some(mode) => mode,
+            None => only_mode(&session, &self.key, "decrypt", |mode| match mode {
+                Mode::Decrypt(mode) => Some(mode),
+                Mode::Sign(_) | Mode::Encrypt(_) => None,
+            })?,
+        };
+        let reply = session.keys().decrypt(&self.key, &keys::Decrypt { mode, encrypted, iv: self.iv })?;
         let plain = BASE64_STANDARD.decode(reply.decrypted.as_bytes());
         let plain = Zeroizing::new(plain.map_err(local("The HSM's answer is no base64"))?);
         show(context, "decrypted", &plain, self.format)
@@ -248,10 +284,13 @@ impl Encrypt {
     }
 }
 
+/// What fits into this is read without moving, so that nothing of it stays behind where nobody wipes.
+const READ_CAPACITY: usize = 1 << 20;
+
 /// A whole file or standard input, as far as an HSM takes it.
 pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let limit = BODY_USE_MAX_BYTES / 4 * 3;
-    let mut bytes = Zeroizing::new(Vec::new());
+    let mut bytes = Zeroizing::new(Vec::with_capacity(READ_CAPACITY));
     open(path)?
         .take(limit as u64 + 1)
         .read_to_end(&mut bytes)

@@ -26,8 +26,7 @@ struct Example {
 impl Example {
     fn new() -> Self {
         let hsm = Hsm::operational();
-        let folder = &hsm.folder.0;
-        fs::create_dir(folder.join("secrets")).unwrap();
+        fs::create_dir(hsm.folder.path("secrets")).unwrap();
         hsm.folder.file("secrets/ci-admin", format!("{CI_ADMIN}\n"));
         let pass =
             hsm.folder.file("pass", format!("#!/bin/sh\n[ \"$*\" = \"show hsm/ci-runner\" ] && echo '{RUNNER}'\n"));
@@ -46,7 +45,7 @@ impl Example {
     }
 
     fn run(&self, arguments: &[&str]) -> Ran {
-        at(&self.hsm.address, &self.hsm.folder.0, arguments)
+        at(&self.hsm.address, &self.hsm.folder.path(""), arguments)
     }
 
     fn apply(&self, options: &[&str]) -> Ran {
@@ -251,7 +250,7 @@ fn after_a_power_cut_it_goes_on_where_it_was() {
     let file = hsm.folder.file("many.toml", text);
     let there = |hsm: &Hsm| hsm.admin(&["key", "list", "--json"]).json().as_array().unwrap().len();
     let applying = {
-        let (address, folder, file) = (hsm.address.clone(), hsm.folder.0.clone(), file.clone());
+        let (address, folder, file) = (hsm.address.clone(), hsm.folder.path(""), file.clone());
         std::thread::spawn(move || at(&address, &folder, &["apply", &file, "--yes"]))
     };
     while there(&hsm) < 3 {
@@ -265,17 +264,18 @@ fn after_a_power_cut_it_goes_on_where_it_was() {
     };
     assert!(said.contains("Not done, as far as is known:\n+ key k") && said.contains(" of 40 done.\n"), "{said}");
     assert!(why.contains("Stopped at the key k") && why.contains("run it again to go on"), "{why}");
-    hsm.start_again();
+    hsm.restart();
+    hsm.nobody(&["unlock", "--unlock-passphrase-file", &hsm.at("unlock")]).ok();
     let before = there(&hsm);
     assert!((3..keys).contains(&before), "{before}");
     let first = hsm.admin(&["key", "export-public", "k00"]);
-    let (rest, _) = ends(at(&hsm.address, &hsm.folder.0, &["apply", &file, "--yes"]), 0);
+    let (rest, _) = ends(at(&hsm.address, &hsm.folder.path(""), &["apply", &file, "--yes"]), 0);
     assert!(rest.contains(&format!("{} of {} done.\n", keys - before, keys - before)), "{rest}");
     assert_eq!(there(&hsm), keys);
     if first.code == 0 {
         assert_eq!(hsm.admin(&["key", "export-public", "k00"]).ok().as_bytes(), first.out, "none was made anew");
     }
-    assert_eq!(at(&hsm.address, &hsm.folder.0, &["apply", &file, "--yes"]).ok(), "Nothing to do.\n");
+    assert_eq!(at(&hsm.address, &hsm.folder.path(""), &["apply", &file, "--yes"]).ok(), "Nothing to do.\n");
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn goes_through(what: Lose) {
     let lossy = Lossy::before(&hsm.address, what);
     let file =
         hsm.folder.file("one.toml", "[[keys]]\nid = \"k\"\ntype = \"EC_P256\"\nmechanisms = [\"ECDSA_Signature\"]\n");
-    let before = |arguments: &[&str]| at(&lossy.address, &hsm.folder.0, arguments);
+    let before = |arguments: &[&str]| at(&lossy.address, &hsm.folder.path(""), arguments);
     // As many records as it takes to look; the next is the key's.
     ends(before(&["diff", &file]), 14);
     lossy.lose_after(lossy.records());
@@ -382,12 +382,12 @@ fn what_is_wrong_in_a_file_is_one_sentence_with_its_place() {
     ];
     for (name, text, sentence) in mistakes {
         let file = hsm.folder.file(name, text);
-        let said = at(&hsm.address, &hsm.folder.0, &["apply", &file, "--yes"]);
+        let said = at(&hsm.address, &hsm.folder.path(""), &["apply", &file, "--yes"]);
         assert!([1, 2].contains(&said.code) && said.out.is_empty(), "{said:?}");
         assert!(said.err.contains(sentence) && said.err.lines().count() == 1, "{name}: {}", said.err);
     }
-    let missing: PathBuf = hsm.folder.0.join("missing.toml");
-    let said = at(&hsm.address, &hsm.folder.0, &["diff", missing.to_str().unwrap()]).fails(1);
+    let missing: PathBuf = hsm.folder.path("missing.toml");
+    let said = at(&hsm.address, &hsm.folder.path(""), &["diff", missing.to_str().unwrap()]).fails(1);
     assert!(said.contains("missing.toml cannot be read"), "{said}");
 }
 
@@ -403,7 +403,7 @@ fn a_missing_passphrase_is_noticed_before_anything_is_changed() {
         ("passphrase-command = \"printf short\"", "The passphrase of b: a passphrase has 10 to 200 bytes"),
     ] {
         let file = hsm.folder.file("users.toml", format!("{text}{end}\n"));
-        let ran = at(&hsm.address, &hsm.folder.0, &["apply", &file, "--yes"]);
+        let ran = at(&hsm.address, &hsm.folder.path(""), &["apply", &file, "--yes"]);
         assert!([1, 2].contains(&ran.code) && ran.err.contains(sentence), "{ran:?}");
         assert_eq!(hsm.admin(&["user", "list", "--json"]).json(), json!([{ "user": "admin" }, { "user": "op" }]));
     }

@@ -1,15 +1,11 @@
 //! What goes wrong, and that it is said in one line with the next step.
 
 use std::net::TcpListener;
-use std::sync::Arc;
-use std::thread;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ServerConfig, ServerConnection};
 use serde_json::Value;
 
-use crate::rig::{ADMIN, Folder, Hsm, run};
+use crate::odd::{Web, plain};
+use crate::rig::{ADMIN, Hsm, run};
 
 #[test]
 fn nobody_answers_at_a_wrong_host() {
@@ -33,32 +29,38 @@ fn an_untrusted_certificate_says_how_to_pin_it() {
 
 #[test]
 fn an_expired_certificate_is_said_to_be_one() {
-    let folder = Folder::new();
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    let ca = folder.file("ca.pem", authority.self_signed(&key).unwrap().pem());
-    let issuer = Issuer::new(authority, key);
-    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
-    let key = KeyPair::generate().unwrap();
-    let certificate = params.signed_by(&key, &issuer).unwrap().der().clone();
-    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], private)
-        .unwrap();
-    let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").unwrap());
-    let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || {
-        for tcp in listener.incoming() {
-            let _ = ServerConnection::new(Arc::clone(&config)).unwrap().complete_io(&mut tcp.unwrap());
-        }
-    });
-    let said = run(&["--host", &format!("localhost:{port}"), "--ca-file", &ca, "info"], &[], b"").fails(4);
+    let web = Web::start("2021-01-01", "");
+    let said = run(&["--host", &web.address, "--ca-file", &web.ca, "info"], &[], b"").fails(4);
     assert!(said.contains("has expired. Have it renewed"), "{said}");
+}
+
+#[test]
+fn a_name_without_an_address_is_said_to_be_one() {
+    let said = run(&["--host", "nowhere.invalid:8443", "info"], &[], b"").fails(3);
+    assert!(said.contains("nowhere.invalid:8443") && said.contains("its name has no address"), "{said}");
+    assert!(said.contains("Check the addresses"), "{said}");
+}
+
+#[test]
+fn a_host_without_tls_is_said_to_have_none() {
+    let address = plain();
+    let said = run(&["--host", &address, "--insecure", "info"], &[], b"").fails(3);
+    assert!(said.contains(&address) && said.contains("no TLS"), "{said}");
+    assert!(said.contains("Check the addresses"), "{said}");
+}
+
+#[test]
+fn another_web_server_is_said_to_be_no_hsm() {
+    for (answer, code, word) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>", 12, "Check that the address is an HSM's"),
+        ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", 12, "does not answer 404"),
+        ("HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n", 12, "does not answer 302"),
+        ("SSH-2.0-OpenSSH_9.9\r\n", 3, "no HTTP"),
+    ] {
+        let web = Web::start("2100-01-01", answer);
+        let said = run(&["--host", &web.address, "--ca-file", &web.ca, "info"], &[], b"").fails(code);
+        assert!(said.contains(word), "{said}");
+    }
 }
 
 #[test]

@@ -111,6 +111,13 @@ fn files_are_hashed_here_and_openssl_takes_the_signatures() {
     openssl.args(["pkeyutl", "-encrypt", "-pubin", "-inkey", &public, "-in", &plain, "-out", &cipher]);
     assert!(openssl.status().unwrap().success());
     assert_eq!(hsm.operator(&["decrypt", "rsa", &cipher, "-m", "PKCS1"]).ok(), "a secret");
+
+    assert_eq!(hsm.operator(&["decrypt", "rsa", &cipher]).ok(), "a secret", "the only mode need not be named");
+    let named = hsm.operator(&["sign", "p256", &file, "-m", "ECDSA"]).ok().len();
+    assert!(hsm.operator(&["sign", "p256", &file]).ok().len().abs_diff(named) < 10);
+    let said = hsm.operator(&["sign", "rsa", &file]).fails(2);
+    assert!(said.contains("--mode PKCS1 or PSS_SHA384"), "{said}");
+    assert!(hsm.operator(&["decrypt", "p256", &cipher]).fails(2).contains("cannot decrypt"));
 }
 
 #[test]

@@ -5,8 +5,15 @@
 
 mod apply;
 mod device;
+mod doctor;
 mod failures;
 mod keys;
 mod lossy;
+mod odd;
+mod pages;
+mod pkcs12;
+mod profiles;
+mod provision;
+mod pty;
 mod rig;
 mod users;

@@ -20,7 +20,7 @@ impl Session {
 
     /// `GET /info`
     pub fn info(&self) -> Result<Info, Error> {
-        self.get_json("/info")
+        self.run(Call::get("/info")).map_err(no_hsm)?.json()
     }
 
     /// `GET /metrics`, about one device.
@@ -49,8 +49,14 @@ impl Health<'_> {
 
     /// `GET /health/state`
     pub fn state(&self) -> Result<State, Error> {
-        let state: HealthState = self.0.run(Call::get("/health/state").at_one())?.json()?;
+        let state: HealthState = self.0.run(Call::get("/health/state").at_one()).map_err(no_hsm)?.json()?;
         Ok(state.state)
+    }
+
+    /// What the clock of the HSM says, as the `Date` of an answer (RFC 9110 §6.6.1), in whole seconds; none: it does not
+    /// tell without a login.
+    pub fn date(&self) -> Result<Option<String>, Error> {
+        self.0.run(Call::get("/info").at_one()).map(|answer| answer.date)
     }
 
     /// `GET /health/diagnose`
@@ -65,4 +71,16 @@ impl Health<'_> {
             Err(why) => Err(why),
         }
     }
+}
+
+/// Every HSM answers these calls to anyone: whoever refuses them is another server.
+fn no_hsm(error: Error) -> Error {
+    let (node, status) = match error {
+        Error::Unauthenticated { node } => (node, 401),
+        Error::Forbidden { node, .. } => (node, 403),
+        Error::NotFound { node, .. } => (node, 404),
+        Error::Refused { node, status, .. } => (node, status),
+        error => return error,
+    };
+    Error::Garbled { node, why: format!("an HSM does not answer {status} to this") }
 }

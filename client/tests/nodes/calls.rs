@@ -9,9 +9,8 @@ use casemate_api::body::keys::{
 use casemate_api::body::users::NewUser;
 use casemate_api::{DecryptMode, EncryptMode, KeyType, Mechanism, NamespaceId, Role, State, Tag, UserId};
 use casemate_client::{Changed, Error, KeyFilter, Upload};
+use casemate_testkit::{ADMIN, Hsm, UNLOCK, admin, client_of, key, operator, secret};
 use zeroize::Zeroizing;
-
-use crate::daemon::{ADMIN, Hsm, UNLOCK, admin, client_of, key, operator, secret};
 
 fn generate(id: &str, key_type: KeyType, mechanisms: &[Mechanism], length: i64) -> GenerateKey {
     let mechanisms = mechanisms.to_vec();
@@ -39,7 +38,7 @@ fn the_states_of_a_device() {
     assert!(matches!(nobody.keys().list(&KeyFilter::default()), Err(Error::WrongState { .. })));
     drop(hsm);
 
-    let hsm = Hsm::operational();
+    let hsm = Hsm::with_key();
     let client = hsm.client();
     let admin = admin(&client);
     assert!(client.anonymous().health().ready().unwrap());
@@ -60,7 +59,7 @@ fn the_states_of_a_device() {
 
 #[test]
 fn keys_live_their_life() {
-    let hsm = Hsm::operational();
+    let hsm = Hsm::with_key();
     let client = hsm.client();
     let (admin, operator) = (admin(&client), operator(&client));
     let keys = admin.keys();
@@ -128,7 +127,7 @@ fn keys_live_their_life() {
 
 #[test]
 fn users_and_namespaces() {
-    let hsm = Hsm::operational();
+    let hsm = Hsm::with_key();
     let client = hsm.client();
     let admin = admin(&client);
     let user = |role| NewUser { real_name: "Ada".into(), role, passphrase: secret("passphrase of ada") };
@@ -164,7 +163,7 @@ fn users_and_namespaces() {
 
 #[test]
 fn a_device_call_with_several_devices_asks_which() {
-    let nodes = [Hsm::operational(), Hsm::operational()];
+    let nodes = [Hsm::with_key(), Hsm::with_key()];
     let client = client_of(&[&nodes[0], &nodes[1]]);
     assert!(matches!(admin(&client).lock(), Err(Error::WhichNode { nodes }) if nodes.len() == 2));
     assert!(matches!(client.anonymous().at(2), Err(Error::WhichNode { .. })));
@@ -172,7 +171,7 @@ fn a_device_call_with_several_devices_asks_which() {
 
 #[test]
 fn an_update_is_streamed_and_refused_in_words() {
-    let hsm = Hsm::operational();
+    let hsm = Hsm::with_key();
     let admin = admin(&hsm.client());
     let image = vec![0_u8; 3 << 20];
     let (mut reader, mut sent) = (image.as_slice(), 0);

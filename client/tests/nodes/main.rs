@@ -6,7 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait and measure")]
 
 mod calls;
-mod daemon;
 mod failover;
+mod load;
 mod odd;
 mod trust;

@@ -1,128 +1,14 @@
 //! Servers that stall, break off, or answer what no healthy HSM answers, and what the client makes of it.
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use casemate_api::body::keys::{GenerateKey, Restrictions, Sign};
 use casemate_api::{KeyType, Mechanism, Passphrase, SignMode, UserId};
 use casemate_client::{Cause, Client, Error, Session, Settings, Trust};
-use rcgen::{CertificateParams, KeyPair};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-
-use crate::daemon::key;
-
-/// A certificate and the key that is claimed to be its own.
-pub(crate) struct Identity {
-    pub(crate) certificate: CertificateDer<'static>,
-    pub(crate) key: Vec<u8>,
-}
-
-/// A small HTTPS server in threads of the test; they end with the test process.
-pub(crate) struct Odd {
-    pub(crate) address: String,
-    requests: Arc<AtomicU64>,
-}
-
-/// What a server does with a request.
-pub(crate) enum Does {
-    /// Sends this and goes on.
-    Says(Vec<u8>),
-    /// Sends this and hangs up.
-    HangsUpAfter(Vec<u8>),
-    /// Nothing, for a minute.
-    Stalls,
-}
-
-/// A whole reply.
-pub(crate) fn reply(status: u16, json: &str) -> Does {
-    let length = json.len();
-    Does::Says(
-        format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{json}")
-            .into(),
-    )
-}
-
-impl Odd {
-    pub(crate) fn start(answer: impl Fn(&str) -> Does + Send + Sync + 'static) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
-        Self::start_as(Identity { certificate: certificate.der().clone(), key: key.serialize_der() }, answer)
-    }
-
-    pub(crate) fn start_as(identity: Identity, answer: impl Fn(&str) -> Does + Send + Sync + 'static) -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key));
-        let signing = provider.key_provider.load_private_key(key).unwrap();
-        // Not checked against each other: a thief has the certificate and not the key.
-        let certified = rustls::sign::CertifiedKey::new(vec![identity.certificate], signing);
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
-        let (config, answer) = (Arc::new(config), Arc::new(answer));
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let requests = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&requests);
-        thread::spawn(move || {
-            for tcp in listener.incoming() {
-                let (config, answer, counter) = (Arc::clone(&config), Arc::clone(&answer), Arc::clone(&counter));
-                thread::spawn(move || {
-                    let tls = ServerConnection::new(config).unwrap();
-                    let mut stream = BufReader::new(StreamOwned::new(tls, tcp.unwrap()));
-                    while let Some(request) = read_request(&mut stream) {
-                        // Probes are not counted.
-                        if !request.contains("/health/ready") {
-                            counter.fetch_add(1, Ordering::Relaxed);
-                        }
-                        match answer(&request) {
-                            Does::Says(bytes) => stream.get_mut().write_all(&bytes).unwrap(),
-                            Does::HangsUpAfter(bytes) => {
-                                let _ = stream.get_mut().write_all(&bytes);
-                                return;
-                            }
-                            Does::Stalls => thread::sleep(Duration::from_secs(60)),
-                        }
-                    }
-                });
-            }
-        });
-        Self { address, requests }
-    }
-
-    /// Requests that were read whole.
-    pub(crate) fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
-    }
-}
-
-/// The request line of the next whole request.
-fn read_request(stream: &mut impl BufRead) -> Option<String> {
-    let mut first = String::new();
-    if stream.read_line(&mut first).ok()? == 0 {
-        return None;
-    }
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        stream.read_line(&mut line).ok()?;
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().ok()?;
-        }
-        if line == "\r\n" {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).ok()?;
-    Some(first)
-}
+use casemate_testkit::{Does, Odd, key, reply};
 
 fn client(nodes: &[&Odd]) -> Client {
     let settings = Settings::of(nodes.iter().map(|odd| odd.address.clone()));
@@ -214,6 +100,38 @@ fn a_creation_goes_elsewhere_when_a_node_says_that_it_did_nothing() {
 }
 
 #[test]
+fn a_creation_that_was_answered_with_success_is_not_called_a_failure() {
+    for body in ["", "{\"id\"", "<html>", "[]"] {
+        let odd = Odd::start(move |_| reply(201, body));
+        let error = generate(&session(&[&odd])).unwrap_err();
+        assert!(matches!(error, Error::Unknown { cause: Cause::Unreadable(_), .. }), "{error:?}");
+        let error = sign(&session(&[&odd])).unwrap_err();
+        assert!(matches!(error, Error::Garbled { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn a_download_without_a_length_that_is_cut_off_is_not_whole() {
+    let odd = Odd::start(|_| Does::HangsUpAfter(b"HTTP/1.1 200 OK\r\n\r\nhalf of it".to_vec()));
+    let mut got = Vec::new();
+    let error = session(&[&odd]).system().backup(&mut got).unwrap_err();
+    assert!(matches!(error, Error::Incomplete { bytes: 10, .. }), "{error:?}");
+    let odd = Odd::start(|_| reply(204, ""));
+    let error = session(&[&odd]).system().backup(&mut got).unwrap_err();
+    assert!(matches!(error, Error::Garbled { .. }), "{error:?}");
+}
+
+#[test]
+fn where_no_login_is_taken_for_long_another_node_is_asked() {
+    let (shut, good) = (Odd::start(|_| reply(429, "")), good());
+    let session = session(&[&shut, &good]);
+    for _ in 0..2 {
+        assert_eq!(sign(&session).unwrap(), "AA==");
+    }
+    assert_eq!((shut.requests(), good.requests()), (2, 2), "asked twice, then the other");
+}
+
+#[test]
 fn answers_about_the_request_are_never_asked_for_elsewhere() {
     for status in [400, 401, 403, 404, 409] {
         let first = Odd::start(move |_| reply(status, r#"{"message":"no\u001b[2J"}"#));
@@ -249,8 +167,8 @@ fn a_node_that_stalls_costs_its_time_limit_once() {
 fn a_stalled_server_ends_in_time_whether_it_takes_connections_or_not() {
     // A listener that nobody serves: the kernel takes the connection, and no handshake ever comes.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let stalled = Odd::start(|_| Does::Stalls);
-    for address in [silent.local_addr().unwrap().to_string(), stalled.address.clone()] {
+    let (stalled, drips) = (Odd::start(|_| Does::Stalls), Odd::start(|_| Does::Drips));
+    for address in [silent.local_addr().unwrap().to_string(), stalled.address.clone(), drips.address.clone()] {
         let limit = Duration::from_millis(400);
         let settings = Settings {
             trust: Trust::Anyone,

@@ -1,0 +1,165 @@
+//! `cluster …`: nodes that share users and keys (NetHSM 4.0 and later).
+
+mod grow;
+mod join;
+mod status;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use casemate_api::UserId;
+use casemate_api::body::cluster::Invitation;
+use clap::Subcommand;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::clock;
+use crate::exit::{Failure, local};
+use crate::file::NewFile;
+use crate::profile::Context;
+use crate::prompt;
+use crate::render;
+
+/// Manage a cluster.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Show members, quorum, and how each node is
+    Status,
+    /// Declare a new member and save its invitation
+    Add {
+        /// Where the members will reach it, as https://IP:2380; repeatable
+        #[arg(required = true, value_name = "URL", value_parser = url)]
+        urls: Vec<String>,
+        /// File for the invitation, which only you can read; - is standard output
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        /// Replace the file if there is one
+        #[arg(long)]
+        force: bool,
+    },
+    /// Have an HSM join with an invitation: its users and keys are erased
+    Join(join::Join),
+    /// Give a new member its vote, as soon as it has caught up
+    Promote {
+        /// The member, as `cluster status` shows it
+        #[arg(value_parser = member)]
+        id: String,
+        /// Seconds to wait until it has caught up
+        #[arg(long, value_name = "SECONDS", default_value_t = PROMOTE_S)]
+        time_limit: u64,
+    },
+    /// Add an HSM in one step: declare it, have it join, give it its vote
+    Grow(grow::Grow),
+    /// Remove a member
+    Remove {
+        /// The member, as `cluster status` shows it
+        #[arg(value_parser = member)]
+        id: String,
+    },
+    /// Change where the members reach one of them
+    SetUrls {
+        /// The member, as `cluster status` shows it
+        #[arg(value_parser = member)]
+        id: String,
+        /// As https://IP:2380; repeatable
+        #[arg(required = true, value_name = "URL", value_parser = url)]
+        urls: Vec<String>,
+    },
+    /// Have a Failed node go on alone, when the others are lost for good
+    ForceNew {
+        /// File with the last unlock passphrase of the node
+        #[arg(long, value_name = "FILE")]
+        unlock_passphrase_file: Option<PathBuf>,
+    },
+}
+
+/// Seconds that a learner has to catch up, unless said otherwise.
+const PROMOTE_S: u64 = 300;
+
+impl Command {
+    /// Does it.
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Command::Status => status::run(context),
+            Command::Add { urls, to, force } => add(context, urls, &to, force),
+            Command::Join(arguments) => arguments.run(context),
+            Command::Promote { id, time_limit } => {
+                let session = context.session()?;
+                join::promote(&session, &id, time_limit, &mut |pause| {
+                    clock::sleep(pause);
+                    Ok(())
+                })?;
+                context.out.done(&format!("The member {id} votes."))
+            }
+            Command::Grow(arguments) => arguments.run(context),
+            Command::Remove { id } => {
+                context.confirm(&format!("Removing the member {id}, which then serves nothing,"))?;
+                context.session()?.cluster().remove(&id)?;
+                context.out.done(&format!(
+                    "The member {id} was removed. Its HSM is Failed until it is reset or made a cluster of its own."
+                ))
+            }
+            Command::SetUrls { id, urls } => {
+                context.session()?.cluster().set_urls(&id, urls)?;
+                context.out.done(&format!("The members reach {id} at its new addresses."))
+            }
+            Command::ForceNew { unlock_passphrase_file } => force_new(context, unlock_passphrase_file),
+        }
+    }
+}
+
+fn add(context: &Context, urls: Vec<String>, to: &Path, force: bool) -> Result<(), Failure> {
+    let session = context.session()?;
+    // Before there is a learner: an invitation that cannot be kept is lost.
+    let file = if to == Path::new("-") { None } else { Some(NewFile::create(to, force.into())?) };
+    let invitation = session.cluster().add(urls)?;
+    let json = serde_json::to_vec(&invitation).map(Zeroizing::new).map_err(local("It is no JSON"))?;
+    let Some(mut file) = file else {
+        return render::write(&[&json, b"\n".as_slice()].concat());
+    };
+    file.write_all(&json).map_err(local(format_args!("{} cannot be written", to.display())))?;
+    file.finish()?;
+    let id = newcomer(&invitation);
+    let text = format!(
+        "The member {} is declared. At its HSM: casemate cluster join {}. Then here: casemate cluster promote {}.",
+        id.unwrap_or("without an id"),
+        to.display(),
+        id.unwrap_or("ID")
+    );
+    context.out.line(&json!({ "id": id, "file": to }), &text)
+}
+
+/// The member that an invitation is for: it has no name yet.
+fn newcomer(invitation: &Invitation) -> Option<&str> {
+    invitation.members.iter().find(|member| member.name.is_empty()).map(|member| member.id.as_str())
+}
+
+fn force_new(context: &Context, file: Option<PathBuf>) -> Result<(), Failure> {
+    let node = context.client.nodes().join(", ");
+    context.confirm(&format!(
+        "Making {node} a cluster of its own, which loses what it has not received and must never meet the others again,"
+    ))?;
+    let unlock = UserId::parse("unlock").map_err(|why| Failure::Usage(why.to_string()))?;
+    let passphrase =
+        prompt::current("Last unlock passphrase of the node", file.as_deref(), "--unlock-passphrase-file")?;
+    context.client.log_in(&unlock, passphrase).cluster().force_new()?;
+    context.out.done(&format!(
+        "{node} reboots as a cluster of one. Reset the other nodes before they join it: their data does not fit any more."
+    ))
+}
+
+/// An address of a member as an argument.
+fn url(text: &str) -> Result<String, String> {
+    match text.strip_prefix("https://") {
+        Some(rest) if !rest.is_empty() => Ok(text.to_owned()),
+        _ => Err("an address of a member is https://IP:PORT, mostly with the port 2380".into()),
+    }
+}
+
+/// The id of a member as an argument: it becomes part of a path.
+fn member(text: &str) -> Result<String, String> {
+    if !text.is_empty() && text.len() <= 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err("a member's id is up to 16 hex digits; `casemate cluster status` shows it".into())
+}

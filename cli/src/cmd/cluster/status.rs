@@ -1,0 +1,112 @@
+//! `cluster status`: what is known of a cluster. What one node does not tell hides nothing of the others.
+
+use casemate_api::State;
+use casemate_api::body::cluster::ClusterMember;
+use casemate_api::body::system::LogItem;
+use casemate_client::{Error, Session};
+use serde::Serialize;
+
+use crate::exit::Failure;
+use crate::profile::Context;
+
+/// What is shown.
+#[derive(Serialize)]
+struct Status {
+    nodes: Vec<Node>,
+    /// `null`: nobody told.
+    members: Option<Vec<ClusterMember>>,
+    /// `null`: nobody told.
+    quorum: Option<Quorum>,
+}
+
+/// Of one node that is named.
+#[derive(Serialize)]
+struct Node {
+    node: String,
+    state: Option<State>,
+    /// Whether its cluster backend runs.
+    running: Option<bool>,
+    /// The newest message of the backend.
+    message: Option<LogItem>,
+    error: Option<String>,
+}
+
+/// How many members vote, and how many of them have to work.
+#[derive(Serialize)]
+struct Quorum {
+    voters: usize,
+    needed: usize,
+}
+
+/// Shows it; fails at the end if something could not be learnt.
+pub(crate) fn run(context: &Context) -> Result<(), Failure> {
+    let anonymous = context.client.anonymous();
+    let mut failed = None;
+    let mut states = Vec::new();
+    for at in 0..context.client.nodes().len() {
+        states.push(anonymous.at(at)?.health().state());
+    }
+    // Only an Operational node wants to know who asks.
+    let known = states.iter().any(|state| matches!(state, Ok(State::Operational)));
+    let session = if known { context.session()? } else { anonymous };
+    let mut nodes = Vec::new();
+    for ((at, name), state) in context.client.nodes().iter().enumerate().zip(states) {
+        nodes.push(node(&session.at(at)?, name, state, &mut failed));
+    }
+    let members = match session.cluster().members() {
+        Ok(members) => Some(members),
+        Err(why) => {
+            failed.get_or_insert(why);
+            None
+        }
+    };
+    let quorum = members.as_ref().map(|members| {
+        let voters = members.iter().filter(|member| !member.learner).count();
+        Quorum { voters, needed: voters / 2 + 1 }
+    });
+    show(context, &Status { nodes, members, quorum })?;
+    failed.map_or(Ok(()), |why| Err(why.into()))
+}
+
+fn node(session: &Session, name: &str, state: Result<State, Error>, failed: &mut Option<Error>) -> Node {
+    let told = state.and_then(|state| session.cluster().diagnose().map(|diagnosis| (state, diagnosis)));
+    let mut node = Node { node: name.into(), state: None, running: None, message: None, error: None };
+    match told {
+        Ok((state, mut diagnosis)) => {
+            node.state = Some(state);
+            node.running = Some(diagnosis.cluster_state.running);
+            node.message = diagnosis.cluster_logs.pop();
+        }
+        Err(why) => {
+            node.error = Some(why.to_string());
+            failed.get_or_insert(why);
+        }
+    }
+    node
+}
+
+fn show(context: &Context, status: &Status) -> Result<(), Failure> {
+    if context.out.json {
+        return context.out.line(status, "");
+    }
+    let rows = status.nodes.iter().map(|node| {
+        let state = node.state.map_or_else(|| "no answer".into(), |state| format!("{state:?}"));
+        let runs = match node.running {
+            Some(true) => "runs",
+            Some(false) => "does not run",
+            None => "",
+        };
+        let message = node.message.as_ref().map_or_else(String::new, |item| format!("{}: {}", item.level, item.msg));
+        vec![node.node.clone(), state, runs.into(), message]
+    });
+    context.out.list(&(), &["node", "state", "backend", "newest message"], rows)?;
+    let (Some(members), Some(quorum)) = (&status.members, &status.quorum) else { return Ok(()) };
+    context.out.line(&(), "")?;
+    let rows = members.iter().map(|member| {
+        let role = if member.learner { "learner" } else { "votes" };
+        vec![member.id.clone(), member.name.clone(), role.into(), member.urls.join(" ")]
+    });
+    context.out.list(&(), &["member", "name", "role", "addresses"], rows)?;
+    let text = format!("Voting: {}; at least {} of them have to work.", quorum.voters, quorum.needed);
+    context.out.line(&(), &text)
+}

@@ -1,0 +1,158 @@
+//! `config tls …`: the HSM's own certificate, its key, and the CA of its cluster.
+
+use std::path::{Path, PathBuf};
+
+use casemate_api::body::config::{GenerateTlsKey, TlsKeyType};
+use casemate_client::{Error, Fingerprint, Session};
+use clap::{Args, Subcommand};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::json;
+
+use super::word;
+use crate::cmd::csr::{self, Subject};
+use crate::cmd::usage::read;
+use crate::exit::{Failure, local};
+use crate::profile::Context;
+
+/// Manage the certificate of an HSM.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Show or replace the certificate
+    #[command(subcommand)]
+    Cert(CertCommand),
+    /// Print the public key
+    Public,
+    /// Make a certificate signing request
+    Csr(Subject),
+    /// Make a new key, and a certificate it signs itself
+    Generate(Generate),
+    /// Manage the CA that the certificates of all members of a cluster come from
+    #[command(subcommand)]
+    ClusterCa(CaCommand),
+}
+
+/// Show or replace the certificate of an HSM.
+#[derive(Subcommand)]
+pub(crate) enum CertCommand {
+    /// Print it and what vouches for it
+    Get,
+    /// Replace it
+    Set {
+        /// File with the certificate and then what vouches for it (PEM); - is standard input
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+}
+
+/// Arguments of `config tls generate`.
+#[derive(Args)]
+pub(crate) struct Generate {
+    /// RSA, Curve25519, EC_P256, EC_P384, EC_P521 or, where the HSM can, BrainpoolP256, -384, -512
+    #[arg(long = "type", short = 't', value_parser = word::<TlsKeyType>)]
+    key_type: TlsKeyType,
+    /// Bits of an RSA key
+    #[arg(long, short)]
+    length: Option<i64>,
+}
+
+/// Manage the CA of a cluster.
+#[derive(Subcommand)]
+pub(crate) enum CaCommand {
+    /// Print it
+    Get,
+    /// Set it; the HSM's certificate has to come from it already
+    Set {
+        /// File with one certificate (PEM); - is standard input
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+    /// Remove it, where the HSM can
+    Rm,
+}
+
+impl Command {
+    /// Does it.
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Command::Cert(CertCommand::Get) => get(context),
+            Command::Cert(CertCommand::Set { file }) => set(context, &file),
+            Command::Public => context.out.text("pem", &context.session()?.config().tls_public_pem()?),
+            Command::Csr(subject) => csr::of_tls(context, subject),
+            Command::Generate(arguments) => arguments.run(context),
+            Command::ClusterCa(command) => command.run(context),
+        }
+    }
+}
+
+/// Prints the HSM's certificate and what vouches for it.
+pub(crate) fn get(context: &Context) -> Result<(), Failure> {
+    context.out.text("pem", &context.session()?.config().tls_certificate()?)
+}
+
+/// Replaces the HSM's certificate.
+pub(crate) fn set(context: &Context, file: &Path) -> Result<(), Failure> {
+    let session = context.session()?;
+    let pem = pem(file)?;
+    let shown = fingerprint(&pem)?;
+    session.config().set_tls_certificate(&pem)?;
+    now_shows(context, "The HSM has a new certificate.", shown)
+}
+
+impl Generate {
+    fn run(self, context: &Context) -> Result<(), Failure> {
+        context.confirm("Replacing the HSM's TLS key and certificate, which every pin has to follow,")?;
+        let session = context.session()?;
+        session.config().tls_generate(&GenerateTlsKey { key_type: self.key_type, length: self.length })?;
+        now_shows(context, "The HSM has a new TLS key and certificate.", at_hand(&session)?)
+    }
+}
+
+/// The fingerprint of the certificate that was just made. Through the connection that is still open the HSM tells it
+/// itself; through a new one it is what whoever answers there shows, and that the old pin no longer fits is expected.
+fn at_hand(session: &Session) -> Result<Fingerprint, Failure> {
+    match session.config().tls_certificate() {
+        Ok(pem) => fingerprint(&pem),
+        Err(Error::Untrusted { fingerprint, .. }) => Ok(fingerprint),
+        Err(why) => Err(why.into()),
+    }
+}
+
+fn now_shows(context: &Context, what: &str, shown: Fingerprint) -> Result<(), Failure> {
+    let text = format!(
+        "{what} New connections see it. Clients that pin have to follow: --pin {shown}, or pin = [\"{shown}\"] in the \
+         profile."
+    );
+    context.out.line(&json!({ "fingerprint": shown.to_string() }), &text)
+}
+
+impl CaCommand {
+    fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            CaCommand::Get => context.out.text("pem", &context.session()?.config().cluster_ca()?),
+            CaCommand::Set { file } => {
+                context.confirm("Tying the HSM to this authority and to its present TLS key until a factory reset")?;
+                let session = context.session()?;
+                session.config().set_cluster_ca(&pem(&file)?)?;
+                context.out.done("The HSM has the CA; its certificate has to come from it from now on.")
+            }
+            CaCommand::Rm => {
+                context.confirm("Removing the CA of the cluster")?;
+                context.session()?.config().delete_cluster_ca()?;
+                context.out.done("The HSM has no CA of a cluster.")
+            }
+        }
+    }
+}
+
+fn pem(file: &Path) -> Result<String, Failure> {
+    let bytes = read(file)?;
+    let text = str::from_utf8(&bytes).map_err(|_| Failure::Usage(format!("{} is no PEM.", file.display())))?;
+    Ok(text.to_owned())
+}
+
+/// The fingerprint of the first certificate in PEM: the HSM's own.
+pub(crate) fn fingerprint(pem: &str) -> Result<Fingerprint, Failure> {
+    let first = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(local("There is no certificate in the PEM"))?;
+    Ok(Fingerprint::of(&first))
+}

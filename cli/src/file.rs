@@ -1,0 +1,142 @@
+//! Files that are written whole or not at all, and files of unknown length that are to be sent.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{self, SHA256};
+use aws_lc_rs::rand;
+
+use crate::exit::{Failure, local};
+
+/// Whether a file that is there may be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replace {
+    /// Yes.
+    Yes,
+    /// No: that is an error.
+    No,
+}
+
+impl From<bool> for Replace {
+    /// Of the option `--force`.
+    fn from(force: bool) -> Self {
+        if force { Replace::Yes } else { Replace::No }
+    }
+}
+
+/// A file that nobody else may read. It is written beside its place and takes it in [`NewFile::finish`]; dropped before,
+/// nothing is left of it.
+pub(crate) struct NewFile {
+    target: PathBuf,
+    replace: Replace,
+    /// None: it has taken its place.
+    part: Option<PathBuf>,
+    file: File,
+    hash: digest::Context,
+    bytes: u64,
+}
+
+/// What was written.
+pub(crate) struct Written {
+    pub(crate) bytes: u64,
+    /// In hex.
+    pub(crate) sha256: String,
+}
+
+impl NewFile {
+    /// Begins one.
+    pub(crate) fn create(target: &Path, replace: Replace) -> Result<Self, Failure> {
+        let Some(name) = target.file_name() else {
+            return Err(Failure::Usage(format!("{} is no name of a file.", target.display())));
+        };
+        if replace == Replace::No && target.symlink_metadata().is_ok() {
+            return Err(there(target));
+        }
+        let part = target.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), unique()?));
+        let file = create(&part).map_err(local(format_args!("{} cannot be written", target.display())))?;
+        let hash = digest::Context::new(&SHA256);
+        Ok(Self { target: target.to_owned(), replace, part: Some(part), file, hash, bytes: 0 })
+    }
+
+    /// Puts it in its place, on the disk for good.
+    pub(crate) fn finish(mut self) -> Result<Written, Failure> {
+        let Some(part) = &self.part else { return Err(there(&self.target)) };
+        let name = self.target.display();
+        self.file.sync_all().map_err(local(format_args!("{name} cannot be written")))?;
+        if self.replace == Replace::No {
+            // Who made it meanwhile keeps it.
+            match create(&self.target) {
+                Err(why) if why.kind() == io::ErrorKind::AlreadyExists => return Err(there(&self.target)),
+                made => drop(made.map_err(local(format_args!("{name} cannot be written")))?),
+            }
+        }
+        fs::rename(part, &self.target).map_err(local(format_args!("{name} cannot be written")))?;
+        self.part = None;
+        let folder = self.target.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(local(format_args!("The folder of {} cannot be written", self.target.display())))?;
+        let hash = self.hash.clone().finish();
+        Ok(Written { bytes: self.bytes, sha256: hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect() })
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let amount = self.file.write(bytes)?;
+        self.hash.update(bytes.get(..amount).unwrap_or_default());
+        self.bytes += amount as u64;
+        Ok(amount)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if let Some(part) = &self.part {
+            // What cannot be removed has a name that says what it is.
+            let _ = fs::remove_file(part);
+        }
+    }
+}
+
+/// A file to send, and its length. Standard input (`-`) and pipes have none until they were read: they are put into a file
+/// without a name first.
+pub(crate) fn sized(path: &Path) -> Result<(File, u64), Failure> {
+    let unreadable = local(format!("{} cannot be read", path.display()));
+    let sized = if path == Path::new("-") { spool(&mut io::stdin().lock()) } else { open_sized(path) };
+    sized.map_err(unreadable)
+}
+
+fn open_sized(path: &Path) -> io::Result<(File, u64)> {
+    let mut file = File::open(path)?;
+    let about = file.metadata()?;
+    if about.is_file() { Ok((file, about.len())) } else { spool(&mut file) }
+}
+
+fn spool(from: &mut dyn Read) -> io::Result<(File, u64)> {
+    let path = std::env::temp_dir().join(format!(".casemate.{}.part", unique().map_err(io::Error::other)?));
+    let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    fs::remove_file(&path)?;
+    let length = io::copy(from, &mut file)?;
+    file.rewind()?;
+    Ok((file, length))
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+fn unique() -> Result<String, Failure> {
+    let mut random = [0_u8; 8];
+    rand::fill(&mut random).map_err(|_| Failure::Local("The system gives no random bytes.".into()))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn there(path: &Path) -> Failure {
+    Failure::Local(format!("{} is there already: take another name, or --force to replace it.", path.display()))
+}

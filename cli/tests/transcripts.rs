@@ -1,0 +1,86 @@
+//! The transcripts of `docs/cli/*.md` are true: each command is run, in the order of its file, against real HSMs of the
+//! file's own, and prints what the file says.
+//!
+//! A new file needs nothing here, unless it wants other HSMs than one that is Operational: see [`stage`]. Write the
+//! commands; `TRYCMD=overwrite cargo test -p casemate-cli --test transcripts` fills in what they print; then put `[..]`
+//! where it is by chance. Commands run on a desk with the files of [`Desk`], and the profiles `default` (the Administrator
+//! `admin`), `op`, `metrics` and `backup`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![allow(clippy::disallowed_methods, reason = "tests look at their environment")]
+
+#[path = "transcripts/commands.rs"]
+mod commands;
+#[path = "transcripts/desk.rs"]
+mod desk;
+
+use std::path::PathBuf;
+use std::{fs, thread};
+
+use desk::{Desk, Start};
+
+/// The HSMs of a file, by the profile that names them. Without more ado: one that is Operational.
+fn stage(file: &str) -> &'static [(&'static str, Start)] {
+    match file {
+        "setup" => &[("default", Start::Fresh), ("amsterdam", Start::Fresh)],
+        "system" => {
+            &[("default", Start::Operational), ("amsterdam", Start::Operational), ("stuttgart", Start::Operational)]
+        }
+        "nethsm" => &[("default", Start::NetHsm)],
+        _ => &[("default", Start::Operational)],
+    }
+}
+
+/// Commands that no transcript shows yet.
+const NOT_SHOWN: &[&str] = &[];
+
+/// The files that are documentation.
+const DOCUMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli");
+/// Those that are only tests.
+const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/transcripts");
+
+/// The transcripts of a folder, by their names without `.md`.
+fn files(folder: &str) -> Vec<(String, PathBuf)> {
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), path))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn every_transcript_is_what_happens() {
+    let files = [files(DOCUMENTS), files(TESTS)].concat();
+    assert!(files.len() >= 8, "{files:?}");
+    thread::scope(|scope| {
+        for (name, path) in &files {
+            // trycmd runs the commands of a file one after the other, and the files of one `TestCases` at once.
+            scope.spawn(move || {
+                let desk = Desk::new(stage(name));
+                let cases = trycmd::TestCases::new();
+                cases.register_bins(desk.programs());
+                for (variable, value) in desk.variables() {
+                    cases.insert_var(variable, value).unwrap();
+                }
+                cases.case(path).run();
+            });
+        }
+    });
+}
+
+#[test]
+fn every_command_has_a_transcript() {
+    let shown: Vec<String> = files(DOCUMENTS).iter().map(|(_, path)| fs::read_to_string(path).unwrap()).collect();
+    let tree = commands::Tree::of_casemate();
+    let shown = tree.shown_in(&shown);
+    let missing: Vec<_> = tree.leaves.iter().filter(|leaf| !shown.contains(*leaf)).map(String::as_str).collect();
+    for name in NOT_SHOWN {
+        assert!(tree.leaves.contains(*name), "there is no command `{name}`: take it out of NOT_SHOWN");
+        assert!(missing.contains(name), "`{name}` is shown: take it out of NOT_SHOWN");
+    }
+    let missing: Vec<_> = missing.into_iter().filter(|name| !NOT_SHOWN.contains(name)).collect();
+    assert!(missing.is_empty(), "docs/cli/*.md show no run that succeeds of: {}", missing.join(", "));
+}

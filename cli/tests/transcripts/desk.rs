@@ -1,0 +1,156 @@
+//! Where a transcript is typed: HSMs, profiles that name them, and the files that its commands read.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use casemate_api::body::users::NewUser;
+use casemate_api::{Role, UserId};
+use casemate_testkit::{ADMIN, Folder, Hsm, OPERATOR, UNLOCK, admin, fingerprint, nethsm, secret};
+use trycmd::schema::Bin;
+
+/// How an HSM is met.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Unprovisioned.
+    Fresh,
+    /// With `admin` and the Operator `op`, the users `metrics` and `backup` in their roles.
+    Operational,
+    /// The mock of a NetHSM.
+    NetHsm,
+}
+
+/// What commands are sent to. Held, because it ends with the desk.
+struct Server {
+    profile: &'static str,
+    address: String,
+    _hsm: Option<Hsm>,
+}
+
+/// The desk.
+pub(crate) struct Desk {
+    folder: Folder,
+    servers: Vec<Server>,
+}
+
+/// Programs of which transcripts may use more than `casemate`.
+const PROGRAMS: &[&str] = &["casemate", "cat", "env", "openssl", "wc"];
+
+/// What stands for the addresses: as long as they are, so that tables look as they do.
+const FRANKFURT: &str = "[HSM_FRANKFURT]";
+const AMSTERDAM: &str = "[HSM_AMSTERDAM]";
+const STUTTGART: &str = "[HSM_STUTTGART]";
+
+/// A key for imports (EC P-256, PKCS #8), of no use for anything else.
+const KEY: &str = "-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgVkWV8E4H7qSpOU3s
+fHCOV4dmUHAgn3W+KeoEv+6x0FGhRANCAASEYghUVvMr6H2TyKPquNxCtoxkj1CU
+Q+AtIqj1Qq2Ex5OSod/tlUAosa5Yl+Neg+yW7rwUR2jqpwpaDUSSBQ5N
+-----END PRIVATE KEY-----
+";
+
+/// The key of RFC 8032 §7.1, test 2.
+const PARTS: &str = "{\"data\": \"TM0Imyj/ltqdtsNG7BFOD1uKMZ81q6Yk2oz27U+4pvs=\"}\n";
+
+impl Desk {
+    /// One with these HSMs.
+    pub(crate) fn new(stage: &[(&'static str, Start)]) -> Self {
+        let folder = Folder::new();
+        for (name, content) in [
+            ("unlock.txt", UNLOCK),
+            ("admin.txt", ADMIN),
+            ("op.txt", OPERATOR),
+            ("metrics.txt", OPERATOR),
+            ("backup.txt", OPERATOR),
+            ("new.txt", "another passphrase\n"),
+            ("wrong.txt", "the wrong passphrase\n"),
+            ("release.tar", "what is released\n"),
+            ("message", "r"),
+            ("secret.txt", "sixteen bytes ok"),
+            ("ed25519.json", PARTS),
+            ("shop.pem", KEY),
+        ] {
+            folder.file(name, content);
+        }
+        let servers = stage.iter().map(|(profile, start)| start.server(profile)).collect();
+        let desk = Self { folder, servers };
+        desk.folder.file("config.toml", desk.profiles());
+        fs::create_dir(desk.folder.path("bin")).unwrap();
+        for name in PROGRAMS {
+            desk.program(name);
+        }
+        desk
+    }
+
+    /// One profile for each HSM, and one for each user of the first.
+    fn profiles(&self) -> String {
+        let first = &self.servers[0];
+        let users = ["op", "metrics", "backup"].map(|user| (user, first, user));
+        let each = self.servers.iter().map(|server| (server.profile, server, "admin"));
+        let mut text = String::new();
+        for (profile, Server { address, .. }, user) in each.chain(users) {
+            let pin = fingerprint(address);
+            text += &format!(
+                "[profile.{profile}]\nhosts = [\"{address}\"]\npin = [\"{pin}\"]\nuser = \"{user}\"\n\
+                 passphrase-file = \"{user}.txt\"\n"
+            );
+        }
+        // For those who have not seen the first one before.
+        text + &format!("[profile.unpinned]\nhosts = [\"{}\"]\n", first.address)
+    }
+
+    /// A program as transcripts start it: on the desk, with the profiles and without a terminal. trycmd splits a line
+    /// into words and starts the first; pipes and redirections are left to a shell.
+    fn program(&self, name: &str) {
+        let (folder, path) = (self.folder.at(""), self.folder.at(&format!("bin/{name}")));
+        let casemate = Path::new(env!("CARGO_BIN_EXE_casemate")).parent().unwrap().display();
+        let script = format!(
+            r#"#!/bin/sh
+line={name}
+for word; do
+    case $word in
+        '|' | '<' | '>') line="$line $word" ;;
+        *) line="$line '$(printf %s "$word" | sed "s/'/'\\\\''/g")'" ;;
+    esac
+done
+cd {folder} && exec env -i PATH="{casemate}:$PATH" CASEMATE_CONFIG=config.toml setsid --wait sh -c "$line" </dev/null
+"#
+        );
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// What transcripts can start.
+    pub(crate) fn programs(&self) -> Vec<(&'static str, Bin)> {
+        PROGRAMS.iter().map(|name| (*name, Bin::Path(self.folder.path("bin").join(name)))).collect()
+    }
+
+    /// What stands in the documents instead of addresses and the first fingerprint.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
+        let mut variables = vec![("[PIN]", fingerprint(&self.servers[0].address).to_string())];
+        for (server, name) in self.servers.iter().zip([FRANKFURT, AMSTERDAM, STUTTGART]) {
+            variables.push((name, server.address.clone()));
+        }
+        variables
+    }
+}
+
+impl Start {
+    fn server(self, profile: &'static str) -> Server {
+        let hsm = match self {
+            Start::Fresh => Hsm::start(),
+            Start::Operational => operational(),
+            Start::NetHsm => return Server { profile, address: nethsm::start().address, _hsm: None },
+        };
+        Server { profile, address: hsm.address.clone(), _hsm: Some(hsm) }
+    }
+}
+
+fn operational() -> Hsm {
+    let hsm = Hsm::operational();
+    for (name, role) in [("metrics", Role::Metrics), ("backup", Role::Backup)] {
+        let user = NewUser { real_name: String::new(), role, passphrase: secret(OPERATOR) };
+        admin(&hsm.client()).users().create_as(&UserId::parse(name).unwrap(), &user).unwrap();
+    }
+    hsm
+}

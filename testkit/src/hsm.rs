@@ -1,0 +1,126 @@
+//! Real `casemated` processes, provisioned alike.
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use casemate_api::body::system::Provision;
+use casemate_api::body::users::NewUser;
+use casemate_api::{Role, UserId};
+use casemate_client::{Client, Error, Fingerprint, Settings, Trust};
+
+use crate::folder::Folder;
+use crate::people::{ADMIN, OPERATOR, UNLOCK, admin, ed25519, key, secret};
+
+/// One HSM with a folder of its own. Dropped, it is killed and forgotten.
+pub struct Hsm {
+    child: Child,
+    /// Its folder; `data` in it is its own, the rest is the test's.
+    pub folder: Folder,
+    /// Address and port.
+    pub address: String,
+}
+
+impl Hsm {
+    /// A fresh one.
+    pub fn start() -> Self {
+        let folder = Folder::new();
+        let (child, address) = spawn(&folder, "127.0.0.1:0");
+        Self { child, folder, address }
+    }
+
+    /// One that is Operational, with an Operator `op`.
+    pub fn operational() -> Self {
+        let hsm = Self::start();
+        let client = hsm.client();
+        let system_time = "2026-01-01T00:00:00Z".into();
+        let provision = Provision { unlock_passphrase: secret(UNLOCK), admin_passphrase: secret(ADMIN), system_time };
+        client.anonymous().provision(&provision).unwrap();
+        let user = NewUser { real_name: String::new(), role: Role::Operator, passphrase: secret(OPERATOR) };
+        admin(&client).users().create_as(&UserId::parse("op").unwrap(), &user).unwrap();
+        hsm
+    }
+
+    /// The same with an Ed25519 key `k` that is the same everywhere.
+    pub fn with_key() -> Self {
+        let hsm = Self::operational();
+        admin(&hsm.client()).keys().import_as(&key("k"), &ed25519()).unwrap();
+        hsm
+    }
+
+    /// Ends the process as a power cut does.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again at the same address; it is Locked then, if it was provisioned.
+    pub fn restart(&mut self) {
+        (self.child, self.address) = spawn(&self.folder, &self.address);
+    }
+
+    /// A client for this one alone, which trusts the certificate it shows.
+    pub fn client(&self) -> Client {
+        client_of(&[self])
+    }
+}
+
+impl Drop for Hsm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The program, built if need be: no other package's test can ask cargo for it.
+fn casemated() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let exe = env::current_exe().unwrap();
+        let profile = exe.parent().and_then(Path::parent).unwrap();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "casemate-server"]);
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success(), "casemated does not build");
+        profile.join("casemated")
+    })
+}
+
+fn spawn(folder: &Folder, listen: &str) -> (Child, String) {
+    let mut child = Command::new(casemated())
+        .args(["--log", "error", "--listen", listen, "--data-dir"])
+        .arg(folder.path("data"))
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let address = loop {
+        let line = lines.next().expect("it listens").unwrap();
+        if let Some((_, address)) = line.split_once(" is listening on https://") {
+            break address.to_owned();
+        }
+    };
+    (child, address)
+}
+
+/// What `address` shows to who trusts nobody.
+pub fn fingerprint(address: &str) -> Fingerprint {
+    let trust = Trust::Pinned(vec![Fingerprint::of(b"nobody's")]);
+    let client = Client::new(Settings { trust, ..Settings::of([address]) }).unwrap();
+    match client.anonymous().info() {
+        Err(Error::Untrusted { fingerprint, .. }) => fingerprint,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A client for these nodes, in this order.
+pub fn client_of(nodes: &[&Hsm]) -> Client {
+    let trust = Trust::Pinned(nodes.iter().map(|hsm| fingerprint(&hsm.address)).collect());
+    Client::new(Settings { trust, ..Settings::of(nodes.iter().map(|hsm| hsm.address.clone())) }).unwrap()
+}
