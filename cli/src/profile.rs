@@ -163,6 +163,11 @@ impl Context {
         self.user.as_ref()
     }
 
+    /// Whether `--yes` was said.
+    pub(crate) fn yes(&self) -> bool {
+        self.yes
+    }
+
     /// Asks a question that `--yes` answers.
     pub(crate) fn agree(&self, question: &str) -> Result<(), Failure> {
         prompt::agree(question, self.yes)
