@@ -16,6 +16,7 @@
 //! | 11 | `unknown` | the answer was lost: look before you try again |
 //! | 12 | `garbled` | what answered is no HSM, or of another version |
 //! | 13 | `declined` | the question whether to go on was not answered with yes |
+//! | 14 | `drift` | the HSM is not as the file says |
 
 use casemate_client::Error;
 
@@ -44,6 +45,17 @@ pub(crate) enum Failure {
         /// Exit code and name.
         code: (u8, &'static str),
     },
+    /// The HSM is not as a file says.
+    #[error("{0}")]
+    Drift(String),
+    /// Another failure, and what it stopped.
+    #[error("{what}: {why}")]
+    At {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        why: Box<Failure>,
+    },
     /// The client's own words, with the next step where the command line knows it better.
     #[error("{0}{hint}", hint = hint(.0))]
     Call(#[from] Error),
@@ -62,6 +74,11 @@ fn hint(error: &Error) -> String {
 }
 
 impl Failure {
+    /// The same, with what was tried in front.
+    pub(crate) fn at(self, what: impl Into<String>) -> Self {
+        Failure::At { what: what.into(), why: Box::new(self) }
+    }
+
     /// The exit code and its name.
     pub(crate) fn code(&self) -> (u8, &'static str) {
         match self {
@@ -70,6 +87,8 @@ impl Failure {
             Failure::WrongState(_) => (8, "wrong-state"),
             Failure::Declined => (13, "declined"),
             Failure::Unwell { code, .. } => *code,
+            Failure::Drift(_) => (14, "drift"),
+            Failure::At { why, .. } => why.code(),
             Failure::Call(error) => match error {
                 Error::Local(_) | Error::Incomplete { .. } => (1, "local"),
                 Error::Settings(_) | Error::WhichNode { .. } => (2, "usage"),

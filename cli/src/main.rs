@@ -1,5 +1,6 @@
 //! `casemate`: the command line of Casemate and NetHSM, by hand and in scripts. See `docs/cli.md`.
 
+mod apply;
 mod clock;
 mod cmd;
 mod exit;
@@ -8,12 +9,14 @@ mod profile;
 mod progress;
 mod prompt;
 mod render;
+mod replace;
 mod strength;
 mod terminal;
 
 use std::process::ExitCode;
+use std::thread;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use exit::Failure;
 use profile::{Context, Global};
@@ -25,7 +28,21 @@ struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
-    command: Option<cmd::Command>,
+    command: Option<Command>,
+}
+
+/// What can be done with an HSM, and without one.
+#[derive(Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Hsm(cmd::Command),
+    /// Manage the profiles of this machine
+    #[command(subcommand)]
+    Profile(cmd::profile::Command),
+    /// Print a completion script for a shell
+    Completions(cmd::pages::Completions),
+    /// Print the manual, or write it to a folder
+    Man(cmd::pages::Man),
 }
 
 fn main() -> ExitCode {
@@ -42,7 +59,19 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
-        Some(command) => command.run(&Context::new(cli.global)?),
+        Some(Command::Hsm(command)) => {
+            let context = Context::new(cli.global)?;
+            thread::scope(|scope| {
+                // The first random number of a process costs AWS-LC some 30 ms, in which it times the processor for
+                // entropy: most of what a short command takes. They pass while a passphrase is fetched and a host is
+                // looked up. Without the thread the handshake waits for them.
+                let _ = thread::Builder::new().spawn_scoped(scope, || aws_lc_rs::rand::fill(&mut [0]));
+                command.run(&context)
+            })
+        }
+        Some(Command::Profile(command)) => command.run(cli.global),
+        Some(Command::Completions(arguments)) => arguments.run(Cli::command()),
+        Some(Command::Man(arguments)) => arguments.run(Cli::command()),
         None => render::write(Cli::command().render_help().to_string().as_bytes()),
     }
 }

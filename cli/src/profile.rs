@@ -10,13 +10,13 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 use casemate_api::UserId;
 use casemate_client::{Client, Fingerprint, Session, Settings, Trust};
 use clap::Args;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::exit::{Failure, local};
 use crate::prompt::{self, Source};
@@ -30,37 +30,37 @@ const DEFAULT: &str = "default";
 pub(crate) struct Global {
     /// HSM as HOST, HOST:PORT or https://HOST:PORT; several are tried in turn
     #[arg(long, global = true, env = "CASEMATE_HOST", value_delimiter = ',')]
-    host: Vec<String>,
+    pub(crate) host: Vec<String>,
     /// Trust only certificates that these vouch for (PEM)
     #[arg(long, global = true, value_name = "FILE", conflicts_with_all = ["pin", "insecure"])]
-    ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
     /// Trust the certificate with this SHA-256 fingerprint; repeatable
     #[arg(long, global = true, value_name = "SHA256", conflicts_with = "insecure")]
-    pin: Vec<Fingerprint>,
+    pub(crate) pin: Vec<Fingerprint>,
     /// Trust anyone: whoever stands between reads passphrases and keys. For tests only
     #[arg(long, global = true)]
-    insecure: bool,
+    pub(crate) insecure: bool,
     /// User as NAME or NAMESPACE~NAME
     #[arg(long, short, global = true, env = "CASEMATE_USER", value_parser = UserId::parse)]
-    user: Option<UserId>,
+    pub(crate) user: Option<UserId>,
     /// File with the user's passphrase
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "passphrase_command")]
-    passphrase_file: Option<PathBuf>,
+    pub(crate) passphrase_file: Option<PathBuf>,
     /// Command that prints the user's passphrase
     #[arg(long, global = true, value_name = "COMMAND")]
-    passphrase_command: Option<String>,
+    pub(crate) passphrase_command: Option<String>,
     /// Profile of the configuration file; without it and without --host: `default`
     #[arg(long, global = true, env = "CASEMATE_PROFILE", value_name = "NAME")]
     profile: Option<String>,
     /// Configuration file, instead of ~/.config/casemate/config.toml
     #[arg(long, global = true, env = "CASEMATE_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Do what cannot be undone without asking
     #[arg(long, short, global = true)]
-    yes: bool,
+    pub(crate) yes: bool,
 }
 
 #[derive(Deserialize)]
@@ -70,17 +70,22 @@ struct File {
     profile: BTreeMap<String, Profile>,
 }
 
-#[derive(Default, Deserialize)]
+/// One profile as it stands in the file. Written, what is absent is left out.
+#[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Profile {
-    #[serde(default)]
-    hosts: Vec<String>,
-    ca_file: Option<PathBuf>,
-    #[serde(default)]
-    pin: Vec<String>,
-    user: Option<String>,
-    passphrase_file: Option<PathBuf>,
-    passphrase_command: Option<String>,
+pub(crate) struct Profile {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) hosts: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) pin: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) passphrase_command: Option<String>,
 }
 
 /// What every command works with.
@@ -153,6 +158,21 @@ impl Context {
         Ok(passphrase.map(|passphrase| self.client.log_in(user, passphrase)))
     }
 
+    /// As whom calls are made.
+    pub(crate) fn user(&self) -> Option<&UserId> {
+        self.user.as_ref()
+    }
+
+    /// Whether `--yes` was said.
+    pub(crate) fn yes(&self) -> bool {
+        self.yes
+    }
+
+    /// Asks a question that `--yes` answers.
+    pub(crate) fn agree(&self, question: &str) -> Result<(), Failure> {
+        prompt::agree(question, self.yes)
+    }
+
     /// Asks whether to do what cannot be undone.
     pub(crate) fn confirm(&self, what: &str) -> Result<(), Failure> {
         prompt::confirm(what, self.yes)
@@ -199,18 +219,11 @@ fn profile(global: &Global) -> Result<Profile, Failure> {
         }
         Err(why) => return Err(local(format_args!("The profiles in {} cannot be read", path.display()))(why)),
     };
-    let mut file: File = toml::from_str(&text).map_err(|why| {
-        let line = why.span().map_or(1, |span| text.get(..span.start).unwrap_or_default().matches('\n').count() + 1);
-        Failure::Usage(format!("{} line {line}: {}.", path.display(), why.message().trim_end_matches('.')))
-    })?;
-    let found = match file.profile.remove(name) {
+    let mut profiles = parse(&path, &text)?;
+    let found = match profiles.remove(name) {
         Some(profile) => profile,
         None if global.profile.is_none() => Profile::default(),
-        None => {
-            let there: Vec<_> = file.profile.into_keys().collect();
-            let there = if there.is_empty() { "none".into() } else { there.join(", ") };
-            return Err(Failure::Usage(format!("{} has no profile {name}; there is: {there}.", path.display())));
-        }
+        None => return Err(missing(&path, name, &profiles)),
     };
     let twice = if found.ca_file.is_some() && !found.pin.is_empty() {
         Some("ca-file and pin")
@@ -225,7 +238,23 @@ fn profile(global: &Global) -> Result<Profile, Failure> {
     }
 }
 
-fn usual_path() -> Option<PathBuf> {
+/// Profiles, read strictly.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, Profile>, Failure> {
+    let file: File = toml::from_str(text).map_err(|why| {
+        let line = why.span().map_or(1, |span| text.get(..span.start).unwrap_or_default().matches('\n').count() + 1);
+        Failure::Usage(format!("{} line {line}: {}.", path.display(), why.message().trim_end_matches('.')))
+    })?;
+    Ok(file.profile)
+}
+
+/// That there is no profile `name`, and which there are.
+pub(crate) fn missing(path: &Path, name: &str, others: &BTreeMap<String, Profile>) -> Failure {
+    let there: Vec<_> = others.keys().map(String::as_str).collect();
+    let there = if there.is_empty() { "none".into() } else { there.join(", ") };
+    Failure::Usage(format!("{} has no profile {name}; there is: {there}.", path.display()))
+}
+
+pub(crate) fn usual_path() -> Option<PathBuf> {
     let folder = match env::var_os("XDG_CONFIG_HOME").filter(|folder| !folder.is_empty()) {
         Some(folder) => PathBuf::from(folder),
         None => PathBuf::from(env::var_os("HOME")?).join(".config"),

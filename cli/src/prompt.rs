@@ -14,12 +14,15 @@ use crate::exit::{Failure, local};
 /// The environment variable with the passphrase of the user.
 const VARIABLE: &str = "CASEMATE_PASSPHRASE";
 
-/// Where the user's passphrase is, from arguments or a profile.
+/// Where a passphrase is, from arguments, a profile or a file that names it.
+#[derive(Clone)]
 pub(crate) enum Source {
     /// The content of a file.
     File(PathBuf),
     /// What a command prints, such as a password manager's.
     Command(String),
+    /// The value of an environment variable.
+    Variable(String),
 }
 
 /// The passphrase of `user`: from `given`, the environment, the `profile`, or asked for.
@@ -37,9 +40,8 @@ pub(crate) fn without_asking(given: Option<&Source>, profile: Option<&Source>) -
     if let Some(source) = given {
         return read(source).map(Some);
     }
-    if let Some(text) = env::var_os(VARIABLE) {
-        let text = text.into_string().map_err(|_| Failure::Usage(format!("{VARIABLE} is no UTF-8.")))?;
-        return Ok(Some(Passphrase::from_text(text)));
+    if env::var_os(VARIABLE).is_some() {
+        return from_variable(VARIABLE).map(Some);
     }
     profile.map(read).transpose()
 }
@@ -92,8 +94,25 @@ pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
+    question_on_terminal(&format!("{what} cannot be undone. Go on?"))
+}
+
+/// Asks whether to do something that can be undone with some work, unless `yes` was said before.
+pub(crate) fn agree(question: &str, yes: bool) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Usage(
+            "There is no terminal to ask on. Nothing was done; say --yes if it is meant.".into(),
+        ));
+    }
+    question_on_terminal(question)
+}
+
+fn question_on_terminal(question: &str) -> Result<(), Failure> {
     let mut screen = io::stderr().lock();
-    write!(screen, "{what} cannot be undone. Go on? [y/N] ").map_err(local("The terminal cannot be written"))?;
+    write!(screen, "{question} [y/N] ").map_err(local("The terminal cannot be written"))?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(local("The terminal cannot be read"))?;
     if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(Failure::Declined) }
@@ -106,11 +125,21 @@ pub(crate) fn ask(label: &str, instead: &str) -> Result<Passphrase, Failure> {
     }
 }
 
-fn read(source: &Source) -> Result<Passphrase, Failure> {
+/// The passphrase that is there.
+pub(crate) fn read(source: &Source) -> Result<Passphrase, Failure> {
     match source {
+        Source::Variable(name) => from_variable(name),
         Source::File(path) => from_file(path),
         Source::Command(command) => from_command(command),
     }
+}
+
+fn from_variable(name: &str) -> Result<Passphrase, Failure> {
+    let Some(text) = env::var_os(name) else {
+        return Err(Failure::Usage(format!("The environment variable {name} is not set.")));
+    };
+    let text = text.into_string().map_err(|_| Failure::Usage(format!("{name} is no UTF-8.")))?;
+    Ok(Passphrase::from_text(text))
 }
 
 pub(crate) fn from_file(path: &Path) -> Result<Passphrase, Failure> {
@@ -122,7 +151,8 @@ pub(crate) fn from_file(path: &Path) -> Result<Passphrase, Failure> {
 fn from_command(command: &str) -> Result<Passphrase, Failure> {
     let output = Command::new("sh")
         .args(["-c", command])
-        .stdin(Stdio::inherit())
+        // What is to be signed or encrypted may come there.
+        .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .map_err(local("The passphrase command cannot be started"))?;

@@ -1,9 +1,11 @@
 //! What commands print: tables and sentences for people, JSON with stable members for scripts.
 
-use std::io::{self, Write};
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use crate::exit::{Failure, local};
 
@@ -51,21 +53,29 @@ impl Out {
     }
 
     /// Several lines for people; for scripts the value.
-    pub(crate) fn lines(&self, value: &impl Serialize, lines: impl IntoIterator<Item = String>) -> Result<(), Failure> {
+    pub(crate) fn lines(
+        &self,
+        value: &impl Serialize,
+        lines: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<(), Failure> {
         if self.json {
             return self.as_json(value);
         }
-        let text: String = lines.into_iter().map(|line| clean(&line) + "\n").collect();
+        let text: String = lines.into_iter().map(|line| clean(line.as_ref()) + "\n").collect();
         write(text.as_bytes())
     }
 
-    /// Text as it is, such as PEM; in JSON as the only member `name`.
+    /// Text with its lines, such as PEM; in JSON as the only member `name`.
     pub(crate) fn text(&self, name: &str, text: &str) -> Result<(), Failure> {
         if self.json {
             return self.as_json(&serde_json::json!({ name: text }));
         }
-        let end = if text.ends_with('\n') { "" } else { "\n" };
-        write(format!("{text}{end}").as_bytes())
+        let (text, mut bytes) = (text.trim_end_matches('\n'), Zeroizing::new(Vec::with_capacity(3 * text.len() + 1)));
+        for line in text.split('\n') {
+            bytes.extend_from_slice(Zeroizing::new(clean(line.trim_end_matches('\r'))).as_bytes());
+            bytes.push(b'\n');
+        }
+        write(&bytes)
     }
 
     /// That something was done.
@@ -74,10 +84,22 @@ impl Out {
     }
 
     fn as_json(&self, value: &impl Serialize) -> Result<(), Failure> {
-        let mut json = serde_json::to_string(value).map_err(local("The result is no JSON"))?;
-        json.push('\n');
-        write(json.as_bytes())
+        let json = Zeroizing::new(serde_json::to_string(value).map_err(local("The result is no JSON"))?);
+        write(escaped(&json).as_bytes())?;
+        write(b"\n")
     }
+}
+
+/// Writes bytes that others may have chosen: as they are, but not what steers a terminal to a terminal.
+pub(crate) fn raw(bytes: &[u8]) -> Result<(), Failure> {
+    let plain =
+        str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(|c| steers(c) && !matches!(c, '\n' | '\r' | '\t')));
+    if !plain && io::stdout().is_terminal() {
+        return Err(Failure::Usage(
+            "This is no text and would confuse the terminal: redirect it to a file, or take another format.".into(),
+        ));
+    }
+    write(bytes)
 }
 
 /// Writes bytes as they are.
@@ -96,7 +118,8 @@ pub(crate) fn failure(failure: &Failure, json: bool) {
     let (exit, code) = failure.code();
     let message = failure.to_string();
     let line = if json {
-        serde_json::json!({ "error": { "code": code, "exit": exit, "message": message } }).to_string()
+        escaped(&serde_json::json!({ "error": { "code": code, "exit": exit, "message": message } }).to_string())
+            .to_string()
     } else {
         format!("casemate: {}", clean(&message))
     };
@@ -112,5 +135,39 @@ pub(crate) fn warning(text: &str) {
 
 /// Names and messages come from others: what could steer the terminal is shown as a mark.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// JSON in which no character steers the terminal. They can only be in strings, as JSON has none elsewhere.
+fn escaped(json: &str) -> Zeroizing<String> {
+    let mut escaped = Zeroizing::new(String::with_capacity(json.len()));
+    for c in json.chars() {
+        match c {
+            c if steers(c) => {
+                let _ = write!(escaped, "\\u{:04x}", u32::from(c));
+            }
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// Control characters, and those that turn the direction of what follows (Unicode UAX #9).
+fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_steers_the_terminal() {
+        let evil = "a\u{1b}[2J\u{9b}31m\u{202e}z";
+        assert_eq!(clean(evil), "a\u{fffd}[2J\u{fffd}31m\u{fffd}z");
+        let json = serde_json::to_string(evil).unwrap();
+        let safe = escaped(&json);
+        assert!(safe.is_ascii(), "{}", *safe);
+        assert_eq!(serde_json::from_str::<String>(&safe).unwrap(), evil);
+    }
 }

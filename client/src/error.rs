@@ -170,6 +170,8 @@ pub enum Cause {
     Broken(io::ErrorKind),
     /// The answer was no HTTP.
     NoHttp(String),
+    /// The answer makes no sense.
+    Unreadable(String),
     /// The node is in the wrong state.
     WrongState,
     /// The node took no login.
@@ -194,6 +196,7 @@ impl fmt::Display for Cause {
             Cause::TimedOut => f.write_str("no answer in time"),
             Cause::Broken(kind) => write!(f, "the connection broke: {kind}"),
             Cause::NoHttp(why) => write!(f, "no HTTP: {why}"),
+            Cause::Unreadable(why) => write!(f, "it cannot be understood: {why}"),
             Cause::WrongState => f.write_str("it is in another state"),
             Cause::TooMany => f.write_str("it takes no login for a moment"),
             Cause::Failed { status, message } if message.is_empty() => write!(f, "it answered {status}"),

@@ -66,7 +66,8 @@ pub struct Settings {
     pub nodes: Vec<String>,
     /// Which certificates are believed.
     pub trust: Trust,
-    /// Time to connect and shake hands.
+    /// Time to connect and shake hands. Looking a name up is the system's and within its own limits, here and below; an
+    /// address needs none.
     pub connect: Duration,
     /// Time for one attempt at one node; in an upload or download, for each read and each write.
     pub request: Duration,
@@ -119,7 +120,7 @@ impl Client {
         Session::new(Arc::clone(&self.0), Some((user, passphrase)))
     }
 
-    /// TLS handshakes so far, those of forks included.
+    /// TLS handshakes so far in this process; a fork begins with those of its parent.
     pub fn handshakes(&self) -> u64 {
         self.0.handshakes.load(Ordering::Relaxed)
     }

@@ -1,7 +1,7 @@
 //! Which node is asked next: round-robin over the nodes that are well, and when the others get another chance.
 //!
 //! Pure: it knows no sockets and no clock. Nodes are numbers, time is milliseconds since any beginning, and whoever
-//! carries out a pick reports back with [`Picker::well`] or [`Picker::failed`].
+//! carries out a pick reports back with [`Picker::well`], [`Picker::ready`] or [`Picker::failed`].
 
 use casemate_api::limits::{CLIENT_ASIDE_MAX_MS, CLIENT_ASIDE_MS, CLIENT_NODES_MAX, CLIENT_PROBE_MS};
 
@@ -14,17 +14,21 @@ pub(crate) struct Picker {
 }
 
 /// What is known about one node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Health {
+    /// Times in a row that it failed when it was given a chance. Saying that it is ready does not clear them, an answer does.
+    strikes: u32,
+    /// `None`: it is used.
+    aside: Option<Aside>,
+}
+
+/// A node that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Health {
-    Well,
-    Aside {
-        /// Until then it is left alone.
-        until_ms: u64,
-        /// Times in a row that it failed when it was given a chance.
-        strikes: u32,
-        /// Since when somebody asks whether it is ready.
-        probed_since_ms: Option<u64>,
-    },
+struct Aside {
+    /// Until then it is left alone.
+    until_ms: u64,
+    /// Since when somebody asks whether it is ready.
+    probed_since_ms: Option<u64>,
 }
 
 /// What to do next.
@@ -36,18 +40,26 @@ pub(crate) enum Pick {
     Probe(usize),
 }
 
-/// The nodes that one call has tried.
+/// The nodes that one call has tried, and whether it has probed one: that is asked of no call twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tried(u64);
+pub(crate) struct Tried {
+    nodes: u64,
+    probed: bool,
+}
 
 impl Tried {
     /// Remembers `node`.
     pub(crate) fn add(&mut self, node: usize) {
-        self.0 |= bit(node);
+        self.nodes |= bit(node);
+    }
+
+    /// Remembers that a node was probed.
+    pub(crate) fn probed(&mut self) {
+        self.probed = true;
     }
 
     fn holds(self, node: usize) -> bool {
-        self.0 & bit(node) != 0
+        self.nodes & bit(node) != 0
     }
 }
 
@@ -60,7 +72,7 @@ impl Picker {
     /// `count` nodes of which nothing bad is known. The first round begins at `first`, so that many clients started at
     /// once do not all begin at the same node.
     pub(crate) fn new(count: usize, first: usize) -> Self {
-        Self { nodes: vec![Health::Well; count], next: first.checked_rem(count).unwrap_or(0) }
+        Self { nodes: vec![Health::default(); count], next: first.checked_rem(count).unwrap_or(0) }
     }
 
     /// The next node of a call that has tried `tried`; `None` if it has tried all.
@@ -73,15 +85,16 @@ impl Picker {
         let round: Vec<usize> = (0..count).map(|step| (self.next + step) % count).collect();
         let open = |node: &usize| !tried.holds(*node);
 
-        let well = round.iter().copied().filter(open).find(|node| self.health(*node) == Health::Well);
+        let well = round.iter().copied().filter(open).find(|node| self.health(*node).aside.is_none());
         let Some(well) = well else {
             let node = round.into_iter().filter(open).min_by_key(|node| self.until_ms(*node))?;
             self.next = (node + 1) % count;
             return Some(Pick::Use(node));
         };
-        if let Some(due) = round.into_iter().filter(open).find(|node| self.is_due(*node, now_ms)) {
-            if let Some(Health::Aside { probed_since_ms, .. }) = self.nodes.get_mut(due) {
-                *probed_since_ms = Some(now_ms);
+        let due = round.into_iter().filter(open).find(|node| !tried.probed && self.is_due(*node, now_ms));
+        if let Some(due) = due {
+            if let Some(aside) = self.nodes.get_mut(due).and_then(|health| health.aside.as_mut()) {
+                aside.probed_since_ms = Some(now_ms);
             }
             return Some(Pick::Probe(due));
         }
@@ -92,48 +105,48 @@ impl Picker {
     /// `node` gave an answer that a node in order gives.
     pub(crate) fn well(&mut self, node: usize) {
         if let Some(health) = self.nodes.get_mut(node) {
-            *health = Health::Well;
+            *health = Health::default();
+        }
+    }
+
+    /// `node` says that it is ready. Whether it is shows at the next request.
+    pub(crate) fn ready(&mut self, node: usize) {
+        if let Some(health) = self.nodes.get_mut(node) {
+            health.aside = None;
         }
     }
 
     /// `node` could not be reached, broke down or is in the wrong state. Many calls that fail together count once.
     pub(crate) fn failed(&mut self, node: usize, now_ms: u64) {
         let Some(health) = self.nodes.get_mut(node) else { return };
-        let strikes = match *health {
-            Health::Well => 1,
-            Health::Aside { until_ms, .. } if now_ms < until_ms => return,
-            Health::Aside { strikes, .. } => strikes.saturating_add(1),
-        };
-        let until_ms = now_ms.saturating_add(aside_ms(strikes));
-        *health = Health::Aside { until_ms, strikes, probed_since_ms: None };
+        if health.aside.is_some_and(|aside| now_ms < aside.until_ms) {
+            return;
+        }
+        health.strikes = health.strikes.saturating_add(1);
+        let until_ms = now_ms.saturating_add(aside_ms(health.strikes));
+        health.aside = Some(Aside { until_ms, probed_since_ms: None });
     }
 
     /// Whether nothing bad is known about `node`.
     #[cfg(test)]
     fn is_well(&self, node: usize) -> bool {
-        self.health(node) == Health::Well
+        self.health(node).aside.is_none()
     }
 
     fn health(&self, node: usize) -> Health {
-        self.nodes.get(node).copied().unwrap_or(Health::Well)
+        self.nodes.get(node).copied().unwrap_or_default()
     }
 
     fn until_ms(&self, node: usize) -> u64 {
-        match self.health(node) {
-            Health::Well => 0,
-            Health::Aside { until_ms, .. } => until_ms,
-        }
+        self.health(node).aside.map_or(0, |aside| aside.until_ms)
     }
 
     /// Its time aside is over, and nobody asks it right now. Who asked and never reported is forgotten.
     fn is_due(&self, node: usize, now_ms: u64) -> bool {
-        match self.health(node) {
-            Health::Well => false,
-            Health::Aside { until_ms, probed_since_ms, .. } => {
-                let asked = probed_since_ms.is_some_and(|since| now_ms < since.saturating_add(2 * CLIENT_PROBE_MS));
-                until_ms <= now_ms && !asked
-            }
-        }
+        self.health(node).aside.is_some_and(|aside| {
+            let asked = aside.probed_since_ms.is_some_and(|since| now_ms < since.saturating_add(2 * CLIENT_PROBE_MS));
+            aside.until_ms <= now_ms && !asked
+        })
     }
 }
 
@@ -173,6 +186,34 @@ mod tests {
         assert_eq!(picker.pick(2_000, Tried::default()), Some(Pick::Use(1)), "one asks, the others work");
         picker.well(0);
         assert_eq!(picker.pick(2_100, Tried::default()), Some(Pick::Use(0)));
+    }
+
+    #[test]
+    fn a_call_probes_once() {
+        let mut picker = Picker::new(4, 0);
+        for node in 0..3 {
+            picker.failed(node, 0);
+        }
+        let mut tried = Tried::default();
+        assert_eq!(picker.pick(1_000, tried), Some(Pick::Probe(0)));
+        tried.probed();
+        assert_eq!(picker.pick(1_000, tried), Some(Pick::Use(3)));
+    }
+
+    #[test]
+    fn a_node_that_is_ready_and_fails_all_the_same_is_left_alone_longer_and_longer() {
+        let mut picker = Picker::new(2, 0);
+        let (mut now, mut times) = (0, Vec::new());
+        for _ in 0..4 {
+            picker.failed(0, now);
+            times.push(picker.until_ms(0) - now);
+            now = picker.until_ms(0);
+            picker.ready(0);
+        }
+        assert_eq!(times, [1_000, 2_000, 4_000, 8_000]);
+        picker.well(0);
+        picker.failed(0, now);
+        assert_eq!(picker.until_ms(0) - now, 1_000);
     }
 
     #[test]

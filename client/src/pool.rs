@@ -34,7 +34,7 @@ pub(crate) struct Pool {
     /// Never used itself: the store of its TLS sessions has a lock.
     tls: ClientConfig,
     lines: ArcSwap<Lines>,
-    /// TLS handshakes of this client and its forks, for tests and figures.
+    /// TLS handshakes of this client in this process, for tests and figures; a fork goes on counting by itself.
     pub(crate) handshakes: Arc<AtomicU64>,
 }
 
@@ -47,7 +47,11 @@ pub(crate) struct Lines {
 }
 
 impl Pool {
-    pub(crate) fn new(settings: Settings) -> Result<Self, Error> {
+    pub(crate) fn new(mut settings: Settings) -> Result<Self, Error> {
+        // Beyond this nobody waits, and instants do not overflow.
+        for limit in [&mut settings.connect, &mut settings.request, &mut settings.deadline, &mut settings.pause] {
+            *limit = (*limit).min(Duration::from_secs(24 * 3600));
+        }
         let nodes = settings.nodes.iter().map(|node| authority(node)).collect::<Result<Vec<_>, _>>()?;
         if nodes.is_empty() || nodes.len() > CLIENT_NODES_MAX {
             return Err(Error::Settings(format!("a client needs 1 to {CLIENT_NODES_MAX} nodes")));
@@ -104,14 +108,20 @@ impl Lines {
         }
     }
 
-    /// The next node for a call that has tried `tried`. Nodes whose time aside is over are asked first whether they are
-    /// ready.
-    pub(crate) fn pick(&self, tried: Tried, pool: &Pool) -> Option<usize> {
+    /// The next node for a call that has tried `tried` and has `rest` left. A node whose time aside is over is asked first
+    /// whether it is ready.
+    pub(crate) fn pick(&self, tried: &mut Tried, pool: &Pool, rest: Duration) -> Option<usize> {
         loop {
-            match self.with_picker(|picker, now_ms| picker.pick(now_ms, tried))? {
+            let node = match self.with_picker(|picker, now_ms| picker.pick(now_ms, *tried))? {
                 Pick::Use(node) => return Some(node),
-                Pick::Probe(node) if self.is_ready(&pool.name(node)) => self.well(node),
-                Pick::Probe(node) => self.failed(node),
+                Pick::Probe(node) => node,
+            };
+            tried.probed();
+            // Of a short rest most is kept for the call itself.
+            if self.is_ready(&pool.name(node), Duration::from_millis(CLIENT_PROBE_MS).min(rest / 4)) {
+                self.with_picker(|picker, _| picker.ready(node));
+            } else {
+                self.failed(node);
             }
         }
     }
@@ -131,13 +141,9 @@ impl Lines {
         work(&mut self.picker.lock().unwrap_or_else(PoisonError::into_inner), now_ms)
     }
 
-    fn is_ready(&self, node: &str) -> bool {
-        let request = self
-            .agent
-            .get(format!("https://{node}/api/v1/health/ready"))
-            .config()
-            .timeout_global(Some(Duration::from_millis(CLIENT_PROBE_MS)))
-            .build();
+    fn is_ready(&self, node: &str, limit: Duration) -> bool {
+        let request =
+            self.agent.get(format!("https://{node}/api/v1/health/ready")).config().timeout_global(Some(limit)).build();
         request.call().is_ok_and(|mut reply| reply.status() == 200 && reply.body_mut().read_to_vec().is_ok())
     }
 }
@@ -148,7 +154,9 @@ const HTTPS: u16 = 443;
 /// `host:port` out of `host`, `host:port`, `https://host:port` or NetHSM's `https://host:port/api/v1`. The port is 443
 /// unless one is given.
 fn authority(node: &str) -> Result<String, Error> {
-    let wrong = |why: &str| Error::Settings(format!("{node:?} is no address of an HSM: {why}"));
+    // What stands before an @ may be a passphrase.
+    let shown = if node.contains('@') { "what was given".into() } else { format!("{node:?}") };
+    let wrong = |why: &str| Error::Settings(format!("{shown} is no address of an HSM: {why}"));
     let text = if node.contains("://") { node.to_owned() } else { format!("https://{node}") };
     let uri: Uri = text.parse().map_err(|_| wrong("write it as host:port"))?;
     if uri.scheme_str() != Some("https") {
@@ -186,7 +194,7 @@ mod tests {
         let held = foreign.picker.lock().unwrap();
         let own = pool.lines();
         assert_eq!(own.process, process::id());
-        assert_eq!(own.pick(Tried::default(), &pool), Some(0));
+        assert_eq!(own.pick(&mut Tried::default(), &pool, Duration::MAX), Some(0));
         assert!(Arc::ptr_eq(&own, &pool.lines()), "made once");
         drop(held);
     }
@@ -207,6 +215,9 @@ mod tests {
         for text in ["", "http://hsm", "https://", "hsm/other", "https://u:p@hsm", "hsm:port", "a b", "https://hsm/?x"]
         {
             assert!(matches!(authority(text), Err(Error::Settings(_))), "{text}");
+        }
+        for text in ["https://u:hidden@hsm", "u:hidden@hsm/x", "u:hid den@hsm"] {
+            assert!(!authority(text).unwrap_err().to_string().contains("hid"), "{text}");
         }
     }
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use ureq::http::uri::Authority;
 
 use crate::clock;
-use crate::error::{Cause, Error};
+use crate::error::{Cause, Error, Trouble};
+use crate::session::sum_up;
 use crate::tls::{Fingerprint, looking};
 use crate::wire::{bare, dial, look_up, shake_hands};
 use crate::{Client, Trust};
@@ -43,7 +44,31 @@ pub struct Shown {
     pub trusted: Result<(), Cause>,
 }
 
+impl Shown {
+    /// An error unless the client trusts it.
+    pub fn expect_trusted(&self, node: &str) -> Result<(), Error> {
+        self.trusted.clone().map_err(|cause| of(node, cause))
+    }
+}
+
+/// The error of a call to a node with this trouble.
+fn of(node: &str, cause: Cause) -> Error {
+    sum_up(vec![Trouble { node: node.to_owned(), cause }], None)
+}
+
 impl Client {
+    /// What a node shows in a TLS handshake, trusted or not; an error if it comes to none.
+    pub fn shown(&self, node: usize) -> Result<Shown, Error> {
+        let Probe { addresses, connection, tls } = self.probe(node)?;
+        let name = self.0.name(node);
+        addresses.map_err(|cause| of(&name, cause))?;
+        connection.transpose().map_err(|cause| of(&name, cause))?;
+        match tls {
+            Some(shown) => shown.map_err(|cause| of(&name, cause)),
+            None => Err(of(&name, Cause::NoTls("it was not tried".into()))),
+        }
+    }
+
     /// Whom this client believes.
     pub fn trust(&self) -> &Trust {
         &self.0.settings.trust

@@ -61,7 +61,10 @@ pub(crate) fn judge(repeat: Repeat, outcome: &Outcome) -> Verdict {
             match *status {
                 // Other replies of this status are about the request: no backup passphrase, nothing to commit.
                 412 if message == sentences::WRONG_STATE => Verdict::Elsewhere(Cause::WrongState),
-                429 => Verdict::Later(retry_after_s.map_or(CLIENT_TOO_MANY_WAIT_MS, |s| s.saturating_mul(1_000))),
+                429 => {
+                    let told_ms = retry_after_s.unwrap_or_default().saturating_mul(1_000);
+                    Verdict::Later(told_ms.max(CLIENT_TOO_MANY_WAIT_MS))
+                }
                 // The method is not known there: nobody began anything.
                 501 => Verdict::Elsewhere(failed()),
                 503 if NOT_BEGUN.contains(&message.as_str()) => Verdict::Elsewhere(failed()),
@@ -111,6 +114,8 @@ mod tests {
         assert_eq!(judge(Repeat::Freely, &answer(429, "")), Verdict::Later(1_000));
         let told = Outcome::Answer { status: 429, message: String::new(), retry_after_s: Some(3) };
         assert_eq!(judge(Repeat::IfNotBegun, &told), Verdict::Later(3_000));
+        let at_once = Outcome::Answer { status: 429, message: String::new(), retry_after_s: Some(0) };
+        assert_eq!(judge(Repeat::Freely, &at_once), Verdict::Later(1_000), "nobody is asked in a tight loop");
     }
 
     #[test]

@@ -131,6 +131,8 @@ pub(crate) struct Answer {
     /// When the node says it answered.
     pub(crate) date: Option<String>,
     pub(crate) body: Zeroizing<Vec<u8>>,
+    /// Of the call.
+    pub(crate) repeat: Repeat,
 }
 
 impl Answer {
@@ -138,15 +140,22 @@ impl Answer {
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         // The error of serde_json may quote the body, which may be a plaintext: only the place is told.
         serde_json::from_slice(&self.body).map_err(|why| {
-            let why = format!("its JSON is not as expected at line {} column {}", why.line(), why.column());
-            Error::Garbled { node: self.node.clone(), why }
+            self.unreadable(format!("its JSON is not as expected at line {} column {}", why.line(), why.column()))
         })
     }
 
     /// The body as text.
     pub(crate) fn text(self) -> Result<String, Error> {
-        let node = self.node;
-        String::from_utf8(self.body.to_vec()).map_err(|_| Error::Garbled { node, why: "it is no UTF-8".into() })
+        String::from_utf8(self.body.to_vec()).map_err(|_| self.unreadable("it is no UTF-8".into()))
+    }
+
+    /// A change that was answered with success is not called a failure because nobody understands the rest.
+    fn unreadable(&self, why: String) -> Error {
+        let node = self.node.clone();
+        match self.repeat {
+            Repeat::Freely => Error::Garbled { node, why },
+            Repeat::IfNotBegun => Error::Unknown { node, cause: Cause::Unreadable(why) },
+        }
     }
 
     /// Whether something was changed.
@@ -225,15 +234,22 @@ impl Session {
                 Ok(reply) => reply,
                 Err(why) => return Ok((of_ureq(why), None)),
             };
-            if reply.status() != 200 {
-                return Ok(self.read(node, reply));
-            }
-            fetched = copy(&mut reply.body_mut().as_reader(), to).map_err(|broken| match broken {
-                (_, Side::Local(why)) => Error::Local(why),
-                (bytes, Side::Node(why)) => {
-                    Error::Incomplete { node: self.pool.name(node), bytes, cause: of_body(&why) }
+            match reply.status().as_u16() {
+                200 => {}
+                status @ (201..=299 | 304) => {
+                    let why = format!("a download does not begin with {status}");
+                    return Err(Error::Garbled { node: self.pool.name(node), why });
                 }
-            })?;
+                _ => return Ok(self.read(node, reply)),
+            }
+            match copy(&mut reply.body_mut().as_reader(), to) {
+                Ok(bytes) => fetched = bytes,
+                Err((_, Side::Local(why))) => return Err(Error::Local(why)),
+                Err((0, Side::Node(why))) => return Ok((Outcome::Lost(of_body(&why)), None)),
+                Err((bytes, Side::Node(why))) => {
+                    return Err(Error::Incomplete { node: self.pool.name(node), bytes, cause: of_body(&why) });
+                }
+            }
             Ok(self.answer(node, 200, String::new(), None, Zeroizing::default()))
         })?;
         Ok(fetched)
@@ -262,8 +278,8 @@ impl Session {
                 Ok(reply) => self.read(node, reply),
                 Err(why) => (of_ureq(why), None),
             };
-            if let (Outcome::NotBegun(cause), _) = &attempt {
-                last = cause.clone();
+            if let Verdict::Elsewhere(cause) = judge(call.repeat, &attempt.0) {
+                last = cause;
             }
             Ok(attempt)
         })?;
@@ -311,10 +327,10 @@ impl Session {
                 let next = match fixed {
                     Some(node) if tried == Tried::default() => Some(node),
                     Some(_) => None,
-                    None => lines.pick(tried, &self.pool),
+                    None => lines.pick(&mut tried, &self.pool, rest()),
                 };
                 let Some(node) = next else { break };
-                if rest().is_zero() {
+                if rest() < SHORTEST_ATTEMPT {
                     return Err(Error::TooSlow { limit: deadline, nodes: troubles });
                 }
                 tried.add(node);
@@ -324,10 +340,11 @@ impl Session {
                 }
             }
         }
-        Err(sum_up(troubles, rest().is_zero().then_some(deadline)))
+        Err(sum_up(troubles, (rest() < SHORTEST_ATTEMPT).then_some(deadline)))
     }
 
-    /// Asks `node`, again and again as long as it only wants to be left alone for a moment.
+    /// Asks `node`. If it only wants to be left alone for a moment it is asked again: once if there are others, else as
+    /// long as there is time.
     fn ask(
         &self,
         call: Call<'_>,
@@ -337,7 +354,7 @@ impl Session {
         rest: &dyn Fn() -> Duration,
         attempt: &mut Try<'_>,
     ) -> Result<Asked, Error> {
-        loop {
+        for waited in 0_u32.. {
             let limit = self.pool.settings.request.max(call.patience);
             let (outcome, answer) = attempt(lines, node, limit.min(rest()))?;
             let verdict = judge(call.repeat, &outcome);
@@ -348,18 +365,22 @@ impl Session {
                 }
             }
             match verdict {
-                Verdict::Answer => return self.judge_status(node, outcome, answer).map(Asked::Answer),
+                Verdict::Answer => {
+                    let answer = answer.map(|answer| Answer { repeat: call.repeat, ..answer });
+                    return self.judge_status(node, outcome, answer).map(Asked::Answer);
+                }
                 Verdict::Elsewhere(cause) => return Ok(Asked::Trouble(cause)),
                 Verdict::Unknown(cause) => return Err(Error::Unknown { node: self.pool.name(node), cause }),
                 Verdict::Later(ms) => {
                     let wait = Duration::from_millis(ms);
-                    if wait >= rest() {
-                        return Err(Error::TooMany { node: self.pool.name(node) });
+                    if learn && waited > 0 && self.pool.nodes.len() > 1 || wait + SHORTEST_ATTEMPT >= rest() {
+                        break;
                     }
                     clock::sleep(wait);
                 }
             }
         }
+        Ok(Asked::Trouble(Cause::TooMany))
     }
 
     /// The node that a call about a device goes to; none: any.
@@ -445,7 +466,7 @@ impl Session {
         retry_after_s: Option<u64>,
         body: Zeroizing<Vec<u8>>,
     ) -> Attempt {
-        let answer = Answer { node: self.pool.name(node), status, date: None, body };
+        let answer = Answer { node: self.pool.name(node), status, date: None, body, repeat: Repeat::Freely };
         (Outcome::Answer { status, message, retry_after_s }, Some(answer))
     }
 }
@@ -485,6 +506,9 @@ enum Time {
     /// Of each read and each write.
     Stream { read: Duration, write: Duration },
 }
+
+/// With less time than this nothing is begun: it would end as a request whose answer was lost, though it never left.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(20);
 
 /// An empty body that says that it is empty.
 const NOTHING: &[u8] = &[];
@@ -565,7 +589,7 @@ fn of_body(error: &io::Error) -> Cause {
 }
 
 /// The error of a call that no node answered: the one that tells most about what to do.
-fn sum_up(mut troubles: Vec<Trouble>, too_slow: Option<Duration>) -> Error {
+pub(crate) fn sum_up(mut troubles: Vec<Trouble>, too_slow: Option<Duration>) -> Error {
     let telling = troubles.iter().position(|t| matches!(t.cause, Cause::Untrusted { .. } | Cause::Expired { .. }));
     if let Some(at) = telling {
         let Trouble { node, cause } = troubles.swap_remove(at);
@@ -575,15 +599,15 @@ fn sum_up(mut troubles: Vec<Trouble>, too_slow: Option<Duration>) -> Error {
             cause => troubles.push(Trouble { node, cause }),
         }
     }
-    if let Some(limit) = too_slow {
+    let too_many = troubles.last().is_some_and(|trouble| trouble.cause == Cause::TooMany);
+    if let Some(limit) = too_slow.filter(|_| !too_many) {
         return Error::TooSlow { limit, nodes: troubles };
     }
+    let all = |cause: Cause| troubles.iter().all(|trouble| trouble.cause == cause);
+    let (in_wrong_state, too_many) = (all(Cause::WrongState), all(Cause::TooMany));
     match troubles.pop() {
-        Some(Trouble { node, cause: Cause::WrongState })
-            if troubles.iter().all(|trouble| trouble.cause == Cause::WrongState) =>
-        {
-            Error::WrongState { node }
-        }
+        Some(Trouble { node, .. }) if in_wrong_state => Error::WrongState { node },
+        Some(Trouble { node, .. }) if too_many => Error::TooMany { node },
         last => {
             troubles.extend(last);
             Error::Unreachable { nodes: troubles }

@@ -128,6 +128,10 @@ impl<'a> Counted<'a> {
         if amount == 0 && room > 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "there is less of it than was said"));
         }
+        // Before the last bytes go out it is seen whether they are the last.
+        if amount as u64 == left && self.upload.reader.read(&mut [0])? > 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "there is more of it than was said"));
+        }
         Ok(amount)
     }
 }
@@ -195,10 +199,10 @@ mod tests {
     }
 
     #[test]
-    fn of_a_source_that_goes_on_only_what_was_said_is_sent() {
+    fn a_source_that_goes_on_fails_before_its_last_bytes_are_sent() {
         let mut reader = [1_u8; 12].as_slice();
-        let mut body = Vec::new();
-        Counted::new(Upload::new(&mut reader, 11)).read_to_end(&mut body).unwrap();
-        assert_eq!(body.len(), 11);
+        let (mut body, mut sent) = (Counted::new(Upload::new(&mut reader, 11)), Vec::new());
+        assert!(body.read_to_end(&mut sent).is_err());
+        assert_eq!((body.failure().unwrap().kind(), sent.len()), (io::ErrorKind::InvalidData, 0));
     }
 }

@@ -215,10 +215,14 @@ impl Socket {
         Self { tcp, read_limit: Duration::ZERO, write_limit: Duration::ZERO }
     }
 
-    fn until(&mut self, timeout: NextTimeout) -> Until<'_> {
-        let deadline = (!timeout.after.is_not_happening()).then(|| clock::now() + *timeout.after);
+    fn until(&mut self, deadline: Option<Instant>) -> Until<'_> {
         Until { socket: self, deadline }
     }
+}
+
+/// When `timeout` ends; none: never.
+fn end_of(timeout: NextTimeout) -> Option<Instant> {
+    (!timeout.after.is_not_happening()).then(|| clock::now() + *timeout.after)
 }
 
 /// A limit that is set stays if it ends in time and is not much too short: who wakes too early just waits again.
@@ -289,8 +293,8 @@ impl fmt::Debug for Wire {
 }
 
 impl Wire {
-    fn flush(&mut self, timeout: NextTimeout) -> io::Result<()> {
-        let mut until = self.tcp.until(timeout.for_write());
+    fn flush(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        let mut until = self.tcp.until(deadline);
         while self.tls.wants_write() {
             if self.tls.write_tls(&mut until)? == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
@@ -300,18 +304,21 @@ impl Wire {
     }
 
     fn send(&mut self, amount: usize, timeout: NextTimeout) -> io::Result<()> {
+        let deadline = end_of(timeout.for_write());
         let mut at = 0;
         while at < amount {
             let rest = self.buffers.to_send(amount).get(at..).unwrap_or_default();
             let taken = self.tls.writer().write(rest)?;
             at += taken;
-            self.flush(timeout)?;
+            self.flush(deadline)?;
         }
         Ok(())
     }
 
-    /// Reads until there is plaintext or the end; how much plaintext came.
+    /// Reads until there is plaintext or the end; how much plaintext came. The limit is for all of it: who drips bytes of
+    /// a record that is never whole, or empty ones, gains no time.
     fn receive(&mut self, timeout: NextTimeout) -> io::Result<usize> {
+        let deadline = end_of(timeout.for_read());
         loop {
             match self.tls.reader().read(self.buffers.input_append_buf()) {
                 Ok(amount) => {
@@ -321,10 +328,10 @@ impl Wire {
                 Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
                 Err(why) => return Err(why),
             }
-            self.tls.read_tls(&mut self.tcp.until(timeout.for_read()))?;
+            self.tls.read_tls(&mut self.tcp.until(deadline))?;
             let state = self.tls.process_new_packets();
             // Alerts and key updates want to go out, also when the packet was refused.
-            let _ = self.flush(timeout);
+            let _ = self.flush(deadline);
             state.map_err(io::Error::other)?;
         }
     }
@@ -359,6 +366,17 @@ fn of_io(error: io::Error, timeout: NextTimeout) -> ureq::Error {
     if is_timeout(&error) { ureq::Error::Timeout(timeout.reason) } else { ureq::Error::Io(error) }
 }
 
+/// An end without TLS's own word for it. ureq takes some of these errors for the end of a body that has no length, which
+/// anybody on the way could bring about.
+fn cut_off(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset => {
+            io::Error::new(io::ErrorKind::BrokenPipe, error)
+        }
+        _ => error,
+    }
+}
+
 impl Transport for Wire {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
@@ -379,7 +397,7 @@ impl Transport for Wire {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        let amount = self.receive(timeout).map_err(|why| of_io(why, timeout.for_read()))?;
+        let amount = self.receive(timeout).map_err(|why| of_io(cut_off(why), timeout.for_read()))?;
         Ok(amount > 0)
     }
 

@@ -81,8 +81,7 @@ impl Hsm {
                 }
             }
         } else {
-            let (platform, limiter) = (platform.clone(), limiter.clone());
-            Phase::Unprovisioned(Arc::new(Unprovisioned::new(platform, local.clone(), limiter, device_id.clone())))
+            Phase::Unprovisioned(Arc::new(Unprovisioned::new(platform.clone(), local.clone())))
         };
         audit.booted(phase.state()).await;
         Ok(Arc::new(Self {
@@ -158,10 +157,24 @@ impl Hsm {
         let clock_offset_s = time.as_second().saturating_sub(wall(&self.platform).as_second())
             + i64::try_from(spent.as_secs()).unwrap_or(0);
         let wanted = Provision { unlock_passphrase: unlock, admin_passphrase: admin, clock_offset_s };
-        let operational = Box::pin(phase.provision(&wanted)).await?;
+        let domain = Box::pin(phase.provision(&wanted)).await?;
+        // From here on it has happened.
         self.clock_offset_s.store(clock_offset_s, Ordering::Relaxed);
-        self.enter(Phase::Operational(operational));
-        Ok(())
+        let (platform, local, limiter) = (self.platform.clone(), self.local.clone(), self.limiter.clone());
+        match Box::pin(Operational::open(platform, local, limiter, self.device_id.clone(), domain)).await {
+            Ok(operational) => {
+                self.enter(Phase::Operational(operational));
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(target: "hsm", %error, "the new data cannot be opened now; the HSM is Locked");
+                let (platform, local, limiter) = (self.platform.clone(), self.local.clone(), self.limiter.clone());
+                self.enter(Phase::Locked(Arc::new(Locked::new(platform, local, limiter, self.device_id.clone()))));
+                Err(Error::Unavailable(
+                    "The HSM is set up, but its data cannot be read now: it is Locked. Unlock it.".into(),
+                ))
+            }
+        }
     }
 
     /// Locked → Operational. Attempts that were refused for their form are to be reported by [`Hsm::failed_unlock`].
@@ -175,8 +188,7 @@ impl Hsm {
         let unlocked = Box::pin(phase.unlock(passphrase.expose())).await;
         if matches!(unlocked, Err(Error::Invalid(_))) && self.local.get(LocalPath::Slot0).await?.is_none() {
             // A restore on a new device that turned out to be of no use was undone.
-            let (platform, limiter) = (self.platform.clone(), self.limiter.clone());
-            let fresh = Unprovisioned::new(platform, self.local.clone(), limiter, self.device_id.clone());
+            let fresh = Unprovisioned::new(self.platform.clone(), self.local.clone());
             self.enter(Phase::Unprovisioned(Arc::new(fresh)));
         }
         match unlocked? {

@@ -123,7 +123,7 @@ impl Local {
         match self.store.commit(vec![txn.clone()]).await?.pop() {
             Some(Outcome::Committed(_)) => Ok(()),
             // What is on the disk counts at the next boot, whatever the answer was.
-            Some(Outcome::Unknown) if applied(&*self.store, &txn).await?.is_some() => Ok(()),
+            Some(Outcome::Unknown) if matches!(applied(&*self.store, &txn).await, Ok(Some(_))) => Ok(()),
             _ => Err(Error::Unavailable("The local store did not confirm the change. Try again.".into())),
         }
     }

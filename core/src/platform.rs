@@ -79,7 +79,7 @@ pub trait Pool: Send + Sync {
     fn spawn(&self, work: Work, job: Box<dyn FnOnce() + Send>) -> bool;
 }
 
-/// Runs `job` on the pool and waits for its value. `503` if the queue is full or the job panicked.
+/// Runs `job` on the pool and waits for its value. `503` if the queue is full.
 pub async fn run_on<T: Send + 'static>(
     pool: &dyn Pool,
     work: Work,
@@ -97,7 +97,7 @@ pub async fn run_on<T: Send + 'static>(
     if !queued {
         return Err(busy());
     }
-    receive.await.map_err(|_| busy())
+    receive.await.map_err(|_| Error::internal("a job of the pool panicked"))
 }
 
 /// Waits until `a` or `b` is done.

@@ -96,7 +96,7 @@ impl Shared {
                 Outcome::Unknown => {
                     // Raised after the answer, when what will be applied is applied: no older row is cached anew.
                     self.doubt.raise();
-                    match applied(&*self.store, txn).await? {
+                    match applied(&*self.store, txn).await.map_err(|_| unconfirmed())? {
                         Some(revision) => Committed::At(revision),
                         None => return Err(unconfirmed()),
                     }

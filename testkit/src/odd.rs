@@ -1,7 +1,7 @@
 //! A small HTTPS server that answers as a test wants, also what no healthy HSM does.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -34,6 +34,8 @@ pub enum Does {
     HangsUpAfter(Vec<u8>),
     /// Nothing, for a minute.
     Stalls,
+    /// One byte after another of a TLS record that is never whole, for a minute. It needs no keys: anybody on the way can.
+    Drips,
 }
 
 /// A whole reply.
@@ -104,6 +106,7 @@ impl Odd {
                                 return;
                             }
                             Does::Stalls => thread::sleep(Duration::from_secs(60)),
+                            Does::Drips => return drip(&mut stream.get_mut().sock),
                         }
                     }
                 });
@@ -115,6 +118,17 @@ impl Odd {
     /// Requests that were read whole.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
+    }
+}
+
+/// The head of a record of application data with 16 KiB (RFC 8446 §5.1), and then some of it.
+fn drip(tcp: &mut TcpStream) {
+    let _ = tcp.write_all(&[23, 3, 3, 64, 0]);
+    for _ in 0..600 {
+        thread::sleep(Duration::from_millis(100));
+        if tcp.write_all(&[0]).is_err() {
+            return;
+        }
     }
 }
 

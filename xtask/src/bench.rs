@@ -6,6 +6,7 @@
 //! far better than requests per second do. A benchmark, never a test: no figure fails it.
 
 mod backup;
+mod cli;
 mod load;
 mod rig;
 
@@ -73,15 +74,20 @@ const QUICK: Plan =
 
 const HELP: &str = "\
 cargo xtask bench [--quick] [--no-memory] [ROW…]
+cargo xtask bench cli [--quick]
 
   --quick      short windows: to see that it works, not to quote
   --no-memory  leave out the part that creates 100,000 keys
   ROW          only these: RSA-2048, P-256, …
+  cli          what a command of casemate costs, beside curl
 
 Needs Linux with two cores, taskset (util-linux), curl and h2load (Debian: nghttp2-client).";
 
 /// Measures and prints the table, as Markdown.
 pub(crate) fn run(args: &[&str]) -> Result<()> {
+    if let ["cli", rest @ ..] = args {
+        return cli::run(rest);
+    }
     let mut plan = FULL;
     let mut memory = true;
     let mut rows: Vec<&Row> = Vec::new();

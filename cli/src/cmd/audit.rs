@@ -12,8 +12,10 @@ use crate::profile::Context;
 
 /// Export what was done.
 #[derive(Subcommand)]
-#[command(after_help = "`casemated audit verify FILE --key KEY` tells whether a record was altered or taken out; it needs no \
-                        HSM.")]
+#[command(
+    after_help = "`casemated audit verify FILE --key KEY` tells whether a record was altered or taken out; it needs no \
+                        HSM."
+)]
 pub(crate) enum Command {
     /// Print the records, one JSON a line
     Export {

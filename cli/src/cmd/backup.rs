@@ -15,8 +15,10 @@ use crate::progress::Progress;
 
 /// Arguments of `backup`.
 #[derive(Args)]
-#[command(after_help = "Log in as a user with the role Backup. `casemated backup verify FILE` tells whether a backup opens \
-                        and every key in it works; it needs no HSM.")]
+#[command(
+    after_help = "Log in as a user with the role Backup. `casemated backup verify FILE` tells whether a backup opens \
+                        and every key in it works; it needs no HSM."
+)]
 pub(crate) struct Backup {
     /// Where to write it; - is standard output; without it casemate-TIME.bak
     #[arg(long, value_name = "FILE")]

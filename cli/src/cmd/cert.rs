@@ -89,7 +89,7 @@ impl KeyCommand {
 fn get(context: &Context, id: &KeyId) -> Result<(), Failure> {
     match context.session()?.keys().certificate(id)? {
         Some(bytes) if context.out.json => show(context, "certificate", &bytes, Format::Base64),
-        Some(bytes) => render::write(&bytes),
+        Some(bytes) => render::raw(&bytes),
         None => Err(casemate_client::Error::NotFound {
             node: context.client.nodes().join(", "),
             message: format!("the key {id} has no certificate, or there is no such key"),

@@ -7,8 +7,10 @@ use casemate_api::{KeyId, KeyType, Mechanism, Tag};
 use casemate_client::KeyFilter;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::csr::KeyCsr;
+use super::pkcs12::Pkcs12;
 use super::usage::read;
 use super::{cert, changed, public, word};
 use crate::exit::{Failure, local};
@@ -135,7 +137,7 @@ pub(crate) struct Import {
     #[arg(value_parser = KeyId::parse)]
     id: Option<KeyId>,
     /// Private key in PEM; - is standard input
-    #[arg(long, value_name = "FILE", required_unless_present = "parts", conflicts_with_all = ["parts", "key_type"])]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["parts", "pkcs12"], conflicts_with_all = ["parts", "key_type"])]
     pem: Option<PathBuf>,
     /// JSON with primeP, primeQ and publicExponent, or data, in base64; - is standard input
     #[arg(long, value_name = "FILE", requires = "key_type")]
@@ -143,6 +145,8 @@ pub(crate) struct Import {
     /// Type of the key in --parts
     #[arg(long = "type", short = 't', value_parser = word::<KeyType>)]
     key_type: Option<KeyType>,
+    #[command(flatten)]
+    pkcs12: Pkcs12,
     #[command(flatten)]
     new: NewKey,
 }
@@ -273,6 +277,7 @@ impl Import {
         let session = context.session()?;
         let NewKey { mechanism: mechanisms, tag: tags, label } = self.new;
         let restrictions = Restrictions { tags };
+        let mut certificate = None;
         let made = if let (Some(path), Some(key_type)) = (&self.parts, self.key_type) {
             // The error of serde_json may quote a part: only the place is told.
             let private: PrivateParts = serde_json::from_slice(&read(path)?).map_err(|why| {
@@ -285,14 +290,27 @@ impl Import {
                 None => session.keys().import(&key)?.id,
             }
         } else {
-            let bytes = read(&self.pem.unwrap_or_else(|| "-".into()))?;
-            let pem = str::from_utf8(&bytes).map_err(|_| Failure::Usage("The key file is no PEM.".into()))?;
+            let pem = if let Some(path) = &self.pkcs12.pkcs12 {
+                let content = self.pkcs12.open(path)?;
+                certificate = content.certificate;
+                content.key
+            } else {
+                let bytes = read(&self.pem.unwrap_or_else(|| "-".into()))?;
+                let pem = str::from_utf8(&bytes).map_err(|_| Failure::Usage("The key file is no PEM.".into()))?;
+                Zeroizing::new(pem.to_owned())
+            };
             let arguments = ImportArguments { mechanisms, restrictions, label };
             match &self.id {
-                Some(id) => session.keys().import_pem_as(id, &arguments, pem).map(|()| id.to_string())?,
-                None => session.keys().import_pem(&arguments, pem)?.id,
+                Some(id) => session.keys().import_pem_as(id, &arguments, &pem).map(|()| id.to_string())?,
+                None => session.keys().import_pem(&arguments, &pem)?.id,
             }
         };
+        if let Some(certificate) = certificate {
+            let id = KeyId::parse(&made).map_err(local(format_args!("The HSM gave the key the id {made:?}")))?;
+            session.keys().set_certificate(&id, certificate.as_bytes()).map_err(|why| {
+                Failure::Local(format!("The key {made} was imported, but its certificate was not stored. {why}"))
+            })?;
+        }
         context.out.line(&json!({ "id": made }), &format!("The key {made} was imported."))
     }
 }

@@ -1,5 +1,6 @@
 //! The commands, one file per noun.
 
+mod apply;
 mod audit;
 mod backup;
 mod cert;
@@ -10,6 +11,9 @@ mod device;
 mod doctor;
 mod key;
 mod namespace;
+pub(crate) mod pages;
+mod pkcs12;
+pub(crate) mod profile;
 mod provision;
 mod public;
 mod restore;
@@ -85,6 +89,10 @@ pub(crate) enum Command {
     /// Look after one HSM
     #[command(subcommand)]
     System(system::Command),
+    /// Make an HSM what a file says: users, namespaces, keys, settings
+    Apply(apply::Apply),
+    /// Show in what an HSM differs from such a file
+    Diff(apply::Diff),
 }
 
 impl Command {
@@ -114,6 +122,8 @@ impl Command {
             Command::Audit(command) => command.run(context),
             Command::Cluster(command) => command.run(context),
             Command::System(command) => command.run(context),
+            Command::Apply(arguments) => arguments.run(context),
+            Command::Diff(arguments) => arguments.run(context),
         }
     }
 }

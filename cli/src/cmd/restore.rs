@@ -18,8 +18,10 @@ use crate::prompt;
 
 /// Arguments of `restore`.
 #[derive(Args)]
-#[command(after_help = "On an Unprovisioned HSM everything is restored, and no user is needed. On an Operational one users, \
-                        namespaces and keys are, and its own settings stay.")]
+#[command(
+    after_help = "On an Unprovisioned HSM everything is restored, and no user is needed. On an Operational one users, \
+                        namespaces and keys are, and its own settings stay."
+)]
 pub(crate) struct Restore {
     /// The backup; - is standard input
     file: PathBuf,

@@ -45,7 +45,9 @@ impl Command {
                     return context.out.line(&notes, "");
                 }
                 show(context, &notes)?;
-                context.out.done("The image waits: `casemate update commit` installs it, `casemate update cancel` does not.")
+                context
+                    .out
+                    .done("The image waits: `casemate update commit` installs it, `casemate update cancel` does not.")
             }
             Command::Commit => {
                 context.confirm(INSTALL)?;

@@ -39,7 +39,7 @@ pub(crate) fn show(context: &Context, name: &str, bytes: &[u8], format: Format) 
         return context.out.text(name, &Zeroizing::new(BASE64_STANDARD.encode(bytes)));
     }
     match format {
-        Format::Raw => render::write(bytes),
+        Format::Raw => render::raw(bytes),
         Format::Base64 => context.out.text(name, &Zeroizing::new(BASE64_STANDARD.encode(bytes))),
         Format::Hex => {
             let hex: Zeroizing<String> = Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
@@ -284,10 +284,13 @@ impl Encrypt {
     }
 }
 
+/// What fits into this is read without moving, so that nothing of it stays behind where nobody wipes.
+const READ_CAPACITY: usize = 1 << 20;
+
 /// A whole file or standard input, as far as an HSM takes it.
 pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let limit = BODY_USE_MAX_BYTES / 4 * 3;
-    let mut bytes = Zeroizing::new(Vec::new());
+    let mut bytes = Zeroizing::new(Vec::with_capacity(READ_CAPACITY));
     open(path)?
         .take(limit as u64 + 1)
         .read_to_end(&mut bytes)

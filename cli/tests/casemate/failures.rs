@@ -29,7 +29,7 @@ fn an_untrusted_certificate_says_how_to_pin_it() {
 
 #[test]
 fn an_expired_certificate_is_said_to_be_one() {
-    let web = Web::start(2021, "");
+    let web = Web::start("2021-01-01", "");
     let said = run(&["--host", &web.address, "--ca-file", &web.ca, "info"], &[], b"").fails(4);
     assert!(said.contains("has expired. Have it renewed"), "{said}");
 }
@@ -57,7 +57,7 @@ fn another_web_server_is_said_to_be_no_hsm() {
         ("HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n", 12, "does not answer 302"),
         ("SSH-2.0-OpenSSH_9.9\r\n", 3, "no HTTP"),
     ] {
-        let web = Web::start(2100, answer);
+        let web = Web::start("2100-01-01", answer);
         let said = run(&["--host", &web.address, "--ca-file", &web.ca, "info"], &[], b"").fails(code);
         assert!(said.contains(word), "{said}");
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "tests wait and look at their environment")]
 
+mod apply;
 mod audit;
 mod backup;
 mod cluster;
@@ -11,7 +12,11 @@ mod device;
 mod doctor;
 mod failures;
 mod keys;
+mod lossy;
 mod odd;
+mod pages;
+mod pkcs12;
+mod profiles;
 mod provision;
 mod pty;
 mod rig;

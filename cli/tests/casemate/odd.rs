@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread;
 
+use jiff::civil::Date;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -20,8 +21,14 @@ pub(crate) struct Web {
 }
 
 impl Web {
-    /// One that gives the same answer to everything and hangs up.
-    pub(crate) fn start(not_after_year: i32, answer: &'static str) -> Self {
+    /// One that gives the same answer to everything and hangs up. Its certificate holds until a day such as 2100-01-01.
+    pub(crate) fn start(until: &str, answer: &'static str) -> Self {
+        Self::answering(until, move |_| answer.to_owned())
+    }
+
+    /// One whose answers depend on the request.
+    pub(crate) fn answering(until: &str, answer: impl Fn(&str) -> String + Send + 'static) -> Self {
+        let until: Date = until.parse().unwrap();
         let folder = Folder::new();
         let mut authority = CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -29,7 +36,8 @@ impl Web {
         let ca = folder.file("ca.pem", authority.self_signed(&key).unwrap().pem());
         let issuer = Issuer::new(authority, key);
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(not_after_year, 1, 1));
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(until.year().into(), until.month().unsigned_abs(), until.day().unsigned_abs());
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &issuer).unwrap().der().clone();
         let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
@@ -46,7 +54,9 @@ impl Web {
                 let tls = ServerConnection::new(Arc::clone(&config)).unwrap();
                 let mut stream = StreamOwned::new(tls, tcp.unwrap());
                 // The client may refuse the certificate, or close without a request.
-                if stream.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {
+                let mut request = [0; 4096];
+                if let Ok(read @ 1..) = stream.read(&mut request) {
+                    let answer = answer(&String::from_utf8_lossy(&request[..read]));
                     let _ = stream.write_all(answer.as_bytes());
                     stream.conn.send_close_notify();
                     let _ = stream.flush();

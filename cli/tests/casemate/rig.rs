@@ -2,7 +2,7 @@
 
 use std::env;
 use std::io::Write;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::process::{Command, Stdio};
 
 pub(crate) use casemate_testkit::{ADMIN, Folder, OPERATOR, UNLOCK, Vendor};
@@ -16,6 +16,12 @@ impl Deref for Hsm {
 
     fn deref(&self) -> &Self::Target {
         &self.0
+    }
+}
+
+impl DerefMut for Hsm {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
     }
 }
 

@@ -6,6 +6,7 @@ use casemate_api::body::cluster::{ClusterMember, Invitation, Join, MemberUrls};
 use casemate_api::body::system::Diagnosis;
 use ureq::http::Method;
 
+use crate::calls::quoted;
 use crate::error::Error;
 use crate::session::{Call, JSON, Session, to_json};
 
@@ -45,20 +46,20 @@ impl Cluster<'_> {
         self.0.run(call.with(JSON, body.as_slice())).map(drop)
     }
 
-    /// `POST /cluster/members/{id}/promote`: the learner votes from then on. [`Error::Refused`] with 412 while it has not
+    /// `POST /cluster/members/{id}/promote`: the learner votes from then on. [`Error::Refused`] with `412` while it has not
     /// caught up yet.
     pub fn promote(&self, id: &str) -> Result<(), Error> {
-        self.0.run(Call::change(&Method::POST, &format!("/cluster/members/{id}/promote"))).map(drop)
+        self.0.run(Call::change(&Method::POST, &format!("/cluster/members/{}/promote", quoted(id)))).map(drop)
     }
 
     /// `PUT /cluster/members/{id}`: where other members reach it.
     pub fn set_urls(&self, id: &str, urls: Vec<String>) -> Result<(), Error> {
-        self.0.put_json(&format!("/cluster/members/{id}"), &MemberUrls { urls }).map(drop)
+        self.0.put_json(&format!("/cluster/members/{}", quoted(id)), &MemberUrls { urls }).map(drop)
     }
 
     /// `DELETE /cluster/members/{id}`
     pub fn remove(&self, id: &str) -> Result<(), Error> {
-        self.0.delete(&format!("/cluster/members/{id}"))
+        self.0.delete(&format!("/cluster/members/{}", quoted(id)))
     }
 
     /// `POST /cluster/force-new` at one Failed node, as the user `unlock` with the last known unlock passphrase: it goes on

@@ -100,6 +100,38 @@ fn a_creation_goes_elsewhere_when_a_node_says_that_it_did_nothing() {
 }
 
 #[test]
+fn a_creation_that_was_answered_with_success_is_not_called_a_failure() {
+    for body in ["", "{\"id\"", "<html>", "[]"] {
+        let odd = Odd::start(move |_| reply(201, body));
+        let error = generate(&session(&[&odd])).unwrap_err();
+        assert!(matches!(error, Error::Unknown { cause: Cause::Unreadable(_), .. }), "{error:?}");
+        let error = sign(&session(&[&odd])).unwrap_err();
+        assert!(matches!(error, Error::Garbled { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn a_download_without_a_length_that_is_cut_off_is_not_whole() {
+    let odd = Odd::start(|_| Does::HangsUpAfter(b"HTTP/1.1 200 OK\r\n\r\nhalf of it".to_vec()));
+    let mut got = Vec::new();
+    let error = session(&[&odd]).system().backup(&mut got).unwrap_err();
+    assert!(matches!(error, Error::Incomplete { bytes: 10, .. }), "{error:?}");
+    let odd = Odd::start(|_| reply(204, ""));
+    let error = session(&[&odd]).system().backup(&mut got).unwrap_err();
+    assert!(matches!(error, Error::Garbled { .. }), "{error:?}");
+}
+
+#[test]
+fn where_no_login_is_taken_for_long_another_node_is_asked() {
+    let (shut, good) = (Odd::start(|_| reply(429, "")), good());
+    let session = session(&[&shut, &good]);
+    for _ in 0..2 {
+        assert_eq!(sign(&session).unwrap(), "AA==");
+    }
+    assert_eq!((shut.requests(), good.requests()), (2, 2), "asked twice, then the other");
+}
+
+#[test]
 fn answers_about_the_request_are_never_asked_for_elsewhere() {
     for status in [400, 401, 403, 404, 409] {
         let first = Odd::start(move |_| reply(status, r#"{"message":"no\u001b[2J"}"#));
@@ -135,8 +167,8 @@ fn a_node_that_stalls_costs_its_time_limit_once() {
 fn a_stalled_server_ends_in_time_whether_it_takes_connections_or_not() {
     // A listener that nobody serves: the kernel takes the connection, and no handshake ever comes.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let stalled = Odd::start(|_| Does::Stalls);
-    for address in [silent.local_addr().unwrap().to_string(), stalled.address.clone()] {
+    let (stalled, drips) = (Odd::start(|_| Does::Stalls), Odd::start(|_| Does::Drips));
+    for address in [silent.local_addr().unwrap().to_string(), stalled.address.clone(), drips.address.clone()] {
         let limit = Duration::from_millis(400);
         let settings = Settings {
             trust: Trust::Anyone,

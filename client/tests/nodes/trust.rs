@@ -98,3 +98,31 @@ fn settings_that_cannot_work_are_said_at_once() {
     let none: [&str; 0] = [];
     assert!(matches!(Client::new(Settings { trust: Trust::Anyone, ..Settings::of(none) }), Err(Error::Settings(_))));
 }
+
+#[test]
+fn a_probe_sees_everything_and_sends_nothing() {
+    let (ca, path) = authority("probe");
+    let identity = identity(&named("hsm.example"), Some(&ca));
+    let shown = Fingerprint::of(&identity.certificate);
+    let odd = Odd::start_as(identity, |_| reply(200, "{}"));
+    let look = |trust| Client::new(Settings { trust, ..Settings::of([&odd.address]) }).unwrap().shown(0).unwrap();
+    let seen = look(Trust::CaFile(path.clone()));
+    assert_eq!((seen.fingerprint, seen.chain.len(), seen.names_host), (shown, 1, false));
+    assert_eq!(seen.version, "TLSv1_3");
+    assert!(matches!(seen.expect_trusted("x"), Err(Error::Untrusted { fingerprint, .. }) if fingerprint == shown));
+    look(Trust::Pinned(vec![shown])).expect_trusted("x").unwrap();
+    look(Trust::Anyone).expect_trusted("x").unwrap();
+    assert_eq!(odd.requests(), 0);
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_probe_notices_who_does_not_hold_the_key() {
+    let honest = identity(&named("localhost"), None);
+    let thief = Identity { certificate: honest.certificate, key: KeyPair::generate().unwrap().serialize_der() };
+    let odd = Odd::start_as(thief, |_| reply(200, "{}"));
+    let client = Client::new(Settings { trust: Trust::Anyone, ..Settings::of([&odd.address]) }).unwrap();
+    assert!(matches!(client.probe(0).unwrap().tls, Some(Err(casemate_client::Cause::NoTls(_)))));
+    assert!(matches!(client.shown(0), Err(Error::Unreachable { .. })));
+    assert!(matches!(client.probe(1), Err(Error::WhichNode { .. })));
+}

@@ -6,10 +6,8 @@ use std::sync::Arc;
 use casemate_api::{Passphrase, Role, UserId};
 
 use crate::error::Error;
-use crate::limiter::Limiter;
 use crate::local::{Local, LocalChange};
 use crate::path::{Generation, LocalPath, SharedPath, TableId, generation_pointer};
-use crate::phase::Operational;
 use crate::phase::operational::Tables;
 use crate::platform::Platform;
 use crate::secret::DomainKey;
@@ -23,8 +21,6 @@ use crate::users::{self, UserRecord};
 pub struct Unprovisioned {
     platform: Platform,
     local: Arc<Local>,
-    limiter: Arc<Limiter>,
-    device_id: String,
 }
 
 /// What provisioning needs.
@@ -41,13 +37,13 @@ pub struct Provision {
 const FIRST: Generation = 1;
 
 impl Unprovisioned {
-    pub(crate) fn new(platform: Platform, local: Arc<Local>, limiter: Arc<Limiter>, device_id: String) -> Self {
-        Self { platform, local, limiter, device_id }
+    pub(crate) fn new(platform: Platform, local: Arc<Local>) -> Self {
+        Self { platform, local }
     }
 
     /// Makes a Domain Key and the user `admin`. Steps: note the step, write the shared rows, write the slots and clear
     /// the step in one local transaction, which is the moment the HSM is provisioned.
-    pub async fn provision(&self, wanted: &Provision) -> Result<Arc<Operational>, Error> {
+    pub async fn provision(&self, wanted: &Provision) -> Result<DomainKey, Error> {
         users::check_length("unlockPassphrase", &wanted.unlock_passphrase)?;
         users::check_length("adminPassphrase", &wanted.admin_passphrase)?;
         let domain = DomainKey::random(&*self.platform.rng);
@@ -60,8 +56,7 @@ impl Unprovisioned {
         self.write_admin(&domain, digest).await?;
         let offset = wanted.clock_offset_s.to_be_bytes();
         self.local.commit(slots.put(LocalPath::ClockOffset, offset).delete(LocalPath::Step)).await?;
-        let (platform, limiter) = (self.platform.clone(), self.limiter.clone());
-        Box::pin(Operational::open(platform, self.local.clone(), limiter, self.device_id.clone(), domain)).await
+        Ok(domain)
     }
 
     async fn write_admin(&self, domain: &DomainKey, digest: users::Digest) -> Result<(), Error> {
@@ -105,5 +100,78 @@ async fn sweep(platform: &Platform) -> Result<(), Error> {
         }
         let delete = page.rows.into_iter().map(|(path, _)| path).collect();
         platform.store.commit(vec![Txn { delete, ..Txn::default() }]).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use casemate_api::State;
+    use pollster::block_on;
+
+    use super::*;
+    use crate::Hsm;
+    use crate::platform::{BoxFuture, DeviceKeeper};
+    use crate::sim::{Sim, SimStore};
+    use crate::store::{Page, Snapshot, Store, StoreError, Versioned, Watch};
+
+    /// A store that can be written, and no longer read once something is in it, until `well`.
+    struct Blind {
+        store: Arc<SimStore>,
+        blind: AtomicBool,
+        well: AtomicBool,
+    }
+
+    impl Blind {
+        fn check(&self) -> Result<(), StoreError> {
+            let blind = self.blind.load(Ordering::SeqCst) && !self.well.load(Ordering::SeqCst);
+            if blind { Err(StoreError::Busy) } else { Ok(()) }
+        }
+    }
+
+    impl Store for Blind {
+        fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
+            Box::pin(async move {
+                self.check()?;
+                self.store.get(path, read).await
+            })
+        }
+        fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
+            Box::pin(async move {
+                self.check()?;
+                self.store.range(range, read).await
+            })
+        }
+        fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
+            self.blind.store(true, Ordering::SeqCst);
+            self.store.commit(txns)
+        }
+        fn watch(&self, prefix: Path, from: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, StoreError>> {
+            self.store.watch(prefix, from)
+        }
+        fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {
+            self.store.snapshot()
+        }
+    }
+
+    #[test]
+    fn what_is_provisioned_and_cannot_be_opened_is_locked_and_not_open_to_everyone() {
+        let sim = Sim::new(7);
+        sim.device.load().unwrap();
+        let blind =
+            Arc::new(Blind { store: sim.store.clone(), blind: AtomicBool::new(false), well: AtomicBool::new(false) });
+        let hsm = block_on(Hsm::boot(Platform { store: blind.clone(), ..sim.platform() })).unwrap();
+        let secret = |text: &str| Passphrase::from_text(text.into());
+        let provision =
+            || hsm.provision(secret("unlock passphrase"), secret("admin passphrase"), "2026-01-01T00:00:00Z");
+        let error = block_on(provision()).unwrap_err();
+        assert!(error.to_string().contains("Unlock it"), "nobody takes it for not begun: {error}");
+        assert_eq!(hsm.state(), State::Locked);
+        assert!(matches!(block_on(provision()), Err(Error::Precondition(_))));
+        blind.well.store(true, Ordering::SeqCst);
+        let address = std::net::Ipv4Addr::LOCALHOST.into();
+        block_on(hsm.unlock(address, &secret("unlock passphrase"))).unwrap();
+        assert_eq!(hsm.state(), State::Operational);
     }
 }

@@ -20,9 +20,11 @@ use crate::prompt;
 
 /// Arguments of `cluster grow`.
 #[derive(Args)]
-#[command(after_help = "Both HSMs have to be Operational, with certificates of one CA (`config tls cert set`, `config tls \
+#[command(
+    after_help = "Both HSMs have to be Operational, with certificates of one CA (`config tls cert set`, `config tls \
                         cluster-ca set`) and right clocks, and the member needs a backup passphrase. --host, --user and \
-                        what they are trusted by are those of the member.")]
+                        what they are trusted by are those of the member."
+)]
 pub(crate) struct Grow {
     /// The HSM that shall join, as HOST or HOST:PORT; its users and keys are erased
     #[arg(long, value_name = "HOST")]
@@ -62,8 +64,7 @@ impl Grow {
         let file = self.new_user_passphrase_file.as_deref();
         let new = there.log_in(&self.new_user, prompt::current(&label, file, "--new-user-passphrase-file")?);
         let file = self.backup_passphrase_file.as_deref();
-        let backup_passphrase =
-            prompt::current("Backup passphrase of the cluster", file, "--backup-passphrase-file")?;
+        let backup_passphrase = prompt::current("Backup passphrase of the cluster", file, "--backup-passphrase-file")?;
         // A wrong passphrase there shows before anything is done here.
         new.system().info()?;
 
@@ -73,8 +74,7 @@ impl Grow {
             return Err(Error::Garbled { node: context.client.nodes().join(", "), why }.into());
         };
         say(context, &format!("1 of 3: the member {id} is declared."));
-        let request =
-            Request { members: invitation.members, joiner_kit: invitation.joiner_kit, backup_passphrase };
+        let request = Request { members: invitation.members, joiner_kit: invitation.joiner_kit, backup_passphrase };
         let patience = Duration::from_secs(self.time_limit);
         let (tell, told) = channel();
         thread::spawn(move || {

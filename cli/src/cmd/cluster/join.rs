@@ -47,10 +47,8 @@ impl Join {
         context.confirm(&format!("Erasing all users and keys of {node} and taking over those of the cluster"))?;
         let session = context.session()?;
         let file = self.backup_passphrase_file.as_deref();
-        let backup_passphrase =
-            prompt::current("Backup passphrase of the cluster", file, "--backup-passphrase-file")?;
-        let request =
-            Request { members: invitation.members, joiner_kit: invitation.joiner_kit, backup_passphrase };
+        let backup_passphrase = prompt::current("Backup passphrase of the cluster", file, "--backup-passphrase-file")?;
+        let request = Request { members: invitation.members, joiner_kit: invitation.joiner_kit, backup_passphrase };
         say(context, "Joining. At a member: `casemate cluster promote ID`, with the id that `cluster add` told.");
         session.cluster().join(&request, Duration::from_secs(self.time_limit))?;
         joined(context, &context.client.anonymous(), &node, None)

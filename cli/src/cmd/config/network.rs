@@ -90,8 +90,11 @@ impl Set {
 pub(crate) fn members(network: &Network) -> Vec<(&'static str, String)> {
     let none = || "none".to_owned();
     let gateway = if network.gateway.is_unspecified() { none() } else { network.gateway.to_string() };
-    let mut members =
-        vec![("Address", network.ip_address.to_string()), ("Netmask", network.netmask.to_string()), ("Gateway", gateway)];
+    let mut members = vec![
+        ("Address", network.ip_address.to_string()),
+        ("Netmask", network.netmask.to_string()),
+        ("Gateway", gateway),
+    ];
     if let Some(ipv6) = &network.ipv6 {
         members.push(("IPv6", ipv6.cidr.to_string()));
         members.push(("IPv6 gateway", ipv6.gateway.map_or_else(none, |gateway| gateway.to_string())));

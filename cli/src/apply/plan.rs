@@ -1,0 +1,406 @@
+//! What has to be done so that what is becomes what shall be. A pure function: it asks nobody and changes nothing.
+//!
+//! The order works at any point of it: the first Administrator of a new namespace is made by root's while the namespace
+//! is not there yet, everybody else in it by that one; keys have their tags from their first moment, because a key without
+//! tags is for every Operator; what is deleted goes after all that comes; the network comes last, as it may cut the line.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use casemate_api::{KeyId, NamespaceId, Tag, UserId};
+use serde::Serialize;
+
+use super::have::{self, Have, worker};
+use super::want::{self, Want, called};
+
+/// What may be done besides making and changing.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct May {
+    /// Delete users and tags that are not in the file.
+    pub(crate) prune: bool,
+    /// Delete keys that are not in the file.
+    pub(crate) prune_keys: bool,
+    /// Set the Backup Passphrase, unless there is one.
+    pub(crate) set_backup_passphrase: bool,
+}
+
+/// The contents of the certificate files that the file names.
+#[derive(Clone, Default)]
+pub(crate) struct Files {
+    /// Of the keys, by namespace and id.
+    pub(crate) certificates: BTreeMap<(Option<NamespaceId>, KeyId), Vec<u8>>,
+    /// Of the HSM itself.
+    pub(crate) tls_certificate: Option<String>,
+}
+
+/// What has to be done, what cannot be done, and what is left alone.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// In the order in which it is done.
+    pub(crate) steps: Vec<Step>,
+    /// What differs and cannot be changed.
+    pub(crate) stuck: Vec<Stuck>,
+    /// What is there and not in the file.
+    pub(crate) extra: Vec<Thing>,
+}
+
+/// One call that changes something.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    /// What is done.
+    pub(crate) act: Act,
+    /// To what.
+    pub(crate) thing: Thing,
+    /// In which namespace somebody has to do it; none is root.
+    pub(crate) by: Option<NamespaceId>,
+    /// What was, for people; empty: nothing to tell.
+    pub(crate) from: String,
+    /// What shall be, for people; empty: nothing to tell.
+    pub(crate) to: String,
+}
+
+/// What a step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Act {
+    /// It was not there.
+    Create,
+    /// It was different.
+    Change,
+    /// It shall not be there.
+    Delete,
+}
+
+/// What can be done something to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Thing {
+    /// A namespace.
+    Namespace(NamespaceId),
+    /// A user.
+    User(UserId),
+    /// A tag of a user.
+    UserTag(UserId, String),
+    /// A key.
+    Key(Option<NamespaceId>, KeyId),
+    /// A tag of a key.
+    KeyTag(Option<NamespaceId>, KeyId, String),
+    /// The label of a key.
+    KeyLabel(Option<NamespaceId>, KeyId),
+    /// The certificate of a key.
+    KeyCertificate(Option<NamespaceId>, KeyId),
+    /// A setting.
+    Setting(Setting),
+}
+
+/// A setting of the HSM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setting {
+    /// Where log lines go.
+    Logging,
+    /// Time servers.
+    Ntp,
+    /// Whether it starts by itself.
+    UnattendedBoot,
+    /// What backups are sealed with.
+    BackupPassphrase,
+    /// The chain of its own certificate.
+    TlsCertificate,
+    /// Its address.
+    Network,
+}
+
+/// Something that differs and cannot be changed.
+#[derive(Debug)]
+pub(crate) struct Stuck {
+    /// What.
+    pub(crate) thing: Thing,
+    /// In which way, and what to do.
+    pub(crate) why: String,
+}
+
+/// Compares.
+pub(crate) fn plan(have: &Have, want: &Want, files: &Files, may: May) -> Plan {
+    let mut plan = Plan::default();
+    let closed = namespaces(&mut plan, have, want);
+    let open = |namespace: &Option<NamespaceId>| namespace.as_ref().is_none_or(|namespace| !closed.contains(namespace));
+    let users = || want.users.iter().filter(|user| open(&user.name.namespace));
+    for user in users().filter(|user| !have.users.contains_key(&user.name)) {
+        plan.create_user(user, user.name.namespace.clone());
+    }
+    for user in users() {
+        plan.user(user, have.users.get(&user.name).and_then(Option::as_ref), may);
+    }
+    let keys = || want.keys.iter().filter(|key| open(&key.namespace));
+    let there = |key: &want::Key| have.keys.get(&key.namespace).and_then(|keys| keys.get(&key.id));
+    for key in keys().filter(|key| there(key).is_none()) {
+        let thing = Thing::Key(key.namespace.clone(), key.id.clone());
+        plan.step(Act::Create, thing, key.namespace.clone(), "", kind(key));
+    }
+    for key in keys() {
+        let certificate = files.certificates.get(&(key.namespace.clone(), key.id.clone()));
+        plan.key(key, there(key).and_then(Option::as_ref), certificate, may);
+    }
+    plan.others(have, want, may);
+    plan.config(have, want, files, may);
+    plan
+}
+
+/// Plans the namespaces that are missing, each with the Administrator it starts with. Returns those in which nobody of the
+/// file can work.
+fn namespaces<'a>(plan: &mut Plan, have: &Have, want: &'a Want) -> BTreeSet<&'a NamespaceId> {
+    let mut closed = BTreeSet::new();
+    for namespace in &want.namespaces {
+        let worker = worker(have, want, namespace);
+        if have.namespaces.contains(namespace) && worker.is_some() {
+            continue;
+        }
+        let Some(worker) = worker else {
+            closed.insert(namespace);
+            let why = "none of its Administrators in the file is one on the HSM, and nobody else can make one: have an \
+                       Administrator of the namespace add it, or delete the namespace with all its keys by hand";
+            plan.stuck.push(Stuck { thing: Thing::Namespace(namespace.clone()), why: why.into() });
+            continue;
+        };
+        if !have.users.contains_key(&worker.name) {
+            plan.create_user(worker, None);
+        }
+        let old = have.users.keys().filter(|user| user.namespace.as_ref() == Some(namespace));
+        let old: Vec<_> = old.map(ToString::to_string).collect();
+        let to = if old.is_empty() { String::new() } else { format!("its users come back: {}", old.join(", ")) };
+        plan.step(Act::Create, Thing::Namespace(namespace.clone()), None, "", to);
+    }
+    closed
+}
+
+impl Plan {
+    /// Whether the HSM is as the file says.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.stuck.is_empty()
+    }
+
+    fn step(
+        &mut self,
+        act: Act,
+        thing: Thing,
+        by: Option<NamespaceId>,
+        from: impl Into<String>,
+        to: impl Into<String>,
+    ) {
+        self.steps.push(Step { act, thing, by, from: from.into(), to: to.into() });
+    }
+
+    fn stuck(&mut self, thing: Thing, what: &str, is: &str, shall: &str, remedy: &str) {
+        self.stuck.push(Stuck { thing, why: format!("its {what} is {is}, the file says {shall}: {remedy}") });
+    }
+
+    fn create_user(&mut self, user: &want::User, by: Option<NamespaceId>) {
+        let thing = Thing::User(user.name.clone());
+        // The one who makes the namespace was planned before all others.
+        if !self.steps.iter().any(|step| step.thing == thing) {
+            self.step(Act::Create, thing, by, "", format!("{:?}", user.role));
+        }
+    }
+
+    fn user(&mut self, user: &want::User, is: Option<&have::User>, may: May) {
+        let (name, by) = (&user.name, &user.name.namespace);
+        if let Some(is) = is {
+            let remedy = "delete the user by hand to have it made anew";
+            if is.role != user.role {
+                let (is, shall) = (format!("{:?}", is.role), format!("{:?}", user.role));
+                return self.stuck(Thing::User(name.clone()), "role", &is, &shall, remedy);
+            }
+            if let Some(shall) = user.real_name.as_ref().filter(|shall| **shall != is.real_name) {
+                let (is, shall) = (format!("{:?}", is.real_name), format!("{shall:?}"));
+                self.stuck(Thing::User(name.clone()), "real name", &is, &shall, remedy);
+            }
+        }
+        let none = BTreeSet::new();
+        let is = is.map_or(&none, |is| &is.tags);
+        for tag in once(&user.tags).filter(|tag| !is.contains(tag.as_str())) {
+            self.step(Act::Create, Thing::UserTag(name.clone(), tag.to_string()), by.clone(), "", "");
+        }
+        for tag in is.iter().filter(|tag| !user.tags.iter().any(|shall| shall.as_str() == *tag)) {
+            self.leave(Thing::UserTag(name.clone(), tag.clone()), by.clone(), may.prune && Tag::parse(tag).is_ok());
+        }
+    }
+
+    fn key(&mut self, key: &want::Key, is: Option<&have::Key>, certificate: Option<&Vec<u8>>, may: May) {
+        let (place, id) = (&key.namespace, &key.id);
+        let label = || Thing::KeyLabel(place.clone(), id.clone());
+        let stored = || Thing::KeyCertificate(place.clone(), id.clone());
+        let Some(is) = is else {
+            // Tags and label are given when it is generated.
+            if certificate.is_some() {
+                self.step(Act::Create, stored(), place.clone(), "", "");
+            }
+            return;
+        };
+        self.unchangeable(key, is);
+        for tag in once(&key.tags).filter(|tag| !is.tags.contains(tag.as_str())) {
+            let thing = Thing::KeyTag(place.clone(), id.clone(), tag.to_string());
+            self.step(Act::Create, thing, place.clone(), "", "");
+        }
+        for tag in is.tags.iter().filter(|tag| !key.tags.iter().any(|shall| shall.as_str() == *tag)) {
+            let thing = Thing::KeyTag(place.clone(), id.clone(), tag.clone());
+            self.leave(thing, place.clone(), may.prune && Tag::parse(tag).is_ok());
+        }
+        if let Some(shall) = key.label.as_ref().filter(|shall| **shall != is.label) {
+            self.step(Act::Change, label(), place.clone(), format!("{:?}", is.label), format!("{shall:?}"));
+        }
+        match (certificate, &is.certificate) {
+            (Some(_), None) => self.step(Act::Create, stored(), place.clone(), "", ""),
+            (Some(shall), Some(is)) if shall != is => self.step(Act::Change, stored(), place.clone(), "", ""),
+            _ => {}
+        }
+    }
+
+    fn unchangeable(&mut self, key: &want::Key, is: &have::Key) {
+        let thing = || Thing::Key(key.namespace.clone(), key.id.clone());
+        let remedy = "delete the key by hand to have it made anew";
+        if is.key_type != key.key_type {
+            return self.stuck(thing(), "type", is.key_type.as_str(), key.key_type.as_str(), remedy);
+        }
+        if let (Some(is), Some(shall)) = (is.length, key.length)
+            && is != shall
+        {
+            self.stuck(thing(), "length", &format!("{is}"), &format!("{shall}"), remedy);
+        }
+        let shall: BTreeSet<_> = key.mechanisms.iter().copied().collect();
+        if is.mechanisms != shall {
+            let words = |all: &BTreeSet<_>| all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(" ");
+            self.stuck(thing(), "list of mechanisms", &words(&is.mechanisms), &words(&shall), remedy);
+        }
+    }
+
+    /// What is not in the file: deleted, or left alone and told.
+    fn leave(&mut self, thing: Thing, by: Option<NamespaceId>, delete: bool) {
+        if delete {
+            self.step(Act::Delete, thing, by, "", "");
+        } else {
+            self.extra.push(thing);
+        }
+    }
+
+    /// Users, keys and namespaces that are not in the file. A namespace is never deleted: all its keys would go with it.
+    fn others(&mut self, have: &Have, want: &Want, may: May) {
+        for (place, keys) in &have.keys {
+            let wanted: BTreeSet<_> =
+                want.keys.iter().filter(|key| key.namespace == *place).map(|key| &key.id).collect();
+            for id in keys.keys().filter(|id| !wanted.contains(id)) {
+                self.leave(Thing::Key(place.clone(), id.clone()), place.clone(), may.prune_keys);
+            }
+        }
+        let wanted: BTreeSet<_> = want.users.iter().map(|user| &user.name).collect();
+        for user in have.users.keys().filter(|user| !wanted.contains(user)) {
+            let place = user.namespace.as_ref();
+            // Who can delete it: in a namespace only its own Administrator, of one that is gone root's.
+            let (by, can) = match place {
+                Some(place) if want.namespaces.contains(place) => {
+                    (Some(place.clone()), worker(have, want, place).is_some())
+                }
+                Some(place) => (None, !have.namespaces.contains(place)),
+                None => (None, true),
+            };
+            let delete = may.prune && can && have.myself.as_ref() != Some(user);
+            self.leave(Thing::User(user.clone()), by, delete);
+        }
+        let wanted: BTreeSet<_> = want.namespaces.iter().collect();
+        let others = have.namespaces.iter().filter(|namespace| !wanted.contains(namespace));
+        self.extra.extend(others.cloned().map(Thing::Namespace));
+    }
+
+    fn config(&mut self, have: &Have, want: &Want, files: &Files, may: May) {
+        let (is, shall) = (&have.config, &want.config);
+        self.setting(Setting::Logging, is.logging.as_ref(), shall.logging.as_ref());
+        self.setting(Setting::Ntp, is.ntp.as_ref(), shall.ntp.as_ref());
+        self.setting(Setting::UnattendedBoot, is.unattended_boot.as_ref(), shall.unattended_boot.as_ref());
+        if may.set_backup_passphrase && shall.backup_passphrase.is_some() {
+            let thing = Thing::Setting(Setting::BackupPassphrase);
+            self.step(Act::Create, thing, None, "", "unless there is one");
+        }
+        if let Some(shall) = &files.tls_certificate
+            && is.tls_certificate.as_deref().map(blocks) != Some(blocks(shall))
+        {
+            self.step(Act::Change, Thing::Setting(Setting::TlsCertificate), None, "", "");
+        }
+        self.setting(Setting::Network, is.network.as_ref(), shall.network.as_ref());
+    }
+
+    fn setting<T: Serialize + PartialEq>(&mut self, setting: Setting, is: Option<&T>, shall: Option<&T>) {
+        if shall.is_some() && is != shall {
+            self.step(Act::Change, Thing::Setting(setting), None, told(is), told(shall));
+        }
+    }
+}
+
+impl Step {
+    /// Whether `other` is the same step. The words for people do not count.
+    pub(crate) fn is(&self, other: &Step) -> bool {
+        self.act == other.act && self.thing == other.thing && self.by == other.by
+    }
+}
+
+impl Setting {
+    /// How people and scripts call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Setting::Logging => "logging",
+            Setting::Ntp => "ntp",
+            Setting::UnattendedBoot => "unattended-boot",
+            Setting::BackupPassphrase => "backup-passphrase",
+            Setting::TlsCertificate => "tls-certificate",
+            Setting::Network => "network",
+        }
+    }
+}
+
+impl Thing {
+    /// How people call it.
+    pub(crate) fn called(&self) -> String {
+        match self {
+            Thing::Namespace(namespace) => format!("namespace {namespace}"),
+            Thing::User(user) => format!("user {user}"),
+            Thing::UserTag(user, tag) => format!("tag {tag} of user {user}"),
+            Thing::Key(place, id) => called(id, place.as_ref()),
+            Thing::KeyTag(place, id, tag) => format!("tag {tag} of {}", called(id, place.as_ref())),
+            Thing::KeyLabel(place, id) => format!("label of {}", called(id, place.as_ref())),
+            Thing::KeyCertificate(place, id) => format!("certificate of {}", called(id, place.as_ref())),
+            Thing::Setting(setting) => setting.name().into(),
+        }
+    }
+}
+
+/// Each tag once, in the order of the file.
+fn once(tags: &[Tag]) -> impl Iterator<Item = &Tag> {
+    tags.iter().enumerate().filter(|(at, tag)| !tags.iter().take(*at).any(|other| other == *tag)).map(|(_, tag)| tag)
+}
+
+/// What a new key will be, in a few words.
+fn kind(key: &want::Key) -> String {
+    match key.length {
+        Some(length) => format!("{} {length}", key.key_type.as_str()),
+        None => key.key_type.as_str().into(),
+    }
+}
+
+/// A setting in the words of the API.
+fn told<T: Serialize>(value: Option<&T>) -> String {
+    value.and_then(|value| serde_json::to_string(value).ok()).unwrap_or_default()
+}
+
+/// The certificates in a PEM file, without what does not count: line ends, and text around the blocks.
+fn blocks(pem: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut block: Option<String> = None;
+    for line in pem.lines().map(str::trim) {
+        match &mut block {
+            _ if line == "-----BEGIN CERTIFICATE-----" => block = Some(String::new()),
+            Some(text) if line == "-----END CERTIFICATE-----" => {
+                blocks.push(std::mem::take(text));
+                block = None;
+            }
+            Some(text) => text.push_str(line),
+            None => {}
+        }
+    }
+    blocks
+}
