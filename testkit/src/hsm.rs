@@ -127,7 +127,7 @@ pub fn fingerprint(address: &str) -> Fingerprint {
     let trust = Trust::Pinned(vec![Fingerprint::of(b"nobody's")]);
     let client = Client::new(Settings { trust, ..Settings::of([address]) }).unwrap();
     match client.anonymous().info() {
-        Err(Error::Untrusted { fingerprint, .. }) => fingerprint,
+        Err(Error::NotPinned { fingerprint, .. }) => fingerprint,
         other => panic!("{other:?}"),
     }
 }

@@ -64,7 +64,8 @@ fn a_backup_that_is_refused_leaves_no_file() {
 
 #[test]
 fn a_backup_that_breaks_off_leaves_no_file() {
-    let half = "HTTP/1.1 200 X\r\ncontent-type: application/octet-stream\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhalf-\r\n";
+    let half =
+        "HTTP/1.1 200 X\r\ncontent-type: application/octet-stream\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhalf-\r\n";
     let odd = casemate_testkit::Odd::start(move |_| casemate_testkit::Does::HangsUpAfter(half.into()));
     let folder = crate::rig::Folder::new();
     let file = folder.at("bak");
@@ -115,9 +116,8 @@ fn what_cannot_be_restored_changes_nothing() {
     let (old, new) = (hsm(), Hsm::start());
     let (file, _) = backup(&old);
     let passphrase = old.at("op");
-    let restore = |file: &str, passphrase: &str| {
-        new.nobody(&["restore", file, "--backup-passphrase-file", passphrase, "--yes"])
-    };
+    let restore =
+        |file: &str, passphrase: &str| new.nobody(&["restore", file, "--backup-passphrase-file", passphrase, "--yes"]);
     assert!(restore(&file, &old.at("unlock")).fails(10).contains("passphrase"));
     let whole = fs::read(&file).unwrap();
     let half = old.folder.file("half", &whole[..whole.len() - 30]);

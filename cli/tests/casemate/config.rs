@@ -96,7 +96,8 @@ fn openssl(arguments: &[&str]) {
 fn the_certificate_comes_from_an_authority_and_a_new_key_says_how_to_pin_it() {
     let hsm = Hsm::operational();
     let (ca, key, csr, cert) = (hsm.at("ca.pem"), hsm.at("ca.key"), hsm.at("hsm.csr"), hsm.at("hsm.pem"));
-    let new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=Test CA"];
+    let new =
+        ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=Test CA"];
     openssl(&[&new[..], &["-addext", "keyUsage=critical,keyCertSign", "-keyout", &key, "-out", &ca]].concat());
     let request = ["csr", "--tls", "--common-name", "localhost", "--san", "localhost", "--san", "IP:127.0.0.1"];
     hsm.folder.file("hsm.csr", hsm.admin(&request).ok());

@@ -115,7 +115,7 @@ impl Generate {
 fn at_hand(session: &Session) -> Result<Fingerprint, Failure> {
     match session.config().tls_certificate() {
         Ok(pem) => fingerprint(&pem),
-        Err(Error::Untrusted { fingerprint, .. }) => Ok(fingerprint),
+        Err(Error::Untrusted { fingerprint, .. } | Error::NotPinned { fingerprint, .. }) => Ok(fingerprint),
         Err(why) => Err(why.into()),
     }
 }
