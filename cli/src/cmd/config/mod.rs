@@ -99,7 +99,7 @@ impl Command {
             Command::UnlockPassphrase(change) => {
                 let session = context.session()?;
                 let current = change.current("Current unlock passphrase")?;
-                session.config().set_unlock_passphrase(current, change.new("New unlock passphrase")?)?;
+                session.config().set_unlock_passphrase(current, change.chosen("New unlock passphrase")?)?;
                 context.out.done("The new unlock passphrase holds from now on. Write it down.")
             }
             Command::BackupPassphrase(BackupChange { first, change }) => {
@@ -109,7 +109,7 @@ impl Command {
                 } else {
                     change.current("Current backup passphrase")?
                 };
-                session.config().set_backup_passphrase(current, change.new("New backup passphrase")?)?;
+                session.config().set_backup_passphrase(current, change.chosen("New backup passphrase")?)?;
                 context.out.done(
                     "Backups are sealed under the new passphrase from now on; earlier ones need the one they were made \
                      with. Write it down.",
@@ -124,7 +124,7 @@ impl Change {
         prompt::current(label, self.current_passphrase_file.as_deref(), "--current-passphrase-file")
     }
 
-    fn new(&self, label: &str) -> Result<Passphrase, Failure> {
+    fn chosen(&self, label: &str) -> Result<Passphrase, Failure> {
         prompt::new(label, self.new_passphrase_file.as_deref(), "--new-passphrase-file")
     }
 }
