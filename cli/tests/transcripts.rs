@@ -23,6 +23,8 @@ use desk::{Desk, Start};
 fn stage(file: &str) -> &'static [(&'static str, Start)] {
     match file {
         "setup" => &[("default", Start::Fresh), ("amsterdam", Start::Fresh)],
+        "configure" => &[("default", Start::Operational), ("amsterdam", Start::Operational)],
+        "backup" => &[("default", Start::Operational), ("amsterdam", Start::Fresh)],
         "system" => {
             &[("default", Start::Operational), ("amsterdam", Start::Operational), ("stuttgart", Start::Operational)]
         }
@@ -32,7 +34,28 @@ fn stage(file: &str) -> &'static [(&'static str, Start)] {
 }
 
 /// Commands that no transcript shows yet.
-const NOT_SHOWN: &[&str] = &[];
+const NOT_SHOWN: &[&str] = &[
+    "apply",
+    "cluster add",
+    "cluster force-new",
+    "cluster grow",
+    "cluster join",
+    "cluster promote",
+    "cluster remove",
+    "cluster set-urls",
+    "cluster status",
+    // Casemate has no such call.
+    "config tls cluster-ca rm",
+    // It would move the HSM away.
+    "config network set",
+    "diff",
+    // It wants the address of an HSM, which is another one each time.
+    "profile add",
+    "update cancel",
+    "update commit",
+    "update install",
+    "update upload",
+];
 
 /// The files that are documentation.
 const DOCUMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli");
