@@ -168,18 +168,22 @@ impl<'a> Work<'a> {
                 users.create_as(name, &NewUser { real_name, role: user.role, passphrase })?;
             }
             (Thing::UserTag(name, tag), Act::Delete) => users.remove_tag(name, &parsed(tag)?)?,
-            (Thing::UserTag(name, tag), _) => drop(users.add_tag(name, &parsed(tag)?)?),
+            (Thing::UserTag(name, tag), _) => {
+                users.add_tag(name, &parsed(tag)?)?;
+            }
             (Thing::Key(_, id), Act::Delete) => keys.delete(id)?,
             (Thing::Key(place, id), _) => {
                 let of = |key: &&want::Key| key.namespace == *place && key.id == *id;
-                drop(keys.generate(&generation(found(self.want.keys.iter().find(of))?))?);
+                keys.generate(&generation(found(self.want.keys.iter().find(of))?))?;
             }
             (Thing::KeyTag(_, id, tag), Act::Delete) => keys.remove_tag(id, &parsed(tag)?)?,
-            (Thing::KeyTag(_, id, tag), _) => drop(keys.add_tag(id, &parsed(tag)?)?),
+            (Thing::KeyTag(_, id, tag), _) => {
+                keys.add_tag(id, &parsed(tag)?)?;
+            }
             (Thing::KeyLabel(place, id), _) => {
                 let of = |key: &&want::Key| key.namespace == *place && key.id == *id;
                 let label = found(self.want.keys.iter().find(of))?.label.clone().unwrap_or_default();
-                let _ = keys.set_label(id, &label)?;
+                keys.set_label(id, &label)?;
             }
             (Thing::KeyCertificate(place, id), act) => {
                 let bytes = found(self.files.certificates.get(&(place.clone(), id.clone())))?;

@@ -8,3 +8,6 @@ pub(crate) mod plan;
 pub(crate) mod sessions;
 pub(crate) mod show;
 pub(crate) mod want;
+
+#[cfg(test)]
+mod tests;

@@ -88,7 +88,8 @@ impl Diff {
             0 => Ok(()),
             one_or_more => {
                 let file = self.which.file.display();
-                Err(Failure::Drift(format!("The HSM differs from {file} in {one_or_more} points.")))
+                let points = count(one_or_more, "point");
+                Err(Failure::Drift(format!("The HSM differs from {file} in {points}.")))
             }
         }
     }
@@ -116,7 +117,7 @@ impl Apply {
         let finished = done.iter().filter(|done| **done).count();
         let mut lines = Vec::new();
         if failed.is_some() {
-            lines.push("Not done:".into());
+            lines.push("Not done, as far as is known:".into());
             let open = plan.steps.iter().zip(&done).filter(|(_, done)| !**done);
             lines.extend(open.map(|(step, _)| show::line(step)));
         }
@@ -129,7 +130,8 @@ impl Apply {
         match plan.stuck.len() {
             0 => Ok(()),
             stuck => {
-                Err(Failure::Drift(format!("{stuck} points differ from the file and cannot be changed: see above.")))
+                let points = count(stuck, "point");
+                Err(Failure::Drift(format!("The HSM differs in {points} that cannot be changed: see above.")))
             }
         }
     }
@@ -137,21 +139,22 @@ impl Apply {
 
 /// Asks, and once more about keys: what they were used for is lost with them.
 fn allow(context: &Context, plan: &Plan) -> Result<(), Failure> {
-    if context.out.json {
-        // The plan is printed when it is carried out: a question now would be about what nobody has seen.
-        context.agree("This was not shown. Do it?").map_err(|_| {
-            Failure::Usage(
-                "With --json nobody can be asked: look with `diff --json`, and say --yes if it is meant.".into(),
-            )
-        })?;
-    } else {
-        context.agree("Do this?")?;
+    if context.out.json && !context.yes() {
+        // The plan is printed when it was carried out: a question now would be about what nobody has seen.
+        let why = "With --json nobody is asked: look with `diff --json`, and say --yes if it is meant.";
+        return Err(Failure::Usage(why.into()));
     }
+    context.agree("Do this?")?;
     let gone = |act, thing: &Thing| act == Act::Delete && matches!(thing, Thing::Key(..));
     match plan.steps.iter().filter(|step| gone(step.act, &step.thing)).count() {
         0 => Ok(()),
-        keys => context.confirm(&format!("Deleting {keys} keys")),
+        keys => context.confirm(&format!("Deleting {}", count(keys, "key"))),
     }
+}
+
+/// So many of them.
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The certificate files.

@@ -3,10 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "tests wait and look at their environment")]
 
+mod apply;
+mod audit;
+mod backup;
+mod cluster;
+mod config;
 mod device;
 mod doctor;
 mod failures;
 mod keys;
+mod lossy;
 mod odd;
 mod pages;
 mod pkcs12;
@@ -14,4 +20,5 @@ mod profiles;
 mod provision;
 mod pty;
 mod rig;
+mod update;
 mod users;
