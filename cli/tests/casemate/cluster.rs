@@ -237,5 +237,5 @@ fn the_status_shows_nodes_members_and_quorum() {
     assert_eq!(json["quorum"], json!({ "voters": 1, "needed": 1 }));
     assert_eq!(json["members"], members(true));
     let node = &json["nodes"][0];
-    assert_eq!((&node["running"], &node["message"]["msg"]), (&json!(true), &json!("slow disk")));
+    assert_eq!((&node["running"], &node["messages"][0]["msg"]), (&json!(true), &json!("slow disk")));
 }

@@ -5,7 +5,8 @@ use std::fs;
 use casemate_testkit::Vendor;
 use serde_json::json;
 
-use crate::rig::Hsm;
+use crate::pty::Person;
+use crate::rig::{ADMIN, Hsm};
 
 /// The version that the vendor's program was told to install.
 fn installed(hsm: &Hsm) -> Option<String> {
@@ -49,5 +50,19 @@ fn an_image_that_was_altered_is_refused() {
     *bytes.last_mut().unwrap() ^= 1;
     let altered = hsm.folder.file("altered", bytes);
     assert!(hsm.admin(&["update", "install", &altered, "--yes"]).fails(10).contains("Signature check"));
+    assert_eq!(installed(&hsm), None);
+}
+
+#[test]
+fn an_update_that_is_declined_is_forgotten() {
+    let hsm = Hsm::updatable();
+    let image = Vendor::image(&hsm.folder, "image", "9.9", "All new.");
+    let arguments = ["--host", &hsm.address, "--insecure", "--user", "admin", "update", "install", &image];
+    let mut person = Person::runs(&arguments, &[("CASEMATE_PASSPHRASE", ADMIN)]);
+    person.sees("cannot be undone. Go on? [y/N] ");
+    person.types("n");
+    let (code, out, rest) = person.ends();
+    assert_eq!((code, out.as_str()), (13, "All new.\n"), "{rest}");
+    assert!(hsm.admin(&["update", "cancel"]).fails(10).contains("No update available"));
     assert_eq!(installed(&hsm), None);
 }

@@ -26,8 +26,8 @@ struct Node {
     state: Option<State>,
     /// Whether its cluster backend runs.
     running: Option<bool>,
-    /// The newest message of the backend.
-    message: Option<LogItem>,
+    /// Messages of the backend, in its order.
+    messages: Vec<LogItem>,
     error: Option<String>,
 }
 
@@ -70,12 +70,12 @@ pub(crate) fn run(context: &Context) -> Result<(), Failure> {
 
 fn node(session: &Session, name: &str, state: Result<State, Error>, failed: &mut Option<Error>) -> Node {
     let told = state.and_then(|state| session.cluster().diagnose().map(|diagnosis| (state, diagnosis)));
-    let mut node = Node { node: name.into(), state: None, running: None, message: None, error: None };
+    let mut node = Node { node: name.into(), state: None, running: None, messages: Vec::new(), error: None };
     match told {
-        Ok((state, mut diagnosis)) => {
+        Ok((state, diagnosis)) => {
             node.state = Some(state);
             node.running = Some(diagnosis.cluster_state.running);
-            node.message = diagnosis.cluster_logs.pop();
+            node.messages = diagnosis.cluster_logs;
         }
         Err(why) => {
             node.error = Some(why.to_string());
@@ -96,10 +96,10 @@ fn show(context: &Context, status: &Status) -> Result<(), Failure> {
             Some(false) => "does not run",
             None => "",
         };
-        let message = node.message.as_ref().map_or_else(String::new, |item| format!("{}: {}", item.level, item.msg));
+        let message = node.messages.last().map_or_else(String::new, |item| format!("{}: {}", item.level, item.msg));
         vec![node.node.clone(), state, runs.into(), message]
     });
-    context.out.list(&(), &["node", "state", "backend", "newest message"], rows)?;
+    context.out.list(&(), &["node", "state", "backend", "last message"], rows)?;
     let (Some(members), Some(quorum)) = (&status.members, &status.quorum) else { return Ok(()) };
     context.out.line(&(), "")?;
     let rows = members.iter().map(|member| {

@@ -98,8 +98,8 @@ impl Command {
             Command::Tls(command) => command.run(context),
             Command::UnlockPassphrase(change) => {
                 let session = context.session()?;
-                let current = change.current("Current unlock passphrase")?;
-                session.config().set_unlock_passphrase(current, change.chosen("New unlock passphrase")?)?;
+                let current = change.present("Current unlock passphrase")?;
+                session.config().set_unlock_passphrase(current, change.next("New unlock passphrase")?)?;
                 context.out.done("The new unlock passphrase holds from now on. Write it down.")
             }
             Command::BackupPassphrase(BackupChange { first, change }) => {
@@ -107,9 +107,9 @@ impl Command {
                 let current = if first {
                     Passphrase::from_text(String::new())
                 } else {
-                    change.current("Current backup passphrase")?
+                    change.present("Current backup passphrase")?
                 };
-                session.config().set_backup_passphrase(current, change.chosen("New backup passphrase")?)?;
+                session.config().set_backup_passphrase(current, change.next("New backup passphrase")?)?;
                 context.out.done(
                     "Backups are sealed under the new passphrase from now on; earlier ones need the one they were made \
                      with. Write it down.",
@@ -120,11 +120,11 @@ impl Command {
 }
 
 impl Change {
-    fn current(&self, label: &str) -> Result<Passphrase, Failure> {
+    fn present(&self, label: &str) -> Result<Passphrase, Failure> {
         prompt::current(label, self.current_passphrase_file.as_deref(), "--current-passphrase-file")
     }
 
-    fn chosen(&self, label: &str) -> Result<Passphrase, Failure> {
+    fn next(&self, label: &str) -> Result<Passphrase, Failure> {
         prompt::new(label, self.new_passphrase_file.as_deref(), "--new-passphrase-file")
     }
 }
