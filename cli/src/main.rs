@@ -14,6 +14,7 @@ mod strength;
 mod terminal;
 
 use std::process::ExitCode;
+use std::thread;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -58,7 +59,16 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
-        Some(Command::Hsm(command)) => command.run(&Context::new(cli.global)?),
+        Some(Command::Hsm(command)) => {
+            let context = Context::new(cli.global)?;
+            thread::scope(|scope| {
+                // The first random number of a process costs AWS-LC some 30 ms, in which it times the processor for
+                // entropy: most of what a short command takes. They pass while a passphrase is fetched and a host is
+                // looked up. Without the thread the handshake waits for them.
+                let _ = thread::Builder::new().spawn_scoped(scope, || aws_lc_rs::rand::fill(&mut [0]));
+                command.run(&context)
+            })
+        }
         Some(Command::Profile(command)) => command.run(cli.global),
         Some(Command::Completions(arguments)) => arguments.run(Cli::command()),
         Some(Command::Man(arguments)) => arguments.run(Cli::command()),

@@ -17,6 +17,7 @@ use crate::people::{ADMIN, OPERATOR, UNLOCK, admin, ed25519, key, secret};
 /// One HSM with a folder of its own. Dropped, it is killed and forgotten.
 pub struct Hsm {
     child: Child,
+    settings: Vec<String>,
     /// Its folder; `data` in it is its own, the rest is the test's.
     pub folder: Folder,
     /// Address and port.
@@ -26,21 +27,32 @@ pub struct Hsm {
 impl Hsm {
     /// A fresh one.
     pub fn start() -> Self {
+        Self::start_with(|_| Vec::new())
+    }
+
+    /// A fresh one with more arguments, which may name files that `settings` puts into its folder.
+    pub fn start_with(settings: impl FnOnce(&Folder) -> Vec<String>) -> Self {
         let folder = Folder::new();
-        let (child, address) = spawn(&folder, "127.0.0.1:0");
-        Self { child, folder, address }
+        let settings = settings(&folder);
+        let (child, address) = spawn(&folder, "127.0.0.1:0", &settings);
+        Self { child, settings, folder, address }
     }
 
     /// One that is Operational, with an Operator `op`.
     pub fn operational() -> Self {
         let hsm = Self::start();
-        let client = hsm.client();
+        hsm.provision();
+        hsm
+    }
+
+    /// Makes a fresh one Operational, with an Operator `op`.
+    pub fn provision(&self) {
+        let client = self.client();
         let system_time = "2026-01-01T00:00:00Z".into();
         let provision = Provision { unlock_passphrase: secret(UNLOCK), admin_passphrase: secret(ADMIN), system_time };
         client.anonymous().provision(&provision).unwrap();
         let user = NewUser { real_name: String::new(), role: Role::Operator, passphrase: secret(OPERATOR) };
         admin(&client).users().create_as(&UserId::parse("op").unwrap(), &user).unwrap();
-        hsm
     }
 
     /// The same with an Ed25519 key `k` that is the same everywhere.
@@ -58,7 +70,7 @@ impl Hsm {
 
     /// Starts it again at the same address; it is Locked then, if it was provisioned.
     pub fn restart(&mut self) {
-        (self.child, self.address) = spawn(&self.folder, &self.address);
+        (self.child, self.address) = spawn(&self.folder, &self.address, &self.settings);
     }
 
     /// A client for this one alone, which trusts the certificate it shows.
@@ -90,10 +102,11 @@ fn casemated() -> &'static Path {
     })
 }
 
-fn spawn(folder: &Folder, listen: &str) -> (Child, String) {
+fn spawn(folder: &Folder, listen: &str, settings: &[String]) -> (Child, String) {
     let mut child = Command::new(casemated())
         .args(["--log", "error", "--listen", listen, "--data-dir"])
         .arg(folder.path("data"))
+        .args(settings)
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -114,7 +127,7 @@ pub fn fingerprint(address: &str) -> Fingerprint {
     let trust = Trust::Pinned(vec![Fingerprint::of(b"nobody's")]);
     let client = Client::new(Settings { trust, ..Settings::of([address]) }).unwrap();
     match client.anonymous().info() {
-        Err(Error::Untrusted { fingerprint, .. }) => fingerprint,
+        Err(Error::NotPinned { fingerprint, .. }) => fingerprint,
         other => panic!("{other:?}"),
     }
 }

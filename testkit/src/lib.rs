@@ -12,8 +12,10 @@ mod hsm;
 pub mod nethsm;
 mod odd;
 mod people;
+mod vendor;
 
 pub use folder::Folder;
 pub use hsm::{Hsm, client_of, fingerprint};
 pub use odd::{Does, Identity, Odd, reply, reply_as};
 pub use people::{ADMIN, OPERATOR, UNLOCK, admin, ed25519, key, operator, secret};
+pub use vendor::Vendor;

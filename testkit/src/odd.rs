@@ -57,13 +57,22 @@ fn whole(status: u16, kind: &str, body: &str) -> Does {
 impl Odd {
     /// One with a certificate for `localhost`, which it made itself. `answer` gets the request line.
     pub fn start(answer: impl Fn(&str) -> Does + Send + Sync + 'static) -> Self {
+        Self::start_reading(move |request, _| answer(request))
+    }
+
+    /// The same, where `answer` gets the body, too.
+    pub fn start_reading(answer: impl Fn(&str, &[u8]) -> Does + Send + Sync + 'static) -> Self {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
-        Self::start_as(Identity { certificate: certificate.der().clone(), key: key.serialize_der() }, answer)
+        Self::serve(Identity { certificate: certificate.der().clone(), key: key.serialize_der() }, answer)
     }
 
     /// One with this certificate.
     pub fn start_as(identity: Identity, answer: impl Fn(&str) -> Does + Send + Sync + 'static) -> Self {
+        Self::serve(identity, move |request, _| answer(request))
+    }
+
+    fn serve(identity: Identity, answer: impl Fn(&str, &[u8]) -> Does + Send + Sync + 'static) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key));
         let signing = provider.key_provider.load_private_key(key).unwrap();
@@ -85,12 +94,12 @@ impl Odd {
                 thread::spawn(move || {
                     let tls = ServerConnection::new(config).unwrap();
                     let mut stream = BufReader::new(StreamOwned::new(tls, tcp.unwrap()));
-                    while let Some(request) = read_request(&mut stream) {
+                    while let Some((request, body)) = read_request(&mut stream) {
                         // Probes are not counted.
                         if !request.contains("/health/ready") {
                             counter.fetch_add(1, Ordering::Relaxed);
                         }
-                        match answer(&request) {
+                        match answer(&request, &body) {
                             Does::Says(bytes) => stream.get_mut().write_all(&bytes).unwrap(),
                             Does::HangsUpAfter(bytes) => {
                                 let _ = stream.get_mut().write_all(&bytes);
@@ -123,8 +132,8 @@ fn drip(tcp: &mut TcpStream) {
     }
 }
 
-/// The request line of the next whole request.
-fn read_request(stream: &mut impl BufRead) -> Option<String> {
+/// Request line and body of the next whole request.
+fn read_request(stream: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
     let mut first = String::new();
     if stream.read_line(&mut first).ok()? == 0 {
         return None;
@@ -142,5 +151,5 @@ fn read_request(stream: &mut impl BufRead) -> Option<String> {
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).ok()?;
-    Some(first)
+    Some((first, body))
 }

@@ -128,7 +128,8 @@ pub struct Key {
     pub public: Option<PublicParts>,
     /// Always present; `{}` without tags.
     pub restrictions: Restrictions,
-    /// Absent if empty. In an example of NetHSM's OpenAPI document it is null.
+    /// Absent if empty.
+    // In an example of NetHSM's OpenAPI document it is null.
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
     pub label: String,
 }

@@ -18,6 +18,7 @@ use crate::profile::Context;
 
 /// Manage keys.
 #[derive(Subcommand)]
+#[command(after_help = "Certificates and requests for them: `casemate cert` and `casemate csr`.")]
 pub(crate) enum Command {
     /// List keys
     List {
@@ -79,10 +80,11 @@ pub(crate) enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: PublicFormat,
     },
-    /// Make a certificate signing request
+    /// The same as `casemate csr --key`
+    #[command(hide = true)]
     Csr(KeyCsr),
-    /// Manage the certificate stored with a key
-    #[command(subcommand)]
+    /// The same as `casemate cert --key`
+    #[command(subcommand, hide = true)]
     Cert(cert::KeyCommand),
 }
 

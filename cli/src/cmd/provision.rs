@@ -91,8 +91,7 @@ impl Provision {
         hand_over(&kept, self.passphrases_to.as_deref(), terminal.as_ref())?;
         let names: Vec<_> = kept.into_iter().map(|(what, _)| what).collect();
 
-        let time = self.system_time.unwrap_or_else(Timestamp::now);
-        let system_time = time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let system_time = self.system_time.map_or_else(now, rfc3339);
         // Needed once more, for the login.
         let again =
             |secret: &Passphrase| Passphrase::from_text(str::from_utf8(secret.expose()).unwrap_or_default().to_owned());
@@ -104,7 +103,10 @@ impl Provision {
         })?;
         if let Some(backup) = backup {
             let set = session.config().set_backup_passphrase(Passphrase::from_text(String::new()), backup.passphrase);
-            set.map_err(|why| Failure::Local(format!("The HSM is set up, but without a Backup Passphrase. {why}")))?;
+            set.map_err(|why| {
+                let next = "Set it with `casemate config backup-passphrase --first`.";
+                Failure::Local(format!("The HSM is set up, but without a Backup Passphrase. {why} {next}"))
+            })?;
         }
         if !by_hand {
             return context.out.done(
@@ -112,12 +114,27 @@ impl Provision {
                  the unlock passphrase it does not start again, and without admin's nobody manages it.",
             );
         }
+        // The HSM was busy for a while after it was told the time.
+        if self.system_time.is_none()
+            && let Err(why) = session.config().set_time(now())
+        {
+            render::warning(&format!("The HSM is set up, but its clock may be late. {why}"));
+        }
         let device = session.system().info()?.device_id;
         sheet(context, &Sheet { device, node, fingerprint, system_time, names })
     }
 }
 
 const WITH_BACKUP: &str = "Set a Backup Passphrase as well? Without one there are no backups.";
+
+fn now() -> String {
+    rfc3339(Timestamp::now())
+}
+
+/// As the API takes it (RFC 3339 §5.6).
+fn rfc3339(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
 
 fn admin_user() -> Result<UserId, Failure> {
     UserId::parse("admin").map_err(local("The name of the first user"))

@@ -63,9 +63,9 @@ fn metrics_are_for_their_own_role() {
 #[test]
 fn the_unlock_passphrase_and_unattended_boot_are_set() {
     let hsm = Hsm::operational();
-    assert_eq!(hsm.admin(&["config", "unattended-boot", "--json"]).json(), json!({ "status": "off" }));
-    assert_eq!(hsm.admin(&["config", "unattended-boot", "on"]).ok(), "Unattended boot is on.\n");
-    assert_eq!(hsm.admin(&["config", "unattended-boot", "off", "--json"]).json(), json!({ "status": "off" }));
+    assert_eq!(hsm.admin(&["config", "unattended-boot", "show", "--json"]).json(), json!({ "status": "off" }));
+    assert_eq!(hsm.admin(&["config", "unattended-boot", "set", "on"]).ok(), "Unattended boot is on.\n");
+    assert_eq!(hsm.admin(&["config", "unattended-boot", "set", "off", "--json"]).json(), json!({ "status": "off" }));
     let (current, new) = (hsm.at("unlock"), hsm.at("op"));
     let change = ["config", "unlock-passphrase", "--current-passphrase-file", &current, "--new-passphrase-file", &new];
     hsm.admin(&change).ok();

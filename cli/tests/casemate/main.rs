@@ -4,6 +4,10 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait and look at their environment")]
 
 mod apply;
+mod audit;
+mod backup;
+mod cluster;
+mod config;
 mod device;
 mod doctor;
 mod failures;
@@ -16,4 +20,5 @@ mod profiles;
 mod provision;
 mod pty;
 mod rig;
+mod update;
 mod users;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::ops::{Deref, DerefMut};
 use std::process::{Command, Stdio};
 
-pub(crate) use casemate_testkit::{ADMIN, Folder, OPERATOR, UNLOCK};
+pub(crate) use casemate_testkit::{ADMIN, Folder, OPERATOR, UNLOCK, Vendor};
 use serde_json::Value;
 
 /// One HSM, and `casemate` to speak to it.
@@ -34,6 +34,13 @@ impl Hsm {
     /// One that is Operational, with an Operator `op`.
     pub(crate) fn operational() -> Self {
         Self::with_files(casemate_testkit::Hsm::operational())
+    }
+
+    /// One that is Operational and takes updates of [`Vendor`]'s.
+    pub(crate) fn updatable() -> Self {
+        let hsm = casemate_testkit::Hsm::start_with(Vendor::settings);
+        hsm.provision();
+        Self::with_files(hsm)
     }
 
     /// The passphrases in files.

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use casemate_api::body::users::NewUser;
 use casemate_api::{Role, UserId};
-use casemate_testkit::{ADMIN, Folder, Hsm, OPERATOR, UNLOCK, admin, fingerprint, nethsm, secret};
+use casemate_testkit::{ADMIN, Folder, Hsm, OPERATOR, UNLOCK, Vendor, admin, fingerprint, nethsm, secret};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use trycmd::schema::Bin;
 
 /// How an HSM is met.
@@ -16,6 +17,8 @@ pub(crate) enum Start {
     Fresh,
     /// With `admin` and the Operator `op`, the users `metrics` and `backup` in their roles.
     Operational,
+    /// The same, and it takes the update `update.bin`.
+    Updatable,
     /// The mock of a NetHSM.
     NetHsm,
 }
@@ -101,7 +104,15 @@ impl Desk {
         ] {
             folder.file(name, content);
         }
-        let servers = stage.iter().map(|(profile, start)| start.server(profile)).collect();
+        authority(&folder);
+        let updates = if stage.iter().any(|(_, start)| *start == Start::Updatable) {
+            let settings = Vendor::settings(&folder);
+            Vendor::image(&folder, "update.bin", "9.8", "Signs twice as fast.");
+            settings
+        } else {
+            Vec::new()
+        };
+        let servers = stage.iter().map(|(profile, start)| start.server(profile, &updates)).collect();
         let desk = Self { folder, servers };
         desk.folder.file("config.toml", desk.profiles());
         fs::create_dir(desk.folder.path("bin")).unwrap();
@@ -165,21 +176,35 @@ cd {folder} && exec env -i PATH="{casemate}:$PATH" CASEMATE_CONFIG=config.toml s
 }
 
 impl Start {
-    fn server(self, profile: &'static str) -> Server {
+    fn server(self, profile: &'static str, updates: &[String]) -> Server {
         let hsm = match self {
             Start::Fresh => Hsm::start(),
-            Start::Operational => operational(),
+            Start::Operational => operational(&[]),
+            Start::Updatable => operational(updates),
             Start::NetHsm => return Server { profile, address: nethsm::start().address, _hsm: None },
         };
         Server { profile, address: hsm.address.clone(), _hsm: Some(hsm) }
     }
 }
 
-fn operational() -> Hsm {
-    let hsm = Hsm::operational();
+/// An HSM with a user of each role.
+fn operational(settings: &[String]) -> Hsm {
+    let hsm = Hsm::start_with(|_| settings.to_vec());
+    hsm.provision();
     for (name, role) in [("metrics", Role::Metrics), ("backup", Role::Backup)] {
         let user = NewUser { real_name: String::new(), role, passphrase: secret(OPERATOR) };
         admin(&hsm.client()).users().create_as(&UserId::parse(name).unwrap(), &user).unwrap();
     }
     hsm
+}
+
+/// An authority for certificates: `ca.pem` and `ca.key`.
+fn authority(folder: &Folder) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.distinguished_name.push(DnType::CommonName, "Example CA");
+    let key = KeyPair::generate().unwrap();
+    folder.file("ca.pem", params.self_signed(&key).unwrap().pem());
+    folder.file("ca.key", key.serialize_pem());
 }

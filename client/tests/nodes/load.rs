@@ -19,7 +19,7 @@ const THREADS: u64 = 4;
 /// All threads together.
 const SIGNATURES: u64 = 10_000;
 /// A thread makes one key for so many signatures.
-const SIGNATURES_A_KEY: u64 = 10;
+const SIGNATURES_A_KEY: u64 = 5;
 /// After so many signatures a node is killed, and after so many it is started again.
 const KILLED_AFTER: u64 = 3_000;
 const STARTED_AFTER: u64 = 6_000;

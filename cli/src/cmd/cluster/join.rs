@@ -77,7 +77,7 @@ pub(crate) fn promote(
     time_limit_s: u64,
     wait: &mut dyn FnMut(Duration) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    // Whoever is not Operational would answer as if the learner had not caught up.
+    // A member that votes already is answered with the same status as one that has not caught up.
     let members = session.cluster().members()?;
     if members.iter().any(|member| member.id == id && !member.learner) {
         return Ok(());
@@ -86,14 +86,11 @@ pub(crate) fn promote(
     loop {
         match session.cluster().promote(id) {
             Ok(()) => return Ok(()),
-            Err(Error::WrongState { node }) if begun.elapsed() >= limit => {
-                let message = format!(
-                    "the member {id} did not catch up within {time_limit_s} s; see with `casemate cluster status` whether \
-                     it joined"
-                );
+            Err(Error::Refused { node, status: 412, message }) if begun.elapsed() >= limit => {
+                let message = format!("the member {id} did not catch up within {time_limit_s} s: {message}");
                 return Err(Error::Refused { node, status: 412, message }.into());
             }
-            Err(Error::WrongState { .. }) => wait(PAUSE)?,
+            Err(Error::Refused { status: 412, .. }) => wait(PAUSE)?,
             Err(why) => return Err(why.into()),
         }
     }

@@ -42,7 +42,7 @@ pub(crate) enum Command {
     /// Show or set whether it starts without an unlock passphrase
     #[command(subcommand)]
     UnattendedBoot(BootCommand),
-    /// Manage its certificate, the key of it, and the CA of its cluster
+    /// Manage its TLS key and the CA of its cluster
     #[command(subcommand)]
     Tls(tls::Command),
     /// Set or change the unlock passphrase

@@ -17,13 +17,15 @@ use crate::profile::Context;
 
 /// Manage the certificate of an HSM.
 #[derive(Subcommand)]
+#[command(after_help = "The certificate and requests for it: `casemate cert --tls` and `casemate csr --tls`.")]
 pub(crate) enum Command {
-    /// Show or replace the certificate
-    #[command(subcommand)]
+    /// The same as `casemate cert --tls`
+    #[command(subcommand, hide = true)]
     Cert(CertCommand),
     /// Print the public key
     Public,
-    /// Make a certificate signing request
+    /// The same as `casemate csr --tls`
+    #[command(hide = true)]
     Csr(Subject),
     /// Make a new key, and a certificate it signs itself
     Generate(Generate),
@@ -113,7 +115,7 @@ impl Generate {
 fn at_hand(session: &Session) -> Result<Fingerprint, Failure> {
     match session.config().tls_certificate() {
         Ok(pem) => fingerprint(&pem),
-        Err(Error::Untrusted { fingerprint, .. }) => Ok(fingerprint),
+        Err(Error::Untrusted { fingerprint, .. } | Error::NotPinned { fingerprint, .. }) => Ok(fingerprint),
         Err(why) => Err(why.into()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use casemate_api::KeyId;
 use casemate_client::{Error, KeyFilter};
 use serde_json::{Value, json};
 
@@ -20,10 +21,41 @@ pub(super) fn look(nodes: &[Node], report: &mut Report) {
     compare("users", nodes, report, |node| {
         Ok(node.session.users().list()?.into_iter().map(|item| item.user).collect())
     });
-    compare("keys", nodes, report, |node| {
+    let keys = compare("keys", nodes, report, |node| {
         let keys = node.session.keys().list(&KeyFilter::default())?;
         Ok(keys.into_iter().map(|item| item.id).collect())
     });
+    if let Some(keys) = keys {
+        same_keys(&keys, nodes, report);
+    }
+}
+
+/// Whether a name means the same key everywhere: else the node that happens to be asked decides who can read a signature.
+fn same_keys(everywhere: &BTreeSet<String>, nodes: &[Node], report: &mut Report) {
+    let (mut others, mut looked_at) = (Vec::new(), 0);
+    for id in everywhere.iter().filter_map(|id| KeyId::parse(id).ok()).take(KEYS_MAX) {
+        let mut seen = BTreeSet::new();
+        for node in nodes {
+            match node.session.keys().read(&id) {
+                Ok(key) => {
+                    seen.insert(json!([key.key_type, key.public]).to_string());
+                }
+                // Deleted since the list was made.
+                Err(Error::NotFound { .. }) => {}
+                Err(why) => return report.failure("public-keys", &why.into()),
+            }
+        }
+        looked_at += 1;
+        if seen.len() > 1 {
+            others.push(id.to_string());
+        }
+    }
+    if others.is_empty() {
+        return report.ok("public-keys", format!("the same at every node, {looked_at} looked at"), Value::Null);
+    }
+    let seen = format!("different keys of the same name: {}", others.join(", "));
+    let next = "These nodes do not belong together: give only those that do.";
+    report.warn("public-keys", seen, next, json!({ "different": others }));
 }
 
 fn versions(first: &Node, nodes: &[Node], report: &mut Report) {
@@ -40,33 +72,44 @@ fn versions(first: &Node, nodes: &[Node], report: &mut Report) {
     report.warn("versions", each.join(", "), "Update the older ones, one after another.", data);
 }
 
-/// Whether every node lists the same names.
+/// Whether every node lists the same names; those that are everywhere.
 fn compare(
     what: &'static str,
     nodes: &[Node],
     report: &mut Report,
     list: impl Fn(&Node) -> Result<BTreeSet<String>, Error>,
-) {
+) -> Option<BTreeSet<String>> {
     let mut lists = Vec::new();
     for node in nodes {
         match list(node) {
             Ok(names) => lists.push(names),
-            Err(Error::Forbidden { .. }) => return report.skip(what, "this user may not list them"),
-            Err(why) => return report.failure(what, &why.into()),
+            Err(Error::Forbidden { .. }) => {
+                report.skip(what, "this user may not list them");
+                return None;
+            }
+            Err(why) => {
+                report.failure(what, &why.into());
+                return None;
+            }
         }
     }
-    let all: BTreeSet<_> = lists.iter().flatten().collect();
-    let not_everywhere: Vec<_> =
-        all.iter().filter(|name| !lists.iter().all(|list| list.contains(**name))).copied().collect();
-    if not_everywhere.is_empty() {
-        return report.ok(what, format!("the same {} at every node", all.len()), Value::Null);
+    let all: BTreeSet<_> = lists.iter().flatten().cloned().collect();
+    let (everywhere, elsewhere): (BTreeSet<_>, BTreeSet<_>) =
+        all.into_iter().partition(|name| lists.iter().all(|list| list.contains(name)));
+    if elsewhere.is_empty() {
+        report.ok(what, format!("the same {} at every node", everywhere.len()), Value::Null);
+        return Some(everywhere);
     }
-    let some: Vec<_> = not_everywhere.iter().take(SHOWN).map(|name| name.as_str()).collect();
-    let more = if not_everywhere.len() > SHOWN { ", …" } else { "" };
-    let seen = format!("{} of {} are not at every node: {}{more}", not_everywhere.len(), all.len(), some.join(", "));
+    let some: Vec<_> = elsewhere.iter().take(SHOWN).map(String::as_str).collect();
+    let more = if elsewhere.len() > SHOWN { ", …" } else { "" };
+    let total = elsewhere.len() + everywhere.len();
+    let seen = format!("{} of {total} are not at every node: {}{more}", elsewhere.len(), some.join(", "));
     let next = "If nobody is changing them now, these nodes do not belong together: give only those that do.";
-    report.warn(what, seen, next, json!({ "notEverywhere": not_everywhere }));
+    report.warn(what, seen, next, json!({ "notEverywhere": elsewhere }));
+    Some(everywhere)
 }
 
 /// How many names are shown to people.
 const SHOWN: usize = 5;
+/// How many keys are looked at: each is a request to every node.
+const KEYS_MAX: usize = 32;

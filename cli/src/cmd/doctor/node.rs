@@ -113,7 +113,7 @@ fn tls(trust: &Trust, shown: &Shown, report: &mut Report) -> bool {
     let counts = matches!(trust, Trust::System | Trust::CaFile(_));
     facts(counts, shown, report);
     let pin = format!(
-        "If the HSM's operator confirms the fingerprint: --pin {0}, or pin = [\"{0}\"] in the profile.",
+        "If the HSM's operator confirms the fingerprint: --pin {}, or keep it with casemate profile add.",
         shown.fingerprint
     );
     match (&shown.trusted, trust) {
@@ -129,7 +129,7 @@ fn tls(trust: &Trust, shown: &Shown, report: &mut Report) -> bool {
             report.warn("trust", seen, pin, json!({ "by": "nothing" }));
         }
         (Err(why @ Cause::Expired { .. }), _) => {
-            let next = format!("Have it renewed. {pin}");
+            let next = format!("Have it renewed (casemate config tls). {pin}");
             report.fail("trust", UNTRUSTED, why.to_string(), next, Value::Null);
         }
         (Err(why), _) => report.fail("trust", UNTRUSTED, why.to_string(), pin, Value::Null),
@@ -161,13 +161,17 @@ fn facts(counts: bool, shown: &Shown, report: &mut Report) {
     });
     let seen = format!("for {names}, {issuer}, until {until}, SHA-256 {}", shown.fingerprint);
     if left_days < 0 {
-        let next = if counts { "Have it renewed." } else { "The pin holds all the same; other clients may refuse it." };
+        let next = if counts {
+            "Have it renewed (casemate config tls)."
+        } else {
+            "The pin holds all the same; other clients may refuse it."
+        };
         report.warn("certificate", format!("expired, {seen}"), next, data);
     } else if counts && !shown.names_host {
         let next = "Reach the HSM by a name in it, have one made with this name, or pin it.";
         report.warn("certificate", format!("not for this host, {seen}"), next, data);
     } else if counts && left_days < SOON_DAYS {
-        let next = format!("It expires in {left_days} days: have it renewed.");
+        let next = format!("It expires in {left_days} days: have it renewed (casemate config tls).");
         report.warn("certificate", seen, next, data);
     } else {
         report.ok("certificate", seen, data);
@@ -181,7 +185,8 @@ fn tell_state(state: State, report: &mut Report) {
         State::Unprovisioned => "Set it up: casemate provision.",
         State::Locked => "Open it: casemate unlock.",
         State::Failed => {
-            "It cannot reach its store: look at the log of the HSM, and for a cluster at its other members. It goes on by              itself once the store is back."
+            "It cannot reach its store: look at the log of the HSM, and for a cluster at its other members. It goes on by \
+             itself once the store is back."
         }
     };
     report.fail("state", WRONG_STATE, format!("{state:?}, so there is no service of keys"), next, data);
@@ -253,7 +258,7 @@ fn clock(anonymous: &Session, session: Option<&Session>, report: &mut Report) {
     if ahead.abs() <= FAR {
         return report.ok("clock", format!("{seconds:+.1} s from this machine's"), data);
     }
-    let next = "Look which of the two is wrong, and set it: records and certificates carry these times.";
+    let next = "Look which of the two is wrong, and set it (casemate config time): records carry these times.";
     report.warn("clock", format!("{seconds:+.1} s from this machine's"), next, data);
 }
 

@@ -1,0 +1,129 @@
+//! Backups, and what is made of them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::rig::{Hsm, OPERATOR};
+
+/// An HSM with the key `k`, a backup passphrase (that of the file `op`) and a user `backup`.
+fn hsm() -> Hsm {
+    let hsm = Hsm::operational();
+    hsm.admin(&["key", "generate", "k", "--type", "EC_P256", "-m", "ECDSA_Signature"]).ok();
+    hsm.admin(&["config", "backup-passphrase", "--first", "--new-passphrase-file", &hsm.at("op")]).ok();
+    hsm.admin(&["user", "add", "backup", "--role", "Backup", "--new-passphrase-file", &hsm.at("op")]).ok();
+    hsm
+}
+
+/// Makes a backup into the file `bak`; its path and what was said.
+fn backup(hsm: &Hsm) -> (String, Value) {
+    let file = hsm.at("bak");
+    let said = hsm.with(("backup", OPERATOR), &["backup", "--to", &file, "--json"], b"").json();
+    (file, said)
+}
+
+fn names(hsm: &Hsm) -> Vec<String> {
+    let folder = fs::read_dir(hsm.folder.path("")).unwrap();
+    folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_backup_is_a_whole_file_for_its_owner_alone() {
+    let hsm = hsm();
+    let (file, said) = backup(&hsm);
+    let bytes = fs::read(&file).unwrap();
+    assert!(bytes.starts_with(b"_NETHSM_BACKUP_") && bytes.ends_with(b"_NETHSM_BACKUP_END_"));
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
+    let sha256: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(said, json!({ "file": file, "bytes": bytes.len(), "sha256": sha256 }));
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(names(&hsm).iter().all(|name| !name.ends_with(".part")));
+
+    let user = ("backup", OPERATOR);
+    assert!(hsm.with(user, &["backup", "--to", &file], b"").fails(1).contains("--force"));
+    assert_eq!(fs::read(&file).unwrap(), bytes);
+    let said = hsm.with(user, &["backup", "--to", &file, "--force"], b"").ok();
+    assert!(said.contains("casemated backup verify"), "{said}");
+    let piped = hsm.with(user, &["backup", "--to", "-"], b"");
+    assert!(piped.code == 0 && piped.out.ends_with(b"_NETHSM_BACKUP_END_"));
+    assert!(hsm.with(user, &["backup", "--to", "-", "--json"], b"").fails(2).contains("--to FILE"));
+}
+
+#[test]
+fn a_backup_that_is_refused_leaves_no_file() {
+    let hsm = Hsm::operational();
+    hsm.admin(&["user", "add", "backup", "--role", "Backup", "--new-passphrase-file", &hsm.at("op")]).ok();
+    let file = hsm.at("bak");
+    // No backup passphrase is set.
+    assert!(hsm.with(("backup", OPERATOR), &["backup", "--to", &file], b"").fails(10).contains("backup"));
+    hsm.operator(&["backup", "--to", &file]).fails(6);
+    assert!(hsm.operator(&["backup", "--to", "/nowhere/bak"]).fails(1).contains("/nowhere/bak"));
+    assert!(names(&hsm).iter().all(|name| !name.contains("bak")), "{:?}", names(&hsm));
+}
+
+#[test]
+fn a_backup_that_breaks_off_leaves_no_file() {
+    let half =
+        "HTTP/1.1 200 X\r\ncontent-type: application/octet-stream\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhalf-\r\n";
+    let odd = casemate_testkit::Odd::start(move |_| casemate_testkit::Does::HangsUpAfter(half.into()));
+    let folder = crate::rig::Folder::new();
+    let file = folder.at("bak");
+    let arguments = ["--host", &odd.address, "--insecure", "--user", "b", "backup", "--to", &file];
+    let said = crate::rig::run(&arguments, &[("CASEMATE_PASSPHRASE", OPERATOR)], b"").fails(1);
+    assert!(said.contains("broke off after 5 bytes") && said.contains("Nothing was kept"), "{said}");
+    assert_eq!(fs::read_dir(folder.path("")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_fresh_hsm_becomes_what_was_backed_up() {
+    let (old, new) = (hsm(), Hsm::start());
+    let (file, _) = backup(&old);
+    let restore = ["restore", &file, "--backup-passphrase-file", &old.at("op")];
+    assert!(new.nobody(&restore).fails(2).contains("users, keys and settings of the backup"));
+    let said = new.nobody(&[&restore[..], &["--yes"]].concat()).ok();
+    assert!(said.contains("unlock passphrase of the time of the backup"), "{said}");
+    new.nobody(&["unlock", "--unlock-passphrase-file", &new.at("unlock")]).ok();
+    assert_eq!(new.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
+}
+
+#[test]
+fn keys_come_back_into_the_hsm_they_were_deleted_in() {
+    let hsm = hsm();
+    let (file, _) = backup(&hsm);
+    hsm.admin(&["key", "delete", "k", "--yes"]).ok();
+    hsm.admin(&["key", "generate", "other", "--type", "EC_P256", "-m", "ECDSA_Signature"]).ok();
+    let said = hsm.admin(&["restore", &file, "--stored-backup-passphrase"]).fails(2);
+    assert!(said.contains("Replacing all users, namespaces and keys"), "{said}");
+    let said = hsm.admin(&["restore", &file, "--stored-backup-passphrase", "--yes", "--json"]).json();
+    assert_eq!(said, json!({ "restore": "partial", "state": "Operational" }));
+    assert_eq!(hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
+    hsm.admin(&["lock"]).ok();
+    hsm.admin(&["restore", &file, "--yes"]).fails(8);
+}
+
+#[test]
+fn a_backup_comes_from_standard_input() {
+    let (old, new) = (hsm(), Hsm::start());
+    let (file, _) = backup(&old);
+    let arguments = ["restore", "-", "--backup-passphrase-file", &old.at("op"), "--yes", "--json"];
+    let said = new.with(("nobody", OPERATOR), &arguments, &fs::read(file).unwrap()).json();
+    assert_eq!(said, json!({ "restore": "full", "state": "Locked" }));
+}
+
+#[test]
+fn what_cannot_be_restored_changes_nothing() {
+    let (old, new) = (hsm(), Hsm::start());
+    let (file, _) = backup(&old);
+    let passphrase = old.at("op");
+    let restore =
+        |file: &str, passphrase: &str| new.nobody(&["restore", file, "--backup-passphrase-file", passphrase, "--yes"]);
+    assert!(restore(&file, &old.at("unlock")).fails(10).contains("passphrase"));
+    let whole = fs::read(&file).unwrap();
+    let half = old.folder.file("half", &whole[..whole.len() - 30]);
+    restore(&half, &passphrase).fails(10);
+    let other = old.folder.file("other", vec![7; 300_000]);
+    assert!(restore(&other, &passphrase).fails(10).contains("Not a NetHSM backup file"));
+    assert!(restore("/nowhere", &passphrase).fails(1).contains("/nowhere"));
+    assert_eq!(new.nobody(&["state", "--json"]).json()[0]["state"], "Unprovisioned");
+}
