@@ -35,7 +35,6 @@ fn stage(file: &str) -> &'static [(&'static str, Start)] {
 
 /// Commands that no transcript shows yet: most, because no `casemated` succeeds at them.
 const NOT_SHOWN: &[&str] = &[
-    "apply",
     "cluster add",
     "cluster force-new",
     "cluster grow",
@@ -44,7 +43,6 @@ const NOT_SHOWN: &[&str] = &[
     "cluster remove",
     "cluster set-urls",
     "config tls cluster-ca rm",
-    "diff",
     // It wants the address of an HSM, which is another one each time.
     "profile add",
 ];
