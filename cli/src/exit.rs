@@ -93,7 +93,7 @@ impl Failure {
                 Error::Local(_) | Error::Incomplete { .. } => (1, "local"),
                 Error::Settings(_) | Error::WhichNode { .. } => (2, "usage"),
                 Error::Unreachable { .. } | Error::TooSlow { .. } => (3, "unreachable"),
-                Error::Untrusted { .. } | Error::Expired { .. } => (4, "untrusted"),
+                Error::Untrusted { .. } | Error::NotPinned { .. } | Error::Expired { .. } => (4, "untrusted"),
                 Error::Unauthenticated { .. } | Error::TooMany { .. } => (5, "unauthenticated"),
                 Error::Forbidden { .. } => (6, "forbidden"),
                 Error::NotFound { .. } => (7, "not-found"),

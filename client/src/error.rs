@@ -70,6 +70,16 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Other certificates are pinned than the node's. Nothing was sent to it.
+    #[error(
+        "The certificate of {node} is not one of those that are pinned: it was replaced, or somebody stands between. Its SHA-256 fingerprint is {fingerprint}; ask the HSM's operator, and pin it only if it is the HSM's."
+    )]
+    NotPinned {
+        /// Which node.
+        node: String,
+        /// What it showed.
+        fingerprint: Fingerprint,
+    },
     /// The node's certificate has expired. Nothing was sent to it.
     #[error("The certificate of {node} has expired. Have it renewed; its SHA-256 fingerprint is {fingerprint}.")]
     Expired {
@@ -159,6 +169,11 @@ pub enum Cause {
         /// What is wrong with it.
         why: String,
     },
+    /// Another certificate is pinned.
+    NotPinned {
+        /// What was shown.
+        fingerprint: Fingerprint,
+    },
     /// The certificate has expired.
     Expired {
         /// What was shown.
@@ -192,6 +207,7 @@ impl fmt::Display for Cause {
             Cause::NoConnection(kind) => write!(f, "no connection: {kind}"),
             Cause::NoTls(why) => write!(f, "no TLS: {why}"),
             Cause::Untrusted { why, .. } => write!(f, "its certificate is not trusted: {why}"),
+            Cause::NotPinned { .. } => f.write_str("its certificate is not one of those that are pinned"),
             Cause::Expired { .. } => f.write_str("its certificate has expired"),
             Cause::TimedOut => f.write_str("no answer in time"),
             Cause::Broken(kind) => write!(f, "the connection broke: {kind}"),

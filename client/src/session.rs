@@ -590,11 +590,14 @@ fn of_body(error: &io::Error) -> Cause {
 
 /// The error of a call that no node answered: the one that tells most about what to do.
 pub(crate) fn sum_up(mut troubles: Vec<Trouble>, too_slow: Option<Duration>) -> Error {
-    let telling = troubles.iter().position(|t| matches!(t.cause, Cause::Untrusted { .. } | Cause::Expired { .. }));
+    let of_trust =
+        |t: &Trouble| matches!(t.cause, Cause::Untrusted { .. } | Cause::NotPinned { .. } | Cause::Expired { .. });
+    let telling = troubles.iter().position(of_trust);
     if let Some(at) = telling {
         let Trouble { node, cause } = troubles.swap_remove(at);
         match cause {
             Cause::Untrusted { fingerprint, why } => return Error::Untrusted { node, fingerprint, why },
+            Cause::NotPinned { fingerprint } => return Error::NotPinned { node, fingerprint },
             Cause::Expired { fingerprint } => return Error::Expired { node, fingerprint },
             cause => troubles.push(Trouble { node, cause }),
         }

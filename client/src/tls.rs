@@ -96,14 +96,27 @@ impl FromStr for Fingerprint {
 #[derive(Clone, Debug)]
 pub(crate) struct Rejected {
     pub(crate) fingerprint: Fingerprint,
-    /// It has expired, and nothing else is wrong with it.
-    pub(crate) expired: bool,
-    pub(crate) why: String,
+    pub(crate) wrong: Wrong,
+}
+
+/// What is wrong with a certificate.
+#[derive(Clone, Debug)]
+pub(crate) enum Wrong {
+    /// It has expired, and nothing else.
+    Expired,
+    /// Others are pinned.
+    NotPinned,
+    /// Anything else.
+    Other(String),
 }
 
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)
+        match &self.wrong {
+            Wrong::Expired => f.write_str("it has expired"),
+            Wrong::NotPinned => f.write_str("it is not one of those that are pinned"),
+            Wrong::Other(why) => f.write_str(why),
+        }
     }
 }
 
@@ -213,8 +226,8 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let reject = |expired: bool, why: String| {
-            let rejected = Rejected { fingerprint: Fingerprint::of(leaf), expired, why };
+        let reject = |wrong: Wrong| {
+            let rejected = Rejected { fingerprint: Fingerprint::of(leaf), wrong };
             rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(rejected))))
         };
         match &self.check {
@@ -224,17 +237,17 @@ impl ServerCertVerifier for Verifier {
                 if pins.iter().any(|pin| pin.is(&shown)) {
                     return Ok(ServerCertVerified::assertion());
                 }
-                Err(reject(false, "its fingerprint is not one of those that are pinned".into()))
+                Err(reject(Wrong::NotPinned))
             }
             Check::Chain(chain) => {
                 chain.verify_server_cert(leaf, intermediates, name, ocsp, now).map_err(|why| match why {
                     rustls::Error::InvalidCertificate(
                         CertificateError::Expired | CertificateError::ExpiredContext { .. },
-                    ) => reject(true, "it has expired".into()),
+                    ) => reject(Wrong::Expired),
                     rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                        reject(false, "it was not issued by a certificate authority that is trusted here".into())
+                        reject(Wrong::Other("it was not issued by a certificate authority that is trusted here".into()))
                     }
-                    why => reject(false, why.to_string()),
+                    why => reject(Wrong::Other(why.to_string())),
                 })
             }
         }
@@ -301,8 +314,7 @@ impl ServerCertVerifier for Looker {
             Ok(_) => Ok(()),
             Err(why) => Err(Rejected::behind(&why).cloned().unwrap_or_else(|| Rejected {
                 fingerprint: Fingerprint::of(leaf),
-                expired: false,
-                why: why.to_string(),
+                wrong: Wrong::Other(why.to_string()),
             })),
         };
         let names_host =

@@ -21,7 +21,7 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTi
 
 use crate::clock;
 use crate::error::Cause;
-use crate::tls::Rejected;
+use crate::tls::{Rejected, Wrong};
 use crate::wipe::WipedBuffers;
 
 /// No connection came about, so no byte of the request was sent. Travels through ureq as the cause of its error.
@@ -140,8 +140,12 @@ fn of_handshake(error: &io::Error) -> Cause {
 }
 
 impl From<Rejected> for Cause {
-    fn from(Rejected { fingerprint, expired, why }: Rejected) -> Self {
-        if expired { Cause::Expired { fingerprint } } else { Cause::Untrusted { fingerprint, why } }
+    fn from(Rejected { fingerprint, wrong }: Rejected) -> Self {
+        match wrong {
+            Wrong::Expired => Cause::Expired { fingerprint },
+            Wrong::NotPinned => Cause::NotPinned { fingerprint },
+            Wrong::Other(why) => Cause::Untrusted { fingerprint, why },
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use casemate_api::body::system::Provision;
 use casemate_api::body::users::NewUser;
 use casemate_api::{Role, UserId};
 use casemate_client::{Client, Error, Fingerprint, Settings, Trust};
+use jiff::Timestamp;
 
 use crate::folder::Folder;
 use crate::people::{ADMIN, OPERATOR, UNLOCK, admin, ed25519, key, secret};
@@ -48,7 +49,7 @@ impl Hsm {
     /// Makes a fresh one Operational, with an Operator `op`.
     pub fn provision(&self) {
         let client = self.client();
-        let system_time = "2026-01-01T00:00:00Z".into();
+        let system_time = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let provision = Provision { unlock_passphrase: secret(UNLOCK), admin_passphrase: secret(ADMIN), system_time };
         client.anonymous().provision(&provision).unwrap();
         let user = NewUser { real_name: String::new(), role: Role::Operator, passphrase: secret(OPERATOR) };
@@ -127,7 +128,7 @@ pub fn fingerprint(address: &str) -> Fingerprint {
     let trust = Trust::Pinned(vec![Fingerprint::of(b"nobody's")]);
     let client = Client::new(Settings { trust, ..Settings::of([address]) }).unwrap();
     match client.anonymous().info() {
-        Err(Error::Untrusted { fingerprint, .. }) => fingerprint,
+        Err(Error::NotPinned { fingerprint, .. }) => fingerprint,
         other => panic!("{other:?}"),
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use casemate_api::{KeyId, NamespaceId, Tag, UserId};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::have::{self, Have, worker};
 use super::want::{self, Want, called};
@@ -52,10 +53,12 @@ pub(crate) struct Step {
     pub(crate) thing: Thing,
     /// In which namespace somebody has to do it; none is root.
     pub(crate) by: Option<NamespaceId>,
-    /// What was, for people; empty: nothing to tell.
-    pub(crate) from: String,
-    /// What shall be, for people; empty: nothing to tell.
-    pub(crate) to: String,
+    /// What was, if something is changed that can be told; else null.
+    pub(crate) from: Value,
+    /// What shall be, likewise.
+    pub(crate) to: Value,
+    /// More for people; may be empty.
+    pub(crate) note: String,
 }
 
 /// What a step does.
@@ -133,7 +136,7 @@ pub(crate) fn plan(have: &Have, want: &Want, files: &Files, may: May) -> Plan {
     let there = |key: &want::Key| have.keys.get(&key.namespace).and_then(|keys| keys.get(&key.id));
     for key in keys().filter(|key| there(key).is_none()) {
         let thing = Thing::Key(key.namespace.clone(), key.id.clone());
-        plan.step(Act::Create, thing, key.namespace.clone(), "", kind(key));
+        plan.step(Act::Create, thing, key.namespace.clone(), kind(key));
     }
     for key in keys() {
         let certificate = files.certificates.get(&(key.namespace.clone(), key.id.clone()));
@@ -165,8 +168,8 @@ fn namespaces<'a>(plan: &mut Plan, have: &Have, want: &'a Want) -> BTreeSet<&'a 
         }
         let old = have.users.keys().filter(|user| user.namespace.as_ref() == Some(namespace));
         let old: Vec<_> = old.map(ToString::to_string).collect();
-        let to = if old.is_empty() { String::new() } else { format!("its users come back: {}", old.join(", ")) };
-        plan.step(Act::Create, Thing::Namespace(namespace.clone()), None, "", to);
+        let note = if old.is_empty() { String::new() } else { format!("its users come back: {}", old.join(", ")) };
+        plan.step(Act::Create, Thing::Namespace(namespace.clone()), None, note);
     }
     closed
 }
@@ -177,15 +180,12 @@ impl Plan {
         self.steps.is_empty() && self.stuck.is_empty()
     }
 
-    fn step(
-        &mut self,
-        act: Act,
-        thing: Thing,
-        by: Option<NamespaceId>,
-        from: impl Into<String>,
-        to: impl Into<String>,
-    ) {
-        self.steps.push(Step { act, thing, by, from: from.into(), to: to.into() });
+    fn step(&mut self, act: Act, thing: Thing, by: Option<NamespaceId>, note: impl Into<String>) {
+        self.steps.push(Step { act, thing, by, from: Value::Null, to: Value::Null, note: note.into() });
+    }
+
+    fn change(&mut self, thing: Thing, by: Option<NamespaceId>, from: Value, to: Value) {
+        self.steps.push(Step { act: Act::Change, thing, by, from, to, note: String::new() });
     }
 
     fn stuck(&mut self, thing: Thing, what: &str, is: &str, shall: &str, remedy: &str) {
@@ -196,7 +196,7 @@ impl Plan {
         let thing = Thing::User(user.name.clone());
         // The one who makes the namespace was planned before all others.
         if !self.steps.iter().any(|step| step.thing == thing) {
-            self.step(Act::Create, thing, by, "", format!("{:?}", user.role));
+            self.step(Act::Create, thing, by, format!("{:?}", user.role));
         }
     }
 
@@ -216,7 +216,7 @@ impl Plan {
         let none = BTreeSet::new();
         let is = is.map_or(&none, |is| &is.tags);
         for tag in once(&user.tags).filter(|tag| !is.contains(tag.as_str())) {
-            self.step(Act::Create, Thing::UserTag(name.clone(), tag.to_string()), by.clone(), "", "");
+            self.step(Act::Create, Thing::UserTag(name.clone(), tag.to_string()), by.clone(), "");
         }
         for tag in is.iter().filter(|tag| !user.tags.iter().any(|shall| shall.as_str() == *tag)) {
             self.leave(Thing::UserTag(name.clone(), tag.clone()), by.clone(), may.prune && Tag::parse(tag).is_ok());
@@ -230,25 +230,25 @@ impl Plan {
         let Some(is) = is else {
             // Tags and label are given when it is generated.
             if certificate.is_some() {
-                self.step(Act::Create, stored(), place.clone(), "", "");
+                self.step(Act::Create, stored(), place.clone(), "");
             }
             return;
         };
         self.unchangeable(key, is);
         for tag in once(&key.tags).filter(|tag| !is.tags.contains(tag.as_str())) {
             let thing = Thing::KeyTag(place.clone(), id.clone(), tag.to_string());
-            self.step(Act::Create, thing, place.clone(), "", "");
+            self.step(Act::Create, thing, place.clone(), "");
         }
         for tag in is.tags.iter().filter(|tag| !key.tags.iter().any(|shall| shall.as_str() == *tag)) {
             let thing = Thing::KeyTag(place.clone(), id.clone(), tag.clone());
             self.leave(thing, place.clone(), may.prune && Tag::parse(tag).is_ok());
         }
         if let Some(shall) = key.label.as_ref().filter(|shall| **shall != is.label) {
-            self.step(Act::Change, label(), place.clone(), format!("{:?}", is.label), format!("{shall:?}"));
+            self.change(label(), place.clone(), json!(is.label), json!(shall));
         }
         match (certificate, &is.certificate) {
-            (Some(_), None) => self.step(Act::Create, stored(), place.clone(), "", ""),
-            (Some(shall), Some(is)) if shall != is => self.step(Act::Change, stored(), place.clone(), "", ""),
+            (Some(_), None) => self.step(Act::Create, stored(), place.clone(), ""),
+            (Some(shall), Some(is)) if shall != is => self.step(Act::Change, stored(), place.clone(), ""),
             _ => {}
         }
     }
@@ -274,7 +274,7 @@ impl Plan {
     /// What is not in the file: deleted, or left alone and told.
     fn leave(&mut self, thing: Thing, by: Option<NamespaceId>, delete: bool) {
         if delete {
-            self.step(Act::Delete, thing, by, "", "");
+            self.step(Act::Delete, thing, by, "");
         } else {
             self.extra.push(thing);
         }
@@ -315,19 +315,19 @@ impl Plan {
         self.setting(Setting::UnattendedBoot, is.unattended_boot.as_ref(), shall.unattended_boot.as_ref());
         if may.set_backup_passphrase && shall.backup_passphrase.is_some() {
             let thing = Thing::Setting(Setting::BackupPassphrase);
-            self.step(Act::Create, thing, None, "", "unless there is one");
+            self.step(Act::Create, thing, None, "unless there is one");
         }
         if let Some(shall) = &files.tls_certificate
             && is.tls_certificate.as_deref().map(blocks) != Some(blocks(shall))
         {
-            self.step(Act::Change, Thing::Setting(Setting::TlsCertificate), None, "", "");
+            self.step(Act::Change, Thing::Setting(Setting::TlsCertificate), None, "");
         }
         self.setting(Setting::Network, is.network.as_ref(), shall.network.as_ref());
     }
 
     fn setting<T: Serialize + PartialEq>(&mut self, setting: Setting, is: Option<&T>, shall: Option<&T>) {
         if shall.is_some() && is != shall {
-            self.step(Act::Change, Thing::Setting(setting), None, told(is), told(shall));
+            self.change(Thing::Setting(setting), None, json!(is), json!(shall));
         }
     }
 }
@@ -380,11 +380,6 @@ fn kind(key: &want::Key) -> String {
         Some(length) => format!("{} {length}", key.key_type.as_str()),
         None => key.key_type.as_str().into(),
     }
-}
-
-/// A setting in the words of the API.
-fn told<T: Serialize>(value: Option<&T>) -> String {
-    value.and_then(|value| serde_json::to_string(value).ok()).unwrap_or_default()
 }
 
 /// The certificates in a PEM file, without what does not count: line ends, and text around the blocks.

@@ -31,10 +31,10 @@ pub(crate) fn line(step: &Step) -> String {
         Act::Delete => '-',
     };
     let called = step.thing.called();
-    match (step.from.as_str(), step.to.as_str()) {
-        ("", "") => format!("{mark} {called}"),
-        ("", to) => format!("{mark} {called} ({to})"),
-        (from, to) => format!("{mark} {called}: {from} becomes {to}"),
+    match (&step.from, &step.to, step.note.as_str()) {
+        (Value::Null, Value::Null, "") => format!("{mark} {called}"),
+        (Value::Null, Value::Null, note) => format!("{mark} {called} ({note})"),
+        (from, to, _) => format!("{mark} {called}: {from} becomes {to}"),
     }
 }
 
@@ -60,9 +60,10 @@ pub(crate) fn json(plan: &Plan, state: impl Fn(usize) -> Option<&'static str>) -
 fn step_json(step: &Step, state: Option<&'static str>) -> Value {
     let mut members = Map::from_iter([("action".into(), json!(step.act))]);
     members.extend(thing_json(&step.thing));
-    for (name, text) in [("from", step.from.as_str()), ("to", &step.to), ("state", state.unwrap_or_default())] {
-        if !text.is_empty() {
-            members.insert(name.into(), json!(text));
+    let note = if step.note.is_empty() { Value::Null } else { json!(step.note) };
+    for (name, value) in [("from", &step.from), ("to", &step.to), ("note", &note), ("state", &json!(state))] {
+        if !value.is_null() {
+            members.insert(name.into(), value.clone());
         }
     }
     Value::Object(members)

@@ -124,7 +124,7 @@ fn an_empty_hsm_gets_everything_in_an_order_that_works() {
             "+ tag t of user n~o",
             "+ key k (EC_P256)",
             "+ key k in n (EC_P256)",
-            "~ unattended-boot (\"on\")",
+            "~ unattended-boot: null becomes \"on\"",
             "+ backup-passphrase (unless there is one)",
         ]
     );

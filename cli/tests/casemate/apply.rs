@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use casemate_api::{Passphrase, UserId};
 use casemate_client::{Client, Settings, Trust};
@@ -90,6 +91,11 @@ fn ends(ran: Ran, code: i32) -> (String, String) {
     (String::from_utf8(ran.out).unwrap(), ran.err)
 }
 
+fn openssl(arguments: &[&str]) {
+    let said = Command::new("openssl").args(arguments).output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+}
+
 #[test]
 fn the_example_of_the_document_makes_everything_and_then_there_is_nothing_to_do() {
     let example = Example::new();
@@ -148,21 +154,43 @@ fn drift_is_shown_and_repaired() {
          + tag release of key release in ci\n\
          ~ label of key release in ci: \"Mine\" becomes \"Signs releases\"\n\
          + certificate of key web\n\
-         ~ logging: {\"ipAddress\":\"192.0.2.5\",\"port\":514,\"logLevel\":\"warning\"} becomes \
-         {\"ipAddress\":\"192.0.2.9\",\"port\":514,\"logLevel\":\"warning\"}\n\
+         ~ logging: {\"ipAddress\":\"192.0.2.5\",\"logLevel\":\"warning\",\"port\":514} becomes \
+         {\"ipAddress\":\"192.0.2.9\",\"logLevel\":\"warning\",\"port\":514}\n\
          4 to create, 2 to change, 0 to delete.\n"
     );
     example.hsm.folder.file("web.pem", "other bytes");
     let value: Value = serde_json::from_str(&ends(example.diff(&["--json"]), 14).0).unwrap();
     assert_eq!(value["steps"].as_array().unwrap().len(), 6);
     let label = json!({ "action": "change", "kind": "key-label", "id": "release", "namespace": "ci",
-        "from": "\"Mine\"", "to": "\"Signs releases\"" });
+        "from": "Mine", "to": "Signs releases" });
     assert_eq!((&value["steps"][3], &value["stuck"]), (&label, &json!([])));
     let done = example.apply(&["--json", "--yes"]).json();
     assert!(done["steps"].as_array().unwrap().iter().all(|step| step["state"] == "done"), "{done}");
     assert_eq!(example.diff(&[]).ok(), "Nothing differs.\n");
     assert_eq!(example.hsm.admin(&["key", "cert", "get", "web"]).ok(), "other bytes");
-    // One certificate is exchanged for another.
+    // The HSM's own certificate is exchanged for one that a CA made of its request.
+    let csr =
+        example.hsm.folder.file("csr.pem", example.hsm.admin(&["config", "tls", "csr", "--common-name", "hsm"]).ok());
+    let [ca, ca_key, hsm] = ["ca.pem", "ca.key", "hsm.pem"].map(|name| example.hsm.at(name));
+    openssl(&["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=CA", "-keyout", &ca_key, "-out", &ca]);
+    openssl(&[
+        "x509",
+        "-req",
+        "-in",
+        &csr,
+        "-CA",
+        &ca,
+        "-CAkey",
+        &ca_key,
+        "-CAcreateserial",
+        "-copy_extensions",
+        "copyall",
+        "-out",
+        &hsm,
+    ]);
+    assert!(example.apply(&["--yes"]).ok().starts_with("~ tls-certificate\n0 to create, 1 to change"));
+    assert_eq!(example.diff(&[]).ok(), "Nothing differs.\n");
+    // One certificate of a key is exchanged for another.
     example.hsm.folder.file("web.pem", "newer bytes");
     assert!(example.apply(&["--yes"]).ok().contains("~ certificate of key web\n"));
     assert_eq!(example.hsm.admin(&["key", "cert", "get", "web"]).ok(), "newer bytes");

@@ -55,6 +55,34 @@ Q+AtIqj1Qq2Ex5OSod/tlUAosa5Yl+Neg+yW7rwUR2jqpwpaDUSSBQ5N
 /// The key of RFC 8032 §7.1, test 2.
 const PARTS: &str = "{\"data\": \"TM0Imyj/ltqdtsNG7BFOD1uKMZ81q6Yk2oz27U+4pvs=\"}\n";
 
+/// A small set-up.
+const SET_UP: &str = r#"namespaces = ["ci"]
+
+[[users]]
+name = "ci~admin"
+role = "Administrator"
+passphrase-file = "admin.txt"
+
+[[users]]
+name = "ci~runner"
+role = "Operator"
+tags = ["release"]
+passphrase-file = "op.txt"
+
+[[keys]]
+id = "release"
+namespace = "ci"
+type = "EC_P256"
+mechanisms = ["ECDSA_Signature"]
+tags = ["release"]
+label = "Signs releases"
+
+[config.logging]
+ip-address = "192.0.2.5"
+port = 514
+log-level = "warning"
+"#;
+
 impl Desk {
     /// One with these HSMs.
     pub(crate) fn new(stage: &[(&'static str, Start)]) -> Self {
@@ -72,6 +100,7 @@ impl Desk {
             ("secret.txt", "sixteen bytes ok"),
             ("ed25519.json", PARTS),
             ("shop.pem", KEY),
+            ("set-up.toml", SET_UP),
         ] {
             folder.file(name, content);
         }

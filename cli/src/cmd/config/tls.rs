@@ -116,7 +116,7 @@ impl Generate {
 fn at_hand(session: &Session) -> Option<Fingerprint> {
     match session.config().tls_certificate() {
         Ok(pem) => fingerprint(&pem).ok(),
-        Err(Error::Untrusted { fingerprint, .. }) => Some(fingerprint),
+        Err(Error::Untrusted { fingerprint, .. } | Error::NotPinned { fingerprint, .. }) => Some(fingerprint),
         Err(_) => None,
     }
 }

@@ -258,7 +258,7 @@ fn clock(anonymous: &Session, session: Option<&Session>, report: &mut Report) {
     if ahead.abs() <= FAR {
         return report.ok("clock", format!("{seconds:+.1} s from this machine's"), data);
     }
-    let next = "Look which of the two is wrong, and set it (casemate config time): records carry these times.";
+    let next = "Look which of the two is wrong, and set it (casemate config time set): records carry these times.";
     report.warn("clock", format!("{seconds:+.1} s from this machine's"), next, data);
 }
 
