@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::profile::Context;
+use crate::render::clean;
 
 /// A bar of bytes. Dropped, it goes.
 pub(crate) struct Progress(ProgressBar);
@@ -39,6 +40,6 @@ impl Drop for Progress {
 pub(crate) fn say(context: &Context, text: &str) {
     if !context.out.json {
         // Without standard error there is nobody to tell.
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        let _ = writeln!(io::stderr().lock(), "{}", clean(text));
     }
 }

@@ -69,8 +69,10 @@ impl Grow {
         new.system().info()?;
 
         let invitation = member.cluster().add(urls)?;
-        let Some(id) = newcomer(&invitation).map(str::to_owned) else {
-            let why = "its invitation has no new member".into();
+        let Some(id) = newcomer(&invitation) else {
+            let why =
+                "its invitation names no new member with an id; `casemate cluster status` shows whether there is one"
+                    .into();
             return Err(Error::Garbled { node: context.client.nodes().join(", "), why }.into());
         };
         say(context, &format!("1 of 3: the member {id} is declared."));

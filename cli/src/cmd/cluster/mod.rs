@@ -122,16 +122,17 @@ fn add(context: &Context, urls: Vec<String>, to: &Path, force: bool) -> Result<(
     let id = newcomer(&invitation);
     let text = format!(
         "The member {} is declared. At its HSM: casemate cluster join {}. Then here: casemate cluster promote {}.",
-        id.unwrap_or("without an id"),
+        id.as_deref().unwrap_or("without an id"),
         to.display(),
-        id.unwrap_or("ID")
+        id.as_deref().unwrap_or("ID")
     );
     context.out.line(&json!({ "id": id, "file": to }), &text)
 }
 
-/// The member that an invitation is for: it has no name yet.
-fn newcomer(invitation: &Invitation) -> Option<&str> {
-    invitation.members.iter().find(|member| member.name.is_empty()).map(|member| member.id.as_str())
+/// The member that an invitation is for: it has no name yet. None: the HSM tells no id, or one that is none.
+fn newcomer(invitation: &Invitation) -> Option<String> {
+    let new = invitation.members.iter().find(|member| member.name.is_empty())?;
+    member(&new.id).ok()
 }
 
 fn force_new(context: &Context, file: Option<PathBuf>) -> Result<(), Failure> {
