@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use casemate_client::Error;
 use clap::Subcommand;
 use serde_json::json;
 
@@ -41,8 +42,11 @@ impl Command {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::Export { from, to, file: None, .. } => {
-                context.session()?.audit().export(from, to, &mut io::stdout().lock()).map(drop)?;
-                Ok(())
+                match context.session()?.audit().export(from, to, &mut io::stdout().lock()) {
+                    // The reader, such as `head`, has seen enough.
+                    Err(Error::Local(why)) if why.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+                    exported => Ok(exported.map(drop)?),
+                }
             }
             Command::Export { from, to, file: Some(target), force } => {
                 let session = context.session()?;

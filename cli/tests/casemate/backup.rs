@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use crate::rig::{Hsm, OPERATOR};
+use crate::pty::Person;
+use crate::rig::{ADMIN, Hsm, OPERATOR};
 
 /// An HSM with the key `k`, a backup passphrase (that of the file `op`) and a user `backup`.
 fn hsm() -> Hsm {
@@ -126,4 +127,26 @@ fn what_cannot_be_restored_changes_nothing() {
     assert!(restore(&other, &passphrase).fails(10).contains("Not a NetHSM backup file"));
     assert!(restore("/nowhere", &passphrase).fails(1).contains("/nowhere"));
     assert_eq!(new.nobody(&["state", "--json"]).json()[0]["state"], "Unprovisioned");
+}
+
+#[test]
+fn a_person_is_asked_and_sees_how_far_it_is() {
+    let hsm = hsm();
+    let (file, _) = backup(&hsm);
+    let passphrase = hsm.at("op");
+    let arguments = ["--host", &hsm.address, "--insecure", "--user", "admin", "restore", &file];
+    let arguments = [&arguments[..], &["--backup-passphrase-file", &passphrase]].concat();
+    // On a terminal that can go back to the beginning of a line.
+    let environment = [("CASEMATE_PASSPHRASE", ADMIN), ("TERM", "xterm")];
+    let mut person = Person::runs(&arguments, &environment);
+    person.sees("Go on? [y/N] ");
+    person.types("n");
+    assert_eq!(person.ends().0, 13);
+
+    let mut person = Person::runs(&arguments, &environment);
+    person.sees("Go on? [y/N] ");
+    person.types("y");
+    person.sees("KiB of ");
+    let (code, out, rest) = person.ends();
+    assert!(code == 0 && out.contains("It is Operational"), "{code} {out} {rest}");
 }

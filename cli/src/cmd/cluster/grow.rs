@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use casemate_api::body::cluster::Join as Request;
 use casemate_api::{State, UserId};
-use casemate_client::{Error, Fingerprint, Session};
+use casemate_client::{Cause, Error, Fingerprint, Session};
 use clap::Args;
 
 use super::join::{JOIN_S, joined, promote};
@@ -113,18 +113,18 @@ impl Joining {
                 self.ended = true;
                 Ok(result?)
             }
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => Err(Failure::Local("The join ended without an answer.".into())),
         }
     }
 
-    /// Waits for its end.
+    /// Waits for its end: it is promoted, and only its answer is missing.
     fn end(&mut self, patience: Duration, node: &str) -> Result<(), Failure> {
         self.wait(if self.ended { Duration::ZERO } else { patience })?;
         if self.ended {
             return Ok(());
         }
-        let message = "it is promoted, but has not ended its join; see with `casemate cluster status` how it is".into();
-        Err(Error::Refused { node: node.into(), status: 408, message }.into())
+        Err(Error::Unknown { node: node.into(), cause: Cause::TimedOut }.into())
     }
 }
 

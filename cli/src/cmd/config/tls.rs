@@ -98,7 +98,7 @@ pub(crate) fn set(context: &Context, file: &Path) -> Result<(), Failure> {
     let pem = pem(file)?;
     let shown = fingerprint(&pem)?;
     session.config().set_tls_certificate(&pem)?;
-    now_shows(context, "The HSM has a new certificate.", shown)
+    now_shows(context, "The HSM has a new certificate.", Some(shown))
 }
 
 impl Generate {
@@ -106,26 +106,28 @@ impl Generate {
         context.confirm("Replacing the HSM's TLS key and certificate, which every pin has to follow,")?;
         let session = context.session()?;
         session.config().tls_generate(&GenerateTlsKey { key_type: self.key_type, length: self.length })?;
-        now_shows(context, "The HSM has a new TLS key and certificate.", at_hand(&session)?)
+        now_shows(context, "The HSM has a new TLS key and certificate.", at_hand(&session))
     }
 }
 
-/// The fingerprint of the certificate that was just made. Through the connection that is still open the HSM tells it
-/// itself; through a new one it is what whoever answers there shows, and that the old pin no longer fits is expected.
-fn at_hand(session: &Session) -> Result<Fingerprint, Failure> {
+/// The fingerprint of the certificate that was just made, if it can be seen. Through the connection that is still open the
+/// HSM tells it itself; through a new one it is what whoever answers there shows, and that the old pin no longer fits is
+/// expected.
+fn at_hand(session: &Session) -> Option<Fingerprint> {
     match session.config().tls_certificate() {
-        Ok(pem) => fingerprint(&pem),
-        Err(Error::Untrusted { fingerprint, .. } | Error::NotPinned { fingerprint, .. }) => Ok(fingerprint),
-        Err(why) => Err(why.into()),
+        Ok(pem) => fingerprint(&pem).ok(),
+        Err(Error::Untrusted { fingerprint, .. } | Error::NotPinned { fingerprint, .. }) => Some(fingerprint),
+        Err(_) => None,
     }
 }
 
-fn now_shows(context: &Context, what: &str, shown: Fingerprint) -> Result<(), Failure> {
-    let text = format!(
-        "{what} New connections see it. Clients that pin have to follow: --pin {shown}, or pin = [\"{shown}\"] in the \
-         profile."
-    );
-    context.out.line(&json!({ "fingerprint": shown.to_string() }), &text)
+fn now_shows(context: &Context, what: &str, shown: Option<Fingerprint>) -> Result<(), Failure> {
+    let how = match shown {
+        Some(shown) => format!("--pin {shown}, or pin = [\"{shown}\"] in the profile."),
+        None => "the next command tells the fingerprint it meets.".into(),
+    };
+    let text = format!("{what} New connections see it. Clients that pin have to follow: {how}");
+    context.out.line(&json!({ "fingerprint": shown.map(|shown| shown.to_string()) }), &text)
 }
 
 impl CaCommand {
