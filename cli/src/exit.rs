@@ -35,6 +35,9 @@ pub(crate) enum Failure {
     /// The caller was asked and did not say yes.
     #[error("Nothing was done.")]
     Declined,
+    /// The passphrase of another than a user is wrong.
+    #[error("{0}")]
+    Forbidden(String),
     /// The doctor found something, which it has printed; `code` is that of the first failure.
     #[error("{failed} of {checks} checks failed.")]
     Unwell {
@@ -84,6 +87,7 @@ impl Failure {
         match self {
             Failure::Local(_) => (1, "local"),
             Failure::Usage(_) => (2, "usage"),
+            Failure::Forbidden(_) => (6, "forbidden"),
             Failure::WrongState(_) => (8, "wrong-state"),
             Failure::Declined => (13, "declined"),
             Failure::Unwell { code, .. } => *code,

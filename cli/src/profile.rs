@@ -106,10 +106,16 @@ impl Context {
     /// Joins arguments, environment and profile. Connects to nobody yet.
     pub(crate) fn new(global: Global) -> Result<Self, Failure> {
         let profile = profile(&global)?;
-        // The profile's passphrase is for the profile's hosts, as far as they can be told apart from others.
+        // The profile's passphrase is the profile's user's, and for the profile's hosts as far as they can be told apart
+        // from others.
+        let is_user = match (&global.user, &profile.user) {
+            (Some(given), Some(name)) => given.to_string() == *name,
+            _ => true,
+        };
         let at_home = profile.hosts.is_empty() || global.host.iter().all(|host| profile.hosts.contains(host));
-        let of_profile = source(profile.passphrase_file, profile.passphrase_command)
-            .filter(|_| at_home && (!global.insecure || profile.ca_file.is_none() && profile.pin.is_empty()));
+        let of_profile = source(profile.passphrase_file, profile.passphrase_command).filter(|_| {
+            is_user && at_home && (!global.insecure || profile.ca_file.is_none() && profile.pin.is_empty())
+        });
         let nodes = if global.host.is_empty() { profile.hosts } else { global.host };
         if nodes.is_empty() {
             return Err(Failure::Usage("No HSM is named: give --host, CASEMATE_HOST, or hosts in the profile.".into()));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use casemate_api::limits::RANDOM_MAX_BYTES;
+use casemate_client::Error;
 use clap::Args;
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -57,10 +58,10 @@ impl Unlock {
         let file = self.unlock_passphrase_file.as_deref();
         let passphrase = prompt::current("Unlock passphrase", file, "--unlock-passphrase-file")?;
         context.client.anonymous().unlock(passphrase).map_err(|why| match why {
-            casemate_client::Error::Forbidden { node, .. } => {
-                casemate_client::Error::Forbidden { node, message: "the unlock passphrase is wrong".into() }
-            }
-            why => why,
+            Error::Forbidden { node, .. } => Failure::Forbidden(format!(
+                "{node} does not open: the unlock passphrase is wrong. Look it up and try again."
+            )),
+            why => why.into(),
         })?;
         context.out.done("The HSM is Operational.")
     }

@@ -108,6 +108,13 @@ fn a_profile_says_everything_and_is_read_strictly() {
     run(&["user", "list"], &home, b"").ok();
     // A host named by hand gets nothing of the default profile.
     run(&["--host", address, "user", "list"], &home, b"").fails(2);
+    // And nobody else gets the profile's passphrase: no other user, no other host, no host that nobody vouches for.
+    let asked: [&[&str]; 3] = [&["--user", "op"], &["--host", "127.0.0.1:9"], &["--insecure"]];
+    for other in asked {
+        let said = run(&[&["--profile", "default"], other, &["user", "list"]].concat(), &home, b"").fails(2);
+        assert!(said.contains("no terminal to ask for"), "{other:?}: {said}");
+    }
+    run(&["--profile", "default", "--user", "admin", "--host", address, "user", "list"], &home, b"").ok();
     let said = run(&["--profile", "other", "state"], &home, b"").fails(2);
     assert!(said.contains("no profile other; there is: default"), "{said}");
     let file = hsm.folder.file("config.toml", format!("[profile.default]\n{profile}pasphrase = 1\n"));

@@ -39,11 +39,18 @@ pub(super) fn run(args: &[&str]) -> Result<()> {
     for (package, program) in [("casemate-server", "casemated"), ("casemate-cli", "casemate")] {
         run_command(&mut cargo(&["build", "--release", "--locked", "-p", package, "--bin", program]))?;
     }
-    let release = metadata::target_dir()?.join("release");
+    let target = metadata::target_dir()?;
+    let release = target.join("release");
+    // As `docs/cli.md` installs it: by itself, because the setting is one of the whole build.
+    let alone = target.join("casemate-alone");
+    let mut build =
+        cargo(&["build", "--release", "--locked", "-p", "casemate-cli", "--bin", "casemate", "--target-dir"]);
+    run_command(build.arg(&alone).env("AWS_LC_SYS_NO_JITTER_ENTROPY", "1"))?;
+    let installed = alone.join("release").join("casemate");
     let server = Server::start(&release, "cli")?;
     server.provision()?;
     let papers = Papers::new(&server)?;
-    let mut ways = ways(&server, &papers, &release.join("casemate"));
+    let mut ways = ways(&server, &papers, &installed, &release.join("casemate"));
     for way in &mut ways {
         // Once to warm up, with a look at what happens.
         let output = way.command.output()?;
@@ -63,15 +70,16 @@ pub(super) fn run(args: &[&str]) -> Result<()> {
     server.stop()
 }
 
-fn ways(server: &Server, papers: &Papers, casemate: &Path) -> Vec<Way> {
-    let ask = |trust: &[&str]| {
-        let mut command = Command::new(casemate);
+fn ways(server: &Server, papers: &Papers, installed: &Path, of_workspace: &Path) -> Vec<Way> {
+    let ask_with = |program: &Path, trust: &[&str]| {
+        let mut command = Command::new(program);
         command.env_clear().args(["--host", &server.address]).args(trust).arg("state");
         command
     };
+    let ask = |trust: &[&str]| ask_with(installed, trust);
     let mut curl = Command::new("curl");
     curl.args(["-sk", &format!("https://{}/api/v1/health/state", server.address)]);
-    let mut nothing = Command::new(casemate);
+    let mut nothing = Command::new(installed);
     nothing.arg("--version");
     let mut system = ask(&[]);
     system.env("SSL_CERT_FILE", &papers.roots);
@@ -81,6 +89,7 @@ fn ways(server: &Server, papers: &Papers, casemate: &Path) -> Vec<Way> {
         ("`casemate state`, certificate pinned", ask(&["--pin", &papers.pin])),
         ("`casemate state`, CA file", ask(&["--ca-file", &ca])),
         ("`casemate state`, the system's roots and one more", system),
+        ("`casemate state` of the workspace's build, pin", ask_with(of_workspace, &["--pin", &papers.pin])),
         ("`casemate --version`: no connection", nothing),
     ]
     .map(|(name, command)| Way { name, command, times: Vec::new() })
