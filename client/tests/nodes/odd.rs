@@ -125,10 +125,12 @@ fn a_download_without_a_length_that_is_cut_off_is_not_whole() {
 fn where_no_login_is_taken_for_long_another_node_is_asked() {
     let (shut, good) = (Odd::start(|_| reply(429, "")), good());
     let session = session(&[&shut, &good]);
+    // Whichever node comes first: two calls reach both.
     for _ in 0..2 {
         assert_eq!(sign(&session).unwrap(), "AA==");
     }
-    assert_eq!((shut.requests(), good.requests()), (2, 2), "asked twice, then the other");
+    assert_eq!(good.requests(), 2);
+    assert!(matches!(shut.requests(), 2 | 4), "asked twice, then the other: {}", shut.requests());
 }
 
 #[test]
