@@ -5,7 +5,7 @@
 //! | 0 | | done |
 //! | 1 | `local` | a file, the terminal or a passphrase command on this machine failed |
 //! | 2 | `usage` | the arguments, the environment or the profile do not make sense |
-//! | 3 | `unreachable` | no HSM answered, or not in time; nothing was changed |
+//! | 3 | `unreachable` | no HSM answered, or not in time; this call changed nothing, earlier steps of the command may have |
 //! | 4 | `untrusted` | the HSM's certificate is not trusted or has expired; nothing was sent |
 //! | 5 | `unauthenticated` | wrong user or passphrase, or no login is taken for a moment |
 //! | 6 | `forbidden` | this user may not do this; for `unlock`: the passphrase is wrong |

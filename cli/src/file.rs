@@ -54,6 +54,9 @@ impl NewFile {
         if replace == Replace::No && target.symlink_metadata().is_ok() {
             return Err(there(target));
         }
+        if target.symlink_metadata().is_ok_and(|there| !there.is_file()) {
+            return Err(Failure::Usage(format!("{} is no regular file. Choose another name.", target.display())));
+        }
         let part = target.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), unique()?));
         let file = create(&part).map_err(local(format_args!("{} cannot be written", target.display())))?;
         let hash = digest::Context::new(&SHA256);
@@ -65,14 +68,20 @@ impl NewFile {
         let Some(part) = &self.part else { return Err(there(&self.target)) };
         let name = self.target.display();
         self.file.sync_all().map_err(local(format_args!("{name} cannot be written")))?;
-        if self.replace == Replace::No {
-            // Who made it meanwhile keeps it.
-            match create(&self.target) {
-                Err(why) if why.kind() == io::ErrorKind::AlreadyExists => return Err(there(&self.target)),
-                made => drop(made.map_err(local(format_args!("{name} cannot be written")))?),
-            }
+        match self.replace {
+            Replace::Yes => fs::rename(part, &self.target),
+            // A link never replaces: who made the file meanwhile keeps it. Sticks with FAT have no links.
+            Replace::No => match fs::hard_link(part, &self.target) {
+                Ok(()) => fs::remove_file(part),
+                Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Err(why),
+                Err(_) if self.target.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(_) => fs::rename(part, &self.target),
+            },
         }
-        fs::rename(part, &self.target).map_err(local(format_args!("{name} cannot be written")))?;
+        .map_err(|why| match why.kind() {
+            io::ErrorKind::AlreadyExists => there(&self.target),
+            _ => local(format_args!("{name} cannot be written"))(why),
+        })?;
         self.part = None;
         let folder = self.target.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
@@ -131,12 +140,12 @@ fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-fn unique() -> Result<String, Failure> {
+pub(crate) fn unique() -> Result<String, Failure> {
     let mut random = [0_u8; 8];
     rand::fill(&mut random).map_err(|_| Failure::Local("The system gives no random bytes.".into()))?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn there(path: &Path) -> Failure {
-    Failure::Local(format!("{} is there already: take another name, or --force to replace it.", path.display()))
+    Failure::Local(format!("{} is there already: take another name, or move it away.", path.display()))
 }

@@ -185,7 +185,7 @@ impl Context {
 
     /// Asks whether to do what cannot be undone.
     pub(crate) fn confirm(&self, what: &str) -> Result<(), Failure> {
-        prompt::confirm(what, self.yes)
+        prompt::confirm(&self.client.nodes().join(", "), what, self.yes)
     }
 
     /// Fails where [`Context::confirm`] would, for want of somebody to ask: before long work that ends in a question.

@@ -88,13 +88,13 @@ pub(crate) fn can_confirm(what: &str, yes: bool) -> Result<(), Failure> {
     Err(Failure::Usage(format!("{what} cannot be undone. Say --yes if it is meant.")))
 }
 
-/// Asks whether to do what cannot be undone, unless `yes` was said before.
-pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
+/// Asks whether to do what cannot be undone at `whose`, unless `yes` was said before.
+pub(crate) fn confirm(whose: &str, what: &str, yes: bool) -> Result<(), Failure> {
     can_confirm(what, yes)?;
     if yes {
         return Ok(());
     }
-    question_on_terminal(&format!("{what} cannot be undone. Go on?"))
+    question_on_terminal(&format!("{whose}: {what} cannot be undone. Go on?"))
 }
 
 /// Asks whether to do something that can be undone with some work, unless `yes` was said before.
@@ -151,6 +151,8 @@ pub(crate) fn from_file(path: &Path) -> Result<Passphrase, Failure> {
 fn from_command(command: &str) -> Result<Passphrase, Failure> {
     let output = Command::new("sh")
         .args(["-c", command])
+        // It is for another purpose, and its children would have it, too.
+        .env_remove(VARIABLE)
         // What is to be signed or encrypted may come there.
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

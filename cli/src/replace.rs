@@ -6,13 +6,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::exit::{Failure, local};
+use crate::file::unique;
 
 /// Writes `bytes` to `path`, for the owner alone; makes its folder if need be.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // Beside the file, because a rename does not leave a file system; of this process, because another may do the same.
-    let beside = folder.join(format!(".{name}.{}", std::process::id()));
+    // Beside the file, because a rename does not leave a file system; unique, because another may do the same.
+    let beside = folder.join(format!(".{name}.{}", unique()?));
     let written = DirBuilder::new().recursive(true).mode(0o700).create(folder).and_then(|()| {
         write(&beside, bytes)?;
         fs::rename(&beside, path)?;

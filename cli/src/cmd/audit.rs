@@ -1,9 +1,8 @@
 //! `audit …`: the record of what was done on one HSM. A NetHSM has none.
 
-use std::io;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
-use casemate_client::Error;
 use clap::Subcommand;
 use serde_json::json;
 
@@ -42,11 +41,9 @@ impl Command {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::Export { from, to, file: None, .. } => {
-                match context.session()?.audit().export(from, to, &mut io::stdout().lock()) {
-                    // The reader, such as `head`, has seen enough.
-                    Err(Error::Local(why)) if why.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-                    exported => Ok(exported.map(drop)?),
-                }
+                // A reader that leaves before the end is a failure: half a log is no evidence.
+                let mut out = Printable { inner: io::stdout().lock(), to_terminal: io::stdout().is_terminal() };
+                Ok(context.session()?.audit().export(from, to, &mut out).map(drop)?)
             }
             Command::Export { from, to, file: Some(target), force } => {
                 let session = context.session()?;
@@ -59,5 +56,26 @@ impl Command {
             }
             Command::Key => context.out.text("pem", &context.session()?.audit().public_key()?),
         }
+    }
+}
+
+/// What goes to a terminal has nothing that steers it. Records are printable ASCII, whatever else comes is not.
+struct Printable<W> {
+    inner: W,
+    to_terminal: bool,
+}
+
+impl<W: Write> Write for Printable<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.to_terminal {
+            return self.inner.write(bytes);
+        }
+        let shown = |byte: &u8| if matches!(byte, b' '..=b'~' | b'\n') { *byte } else { b'?' };
+        self.inner.write_all(&bytes.iter().map(shown).collect::<Vec<_>>())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }

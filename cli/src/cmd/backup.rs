@@ -38,13 +38,14 @@ impl Backup {
         }
         let session = context.session()?;
         let mut file = NewFile::create(&target, self.force.into())?;
-        let mut watched = Watched { inner: &mut file, bytes: 0, progress: Progress::new(context, None) };
+        let mut watched = Watched::new(context, &mut file);
         session.system().backup(&mut watched).map_err(|why| match why {
             Error::Incomplete { node, bytes, cause } => Failure::Local(format!(
                 "The backup of {node} broke off after {bytes} bytes ({cause}). Nothing was kept of it; try again."
             )),
             why => why.into(),
         })?;
+        watched.check(context)?;
         drop(watched);
         let written = file.finish()?;
         let name = target.display();
@@ -62,22 +63,44 @@ fn to_output(context: &Context) -> Result<(), Failure> {
     if context.out.json || io::stdout().is_terminal() {
         return Err(Failure::Usage("A backup is neither JSON nor text for a terminal: give --to FILE.".into()));
     }
-    let mut watched = Watched { inner: io::stdout().lock(), bytes: 0, progress: Progress::new(context, None) };
+    let mut watched = Watched::new(context, io::stdout().lock());
     context.session()?.system().backup(&mut watched)?;
+    watched.check(context)?;
     watched.flush().map_err(crate::exit::local("The output cannot be written"))
 }
 
-/// A writer that tells how much went through.
+/// How every backup begins.
+const MAGIC: &[u8] = b"_NETHSM_BACKUP_";
+
+/// A writer that tells how much went through, and remembers how it began.
 struct Watched<W> {
     inner: W,
     bytes: u64,
+    head: Vec<u8>,
     progress: Progress,
+}
+
+impl<W> Watched<W> {
+    fn new(context: &Context, inner: W) -> Self {
+        Self { inner, bytes: 0, head: Vec::new(), progress: Progress::new(context, None) }
+    }
+
+    /// Whether a backup went through, as far as its beginning tells.
+    fn check(&self, context: &Context) -> Result<(), Failure> {
+        if self.head == MAGIC {
+            return Ok(());
+        }
+        let node = context.client.nodes().join(", ");
+        Err(Error::Garbled { node, why: "a backup does not begin like this".into() }.into())
+    }
 }
 
 impl<W: Write> Write for Watched<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let amount = self.inner.write(bytes)?;
         self.bytes += amount as u64;
+        let room = MAGIC.len().saturating_sub(self.head.len());
+        self.head.extend(bytes.iter().take(amount.min(room)));
         self.progress.at(self.bytes);
         Ok(amount)
     }

@@ -60,7 +60,9 @@ impl Pkcs12 {
             key.local_key_id.as_ref().is_some_and(|id| bag.local_key_id.as_deref() == Some(id.as_ref()))
         };
         let certificate = match (archive.certs.iter().find(its_own), archive.certs.as_slice()) {
-            (Some(bag), _) | (None, [bag]) => Some(bag),
+            (Some(bag), _) => Some(bag),
+            // Without two ids that could differ, the only certificate is the key's.
+            (None, [bag]) if key.local_key_id.is_none() || bag.local_key_id.is_none() => Some(bag),
             (None, []) => None,
             (None, _) if self.no_certificate => None,
             (None, _) => {

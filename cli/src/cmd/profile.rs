@@ -56,7 +56,8 @@ impl Command {
             Command::Show { name } => file.show(&name, &out),
             Command::Rm { name } => {
                 file.profile(&name)?;
-                prompt::confirm(&format!("Removing the profile {name}"), global.yes)?;
+                let path = file.path.display().to_string();
+                prompt::confirm(&path, &format!("Removing the profile {name}"), global.yes)?;
                 file.write(|profiles| profiles.remove(&name).map(drop))?;
                 out.done(&format!("The profile {name} was removed."))
             }
@@ -129,6 +130,7 @@ fn ask_for_trust(client: &Client, trust: &Trust) -> Result<Vec<String>, Failure>
     let terminal = Terminal::open();
     for (node, fingerprint, why) in strangers {
         let Some(terminal) = &terminal else { return Err(why.into()) };
+        terminal.say(&why.to_string())?;
         terminal.say(&format!("The SHA-256 fingerprint of the certificate of {node} is"))?;
         terminal.say(&fingerprint.to_string())?;
         if !terminal.agrees("Is it the one that the HSM's operator sees? Trust it from now on?", Answer::No)? {

@@ -4,11 +4,10 @@
 //! mistake on the way changes nothing. Passphrases that are made here are shown before they are set: afterwards they
 //! would be lost with the terminal.
 
-use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use casemate_api::body::system;
 use casemate_api::{Passphrase, State, UserId};
 use clap::Args;
@@ -17,6 +16,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::exit::{Failure, local};
+use crate::file::{NewFile, Replace};
 use crate::profile::Context;
 use crate::terminal::{Answer, Terminal};
 use crate::{prompt, render, strength};
@@ -51,6 +51,12 @@ struct Secret {
     made: bool,
 }
 
+impl Secret {
+    fn same_as(&self, other: &Secret) -> bool {
+        verify_slices_are_equal(self.passphrase.expose(), other.passphrase.expose()).is_ok()
+    }
+}
+
 /// The passphrases, each with its name and what it is for.
 const UNLOCK: (&str, &str) = ("Unlock Passphrase", "opens the HSM after each start; nothing replaces it");
 const ADMIN: (&str, &str) = ("passphrase of admin", "manages users, keys and settings");
@@ -70,7 +76,14 @@ impl Provision {
                     .into(),
             ));
         }
-        let fingerprint = if by_hand { context.client.shown(0)?.fingerprint.to_string() } else { String::new() };
+        let fingerprint = if by_hand {
+            // The look is a connection of its own: what goes onto the sheet is trusted as the others are.
+            let shown = context.client.shown(0)?;
+            shown.expect_trusted(&node)?;
+            shown.fingerprint.to_string()
+        } else {
+            String::new()
+        };
         if let Some(terminal) = &terminal {
             terminal.say(&format!("{node} is Unprovisioned. The SHA-256 fingerprint of its certificate is"))?;
             terminal.say(&fingerprint)?;
@@ -88,6 +101,11 @@ impl Provision {
             .into_iter()
             .filter_map(|(what, secret)| Some((what, secret?)))
             .collect();
+        for (at, ((name, _), secret)) in kept.iter().enumerate() {
+            if let Some(((other, _), _)) = kept.iter().take(at).find(|(_, other)| other.same_as(secret)) {
+                render::warning(&format!("The {name} is the {other} as well: who learns one has both."));
+            }
+        }
         hand_over(&kept, self.passphrases_to.as_deref(), terminal.as_ref())?;
         let names: Vec<_> = kept.into_iter().map(|(what, _)| what).collect();
 
@@ -120,7 +138,14 @@ impl Provision {
         {
             render::warning(&format!("The HSM is set up, but its clock may be late. {why}"));
         }
-        let device = session.system().info()?.device_id;
+        // It is set up: that something cannot be looked up is no failure of it.
+        let device = match session.system().info() {
+            Ok(info) => info.device_id,
+            Err(why) => {
+                render::warning(&format!("The HSM is set up, but does not tell its device id. {why}"));
+                "see `casemate system info`".into()
+            }
+        };
         sheet(context, &Sheet { device, node, fingerprint, system_time, names })
     }
 }
@@ -224,10 +249,10 @@ fn hand_over(
     }
     match (file, terminal) {
         (Some(path), _) => {
-            let wrong = || format!("The passphrases cannot be written to {}", path.display());
-            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-            let mut file = file.map_err(local(wrong()))?;
-            file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(local(wrong()))
+            let mut file = NewFile::create(path, Replace::No)?;
+            let wrong = format!("The passphrases cannot be written to {}", path.display());
+            file.write_all(text.as_bytes()).map_err(local(wrong))?;
+            file.finish().map(drop)
         }
         (None, Some(terminal)) => {
             for line in text.lines() {

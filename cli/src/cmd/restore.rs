@@ -20,7 +20,8 @@ use crate::prompt;
 #[derive(Args)]
 #[command(
     after_help = "On an Unprovisioned HSM everything is restored, and no user is needed. On an Operational one users, \
-                        namespaces and keys are, and its own settings stay."
+                        namespaces, keys, the unlock passphrase, the backup passphrase and the CA of the cluster are those \
+                        of the backup afterwards; its own network, TLS key, time and log settings stay."
 )]
 pub(crate) struct Restore {
     /// The backup; - is standard input
@@ -49,7 +50,10 @@ impl Restore {
         context.confirm(&if full {
             format!("Giving {node} the users, keys and settings of the backup")
         } else {
-            format!("Replacing all users, namespaces and keys of {node} by those of the backup")
+            format!(
+                "Replacing all users, namespaces and keys of {node}, its unlock passphrase and its backup passphrase by \
+                 those of the backup"
+            )
         })?;
         let session = if full { anonymous.clone() } else { context.session()? };
         let backup_passphrase = if self.stored_backup_passphrase {

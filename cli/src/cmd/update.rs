@@ -65,6 +65,12 @@ impl Command {
 fn install(context: &Context, file: &Path) -> Result<(), Failure> {
     // Not after an upload of minutes.
     context.can_confirm(INSTALL)?;
+    if context.out.json && !context.yes() {
+        return Err(Failure::Usage(
+            "With --json nobody is shown the release notes: say --yes, or take `update upload` and `update commit`."
+                .into(),
+        ));
+    }
     let session = context.session()?;
     let notes = upload(context, &session, file)?;
     if !context.out.json {

@@ -276,11 +276,8 @@ impl Encrypt {
         let session = context.session()?;
         let message = Zeroizing::new(BASE64_STANDARD.encode(&*read(&self.file)?));
         let reply = session.keys().encrypt(&self.key, &keys::Encrypt { mode: self.mode, message, iv: self.iv })?;
-        if context.out.json {
-            return context.out.line(&reply, "");
-        }
         // Not a table: it would break the lines of long ciphertexts.
-        render::write(format!("encrypted {}\niv {}\n", reply.encrypted, reply.iv).as_bytes())
+        context.out.lines(&reply, [format!("encrypted {}", reply.encrypted), format!("iv {}", reply.iv)])
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 
 use crate::pty::Person;
-use crate::rig::{ADMIN, Hsm, OPERATOR};
+use crate::rig::{ADMIN, Hsm, OPERATOR, run};
 
 /// An HSM with the key `k`, a backup passphrase (that of the file `op`) and a user `backup`.
 fn hsm() -> Hsm {
@@ -149,4 +149,19 @@ fn a_person_is_asked_and_sees_how_far_it_is() {
     person.sees("KiB of ");
     let (code, out, rest) = person.ends();
     assert!(code == 0 && out.contains("It is Operational"), "{code} {out} {rest}");
+}
+
+#[test]
+fn what_does_not_begin_like_a_backup_is_none() {
+    for body in ["", "<html>a portal</html>"] {
+        let odd = casemate_testkit::Odd::start(move |_| casemate_testkit::reply_as("application/octet-stream", body));
+        let folder = crate::rig::Folder::new();
+        let login = ["--insecure", "--host", &odd.address, "--user", "backup"];
+        let file = folder.at("bak");
+        for to in [file.as_str(), "-"] {
+            let made = run(&[&login[..], &["backup", "--to", to]].concat(), &[("CASEMATE_PASSPHRASE", OPERATOR)], b"");
+            assert_eq!(made.code, 12, "{}", made.err);
+        }
+        assert_eq!(fs::read_dir(folder.path("")).unwrap().count(), 0);
+    }
 }

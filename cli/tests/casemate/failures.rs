@@ -88,6 +88,10 @@ fn passphrases_are_taken_from_files_and_commands_and_checked_before_they_are_set
     run(&[&host[..], &["--passphrase-file", &hsm.at("admin"), "user", "list"]].concat(), &[], b"").ok();
     let command = format!("echo '{ADMIN}'");
     run(&[&host[..], &["--passphrase-command", &command, "user", "list"]].concat(), &[], b"").ok();
+    // The variable of another one is not handed on, and neither is what stands on standard input.
+    let command = format!("test -z \"$CASEMATE_PASSPHRASE\" && ! read -r line && echo '{ADMIN}'");
+    let other = [("CASEMATE_PASSPHRASE", "of another one")];
+    run(&[&host[..], &["--passphrase-command", &command, "user", "list"]].concat(), &other, b"a message\n").ok();
     run(&[&host[..], &["--passphrase-command", "exit 3", "user", "list"]].concat(), &[], b"").fails(1);
     run(&[&host[..], &["--passphrase-file", "/nowhere", "user", "list"]].concat(), &[], b"").fails(1);
     let short = hsm.folder.file("short", "short");

@@ -122,7 +122,7 @@ fn passphrases_are_made_into_a_new_file_that_only_the_owner_reads() {
     run(&["--host", &hsm.address, "--pin", pin, "info"], &[], b"").ok();
 
     let other = Hsm::start();
-    assert!(other.nobody(&make).fails(1).contains("cannot be written"));
+    assert!(other.nobody(&make).fails(1).contains("is there already"));
     assert!(other.nobody(&["state"]).ok().contains("Unprovisioned"));
     assert!(other.nobody(&["provision", "--generate"]).fails(2).contains("--passphrases-to"));
     assert_eq!(other.nobody(&["provision", "--passphrases-to", &file]).code, 2);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use casemate_api::body::config::{GenerateTlsKey, TlsKeyType};
-use casemate_client::{Error, Fingerprint, Session};
+use casemate_client::{Fingerprint, Session, Trust};
 use clap::{Args, Subcommand};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -106,25 +106,23 @@ impl Generate {
         context.confirm("Replacing the HSM's TLS key and certificate, which every pin has to follow,")?;
         let session = context.session()?;
         session.config().tls_generate(&GenerateTlsKey { key_type: self.key_type, length: self.length })?;
-        now_shows(context, "The HSM has a new TLS key and certificate.", at_hand(&session))
+        now_shows(context, "The HSM has a new TLS key and certificate.", at_hand(context, &session))
     }
 }
 
-/// The fingerprint of the certificate that was just made, if it can be seen. Through the connection that is still open the
-/// HSM tells it itself; through a new one it is what whoever answers there shows, and that the old pin no longer fits is
-/// expected.
-fn at_hand(session: &Session) -> Option<Fingerprint> {
-    match session.config().tls_certificate() {
-        Ok(pem) => fingerprint(&pem).ok(),
-        Err(Error::Untrusted { fingerprint, .. } | Error::NotPinned { fingerprint, .. }) => Some(fingerprint),
-        Err(_) => None,
+/// The fingerprint of the certificate that was just made, if the HSM tells it itself through the connection that is still
+/// open. What somebody shows at a new one is not taken for it: whoever stands between could have closed the old one.
+fn at_hand(context: &Context, session: &Session) -> Option<Fingerprint> {
+    match context.client.trust() {
+        Trust::Anyone => None,
+        _ => fingerprint(&session.config().tls_certificate().ok()?).ok(),
     }
 }
 
 fn now_shows(context: &Context, what: &str, shown: Option<Fingerprint>) -> Result<(), Failure> {
     let how = match shown {
         Some(shown) => format!("--pin {shown}, or pin = [\"{shown}\"] in the profile."),
-        None => "the next command tells the fingerprint it meets.".into(),
+        None => "the next command tells the fingerprint it meets; compare it with what the HSM's operator sees.".into(),
     };
     let text = format!("{what} New connections see it. Clients that pin have to follow: {how}");
     context.out.line(&json!({ "fingerprint": shown.map(|shown| shown.to_string()) }), &text)
