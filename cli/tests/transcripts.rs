@@ -22,7 +22,7 @@ use desk::{Desk, Start};
 /// The HSMs of a file, by the profile that names them. Without more ado: one that is Operational.
 fn stage(file: &str) -> &'static [(&'static str, Start)] {
     match file {
-        "setup" => &[("default", Start::Fresh), ("amsterdam", Start::Fresh)],
+        "setup" => &[("default", Start::Fresh), ("amsterdam", Start::Fresh), ("stuttgart", Start::Fresh)],
         "configure" => &[("default", Start::Operational), ("amsterdam", Start::Operational)],
         "update" => &[("default", Start::Updatable), ("amsterdam", Start::Updatable)],
         "system" => {

@@ -18,6 +18,7 @@ mod provision;
 mod public;
 mod restore;
 mod system;
+mod trial;
 mod update;
 mod usage;
 mod user;

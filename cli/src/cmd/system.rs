@@ -2,6 +2,8 @@
 
 use clap::Subcommand;
 
+use super::trial;
+
 use crate::exit::Failure;
 use crate::profile::Context;
 
@@ -16,6 +18,8 @@ pub(crate) enum Command {
     Shutdown,
     /// Erase everything in it
     FactoryReset,
+    /// Try a new HSM out: set it up, use every type of key, erase it
+    Test(trial::Test),
 }
 
 impl Command {
@@ -33,6 +37,7 @@ impl Command {
                 ];
                 context.out.record(&info, members)
             }
+            Command::Test(arguments) => arguments.run(context),
             Command::Reboot => {
                 context.confirm("Interrupting the service by a reboot")?;
                 context.session()?.system().reboot()?;

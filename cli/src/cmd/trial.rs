@@ -1,0 +1,187 @@
+//! `system test`: whether a new HSM does what it is bought for. It is set up, does with every type of key what that type can
+//! do, is locked and unlocked, and is erased again.
+
+use std::path::PathBuf;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use casemate_api::body::users::NewUser;
+use casemate_api::body::{keys, system};
+use casemate_api::limits::RANDOM_MAX_BYTES;
+use casemate_api::mechanisms::{Input, Mode, Row, TABLE};
+use casemate_api::{DecryptMode, EncryptMode, KeyId, KeyType, Passphrase, Role, State, UserId};
+use casemate_client::{Error, Session};
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::config::rfc3339;
+use crate::clock;
+use crate::exit::{Failure, local};
+use crate::profile::Context;
+use crate::{prompt, strength};
+
+/// Arguments of `system test`.
+#[derive(Args)]
+#[command(
+    after_help = "The HSM has to be Unprovisioned, and is again afterwards. The passphrases are for the time between; \
+                        if the HSM cannot be erased at the end, they still hold."
+)]
+pub(crate) struct Test {
+    /// File with the unlock passphrase for the test
+    #[arg(long, value_name = "FILE")]
+    unlock_passphrase_file: Option<PathBuf>,
+    /// File with the passphrase of the user `admin` for the test
+    #[arg(long, value_name = "FILE")]
+    admin_passphrase_file: Option<PathBuf>,
+}
+
+/// What was tried, and milliseconds.
+type Tried = (String, u128);
+
+impl Test {
+    /// Tries everything out.
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        let anonymous = context.client.anonymous();
+        let node = context.client.nodes().join(", ");
+        let state = anonymous.health().state()?;
+        if state != State::Unprovisioned {
+            return Err(Failure::WrongState(format!(
+                "{node} is {state:?}, and only an Unprovisioned HSM is tested: at the end everything in it is erased."
+            )));
+        }
+        context.confirm("Setting the HSM up, using it, and erasing everything in it")?;
+        let unlock = prompt::new(
+            "Unlock passphrase for the test",
+            self.unlock_passphrase_file.as_deref(),
+            "--unlock-passphrase-file",
+        )?;
+        let admin = prompt::new(
+            "Passphrase of admin for the test",
+            self.admin_passphrase_file.as_deref(),
+            "--admin-passphrase-file",
+        )?;
+        let name = UserId::parse("admin").map_err(local("The name of the first user"))?;
+        let session = context.client.log_in(&name, again(&admin));
+        let begun = clock::now();
+        anonymous.provision(&system::Provision {
+            unlock_passphrase: again(&unlock),
+            admin_passphrase: admin,
+            system_time: rfc3339(Timestamp::now()),
+        })?;
+        let mut tried = vec![("provision".to_owned(), begun.elapsed().as_millis())];
+        let went = operator(context, &session).and_then(|operator| {
+            exercise(&Sessions { admin: &session, operator: &operator, nobody: &anonymous }, &unlock, &mut tried)
+        });
+        // Also after a failure: what is left of the test is nobody's.
+        let begun = clock::now();
+        let erased = session.system().factory_reset();
+        tried.push(("factory reset".into(), begun.elapsed().as_millis()));
+        match (went, erased) {
+            (Ok(()), Ok(())) => {
+                let values: Vec<Value> = tried.iter().map(|(what, ms)| json!({ "what": what, "ms": ms })).collect();
+                context.out.list(&values, &["what", "ms"], tried.into_iter().map(|(what, ms)| vec![what, ms.to_string()]))
+            }
+            (Err(why), Ok(())) => Err(why.at(format!("{node} failed the test and was erased"))),
+            (_, Err(why)) => Err(Failure::from(why).at(format!(
+                "{node} could not be erased after the test: the passphrases of the test hold; erase it with `casemate system \
+                 factory-reset`"
+            ))),
+        }
+    }
+}
+
+/// Passphrases are not copied but on purpose: they are needed for the request and for logins.
+fn again(passphrase: &Passphrase) -> Passphrase {
+    Passphrase::from_text(str::from_utf8(passphrase.expose()).unwrap_or_default().to_owned())
+}
+
+/// Who does what.
+struct Sessions<'a> {
+    admin: &'a Session,
+    operator: &'a Session,
+    nobody: &'a Session,
+}
+
+/// A user who uses keys, with a passphrase that nobody learns.
+fn operator(context: &Context, admin: &Session) -> Result<Session, Failure> {
+    let name = UserId::parse("tester").map_err(local("The name of a user"))?;
+    let passphrase = strength::make()?;
+    let user = NewUser { real_name: "For the test".into(), role: Role::Operator, passphrase: again(&passphrase) };
+    admin.users().create_as(&name, &user)?;
+    Ok(context.client.log_in(&name, passphrase))
+}
+
+fn exercise(sessions: &Sessions<'_>, unlock: &Passphrase, tried: &mut Vec<Tried>) -> Result<(), Failure> {
+    let &Sessions { admin, operator, nobody } = sessions;
+    let mut types: Vec<KeyType> = TABLE.iter().map(|row| row.key).collect();
+    types.dedup();
+    for key in types {
+        let rows: Vec<&Row> = TABLE.iter().filter(|row| row.key == key).collect();
+        let name = key.as_str();
+        let id = KeyId::parse(name).map_err(local("The id of a key"))?;
+        timed(tried, format!("generate {name}"), || generate(admin, &id, &rows))?;
+        for row in &rows {
+            if let Mode::Sign(mode) = row.mode {
+                let Some(message) = message(row.input) else { continue };
+                timed(tried, format!("sign {name} {mode:?}"), || {
+                    operator.keys().sign(&id, &keys::Sign { mode, message: message.clone() }).map(drop)
+                })?;
+            }
+        }
+        if key == KeyType::Generic {
+            timed(tried, format!("encrypt and decrypt {name}"), || round_trip(operator, &id))?;
+        }
+    }
+    timed(tried, "random".into(), || operator.random(RANDOM_MAX_BYTES).map(drop))?;
+    timed(tried, "lock".into(), || admin.lock())?;
+    timed(tried, "unlock".into(), || nobody.unlock(again(unlock)))
+}
+
+/// How long `work` takes, and its error with what was tried.
+fn timed<T, E: Into<Failure>>(
+    tried: &mut Vec<Tried>,
+    what: String,
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, Failure> {
+    let begun = clock::now();
+    let done = work().map_err(|why| why.into().at(&*what))?;
+    tried.push((what, begun.elapsed().as_millis()));
+    Ok(done)
+}
+
+fn generate(session: &Session, id: &KeyId, rows: &[&Row]) -> Result<(), Error> {
+    let mut mechanisms: Vec<_> = rows.iter().map(|row| row.mechanism).collect();
+    mechanisms.dedup();
+    let key_type = rows.first().map_or(KeyType::Generic, |row| row.key);
+    let length = match key_type {
+        KeyType::RSA => 2048,
+        KeyType::Generic => 256,
+        _ => 0,
+    };
+    let (restrictions, label) = (keys::Restrictions::default(), String::new());
+    let key = keys::GenerateKey { mechanisms, key_type, length, id: id.to_string(), restrictions, label };
+    session.keys().generate(&key).map(drop)
+}
+
+/// Something to sign. None: it has to be made of the key.
+fn message(input: Input) -> Option<String> {
+    let bytes = match input {
+        Input::Digest(bytes) => bytes,
+        Input::Message | Input::UpToModulusLess11 => 32,
+        Input::Modulus | Input::Integer | Input::Blocks16 => return None,
+    };
+    Some(BASE64_STANDARD.encode(vec![7; bytes]))
+}
+
+fn round_trip(session: &Session, id: &KeyId) -> Result<(), Failure> {
+    let message = BASE64_STANDARD.encode([7; 32]);
+    let plain = Zeroizing::new(message.clone());
+    let sealed = session.keys().encrypt(id, &keys::Encrypt { mode: EncryptMode::AES_CBC, message: plain, iv: None })?;
+    let request = keys::Decrypt { mode: DecryptMode::AES_CBC, encrypted: sealed.encrypted, iv: Some(sealed.iv) };
+    if *session.keys().decrypt(id, &request)?.decrypted == message {
+        return Ok(());
+    }
+    Err(Failure::Local("What came back is not what was encrypted.".into()))
+}
