@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::config::{now, rfc3339};
 use crate::exit::{Failure, local};
 use crate::file::{NewFile, Replace};
 use crate::profile::Context;
@@ -151,15 +152,6 @@ impl Provision {
 }
 
 const WITH_BACKUP: &str = "Set a Backup Passphrase as well? Without one there are no backups.";
-
-fn now() -> String {
-    rfc3339(Timestamp::now())
-}
-
-/// As the API takes it (RFC 3339 §5.6).
-fn rfc3339(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
 
 fn admin_user() -> Result<UserId, Failure> {
     UserId::parse("admin").map_err(local("The name of the first user"))

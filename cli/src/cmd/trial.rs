@@ -12,11 +12,10 @@ use casemate_api::mechanisms::{Input, Mode, Row, TABLE};
 use casemate_api::{DecryptMode, EncryptMode, KeyId, KeyType, Passphrase, Role, State, UserId};
 use casemate_client::{Error, Session};
 use clap::Args;
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::config::rfc3339;
+use super::config::now;
 use crate::clock;
 use crate::exit::{Failure, local};
 use crate::profile::Context;
@@ -68,7 +67,7 @@ impl Test {
         anonymous.provision(&system::Provision {
             unlock_passphrase: again(&unlock),
             admin_passphrase: admin,
-            system_time: rfc3339(Timestamp::now()),
+            system_time: now(),
         })?;
         let mut tried = vec![("provision".to_owned(), begun.elapsed().as_millis())];
         let went = operator(context, &session).and_then(|operator| {
@@ -115,8 +114,12 @@ fn operator(context: &Context, admin: &Session) -> Result<Session, Failure> {
 
 fn exercise(sessions: &Sessions<'_>, unlock: &Passphrase, tried: &mut Vec<Tried>) -> Result<(), Failure> {
     let &Sessions { admin, operator, nobody } = sessions;
-    let mut types: Vec<KeyType> = TABLE.iter().map(|row| row.key).collect();
-    types.dedup();
+    let mut types: Vec<KeyType> = Vec::new();
+    for row in TABLE {
+        if !types.contains(&row.key) {
+            types.push(row.key);
+        }
+    }
     for key in types {
         let rows: Vec<&Row> = TABLE.iter().filter(|row| row.key == key).collect();
         let name = key.as_str();

@@ -95,8 +95,6 @@ fn openssl(arguments: &[&str]) {
 #[test]
 fn the_certificate_comes_from_an_authority_and_a_new_key_says_how_to_pin_it() {
     let hsm = Hsm::operational();
-    // Certificates of today have to be valid there.
-    hsm.admin(&["config", "time", "set"]).ok();
     let (ca, key, csr, cert) = (hsm.at("ca.pem"), hsm.at("ca.key"), hsm.at("hsm.csr"), hsm.at("hsm.pem"));
     let new =
         ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=Test CA"];
@@ -107,6 +105,8 @@ fn the_certificate_comes_from_an_authority_and_a_new_key_says_how_to_pin_it() {
     openssl(&[&sign[..], &["-out", &cert]].concat());
     hsm.folder.file("chain.pem", std::fs::read_to_string(&cert).unwrap() + &std::fs::read_to_string(&ca).unwrap());
 
+    // A certificate that was made a moment ago has to be valid there.
+    hsm.admin(&["config", "time", "set"]).ok();
     let said = hsm.admin(&["cert", "set", "--tls", &hsm.at("chain.pem"), "--json"]).json();
     assert_eq!(said["fingerprint"], casemate_testkit::fingerprint(&hsm.address).to_string());
     // Now the authority vouches for it.

@@ -20,7 +20,7 @@ use crate::exit::Failure;
 use crate::profile::Context;
 use crate::prompt;
 
-pub(crate) use time::rfc3339;
+pub(crate) use time::{now, rfc3339};
 
 /// Configure an HSM.
 #[derive(Subcommand)]

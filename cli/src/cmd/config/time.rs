@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use casemate_api::body::config::Ntp;
 use clap::{Args, Subcommand};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use crate::exit::Failure;
@@ -53,7 +53,7 @@ impl Command {
         let time = match self {
             Command::Show => session.config().time()?,
             Command::Set { time } => {
-                let time = rfc3339(time.unwrap_or_else(Timestamp::now));
+                let time = time.map_or_else(now, rfc3339);
                 session.config().set_time(time.clone())?;
                 time
             }
@@ -86,7 +86,12 @@ pub(crate) fn members(ntp: &Ntp) -> Vec<(&'static str, String)> {
     vec![("NTP server", server), ("NTS server", ntp.nts_name.clone().unwrap_or_else(none))]
 }
 
-/// A time as the API takes it: whole seconds, offset zero.
+/// The time here, to the nearest second, as the API takes it.
+pub(crate) fn now() -> String {
+    rfc3339(Timestamp::now() + SignedDuration::from_millis(500))
+}
+
+/// A time as the API takes it: whole seconds, offset zero (RFC 3339 §5.6).
 pub(crate) fn rfc3339(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
