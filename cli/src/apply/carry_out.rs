@@ -14,8 +14,9 @@ use casemate_api::{Passphrase, Tag, UserId};
 use casemate_client::Error;
 
 use super::have::{self, Have, each, worker};
-use super::plan::{Act, Files, May, Plan, Setting, Step, Thing, plan};
+use super::plan::{Files, May, Plan, plan};
 use super::sessions::Sessions;
+use super::step::{Act, Setting, Step, Thing};
 use super::want::{self, Config, Want};
 use crate::exit::Failure;
 use crate::prompt::{self, Source};
@@ -230,7 +231,10 @@ fn only(want: &Want, step: &Step) -> Want {
         Thing::User(name) | Thing::UserTag(name, _) => name.namespace.as_ref(),
         _ => step.by.as_ref(),
     };
+    // Nothing is deleted where the file lists nothing: the others of the place stand in for it.
+    let delete = step.act == Act::Delete;
     let about = |key: &&want::Key| match &step.thing {
+        Thing::Key(place, _) if delete => key.namespace == *place,
         Thing::Key(place, id)
         | Thing::KeyTag(place, id, _)
         | Thing::KeyLabel(place, id)
@@ -238,6 +242,7 @@ fn only(want: &Want, step: &Step) -> Want {
         _ => false,
     };
     let near = |user: &&want::User| match &step.thing {
+        Thing::User(name) if delete && user.name.namespace == name.namespace => true,
         Thing::User(name) | Thing::UserTag(name, _) if user.name == *name => true,
         _ => user.name.namespace.is_some() && user.name.namespace.as_ref() == made,
     };

@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use casemate_api::{KeyId, NamespaceId, Tag, UserId};
+use casemate_api::{KeyId, NamespaceId, Tag};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::have::{self, Have, worker};
-use super::want::{self, Want, called};
+use super::step::{Act, Setting, Step, Thing};
+use super::want::{self, Want};
 
 /// What may be done besides making and changing.
 #[derive(Clone, Copy, Default)]
@@ -42,73 +43,6 @@ pub(crate) struct Plan {
     pub(crate) stuck: Vec<Stuck>,
     /// What is there and not in the file.
     pub(crate) extra: Vec<Thing>,
-}
-
-/// One call that changes something.
-#[derive(Clone, Debug)]
-pub(crate) struct Step {
-    /// What is done.
-    pub(crate) act: Act,
-    /// To what.
-    pub(crate) thing: Thing,
-    /// In which namespace somebody has to do it; none is root.
-    pub(crate) by: Option<NamespaceId>,
-    /// What was, if something is changed that can be told; else null.
-    pub(crate) from: Value,
-    /// What shall be, likewise.
-    pub(crate) to: Value,
-    /// More for people; may be empty.
-    pub(crate) note: String,
-}
-
-/// What a step does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Act {
-    /// It was not there.
-    Create,
-    /// It was different.
-    Change,
-    /// It shall not be there.
-    Delete,
-}
-
-/// What can be done something to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Thing {
-    /// A namespace.
-    Namespace(NamespaceId),
-    /// A user.
-    User(UserId),
-    /// A tag of a user.
-    UserTag(UserId, String),
-    /// A key.
-    Key(Option<NamespaceId>, KeyId),
-    /// A tag of a key.
-    KeyTag(Option<NamespaceId>, KeyId, String),
-    /// The label of a key.
-    KeyLabel(Option<NamespaceId>, KeyId),
-    /// The certificate of a key.
-    KeyCertificate(Option<NamespaceId>, KeyId),
-    /// A setting.
-    Setting(Setting),
-}
-
-/// A setting of the HSM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Setting {
-    /// Where log lines go.
-    Logging,
-    /// Time servers.
-    Ntp,
-    /// Whether it starts by itself.
-    UnattendedBoot,
-    /// What backups are sealed with.
-    BackupPassphrase,
-    /// The chain of its own certificate.
-    TlsCertificate,
-    /// Its address.
-    Network,
 }
 
 /// Something that differs and cannot be changed.
@@ -281,27 +215,24 @@ impl Plan {
     }
 
     /// Users, keys and namespaces that are not in the file. A namespace is never deleted: all its keys would go with it.
+    /// Where the file lists none of a kind it may be about something else, or cut off: there none is deleted.
     fn others(&mut self, have: &Have, want: &Want, may: May) {
         for (place, keys) in &have.keys {
             let wanted: BTreeSet<_> =
                 want.keys.iter().filter(|key| key.namespace == *place).map(|key| &key.id).collect();
             for id in keys.keys().filter(|id| !wanted.contains(id)) {
-                self.leave(Thing::Key(place.clone(), id.clone()), place.clone(), may.prune_keys);
+                let delete = may.prune_keys && !wanted.is_empty();
+                self.leave(Thing::Key(place.clone(), id.clone()), place.clone(), delete);
             }
         }
         let wanted: BTreeSet<_> = want.users.iter().map(|user| &user.name).collect();
+        let places: BTreeSet<_> = wanted.iter().map(|user| user.namespace.as_ref()).collect();
         for user in have.users.keys().filter(|user| !wanted.contains(user)) {
             let place = user.namespace.as_ref();
-            // Who can delete it: in a namespace only its own Administrator, of one that is gone root's.
-            let (by, can) = match place {
-                Some(place) if want.namespaces.contains(place) => {
-                    (Some(place.clone()), worker(have, want, place).is_some())
-                }
-                Some(place) => (None, !have.namespaces.contains(place)),
-                None => (None, true),
-            };
-            let delete = may.prune && can && have.myself.as_ref() != Some(user);
-            self.leave(Thing::User(user.clone()), by, delete);
+            // In a namespace only its own Administrators delete anybody.
+            let can = place.is_none_or(|place| worker(have, want, place).is_some());
+            let delete = may.prune && can && places.contains(&place) && have.myself.as_ref() != Some(user);
+            self.leave(Thing::User(user.clone()), place.cloned(), delete);
         }
         let wanted: BTreeSet<_> = want.namespaces.iter().collect();
         let others = have.namespaces.iter().filter(|namespace| !wanted.contains(namespace));
@@ -328,43 +259,6 @@ impl Plan {
     fn setting<T: Serialize + PartialEq>(&mut self, setting: Setting, is: Option<&T>, shall: Option<&T>) {
         if shall.is_some() && is != shall {
             self.change(Thing::Setting(setting), None, json!(is), json!(shall));
-        }
-    }
-}
-
-impl Step {
-    /// Whether `other` is the same step. The words for people do not count.
-    pub(crate) fn is(&self, other: &Step) -> bool {
-        self.act == other.act && self.thing == other.thing && self.by == other.by
-    }
-}
-
-impl Setting {
-    /// How people and scripts call it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Setting::Logging => "logging",
-            Setting::Ntp => "ntp",
-            Setting::UnattendedBoot => "unattended-boot",
-            Setting::BackupPassphrase => "backup-passphrase",
-            Setting::TlsCertificate => "tls-certificate",
-            Setting::Network => "network",
-        }
-    }
-}
-
-impl Thing {
-    /// How people call it.
-    pub(crate) fn called(&self) -> String {
-        match self {
-            Thing::Namespace(namespace) => format!("namespace {namespace}"),
-            Thing::User(user) => format!("user {user}"),
-            Thing::UserTag(user, tag) => format!("tag {tag} of user {user}"),
-            Thing::Key(place, id) => called(id, place.as_ref()),
-            Thing::KeyTag(place, id, tag) => format!("tag {tag} of {}", called(id, place.as_ref())),
-            Thing::KeyLabel(place, id) => format!("label of {}", called(id, place.as_ref())),
-            Thing::KeyCertificate(place, id) => format!("certificate of {}", called(id, place.as_ref())),
-            Thing::Setting(setting) => setting.name().into(),
         }
     }
 }

@@ -181,13 +181,14 @@ fn only_what_may_go_goes() {
     }
     have.namespaces.insert(ns("theirs"));
     have.keys.get_mut(&None).unwrap().insert(id("x"), None);
+    have.users.insert(name("r"), is_user(Role::Backup, &[]));
     let want = Want {
         keys: want().keys,
         namespaces: want().namespaces,
-        users: vec![user("n~a", Role::Administrator)],
+        users: vec![user("r", Role::Backup), user("n~a", Role::Administrator)],
         ..Want::default()
     };
-    let users = ["- user x", "- user gone~x", "- user n~o", "- user n~x"];
+    let users = ["- user x", "- user n~o", "- user n~x"];
     assert_eq!(shown(&have, &want, May { prune: true, ..May::default() }), users);
     assert_eq!(shown(&have, &want, May { prune_keys: true, ..May::default() }), ["- key x"]);
     assert_eq!(shown(&have, &want, May::default()), [""; 0]);
@@ -199,10 +200,29 @@ fn only_what_may_go_goes() {
             // No call can name it.
             "tag ä of key k in n: not in the file",
             "user admin: not in the file",
+            "user gone~x: not in the file",
             "user theirs~x: not in the file",
             "namespace theirs: not in the file",
         ]
     );
+}
+
+#[test]
+fn nothing_goes_where_the_file_lists_nothing() {
+    let mut have = have();
+    have.users.insert(name("x"), None);
+    assert_eq!(shown(&have, &Want::default(), ALL), [""; 0], "an empty file");
+
+    // A file about a namespace says nothing about root, and one about its users nothing about its keys.
+    let mut inner = want();
+    inner.keys.clear();
+    assert_eq!(shown(&have, &inner, ALL), [""; 0]);
+    inner.keys = vec![key(Some("n"), "other")];
+    assert_eq!(shown(&have, &inner, ALL), ["+ key other in n (EC_P256)", "- key k in n"]);
+    // A key of root says nothing about root's users.
+    let mut outer = want();
+    outer.keys[0] = key(None, "other");
+    assert_eq!(shown(&have, &outer, ALL), ["+ key other (EC_P256)", "- key k"]);
 }
 
 #[test]

@@ -266,6 +266,18 @@ fn what_is_not_in_the_file_goes_only_if_that_is_said() {
 }
 
 #[test]
+fn a_file_without_users_or_keys_deletes_none() {
+    let hsm = Hsm::operational();
+    hsm.admin(&["key", "generate", "k", "-t", "EC_P256", "-m", "ECDSA_Signature"]).ok();
+    for (option, kind) in [("--prune", "users"), ("--prune-keys", "keys")] {
+        let said = hsm.admin(&["apply", "-", "--format", "toml", "--yes", option]).fails(2);
+        assert!(said.contains(&format!("{option} deletes {kind}")) && said.contains("is it whole?"), "{said}");
+    }
+    assert_eq!(hsm.admin(&["user", "list", "--json"]).json(), json!([{ "user": "admin" }, { "user": "op" }]));
+    assert_eq!(hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
+}
+
+#[test]
 fn after_a_power_cut_it_goes_on_where_it_was() {
     let mut hsm = Hsm::operational();
     let keys = 40;
@@ -309,28 +321,49 @@ fn after_a_power_cut_it_goes_on_where_it_was() {
 #[test]
 fn a_step_whose_answer_is_lost_is_looked_up_and_not_repeated() {
     goes_through(Lose::Answer);
+    prunes_through(Lose::Answer);
 }
 
 #[test]
 fn a_step_that_was_not_carried_out_is_tried_once_more() {
     goes_through(Lose::Request);
+    prunes_through(Lose::Request);
 }
 
-/// Applies a file of one key while the line loses the request for it, or the answer.
+/// Makes a key while the line loses the request for it, or the answer.
 fn goes_through(what: Lose) {
     let hsm = Hsm::operational();
+    let key = "[[keys]]\nid = \"k\"\ntype = \"EC_P256\"\nmechanisms = [\"ECDSA_Signature\"]\n";
+    applies_through(&hsm, what, key, &[]);
+    assert_eq!(hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
+}
+
+/// Deletes a user and then a key likewise.
+fn prunes_through(what: Lose) {
+    let hsm = Hsm::operational();
+    applies_through(&hsm, what, "[[users]]\nname = \"admin\"\nrole = \"Administrator\"\n", &["--prune"]);
+    assert_eq!(hsm.admin(&["user", "list", "--json"]).json(), json!([{ "user": "admin" }]));
+    for key in ["k", "l"] {
+        hsm.admin(&["key", "generate", key, "-t", "EC_P256", "-m", "ECDSA_Signature"]).ok();
+    }
+    let key = "[[keys]]\nid = \"k\"\ntype = \"EC_P256\"\nmechanisms = [\"ECDSA_Signature\"]\n";
+    applies_through(&hsm, what, key, &["--prune-keys"]);
+    assert_eq!(hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
+}
+
+/// Applies a file that has one step to do over a line that loses something of it.
+fn applies_through(hsm: &Hsm, what: Lose, text: &str, options: &[&str]) {
     let lossy = Lossy::before(&hsm.address, what);
-    let file =
-        hsm.folder.file("one.toml", "[[keys]]\nid = \"k\"\ntype = \"EC_P256\"\nmechanisms = [\"ECDSA_Signature\"]\n");
-    let before = |arguments: &[&str]| at(&lossy.address, &hsm.folder.path(""), arguments);
-    // As many records as it takes to look; the next is the key's.
-    ends(before(&["diff", &file]), 14);
+    let file = hsm.folder.file("one.toml", text);
+    let before =
+        |arguments: &[&str]| at(&lossy.address, &hsm.folder.path(""), &[arguments, &[file.as_str()], options].concat());
+    // As many records as it takes to look; the next is the step's.
+    ends(before(&["diff"]), 14);
     lossy.lose_after(lossy.records());
-    let (said, _) = ends(before(&["apply", &file, "--yes"]), 0);
+    let (said, _) = ends(before(&["--yes", "apply"]), 0);
     assert!(said.ends_with("1 of 1 done.\n"), "{said}");
     assert!(lossy.has_lost(), "something was lost");
-    assert_eq!(hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
-    assert_eq!(before(&["apply", &file, "--yes"]).ok(), "Nothing to do.\n");
+    assert_eq!(before(&["--yes", "apply"]).ok(), "Nothing to do.\n");
 }
 
 #[test]
