@@ -265,7 +265,7 @@ fn generation(key: &want::Key) -> GenerateKey {
         key_type: key.key_type,
         length: key.length.unwrap_or(0),
         id: key.id.to_string(),
-        restrictions: Restrictions { tags: key.tags.iter().map(ToString::to_string).collect() },
+        restrictions: Restrictions { tags: key.tags.iter().flatten().map(ToString::to_string).collect() },
         label: key.label.clone().unwrap_or_default(),
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::have::{self, Have, worker};
-use super::step::{Act, Setting, Step, Thing};
+use super::step::{Act, Grave, Setting, Step, Thing};
 use super::want::{self, Want};
 
 /// What may be done besides making and changing.
@@ -115,11 +115,12 @@ impl Plan {
     }
 
     fn step(&mut self, act: Act, thing: Thing, by: Option<NamespaceId>, note: impl Into<String>) {
-        self.steps.push(Step { act, thing, by, from: Value::Null, to: Value::Null, note: note.into() });
+        let grave = (act == Act::Delete && matches!(thing, Thing::Key(..))).then_some(Grave::DeletesKey);
+        self.steps.push(Step { act, thing, by, from: Value::Null, to: Value::Null, note: note.into(), grave });
     }
 
     fn change(&mut self, thing: Thing, by: Option<NamespaceId>, from: Value, to: Value) {
-        self.steps.push(Step { act: Act::Change, thing, by, from, to, note: String::new() });
+        self.steps.push(Step { act: Act::Change, thing, by, from, to, note: String::new(), grave: None });
     }
 
     fn stuck(&mut self, thing: Thing, what: &str, is: &str, shall: &str, remedy: &str) {
@@ -169,14 +170,7 @@ impl Plan {
             return;
         };
         self.unchangeable(key, is);
-        for tag in once(&key.tags).filter(|tag| !is.tags.contains(tag.as_str())) {
-            let thing = Thing::KeyTag(place.clone(), id.clone(), tag.to_string());
-            self.step(Act::Create, thing, place.clone(), "");
-        }
-        for tag in is.tags.iter().filter(|tag| !key.tags.iter().any(|shall| shall.as_str() == *tag)) {
-            let thing = Thing::KeyTag(place.clone(), id.clone(), tag.clone());
-            self.leave(thing, place.clone(), may.prune && Tag::parse(tag).is_ok());
-        }
+        self.key_tags(key, is, may);
         if let Some(shall) = key.label.as_ref().filter(|shall| **shall != is.label) {
             self.change(label(), place.clone(), json!(is.label), json!(shall));
         }
@@ -184,6 +178,24 @@ impl Plan {
             (Some(_), None) => self.step(Act::Create, stored(), place.clone(), ""),
             (Some(shall), Some(is)) if shall != is => self.step(Act::Change, stored(), place.clone(), ""),
             _ => {}
+        }
+    }
+
+    fn key_tags(&mut self, key: &want::Key, is: &have::Key, may: May) {
+        let Some(shall) = &key.tags else { return };
+        let (place, thing) =
+            (&key.namespace, |tag: &str| Thing::KeyTag(key.namespace.clone(), key.id.clone(), tag.into()));
+        for tag in once(shall).filter(|tag| !is.tags.contains(tag.as_str())) {
+            self.step(Act::Create, thing(tag.as_str()), place.clone(), "");
+        }
+        let goes = |tag: &str| may.prune && Tag::parse(tag).is_ok();
+        let opens = shall.is_empty() && is.tags.iter().all(|tag| goes(tag));
+        for tag in is.tags.iter().filter(|tag| !shall.iter().any(|shall| shall.as_str() == *tag)) {
+            self.leave(thing(tag), place.clone(), goes(tag));
+        }
+        if opens && let Some(last) = self.steps.last_mut().filter(|_| !is.tags.is_empty()) {
+            last.note = "then every Operator may use the key".into();
+            last.grave = Some(Grave::OpensKey);
         }
     }
 

@@ -21,6 +21,17 @@ pub(crate) struct Step {
     pub(crate) to: Value,
     /// More for people; may be empty.
     pub(crate) note: String,
+    /// What it does besides, that cannot be taken back: asked about once more.
+    pub(crate) grave: Option<Grave>,
+}
+
+/// What cannot be taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grave {
+    /// What a key was used for is lost with it.
+    DeletesKey,
+    /// A key loses its last tag: every Operator may use it.
+    OpensKey,
 }
 
 /// What a step does.

@@ -13,7 +13,7 @@ use crate::apply::have::{self, Have};
 use crate::apply::plan::{Files, May, Plan, plan};
 use crate::apply::sessions::Sessions;
 use crate::apply::show::{self, Extra};
-use crate::apply::step::{Act, Thing};
+use crate::apply::step::Grave;
 use crate::apply::want::Want;
 use crate::exit::{Failure, local};
 use crate::profile::Context;
@@ -154,7 +154,7 @@ impl Apply {
     }
 }
 
-/// Asks, and once more about keys: what they were used for is lost with them.
+/// Asks, and once more about what cannot be taken back.
 fn allow(context: &Context, plan: &Plan) -> Result<(), Failure> {
     if context.out.json && !context.yes() {
         // The plan is printed when it was carried out: a question now would be about what nobody has seen.
@@ -162,11 +162,13 @@ fn allow(context: &Context, plan: &Plan) -> Result<(), Failure> {
         return Err(Failure::Usage(why.into()));
     }
     context.agree("Do this?")?;
-    let gone = |act, thing: &Thing| act == Act::Delete && matches!(thing, Thing::Key(..));
-    match plan.steps.iter().filter(|step| gone(step.act, &step.thing)).count() {
-        0 => Ok(()),
-        keys => context.confirm(&format!("Deleting {}", count(keys, "key"))),
+    for (grave, what) in [(Grave::DeletesKey, "Deleting"), (Grave::OpensKey, "What every Operator may then do with")] {
+        match plan.steps.iter().filter(|step| step.grave == Some(grave)).count() {
+            0 => {}
+            keys => context.confirm(&format!("{what} {}", count(keys, "key")))?,
+        }
     }
+    Ok(())
 }
 
 /// So many of them.
