@@ -15,11 +15,10 @@ use casemate_client::Error;
 
 use super::have::{self, Have, each, worker};
 use super::plan::{Files, May, Plan, plan};
-use super::sessions::Sessions;
+use super::sessions::{self, Sessions, copy};
 use super::step::{Act, Setting, Step, Thing};
 use super::want::{self, Config, Want};
 use crate::exit::Failure;
-use crate::prompt::{self, Source};
 
 /// What the work is done with.
 pub(crate) struct Work<'a> {
@@ -56,14 +55,20 @@ impl<'a> Work<'a> {
         for step in &plan.steps {
             match (&step.act, &step.thing) {
                 (Act::Create, Thing::User(name)) => {
-                    let source =
-                        want.users.iter().find(|user| user.name == *name).and_then(|user| user.passphrase.as_ref());
-                    let passphrase = fetch(source, &format!("The passphrase of {name}"))?;
+                    let user = found(want.users.iter().find(|user| user.name == *name))?;
+                    let passphrase = settable(sessions.passphrase(user)?, &format!("The passphrase of {name}"))?;
                     passphrases.insert(name.clone(), passphrase);
                 }
+                (Act::Create, Thing::Namespace(namespace)) => {
+                    let worker = found(worker(have, want, namespace))?;
+                    if have.users.contains_key(&worker.name) {
+                        sessions.try_out(worker)?;
+                    }
+                }
                 (_, Thing::Setting(Setting::BackupPassphrase)) => {
-                    let source = want.config.backup_passphrase.as_ref();
-                    backup_passphrase = Some(fetch(source, "The Backup Passphrase")?);
+                    let whose = "The Backup Passphrase";
+                    let passphrase = sessions::read(want.config.backup_passphrase.as_ref(), whose)?;
+                    backup_passphrase = Some(settable(passphrase, whose)?);
                 }
                 _ => {}
             }
@@ -280,24 +285,13 @@ fn parsed(tag: &str) -> Result<Tag, Failure> {
 }
 
 /// A passphrase that can be set.
-fn fetch(source: Option<&Source>, whose: &str) -> Result<Passphrase, Failure> {
-    let Some(source) = source else {
-        return Err(Failure::Usage(format!(
-            "{whose} is needed, and the file does not say where it is: add passphrase-file, -env or -command."
-        )));
-    };
-    let passphrase = prompt::read(source).map_err(|why| why.at(whose))?;
+fn settable(passphrase: Passphrase, whose: &str) -> Result<Passphrase, Failure> {
     if passphrase.has_valid_length() {
         return Ok(passphrase);
     }
     Err(Failure::Usage(format!(
         "{whose}: a passphrase has {PASSPHRASE_MIN_BYTES} to {PASSPHRASE_MAX_BYTES} bytes. Choose another."
     )))
-}
-
-/// A call takes a passphrase with it, and a second attempt needs it, too.
-fn copy(passphrase: &Passphrase) -> Passphrase {
-    Passphrase::from_text(String::from_utf8_lossy(passphrase.expose()).into_owned())
 }
 
 /// The line on the terminal that says how far it is.

@@ -2,11 +2,12 @@
 //!
 //! The order works at any point of it: the first Administrator of a new namespace is made by root's while the namespace
 //! is not there yet, everybody else in it by that one; keys have their tags from their first moment, because a key without
-//! tags is for every Operator; what is deleted goes after all that comes; the network comes last, as it may cut the line.
+//! tags is for every Operator; what is deleted goes after all that comes, but users whom a new namespace would let in again
+//! go before it; the network comes last, as it may cut the line.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use casemate_api::{KeyId, NamespaceId, Tag};
+use casemate_api::{KeyId, NamespaceId, Tag, UserId};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -57,7 +58,7 @@ pub(crate) struct Stuck {
 /// Compares.
 pub(crate) fn plan(have: &Have, want: &Want, files: &Files, may: May) -> Plan {
     let mut plan = Plan::default();
-    let closed = namespaces(&mut plan, have, want);
+    let closed = namespaces(&mut plan, have, want, may);
     let open = |namespace: &Option<NamespaceId>| namespace.as_ref().is_none_or(|namespace| !closed.contains(namespace));
     let users = || want.users.iter().filter(|user| open(&user.name.namespace));
     for user in users().filter(|user| !have.users.contains_key(&user.name)) {
@@ -82,8 +83,8 @@ pub(crate) fn plan(have: &Have, want: &Want, files: &Files, may: May) -> Plan {
 }
 
 /// Plans the namespaces that are missing, each with the Administrator it starts with. Returns those in which nobody of the
-/// file can work.
-fn namespaces<'a>(plan: &mut Plan, have: &Have, want: &'a Want) -> BTreeSet<&'a NamespaceId> {
+/// file can work, or into which users would come back whom the file does not want.
+fn namespaces<'a>(plan: &mut Plan, have: &Have, want: &'a Want, may: May) -> BTreeSet<&'a NamespaceId> {
     let mut closed = BTreeSet::new();
     for namespace in &want.namespaces {
         let worker = worker(have, want, namespace);
@@ -97,15 +98,43 @@ fn namespaces<'a>(plan: &mut Plan, have: &Have, want: &'a Want) -> BTreeSet<&'a 
             plan.stuck.push(Stuck { thing: Thing::Namespace(namespace.clone()), why: why.into() });
             continue;
         };
+        let old = |user: &&UserId| user.namespace.as_ref() == Some(namespace);
+        let (old, strangers): (Vec<_>, Vec<_>) =
+            have.users.keys().filter(old).partition(|user| is_wanted(have, want, user));
+        let listed = |user: &&UserId| want.users.iter().any(|wanted| wanted.name == **user);
+        if !strangers.is_empty() && (!may.prune || strangers.iter().any(listed)) {
+            closed.insert(namespace);
+            let why = format!(
+                "users that an earlier namespace of this name left would come back with their old passphrases, and the \
+                 file has none of these names and roles: {}; delete them by hand, or with --prune those that are not in \
+                 the file",
+                words(&strangers)
+            );
+            plan.stuck.push(Stuck { thing: Thing::Namespace(namespace.clone()), why });
+            continue;
+        }
+        for stranger in strangers {
+            // Before the namespace is there root's Administrator can delete them; afterwards they can do anything.
+            plan.step(Act::Delete, Thing::User(stranger.clone()), None, "left by an earlier namespace");
+        }
         if !have.users.contains_key(&worker.name) {
             plan.create_user(worker, None);
         }
-        let old = have.users.keys().filter(|user| user.namespace.as_ref() == Some(namespace));
-        let old: Vec<_> = old.map(ToString::to_string).collect();
-        let note = if old.is_empty() { String::new() } else { format!("its users come back: {}", old.join(", ")) };
+        let old = words(&old);
+        let note = if old.is_empty() { String::new() } else { format!("its users come back: {old}") };
         plan.step(Act::Create, Thing::Namespace(namespace.clone()), None, note);
     }
     closed
+}
+
+/// Whether the file lists a user that is there with the role it has.
+fn is_wanted(have: &Have, want: &Want, user: &UserId) -> bool {
+    let role = have.users.get(user).and_then(|user| user.as_ref().map(|user| user.role));
+    want.users.iter().any(|wanted| wanted.name == *user && role == Some(wanted.role))
+}
+
+fn words(users: &[&UserId]) -> String {
+    users.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Plan {
@@ -241,8 +270,11 @@ impl Plan {
         let places: BTreeSet<_> = wanted.iter().map(|user| user.namespace.as_ref()).collect();
         for user in have.users.keys().filter(|user| !wanted.contains(user)) {
             let place = user.namespace.as_ref();
-            // In a namespace only its own Administrators delete anybody.
-            let can = place.is_none_or(|place| worker(have, want, place).is_some());
+            if self.steps.iter().any(|step| step.act == Act::Delete && step.thing == Thing::User(user.clone())) {
+                continue;
+            }
+            // In a namespace only its own Administrators delete anybody. One that is not there was planned before.
+            let can = place.is_none_or(|place| have.namespaces.contains(place) && worker(have, want, place).is_some());
             let delete = may.prune && can && places.contains(&place) && have.myself.as_ref() != Some(user);
             self.leave(Thing::User(user.clone()), place.cloned(), delete);
         }

@@ -256,6 +256,31 @@ fn a_key_keeps_its_tags_unless_the_file_says_that_it_has_none() {
 }
 
 #[test]
+fn a_namespace_made_again_lets_in_only_whom_the_file_lists() {
+    let mut have = have();
+    have.namespaces.clear();
+    have.keys.remove(&Some(ns("n")));
+    let again = "+ namespace n (its users come back: n~a, n~o)";
+    let key = "+ key k in n (EC_P256)";
+    assert_eq!(shown(&have, &want(), May::default()), [again, key]);
+
+    have.users.insert(name("n~x"), None);
+    let left = shown(&have, &want(), May::default());
+    assert!(left.len() == 1 && left[0].starts_with("! namespace n: users that an earlier namespace"), "{left:?}");
+    assert!(left[0].contains(" roles: n~x; delete them"), "{left:?}");
+    let prune = May { prune: true, ..May::default() };
+    let plan = plan(&have, &want(), &Files::default(), prune);
+    assert_eq!(lines(&plan, Extra::Untold), ["- user n~x (left by an earlier namespace)", again, key]);
+    assert_eq!(plan.steps[0].by, None, "nobody works in a namespace that is not there");
+
+    // Who comes back with another role than that of the file is nobody that the file knows.
+    have.users.remove(&name("n~x"));
+    have.users.insert(name("n~o"), is_user(Role::Administrator, &[]));
+    let left = shown(&have, &want(), prune);
+    assert!(left.len() == 1 && left[0].contains(" roles: n~o; delete them"), "{left:?}");
+}
+
+#[test]
 fn certificates_differ_if_their_bytes_do() {
     let pem = |body: &str| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
     let mut have = have();

@@ -257,7 +257,21 @@ fn what_is_not_in_the_file_goes_only_if_that_is_said() {
     example.apply(&["--prune-keys", "--yes"]).ok();
     assert_eq!(example.hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "web" }]));
 
-    // Whom a deleted namespace left behind comes back with it, and the plan says so.
+    // Whom a deleted namespace left behind comes back with it, and the plan says so; only with --prune others go before.
+    example
+        .ci(&["user", "add", "ci~old", "--role", "Administrator", "--new-passphrase-file", &example.hsm.at("op")])
+        .ok();
+    example.hsm.admin(&["namespace", "delete", "ci", "--yes"]).ok();
+    let (left, _) = ends(example.apply(&["--yes"]), 14);
+    assert!(left.starts_with("! namespace ci: users that") && left.contains("roles: ci~old;"), "{left}");
+    assert_eq!(example.hsm.admin(&["namespace", "list", "--json"]).json(), json!([]));
+    // The passphrase of who works there is tried out before anything is changed.
+    example.edit("passphrase-file = \"secrets/ci-admin\"", "passphrase-env = \"HSM_BACKUP_USER\"");
+    assert!(example.apply(&["--yes", "--prune"]).fails(5).contains("As ci~admin: "));
+    assert_eq!(example.hsm.admin(&["namespace", "list", "--json"]).json(), json!([]));
+    example.edit("passphrase-env = \"HSM_BACKUP_USER\"", "passphrase-file = \"secrets/ci-admin\"");
+    let gone = example.apply(&["--yes", "--prune"]).ok();
+    assert!(gone.starts_with("- user ci~old (left by an earlier namespace)\n+ namespace ci (its users"), "{gone}");
     example.hsm.admin(&["namespace", "delete", "ci", "--yes"]).ok();
     let (plan, _) = ends(example.diff(&[]), 14);
     assert!(plan.contains("+ namespace ci (its users come back: ci~admin, ci~runner)\n"), "{plan}");
@@ -478,4 +492,12 @@ fn a_missing_passphrase_is_noticed_before_anything_is_changed() {
     assert!(stdin(text).ok().contains("2 of 2 done."));
     let said = stdin(&text.replace("wrong", "another")).fails(5);
     assert!(said.contains("As n~a: "), "{said}");
+
+    // A command that makes up another passphrase each time is asked once in a run.
+    let once = "namespaces = [\"m\"]\n[[users]]\nname = \"m~a\"\nrole = \"Administrator\"\n\
+        passphrase-command = \"echo passphrase >> asked; tr -dc a-z < asked\"\n\
+        [[users]]\nname = \"m~b\"\nrole = \"Metrics\"\npassphrase-env = \"HSM_BACKUP_USER\"\n";
+    let once = once.replace("asked", &hsm.at("asked"));
+    let file = hsm.folder.file("once.toml", once);
+    assert!(at(&hsm.address, &hsm.folder.path(""), &["apply", &file, "--yes"]).ok().contains("3 of 3 done."));
 }
