@@ -80,13 +80,13 @@ impl Which {
             (self.prune && want.users.is_empty(), "--prune", "users"),
             (self.prune_keys && want.keys.is_empty(), "--prune-keys", "keys"),
         ];
-        for (_, option, kind) in kinds.into_iter().filter(|(empty, ..)| *empty) {
-            return Err(Failure::Usage(format!(
+        match kinds.into_iter().find(|(empty, ..)| *empty) {
+            None => Ok(()),
+            Some((_, option, kind)) => Err(Failure::Usage(format!(
                 "{option} deletes {kind} that are not in the file, and the file lists no {kind}: is it whole? Leave {option} \
                  out, or list the {kind} that stay."
-            )));
+            ))),
         }
-        Ok(())
     }
 
     fn may(&self) -> May {

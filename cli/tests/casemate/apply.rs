@@ -10,6 +10,7 @@ use casemate_client::{Client, Settings, Trust};
 use serde_json::{Value, json};
 
 use crate::lossy::{Lose, Lossy};
+use crate::pty::Person;
 use crate::rig::{ADMIN, Hsm, Ran, run};
 
 const CI_ADMIN: &str = "passphrase of ci~admin";
@@ -289,6 +290,33 @@ fn a_file_without_users_or_keys_deletes_none() {
     }
     assert_eq!(hsm.admin(&["user", "list", "--json"]).json(), json!([{ "user": "admin" }, { "user": "op" }]));
     assert_eq!(hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
+}
+
+#[test]
+fn the_last_tag_of_a_key_goes_after_a_second_question() {
+    let hsm = Hsm::operational();
+    hsm.admin(&["key", "generate", "k", "-t", "EC_P256", "-m", "ECDSA_Signature", "--tag", "t"]).ok();
+    let text = "users = [{ name = \"admin\", role = \"Administrator\" }, { name = \"op\", role = \"Operator\" }]\n\
+        [[keys]]\nid = \"k\"\ntype = \"EC_P256\"\nmechanisms = [\"ECDSA_Signature\"]\n";
+    let file = hsm.folder.file("keys.toml", text);
+    assert_eq!(hsm.admin(&["apply", &file, "--prune", "--yes"]).ok(), "Nothing to do.\n", "the file speaks of no tags");
+    hsm.folder.file("keys.toml", format!("{text}tags = []\n"));
+    let answers = |second: &str| {
+        let arguments = ["--host", &hsm.address, "--insecure", "--user", "admin", "apply", &file, "--prune"];
+        let mut person = Person::runs(&arguments, &[("CASEMATE_PASSPHRASE", ADMIN)]);
+        person.sees("Do this? [y/N] ");
+        person.types("y");
+        person.sees("What every Operator may then do with 1 key cannot be undone. Go on? [y/N] ");
+        person.types(second);
+        person.ends()
+    };
+    let tags = || hsm.admin(&["key", "show", "k", "--json"]).json()["restrictions"]["tags"].clone();
+    let (code, plan, rest) = answers("n");
+    assert_eq!((code, tags()), (13, json!(["t"])), "{rest}");
+    assert!(plan.starts_with("- tag t of key k (then every Operator may use the key)\n"), "{plan}");
+    let (code, _, rest) = answers("y");
+    assert_eq!(code, 0, "{rest}");
+    assert!(tags().as_array().is_none_or(Vec::is_empty));
 }
 
 #[test]
