@@ -14,11 +14,11 @@ use casemate_api::{Passphrase, Tag, UserId};
 use casemate_client::Error;
 
 use super::have::{self, Have, each, worker};
-use super::plan::{Act, Files, May, Plan, Setting, Step, Thing, plan};
-use super::sessions::Sessions;
+use super::plan::{Files, May, Plan, plan};
+use super::sessions::{self, Sessions, copy};
+use super::step::{Act, Setting, Step, Thing};
 use super::want::{self, Config, Want};
 use crate::exit::Failure;
-use crate::prompt::{self, Source};
 
 /// What the work is done with.
 pub(crate) struct Work<'a> {
@@ -55,14 +55,20 @@ impl<'a> Work<'a> {
         for step in &plan.steps {
             match (&step.act, &step.thing) {
                 (Act::Create, Thing::User(name)) => {
-                    let source =
-                        want.users.iter().find(|user| user.name == *name).and_then(|user| user.passphrase.as_ref());
-                    let passphrase = fetch(source, &format!("The passphrase of {name}"))?;
+                    let user = found(want.users.iter().find(|user| user.name == *name))?;
+                    let passphrase = settable(sessions.passphrase(user)?, &format!("The passphrase of {name}"))?;
                     passphrases.insert(name.clone(), passphrase);
                 }
+                (Act::Create, Thing::Namespace(namespace)) => {
+                    let worker = found(worker(have, want, namespace))?;
+                    if have.users.contains_key(&worker.name) {
+                        sessions.try_out(worker)?;
+                    }
+                }
                 (_, Thing::Setting(Setting::BackupPassphrase)) => {
-                    let source = want.config.backup_passphrase.as_ref();
-                    backup_passphrase = Some(fetch(source, "The Backup Passphrase")?);
+                    let whose = "The Backup Passphrase";
+                    let passphrase = sessions::read(want.config.backup_passphrase.as_ref(), whose)?;
+                    backup_passphrase = Some(settable(passphrase, whose)?);
                 }
                 _ => {}
             }
@@ -230,7 +236,10 @@ fn only(want: &Want, step: &Step) -> Want {
         Thing::User(name) | Thing::UserTag(name, _) => name.namespace.as_ref(),
         _ => step.by.as_ref(),
     };
+    // Nothing is deleted where the file lists nothing: the others of the place stand in for it.
+    let delete = step.act == Act::Delete;
     let about = |key: &&want::Key| match &step.thing {
+        Thing::Key(place, _) if delete => key.namespace == *place,
         Thing::Key(place, id)
         | Thing::KeyTag(place, id, _)
         | Thing::KeyLabel(place, id)
@@ -238,6 +247,7 @@ fn only(want: &Want, step: &Step) -> Want {
         _ => false,
     };
     let near = |user: &&want::User| match &step.thing {
+        Thing::User(name) if delete && user.name.namespace == name.namespace => true,
         Thing::User(name) | Thing::UserTag(name, _) if user.name == *name => true,
         _ => user.name.namespace.is_some() && user.name.namespace.as_ref() == made,
     };
@@ -260,7 +270,7 @@ fn generation(key: &want::Key) -> GenerateKey {
         key_type: key.key_type,
         length: key.length.unwrap_or(0),
         id: key.id.to_string(),
-        restrictions: Restrictions { tags: key.tags.iter().map(ToString::to_string).collect() },
+        restrictions: Restrictions { tags: key.tags.iter().flatten().map(ToString::to_string).collect() },
         label: key.label.clone().unwrap_or_default(),
     }
 }
@@ -275,24 +285,13 @@ fn parsed(tag: &str) -> Result<Tag, Failure> {
 }
 
 /// A passphrase that can be set.
-fn fetch(source: Option<&Source>, whose: &str) -> Result<Passphrase, Failure> {
-    let Some(source) = source else {
-        return Err(Failure::Usage(format!(
-            "{whose} is needed, and the file does not say where it is: add passphrase-file, -env or -command."
-        )));
-    };
-    let passphrase = prompt::read(source).map_err(|why| why.at(whose))?;
+fn settable(passphrase: Passphrase, whose: &str) -> Result<Passphrase, Failure> {
     if passphrase.has_valid_length() {
         return Ok(passphrase);
     }
     Err(Failure::Usage(format!(
         "{whose}: a passphrase has {PASSPHRASE_MIN_BYTES} to {PASSPHRASE_MAX_BYTES} bytes. Choose another."
     )))
-}
-
-/// A call takes a passphrase with it, and a second attempt needs it, too.
-fn copy(passphrase: &Passphrase) -> Passphrase {
-    Passphrase::from_text(String::from_utf8_lossy(passphrase.expose()).into_owned())
 }
 
 /// The line on the terminal that says how far it is.

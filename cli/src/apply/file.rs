@@ -128,8 +128,8 @@ struct Key {
     key_type: KeyType,
     length: Option<i64>,
     mechanisms: Vec<Mechanism>,
-    #[serde(default, deserialize_with = "tags")]
-    tags: Vec<Tag>,
+    #[serde(default, deserialize_with = "some_tags")]
+    tags: Option<Vec<Tag>>,
     label: Option<String>,
     certificate_file: Option<PathBuf>,
     #[serde(default, deserialize_with = "private", rename = "private")]
@@ -297,6 +297,10 @@ fn namespaces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Namespac
 fn tags<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Tag>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
     texts.iter().map(|text| checked("tag", text, Tag::parse)).collect()
+}
+
+fn some_tags<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Tag>>, D::Error> {
+    tags(deserializer).map(Some)
 }
 
 fn netmask<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ipv4Addr, D::Error> {

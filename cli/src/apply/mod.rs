@@ -7,6 +7,7 @@ pub(crate) mod have;
 pub(crate) mod plan;
 pub(crate) mod sessions;
 pub(crate) mod show;
+pub(crate) mod step;
 pub(crate) mod want;
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! The order works at any point of it: the first Administrator of a new namespace is made by root's while the namespace
 //! is not there yet, everybody else in it by that one; keys have their tags from their first moment, because a key without
-//! tags is for every Operator; what is deleted goes after all that comes; the network comes last, as it may cut the line.
+//! tags is for every Operator; what is deleted goes after all that comes, but users whom a new namespace would let in again
+//! go before it; the network comes last, as it may cut the line.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +12,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::have::{self, Have, worker};
-use super::want::{self, Want, called};
+use super::step::{Act, Grave, Setting, Step, Thing};
+use super::want::{self, Want};
 
 /// What may be done besides making and changing.
 #[derive(Clone, Copy, Default)]
@@ -44,73 +46,6 @@ pub(crate) struct Plan {
     pub(crate) extra: Vec<Thing>,
 }
 
-/// One call that changes something.
-#[derive(Clone, Debug)]
-pub(crate) struct Step {
-    /// What is done.
-    pub(crate) act: Act,
-    /// To what.
-    pub(crate) thing: Thing,
-    /// In which namespace somebody has to do it; none is root.
-    pub(crate) by: Option<NamespaceId>,
-    /// What was, if something is changed that can be told; else null.
-    pub(crate) from: Value,
-    /// What shall be, likewise.
-    pub(crate) to: Value,
-    /// More for people; may be empty.
-    pub(crate) note: String,
-}
-
-/// What a step does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Act {
-    /// It was not there.
-    Create,
-    /// It was different.
-    Change,
-    /// It shall not be there.
-    Delete,
-}
-
-/// What can be done something to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Thing {
-    /// A namespace.
-    Namespace(NamespaceId),
-    /// A user.
-    User(UserId),
-    /// A tag of a user.
-    UserTag(UserId, String),
-    /// A key.
-    Key(Option<NamespaceId>, KeyId),
-    /// A tag of a key.
-    KeyTag(Option<NamespaceId>, KeyId, String),
-    /// The label of a key.
-    KeyLabel(Option<NamespaceId>, KeyId),
-    /// The certificate of a key.
-    KeyCertificate(Option<NamespaceId>, KeyId),
-    /// A setting.
-    Setting(Setting),
-}
-
-/// A setting of the HSM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Setting {
-    /// Where log lines go.
-    Logging,
-    /// Time servers.
-    Ntp,
-    /// Whether it starts by itself.
-    UnattendedBoot,
-    /// What backups are sealed with.
-    BackupPassphrase,
-    /// The chain of its own certificate.
-    TlsCertificate,
-    /// Its address.
-    Network,
-}
-
 /// Something that differs and cannot be changed.
 #[derive(Debug)]
 pub(crate) struct Stuck {
@@ -123,7 +58,7 @@ pub(crate) struct Stuck {
 /// Compares.
 pub(crate) fn plan(have: &Have, want: &Want, files: &Files, may: May) -> Plan {
     let mut plan = Plan::default();
-    let closed = namespaces(&mut plan, have, want);
+    let closed = namespaces(&mut plan, have, want, may);
     let open = |namespace: &Option<NamespaceId>| namespace.as_ref().is_none_or(|namespace| !closed.contains(namespace));
     let users = || want.users.iter().filter(|user| open(&user.name.namespace));
     for user in users().filter(|user| !have.users.contains_key(&user.name)) {
@@ -148,8 +83,8 @@ pub(crate) fn plan(have: &Have, want: &Want, files: &Files, may: May) -> Plan {
 }
 
 /// Plans the namespaces that are missing, each with the Administrator it starts with. Returns those in which nobody of the
-/// file can work.
-fn namespaces<'a>(plan: &mut Plan, have: &Have, want: &'a Want) -> BTreeSet<&'a NamespaceId> {
+/// file can work, or into which users would come back whom the file does not want.
+fn namespaces<'a>(plan: &mut Plan, have: &Have, want: &'a Want, may: May) -> BTreeSet<&'a NamespaceId> {
     let mut closed = BTreeSet::new();
     for namespace in &want.namespaces {
         let worker = worker(have, want, namespace);
@@ -163,15 +98,43 @@ fn namespaces<'a>(plan: &mut Plan, have: &Have, want: &'a Want) -> BTreeSet<&'a 
             plan.stuck.push(Stuck { thing: Thing::Namespace(namespace.clone()), why: why.into() });
             continue;
         };
+        let old = |user: &&UserId| user.namespace.as_ref() == Some(namespace);
+        let (old, strangers): (Vec<_>, Vec<_>) =
+            have.users.keys().filter(old).partition(|user| is_wanted(have, want, user));
+        let listed = |user: &&UserId| want.users.iter().any(|wanted| wanted.name == **user);
+        if !strangers.is_empty() && (!may.prune || strangers.iter().any(listed)) {
+            closed.insert(namespace);
+            let why = format!(
+                "users that an earlier namespace of this name left would come back with their old passphrases, and the \
+                 file has none of these names and roles: {}; delete them by hand, or with --prune those that are not in \
+                 the file",
+                words(&strangers)
+            );
+            plan.stuck.push(Stuck { thing: Thing::Namespace(namespace.clone()), why });
+            continue;
+        }
+        for stranger in strangers {
+            // Before the namespace is there root's Administrator can delete them; afterwards they can do anything.
+            plan.step(Act::Delete, Thing::User(stranger.clone()), None, "left by an earlier namespace");
+        }
         if !have.users.contains_key(&worker.name) {
             plan.create_user(worker, None);
         }
-        let old = have.users.keys().filter(|user| user.namespace.as_ref() == Some(namespace));
-        let old: Vec<_> = old.map(ToString::to_string).collect();
-        let note = if old.is_empty() { String::new() } else { format!("its users come back: {}", old.join(", ")) };
+        let old = words(&old);
+        let note = if old.is_empty() { String::new() } else { format!("its users come back: {old}") };
         plan.step(Act::Create, Thing::Namespace(namespace.clone()), None, note);
     }
     closed
+}
+
+/// Whether the file lists a user that is there with the role it has.
+fn is_wanted(have: &Have, want: &Want, user: &UserId) -> bool {
+    let role = have.users.get(user).and_then(|user| user.as_ref().map(|user| user.role));
+    want.users.iter().any(|wanted| wanted.name == *user && role == Some(wanted.role))
+}
+
+fn words(users: &[&UserId]) -> String {
+    users.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Plan {
@@ -181,11 +144,12 @@ impl Plan {
     }
 
     fn step(&mut self, act: Act, thing: Thing, by: Option<NamespaceId>, note: impl Into<String>) {
-        self.steps.push(Step { act, thing, by, from: Value::Null, to: Value::Null, note: note.into() });
+        let grave = (act == Act::Delete && matches!(thing, Thing::Key(..))).then_some(Grave::DeletesKey);
+        self.steps.push(Step { act, thing, by, from: Value::Null, to: Value::Null, note: note.into(), grave });
     }
 
     fn change(&mut self, thing: Thing, by: Option<NamespaceId>, from: Value, to: Value) {
-        self.steps.push(Step { act: Act::Change, thing, by, from, to, note: String::new() });
+        self.steps.push(Step { act: Act::Change, thing, by, from, to, note: String::new(), grave: None });
     }
 
     fn stuck(&mut self, thing: Thing, what: &str, is: &str, shall: &str, remedy: &str) {
@@ -235,14 +199,7 @@ impl Plan {
             return;
         };
         self.unchangeable(key, is);
-        for tag in once(&key.tags).filter(|tag| !is.tags.contains(tag.as_str())) {
-            let thing = Thing::KeyTag(place.clone(), id.clone(), tag.to_string());
-            self.step(Act::Create, thing, place.clone(), "");
-        }
-        for tag in is.tags.iter().filter(|tag| !key.tags.iter().any(|shall| shall.as_str() == *tag)) {
-            let thing = Thing::KeyTag(place.clone(), id.clone(), tag.clone());
-            self.leave(thing, place.clone(), may.prune && Tag::parse(tag).is_ok());
-        }
+        self.key_tags(key, is, may);
         if let Some(shall) = key.label.as_ref().filter(|shall| **shall != is.label) {
             self.change(label(), place.clone(), json!(is.label), json!(shall));
         }
@@ -250,6 +207,24 @@ impl Plan {
             (Some(_), None) => self.step(Act::Create, stored(), place.clone(), ""),
             (Some(shall), Some(is)) if shall != is => self.step(Act::Change, stored(), place.clone(), ""),
             _ => {}
+        }
+    }
+
+    fn key_tags(&mut self, key: &want::Key, is: &have::Key, may: May) {
+        let Some(shall) = &key.tags else { return };
+        let (place, thing) =
+            (&key.namespace, |tag: &str| Thing::KeyTag(key.namespace.clone(), key.id.clone(), tag.into()));
+        for tag in once(shall).filter(|tag| !is.tags.contains(tag.as_str())) {
+            self.step(Act::Create, thing(tag.as_str()), place.clone(), "");
+        }
+        let goes = |tag: &str| may.prune && Tag::parse(tag).is_ok();
+        let opens = shall.is_empty() && is.tags.iter().all(|tag| goes(tag));
+        for tag in is.tags.iter().filter(|tag| !shall.iter().any(|shall| shall.as_str() == *tag)) {
+            self.leave(thing(tag), place.clone(), goes(tag));
+        }
+        if opens && let Some(last) = self.steps.last_mut().filter(|_| !is.tags.is_empty()) {
+            last.note = "then every Operator may use the key".into();
+            last.grave = Some(Grave::OpensKey);
         }
     }
 
@@ -281,27 +256,27 @@ impl Plan {
     }
 
     /// Users, keys and namespaces that are not in the file. A namespace is never deleted: all its keys would go with it.
+    /// Where the file lists none of a kind it may be about something else, or cut off: there none is deleted.
     fn others(&mut self, have: &Have, want: &Want, may: May) {
         for (place, keys) in &have.keys {
             let wanted: BTreeSet<_> =
                 want.keys.iter().filter(|key| key.namespace == *place).map(|key| &key.id).collect();
             for id in keys.keys().filter(|id| !wanted.contains(id)) {
-                self.leave(Thing::Key(place.clone(), id.clone()), place.clone(), may.prune_keys);
+                let delete = may.prune_keys && !wanted.is_empty();
+                self.leave(Thing::Key(place.clone(), id.clone()), place.clone(), delete);
             }
         }
         let wanted: BTreeSet<_> = want.users.iter().map(|user| &user.name).collect();
+        let places: BTreeSet<_> = wanted.iter().map(|user| user.namespace.as_ref()).collect();
         for user in have.users.keys().filter(|user| !wanted.contains(user)) {
             let place = user.namespace.as_ref();
-            // Who can delete it: in a namespace only its own Administrator, of one that is gone root's.
-            let (by, can) = match place {
-                Some(place) if want.namespaces.contains(place) => {
-                    (Some(place.clone()), worker(have, want, place).is_some())
-                }
-                Some(place) => (None, !have.namespaces.contains(place)),
-                None => (None, true),
-            };
-            let delete = may.prune && can && have.myself.as_ref() != Some(user);
-            self.leave(Thing::User(user.clone()), by, delete);
+            if self.steps.iter().any(|step| step.act == Act::Delete && step.thing == Thing::User(user.clone())) {
+                continue;
+            }
+            // In a namespace only its own Administrators delete anybody. One that is not there was planned before.
+            let can = place.is_none_or(|place| have.namespaces.contains(place) && worker(have, want, place).is_some());
+            let delete = may.prune && can && places.contains(&place) && have.myself.as_ref() != Some(user);
+            self.leave(Thing::User(user.clone()), place.cloned(), delete);
         }
         let wanted: BTreeSet<_> = want.namespaces.iter().collect();
         let others = have.namespaces.iter().filter(|namespace| !wanted.contains(namespace));
@@ -328,43 +303,6 @@ impl Plan {
     fn setting<T: Serialize + PartialEq>(&mut self, setting: Setting, is: Option<&T>, shall: Option<&T>) {
         if shall.is_some() && is != shall {
             self.change(Thing::Setting(setting), None, json!(is), json!(shall));
-        }
-    }
-}
-
-impl Step {
-    /// Whether `other` is the same step. The words for people do not count.
-    pub(crate) fn is(&self, other: &Step) -> bool {
-        self.act == other.act && self.thing == other.thing && self.by == other.by
-    }
-}
-
-impl Setting {
-    /// How people and scripts call it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Setting::Logging => "logging",
-            Setting::Ntp => "ntp",
-            Setting::UnattendedBoot => "unattended-boot",
-            Setting::BackupPassphrase => "backup-passphrase",
-            Setting::TlsCertificate => "tls-certificate",
-            Setting::Network => "network",
-        }
-    }
-}
-
-impl Thing {
-    /// How people call it.
-    pub(crate) fn called(&self) -> String {
-        match self {
-            Thing::Namespace(namespace) => format!("namespace {namespace}"),
-            Thing::User(user) => format!("user {user}"),
-            Thing::UserTag(user, tag) => format!("tag {tag} of user {user}"),
-            Thing::Key(place, id) => called(id, place.as_ref()),
-            Thing::KeyTag(place, id, tag) => format!("tag {tag} of {}", called(id, place.as_ref())),
-            Thing::KeyLabel(place, id) => format!("label of {}", called(id, place.as_ref())),
-            Thing::KeyCertificate(place, id) => format!("certificate of {}", called(id, place.as_ref())),
-            Thing::Setting(setting) => setting.name().into(),
         }
     }
 }

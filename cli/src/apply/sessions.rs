@@ -4,25 +4,26 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use casemate_api::{NamespaceId, UserId};
-use casemate_client::Session;
+use casemate_api::{NamespaceId, Passphrase, UserId};
+use casemate_client::{Error, Session};
 
 use super::want::User;
 use crate::exit::Failure;
 use crate::profile::Context;
-use crate::prompt;
+use crate::prompt::{self, Source};
 
 /// Everybody who is logged in.
 pub(crate) struct Sessions<'a> {
     context: &'a Context,
     root: Session,
     within: Mutex<BTreeMap<NamespaceId, (UserId, Session)>>,
+    passphrases: Mutex<BTreeMap<UserId, Passphrase>>,
 }
 
 impl<'a> Sessions<'a> {
     /// Root's Administrator, as the command's options name it.
     pub(crate) fn new(context: &'a Context) -> Result<Self, Failure> {
-        Ok(Self { context, root: context.session()?, within: Mutex::default() })
+        Ok(Self { context, root: context.session()?, within: Mutex::default(), passphrases: Mutex::default() })
     }
 
     /// Root's Administrator.
@@ -36,13 +37,31 @@ impl<'a> Sessions<'a> {
         if within.contains_key(namespace) {
             return Ok(());
         }
-        let Some(source) = &worker.passphrase else {
-            return Err(Failure::Usage(format!("The file does not say where the passphrase of {} is.", worker.name)));
-        };
-        let passphrase = prompt::read(source).map_err(|why| why.at(format!("The passphrase of {}", worker.name)))?;
-        let session = self.context.client.log_in(&worker.name, passphrase);
+        let session = self.context.client.log_in(&worker.name, self.passphrase(worker)?);
         within.insert(namespace.clone(), (worker.name.clone(), session));
         Ok(())
+    }
+
+    /// The passphrase of a user of the file, asked for once: a command may make up another one each time.
+    pub(crate) fn passphrase(&self, user: &User) -> Result<Passphrase, Failure> {
+        let mut passphrases = self.passphrases.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(passphrase) = passphrases.get(&user.name) {
+            return Ok(copy(passphrase));
+        }
+        let whose = format!("The passphrase of {}", user.name);
+        let passphrase = read(user.passphrase.as_ref(), &whose)?;
+        passphrases.insert(user.name.clone(), copy(&passphrase));
+        Ok(passphrase)
+    }
+
+    /// Finds out whether the HSM takes the passphrase of the file for a user that an earlier namespace left behind.
+    pub(crate) fn try_out(&self, user: &User) -> Result<(), Failure> {
+        let session = self.context.client.log_in(&user.name, self.passphrase(user)?);
+        match session.users().list() {
+            // Nobody may do anything where no namespace is, but a wrong passphrase is found out before that.
+            Ok(_) | Err(Error::Forbidden { .. }) => Ok(()),
+            Err(why) => Err(Failure::from(why).at(format!("As {}", user.name))),
+        }
     }
 
     /// Who works in `place`; none is root.
@@ -63,4 +82,19 @@ impl<'a> Sessions<'a> {
             None => why,
         }
     }
+}
+
+/// What is at the place that the file names.
+pub(crate) fn read(source: Option<&Source>, whose: &str) -> Result<Passphrase, Failure> {
+    let Some(source) = source else {
+        return Err(Failure::Usage(format!(
+            "{whose} is needed, and the file does not say where it is: add passphrase-file, -env or -command."
+        )));
+    };
+    prompt::read(source).map_err(|why| why.at(whose))
+}
+
+/// A call takes a passphrase with it, and a second attempt needs it, too.
+pub(crate) fn copy(passphrase: &Passphrase) -> Passphrase {
+    Passphrase::from_text(String::from_utf8_lossy(passphrase.expose()).into_owned())
 }

@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::plan::{Act, Plan, Setting, Step, Stuck, Thing};
+use super::plan::{Plan, Stuck};
+use super::step::{Act, Setting, Step, Thing};
 
 /// Whether what is not in the file is told, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use casemate_api::{KeyId, KeyType, Mechanism, NamespaceId, Role, Tag, UserId};
 
 use super::have::{self, Have};
 use super::plan::{Files, May, plan};
-use super::show::{Extra, lines};
+use super::show::{self, Extra, lines};
+use super::step::Grave;
 use super::want::{self, Want};
 use crate::prompt::Source;
 
@@ -44,7 +45,7 @@ fn key(namespace: Option<&str>, text: &str) -> want::Key {
         key_type: KeyType::EC_P256,
         length: None,
         mechanisms: vec![Mechanism::ECDSA_Signature],
-        tags: Vec::new(),
+        tags: None,
         label: None,
         certificate_file: None,
     }
@@ -89,7 +90,7 @@ fn want() -> Want {
     Want {
         namespaces: vec![ns("n")],
         users: vec![user("n~a", Role::Administrator), want::User { tags: tags(&["t"]), ..user("n~o", Role::Operator) }],
-        keys: vec![key(None, "k"), want::Key { tags: tags(&["t"]), ..key(Some("n"), "k") }],
+        keys: vec![key(None, "k"), want::Key { tags: Some(tags(&["t"])), ..key(Some("n"), "k") }],
         ..Want::default()
     }
 }
@@ -153,7 +154,7 @@ fn tags_labels_and_certificates_are_changed_and_the_rest_is_not() {
     want.users[1].role = Role::Metrics;
     want.users[0].real_name = Some("S".into());
     let inner = &mut want.keys[1];
-    inner.tags = tags(&["u", "u", "t"]);
+    inner.tags = Some(tags(&["u", "u", "t"]));
     inner.label = Some(String::new());
     want.keys[0].key_type = KeyType::EC_P384;
     let files = Files {
@@ -181,13 +182,14 @@ fn only_what_may_go_goes() {
     }
     have.namespaces.insert(ns("theirs"));
     have.keys.get_mut(&None).unwrap().insert(id("x"), None);
+    have.users.insert(name("r"), is_user(Role::Backup, &[]));
     let want = Want {
         keys: want().keys,
         namespaces: want().namespaces,
-        users: vec![user("n~a", Role::Administrator)],
+        users: vec![user("r", Role::Backup), user("n~a", Role::Administrator)],
         ..Want::default()
     };
-    let users = ["- user x", "- user gone~x", "- user n~o", "- user n~x"];
+    let users = ["- user x", "- user n~o", "- user n~x"];
     assert_eq!(shown(&have, &want, May { prune: true, ..May::default() }), users);
     assert_eq!(shown(&have, &want, May { prune_keys: true, ..May::default() }), ["- key x"]);
     assert_eq!(shown(&have, &want, May::default()), [""; 0]);
@@ -199,10 +201,83 @@ fn only_what_may_go_goes() {
             // No call can name it.
             "tag ä of key k in n: not in the file",
             "user admin: not in the file",
+            "user gone~x: not in the file",
             "user theirs~x: not in the file",
             "namespace theirs: not in the file",
         ]
     );
+}
+
+#[test]
+fn nothing_goes_where_the_file_lists_nothing() {
+    let mut have = have();
+    have.users.insert(name("x"), None);
+    assert_eq!(shown(&have, &Want::default(), ALL), [""; 0], "an empty file");
+
+    // A file about a namespace says nothing about root, and one about its users nothing about its keys.
+    let mut inner = want();
+    inner.keys.clear();
+    assert_eq!(shown(&have, &inner, ALL), [""; 0]);
+    inner.keys = vec![key(Some("n"), "other")];
+    assert_eq!(shown(&have, &inner, ALL), ["+ key other in n (EC_P256)", "- key k in n"]);
+    // A key of root says nothing about root's users.
+    let mut outer = want();
+    outer.keys[0] = key(None, "other");
+    assert_eq!(shown(&have, &outer, ALL), ["+ key other (EC_P256)", "- key k"]);
+}
+
+#[test]
+fn a_key_keeps_its_tags_unless_the_file_says_that_it_has_none() {
+    let mut have = have();
+    let mut set = |tags: &[&str]| {
+        have.keys.get_mut(&None).unwrap().insert(id("k"), is_key(tags));
+        have.clone()
+    };
+    let plan = |have: &Have, key| {
+        let plan = plan(have, &Want { keys: vec![key], ..want() }, &Files::default(), ALL);
+        let outside = plan.steps.iter().filter(|step| step.by.is_none());
+        outside.map(|step| (show::line(step), step.grave)).collect::<Vec<_>>()
+    };
+    let shall = |these: &[&str]| want::Key { tags: Some(tags(these)), ..key(None, "k") };
+    assert_eq!(plan(&set(&["t", "u"]), key(None, "k")), [], "what is not in the file is not compared");
+    assert_eq!(plan(&set(&["t", "u"]), shall(&["t"])), [("- tag u of key k".into(), None)]);
+    assert_eq!(
+        plan(&set(&["t", "u"]), shall(&[])),
+        [
+            ("- tag t of key k".into(), None),
+            ("- tag u of key k (then every Operator may use the key)".into(), Some(Grave::OpensKey))
+        ]
+    );
+    let exchanged = [("+ tag v of key k".into(), None), ("- tag t of key k".into(), None)];
+    assert_eq!(plan(&set(&["t"]), shall(&["v"])), exchanged);
+    // A tag that no call can name stays, and the key with it closed.
+    assert_eq!(plan(&set(&["t", "ä"]), shall(&[])), [("- tag t of key k".into(), None)]);
+    assert_eq!(plan(&set(&[]), shall(&[])), []);
+}
+
+#[test]
+fn a_namespace_made_again_lets_in_only_whom_the_file_lists() {
+    let mut have = have();
+    have.namespaces.clear();
+    have.keys.remove(&Some(ns("n")));
+    let again = "+ namespace n (its users come back: n~a, n~o)";
+    let key = "+ key k in n (EC_P256)";
+    assert_eq!(shown(&have, &want(), May::default()), [again, key]);
+
+    have.users.insert(name("n~x"), None);
+    let left = shown(&have, &want(), May::default());
+    assert!(left.len() == 1 && left[0].starts_with("! namespace n: users that an earlier namespace"), "{left:?}");
+    assert!(left[0].contains(" roles: n~x; delete them"), "{left:?}");
+    let prune = May { prune: true, ..May::default() };
+    let plan = plan(&have, &want(), &Files::default(), prune);
+    assert_eq!(lines(&plan, Extra::Untold), ["- user n~x (left by an earlier namespace)", again, key]);
+    assert_eq!(plan.steps[0].by, None, "nobody works in a namespace that is not there");
+
+    // Who comes back with another role than that of the file is nobody that the file knows.
+    have.users.remove(&name("n~x"));
+    have.users.insert(name("n~o"), is_user(Role::Administrator, &[]));
+    let left = shown(&have, &want(), prune);
+    assert!(left.len() == 1 && left[0].contains(" roles: n~o; delete them"), "{left:?}");
 }
 
 #[test]

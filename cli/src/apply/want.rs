@@ -50,8 +50,8 @@ pub(crate) struct Key {
     pub(crate) length: Option<i64>,
     /// What it may do.
     pub(crate) mechanisms: Vec<Mechanism>,
-    /// An Operator needs one of them.
-    pub(crate) tags: Vec<Tag>,
+    /// An Operator needs one of them; empty: none, and every Operator may use it; absent: whatever they are.
+    pub(crate) tags: Option<Vec<Tag>>,
     /// Empty: none; absent: whatever it is.
     pub(crate) label: Option<String>,
     /// File with the certificate; absent: whatever it is.

@@ -10,9 +10,10 @@ use clap::Args;
 use crate::apply::carry_out::{Outcome, Work};
 use crate::apply::file::{self, Format};
 use crate::apply::have::{self, Have};
-use crate::apply::plan::{Act, Files, May, Plan, Thing, plan};
+use crate::apply::plan::{Files, May, Plan, plan};
 use crate::apply::sessions::Sessions;
 use crate::apply::show::{self, Extra};
+use crate::apply::step::Grave;
 use crate::apply::want::Want;
 use crate::exit::{Failure, local};
 use crate::profile::Context;
@@ -25,10 +26,10 @@ struct Which {
     /// What the file is written in; otherwise its extension says it
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Users and tags that are not in the file are deleted
+    /// Users and tags that are not in the file are deleted; no users where it lists none
     #[arg(long)]
     prune: bool,
-    /// Keys that are not in the file are deleted
+    /// Keys that are not in the file are deleted, but not where it lists none
     #[arg(long)]
     prune_keys: bool,
 }
@@ -65,11 +66,27 @@ struct Compared<'a> {
 impl Which {
     fn compare<'a>(&self, context: &'a Context, may: May) -> Result<Compared<'a>, Failure> {
         let want = file::read(&self.file, self.format)?;
+        self.whole(&want)?;
         let files = files(&want)?;
         let sessions = Sessions::new(context)?;
         let have = have::read(&sessions, &want, context.user())?;
         let plan = plan(&have, &want, &files, may);
         Ok(Compared { sessions, want, files, have, plan })
+    }
+
+    /// Refuses to delete what is not in a file that lists nothing of the kind: whatever wrote it may have failed.
+    fn whole(&self, want: &Want) -> Result<(), Failure> {
+        let kinds = [
+            (self.prune && want.users.is_empty(), "--prune", "users"),
+            (self.prune_keys && want.keys.is_empty(), "--prune-keys", "keys"),
+        ];
+        match kinds.into_iter().find(|(empty, ..)| *empty) {
+            None => Ok(()),
+            Some((_, option, kind)) => Err(Failure::Usage(format!(
+                "{option} deletes {kind} that are not in the file, and the file lists no {kind}: is it whole? Leave {option} \
+                 out, or list the {kind} that stay."
+            ))),
+        }
     }
 
     fn may(&self) -> May {
@@ -137,7 +154,7 @@ impl Apply {
     }
 }
 
-/// Asks, and once more about keys: what they were used for is lost with them.
+/// Asks, and once more about what cannot be taken back.
 fn allow(context: &Context, plan: &Plan) -> Result<(), Failure> {
     if context.out.json && !context.yes() {
         // The plan is printed when it was carried out: a question now would be about what nobody has seen.
@@ -145,11 +162,13 @@ fn allow(context: &Context, plan: &Plan) -> Result<(), Failure> {
         return Err(Failure::Usage(why.into()));
     }
     context.agree("Do this?")?;
-    let gone = |act, thing: &Thing| act == Act::Delete && matches!(thing, Thing::Key(..));
-    match plan.steps.iter().filter(|step| gone(step.act, &step.thing)).count() {
-        0 => Ok(()),
-        keys => context.confirm(&format!("Deleting {}", count(keys, "key"))),
+    for (grave, what) in [(Grave::DeletesKey, "Deleting"), (Grave::OpensKey, "What every Operator may then do with")] {
+        match plan.steps.iter().filter(|step| step.grave == Some(grave)).count() {
+            0 => {}
+            keys => context.confirm(&format!("{what} {}", count(keys, "key")))?,
+        }
     }
+    Ok(())
 }
 
 /// So many of them.

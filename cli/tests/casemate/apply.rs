@@ -10,6 +10,7 @@ use casemate_client::{Client, Settings, Trust};
 use serde_json::{Value, json};
 
 use crate::lossy::{Lose, Lossy};
+use crate::pty::Person;
 use crate::rig::{ADMIN, Hsm, Ran, run};
 
 const CI_ADMIN: &str = "passphrase of ci~admin";
@@ -257,12 +258,65 @@ fn what_is_not_in_the_file_goes_only_if_that_is_said() {
     example.apply(&["--prune-keys", "--yes"]).ok();
     assert_eq!(example.hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "web" }]));
 
-    // Whom a deleted namespace left behind comes back with it, and the plan says so.
+    // Whom a deleted namespace left behind comes back with it, and the plan says so; only with --prune others go before.
+    example
+        .ci(&["user", "add", "ci~old", "--role", "Administrator", "--new-passphrase-file", &example.hsm.at("op")])
+        .ok();
+    example.hsm.admin(&["namespace", "delete", "ci", "--yes"]).ok();
+    let (left, _) = ends(example.apply(&["--yes"]), 14);
+    assert!(left.starts_with("! namespace ci: users that") && left.contains("roles: ci~old;"), "{left}");
+    assert_eq!(example.hsm.admin(&["namespace", "list", "--json"]).json(), json!([]));
+    // The passphrase of who works there is tried out before anything is changed.
+    example.edit("passphrase-file = \"secrets/ci-admin\"", "passphrase-env = \"HSM_BACKUP_USER\"");
+    assert!(ends(example.apply(&["--yes", "--prune"]), 5).1.contains("As ci~admin: "));
+    assert_eq!(example.hsm.admin(&["namespace", "list", "--json"]).json(), json!([]));
+    example.edit("passphrase-env = \"HSM_BACKUP_USER\"", "passphrase-file = \"secrets/ci-admin\"");
+    let gone = example.apply(&["--yes", "--prune"]).ok();
+    assert!(gone.starts_with("- user ci~old (left by an earlier namespace)\n+ namespace ci (its users"), "{gone}");
     example.hsm.admin(&["namespace", "delete", "ci", "--yes"]).ok();
     let (plan, _) = ends(example.diff(&[]), 14);
     assert!(plan.contains("+ namespace ci (its users come back: ci~admin, ci~runner)\n"), "{plan}");
     example.apply(&["--yes"]).ok();
     assert_eq!(example.diff(&[]).ok(), "Nothing differs.\n");
+}
+
+#[test]
+fn a_file_without_users_or_keys_deletes_none() {
+    let hsm = Hsm::operational();
+    hsm.admin(&["key", "generate", "k", "-t", "EC_P256", "-m", "ECDSA_Signature"]).ok();
+    for (option, kind) in [("--prune", "users"), ("--prune-keys", "keys")] {
+        let said = hsm.admin(&["apply", "-", "--format", "toml", "--yes", option]).fails(2);
+        assert!(said.contains(&format!("{option} deletes {kind}")) && said.contains("is it whole?"), "{said}");
+    }
+    assert_eq!(hsm.admin(&["user", "list", "--json"]).json(), json!([{ "user": "admin" }, { "user": "op" }]));
+    assert_eq!(hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
+}
+
+#[test]
+fn the_last_tag_of_a_key_goes_after_a_second_question() {
+    let hsm = Hsm::operational();
+    hsm.admin(&["key", "generate", "k", "-t", "EC_P256", "-m", "ECDSA_Signature", "--tag", "t"]).ok();
+    let text = "users = [{ name = \"admin\", role = \"Administrator\" }, { name = \"op\", role = \"Operator\" }]\n\
+        [[keys]]\nid = \"k\"\ntype = \"EC_P256\"\nmechanisms = [\"ECDSA_Signature\"]\n";
+    let file = hsm.folder.file("keys.toml", text);
+    assert_eq!(hsm.admin(&["apply", &file, "--prune", "--yes"]).ok(), "Nothing to do.\n", "the file speaks of no tags");
+    hsm.folder.file("keys.toml", format!("{text}tags = []\n"));
+    let answers = |second: &str| {
+        let arguments = ["--host", &hsm.address, "--insecure", "--user", "admin", "apply", &file, "--prune"];
+        let mut person = Person::runs(&arguments, &[("CASEMATE_PASSPHRASE", ADMIN)]);
+        person.sees("Do this? [y/N] ");
+        person.types("y");
+        person.sees("What every Operator may then do with 1 key cannot be undone. Go on? [y/N] ");
+        person.types(second);
+        person.ends()
+    };
+    let tags = || hsm.admin(&["key", "show", "k", "--json"]).json()["restrictions"]["tags"].clone();
+    let (code, plan, rest) = answers("n");
+    assert_eq!((code, tags()), (13, json!(["t"])), "{rest}");
+    assert!(plan.starts_with("- tag t of key k (then every Operator may use the key)\n"), "{plan}");
+    let (code, _, rest) = answers("y");
+    assert_eq!(code, 0, "{rest}");
+    assert!(tags().as_array().is_none_or(Vec::is_empty));
 }
 
 #[test]
@@ -309,28 +363,49 @@ fn after_a_power_cut_it_goes_on_where_it_was() {
 #[test]
 fn a_step_whose_answer_is_lost_is_looked_up_and_not_repeated() {
     goes_through(Lose::Answer);
+    prunes_through(Lose::Answer);
 }
 
 #[test]
 fn a_step_that_was_not_carried_out_is_tried_once_more() {
     goes_through(Lose::Request);
+    prunes_through(Lose::Request);
 }
 
-/// Applies a file of one key while the line loses the request for it, or the answer.
+/// Makes a key while the line loses the request for it, or the answer.
 fn goes_through(what: Lose) {
     let hsm = Hsm::operational();
+    let key = "[[keys]]\nid = \"k\"\ntype = \"EC_P256\"\nmechanisms = [\"ECDSA_Signature\"]\n";
+    applies_through(&hsm, what, key, &[]);
+    assert_eq!(hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
+}
+
+/// Deletes a user and then a key likewise.
+fn prunes_through(what: Lose) {
+    let hsm = Hsm::operational();
+    applies_through(&hsm, what, "[[users]]\nname = \"admin\"\nrole = \"Administrator\"\n", &["--prune"]);
+    assert_eq!(hsm.admin(&["user", "list", "--json"]).json(), json!([{ "user": "admin" }]));
+    for key in ["k", "l"] {
+        hsm.admin(&["key", "generate", key, "-t", "EC_P256", "-m", "ECDSA_Signature"]).ok();
+    }
+    let key = "[[keys]]\nid = \"k\"\ntype = \"EC_P256\"\nmechanisms = [\"ECDSA_Signature\"]\n";
+    applies_through(&hsm, what, key, &["--prune-keys"]);
+    assert_eq!(hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
+}
+
+/// Applies a file that has one step to do over a line that loses something of it.
+fn applies_through(hsm: &Hsm, what: Lose, text: &str, options: &[&str]) {
     let lossy = Lossy::before(&hsm.address, what);
-    let file =
-        hsm.folder.file("one.toml", "[[keys]]\nid = \"k\"\ntype = \"EC_P256\"\nmechanisms = [\"ECDSA_Signature\"]\n");
-    let before = |arguments: &[&str]| at(&lossy.address, &hsm.folder.path(""), arguments);
-    // As many records as it takes to look; the next is the key's.
-    ends(before(&["diff", &file]), 14);
+    let file = hsm.folder.file("one.toml", text);
+    let before =
+        |arguments: &[&str]| at(&lossy.address, &hsm.folder.path(""), &[arguments, &[file.as_str()], options].concat());
+    // As many records as it takes to look; the next is the step's.
+    ends(before(&["diff"]), 14);
     lossy.lose_after(lossy.records());
-    let (said, _) = ends(before(&["apply", &file, "--yes"]), 0);
+    let (said, _) = ends(before(&["--yes", "apply"]), 0);
     assert!(said.ends_with("1 of 1 done.\n"), "{said}");
     assert!(lossy.has_lost(), "something was lost");
-    assert_eq!(hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
-    assert_eq!(before(&["apply", &file, "--yes"]).ok(), "Nothing to do.\n");
+    assert_eq!(before(&["--yes", "apply"]).ok(), "Nothing to do.\n");
 }
 
 #[test]
@@ -445,4 +520,12 @@ fn a_missing_passphrase_is_noticed_before_anything_is_changed() {
     assert!(stdin(text).ok().contains("2 of 2 done."));
     let said = stdin(&text.replace("wrong", "another")).fails(5);
     assert!(said.contains("As n~a: "), "{said}");
+
+    // A command that makes up another passphrase each time is asked once in a run.
+    let once = "namespaces = [\"m\"]\n[[users]]\nname = \"m~a\"\nrole = \"Administrator\"\n\
+        passphrase-command = \"echo passphrase >> asked; tr -dc a-z < asked\"\n\
+        [[users]]\nname = \"m~b\"\nrole = \"Metrics\"\npassphrase-env = \"HSM_BACKUP_USER\"\n";
+    let once = once.replace("asked", &hsm.at("asked"));
+    let file = hsm.folder.file("once.toml", once);
+    assert!(at(&hsm.address, &hsm.folder.path(""), &["apply", &file, "--yes"]).ok().contains("3 of 3 done."));
 }
