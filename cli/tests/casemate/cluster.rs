@@ -110,7 +110,9 @@ fn pair(joiner: Joiner) -> (Odd, Odd, Arc<Story>) {
             "GET /cluster/members" => reply(200, &members(told.count("promoted") == 0).to_string()),
             "POST /cluster/members" => {
                 told.tell(format!("add {body}"));
-                told.appears.lock().unwrap().as_ref().map(|file| fs::write(file, "theirs").unwrap());
+                if let Some(file) = &*told.appears.lock().unwrap() {
+                    fs::write(file, "theirs").unwrap();
+                }
                 let mut members = members(true);
                 let asked: Value = serde_json::from_str(&body).unwrap();
                 // In an order of its own.
