@@ -42,6 +42,7 @@ const NOT_SHOWN: &[&str] = &[
     "cluster promote",
     "cluster remove",
     "cluster set-urls",
+    "cluster witness",
     "config tls cluster-ca rm",
     // It wants the address of an HSM, which is another one each time.
     "profile add",

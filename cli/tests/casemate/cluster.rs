@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex};
 
 use casemate_testkit::{Does, Odd, reply};
@@ -46,6 +47,8 @@ fn what_a_casemated_does_not_know_is_refused() {
 struct Story {
     events: Mutex<Vec<String>>,
     more: Condvar,
+    /// A file that somebody else makes while a member is declared.
+    appears: Mutex<Option<String>>,
 }
 
 impl Story {
@@ -77,11 +80,17 @@ enum Joiner {
     Joins,
     /// It cannot reach the cluster.
     Fails,
+    /// The same, and the member does not take its declaration back.
+    Sticks,
+    /// It is not among the members that its declaration is answered with.
+    Unseen,
 }
 
 fn members(learner: bool) -> Value {
     json!([
         { "id": "a1", "name": "one", "urls": ["https://192.0.2.7:2380"], "learner": false },
+        // Declared by somebody else, and not started yet.
+        { "id": "c3", "name": "", "urls": ["https://192.0.2.6:2380"], "learner": false },
         { "id": "b2", "name": "", "urls": ["https://192.0.2.8:2380"], "learner": learner },
     ])
 }
@@ -101,13 +110,23 @@ fn pair(joiner: Joiner) -> (Odd, Odd, Arc<Story>) {
             "GET /cluster/members" => reply(200, &members(told.count("promoted") == 0).to_string()),
             "POST /cluster/members" => {
                 told.tell(format!("add {body}"));
-                reply(201, &json!({ "members": members(true), "joinerKit": "S0lU" }).to_string())
+                if let Some(file) = &*told.appears.lock().unwrap() {
+                    fs::write(file, "theirs").unwrap();
+                }
+                let mut members = members(true);
+                let asked: Value = serde_json::from_str(&body).unwrap();
+                // In an order of its own.
+                members[2]["urls"] = asked["urls"].as_array().unwrap().iter().rev().cloned().collect();
+                if joiner == Joiner::Unseen {
+                    members.as_array_mut().unwrap().pop();
+                }
+                reply(201, &json!({ "members": members, "joinerKit": "S0lU" }).to_string())
             }
             "POST /cluster/members/b2/promote" if told.count("join") == 0 || told.count("early") == 0 => {
                 told.tell("early");
                 reply(412, r#"{"message":"can only promote a learner member which is in sync with leader"}"#)
             }
-            "POST /cluster/members/b2/promote" if joiner == Joiner::Fails => {
+            "POST /cluster/members/b2/promote" if matches!(joiner, Joiner::Fails | Joiner::Sticks) => {
                 reply(412, r#"{"message":"can only promote a learner member which is in sync with leader"}"#)
             }
             "POST /cluster/members/b2/promote" => {
@@ -118,6 +137,7 @@ fn pair(joiner: Joiner) -> (Odd, Odd, Arc<Story>) {
                 told.tell(format!("urls {body}"));
                 Does::Says(b"HTTP/1.1 204 X\r\n\r\n".to_vec())
             }
+            "DELETE /cluster/members/b2" if joiner == Joiner::Sticks => reply(400, r#"{"message":"no leader"}"#),
             "DELETE /cluster/members/b2" => {
                 told.tell("removed");
                 Does::Says(b"HTTP/1.1 204 X\r\n\r\n".to_vec())
@@ -135,7 +155,7 @@ fn pair(joiner: Joiner) -> (Odd, Odd, Arc<Story>) {
         ),
         "POST /cluster/join" => {
             told.tell(format!("join {}", String::from_utf8_lossy(body)));
-            if joiner == Joiner::Fails {
+            if matches!(joiner, Joiner::Fails | Joiner::Sticks) {
                 return reply(400, r#"{"message":"joining cluster failed: nobody is there"}"#);
             }
             told.wait_for("promoted");
@@ -193,6 +213,113 @@ fn a_join_that_fails_takes_the_learner_back() {
 }
 
 #[test]
+fn a_learner_that_could_not_be_taken_back_is_named_in_the_error() {
+    let ((member, new, _), folder) = (pair(Joiner::Sticks), Folder::new());
+    let said = grow(&member, &new, &folder, &["--yes", "--json"]).fails(10);
+    assert!(said.contains("joining cluster failed") && said.contains("`casemate cluster remove b2`"), "{said}");
+}
+
+#[test]
+fn a_member_cannot_join_itself() {
+    let ((member, _new, story), folder) = (pair(Joiner::Joins), Folder::new());
+    assert!(grow(&member, &member, &folder, &["--yes"]).fails(2).contains("--host"));
+    assert_eq!(story.at("add"), None);
+}
+
+#[test]
+fn a_member_whose_invitation_is_lost_is_named() {
+    let ((member, _new, story), folder) = (pair(Joiner::Joins), Folder::new());
+    let add = ["add", "https://192.0.2.8:2380", "--to"];
+    let ran = at(&member, &[&add[..], &["-"]].concat());
+    assert_eq!((ran.code, ran.err.as_str()), (0, "The member b2 is declared.\n"));
+    assert_eq!(serde_json::from_slice::<Value>(&ran.out).unwrap()["joinerKit"], "S0lU");
+    // The reader has gone.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_casemate"))
+        .args(["--host", &member.address, "--insecure", "--user", "admin", "cluster", "add", add[1], "--to", "-"])
+        .env_clear()
+        .env("CASEMATE_PASSPHRASE", ADMIN)
+        .stdout(writer)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("`casemate cluster remove b2`"), "{said}");
+    // Somebody else took the name of the file.
+    let file = folder.at("invitation");
+    *story.appears.lock().unwrap() = Some(file.clone());
+    let said = at(&member, &[&add[..], &[&file]].concat()).fails(1);
+    assert!(said.contains("is there already") && said.contains("`casemate cluster remove b2`"), "{said}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "theirs");
+    *story.appears.lock().unwrap() = Some(folder.at("configuration"));
+    let witness = ["witness", "w", add[1], "--to", &folder.at("configuration")];
+    let ran = at(&member, &witness);
+    assert!(ran.code == 1 && ran.err.contains("`casemate cluster remove b2`"), "{ran:?}");
+}
+
+#[test]
+fn an_invitation_without_the_new_member_is_kept_and_nobody_is_promoted() {
+    let ((member, new, story), folder) = (pair(Joiner::Unseen), Folder::new());
+    let file = folder.at("invitation");
+    let said = at(&member, &["add", "https://192.0.2.8:2380", "--to", &file]).fails(12);
+    assert!(said.contains("no new member with these addresses"), "{said}");
+    assert!(fs::read_to_string(&file).unwrap().contains("S0lU"));
+    grow(&member, &new, &folder, &["--yes"]).fails(12);
+    assert_eq!((story.count("join"), story.count("promoted"), story.count("removed")), (0, 0, 0));
+}
+
+#[test]
+fn a_witness_is_declared_and_its_etcd_configured() {
+    let ((member, _new, story), folder) = (pair(Joiner::Joins), Folder::new());
+    let file = folder.at("witness.yaml");
+    let witness = |name: &str, more: &[&str]| {
+        let urls = ["https://192.0.2.8:2380", "https://[2001:db8::8]:2380"];
+        at(&member, &[&["witness", name][..], &urls, &["--to", &file], more].concat())
+    };
+    assert!(witness("one", &[]).fails(2).contains("Another member is called one"));
+    // Who has no name is called by its id.
+    witness("c3", &[]).fails(2);
+    assert_eq!(witness("a,b=c", &[]).code, 2);
+    assert_eq!(at(&member, &["witness", "w", "https://w.example:2380", "--to", &file]).code, 2);
+    assert_eq!((story.at("add"), fs::exists(&file).unwrap()), (None, false));
+    let ran = witness("w-1", &["--json", "--key", "/k"]);
+    assert!(ran.code == 0 && ran.err.contains("A witness stores all data"), "{ran:?}");
+    assert_eq!(serde_json::from_slice::<Value>(&ran.out).unwrap(), json!({ "id": "b2", "file": file }));
+    assert_eq!(story.count(r#"add {"urls":["https://192.0.2.8:2380","https://[2001:db8::8]:2380"]}"#), 1);
+    let own = "https://192.0.2.8:2380,https://[2001:db8::8]:2380";
+    let configuration = json!({
+        "name": "w-1",
+        "data-dir": "/var/lib/etcd/witness",
+        "initial-cluster": "one=https://192.0.2.7:2380,c3=https://192.0.2.6:2380,\
+                            w-1=https://[2001:db8::8]:2380,w-1=https://192.0.2.8:2380",
+        "initial-cluster-state": "existing",
+        "initial-advertise-peer-urls": own,
+        "listen-peer-urls": own,
+        "listen-client-urls": "http://127.0.0.1:2379",
+        "advertise-client-urls": "http://127.0.0.1:2379",
+        "max-txn-ops": 512,
+        "quota-backend-bytes": 5_694_816_256_u64,
+        "auto-compaction-retention": "1h",
+        "peer-transport-security": {
+            "cert-file": "/etc/etcd/witness.crt",
+            "key-file": "/k",
+            "client-cert-auth": true,
+            "trusted-ca-file": "/etc/etcd/cluster-ca.crt",
+            "skip-client-san-verification": true,
+        },
+    });
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), configuration);
+    // Nobody replaces it unasked, and nothing is declared then.
+    witness("w-1", &[]).fails(1);
+    assert_eq!(story.count("add"), 1);
+    let shown = String::from_utf8(witness("w-1", &["--force"]).out).unwrap();
+    for text in ["for 192.0.2.8 and 2001:db8::8", &format!("etcd --config-file {file}"), "cluster promote b2"] {
+        assert!(shown.contains(text), "{text}: {shown}");
+    }
+}
+
+#[test]
 fn steps_can_be_taken_one_by_one() {
     let ((member, new, story), folder) = (pair(Joiner::Joins), Folder::new());
     let file = folder.at("invitation");
@@ -230,11 +357,11 @@ fn a_learner_that_does_not_catch_up_in_time_is_said_to_be_late() {
 fn the_status_shows_nodes_members_and_quorum() {
     let (member, _new, _) = pair(Joiner::Joins);
     let shown = at(&member, &["status"]).ok();
-    for text in ["Operational", "warn: slow disk", "a1", "learner", "Voting: 1; at least 1"] {
+    for text in ["Operational", "warn: slow disk", "a1", "learner", "Voting: 2; at least 2"] {
         assert!(shown.contains(text), "{text}: {shown}");
     }
     let json = at(&member, &["status", "--json"]).json();
-    assert_eq!(json["quorum"], json!({ "voters": 1, "needed": 1 }));
+    assert_eq!(json["quorum"], json!({ "voters": 2, "needed": 2 }));
     assert_eq!(json["members"], members(true));
     let node = &json["nodes"][0];
     assert_eq!((&node["running"], &node["messages"][0]["msg"]), (&json!(true), &json!("slow disk")));

@@ -11,8 +11,9 @@ use casemate_api::{State, UserId};
 use casemate_client::{Cause, Error, Fingerprint, Session};
 use clap::Args;
 
+use super::declare::newcomer;
 use super::join::{JOIN_S, joined, promote};
-use super::{newcomer, url};
+use super::url;
 use crate::exit::Failure;
 use crate::profile::Context;
 use crate::progress::say;
@@ -54,6 +55,11 @@ impl Grow {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let there = context.another(&self.new, self.new_pin)?;
         let node = there.nodes().join(", ");
+        if there.nodes().iter().any(|node| context.client.nodes().contains(node)) {
+            return Err(Failure::Usage(format!(
+                "{node} is the member that --host names: --new is the HSM that shall join."
+            )));
+        }
         let urls = if self.url.is_empty() { vec![usual_url(&node)] } else { self.url };
         if there.anonymous().health().state()? != State::Operational {
             return Err(Error::WrongState { node }.into());
@@ -68,13 +74,8 @@ impl Grow {
         // A wrong passphrase there shows before anything is done here.
         new.system().info()?;
 
-        let invitation = member.cluster().add(urls)?;
-        let Some(id) = newcomer(&invitation) else {
-            let why =
-                "its invitation names no new member with an id; `casemate cluster status` shows whether there is one"
-                    .into();
-            return Err(Error::Garbled { node: context.client.nodes().join(", "), why }.into());
-        };
+        let invitation = member.cluster().add(urls.clone())?;
+        let id = newcomer(context, &invitation, &urls)?;
         say(context, &format!("1 of 3: the member {id} is declared."));
         let request = Request { members: invitation.members, joiner_kit: invitation.joiner_kit, backup_passphrase };
         let patience = Duration::from_secs(self.time_limit);
@@ -90,8 +91,7 @@ impl Grow {
             join.end(patience, &node)
         });
         if let Err(why) = done {
-            give_up(context, &member, &id);
-            return Err(why);
+            return Err(give_up(context, &member, &id, why));
         }
         joined(context, &there.anonymous(), &node, Some(&id))
     }
@@ -130,19 +130,27 @@ impl Joining {
     }
 }
 
-/// Takes a learner back that came to nothing, so that the next one finds its place free. Who votes stays.
-fn give_up(context: &Context, member: &Session, id: &str) {
-    let learner = |members: Vec<casemate_api::body::cluster::ClusterMember>| {
-        members.iter().any(|member| member.id == id && member.learner)
-    };
-    let removed = match member.cluster().members().map(learner) {
-        Ok(true) => member.cluster().remove(id),
-        Ok(false) => return,
+/// Takes a learner back that came to nothing, so that the next one finds its place free. Who votes stays. What is left is told
+/// with the failure.
+fn give_up(context: &Context, member: &Session, id: &str, why: Failure) -> Failure {
+    let removed = match member.cluster().members() {
+        Ok(members) => match members.iter().find(|member| member.id == id) {
+            Some(member) if !member.learner => {
+                return why.at(format!("The member {id} votes and stays; `casemate cluster status` shows how it is"));
+            }
+            Some(_) => member.cluster().remove(id),
+            None => Ok(()),
+        },
         Err(why) => Err(why),
     };
     match removed {
-        Ok(()) => say(context, &format!("The member {id} was taken back.")),
-        Err(_) => say(context, &format!("The member {id} may still be declared: `casemate cluster remove {id}`.")),
+        Ok(()) => {
+            say(context, &format!("The member {id} was taken back."));
+            why
+        }
+        Err(_) => {
+            why.at(format!("The member {id} may still be declared; `casemate cluster remove {id}` takes it back"))
+        }
     }
 }
 

@@ -1,24 +1,20 @@
 //! `cluster …`: nodes that share users and keys (NetHSM 4.0 and later).
 
+mod declare;
 mod grow;
 mod join;
 mod status;
+mod witness;
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use casemate_api::UserId;
-use casemate_api::body::cluster::Invitation;
 use clap::Subcommand;
-use serde_json::json;
-use zeroize::Zeroizing;
 
 use crate::clock;
-use crate::exit::{Failure, local};
-use crate::file::NewFile;
+use crate::exit::Failure;
 use crate::profile::Context;
 use crate::prompt;
-use crate::render;
 
 /// Manage a cluster.
 #[derive(Subcommand)]
@@ -26,17 +22,7 @@ pub(crate) enum Command {
     /// Show members, quorum, and how each node is
     Status,
     /// Declare a new member and save its invitation
-    Add {
-        /// Where the members will reach it, as https://IP:2380; repeatable
-        #[arg(required = true, value_name = "URL", value_parser = url)]
-        urls: Vec<String>,
-        /// File for the invitation, which only you can read; - is standard output
-        #[arg(long, value_name = "FILE")]
-        to: PathBuf,
-        /// Replace the file if there is one
-        #[arg(long)]
-        force: bool,
-    },
+    Add(declare::Add),
     /// Have an HSM join with an invitation: its users and keys are erased
     Join(join::Join),
     /// Give a new member its vote, as soon as it has caught up
@@ -50,6 +36,8 @@ pub(crate) enum Command {
     },
     /// Add an HSM in one step: declare it, have it join, give it its vote
     Grow(grow::Grow),
+    /// Declare a member that votes but is no HSM, and save the configuration of its etcd
+    Witness(witness::Witness),
     /// Remove a member
     Remove {
         /// The member, as `cluster status` shows it
@@ -81,7 +69,7 @@ impl Command {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::Status => status::run(context),
-            Command::Add { urls, to, force } => add(context, urls, &to, force),
+            Command::Add(arguments) => arguments.run(context),
             Command::Join(arguments) => arguments.run(context),
             Command::Promote { id, time_limit } => {
                 let session = context.session()?;
@@ -92,6 +80,7 @@ impl Command {
                 context.out.done(&format!("The member {id} votes."))
             }
             Command::Grow(arguments) => arguments.run(context),
+            Command::Witness(arguments) => arguments.run(context),
             Command::Remove { id } => {
                 context.confirm(&format!("Removing the member {id}, which then serves nothing,"))?;
                 context.session()?.cluster().remove(&id)?;
@@ -106,33 +95,6 @@ impl Command {
             Command::ForceNew { unlock_passphrase_file } => force_new(context, unlock_passphrase_file),
         }
     }
-}
-
-fn add(context: &Context, urls: Vec<String>, to: &Path, force: bool) -> Result<(), Failure> {
-    let session = context.session()?;
-    // Before there is a learner: an invitation that cannot be kept is lost.
-    let file = if to == Path::new("-") { None } else { Some(NewFile::create(to, force.into())?) };
-    let invitation = session.cluster().add(urls)?;
-    let json = serde_json::to_vec(&invitation).map(Zeroizing::new).map_err(local("It is no JSON"))?;
-    let Some(mut file) = file else {
-        return render::write(&[&json, b"\n".as_slice()].concat());
-    };
-    file.write_all(&json).map_err(local(format_args!("{} cannot be written", to.display())))?;
-    file.finish()?;
-    let id = newcomer(&invitation);
-    let text = format!(
-        "The member {} is declared. At its HSM: casemate cluster join {}. Then here: casemate cluster promote {}.",
-        id.as_deref().unwrap_or("without an id"),
-        to.display(),
-        id.as_deref().unwrap_or("ID")
-    );
-    context.out.line(&json!({ "id": id, "file": to }), &text)
-}
-
-/// The member that an invitation is for: it has no name yet. None: the HSM tells no id, or one that is none.
-fn newcomer(invitation: &Invitation) -> Option<String> {
-    let new = invitation.members.iter().find(|member| member.name.is_empty())?;
-    member(&new.id).ok()
 }
 
 fn force_new(context: &Context, file: Option<PathBuf>) -> Result<(), Failure> {
