@@ -95,6 +95,8 @@ pub(crate) struct Context {
     /// Where to print.
     pub(crate) out: Out,
     yes: bool,
+    /// A profile named the HSMs.
+    pub(crate) of_a_profile: bool,
     trust: Trust,
     /// As whom.
     pub(crate) user: Option<UserId>,
@@ -116,7 +118,8 @@ impl Context {
         let of_profile = source(profile.passphrase_file, profile.passphrase_command).filter(|_| {
             is_user && at_home && (!global.insecure || profile.ca_file.is_none() && profile.pin.is_empty())
         });
-        let nodes = if global.host.is_empty() { profile.hosts } else { global.host };
+        let of_a_profile = global.host.is_empty();
+        let nodes = if of_a_profile { profile.hosts } else { global.host };
         if nodes.is_empty() {
             return Err(Failure::Usage("No HSM is named: give --host, CASEMATE_HOST, or hosts in the profile.".into()));
         }
@@ -145,6 +148,7 @@ impl Context {
             client: Client::new(Settings { trust: trust.clone(), ..Settings::of(nodes) })?,
             out: Out { json: global.json },
             yes: global.yes,
+            of_a_profile,
             trust,
             user,
             given: source(global.passphrase_file, global.passphrase_command),

@@ -270,11 +270,9 @@ struct Sheet {
 
 fn sheet(context: &Context, sheet: &Sheet) -> Result<(), Failure> {
     let Sheet { device, node, fingerprint, system_time, names } = sheet;
-    let next = [
-        format!("casemate profile add default --host {node} --pin {fingerprint} --user admin"),
-        "casemate doctor".to_owned(),
-        "casemate user add operator --role Operator".to_owned(),
-    ];
+    let add = format!("casemate profile add default --host {node} --pin {fingerprint} --user admin");
+    let mut next = if context.of_a_profile { Vec::new() } else { vec![add] };
+    next.extend(["casemate doctor".to_owned(), "casemate user add operator --role Operator".to_owned()]);
     let value = json!({
         "done": true,
         "deviceId": device,
