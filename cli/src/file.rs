@@ -15,8 +15,10 @@ use crate::exit::{Failure, local};
 pub(crate) enum Replace {
     /// Yes.
     Yes,
-    /// No: that is an error.
+    /// Not unless `--force` is said.
     No,
+    /// Never: the command has no `--force`.
+    Never,
 }
 
 impl From<bool> for Replace {
@@ -51,8 +53,8 @@ impl NewFile {
         let Some(name) = target.file_name() else {
             return Err(Failure::Usage(format!("{} is no name of a file.", target.display())));
         };
-        if replace == Replace::No && target.symlink_metadata().is_ok() {
-            return Err(there(target));
+        if replace != Replace::Yes && target.symlink_metadata().is_ok() {
+            return Err(there(target, replace));
         }
         if target.symlink_metadata().is_ok_and(|there| !there.is_file()) {
             return Err(Failure::Usage(format!("{} is no regular file. Choose another name.", target.display())));
@@ -65,13 +67,13 @@ impl NewFile {
 
     /// Puts it in its place, on the disk for good.
     pub(crate) fn finish(mut self) -> Result<Written, Failure> {
-        let Some(part) = &self.part else { return Err(there(&self.target)) };
+        let Some(part) = &self.part else { return Err(there(&self.target, self.replace)) };
         let name = self.target.display();
         self.file.sync_all().map_err(local(format_args!("{name} cannot be written")))?;
         match self.replace {
             Replace::Yes => fs::rename(part, &self.target),
             // A link never replaces: who made the file meanwhile keeps it. Sticks with FAT have no links.
-            Replace::No => match fs::hard_link(part, &self.target) {
+            Replace::No | Replace::Never => match fs::hard_link(part, &self.target) {
                 Ok(()) => fs::remove_file(part),
                 Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Err(why),
                 Err(_) if self.target.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
@@ -79,7 +81,7 @@ impl NewFile {
             },
         }
         .map_err(|why| match why.kind() {
-            io::ErrorKind::AlreadyExists => there(&self.target),
+            io::ErrorKind::AlreadyExists => there(&self.target, self.replace),
             _ => local(format_args!("{name} cannot be written"))(why),
         })?;
         self.part = None;
@@ -146,6 +148,7 @@ pub(crate) fn unique() -> Result<String, Failure> {
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn there(path: &Path) -> Failure {
-    Failure::Local(format!("{} is there already: take another name, or move it away.", path.display()))
+fn there(path: &Path, replace: Replace) -> Failure {
+    let force = if replace == Replace::No { ", or --force to replace it" } else { "" };
+    Failure::Local(format!("{} is there already: take another name{force}.", path.display()))
 }

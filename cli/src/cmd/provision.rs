@@ -241,7 +241,7 @@ fn hand_over(
     }
     match (file, terminal) {
         (Some(path), _) => {
-            let mut file = NewFile::create(path, Replace::No)?;
+            let mut file = NewFile::create(path, Replace::Never)?;
             let wrong = format!("The passphrases cannot be written to {}", path.display());
             file.write_all(text.as_bytes()).map_err(local(wrong))?;
             file.finish().map(drop)
