@@ -55,6 +55,8 @@ impl Restore {
                  those of the backup"
             )
         })?;
+        // A file that is not there is said before anything is asked for.
+        let (mut file, length) = sized(&self.file)?;
         let session = if full { anonymous.clone() } else { context.session()? };
         let backup_passphrase = if self.stored_backup_passphrase {
             None
@@ -63,7 +65,6 @@ impl Restore {
             Some(prompt::current("Backup passphrase", file, "--backup-passphrase-file")?)
         };
         let time = self.system_time.or(full.then(Timestamp::now));
-        let (mut file, length) = sized(&self.file)?;
         let progress = Progress::new(context, Some(length));
         let mut tell = |bytes| progress.at(bytes);
         let arguments = RestoreRequest { backup_passphrase, system_time: time.map(rfc3339) };

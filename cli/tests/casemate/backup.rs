@@ -80,6 +80,7 @@ fn a_backup_that_breaks_off_leaves_no_file() {
 fn a_fresh_hsm_becomes_what_was_backed_up() {
     let (old, new) = (hsm(), Hsm::start());
     let (file, _) = backup(&old);
+    assert!(new.nobody(&["restore", "/nowhere/bak", "--yes"]).fails(1).contains("/nowhere/bak cannot be read"));
     let restore = ["restore", &file, "--backup-passphrase-file", &old.at("op")];
     assert!(new.nobody(&restore).fails(2).contains("users, keys and settings of the backup"));
     let said = new.nobody(&[&restore[..], &["--yes"]].concat()).ok();
