@@ -241,7 +241,8 @@ fn announce(listeners: &[TcpListener], hsm: &Hsm, fingerprint: &[u8; 32], folder
     say(&format!("casemated {} is listening on {}", env!("CARGO_PKG_VERSION"), urls.join(", ")));
     say(&format!("  state        {:?}", hsm.state()));
     say(&format!("  data         {}", folder.0.display()));
-    say(&format!("  certificate  SHA-256 {}", hex.join(":")));
+    let hex = hex.join(":");
+    say(&format!("  certificate  SHA-256 {hex}"));
     let host = addresses.first().map(|address| match address.ip().is_unspecified() {
         true => format!("localhost:{}", address.port()),
         false => address.to_string(),
@@ -249,10 +250,10 @@ fn announce(listeners: &[TcpListener], hsm: &Hsm, fingerprint: &[u8; 32], folder
     let host = host.unwrap_or_default();
     match hsm.state() {
         State::Unprovisioned => {
-            say(&format!("  next         provision it: nitropy nethsm --host {host} --no-verify-tls provision"));
+            say(&format!("  next         provision it: casemate --host {host} --pin {hex} provision"));
         }
         State::Locked => {
-            say(&format!("  next         unlock it: nitropy nethsm --host {host} --no-verify-tls unlock"));
+            say(&format!("  next         unlock it: casemate --host {host} --pin {hex} unlock"));
         }
         State::Operational | State::Failed => {}
     }
