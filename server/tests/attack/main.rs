@@ -1,0 +1,22 @@
+//! Attacks on the real server, from addresses of this machine: each once worked, and each is bounded in time.
+//!
+//! One module per kind. An attacker has what the threat model gives it, and the tests say what it gets.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "a test of processes: it lives in real time, and whatever goes wrong fails it"
+)]
+
+#[path = "../daemon/mod.rs"]
+mod daemon;
+mod from;
+#[path = "../api/wire.rs"]
+#[allow(dead_code, reason = "each test binary uses its part")]
+mod wire;
+
