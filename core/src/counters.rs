@@ -137,7 +137,7 @@ impl Operational {
             paths.push(path);
         }
         // Only this device writes its own counts, so a conflict is the trace of an earlier answer that was lost.
-        self.shared.commit_all(drafts).await?;
+        self.shared.apply_all(drafts).await?;
         paths.iter().for_each(|path| self.counts.changed(path));
         Ok(())
     }

@@ -17,6 +17,9 @@ pub enum Error {
     /// The id is taken.
     #[error("{0}")]
     Exists(Text),
+    /// The caller was deleted, or got another passphrase, between being believed and the write; nothing was done.
+    #[error("the caller is no longer who they were")]
+    NotBelieved,
     /// The caller may not do this. No text: the reply has no body.
     #[error("forbidden")]
     Forbidden(Option<Text>),

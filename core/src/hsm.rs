@@ -21,6 +21,7 @@ use crate::local::{Local, LocalChange, TlsIdentity, device_id};
 use crate::path::{LocalPath, generation_pointer};
 use crate::phase::{Failed, Locked, Operational, Phase, Provision, Unprovisioned};
 use crate::platform::{Platform, first_of};
+use crate::right::Held;
 use crate::slots;
 use crate::store::{Read, StoreError};
 use crate::users;
@@ -124,11 +125,11 @@ impl Hsm {
     }
 
     /// Sets the HSM's time (RFC 3339, offset zero). `op` shows that the HSM is Operational.
-    pub async fn set_time(&self, op: &Operational, time: &str) -> Result<(), Error> {
+    pub async fn set_time(&self, op: &Operational, by: &Caller, time: &str) -> Result<(), Error> {
         let time = parse_time(time)?;
         let _guard = self.local.changing.lock().await;
         let offset_s = time.as_second().saturating_sub(wall(&self.platform).as_second());
-        op.store_clock_offset(offset_s).await?;
+        op.store_clock_offset(by, offset_s).await?;
         let before = self.now();
         self.clock_offset_s.store(offset_s, Ordering::Relaxed);
         tracing::info!(target: "hsm", "the time was set from {before} to {}", self.now());
@@ -240,9 +241,9 @@ impl Hsm {
         self.limiter.strike(Attempt::unlock(address), self.platform.clock.monotonic());
     }
 
-    /// Operational → Locked. `op` is the caller's own hold, given up here. When this answers, no key can be used, and
+    /// Operational → Locked, for `by`. `op` is the caller's own hold, given up here. When this answers, no key can be used, and
     /// unless a request hangs for longer than the limit, all key bytes are wiped.
-    pub async fn lock(&self, op: Arc<Operational>) -> Result<(), Error> {
+    pub async fn lock(&self, op: Arc<Operational>, by: &Caller) -> Result<(), Error> {
         // Whoever waits for the transition holds nothing meanwhile, for the one before may be waiting for the last hold.
         let waiting = Arc::downgrade(&op);
         drop(op);
@@ -251,9 +252,11 @@ impl Hsm {
         if !self.operational().is_some_and(|now| Arc::ptr_eq(&now, &op)) {
             return Err(wrong_state());
         }
+        let held = may_leave(&op, by).await?;
         let locked =
             Locked::new(self.platform.clone(), self.local.clone(), self.limiter.clone(), self.device_id.clone());
         self.enter(Phase::Locked(Arc::new(locked)));
+        drop(held);
         op.retire();
         // Leaving is never held up for the sake of a counter.
         first_of(flush(&op), self.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
@@ -283,16 +286,35 @@ impl Hsm {
         self.phase.store(Arc::new(phase));
     }
 
-    /// Finish and start over.
-    pub async fn reboot(&self) {
+    /// Finish and start over, for `by`; nobody only where nobody is asked.
+    pub async fn reboot(&self, by: Option<&Caller>) -> Result<(), Error> {
+        let _held = self.may_end(by).await?;
+        self.platform.host.reboot();
+        Ok(())
+    }
+
+    /// Finish and start over, as an update that was handed over wants it.
+    pub async fn start_over(&self) {
         self.flush().await;
         self.platform.host.reboot();
     }
 
-    /// Finish and end.
-    pub async fn shutdown(&self) {
-        self.flush().await;
+    /// Finish and end, for `by`; nobody only where nobody is asked.
+    pub async fn shutdown(&self, by: Option<&Caller>) -> Result<(), Error> {
+        let _held = self.may_end(by).await?;
         self.platform.host.shutdown();
+        Ok(())
+    }
+
+    /// Writes what is to be written before the end, then whether `by` may still bring it about.
+    async fn may_end(&self, by: Option<&Caller>) -> Result<Option<Held>, Error> {
+        self.flush().await;
+        match (self.operational(), by) {
+            (Some(op), Some(by)) => may_leave(&op, by).await,
+            (None, None) => Ok(None),
+            // The state is another one than when it was asked for, and so is who may.
+            (Some(_), None) | (None, Some(_)) => Err(wrong_state()),
+        }
     }
 
     /// Erases everything: the mark first, so that a crash cannot leave half of it, then the Device Key, without which
@@ -301,9 +323,13 @@ impl Hsm {
     /// `by` is whoever asked; nobody only while Failed, which may have ended since the request was let in.
     pub async fn factory_reset(&self, by: Option<&Caller>) -> Result<(), Error> {
         let _guard = self.transition.lock().await;
-        let op = match &*self.phase() {
-            Phase::Operational(op) if by.is_some() => Some(op.clone()),
-            Phase::Failed(Failed { resume }) => match resume.as_deref() {
+        let mut held = None;
+        let op = match (&*self.phase(), by) {
+            (Phase::Operational(op), Some(by)) => {
+                held = Some(op.hold(by).await?);
+                Some(op.clone())
+            }
+            (Phase::Failed(Failed { resume }), None) => match resume.as_deref() {
                 Some(Phase::Operational(op)) => Some(op.clone()),
                 _ => None,
             },
@@ -315,6 +341,7 @@ impl Hsm {
             tracing::error!(target: "hsm", why, "the Device Key could not be destroyed yet; the boot that follows does it");
         }
         self.enter(Phase::Failed(Failed { resume: None }));
+        drop(held);
         if let Some(op) = op {
             self.close(op).await;
         }
@@ -445,6 +472,16 @@ impl Drop for Place<'_> {
 /// A store that is busy or damaged is not away: that must not open what is open only in the Failed state.
 fn is_away<T>(answer: &Result<T, StoreError>) -> bool {
     matches!(answer, Err(StoreError::Unreachable(_)))
+}
+
+/// Whether `by` may still do what only takes power away from the HSM. That must not depend on a disk: if the store does not
+/// tell, they may.
+async fn may_leave(op: &Operational, by: &Caller) -> Result<Option<Held>, Error> {
+    match op.hold(by).await {
+        Ok(held) => Ok(Some(held)),
+        Err(Error::NotBelieved) => Err(Error::NotBelieved),
+        Err(_) => Ok(None),
+    }
 }
 
 async fn flush(op: &Operational) {

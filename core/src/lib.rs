@@ -22,6 +22,7 @@ pub mod path;
 pub mod phase;
 pub mod platform;
 pub mod record;
+pub mod right;
 pub mod seal;
 pub mod secret;
 pub mod shared;

@@ -6,10 +6,12 @@ use casemate_api::NamespaceId;
 use casemate_api::limits::STORE_TXN_MAX_OPS;
 use zeroize::Zeroizing;
 
+use crate::caller::Caller;
 use crate::error::Error;
 use crate::path::{Generation, NamespaceNumber, ROOT, SharedPath};
 use crate::phase::Operational;
 use crate::record::{BadRecord, Reader, Writer};
+use crate::right::By;
 use crate::shared::{Committed, Draft};
 use crate::store::{Path, Revision};
 use crate::table::{Record, Row};
@@ -56,7 +58,7 @@ impl Operational {
     }
 
     /// Creates a namespace. `Exists` if there is one.
-    pub async fn create_namespace(&self, id: &NamespaceId) -> Result<(), Error> {
+    pub async fn create_namespace(&self, by: &Caller, id: &NamespaceId) -> Result<(), Error> {
         let path = SharedPath::namespace(self.shared.generation, id);
         let taken = || Error::Exists(format!("Namespace {id} already exists").into());
         let last_path = last_number_path(self.shared.generation);
@@ -77,7 +79,7 @@ impl Operational {
             let draft = draft
                 .put(self.namespaces.sealed(&path, Revision::default(), &record)?)
                 .put(self.namespaces.sealed(&last_path, Revision::default(), &record)?);
-            if let Committed::At(_) = self.shared.commit(draft).await? {
+            if let Committed::At(_) = self.commit(By::Caller(by), draft).await? {
                 self.namespaces.changed(&path);
                 tracing::info!(target: "hsm.namespace", "created ({id})");
                 return Ok(());
@@ -86,20 +88,22 @@ impl Operational {
         Err(Error::Unavailable("Others keep creating namespaces. Try again.".into()))
     }
 
-    /// Deletes a namespace and all its keys. One write makes them unreachable; what is left is swept afterwards. Its
+    /// Deletes the namespace that was found under this number, and all its keys. One write makes them unreachable; what is left is swept afterwards. Its
     /// users stay, powerless.
-    pub async fn delete_namespace(&self, id: &NamespaceId) -> Result<(), Error> {
+    pub async fn delete_namespace(&self, by: &Caller, id: &NamespaceId, number: NamespaceNumber) -> Result<(), Error> {
         let path = SharedPath::namespace(self.shared.generation, id);
         let row = self.namespaces.read(&path).await?.ok_or_else(Error::not_found)?;
-        let number = row.record.number;
+        if row.record.number != number {
+            return Err(changed_meanwhile());
+        }
         let remains = self.remains(number);
         let draft = Draft::default().at(&path, row.revision).delete(&path).put(self.namespaces.sealed(
             &remains,
             Revision::default(),
             &row.record,
         )?);
-        match self.shared.commit(draft).await? {
-            Committed::Conflict(_) => Err(Error::Unavailable("The namespace was changed meanwhile. Try again.".into())),
+        match self.commit(By::Caller(by), draft).await? {
+            Committed::Conflict(_) => Err(changed_meanwhile()),
             Committed::At(_) => {
                 self.namespaces.changed(&path);
                 tracing::info!(target: "hsm.namespace", "removed ({id})");
@@ -141,7 +145,7 @@ impl Operational {
                 for group in paths.chunks(STORE_TXN_MAX_OPS / 2) {
                     let paths: Vec<Path> = group.to_vec();
                     let draft = paths.iter().fold(Draft::default(), |draft, path| draft.delete_raw(path.clone()));
-                    self.shared.commit(draft).await?;
+                    self.commit(By::Hsm, draft).await?;
                     for path in paths {
                         self.keys.forget(&path);
                     }
@@ -151,7 +155,7 @@ impl Operational {
                 }
             }
         }
-        self.shared.commit(Draft::default().delete(&self.remains(number))).await?;
+        self.commit(By::Hsm, Draft::default().delete(&self.remains(number))).await?;
         Ok(())
     }
 
@@ -169,4 +173,8 @@ impl Operational {
             }
         }
     }
+}
+
+fn changed_meanwhile() -> Error {
+    Error::Unavailable("The namespace was changed meanwhile. Try again.".into())
 }

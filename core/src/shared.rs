@@ -5,10 +5,10 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::path::{Generation, SharedPath, generation_pointer};
 use crate::store::{Expect, Outcome, Path, Read, Revision, Store, StoreError, Txn};
-use crate::table::{Closed, Doubt, Record, Table};
+use crate::table::{Closed, Doubt};
 
-/// What a caller of [`Shared::commit`] wants done, whole or not at all.
-#[derive(Default)]
+/// What a caller of [`Shared::apply`] wants done, whole or not at all.
+#[derive(Clone, Default)]
 pub struct Draft {
     expect: Vec<(Path, Expect)>,
     put: Vec<(Path, Vec<u8>)>,
@@ -16,6 +16,11 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// How many guards it has.
+    pub(crate) fn guards(&self) -> usize {
+        self.expect.len()
+    }
+
     /// The row must not exist.
     pub fn absent(mut self, path: &SharedPath) -> Self {
         self.expect.push((path.path().clone(), Expect::Absent));
@@ -68,15 +73,18 @@ impl Shared {
         Self { store, generation, pointer, closed, doubt }
     }
 
-    /// Applies `draft` if all its guards hold and the generation has not moved. A lost answer is settled by reading
-    /// again: sealed values are unique, so equal bytes are ours.
-    pub async fn commit(&self, draft: Draft) -> Result<Committed, Error> {
-        let outcome = self.commit_all(vec![draft]).await?.pop();
+    /// Applies `draft` if all its guards hold and the generation has not moved, and asks for nobody's right: what a caller
+    /// wants goes through [`Operational::commit`]. A lost answer is settled by reading again: sealed values are unique, so
+    /// equal bytes are ours.
+    ///
+    /// [`Operational::commit`]: crate::phase::Operational::commit
+    pub async fn apply(&self, draft: Draft) -> Result<Committed, Error> {
+        let outcome = self.apply_all(vec![draft]).await?.pop();
         outcome.ok_or_else(|| Error::internal("the store gave no outcome"))
     }
 
-    /// Like [`Shared::commit`] for many drafts, each by itself, in one write to the disk.
-    pub async fn commit_all(&self, drafts: Vec<Draft>) -> Result<Vec<Committed>, Error> {
+    /// Like [`Shared::apply`] for many drafts, each by itself, in one write to the disk.
+    pub async fn apply_all(&self, drafts: Vec<Draft>) -> Result<Vec<Committed>, Error> {
         self.closed.check()?;
         let fenced = |draft: Draft| {
             let mut txn = Txn { expect: draft.expect, put: draft.put, delete: draft.delete };
@@ -105,28 +113,6 @@ impl Shared {
         }
         Ok(committed)
     }
-
-    /// Reads, changes and writes one row until no one else wrote in between. `change` says what the row shall become;
-    /// its error ends the attempt. `extra` adds guards and rows to the same transaction. `None`: there is no such row.
-    pub async fn update<R: Record>(
-        &self,
-        table: &Table<R>,
-        path: &SharedPath,
-        extra: impl Fn(Draft) -> Draft,
-        change: impl Fn(R) -> Result<R, Error>,
-    ) -> Result<Option<()>, Error> {
-        for _ in 0..ATTEMPTS {
-            let Some(row) = table.read(path).await? else { return Ok(None) };
-            let revision = row.revision;
-            let record = change(row.record)?;
-            let draft = Draft::default().at(path, revision).put(table.sealed(path, revision, &record)?);
-            if let Committed::At(_) = self.commit(extra(draft)).await? {
-                table.changed(path);
-                return Ok(Some(()));
-            }
-        }
-        Err(Error::Unavailable("Others keep changing the same thing. Try again.".into()))
-    }
 }
 
 /// What became of a transaction whose answer was lost, by reading again: sealed values are unique, so equal bytes are
@@ -149,4 +135,4 @@ fn unconfirmed() -> Error {
 }
 
 /// How often a read-modify-write starts over before it gives up.
-const ATTEMPTS: usize = 16;
+pub(crate) const ATTEMPTS: usize = 16;

@@ -5,17 +5,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_api::limits::PASSPHRASE_MAX_BYTES;
 use casemate_api::{NamespaceId, Passphrase, Role, UserId};
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::caller::UserTarget;
+use crate::caller::{Caller, UserTarget};
 use crate::error::Error;
 use crate::kdf;
 use crate::path::{Generation, SharedPath};
 use crate::phase::Operational;
 use crate::platform::{Platform, Work, run_on};
 use crate::record::{BadRecord, Reader, Writer};
+use crate::right::By;
 use crate::secret::SecretBytes;
-use crate::shared::{Committed, Draft};
+use crate::shared::{ATTEMPTS, Committed, Draft};
 use crate::store::Revision;
 use crate::table::{Record, Row};
 
@@ -103,6 +105,14 @@ impl Record for UserRecord {
     }
 }
 
+impl UserRecord {
+    /// Whether both are of the same user with the same passphrase and role; tags may differ. The salt is fresh for each
+    /// passphrase, while the hash also changes when it is hardened.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        bool::from(self.digest.salt.ct_eq(&other.digest.salt)) && self.role == other.role
+    }
+}
+
 /// Hashes a new passphrase on the pool: about 0.1 s of one core. Refuses one of bad length.
 pub(crate) async fn digest(platform: &Platform, field: &'static str, passphrase: &Passphrase) -> Result<Digest, Error> {
     check_length(field, passphrase)?;
@@ -185,12 +195,12 @@ impl Operational {
                 record.digest = Digest { scheme: Scheme::Scrypt, salt: old.salt, hash };
                 Ok(record)
             };
-            match self.shared.update(&self.users, &path, |draft| draft, change).await {
+            match self.update(By::Hsm, &self.users, &path, |draft| draft, change).await {
                 Ok(_) | Err(Error::Unchanged) => {}
                 Err(error) => return Err(error),
             }
         }
-        self.shared.commit(Draft::default().delete(&note)).await?;
+        self.commit(By::Hsm, Draft::default().delete(&note)).await?;
         tracing::info!(target: "hsm.user", "the digests of restored users are hardened");
         Ok(())
     }
@@ -201,7 +211,7 @@ impl Operational {
     }
 
     /// Creates a user. `Exists` if the id is taken. The namespace must still be as `target` found it.
-    pub async fn create_user(&self, target: &UserTarget, new: NewUser) -> Result<(), Error> {
+    pub async fn create_user(&self, by: &Caller, target: &UserTarget, new: NewUser) -> Result<(), Error> {
         let id = &target.id;
         let path = SharedPath::user(self.shared.generation, id);
         let taken = || Error::Exists("user already exists".into());
@@ -211,7 +221,7 @@ impl Operational {
         let digest = digest(&self.platform, "passphrase", &new.passphrase).await?;
         let record = UserRecord { real_name: new.real_name, role: new.role, digest, tags: BTreeSet::new() };
         let draft = Draft::default().absent(&path).put(self.users.sealed(&path, Revision::default(), &record)?);
-        match self.shared.commit(target.fence(self.shared.generation, draft)).await? {
+        match self.commit(By::Caller(by), target.fence(self.shared.generation, draft)).await? {
             Committed::At(_) => {
                 // A name is any text: escaped, it cannot make a line of its own.
                 let name = record.real_name.escape_debug();
@@ -224,24 +234,36 @@ impl Operational {
         }
     }
 
-    /// Removes a user. `NotFound` if there is none.
-    pub async fn delete_user(&self, target: &UserTarget) -> Result<(), Error> {
+    /// Removes a user. `NotFound` if there is none, `Invalid` if it is the caller: so whoever deletes an Administrator of
+    /// the root is one that stays, and the last one cannot go. A user who keeps being changed goes all the same: each
+    /// change takes a slow hash, and this only a write.
+    pub async fn delete_user(&self, by: &Caller, target: &UserTarget) -> Result<(), Error> {
         let id = &target.id;
+        if by.id == *id {
+            return Err(Error::invalid("Users cannot delete themselves"));
+        }
         let path = SharedPath::user(self.shared.generation, id);
-        let row = self.users.read(&path).await?.ok_or_else(Error::not_found)?;
-        let draft = Draft::default().at(&path, row.revision).delete(&path);
-        match self.shared.commit(target.fence(self.shared.generation, draft)).await? {
-            Committed::At(_) => {
+        let _taking = self.rights.take_away().await;
+        for _ in 0..ATTEMPTS {
+            let row = self.users.read(&path).await?.ok_or_else(Error::not_found)?;
+            let draft = Draft::default().at(&path, row.revision).delete(&path);
+            if let Committed::At(_) = self.commit(By::Caller(by), target.fence(self.shared.generation, draft)).await? {
                 self.users.changed(&path);
                 tracing::info!(target: "hsm.user", "removed ({id})");
-                Ok(())
+                return Ok(());
             }
-            Committed::Conflict(_) => Err(Error::Unavailable("The user was changed meanwhile. Try again.".into())),
         }
+        Err(Error::Unavailable("The user was changed meanwhile. Try again.".into()))
     }
 
-    /// Sets a user's passphrase; takes effect at once.
-    pub async fn set_user_passphrase(&self, target: &UserTarget, passphrase: &Passphrase) -> Result<(), Error> {
+    /// Sets a user's passphrase; takes effect at once. Of several who set it the last one counts; who sets their own is
+    /// believed by the one before it, and so only if that still holds.
+    pub async fn set_user_passphrase(
+        &self,
+        by: &Caller,
+        target: &UserTarget,
+        passphrase: &Passphrase,
+    ) -> Result<(), Error> {
         let id = &target.id;
         let digest = digest(&self.platform, "passphrase", passphrase).await?;
         let path = SharedPath::user(self.shared.generation, id);
@@ -252,25 +274,27 @@ impl Operational {
             Ok(record)
         };
         let fence = |draft| target.fence(self.shared.generation, draft);
-        self.shared.update(&self.users, &path, fence, change).await?.ok_or_else(Error::not_found)?;
+        let _taking = self.rights.take_away().await;
+        self.update(By::Caller(by), &self.users, &path, fence, change).await?.ok_or_else(Error::not_found)?;
         tracing::info!(target: "hsm.user", "changed {id} ({}) passphrase", name.into_inner().unwrap_or_else(PoisonError::into_inner));
         Ok(())
     }
 
     /// Gives an Operator a tag.
-    pub async fn add_user_tag(&self, target: &UserTarget, tag: &str) -> Result<Change, Error> {
-        let change = self.change_user_tags(target, |tags| tags.insert(tag.to_owned())).await?;
+    pub async fn add_user_tag(&self, by: &Caller, target: &UserTarget, tag: &str) -> Result<Change, Error> {
+        let change = self.change_user_tags(by, target, |tags| tags.insert(tag.to_owned())).await?;
         Ok(change.told(|| tracing::info!(target: "hsm.user", "added a tag to {}: {tag:?}", target.id)))
     }
 
     /// Takes a tag from an Operator.
-    pub async fn remove_user_tag(&self, target: &UserTarget, tag: &str) -> Result<Change, Error> {
-        let change = self.change_user_tags(target, |tags| tags.remove(tag)).await?;
+    pub async fn remove_user_tag(&self, by: &Caller, target: &UserTarget, tag: &str) -> Result<Change, Error> {
+        let change = self.change_user_tags(by, target, |tags| tags.remove(tag)).await?;
         Ok(change.told(|| tracing::info!(target: "hsm.user", "removed a tag from {}: {tag:?}", target.id)))
     }
 
     async fn change_user_tags(
         &self,
+        by: &Caller,
         target: &UserTarget,
         change: impl Fn(&mut BTreeSet<String>) -> bool,
     ) -> Result<Change, Error> {
@@ -282,7 +306,7 @@ impl Operational {
             }
             if change(&mut record.tags) { Ok(record) } else { Err(Error::Unchanged) }
         };
-        match self.shared.update(&self.users, &path, fence, changed).await {
+        match self.update(By::Caller(by), &self.users, &path, fence, changed).await {
             Ok(Some(_)) => Ok(Change::Done),
             Ok(None) => Err(Error::NotFound(Some("".into()))),
             Err(Error::Unchanged) => Ok(Change::Unchanged),

@@ -16,6 +16,7 @@ use std::time::Duration;
 use casemate_api::limits::{UPDATE_COMMAND_MAX_MS, UPDATE_RESERVE_BYTES};
 use casemate_core::Error;
 use casemate_core::caller::Caller;
+use casemate_core::right::Held;
 use casemate_core::update::{Intake, UpdateKey, Version};
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -124,15 +125,16 @@ impl Updates {
         file = write(file, piece).await?;
         off_thread(move || file.sync_all()).await?;
         let release = intake.finish(key, self.current)?;
-        upload.confirm(caller).await?;
+        let _held = upload.confirm(caller).await?;
         let Version { major, minor } = release.version;
         tracing::info!(target: "hsm", "an update to version {major}.{minor} was verified and waits to be committed");
         work.then = State::Pending(release.version);
         Ok(release.notes)
     }
 
-    /// Hands the image that waits to the host's command. It keeps waiting if that fails.
-    pub async fn commit(&self) -> Result<(), Error> {
+    /// Hands the image that waits to the host's command. It keeps waiting if that fails. `held` shows that whoever wants it
+    /// may, until the command runs.
+    pub async fn commit(&self, held: Held) -> Result<(), Error> {
         let version = self.take_pending()?;
         let mut work = Work { updates: self, then: State::Pending(version) };
         let Some(Trust { command, .. }) = &self.trust else { return Err(none_pending()) };
@@ -147,7 +149,7 @@ impl Updates {
         let mut child = Command::new(command);
         // A group of its own: a signal from the terminal is for us, and if it must be killed then with all it started.
         child.arg(image).arg(format!("{major}.{minor}")).stdin(Stdio::null()).process_group(0);
-        install(child).await.map_err(failed)?;
+        install(child, held).await.map_err(failed)?;
         tracing::info!(target: "hsm", "the update to version {major}.{minor} was handed over");
         work.then = State::Idle;
         Ok(())
@@ -205,11 +207,12 @@ impl Drop for Work<'_> {
 }
 
 /// Runs a command to its end, on a thread of its own: the end of this process is no reason to stop an installation
-/// half-way, which may well be what ends this process. `Err` says why it failed.
-async fn install(mut command: Command) -> Result<(), String> {
+/// half-way, which may well be what ends this process. `held` goes once it runs. `Err` says why it failed.
+async fn install(mut command: Command, held: Held) -> Result<(), String> {
     let (send, receive) = tokio::sync::oneshot::channel();
-    let mut run = move || {
+    let run = move || {
         let mut child = command.spawn().map_err(|error| error.to_string())?;
+        drop(held);
         let limit = Duration::from_millis(UPDATE_COMMAND_MAX_MS);
         let mut waited = Duration::ZERO;
         loop {

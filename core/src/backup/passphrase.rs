@@ -5,12 +5,14 @@ use std::sync::Arc;
 use casemate_api::Passphrase;
 use zeroize::Zeroizing;
 
+use crate::caller::Caller;
 use crate::error::Error;
 use crate::kdf;
 use crate::path::{Generation, SharedPath};
 use crate::phase::Operational;
 use crate::platform::{Platform, Work, run_on};
 use crate::record::{BadRecord, Reader, Writer};
+use crate::right::By;
 use crate::secret::{BackupKey, SecretBytes};
 use crate::shared::{Committed, Draft};
 use crate::store::Revision;
@@ -66,7 +68,12 @@ impl Operational {
 
     /// Sets the backup passphrase. `Forbidden` if `current` is not the one that holds now; while none does, that is the
     /// empty one.
-    pub async fn change_backup_passphrase(&self, new: &Passphrase, current: &Passphrase) -> Result<(), Error> {
+    pub async fn change_backup_passphrase(
+        &self,
+        by: &Caller,
+        new: &Passphrase,
+        current: &Passphrase,
+    ) -> Result<(), Error> {
         users::check_length("passphrase", new)?;
         let path = path(self.shared.generation);
         let wrong = || Error::Forbidden(Some("backup passphrase is incorrect.".into()));
@@ -85,7 +92,7 @@ impl Operational {
         self.platform.rng.fill(&mut salt);
         let record = BackupSecret { salt, key: backup_key(&self.platform, new, salt).await? };
         let draft = draft.put(self.backup_secrets.sealed(&path, Revision::default(), &record)?);
-        match self.shared.commit(draft).await? {
+        match self.commit(By::Caller(by), draft).await? {
             Committed::At(_) => {
                 self.backup_secrets.changed(&path);
                 tracing::info!(target: "hsm", "the backup passphrase was changed");

@@ -28,6 +28,7 @@ use crate::backup::passphrase::backup_key;
 use crate::backup::read::{Entry, Head, Item, Reader};
 use crate::backup::stage::{self, Moved, Staging};
 use crate::backup::upstream::{DeviceItem, Place};
+use crate::caller::Caller;
 use crate::error::Error;
 use crate::hsm::{parse_time, wall, wrong_state};
 use crate::local::LocalChange;
@@ -39,6 +40,7 @@ use crate::slots;
 use crate::step::Step;
 
 /// What comes with the file.
+#[derive(Default)]
 pub struct RestoreArguments {
     /// The backup passphrase of the file. None: the one that is set here, if the file was made under it.
     pub passphrase: Option<Passphrase>,
@@ -75,7 +77,8 @@ pub struct Restore {
 /// The phase the restore began in. An Operational one is not held.
 enum Origin {
     Unprovisioned(Arc<Unprovisioned>),
-    Operational(Weak<Operational>),
+    /// On behalf of somebody, who must still be believed when it happens.
+    Operational(Weak<Operational>, Caller),
 }
 
 /// The one turn there is.
@@ -103,17 +106,20 @@ impl From<FormatError> for Error {
 }
 
 impl Hsm {
-    /// Begins a restore. `Precondition` unless the HSM is Unprovisioned or Operational.
-    pub fn begin_restore(self: &Arc<Self>, arguments: RestoreArguments) -> Result<Restore, Error> {
-        let origin = match &*self.phase() {
-            Phase::Unprovisioned(phase) => Origin::Unprovisioned(phase.clone()),
-            Phase::Operational(op) => Origin::Operational(Arc::downgrade(op)),
-            Phase::Locked(_) | Phase::Failed(_) => return Err(wrong_state()),
+    /// Begins a restore, for `by` on an Operational HSM, for anybody on an Unprovisioned one. Call it as soon as the caller
+    /// was let in: the HSM must still be in the phase of now when the restore happens. `Precondition` in another state.
+    pub fn begin_restore(self: &Arc<Self>, by: Option<Caller>) -> Result<Restore, Error> {
+        let origin = match (&*self.phase(), by) {
+            (Phase::Unprovisioned(phase), None) => Origin::Unprovisioned(phase.clone()),
+            (Phase::Operational(op), Some(by)) => Origin::Operational(Arc::downgrade(op), by),
+            (Phase::Unprovisioned(_) | Phase::Operational(_) | Phase::Locked(_) | Phase::Failed(_), _) => {
+                return Err(wrong_state());
+            }
         };
         Ok(Restore {
             began: self.platform.clock.monotonic(),
             hsm: self.clone(),
-            arguments,
+            arguments: RestoreArguments::default(),
             origin,
             reader: Reader::default(),
             received: 0,
@@ -130,6 +136,12 @@ impl Hsm {
 }
 
 impl Restore {
+    /// Takes what comes with the file; before its first bytes.
+    pub fn arguments(&mut self, arguments: RestoreArguments) {
+        self.began = self.hsm.platform.clock.monotonic();
+        self.arguments = arguments;
+    }
+
     /// Takes the next bytes of the file.
     ///
     /// # Errors
@@ -169,9 +181,9 @@ impl Restore {
             return Err(missing());
         }
         match &self.origin {
-            Origin::Operational(op) if self.locked_alike(&slots).await? => {
+            Origin::Operational(op, by) if self.locked_alike(&slots).await? => {
                 // On the heap, as these futures are large ones.
-                Box::pin(self.replace(op.clone(), &head, &slots, staging.generation)).await
+                Box::pin(self.replace(op.clone(), by, &head, &slots, staging.generation)).await
             }
             _ => Box::pin(self.take_over(&head, slots, staging.generation)).await,
         }
@@ -219,7 +231,7 @@ impl Restore {
     /// The key of the file, from its passphrase or, without one, from this HSM.
     async fn key(&mut self, salt: [u8; 16]) -> Result<BackupKey, Error> {
         let own = match (&self.arguments.passphrase, &self.origin) {
-            (None, Origin::Operational(op)) => {
+            (None, Origin::Operational(op, _)) => {
                 let op = op.upgrade().ok_or_else(wrong_state)?;
                 let secret = op.backup_secret().await?.filter(|row| row.record.salt == salt);
                 secret.map(|row| BackupKey::new(*row.record.key.expose()))
@@ -241,7 +253,7 @@ impl Restore {
     fn check_phase(&self) -> Result<(), Error> {
         let same = match (&*self.hsm.phase(), &self.origin) {
             (Phase::Unprovisioned(now), Origin::Unprovisioned(then)) => Arc::ptr_eq(now, then),
-            (Phase::Operational(now), Origin::Operational(then)) => std::ptr::eq(Arc::as_ptr(now), then.as_ptr()),
+            (Phase::Operational(now), Origin::Operational(then, _)) => std::ptr::eq(Arc::as_ptr(now), then.as_ptr()),
             _ => false,
         };
         if same { Ok(()) } else { Err(wrong_state()) }
@@ -341,6 +353,7 @@ impl Restore {
     async fn replace(
         &self,
         weak: Weak<Operational>,
+        by: &Caller,
         head: &Head,
         slots: &Slots,
         generation: Generation,
@@ -365,6 +378,7 @@ impl Restore {
         if !self.locked_alike(slots).await? {
             return Err(Error::Unavailable("The unlock passphrase was changed during the restore. Try again.".into()));
         }
+        let held = old.hold(by).await?;
         match stage::move_pointer(&hsm.platform, expect, to).await {
             Moved::Yes => {}
             Moved::No(why) => return Err(why),
@@ -378,6 +392,7 @@ impl Restore {
             }
         }
         // From here on it has happened.
+        drop(held);
         report(&conversion);
         let domain = DomainKey::new(*old.domain().expose());
         let (platform, local, limiter) = (hsm.platform.clone(), hsm.local.clone(), hsm.limiter.clone());
@@ -416,7 +431,6 @@ impl Restore {
             unattended = device::unattended_key(&self.items, head.version, &head.device_id, &hsm.local);
         }
         let unattended_boot = unattended.is_some();
-        change = slots::keep_former(change, &hsm.local).await?;
         change = match unattended {
             Some(domain) => change.put(LocalPath::Slot1, domain.expose().to_vec()),
             None => change.delete(LocalPath::Slot1),
@@ -430,7 +444,7 @@ impl Restore {
         self.check_step(generation).await?;
         let old = match &self.origin {
             Origin::Unprovisioned(_) => None,
-            Origin::Operational(op) => Some(op.upgrade().ok_or_else(wrong_state)?),
+            Origin::Operational(op, by) => Some((op.upgrade().ok_or_else(wrong_state)?, by)),
         };
         let locked = Arc::new(self.locked());
         let changing = hsm.local.changing.lock().await;
@@ -439,13 +453,14 @@ impl Restore {
                 self.commit_import(change, step).await?;
                 hsm.enter(Phase::Locked(locked.clone()));
             }
-            Some(old) => {
+            Some((old, by)) => {
                 // Nobody may write a slot of the old Domain Key behind this: who waits for the guard finds the phase closed.
                 let slots_guard = old.changing_unlock.lock().await;
+                let held = old.hold(by).await?;
                 self.commit_import(change, step).await?;
                 old.retire();
                 old.closed.close();
-                drop(slots_guard);
+                drop((held, slots_guard));
                 hsm.enter(Phase::Locked(locked.clone()));
                 hsm.close(old).await;
             }
@@ -469,8 +484,10 @@ impl Restore {
     }
 
     /// Writes the slots of the backup and the note beside them. If the store does not say whether it did, the note tells.
+    /// The slots that it replaces are kept, as they are now: the caller holds whatever keeps them from being changed.
     async fn commit_import(&self, change: LocalChange, step: Step) -> Result<(), Error> {
         let local = &self.hsm.local;
+        let change = slots::keep_former(change, local).await?;
         match local.commit(change).await {
             Err(_) if matches!(Step::noted(local).await, Ok(Some(noted)) if noted == step) => Ok(()),
             result => result,

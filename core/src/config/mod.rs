@@ -19,8 +19,9 @@ use casemate_api::limits::HOST_NAME_MAX_BYTES;
 use jiff::Timestamp;
 use rustls_pki_types::DnsName;
 
+use crate::caller::Caller;
 use crate::error::Error;
-use crate::local::{Local, LocalChange};
+use crate::local::LocalChange;
 use crate::path::LocalPath;
 use crate::phase::Operational;
 
@@ -33,8 +34,8 @@ pub fn default_logging() -> Logging {
 const SYSLOG_PORT: u16 = 514;
 
 /// Puts a new value in its row.
-async fn store<C: StoredConfig>(local: &Local, value: &C) -> Result<(), Error> {
-    local.commit(LocalChange::default().put(C::PATH, value.encode().to_vec())).await
+async fn store<C: StoredConfig>(op: &Operational, by: &Caller, value: &C) -> Result<(), Error> {
+    op.commit_local(by, LocalChange::default().put(C::PATH, value.encode().to_vec())).await
 }
 
 impl Operational {
@@ -44,10 +45,9 @@ impl Operational {
     }
 
     /// Sets what is logged, and where to, from now on.
-    pub async fn set_logging(&self, logging: &Logging) -> Result<(), Error> {
+    pub async fn set_logging(&self, by: &Caller, logging: &Logging) -> Result<(), Error> {
         let _guard = self.local.changing.lock().await;
-        self.closed.check()?;
-        store(&self.local, logging).await?;
+        store(self, by, logging).await?;
         // Before the level changes, so that it is seen with whichever of the two lets it through.
         tracing::info!(target: "hsm", "logging is now configured as {logging:?}");
         self.platform.host.log_to(logging);
@@ -61,13 +61,12 @@ impl Operational {
 
     /// Notes which time servers somebody wants this device to follow. The clock belongs to the machine, so nothing
     /// follows from it here but a line in the log that says what is to be done there.
-    pub async fn set_ntp(&self, ntp: &Ntp) -> Result<(), Error> {
+    pub async fn set_ntp(&self, by: &Caller, ntp: &Ntp) -> Result<(), Error> {
         if ntp.nts_name.as_ref().is_some_and(|name| !is_host_name(name)) {
             return Err(Error::invalid("ntsName must be the name of a host, such as nts.example.com."));
         }
         let _guard = self.local.changing.lock().await;
-        self.closed.check()?;
-        store(&self.local, ntp).await?;
+        store(self, by, ntp).await?;
         if *ntp == Ntp::default() {
             tracing::info!(target: "hsm", "no time server is configured any more");
         } else {
@@ -81,9 +80,8 @@ impl Operational {
     }
 
     /// Stores how far the HSM's time is from the machine's clock.
-    pub(crate) async fn store_clock_offset(&self, offset_s: i64) -> Result<(), Error> {
-        self.closed.check()?;
-        self.local.commit(LocalChange::default().put(LocalPath::ClockOffset, offset_s.to_be_bytes())).await
+    pub(crate) async fn store_clock_offset(&self, by: &Caller, offset_s: i64) -> Result<(), Error> {
+        self.commit_local(by, LocalChange::default().put(LocalPath::ClockOffset, offset_s.to_be_bytes())).await
     }
 }
 

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use casemate_api::body::config::Network;
 
 use super::{store, stored};
+use crate::caller::Caller;
 use crate::error::Error;
 use crate::phase::Operational;
 use crate::platform::Host;
@@ -29,10 +30,9 @@ impl Operational {
     }
 
     /// Stores the network configuration and applies what of it can be applied.
-    pub async fn set_network(&self, network: &Network) -> Result<(), Error> {
+    pub async fn set_network(&self, by: &Caller, network: &Network) -> Result<(), Error> {
         let _guard = self.local.changing.lock().await;
-        self.closed.check()?;
-        store(&self.local, network).await?;
+        store(self, by, network).await?;
         apply(&*self.platform.host, network);
         Ok(())
     }

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use super::chain::{chain_pem, check_chain, is_authority, leads_to, parse_chain, public_key};
+use crate::caller::Caller;
 use crate::digest::sha256;
 use crate::error::{Error, Text};
 use crate::keys::material::Material;
@@ -21,6 +22,7 @@ use crate::path::{Generation, LocalPath, SharedPath};
 use crate::phase::Operational;
 use crate::platform::{Rng, Work};
 use crate::record::{BadRecord, Reader, Writer};
+use crate::right::By;
 use crate::shared::{Committed, Draft};
 use crate::store::Revision;
 use crate::table::Record;
@@ -101,7 +103,7 @@ impl Operational {
     /// # Errors
     /// [`Error::Invalid`] if it is no chain, not of the TLS key, does not hold together at the time `now`, or cannot be
     /// served; [`Error::Precondition`] if it does not lead to the cluster CA.
-    pub async fn set_tls_chain(&self, pem: &[u8], now: Timestamp) -> Result<(), Error> {
+    pub async fn set_tls_chain(&self, by: &Caller, pem: &[u8], now: Timestamp) -> Result<(), Error> {
         let chain = parse_chain(pem)?;
         let _guard = self.local.changing.lock().await;
         let TlsIdentity { private_key, chain: old } = self.identity().await?;
@@ -115,7 +117,7 @@ impl Operational {
         {
             return Err(Error::Precondition("The certificate is not signed by the cluster CA.".into()));
         }
-        self.serve_with(TlsIdentity { private_key, chain }).await
+        self.serve_with(by, TlsIdentity { private_key, chain }).await
     }
 
     /// Replaces the TLS key by a new one, with a certificate signed by itself; connections from now on get them.
@@ -123,7 +125,7 @@ impl Operational {
     /// # Errors
     /// [`Error::Invalid`] for an RSA length that is missing or out of bounds, and for a key that cannot be served;
     /// [`Error::Precondition`] once a cluster CA is set, which would not have signed the certificate.
-    pub async fn generate_tls_key(&self, key_type: TlsKeyType, length: Option<i64>) -> Result<(), Error> {
+    pub async fn generate_tls_key(&self, by: &Caller, key_type: TlsKeyType, length: Option<i64>) -> Result<(), Error> {
         let bits = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
         if key_type == TlsKeyType::RSA && !RSA_GENERATE_BITS.contains(&bits) {
             return Err(Error::invalid("Length must be between 1024 and 8192."));
@@ -135,7 +137,7 @@ impl Operational {
         let identity = self.off_thread(Work::Slow, make).await??;
         let _guard = self.local.changing.lock().await;
         self.refuse_with_cluster_ca().await?;
-        self.serve_with(identity).await
+        self.serve_with(by, identity).await
     }
 
     async fn refuse_with_cluster_ca(&self) -> Result<(), Error> {
@@ -146,11 +148,10 @@ impl Operational {
     }
 
     /// Checks, stores and serves, in this order. The caller holds `local.changing`.
-    async fn serve_with(&self, identity: TlsIdentity) -> Result<(), Error> {
+    async fn serve_with(&self, by: &Caller, identity: TlsIdentity) -> Result<(), Error> {
         let unfit = |why: String| Error::Invalid(Text::from(why));
         let swap = self.platform.host.serve_with(&identity).map_err(unfit)?;
-        self.closed.check()?;
-        self.local.commit(LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
+        self.commit_local(by, LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
         swap();
         let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
         let hex: String = fingerprint.iter().map(|byte| format!("{byte:02X}")).collect();
@@ -178,7 +179,7 @@ impl Operational {
     /// # Errors
     /// [`Error::Invalid`] if it is not one certificate of an authority; [`Error::Precondition`] if the TLS certificate does
     /// not lead to it at the time `now`.
-    pub async fn set_cluster_ca(&self, pem: &[u8], now: Timestamp) -> Result<(), Error> {
+    pub async fn set_cluster_ca(&self, by: &Caller, pem: &[u8], now: Timestamp) -> Result<(), Error> {
         let chain = parse_chain(pem)?;
         let [authority] = chain.as_slice() else { return Err(Error::invalid("Multiple certificates")) };
         if !is_authority(authority) {
@@ -198,7 +199,7 @@ impl Operational {
             None => Draft::default().absent(&path),
             Some(revision) => Draft::default().at(&path, revision),
         };
-        match self.shared.commit(draft.put(sealed)).await? {
+        match self.commit(By::Caller(by), draft.put(sealed)).await? {
             Committed::At(_) => {
                 self.cluster_cas.changed(&path);
                 tracing::info!(target: "hsm", "the cluster CA was set");

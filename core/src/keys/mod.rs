@@ -7,11 +7,13 @@ pub mod public;
 pub mod record;
 pub mod usable;
 
+use std::ops::Deref;
+
 use casemate_api::limits::{GENERIC_GENERATE_BITS, LABEL_MAX_BYTES, RSA_GENERATE_BITS};
 use casemate_api::{KeyId, KeyType};
 use zeroize::Zeroizing;
 
-use crate::caller::Scope;
+use crate::caller::{Caller, Scope};
 use crate::error::Error;
 use crate::keys::material::Material;
 use crate::keys::record::{KeyRecord, Mechanisms, check_mechanisms};
@@ -20,6 +22,7 @@ use crate::path::{KeyRef, SharedPath, Uid};
 use crate::phase::Operational;
 use crate::platform::Work;
 use crate::record::{BadRecord, Reader, Writer};
+use crate::right::By;
 use crate::shared::{Committed, Draft};
 use crate::store::{Path, Revision};
 use crate::table::Record;
@@ -125,6 +128,38 @@ impl Keys<'_> {
         Ok((ids, end))
     }
 
+    /// The certificate, verbatim.
+    pub async fn certificate(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
+        let row = self.op.certificates.get(&self.certificate_path(key.row.record.uid)).await?;
+        Ok(row.map(|row| row.record.0.clone()))
+    }
+}
+
+/// Keys as one caller changes them, in its own scope. Every write is guarded by the caller's right to it.
+pub struct ManagedKeys<'a> {
+    keys: Keys<'a>,
+    caller: &'a Caller,
+}
+
+impl Operational {
+    /// The keys of the caller's scope, to change them; `Forbidden` if its namespace does not exist.
+    pub fn keys_managed_by<'a>(&'a self, caller: &'a Caller) -> Result<ManagedKeys<'a>, Error> {
+        Ok(ManagedKeys { keys: self.keys_of(caller.scope()?), caller })
+    }
+}
+
+impl<'a> Deref for ManagedKeys<'a> {
+    type Target = Keys<'a>;
+    fn deref(&self) -> &Keys<'a> {
+        &self.keys
+    }
+}
+
+impl ManagedKeys<'_> {
+    async fn commit(&self, draft: Draft) -> Result<Committed, Error> {
+        self.op.commit(By::Caller(self.caller), self.fence(draft)).await
+    }
+
     /// Generates a key. Length is in bits and counts for RSA and Generic only. Checks come in the documented order.
     pub async fn generate(
         &self,
@@ -171,7 +206,7 @@ impl Keys<'_> {
         let path = self.path(&id);
         let record = KeyRecord::new(uid, properties.mechanisms, properties.label, properties.tags, material);
         let draft = Draft::default().absent(&path).put(self.op.keys.sealed(&path, Revision::default(), &record)?);
-        match self.op.shared.commit(self.fence(draft)).await? {
+        match self.commit(draft).await? {
             Committed::At(_) => {
                 self.op.keys.changed(&path);
                 tracing::info!(target: "hsm.key", "created ({id})");
@@ -185,18 +220,20 @@ impl Keys<'_> {
         }
     }
 
-    /// Deletes a key with its certificate and its count.
-    pub async fn delete(&self, id: &KeyId) -> Result<(), Error> {
+    /// Deletes the key that was found, with its certificate and its count; not one that took its id since.
+    pub async fn delete(&self, key: &Key) -> Result<(), Error> {
+        let id = &key.id;
         let path = self.path(id);
         for _ in 0..ATTEMPTS {
-            let row = self.op.keys.read(&path).await?.ok_or_else(Error::not_found)?;
+            let row = self.op.keys.read(&path).await?.filter(|row| row.record.uid == key.row.record.uid);
+            let row = row.ok_or_else(Error::not_found)?;
             let uid = row.record.uid;
             let draft = Draft::default()
                 .at(&path, row.revision)
                 .delete(&path)
                 .delete(&self.certificate_path(uid))
                 .delete(&SharedPath::counter(self.op.shared.generation, self.key(uid), &self.op.device_id));
-            if let Committed::At(_) = self.op.shared.commit(self.fence(draft)).await? {
+            if let Committed::At(_) = self.commit(draft).await? {
                 self.op.keys.changed(&path);
                 self.op.certificates.changed(&self.certificate_path(uid));
                 self.op.forget_uses(self.key(uid));
@@ -207,12 +244,14 @@ impl Keys<'_> {
         Err(gone())
     }
 
-    /// Gives a key another id in the same scope; everything else stays.
-    pub async fn rename(&self, id: &KeyId, new_id: &KeyId) -> Result<(), Error> {
+    /// Gives the key that was found another id in the same scope; everything else stays.
+    pub async fn rename(&self, key: &Key, new_id: &KeyId) -> Result<(), Error> {
+        let id = &key.id;
         let (from, to) = (self.path(id), self.path(new_id));
         let taken = || Error::Exists(format!("Key '{new_id}' already exists").into());
         for _ in 0..ATTEMPTS {
-            let row = self.op.keys.read(&from).await?.ok_or_else(Error::not_found)?;
+            let row = self.op.keys.read(&from).await?.filter(|row| row.record.uid == key.row.record.uid);
+            let row = row.ok_or_else(Error::not_found)?;
             if from == to {
                 return Err(taken());
             }
@@ -221,7 +260,7 @@ impl Keys<'_> {
                 .at(&from, row.revision)
                 .put(self.op.keys.sealed(&to, row.revision, &row.record)?)
                 .delete(&from);
-            match self.op.shared.commit(self.fence(draft)).await? {
+            match self.commit(draft).await? {
                 Committed::At(_) => {
                     self.op.keys.changed(&from);
                     self.op.keys.changed(&to);
@@ -280,18 +319,12 @@ impl Keys<'_> {
         change: impl Fn(KeyRecord) -> Result<KeyRecord, Error>,
     ) -> Result<Change, Error> {
         let path = self.path(id);
-        match self.op.shared.update(&self.op.keys, &path, |draft| self.fence(draft), change).await {
+        match self.op.update(By::Caller(self.caller), &self.op.keys, &path, |draft| self.fence(draft), change).await {
             Ok(Some(_)) => Ok(Change::Done),
             Ok(None) => Err(Error::NotFound(Some("key not found".into()))),
             Err(Error::Unchanged) => Ok(Change::Unchanged),
             Err(error) => Err(error),
         }
-    }
-
-    /// The certificate, verbatim.
-    pub async fn certificate(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
-        let row = self.op.certificates.get(&self.certificate_path(key.row.record.uid)).await?;
-        Ok(row.map(|row| row.record.0.clone()))
     }
 
     /// Stores a certificate. `Exists` if there is one.
@@ -305,7 +338,7 @@ impl Keys<'_> {
                 .absent(&certificate)
                 .at(&path, key.revision)
                 .put(self.op.certificates.sealed(&certificate, Revision::default(), &record)?);
-            match self.op.shared.commit(self.fence(draft)).await? {
+            match self.commit(draft).await? {
                 Committed::At(_) => {
                     self.op.certificates.changed(&certificate);
                     tracing::info!(target: "hsm.key", "update ({id}): added certificate");
@@ -323,7 +356,7 @@ impl Keys<'_> {
         let path = self.certificate_path(key.row.record.uid);
         let none = || Error::NotFound(Some("There is no certificate for this KeyID.".into()));
         let row = self.op.certificates.read(&path).await?.ok_or_else(none)?;
-        match self.op.shared.commit(self.fence(Draft::default().at(&path, row.revision).delete(&path))).await? {
+        match self.commit(Draft::default().at(&path, row.revision).delete(&path)).await? {
             Committed::At(_) => {
                 self.op.certificates.changed(&path);
                 tracing::info!(target: "hsm.key", "update ({}): removed certificate", key.id);

@@ -9,7 +9,7 @@ use futures_channel::oneshot;
 
 use crate::backup::passphrase::BackupSecret;
 use crate::backup::upstream;
-use crate::caller::Credentials;
+use crate::caller::{Caller, Credentials};
 use crate::config::tls::ClusterCa;
 use crate::counters::{CounterRecord, Counters};
 use crate::error::Error;
@@ -21,6 +21,7 @@ use crate::local::{Local, LocalChange};
 use crate::namespaces::NamespaceRecord;
 use crate::path::{Generation, LocalPath, TableId, generation_pointer};
 use crate::platform::{Platform, Work, run_on};
+use crate::right::Rights;
 use crate::seal;
 use crate::secret::{DomainKey, StoreKey};
 use crate::shared::Shared;
@@ -47,6 +48,8 @@ pub struct Operational {
     pub(crate) device_id: String,
     pub(crate) closed: Closed,
     pub(crate) local: Arc<Local>,
+    /// Held by who acts on a right outside the shared store, and by who takes one away.
+    pub(crate) rights: Rights,
     /// Backups that are being made.
     pub(crate) backups: Arc<AtomicUsize>,
     domain: DomainKey,
@@ -95,6 +98,7 @@ impl Operational {
             device_id,
             closed,
             local,
+            rights: Rights::default(),
             backups: Arc::default(),
             domain,
             gone: Mutex::new(Some(gone)),
@@ -111,20 +115,24 @@ impl Operational {
     }
 
     /// Switches unattended boot: slot 1 holds the Domain Key under the Device Key alone, or nothing.
-    pub async fn set_unattended_boot(&self, on: bool) -> Result<(), Error> {
+    pub async fn set_unattended_boot(&self, by: &Caller, on: bool) -> Result<(), Error> {
         let _guard = self.changing_unlock.lock().await;
-        // Asked with the guard held: a restore that replaces the slots closes the phase before it gives the guard back.
-        self.closed.check()?;
+        // With the guard held: a restore that replaces the slots closes the phase before it gives the guard back.
         let change = LocalChange::default();
         let change = match on {
             true => change.put(LocalPath::Slot1, self.domain.expose().to_vec()),
             false => change.delete(LocalPath::Slot1),
         };
-        self.local.commit(change).await
+        self.commit_local(by, change).await
     }
 
     /// Sets the unlock passphrase. `Forbidden` if `current` is not the one that holds now.
-    pub async fn change_unlock_passphrase(&self, new: &Passphrase, current: &Passphrase) -> Result<(), Error> {
+    pub async fn change_unlock_passphrase(
+        &self,
+        by: &Caller,
+        new: &Passphrase,
+        current: &Passphrase,
+    ) -> Result<(), Error> {
         users::check_length("passphrase", new)?;
         let _guard = self.changing_unlock.lock().await;
         let wrong = || Error::Forbidden(Some("unlock passphrase is incorrect.".into()));
@@ -133,8 +141,7 @@ impl Operational {
             return Err(Error::internal("slot 0 holds another Domain Key"));
         }
         let change = slots::with_slot0(LocalChange::default(), &self.platform, new.expose(), &self.domain).await?;
-        self.closed.check()?;
-        self.local.commit(change).await
+        self.commit_local(by, change).await
     }
 
     /// Ten characters that name this device.

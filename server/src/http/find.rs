@@ -7,6 +7,7 @@ use std::time::Duration;
 use casemate_api::{IdError, KeyId, NamespaceId, Tag, UserId};
 use casemate_core::caller::{Caller, UserAccess, UserTarget};
 use casemate_core::keys::usable::Key;
+use casemate_core::path::NamespaceNumber;
 use casemate_core::table::Row;
 use casemate_core::users::UserRecord;
 use casemate_core::{Error, Hsm};
@@ -369,16 +370,25 @@ impl Find<Op> for NamespaceSlot {
 /// A namespace that exists.
 pub struct ExistingNamespace;
 
+/// A found namespace.
+pub struct FoundNamespace {
+    /// Its name.
+    pub id: NamespaceId,
+    /// Its number, which one of the same name that comes later does not have.
+    pub number: NamespaceNumber,
+}
+
 impl Find<Op> for ExistingNamespace {
     type Reached = ();
-    type Found = NamespaceId;
+    type Found = FoundNamespace;
     const IDS: &'static [&'static str] = &["{namespace}"];
     async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
         Ok(())
     }
-    async fn find(&self, op: &Op, _: &Caller, (): (), call: &Call) -> Result<NamespaceId, Error> {
+    async fn find(&self, op: &Op, _: &Caller, (): (), call: &Call) -> Result<FoundNamespace, Error> {
         let id = NamespaceId::parse(first(call)).map_err(invalid)?;
-        op.namespace(&id).await?.map(|_| id).ok_or_else(Error::not_found)
+        let row = op.namespace(&id).await?.ok_or_else(Error::not_found)?;
+        Ok(FoundNamespace { id, number: row.record.number })
     }
 }
 

@@ -139,6 +139,7 @@ impl Refusal {
             Error::NotFound(None) => Self { typed: true, ..Self::bare(StatusCode::NOT_FOUND) },
             Error::NotFound(Some(message)) => Self::because(StatusCode::NOT_FOUND, message),
             Error::Exists(message) => Self::because(exists, message),
+            Error::NotBelieved => Self::unauthenticated(),
             Error::Forbidden(None) => Self::bare(StatusCode::FORBIDDEN),
             Error::Forbidden(Some(message)) => Self::because(StatusCode::FORBIDDEN, message),
             Error::Invalid(message) => Self::because(StatusCode::BAD_REQUEST, message),

@@ -11,7 +11,7 @@ use casemate_api::limits::UPLOAD_SILENCE_MS;
 use casemate_api::sentences;
 use casemate_core::caller::Caller;
 use casemate_core::error::Error;
-use hyper::StatusCode;
+use casemate_core::right::Held;
 use hyper::body::{Bytes, Incoming};
 
 use super::body::{self, BodyError, Pace};
@@ -77,14 +77,12 @@ impl Upload {
         self.content_type.as_deref()
     }
 
-    /// Asks once more whether the caller may do this, for much may have changed while the body came: the state, the
-    /// caller's rights, the caller. `Forbidden` or `Precondition` if not.
-    pub async fn confirm(&mut self, caller: Option<Caller>) -> Result<Option<Caller>, Error> {
-        self.asking.still_allowed(&self.asking.hsm, caller).await.map_err(|refusal| match refusal.status {
-            StatusCode::PRECONDITION_FAILED => Error::Precondition(sentences::WRONG_STATE.into()),
-            StatusCode::SERVICE_UNAVAILABLE => Error::Unavailable(sentences::BUSY.into()),
-            _ => Error::Forbidden(refusal.message),
-        })
+    /// Makes sure that the caller may still do this, for much may have changed while the body came, and that they may until
+    /// what this gives is dropped. [`Error::NotBelieved`] or [`Error::Precondition`] if not.
+    pub async fn confirm(&mut self, caller: Option<Caller>) -> Result<Held, Error> {
+        let caller = caller.ok_or(Error::NotBelieved)?;
+        let op = self.asking.hsm.operational().ok_or(Error::Precondition(sentences::WRONG_STATE.into()))?;
+        op.hold(&caller).await
     }
 }
 

@@ -125,7 +125,8 @@ fn a_lost_answer_is_settled_by_what_is_stored() {
         let sim = device(seed);
         let hsm = boot(&sim);
         let arguments = RestoreArguments::new(Some(secret(BACKUP)), None).unwrap();
-        let mut restore = hsm.begin_restore(arguments).unwrap();
+        let mut restore = hsm.begin_restore(None).unwrap();
+        restore.arguments(arguments);
         block_on(restore.feed(&file)).unwrap();
         sim.local.lose_answers(1);
         let done = block_on(restore.finish()).is_ok();

@@ -15,6 +15,7 @@ use crate::backup::format::{Field, Frame, Parser, Version, push_end, push_framed
 use crate::backup::read::{Item, Reader};
 use crate::backup::restore::RestoreArguments;
 use crate::backup::upstream::{self, DeviceItem, Store as Upstream};
+use crate::caller::Caller;
 use crate::config;
 use crate::config::tls::{ClusterCa, cluster_ca_path};
 use crate::counters::CounterRecord;
@@ -86,6 +87,16 @@ fn some_key(key_type: KeyType, label: &str) -> KeyRecord {
     KeyRecord::new(uid, Mechanisms::of(&list), label.into(), vec!["a".into(), "ü".into()], any_key(key_type))
 }
 
+/// The first user, who was believed just now.
+fn admin(op: &Operational) -> Caller {
+    block_on(op.test_caller("admin"))
+}
+
+/// Who asks for a restore: nobody on an Unprovisioned HSM.
+fn asking(hsm: &Hsm) -> Option<Caller> {
+    hsm.operational().map(|op| admin(&op))
+}
+
 fn put_key(op: &Operational, namespace: NamespaceNumber, id: &str, record: KeyRecord, count: u64) {
     let generation = op.shared.generation;
     let key = KeyRef { namespace, uid: record.uid };
@@ -101,7 +112,7 @@ fn put_key(op: &Operational, namespace: NamespaceNumber, id: &str, record: KeyRe
     }
     let row = SharedPath::key(generation, namespace, &KeyId::parse(id).unwrap());
     draft = draft.put(op.keys.sealed(&row, Revision::default(), &record).unwrap());
-    block_on(op.shared.commit(draft)).unwrap();
+    block_on(op.shared.apply(draft)).unwrap();
     op.keys.changed(&row);
 }
 
@@ -110,7 +121,7 @@ fn put_user(op: &Operational, id: &str, scheme: Scheme) {
     let tags = ["a".to_owned(), "b".to_owned()].into();
     let user = UserRecord { real_name: format!("{id} \"ü\"\n"), role: Role::Operator, digest, tags };
     let row = SharedPath::user(op.shared.generation, &UserId::parse(id).unwrap());
-    block_on(op.shared.commit(Draft::default().put(op.users.sealed(&row, Revision::default(), &user).unwrap())))
+    block_on(op.shared.apply(Draft::default().put(op.users.sealed(&row, Revision::default(), &user).unwrap())))
         .unwrap();
     op.users.changed(&row);
 }
@@ -125,12 +136,13 @@ fn world() -> (Sim, Arc<Hsm>) {
         let hsm = boot(&sim);
         block_on(hsm.provision(secret(UNLOCK), secret("the admin passphrase"), TIME)).unwrap();
         let op = op(&hsm);
-        block_on(op.change_backup_passphrase(&secret(BACKUP), &secret(""))).unwrap();
-        block_on(op.set_unattended_boot(true)).unwrap();
+        let by = admin(&op);
+        block_on(op.change_backup_passphrase(&by, &secret(BACKUP), &secret(""))).unwrap();
+        block_on(op.set_unattended_boot(&by, true)).unwrap();
         for id in ["gone", "ns1", "ns2"] {
-            block_on(op.create_namespace(&ns(id))).unwrap();
+            block_on(op.create_namespace(&by, &ns(id))).unwrap();
         }
-        block_on(op.delete_namespace(&ns("gone"))).unwrap();
+        block_on(op.delete_namespace(&by, &ns("gone"), 1)).unwrap();
         for id in ["operator", "ns1~operator", "ns2~operator"] {
             put_user(&op, id, Scheme::Scrypt);
         }
@@ -142,11 +154,11 @@ fn world() -> (Sim, Arc<Hsm>) {
             put_key(&op, number, &format!("k{at}"), some_key(KeyType::Curve25519, ""), 0);
         }
         let (network, logging) = configured();
-        block_on(op.set_network(&network)).unwrap();
-        block_on(op.set_logging(&logging)).unwrap();
+        block_on(op.set_network(&by, &network)).unwrap();
+        block_on(op.set_logging(&by, &logging)).unwrap();
         let row = cluster_ca_path(op.shared.generation);
         let sealed = op.cluster_cas.sealed(&row, Revision::default(), &ClusterCa(vec![0x30, 1, 2])).unwrap();
-        block_on(op.shared.commit(Draft::default().put(sealed))).unwrap();
+        block_on(op.shared.apply(Draft::default().put(sealed))).unwrap();
         (sim.store.raw_rows(), sim.local.raw_rows())
     });
     let sim = device(1);
@@ -226,7 +238,8 @@ fn backup_of(hsm: &Hsm) -> Vec<u8> {
 fn restore_as(hsm: &Arc<Hsm>, file: &[u8], passphrase: Option<&str>, time: Option<&str>) -> Result<(), Error> {
     block_on(async {
         let arguments = RestoreArguments::new(passphrase.map(secret), time)?;
-        let mut restore = hsm.begin_restore(arguments)?;
+        let mut restore = hsm.begin_restore(asking(hsm))?;
+        restore.arguments(arguments);
         let fed = async {
             for piece in file.chunks(1000) {
                 restore.feed(piece).await?;
@@ -292,7 +305,7 @@ fn a_backup_restores_everything_on_another_device() {
     let copy = boot(&other);
     unlock(&copy, UNLOCK).unwrap();
     assert_eq!(described(&copy), expected);
-    block_on(op(&copy).create_namespace(&ns("ns3"))).unwrap();
+    block_on(op(&copy).create_namespace(&admin(&op(&copy)), &ns("ns3"))).unwrap();
     // Numbers of namespaces go on behind those that were given.
     assert_eq!(block_on(op(&copy).namespace(&ns("ns3"))).unwrap().unwrap().record.number, 3);
 }
@@ -313,7 +326,7 @@ fn a_backup_of_this_hsm_is_restored_while_it_serves() {
     assert_eq!(generations(&sim), [3]);
     assert_eq!(block_on(Step::noted(&hsm.local)).unwrap(), None);
     assert!(block_on(op(&hsm).unattended_boot()).unwrap(), "nothing of the device changed");
-    block_on(op(&hsm).create_namespace(&ns("ns3"))).unwrap();
+    block_on(op(&hsm).create_namespace(&admin(&op(&hsm)), &ns("ns3"))).unwrap();
     restore(&hsm, &file).unwrap();
     assert_eq!(described(&hsm), expected);
     let hsm = boot(&sim);
@@ -328,7 +341,7 @@ fn a_backup_of_another_hsm_locks_this_one_until_its_passphrase_comes() {
     let other = device(3);
     let copy = boot(&other);
     block_on(copy.provision(secret("another unlock passphrase"), secret("another admin passphrase"), TIME)).unwrap();
-    block_on(op(&copy).set_unattended_boot(true)).unwrap();
+    block_on(op(&copy).set_unattended_boot(&admin(&op(&copy)), true)).unwrap();
     let tls = block_on(copy.local.get(LocalPath::Tls)).unwrap().unwrap();
     assert_eq!(refusal(restore_as(&copy, &file, None, None)), "No backupPassphrase provided");
     assert_eq!(copy.state(), State::Operational);
@@ -364,15 +377,15 @@ fn one_restore_runs_at_a_time_and_none_beside_a_provisioning() {
     let (_, source) = world();
     let file = backup_of(&source);
     let hsm = boot(&device(8));
-    let arguments = || RestoreArguments::new(Some(secret(BACKUP)), None).unwrap();
-    let mut first = hsm.begin_restore(arguments()).unwrap();
+    let mut first = hsm.begin_restore(None).unwrap();
+    first.arguments(RestoreArguments::new(Some(secret(BACKUP)), None).unwrap());
     block_on(first.feed(&file[..file.len() / 2])).unwrap();
     let busy = |result: Result<(), Error>| assert!(matches!(result, Err(Error::Unavailable(_))), "{result:?}");
     busy(restore(&hsm, &file));
     busy(block_on(hsm.provision(secret(UNLOCK), secret("the admin passphrase"), TIME)));
     block_on(first.abandon());
     restore(&hsm, &file).unwrap();
-    assert!(matches!(hsm.begin_restore(arguments()), Err(Error::Precondition(_))), "it is Locked");
+    assert!(matches!(hsm.begin_restore(None), Err(Error::Precondition(_))), "it is Locked");
 }
 
 #[test]
@@ -380,9 +393,10 @@ fn a_restore_does_not_outlast_the_phase_it_began_in() {
     let (sim, hsm) = world();
     let file = backup_of(&hsm);
     let shared = sim.store.raw_rows();
-    let mut restore = hsm.begin_restore(RestoreArguments::new(None, None).unwrap()).unwrap();
+    let mut restore = hsm.begin_restore(asking(&hsm)).unwrap();
     block_on(restore.feed(&file)).unwrap();
-    block_on(hsm.lock(op(&hsm))).unwrap();
+    let by = admin(&op(&hsm));
+    block_on(hsm.lock(op(&hsm), &by)).unwrap();
     assert!(matches!(block_on(restore.finish()), Err(Error::Precondition(_))));
     block_on(restore.abandon());
     assert!(sim.store.raw_rows() == shared);
@@ -392,7 +406,8 @@ fn a_restore_does_not_outlast_the_phase_it_began_in() {
     let mut backup = block_on(op.begin_backup()).unwrap();
     block_on(backup.next_piece(&op)).unwrap();
     let held = Arc::downgrade(&op);
-    block_on(hsm.lock(op)).unwrap();
+    let by = admin(&op);
+    block_on(hsm.lock(op, &by)).unwrap();
     assert!(held.upgrade().is_none(), "a backup holds no key between two pieces");
 }
 
@@ -423,7 +438,7 @@ fn large_entries_are_staged_in_parts() {
     let row = SharedPath::certificate(from.shared.generation, key);
     let large = CertificateRecord(vec![7; 1 << 20]);
     let sealed = from.certificates.sealed(&row, Revision::default(), &large).unwrap();
-    block_on(from.shared.commit(Draft::default().put(sealed))).unwrap();
+    block_on(from.shared.apply(Draft::default().put(sealed))).unwrap();
     let (file, expected) = (backup_of(&source), described(&source));
     let hsm = boot(&device(12));
     restore(&hsm, &file).unwrap();
@@ -435,7 +450,12 @@ fn large_entries_are_staged_in_parts() {
 fn the_unlock_passphrase_that_was_changed_since_is_the_one_of_the_backup_again() {
     let (_, hsm) = world();
     let (file, expected) = (backup_of(&hsm), described(&hsm));
-    block_on(op(&hsm).change_unlock_passphrase(&secret("the next unlock passphrase"), &secret(UNLOCK))).unwrap();
+    block_on(op(&hsm).change_unlock_passphrase(
+        &admin(&op(&hsm)),
+        &secret("the next unlock passphrase"),
+        &secret(UNLOCK),
+    ))
+    .unwrap();
     restore(&hsm, &file).unwrap();
     assert_eq!(hsm.state(), State::Locked, "the Domain Key is the same, its lock is not");
     unlock(&hsm, UNLOCK).unwrap();

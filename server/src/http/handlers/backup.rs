@@ -57,12 +57,12 @@ pub async fn backup(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
 
 /// `POST /system/restore`: two parts, arguments and file, by name or else by order.
 pub async fn restore(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), upload: Upload) -> Result<Reply, Error> {
+    let mut restore = hsm.begin_restore(caller)?;
     let content_type = upload.content_type().map(<[u8]>::to_vec);
     let upload = Arc::new(Mutex::new(upload));
-    let source = upload.clone();
     let pull = move || -> casemate_core::platform::BoxFuture<'static, _> {
-        let source = source.clone();
-        Box::pin(async move { source.lock().await.next().await })
+        let upload = upload.clone();
+        Box::pin(async move { upload.lock().await.next().await })
     };
     let mut parts = Parts::new(content_type.as_deref(), Box::new(pull))?;
     let first = parts.next().await?.ok_or_else(|| Error::invalid("Body cannot be empty."))?;
@@ -70,12 +70,10 @@ pub async fn restore(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), upload: Uplo
         return Err(Error::invalid("The part 'arguments' must come in front of the part 'backup_file'."));
     }
     let arguments: RestoreRequest = json::parse(&arguments(first).await?)?;
-    let arguments = RestoreArguments::new(arguments.backup_passphrase, arguments.system_time.as_deref())?;
+    restore.arguments(RestoreArguments::new(arguments.backup_passphrase, arguments.system_time.as_deref())?);
     let file = parts.next().await?.ok_or_else(|| Error::invalid("Backup data cannot be empty."))?;
-    let mut restore = hsm.begin_restore(arguments)?;
     let received = async {
         Box::pin(receive(&mut restore, file, &mut parts)).await?;
-        upload.lock().await.confirm(caller).await?;
         Box::pin(restore.finish()).await
     };
     let result = received.await;

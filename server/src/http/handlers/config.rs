@@ -11,14 +11,14 @@ use crate::http::reply::Reply;
 use crate::http::row::Op;
 
 /// `PUT /config/unlock-passphrase`
-pub async fn set_unlock_passphrase(op: Op, _: Caller, (): (), body: ChangePassphrase) -> Result<Reply, Error> {
-    op.change_unlock_passphrase(&body.new_passphrase, &body.current_passphrase).await?;
+pub async fn set_unlock_passphrase(op: Op, caller: Caller, (): (), body: ChangePassphrase) -> Result<Reply, Error> {
+    op.change_unlock_passphrase(&caller, &body.new_passphrase, &body.current_passphrase).await?;
     Ok(Reply::no_content())
 }
 
 /// `PUT /config/backup-passphrase`
-pub async fn set_backup_passphrase(op: Op, _: Caller, (): (), body: ChangePassphrase) -> Result<Reply, Error> {
-    op.change_backup_passphrase(&body.new_passphrase, &body.current_passphrase).await?;
+pub async fn set_backup_passphrase(op: Op, caller: Caller, (): (), body: ChangePassphrase) -> Result<Reply, Error> {
+    op.change_backup_passphrase(&caller, &body.new_passphrase, &body.current_passphrase).await?;
     Ok(Reply::no_content())
 }
 
@@ -29,8 +29,8 @@ pub async fn unattended_boot(op: Op, _: Caller, (): (), (): ()) -> Result<Reply,
 }
 
 /// `PUT /config/unattended-boot`
-pub async fn set_unattended_boot(op: Op, _: Caller, (): (), body: UnattendedBoot) -> Result<Reply, Error> {
-    op.set_unattended_boot(body.status == Switch::On).await?;
+pub async fn set_unattended_boot(op: Op, caller: Caller, (): (), body: UnattendedBoot) -> Result<Reply, Error> {
+    op.set_unattended_boot(&caller, body.status == Switch::On).await?;
     Ok(Reply::no_content())
 }
 
@@ -40,8 +40,8 @@ pub async fn network(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> 
 }
 
 /// `PUT /config/network`
-pub async fn set_network(op: Op, _: Caller, (): (), body: Network) -> Result<Reply, Error> {
-    op.set_network(&body).await?;
+pub async fn set_network(op: Op, caller: Caller, (): (), body: Network) -> Result<Reply, Error> {
+    op.set_network(&caller, &body).await?;
     Ok(Reply::no_content())
 }
 
@@ -51,8 +51,8 @@ pub async fn logging(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> 
 }
 
 /// `PUT /config/logging`
-pub async fn set_logging(op: Op, _: Caller, (): (), body: Logging) -> Result<Reply, Error> {
-    op.set_logging(&body).await?;
+pub async fn set_logging(op: Op, caller: Caller, (): (), body: Logging) -> Result<Reply, Error> {
+    op.set_logging(&caller, &body).await?;
     Ok(Reply::no_content())
 }
 
@@ -62,8 +62,8 @@ pub async fn ntp(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
 }
 
 /// `PUT /config/ntp`
-pub async fn set_ntp(op: Op, _: Caller, (): (), body: Ntp) -> Result<Reply, Error> {
-    op.set_ntp(&body).await?;
+pub async fn set_ntp(op: Op, caller: Caller, (): (), body: Ntp) -> Result<Reply, Error> {
+    op.set_ntp(&caller, &body).await?;
     Ok(Reply::no_content())
 }
 
@@ -73,7 +73,7 @@ pub async fn time(_: Op, _: Caller, hsm: Arc<Hsm>, (): ()) -> Result<Reply, Erro
 }
 
 /// `PUT /config/time`
-pub async fn set_time(op: Op, _: Caller, hsm: Arc<Hsm>, body: Time) -> Result<Reply, Error> {
-    hsm.set_time(&op, &body.time).await?;
+pub async fn set_time(op: Op, caller: Caller, hsm: Arc<Hsm>, body: Time) -> Result<Reply, Error> {
+    hsm.set_time(&op, &caller, &body.time).await?;
     Ok(Reply::no_content())
 }

@@ -155,7 +155,7 @@ pub async fn generate(
     (metrics, _): (Arc<Metrics>, Duration),
     wanted: bodies::GenerateKey,
 ) -> Result<Reply, Error> {
-    let keys = op.keys_of(caller.scope()?);
+    let keys = op.keys_managed_by(&caller)?;
     let bodies::GenerateKey { mechanisms, key_type, length, id, restrictions, label } = wanted;
     let id = keys.generate(&id, key_type, length, &mechanisms, (label, restrictions.tags)).await?;
     metrics.count(Count::Generate);
@@ -165,13 +165,13 @@ pub async fn generate(
 /// `POST /keys`
 pub async fn import(op: Op, caller: Caller, (): (), body: Import) -> Result<Reply, Error> {
     let (material, properties) = op.off_thread(Work::Slow, || imported(body)).await??;
-    created(&op.keys_of(caller.scope()?).create(NewId::Picked, material, properties).await?)
+    created(&op.keys_managed_by(&caller)?.create(NewId::Picked, material, properties).await?)
 }
 
 /// `PUT /keys/{key}`
 pub async fn import_as(op: Op, caller: Caller, id: KeyId, body: Import) -> Result<Reply, Error> {
     let (material, properties) = op.off_thread(Work::Slow, || imported(body)).await??;
-    op.keys_of(caller.scope()?).create(NewId::Given(id), material, properties).await?;
+    op.keys_managed_by(&caller)?.create(NewId::Given(id), material, properties).await?;
     Ok(Reply::no_content())
 }
 
@@ -190,7 +190,7 @@ fn imported(body: Import) -> Result<(Material, Properties), Error> {
 
 /// `DELETE /keys/{key}`
 pub async fn delete(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
-    op.keys_of(caller.scope()?).delete(&key.id).await?;
+    op.keys_managed_by(&caller)?.delete(&key).await?;
     Ok(Reply::no_content())
 }
 
@@ -212,42 +212,42 @@ pub async fn certificate(op: Op, caller: Caller, key: Key, (): ()) -> Result<Rep
 
 /// `PUT /keys/{key}/cert`
 pub async fn set_certificate(op: Op, caller: Caller, id: KeyId, certificate: Vec<u8>) -> Result<Reply, Error> {
-    op.keys_of(caller.scope()?).set_certificate(&id, certificate).await?;
+    op.keys_managed_by(&caller)?.set_certificate(&id, certificate).await?;
     Ok(Reply::created())
 }
 
 /// `DELETE /keys/{key}/cert`
 pub async fn delete_certificate(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
-    op.keys_of(caller.scope()?).delete_certificate(&key).await?;
+    op.keys_managed_by(&caller)?.delete_certificate(&key).await?;
     Ok(Reply::no_content())
 }
 
 /// `PUT /keys/{key}/label`
 pub async fn set_label(op: Op, caller: Caller, id: KeyId, body: bodies::SetLabel) -> Result<Reply, Error> {
-    Ok(put_into_set(op.keys_of(caller.scope()?).set_label(&id, &body.label).await?))
+    Ok(put_into_set(op.keys_managed_by(&caller)?.set_label(&id, &body.label).await?))
 }
 
 /// `DELETE /keys/{key}/label`
 pub async fn delete_label(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
-    op.keys_of(caller.scope()?).set_label(&key.id, "").await?;
+    op.keys_managed_by(&caller)?.set_label(&key.id, "").await?;
     Ok(Reply::no_content())
 }
 
 /// `POST /keys/{key}/move`
 pub async fn rename(op: Op, caller: Caller, key: Key, body: bodies::MoveKey) -> Result<Reply, Error> {
     let new_id = KeyId::parse(&body.new_id).map_err(|why| Error::invalid(why.to_string()))?;
-    op.keys_of(caller.scope()?).rename(&key.id, &new_id).await?;
+    op.keys_managed_by(&caller)?.rename(&key, &new_id).await?;
     Reply::json(&Created { id: new_id.to_string() })
 }
 
 /// `PUT /keys/{key}/restrictions/tags/{tag}`
 pub async fn add_tag(op: Op, caller: Caller, (id, tag): (KeyId, Tag), (): ()) -> Result<Reply, Error> {
-    Ok(put_into_set(op.keys_of(caller.scope()?).add_tag(&id, tag.as_str()).await?))
+    Ok(put_into_set(op.keys_managed_by(&caller)?.add_tag(&id, tag.as_str()).await?))
 }
 
 /// `DELETE /keys/{key}/restrictions/tags/{tag}`
 pub async fn remove_tag(op: Op, caller: Caller, (id, tag): (KeyId, Tag), (): ()) -> Result<Reply, Error> {
-    taken_from_set(op.keys_of(caller.scope()?).remove_tag(&id, tag.as_str()).await)
+    taken_from_set(op.keys_managed_by(&caller)?.remove_tag(&id, tag.as_str()).await)
 }
 
 /// `204` for a change, `304` for none.

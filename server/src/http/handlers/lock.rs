@@ -37,7 +37,7 @@ pub async fn unlock(
 }
 
 /// `POST /lock`: the caller's own hold on the phase ends with the call.
-pub async fn lock(op: Op, _: Caller, hsm: Arc<Hsm>, (): ()) -> Result<Reply, Error> {
-    hsm.lock(op.into_inner()).await?;
+pub async fn lock(op: Op, caller: Caller, hsm: Arc<Hsm>, (): ()) -> Result<Reply, Error> {
+    hsm.lock(op.into_inner(), &caller).await?;
     Ok(Reply::no_content())
 }

@@ -7,7 +7,9 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use casemate_api::body::system::{Random, RandomRequest, ReleaseNotes, SystemInfo};
 use casemate_api::limits::RANDOM_MAX_BYTES;
+use casemate_api::sentences;
 use casemate_core::caller::Caller;
+use casemate_core::right::Held;
 use casemate_core::update::Version;
 use casemate_core::{Error, Hsm};
 use zeroize::Zeroizing;
@@ -54,27 +56,45 @@ pub async fn update(
 }
 
 /// `POST /system/commit-update`
-pub async fn commit_update(_: Arc<Hsm>, _: Option<Caller>, (hsm, updates): Upgrades, (): ()) -> Result<Reply, Error> {
-    updates.commit().await?;
-    hsm.reboot().await;
+pub async fn commit_update(
+    _: Arc<Hsm>,
+    caller: Option<Caller>,
+    (hsm, updates): Upgrades,
+    (): (),
+) -> Result<Reply, Error> {
+    updates.commit(held(&hsm, caller).await?).await?;
+    hsm.start_over().await;
     Ok(Reply::no_content())
 }
 
 /// `POST /system/cancel-update`
-pub async fn cancel_update(_: Arc<Hsm>, _: Option<Caller>, (_, updates): Upgrades, (): ()) -> Result<Reply, Error> {
+pub async fn cancel_update(
+    _: Arc<Hsm>,
+    caller: Option<Caller>,
+    (hsm, updates): Upgrades,
+    (): (),
+) -> Result<Reply, Error> {
+    let _held = held(&hsm, caller).await?;
     updates.cancel()?;
     Ok(Reply::no_content())
 }
 
+/// Makes sure that an Administrator who was believed still is, until what this gives is dropped.
+async fn held(hsm: &Hsm, caller: Option<Caller>) -> Result<Held, Error> {
+    let caller = caller.ok_or(Error::NotBelieved)?;
+    let op = hsm.operational().ok_or(Error::Precondition(sentences::WRONG_STATE.into()))?;
+    op.hold(&caller).await
+}
+
 /// `POST /system/reboot`
-pub async fn reboot(hsm: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
-    hsm.reboot().await;
+pub async fn reboot(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
+    hsm.reboot(caller.as_ref()).await?;
     Ok(Reply::no_content())
 }
 
 /// `POST /system/shutdown`
-pub async fn shutdown(hsm: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
-    hsm.shutdown().await;
+pub async fn shutdown(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
+    hsm.shutdown(caller.as_ref()).await?;
     Ok(Reply::no_content())
 }
 

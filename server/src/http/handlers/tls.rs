@@ -22,8 +22,8 @@ pub async fn chain(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
 }
 
 /// `PUT /config/tls/cert.pem`
-pub async fn set_chain(op: Op, _: Caller, hsm: Arc<Hsm>, pem: Vec<u8>) -> Result<Reply, Error> {
-    op.set_tls_chain(&pem, hsm.now()).await?;
+pub async fn set_chain(op: Op, caller: Caller, hsm: Arc<Hsm>, pem: Vec<u8>) -> Result<Reply, Error> {
+    op.set_tls_chain(&caller, &pem, hsm.now()).await?;
     Ok(Reply::created().at(format!("{BASE}/config/tls/cert.pem")))
 }
 
@@ -33,8 +33,8 @@ pub async fn csr(op: Op, _: Caller, (): (), subject: DistinguishedName) -> Resul
 }
 
 /// `POST /config/tls/generate`
-pub async fn generate(op: Op, _: Caller, (): (), wanted: GenerateTlsKey) -> Result<Reply, Error> {
-    op.generate_tls_key(wanted.key_type, wanted.length).await?;
+pub async fn generate(op: Op, caller: Caller, (): (), wanted: GenerateTlsKey) -> Result<Reply, Error> {
+    op.generate_tls_key(&caller, wanted.key_type, wanted.length).await?;
     Ok(Reply::no_content())
 }
 
@@ -44,7 +44,7 @@ pub async fn cluster_ca(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Erro
 }
 
 /// `PUT /config/tls/cluster-ca.pem`
-pub async fn set_cluster_ca(op: Op, _: Caller, hsm: Arc<Hsm>, pem: Vec<u8>) -> Result<Reply, Error> {
-    op.set_cluster_ca(&pem, hsm.now()).await?;
+pub async fn set_cluster_ca(op: Op, caller: Caller, hsm: Arc<Hsm>, pem: Vec<u8>) -> Result<Reply, Error> {
+    op.set_cluster_ca(&caller, &pem, hsm.now()).await?;
     Ok(Reply::created().at(format!("{BASE}/config/tls/cluster-ca.pem")))
 }

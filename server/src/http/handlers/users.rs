@@ -62,7 +62,7 @@ async fn create(op: &Op, caller: &Caller, id: UserId, new: bodies::NewUser) -> R
         Error::Forbidden(None) => Error::Forbidden(Some("N-User trying to create user for another namespace".into())),
         other => other,
     })?;
-    op.create_user(&target, new).await
+    op.create_user(caller, &target, new).await
 }
 
 /// `GET /users/{user}`
@@ -73,16 +73,18 @@ pub async fn read(_: Op, _: Caller, user: FoundUser, (): ()) -> Result<Reply, Er
 
 /// `DELETE /users/{user}`
 pub async fn delete(op: Op, caller: Caller, user: FoundUser, (): ()) -> Result<Reply, Error> {
-    if caller.id == user.target.id {
-        return Err(Error::invalid("Users cannot delete themselves"));
-    }
-    op.delete_user(&user.target).await?;
+    op.delete_user(&caller, &user.target).await?;
     Ok(Reply::no_content())
 }
 
 /// `POST /users/{user}/passphrase`
-pub async fn set_passphrase(op: Op, _: Caller, user: FoundUser, body: bodies::NewPassphrase) -> Result<Reply, Error> {
-    op.set_user_passphrase(&user.target, &body.passphrase).await?;
+pub async fn set_passphrase(
+    op: Op,
+    caller: Caller,
+    user: FoundUser,
+    body: bodies::NewPassphrase,
+) -> Result<Reply, Error> {
+    op.set_user_passphrase(&caller, &user.target, &body.passphrase).await?;
     Ok(Reply::no_content())
 }
 
@@ -95,13 +97,13 @@ pub async fn tags(_: Op, _: Caller, user: FoundUser, (): ()) -> Result<Reply, Er
 }
 
 /// `PUT /users/{user}/tags/{tag}`
-pub async fn add_tag(op: Op, _: Caller, (target, tag): (UserTarget, Tag), (): ()) -> Result<Reply, Error> {
-    Ok(put_into_set(op.add_user_tag(&target, tag.as_str()).await?))
+pub async fn add_tag(op: Op, caller: Caller, (target, tag): (UserTarget, Tag), (): ()) -> Result<Reply, Error> {
+    Ok(put_into_set(op.add_user_tag(&caller, &target, tag.as_str()).await?))
 }
 
 /// `DELETE /users/{user}/tags/{tag}`
-pub async fn remove_tag(op: Op, _: Caller, (target, tag): (UserTarget, Tag), (): ()) -> Result<Reply, Error> {
+pub async fn remove_tag(op: Op, caller: Caller, (target, tag): (UserTarget, Tag), (): ()) -> Result<Reply, Error> {
     // Other users than Operators have no tags to remove.
-    let removed = op.remove_user_tag(&target, tag.as_str()).await;
+    let removed = op.remove_user_tag(&caller, &target, tag.as_str()).await;
     taken_from_set(removed.map_err(|error| if let Error::Invalid(_) = error { Error::not_found() } else { error }))
 }
