@@ -475,12 +475,15 @@ fn is_away<T>(answer: &Result<T, StoreError>) -> bool {
 }
 
 /// Whether `by` may still do what only takes power away from the HSM. That must not depend on a disk: if the store does not
-/// tell, they may.
+/// tell, or not soon, they may.
 async fn may_leave(op: &Operational, by: &Caller) -> Result<Option<Held>, Error> {
-    match op.hold(by).await {
-        Ok(held) => Ok(Some(held)),
-        Err(Error::NotBelieved) => Err(Error::NotBelieved),
-        Err(_) => Ok(None),
+    let mut told = None;
+    let limit = op.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS));
+    first_of(async { told = Some(op.hold(by).await) }, limit).await;
+    match told {
+        Some(Ok(held)) => Ok(Some(held)),
+        Some(Err(Error::NotBelieved)) => Err(Error::NotBelieved),
+        Some(Err(_)) | None => Ok(None),
     }
 }
 

@@ -292,7 +292,7 @@ fn a_caller_who_lost_their_rights_meanwhile_restores_nothing() {
     has_begun(&rig);
     rig.admin().delete("/users/second").is(204);
     wire.send(rest);
-    wire.reply("POST").is(403);
+    wire.reply("POST").is(401);
     rig.user("second").get("/keys").is(401);
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use casemate_api::State;
 use casemate_api::body::config::{Logging, Network};
+use casemate_api::{State, UserId};
 use casemate_core::Hsm;
 use casemate_core::local::TlsIdentity;
 use casemate_core::platform::{Applied, DeviceKeeper, Host, Platform, Swap};
@@ -168,7 +168,8 @@ impl Rig {
         world().local.iter().for_each(|(path, value)| sim.local.tamper(path.clone(), value.clone()));
         let rig = Self::boot(sim);
         let op = rig.hsm.operational().expect("the world boots unattended");
-        block_on(op.set_unattended_boot(false)).unwrap();
+        let admin = block_on(op.believe(&UserId::parse("admin").unwrap())).unwrap();
+        block_on(op.set_unattended_boot(&admin, false)).unwrap();
         rig
     }
 

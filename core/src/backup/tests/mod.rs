@@ -89,7 +89,7 @@ fn some_key(key_type: KeyType, label: &str) -> KeyRecord {
 
 /// The first user, who was believed just now.
 fn admin(op: &Operational) -> Caller {
-    block_on(op.test_caller("admin"))
+    block_on(op.believe(&UserId::parse("admin").unwrap())).unwrap()
 }
 
 /// Who asks for a restore: nobody on an Unprovisioned HSM.
