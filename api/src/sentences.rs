@@ -7,3 +7,5 @@ pub const WRONG_STATE: &str = "Service not available";
 pub const BUSY: &str = "The HSM is busy. Try again.";
 /// With `503`: other large bodies are being received, and nothing was begun.
 pub const TOO_MANY_BODIES: &str = "Too many large bodies at once. Try again.";
+/// What comes with the answer to a restore that can be undone.
+pub const RESTORE_CAN_BE_UNDONE: &str = "The HSM is Locked. The unlock passphrase of the backup opens it; until that was used once, the former one undoes the restore.";

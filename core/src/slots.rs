@@ -74,10 +74,31 @@ pub(crate) async fn open_slot0(
     platform: &Platform,
     passphrase: &[u8],
 ) -> Result<Option<DomainKey>, Error> {
+    open_attended(local, platform, passphrase, (LocalPath::UnlockSalt, LocalPath::Slot0)).await
+}
+
+/// Opens the slot 0 of before a restore. `None`: there is none, or the passphrase is wrong.
+pub(crate) async fn open_former_slot0(
+    local: &Local,
+    platform: &Platform,
+    passphrase: &[u8],
+) -> Result<Option<DomainKey>, Error> {
+    if local.get(LocalPath::FormerSlot0).await?.is_none() {
+        return Ok(None);
+    }
+    open_attended(local, platform, passphrase, (LocalPath::FormerSalt, LocalPath::FormerSlot0)).await
+}
+
+async fn open_attended(
+    local: &Local,
+    platform: &Platform,
+    passphrase: &[u8],
+    (salt, slot): (LocalPath, LocalPath),
+) -> Result<Option<DomainKey>, Error> {
     let damaged = || Error::internal("slot 0 is missing or damaged");
-    let salt = local.get(LocalPath::UnlockSalt).await?.ok_or_else(damaged)?;
+    let salt = local.get(salt).await?.ok_or_else(damaged)?;
     let salt = <[u8; 16]>::try_from(salt.as_slice()).map_err(|_| damaged())?;
-    let inner = local.get(LocalPath::Slot0).await?.ok_or_else(damaged)?;
+    let inner = local.get(slot).await?.ok_or_else(damaged)?;
     let key = unlock_key(platform, passphrase, salt).await?;
     match seal::open(key.expose(), SLOT0_AAD, &inner) {
         Ok(domain) => DomainKey::from_slice(&domain).ok_or_else(damaged).map(Some),

@@ -73,8 +73,12 @@ impl Restore {
         // It is done: that its state cannot be seen is no failure of it.
         let state = anonymous.health().state().ok();
         let next = match state {
-            Some(State::Locked) => {
+            Some(State::Locked) if full => {
                 "It is Locked: `casemate unlock` opens it with the unlock passphrase of the time of the backup."
+            }
+            Some(State::Locked) => {
+                "It is Locked: `casemate unlock` opens it with the unlock passphrase of the time of the backup. Until that \
+                 has been done once, `casemate unlock` with the unlock passphrase from before undoes the restore."
             }
             Some(State::Operational) => "It is Operational.",
             Some(State::Unprovisioned | State::Failed) | None => "`casemate state` shows its state.",

@@ -304,7 +304,7 @@ pub(crate) async fn finish_import(
                 Ok(false) => break,
                 // The file is to blame, and the next attempt would end here, too.
                 Err(error @ Error::Invalid(_)) => {
-                    undo_import(platform, local).await?;
+                    undo_import(platform, local, "its file cannot be used").await?;
                     return Err(error);
                 }
                 Err(error) => return Err(error),
@@ -317,11 +317,19 @@ pub(crate) async fn finish_import(
     Ok(())
 }
 
-/// Gives a device back the slots it had before a restore whose entries cannot be used, so that nobody is locked out.
-async fn undo_import(platform: &Platform, local: &Local) -> Result<(), Error> {
+/// Whether the slots are those of a backup whose entries nobody has opened yet: until then it can be undone.
+pub(crate) async fn import_waits(platform: &Platform, local: &Local) -> Result<bool, Error> {
+    let Some(Step::Import { generation, version }) = Step::noted(local).await? else { return Ok(false) };
+    let (current, expect) = stage::pointer(platform).await?;
+    // Once the pointer has moved the old rows are given up, even if the note could not be removed yet.
+    Ok(current != Some(Source { generation, version, expect }.to()))
+}
+
+/// Gives a device back the slots it had before a restore that was not opened yet, so that nobody is locked out.
+pub(crate) async fn undo_import(platform: &Platform, local: &Local, why: &str) -> Result<(), Error> {
     let change = slots::back_to_former(LocalChange::default().delete(LocalPath::Step), local).await?;
     local.commit(change).await?;
-    tracing::error!(target: "hsm.backup", "the backup cannot be used; users, keys and unlock passphrase are those from before");
+    tracing::error!(target: "hsm.backup", "a restore was undone: {why}; users, keys and unlock passphrase are those from before");
     if let Err(error) = stage::sweep(platform).await {
         tracing::warn!(target: "hsm.backup", %error, "what a restore staged could not be removed yet");
     }

@@ -5,7 +5,9 @@
 //!   while the old ones still serve, and moving the generation pointer is the moment. The HSM stays Operational.
 //! - *Anything else*: the slots in the local store are replaced by those of the backup, which is the moment, and the HSM is
 //!   Locked. The entries are converted when the backup's unlock passphrase has opened its Domain Key
-//!   (`convert::finish_import`), or at once if the backup brought an unattended slot of this device.
+//!   (`convert::finish_import`), or at once if the backup brought an unattended slot of this device. Until then the slots
+//!   of before are kept, and the former unlock passphrase puts them back: nobody is locked out by a file that nobody can
+//!   open.
 //!
 //! On an Unprovisioned HSM the restore is full and takes over what belongs to the device, too; on an Operational one it is
 //! partial, and this device keeps its own TLS key, network, time and log target.
@@ -53,6 +55,15 @@ impl RestoreArguments {
     pub fn new(passphrase: Option<Passphrase>, system_time: Option<&str>) -> Result<Self, Error> {
         Ok(Self { passphrase, system_time: system_time.map(parse_time).transpose()? })
     }
+}
+
+/// What a restore has made of the HSM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restored {
+    /// What is in the backup.
+    ForGood,
+    /// Locked, as the backup is. The former unlock passphrase undoes it until that of the backup was used once.
+    CanBeUndone,
 }
 
 /// A restore that runs. Feed it the file, then finish it; if anything fails, abandon it.
@@ -158,7 +169,7 @@ impl Restore {
 
     /// The file has ended: checks that it is whole, and makes it the HSM's data. `Ok`: done and durable; the HSM is
     /// Operational if it was and the backup has its Domain Key, or if it boots unattended; else it is Locked.
-    pub async fn finish(&mut self) -> Result<(), Error> {
+    pub async fn finish(&mut self) -> Result<Restored, Error> {
         if self.received == 0 {
             return Err(Error::invalid("Backup data cannot be empty."));
         }
@@ -183,9 +194,17 @@ impl Restore {
         match &self.origin {
             Origin::Operational(op, by) if self.locked_alike(&slots).await? => {
                 // On the heap, as these futures are large ones.
-                Box::pin(self.replace(op.clone(), by, &head, &slots, staging.generation)).await
+                Box::pin(self.replace(op.clone(), by, &head, &slots, staging.generation)).await?;
+                Ok(Restored::ForGood)
             }
-            _ => Box::pin(self.take_over(&head, slots, staging.generation)).await,
+            Origin::Operational(..) => {
+                Box::pin(self.take_over(&head, slots, staging.generation)).await?;
+                Ok(Restored::CanBeUndone)
+            }
+            Origin::Unprovisioned(_) => {
+                Box::pin(self.take_over(&head, slots, staging.generation)).await?;
+                Ok(Restored::ForGood)
+            }
         }
     }
 

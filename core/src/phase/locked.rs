@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backup::convert::finish_import;
+use crate::backup::convert::{finish_import, import_waits, undo_import};
 use crate::error::Error;
 use crate::limiter::Limiter;
 use crate::local::Local;
@@ -24,11 +24,21 @@ impl Locked {
         Self { platform, local, limiter, device_id }
     }
 
-    /// Opens slot 0. `None`: the passphrase is wrong.
+    /// Opens slot 0, or, while a restore waits to be unlocked for the first time, the slot 0 of before, which undoes the
+    /// restore. `None`: the passphrase is wrong.
     pub(crate) async fn unlock(&self, passphrase: &[u8]) -> Result<Option<Arc<Operational>>, Error> {
-        match slots::open_slot0(&self.local, &self.platform, passphrase).await? {
+        if let Some(domain) = slots::open_slot0(&self.local, &self.platform, passphrase).await? {
+            return self.open(domain).await.map(Some);
+        }
+        if !import_waits(&self.platform, &self.local).await? {
+            return Ok(None);
+        }
+        match slots::open_former_slot0(&self.local, &self.platform, passphrase).await? {
             None => Ok(None),
-            Some(domain) => self.open(domain).await.map(Some),
+            Some(domain) => {
+                undo_import(&self.platform, &self.local, "the former unlock passphrase undid it").await?;
+                self.open(domain).await.map(Some)
+            }
         }
     }
 

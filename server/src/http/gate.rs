@@ -612,6 +612,7 @@ fn succeed(reply: Reply, spec: Option<&Spec>) -> Response<ReplyBody> {
     };
     insert(header::ETAG, tag);
     insert(header::LOCATION, reply.location);
+    insert(HeaderName::from_static("casemate-note"), reply.note.map(str::to_owned));
     response
 }
 

@@ -16,6 +16,8 @@ pub struct Reply {
     pub status: StatusCode,
     /// `Location`
     pub location: Option<String>,
+    /// A sentence beside a body that the contract has empty, as `Casemate-Note`.
+    pub note: Option<&'static str>,
     /// The body.
     pub body: Content,
 }
@@ -31,7 +33,7 @@ pub enum Content {
 impl Reply {
     /// `200` with bytes.
     pub fn ok(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { status: StatusCode::OK, location: None, body: Content::Whole(bytes.into()) }
+        Self { status: StatusCode::OK, location: None, note: None, body: Content::Whole(bytes.into()) }
     }
 
     /// `200` with compact JSON.
@@ -42,12 +44,12 @@ impl Reply {
 
     /// `200` with a body that comes.
     pub fn stream(body: ReplyBody) -> Self {
-        Self { status: StatusCode::OK, location: None, body: Content::Stream(body) }
+        Self { status: StatusCode::OK, location: None, note: None, body: Content::Stream(body) }
     }
 
     /// `204`
     pub fn no_content() -> Self {
-        Self { status: StatusCode::NO_CONTENT, location: None, body: Content::Whole(Vec::new()) }
+        Self { status: StatusCode::NO_CONTENT, location: None, note: None, body: Content::Whole(Vec::new()) }
     }
 
     /// `304`
@@ -63,6 +65,12 @@ impl Reply {
     /// With a `Location`.
     pub fn at(mut self, location: String) -> Self {
         self.location = Some(location);
+        self
+    }
+
+    /// With a sentence beside it.
+    pub fn noting(mut self, note: Option<&'static str>) -> Self {
+        self.note = note;
         self
     }
 

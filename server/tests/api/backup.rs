@@ -160,9 +160,10 @@ fn the_backup_of_another_hsm_locks_this_one_and_its_users_are_gone() {
     another_admin().put("/keys/own", ed25519()).is(204);
     // Not under its own backup passphrase, which it does not have.
     restore(another_admin(), json!({}), &file).is(400).says("No backupPassphrase provided");
-    restore(another_admin(), with_passphrase(), &file).is(204);
+    let answer = restore(another_admin(), with_passphrase(), &file).is(204);
+    assert_eq!(answer.header("casemate-note"), Some(casemate_api::sentences::RESTORE_CAN_BE_UNDONE));
     assert_eq!(rig.hsm.state(), State::Locked);
-    rig.anonymous().post("/unlock", json!({"passphrase": "another unlock passphrase"})).is(403);
+    rig.anonymous().post("/unlock", json!({"passphrase": "neither passphrase"})).is(403);
     rig.reboot();
     assert_eq!(rig.hsm.state(), State::Locked);
     rig.advance(Duration::from_secs(1));
@@ -170,6 +171,9 @@ fn the_backup_of_another_hsm_locks_this_one_and_its_users_are_gone() {
     rig.login("admin", "another admin passphrase").get("/keys").is(401);
     rig.advance(Duration::from_secs(1));
     assert_eq!(rig.admin().get("/keys").is(200).text(), r#"[{"id":"k"}]"#);
+    // Now that it was opened there is no way back.
+    rig.admin().post("/lock", "").is(204);
+    rig.anonymous().post("/unlock", json!({"passphrase": "another unlock passphrase"})).is(403);
 }
 
 /// Cases 138 to 140 and 142 to 143.

@@ -250,7 +250,7 @@ fn restore_as(hsm: &Arc<Hsm>, file: &[u8], passphrase: Option<&str>, time: Optio
         if result.is_err() {
             restore.abandon().await;
         }
-        result
+        result.map(drop)
     })
 }
 

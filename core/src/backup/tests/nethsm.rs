@@ -294,6 +294,36 @@ fn a_backup_that_would_lock_everybody_out_is_undone_at_unlock() {
     assert_eq!(described(&own), before);
 }
 
+/// Whoever restores a file of which nobody knows the unlock passphrase is not locked out.
+#[test]
+fn the_former_unlock_passphrase_undoes_a_restore_until_the_new_one_was_used() {
+    let (sim, own) = world();
+    let before = described(&own);
+    let other = boot(&device(31));
+    block_on(other.provision(secret("a passphrase that is lost"), secret("the admin passphrase"), TIME)).unwrap();
+    let by = admin(&op(&other));
+    block_on(op(&other).change_backup_passphrase(&by, &secret(BACKUP), &secret(""))).unwrap();
+    let file = backup_of(&other);
+
+    restore(&own, &file).unwrap();
+    assert_eq!(own.state(), State::Locked);
+    // Also after a restart, and as often as it is tried.
+    let own = boot(&sim);
+    assert!(matches!(unlock(&own, "neither of the two"), Err(Error::Forbidden(_))));
+    sim.clock.advance(std::time::Duration::from_secs(2));
+    unlock(&own, UNLOCK).unwrap();
+    assert_eq!(described(&own), before);
+    assert_eq!(block_on(Step::noted(&own.local)).unwrap(), None);
+    assert!(block_on(op(&own).unattended_boot()).unwrap(), "its unattended boot is back, too");
+    assert_eq!(generations(&sim), [1], "what was staged is gone");
+
+    restore(&own, &file).unwrap();
+    unlock(&own, "a passphrase that is lost").unwrap();
+    let by = admin(&op(&own));
+    block_on(own.lock(op(&own), &by)).unwrap();
+    assert!(matches!(unlock(&own, UNLOCK), Err(Error::Forbidden(_))), "from then on there is no way back");
+}
+
 /// V0 has no end mark: what is cut off between two entries shows by the entry that every file ends with.
 #[test]
 fn a_v0_file_that_breaks_off_between_entries_is_refused() {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use casemate_api::body::system::RestoreRequest;
 use casemate_api::limits::{BACKUP_STALL_MS, RESTORE_ARGUMENTS_MAX_BYTES};
-use casemate_core::backup::restore::{Restore, RestoreArguments};
+use casemate_api::sentences;
+use casemate_core::backup::restore::{Restore, RestoreArguments, Restored};
 use casemate_core::caller::Caller;
 use casemate_core::{Error, Hsm};
 use tokio::sync::Mutex;
@@ -81,7 +82,10 @@ pub async fn restore(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), upload: Uplo
         tracing::warn!(target: "hsm.backup", %error, "a restore failed");
         restore.abandon().await;
     }
-    result.map(|()| Reply::no_content())
+    result.map(|restored| {
+        let note = (restored == Restored::CanBeUndone).then_some(sentences::RESTORE_CAN_BE_UNDONE);
+        Reply::no_content().noting(note)
+    })
 }
 
 async fn arguments(mut part: Part) -> Result<Zeroizing<Vec<u8>>, Error> {
