@@ -119,3 +119,6 @@ impl Operational {
         if caller.record().is_as(&now.record) { Ok(now.revision) } else { Err(Error::NotBelieved) }
     }
 }
+
+#[cfg(test)]
+mod tests;
