@@ -245,10 +245,7 @@ impl Keys<'_> {
             record.label = label.to_owned();
             Ok(record)
         });
-        // A label is any text: escaped, it cannot make a line of its own.
-        Ok(changed
-            .await?
-            .told(|| tracing::info!(target: "hsm.key", "update ({id}): label is now '{}'", label.escape_debug())))
+        Ok(changed.await?.told(|| tracing::info!(target: "hsm.key", "update ({id}): label is now '{label}'")))
     }
 
     /// Adds a tag to the restriction.
