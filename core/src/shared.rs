@@ -121,7 +121,7 @@ impl Shared {
             let record = change(row.record)?;
             let draft = Draft::default().at(path, revision).put(table.sealed(path, revision, &record)?);
             if let Committed::At(_) = self.commit(extra(draft)).await? {
-                table.changed(path);
+                table.replaced(path);
                 return Ok(Some(()));
             }
         }

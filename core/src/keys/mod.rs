@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::caller::Scope;
 use crate::error::Error;
-use crate::keys::material::Material;
+use crate::keys::material::{Material, loads_quickly};
 use crate::keys::record::{KeyRecord, Mechanisms, check_mechanisms};
 use crate::keys::usable::Key;
 use crate::path::{KeyRef, SharedPath, Uid};
@@ -156,7 +156,12 @@ impl Keys<'_> {
         }
         let rng = self.op.platform.rng.clone();
         let make = move || Material::generate(key_type, bits, &*rng);
-        let material = if key_type == KeyType::RSA { self.op.off_thread(Work::Slow, make).await?? } else { make()? };
+        let material = match key_type {
+            KeyType::RSA => self.op.off_thread(Work::Slow, make).await??,
+            // Making any other takes as long as loading it.
+            _ if loads_quickly(key_type) => make()?,
+            _ => self.op.off_thread(Work::Crypto, make).await??,
+        };
         self.create(new_id, material, properties).await
     }
 
@@ -223,8 +228,7 @@ impl Keys<'_> {
                 .delete(&from);
             match self.op.shared.commit(self.fence(draft)).await? {
                 Committed::At(_) => {
-                    self.op.keys.changed(&from);
-                    self.op.keys.changed(&to);
+                    self.op.keys.moved(&from, &to);
                     tracing::info!(target: "hsm.key", "moved ({id}) to ({new_id})");
                     return Ok(());
                 }
