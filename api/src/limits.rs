@@ -19,6 +19,11 @@ pub const BODY_MAX_BYTES: usize = 1 << 20;
 pub const BODY_USE_MAX_BYTES: usize = 67 << 20;
 /// Bodies above this size share [`BODY_BUDGET_BYTES`]; smaller ones are always let in.
 pub const BODY_SMALL_BYTES: usize = 64 << 10;
+/// Longest that a piece of work may take on a thread that serves requests, in microseconds of the machine we measure on; what
+/// takes longer runs on a worker. Shared by all connections of that thread: they wait meanwhile.
+pub const INLINE_MAX_US: u64 = 200;
+/// Longest input of a key operation that may run on such a thread; of the longest (Ed25519) that is 0.12 ms.
+pub const INLINE_INPUT_MAX_BYTES: usize = 32 << 10;
 /// Memory that all large request bodies may hold together; beyond it a request is answered `503`.
 pub const BODY_BUDGET_BYTES: usize = 512 << 20;
 /// Slowest pace at which a client may send a body, averaged from the body's start, in bytes per second.

@@ -3,6 +3,7 @@
 //! Plain data. The server joins each row to its code, and everything that speaks of mechanisms (generation limits,
 //! PKCS#11 numbers, completion, documentation) reads this table, so that it cannot disagree with itself.
 
+use crate::limits::INLINE_INPUT_MAX_BYTES;
 use crate::words::{DecryptMode, EncryptMode, KeyType, Mechanism, SignMode};
 
 /// A hash function that a mechanism is parameterised with.
@@ -60,13 +61,16 @@ pub enum Input {
     Blocks16,
 }
 
-/// Where a mechanism runs.
+/// Where a mechanism runs. What takes longer than [`INLINE_MAX_US`](crate::limits::INLINE_MAX_US) leaves the thread that serves
+/// requests: `server/examples/costs.rs` measures it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cost {
-    /// On the thread that serves the request: it takes less than about a millisecond.
+    /// On the serving thread, for up to [`INLINE_INPUT_MAX_BYTES`] of input.
     Inline,
-    /// On the serving thread up to this many bits of modulus, on the worker pool above.
+    /// The same for RSA keys of up to so many bits, as [`Row::is_short`] counts them; on the worker pool above.
     InlineTo(usize),
+    /// On the worker pool.
+    Pool,
 }
 
 /// API version that brought a row.
@@ -97,6 +101,19 @@ pub struct Row {
     pub since: Since,
 }
 
+impl Row {
+    /// Whether this is short enough for a thread that serves requests. `rsa_bits` is twice the length of the longer prime: of
+    /// most keys the length of the modulus, and of those with primes of unequal length what their use costs.
+    pub fn is_short(&self, rsa_bits: usize, input_bytes: usize) -> bool {
+        input_bytes <= INLINE_INPUT_MAX_BYTES
+            && match self.cost {
+                Cost::Inline => true,
+                Cost::InlineTo(bits) => rsa_bits <= bits,
+                Cost::Pool => false,
+            }
+    }
+}
+
 const CKM_RSA_PKCS: u64 = 0x1;
 const CKM_RSA_X_509: u64 = 0x3;
 const CKM_RSA_PKCS_OAEP: u64 = 0x9;
@@ -105,8 +122,8 @@ const CKM_ECDSA: u64 = 0x1041;
 const CKM_EDDSA: u64 = 0x1057;
 const CKM_AES_CBC: u64 = 0x1082;
 
-/// Above this modulus a private RSA operation takes longer than a millisecond and leaves the serving thread.
-const RSA_INLINE_BITS: usize = 3072;
+/// 0.11 ms for 1024 bits, 0.3 ms for 2048.
+const RSA_INLINE_BITS: usize = 1024;
 
 const fn rsa(mechanism: Mechanism, mode: Mode, ckm: u64, input: Input, hash: Option<Hash>) -> Row {
     let cost = Cost::InlineTo(RSA_INLINE_BITS);
@@ -121,9 +138,9 @@ const fn pss(mechanism: Mechanism, mode: SignMode, hash: Hash) -> Row {
 const fn row(key: KeyType, mechanism: Mechanism, mode: Mode, ckm: Option<u64>, input: Input) -> Row {
     Row { key, mechanism, mode, ckm, input, hash: None, cost: Cost::Inline, since: Since::V1 }
 }
-const fn ecdsa(key: KeyType, digest_bytes: usize) -> Row {
+const fn ecdsa(key: KeyType, digest_bytes: usize, cost: Cost) -> Row {
     let mode = Mode::Sign(SignMode::ECDSA);
-    row(key, Mechanism::ECDSA_Signature, mode, Some(CKM_ECDSA), Input::Digest(digest_bytes))
+    Row { cost, ..row(key, Mechanism::ECDSA_Signature, mode, Some(CKM_ECDSA), Input::Digest(digest_bytes)) }
 }
 
 /// Every (key type, mechanism) that exists, in the order in which replies list mechanisms.
@@ -147,13 +164,13 @@ pub const TABLE: &[Row] = {
         pss(M::RSA_Signature_PSS_SHA384, S::PSS_SHA384, Sha384),
         pss(M::RSA_Signature_PSS_SHA512, S::PSS_SHA512, Sha512),
         row(K::Curve25519, M::EdDSA_Signature, Mode::Sign(S::EdDSA), Some(CKM_EDDSA), I::Message),
-        ecdsa(K::EC_P256, 32),
-        ecdsa(K::EC_P384, 48),
-        ecdsa(K::EC_P521, 64),
-        ecdsa(K::EC_P256K1, 32),
-        ecdsa(K::BrainpoolP256, 32),
-        ecdsa(K::BrainpoolP384, 48),
-        ecdsa(K::BrainpoolP512, 64),
+        ecdsa(K::EC_P256, 32, Cost::Inline),
+        ecdsa(K::EC_P384, 48, Cost::Inline),
+        ecdsa(K::EC_P521, 64, Cost::Pool),
+        ecdsa(K::EC_P256K1, 32, Cost::Inline),
+        ecdsa(K::BrainpoolP256, 32, Cost::Pool),
+        ecdsa(K::BrainpoolP384, 48, Cost::Pool),
+        ecdsa(K::BrainpoolP512, 64, Cost::Pool),
         row(K::EC_P256K1, M::BIP340_Signature, Mode::Sign(S::BIP340), None, I::Message),
         row(K::Generic, M::AES_Encryption_CBC, Mode::Encrypt(EncryptMode::AES_CBC), Some(CKM_AES_CBC), I::Blocks16),
         row(K::Generic, M::AES_Decryption_CBC, Mode::Decrypt(D::AES_CBC), Some(CKM_AES_CBC), I::Blocks16),

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use casemate_api::body::config::{Logging, Network};
-use casemate_api::limits::{AUDIT_FLUSH_MS, COUNTER_FLUSH_MS, KDF_WAITING_MAX, LOCK_WAIT_MS, STORE_AWAY_S};
+use casemate_api::limits::{
+    AUDIT_FLUSH_MS, BODY_SMALL_BYTES, COUNTER_FLUSH_MS, KDF_WAITING_MAX, LOCK_WAIT_MS, STORE_AWAY_S,
+};
 use casemate_api::sentences;
 use casemate_api::{Passphrase, State};
 use jiff::Timestamp;
@@ -20,7 +22,7 @@ use crate::limiter::{Attempt, Limiter};
 use crate::local::{Local, LocalChange, TlsIdentity, device_id};
 use crate::path::{LocalPath, generation_pointer};
 use crate::phase::{Failed, Locked, Operational, Phase, Provision, Unprovisioned};
-use crate::platform::{Platform, first_of};
+use crate::platform::{Platform, Work, first_of, run_on};
 use crate::right::Held;
 use crate::slots;
 use crate::store::{Read, StoreError};
@@ -48,6 +50,15 @@ pub struct Hsm {
 }
 
 impl Hsm {
+    /// Runs `job` on this thread, or on the pool if it goes over more bytes than a small body has. In any phase.
+    pub async fn by_size<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        if bytes <= BODY_SMALL_BYTES { Ok(job()) } else { run_on(&*self.platform.pool, Work::Crypto, job).await }
+    }
+
     /// Boot, from the Device Key to a phase. `Err` is for the operator: the HSM does not start.
     pub async fn boot(platform: Platform) -> Result<Arc<Self>, BootError> {
         let device = platform.device.load().map_err(BootError::Device)?;

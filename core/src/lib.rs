@@ -29,6 +29,7 @@ pub mod shared;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod slots;
+pub mod stall;
 mod step;
 pub mod store;
 pub mod table;

@@ -87,7 +87,7 @@ impl Operational {
             let record = change(row.record)?;
             let draft = Draft::default().at(path, revision).put(table.sealed(path, revision, &record)?);
             if let Committed::At(_) = self.commit(by, extra(draft)).await? {
-                table.changed(path);
+                table.replaced(path);
                 return Ok(Some(()));
             }
         }

@@ -62,6 +62,10 @@ pub trait Record: Sized + Send + Sync + 'static {
     fn decode(bytes: &[u8]) -> Result<Self, BadRecord>;
     /// Memory it takes while cached, in bytes, roughly.
     fn weight(&self) -> u64;
+    /// Whether there is anything to take over from what a row was before.
+    const HANDS_ON: bool = false;
+    /// Takes over what took long to make from `older`, which stood in the same row or, before a move, in another one.
+    fn take_over(&mut self, _older: &Self) {}
 }
 
 /// An opened row.
@@ -72,12 +76,25 @@ pub struct Row<R> {
     pub revision: Revision,
 }
 
+/// A row in the cache.
+struct Cached<R> {
+    row: Arc<Row<R>>,
+    /// Whether the store has another one by now, and this is only kept for what that one takes over.
+    replaced: bool,
+}
+
+impl<R> Clone for Cached<R> {
+    fn clone(&self) -> Self {
+        Self { row: self.row.clone(), replaced: self.replaced }
+    }
+}
+
 #[derive(Clone)]
 struct ByWeight;
 
-impl<R: Record> Weighter<Path, Arc<Row<R>>> for ByWeight {
-    fn weight(&self, path: &Path, row: &Arc<Row<R>>) -> u64 {
-        row.record.weight() + path.as_bytes().len() as u64 + 96
+impl<R: Record> Weighter<Path, Cached<R>> for ByWeight {
+    fn weight(&self, path: &Path, cached: &Cached<R>) -> u64 {
+        cached.row.record.weight() + path.as_bytes().len() as u64 + 96
     }
 }
 
@@ -129,7 +146,7 @@ pub struct Table<R> {
     doubt: Doubt,
     /// The doubts that were there when the cache was last emptied.
     doubts: AtomicU64,
-    cache: Cache<Path, Arc<Row<R>>, ByWeight>,
+    cache: Cache<Path, Cached<R>, ByWeight>,
     /// Counts the changes that touched a stripe of paths: a fill that began before a change must not outlive it.
     changes: [Mutex<u64>; STRIPES],
     hits: Tally,
@@ -175,18 +192,26 @@ impl<R: Record> Table<R> {
     pub async fn get(&self, path: &SharedPath) -> Result<Option<Arc<Row<R>>>, Error> {
         self.closed.check()?;
         self.drop_doubtful();
-        if let Some(row) = self.cache.get(path.path()) {
+        if let Some(Cached { row, replaced: false }) = self.cache.get(path.path()) {
             self.hits.add();
             return Ok(Some(row));
         }
         self.misses.add();
         let before = *self.stripe(path.path());
         let Some(found) = self.store.get(path.path(), Read::Fresh).await? else { return Ok(None) };
-        let row = Arc::new(self.open(path.path(), &found)?);
+        let mut row = self.open(path.path(), &found)?;
         let now = self.stripe(path.path());
-        if *now == before {
-            self.cache.insert(path.path().clone(), row.clone());
+        if *now != before {
+            return Ok(Some(Arc::new(row)));
         }
+        match self.cache.get(path.path()) {
+            // Another reader was first: what it makes of the row shall be made once.
+            Some(Cached { row, replaced: false }) => return Ok(Some(row)),
+            Some(older) => row.record.take_over(&older.row.record),
+            None => {}
+        }
+        let row = Arc::new(row);
+        self.cache.insert(path.path().clone(), Cached { row: row.clone(), replaced: false });
         Ok(Some(row))
     }
 
@@ -220,6 +245,38 @@ impl<R: Record> Table<R> {
     /// because two writers may come here in another order than their commits had.
     pub fn changed(&self, path: &SharedPath) {
         self.forget(path.path());
+    }
+
+    /// The same of a row that was written anew: the next reader takes over what can be.
+    pub fn replaced(&self, path: &SharedPath) {
+        let path = path.path();
+        let mut changes = self.stripe(path);
+        *changes += 1;
+        if let Some((_, older)) = self.cache.remove(path) {
+            self.keep(path, older);
+        }
+    }
+
+    /// The same of a row that was moved.
+    pub fn moved(&self, from: &SharedPath, to: &SharedPath) {
+        let older = {
+            let mut changes = self.stripe(from.path());
+            *changes += 1;
+            self.cache.remove(from.path())
+        };
+        let mut changes = self.stripe(to.path());
+        *changes += 1;
+        self.cache.remove(to.path());
+        if let Some((_, older)) = older {
+            self.keep(to.path(), older);
+        }
+    }
+
+    /// Keeps a row that is replaced, if it has anything to hand on. The caller holds the path's stripe.
+    fn keep(&self, path: &Path, older: Cached<R>) {
+        if R::HANDS_ON {
+            self.cache.insert(path.clone(), Cached { replaced: true, ..older });
+        }
     }
 
     /// What its cache does; `table` is its name.

@@ -223,9 +223,7 @@ impl Operational {
         let draft = Draft::default().absent(&path).put(self.users.sealed(&path, Revision::default(), &record)?);
         match self.commit(By::Caller(by), target.fence(self.shared.generation, draft)).await? {
             Committed::At(_) => {
-                // A name is any text: escaped, it cannot make a line of its own.
-                let name = record.real_name.escape_debug();
-                tracing::info!(target: "hsm.user", "added {name} ({id}): R-{:?}", record.role);
+                tracing::info!(target: "hsm.user", "added {} ({id}): R-{:?}", record.real_name, record.role);
                 self.users.changed(&path);
                 Ok(())
             }
@@ -269,7 +267,7 @@ impl Operational {
         let path = SharedPath::user(self.shared.generation, id);
         let name = Mutex::new(String::new());
         let change = |mut record: UserRecord| {
-            *name.lock().unwrap_or_else(PoisonError::into_inner) = record.real_name.escape_debug().to_string();
+            *name.lock().unwrap_or_else(PoisonError::into_inner) = record.real_name.clone();
             record.digest = digest.clone();
             Ok(record)
         };

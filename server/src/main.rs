@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use casemate_server::observe::plain::plain;
 use casemate_server::process::{Exit, WipingAllocator};
 use casemate_server::run::run;
 use casemate_server::settings::{Command, Settings, SettingsError};
@@ -20,7 +21,7 @@ fn main() -> Exit {
             Exit::Ok
         }
         Err(SettingsError::Wrong(sentence)) => {
-            let _ = writeln!(std::io::stderr(), "casemated: {sentence}");
+            let _ = writeln!(std::io::stderr(), "casemated: {}", plain(&sentence));
             Exit::Settings
         }
     }

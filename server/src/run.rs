@@ -25,6 +25,7 @@ use crate::http::gate::Edge;
 use crate::http::serve::{self, Bounds, CertSlot};
 use crate::observe::listener::{self, Source};
 use crate::observe::metrics::{Metrics, StoreName};
+use crate::observe::plain::plain;
 use crate::observe::syslog::{self, Remote};
 use crate::observe::trace::{self, Logging};
 use crate::pool::Workers;
@@ -45,7 +46,7 @@ pub fn run(settings: &Settings) -> Exit {
         Ok(()) => Exit::Ok,
         Err(Fault(exit, sentence)) => {
             // If standard error is gone there is nobody to tell.
-            let _ = writeln!(io::stderr(), "casemated: {sentence}");
+            let _ = writeln!(io::stderr(), "casemated: {}", plain(&sentence));
             exit
         }
     }

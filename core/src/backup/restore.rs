@@ -36,6 +36,7 @@ use crate::hsm::{parse_time, wall, wrong_state};
 use crate::local::LocalChange;
 use crate::path::{Generation, LocalPath};
 use crate::phase::{Locked, Operational, Phase, Unprovisioned};
+use crate::platform::{Work, run_on};
 use crate::seal;
 use crate::secret::{BackupKey, DomainKey};
 use crate::slots;
@@ -445,7 +446,10 @@ impl Restore {
         let mut offset_s = self.wanted_offset_s();
         let mut unattended = None;
         if let Origin::Unprovisioned(_) = self.origin {
-            change = device::take_over(&self.items, head.version, &*hsm.platform.host, change)?;
+            let (items, version, host) = (self.items.clone(), head.version, hsm.platform.host.clone());
+            // On the pool, as the TLS key may be a large one.
+            let take_over = move || device::take_over(&items, version, &*host, change);
+            change = run_on(&*hsm.platform.pool, Work::Slow, take_over).await??;
             offset_s = Some(offset_s.unwrap_or_else(|| device::clock_offset_s(&self.items)));
             unattended = device::unattended_key(&self.items, head.version, &head.device_id, &hsm.local);
         }

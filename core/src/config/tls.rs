@@ -106,18 +106,20 @@ impl Operational {
     pub async fn set_tls_chain(&self, by: &Caller, pem: &[u8], now: Timestamp) -> Result<(), Error> {
         let chain = parse_chain(pem)?;
         let _guard = self.local.changing.lock().await;
-        let TlsIdentity { private_key, chain: old } = self.identity().await?;
-        let leaf = chain.first().ok_or(Error::invalid("No certificate"))?;
-        if public_key(leaf)? != leaf_key(&TlsIdentity { private_key: Zeroizing::default(), chain: old })? {
-            return Err(Error::invalid("public key in certificate does not match private key."));
-        }
-        check_chain(&chain, now)?;
-        if let Some(authority) = self.cluster_ca().await?
-            && !leads_to(&chain, &authority, now)
-        {
-            return Err(Error::Precondition("The certificate is not signed by the cluster CA.".into()));
-        }
-        self.serve_with(by, TlsIdentity { private_key, chain }).await
+        let (old, authority) = (self.identity().await?, self.cluster_ca().await?);
+        let checked = move || {
+            let leaf = chain.first().ok_or(Error::invalid("No certificate"))?;
+            if public_key(leaf)? != leaf_key(&old)? {
+                return Err(Error::invalid("public key in certificate does not match private key."));
+            }
+            check_chain(&chain, now)?;
+            if authority.is_some_and(|authority| !leads_to(&chain, &authority, now)) {
+                return Err(Error::Precondition("The certificate is not signed by the cluster CA.".into()));
+            }
+            Ok(TlsIdentity { private_key: old.private_key, chain })
+        };
+        let identity = self.off_thread(Work::Slow, checked).await??;
+        self.serve_with(by, identity).await
     }
 
     /// Replaces the TLS key by a new one, with a certificate signed by itself; connections from now on get them.
@@ -149,8 +151,11 @@ impl Operational {
 
     /// Checks, stores and serves, in this order. The caller holds `local.changing`.
     async fn serve_with(&self, by: &Caller, identity: TlsIdentity) -> Result<(), Error> {
-        let unfit = |why: String| Error::Invalid(Text::from(why));
-        let swap = self.platform.host.serve_with(&identity).map_err(unfit)?;
+        let host = self.platform.host.clone();
+        // Reading a large RSA key takes its time.
+        let fit = move || host.serve_with(&identity).map(|swap| (identity, swap));
+        let (identity, swap) =
+            self.off_thread(Work::Slow, fit).await?.map_err(|why| Error::Invalid(Text::from(why)))?;
         self.commit_local(by, LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
         swap();
         let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();

@@ -15,6 +15,7 @@ use crate::mech::ffi::{self, Failed};
 use crate::mech::rsa_numbers::{E_BITS_MAX, bit_length, divides_less_one, minimal, multiply};
 use crate::mech::{Live, MechError};
 use crate::secret::{SecretBytes, Seed};
+use crate::stall;
 
 /// Smallest RSA modulus that may be imported, in bits.
 const RSA_IMPORT_BITS_MIN: usize = 89;
@@ -122,7 +123,10 @@ pub(super) fn checked_rsa(p: &[u8], q: &[u8], e: &[u8], primes: Primes) -> Resul
         return Err(Error::invalid("The public exponent must be coprime to p-1 and q-1."));
     }
     let untestable = |_: Failed| MechError("AWS-LC tests no prime");
-    let prime = |number| ffi::is_prime(number).map_err(untestable);
+    let prime = |number| {
+        stall::begins("testing a prime");
+        ffi::is_prime(number).map_err(untestable)
+    };
     if primes == Primes::Test && (!prime(p)? || !prime(q)?) {
         return Err(Error::invalid("The RSA primes are not prime."));
     }

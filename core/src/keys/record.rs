@@ -1,7 +1,8 @@
 //! A key as stored: compact and binary, RSA as its primes.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 
+use async_lock::OnceCell;
 use casemate_api::Mechanism;
 use casemate_api::mechanisms;
 use casemate_api::words::KeyType;
@@ -77,23 +78,24 @@ pub struct KeyRecord {
     pub tags: Vec<String>,
     /// The private key.
     pub material: Material,
-    /// The private key, ready for use; made at first use, because that takes longer than reading the record.
-    live: OnceLock<Live>,
+    /// The private key, ready for use; made at first use, because that takes longer than reading the record. Later records of
+    /// the same key share it.
+    live: Arc<OnceCell<Arc<Live>>>,
 }
 
 impl KeyRecord {
     /// A record that was not stored yet.
     pub fn new(uid: Uid, mechanisms: Mechanisms, label: String, tags: Vec<String>, material: Material) -> Self {
-        Self { uid, mechanisms, label, tags, material, live: OnceLock::new() }
+        Self { uid, mechanisms, label, tags, material, live: Arc::default() }
     }
 
-    /// The private key, ready for use.
-    pub(crate) fn live(&self) -> Result<&Live, Error> {
-        if let Some(live) = self.live.get() {
-            return Ok(live);
-        }
-        let live = Live::load(&self.material)?;
-        Ok(self.live.get_or_init(|| live))
+    /// The private key, ready for use. The first who asks has it loaded by `load`; others wait for that, and one of them has
+    /// it loaded again if the first goes away.
+    pub(crate) async fn live<F>(&self, load: impl FnOnce() -> F) -> Result<Arc<Live>, Error>
+    where
+        F: Future<Output = Result<Live, Error>>,
+    {
+        self.live.get_or_try_init(async || load().await.map(Arc::new)).await.cloned()
     }
 
     /// The key type.
@@ -126,6 +128,14 @@ impl Record for KeyRecord {
         let tags = (0..count).map(|_| reader.text()).collect::<Result<_, _>>()?;
         let material = Material::decode(reader.rest()).ok_or(BadRecord("its key material does not make sense"))?;
         Ok(Self::new(uid, mechanisms, label, tags, material))
+    }
+
+    const HANDS_ON: bool = true;
+
+    fn take_over(&mut self, older: &Self) {
+        if self.uid == older.uid && self.material.ct_eq(&older.material) {
+            self.live = older.live.clone();
+        }
     }
 
     fn weight(&self) -> u64 {

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use casemate_api::KeyId;
 use casemate_api::body::keys as body;
 use casemate_api::body::keys::{PublicParts, Restrictions};
-use casemate_api::limits::BODY_SMALL_BYTES;
-use casemate_api::mechanisms::{self, Cost, Mode};
+use casemate_api::mechanisms::{self, Mode};
 use zeroize::Zeroizing;
 
 use base64ct::{Base64, Encoding};
 
 use crate::caller::Caller;
 use crate::error::Error;
+use crate::keys::material::loads_quickly;
 use crate::keys::record::KeyRecord;
-use crate::mech::{self, Public};
+use crate::mech::{self, Live, Public};
 use crate::path::{KeyRef, NamespaceNumber};
 use crate::phase::Operational;
 use crate::platform::Work;
@@ -74,15 +74,15 @@ impl Key {
             mechanisms: record.mechanisms.list(),
             key_type: record.key_type(),
             operations: op.operations(self.key()).await?,
-            public: public_parts(record.live()?.public()),
+            public: public_parts(live(op, &self.row).await?.public()),
             restrictions: Restrictions { tags: record.tags.clone() },
             label: record.label.clone(),
         })
     }
 
     /// The public key as PEM (RFC 7468 §13).
-    pub fn public_pem(&self) -> Result<String, Error> {
-        let pem = self.row.record.live()?.public().spki_pem();
+    pub async fn public_pem(&self, op: &Operational) -> Result<String, Error> {
+        let pem = live(op, &self.row).await?.public().spki_pem();
         pem.ok_or_else(|| Error::invalid("Generic keys have no public key"))
     }
 
@@ -92,8 +92,8 @@ impl Key {
         if subject.common_name.is_empty() {
             return Err(Error::invalid("JSON field commonName is empty."));
         }
-        let row = self.row.clone();
-        op.off_thread(Work::Crypto, move || x509::csr_pem(row.record.live()?, &subject)).await?
+        let live = live(op, &self.row).await?;
+        op.off_thread(Work::Crypto, move || x509::csr_pem(&live, &subject)).await?
     }
 }
 
@@ -122,27 +122,31 @@ impl Permit {
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         op.retired.check()?;
         let Permit { key, row, mode } = self;
-        let output = if input.len() <= BODY_SMALL_BYTES && is_short(&row.record, mode)? {
-            mech::run(row.record.live()?, mode, &input, iv.as_deref())?
+        let live = live(op, &row).await?;
+        let material = &row.record.material;
+        // A mode that the key's type does not have is answered with an error, which is quick.
+        let short = mechanisms::find(material.key_type(), mode)
+            .is_none_or(|row| row.is_short(material.rsa_bits(), input.len()));
+        let output = if short {
+            mech::run(&live, mode, &input, iv.as_deref())?
         } else {
-            let job = move || mech::run(row.record.live()?, mode, &input, iv.as_deref());
-            op.off_thread(Work::Crypto, job).await??
+            op.off_thread(Work::Crypto, move || mech::run(&live, mode, &input, iv.as_deref())).await??
         };
         op.counters.count(key);
         Ok(output)
     }
 }
 
-/// Whether the operation is short enough for the thread that serves requests.
-fn is_short(record: &KeyRecord, mode: Mode) -> Result<bool, Error> {
-    let Some(row) = mechanisms::find(record.key_type(), mode) else {
-        // Answered with an error, which is quick.
-        return Ok(true);
+/// The private key, ready for use: loaded once, on the pool unless that is short.
+async fn live(op: &Operational, row: &Arc<Row<KeyRecord>>) -> Result<Arc<Live>, Error> {
+    let load = async || {
+        if loads_quickly(row.record.key_type()) {
+            return Ok(Live::load(&row.record.material)?);
+        }
+        let row = row.clone();
+        Ok(op.off_thread(Work::Crypto, move || Live::load(&row.record.material)).await??)
     };
-    Ok(match row.cost {
-        Cost::Inline => true,
-        Cost::InlineTo(bits) => record.live()?.modulus_bits() <= bits,
-    })
+    row.record.live(load).await
 }
 
 fn public_parts(public: Public) -> Option<PublicParts> {
@@ -152,5 +156,154 @@ fn public_parts(public: Public) -> Option<PublicParts> {
         Public::Ec { point, .. } => Some(PublicParts::Data { data: text(&point) }),
         Public::Ed25519(point) => Some(PublicParts::Data { data: text(&point) }),
         Public::None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Waker};
+
+    use casemate_api::words::SignMode;
+    use casemate_api::{KeyType, Mechanism, Passphrase};
+    use pollster::block_on;
+
+    use super::*;
+    use crate::Hsm;
+    use crate::caller::Evidence;
+    use crate::keys::record::Mechanisms;
+    use crate::keys::{ManagedKeys, NewId, Properties};
+    use crate::mech::tests::any_key;
+    use crate::platform::{Platform, Pool};
+    use crate::sim::Sim;
+    use crate::stall::begun_here;
+    use crate::table::Record;
+
+    /// Runs jobs at once, or keeps them for later.
+    #[derive(Default)]
+    struct Valve {
+        holding: AtomicBool,
+        held: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+    }
+
+    impl Pool for Valve {
+        fn spawn(&self, _: Work, job: Box<dyn FnOnce() + Send>) -> bool {
+            if self.holding.load(Ordering::Relaxed) {
+                self.held.lock().unwrap().push(job);
+            } else {
+                job();
+            }
+            true
+        }
+    }
+
+    /// An Operational HSM with the RSA key `k`, an Administrator, and the pool.
+    fn world() -> (Arc<Operational>, Caller, Arc<Valve>) {
+        let (sim, pool) = (Sim::new(1), Arc::new(Valve::default()));
+        let hsm = block_on(Hsm::boot(Platform { pool: pool.clone(), ..sim.platform() })).unwrap();
+        let secret = |text: &str| Passphrase::from_text(text.into());
+        block_on(hsm.provision(secret("unlock passphrase"), secret("admin passphrase"), "2030-01-02T03:04:05Z"))
+            .unwrap();
+        let op = hsm.operational().unwrap();
+        let evidence =
+            Evidence::Basic { name: "admin", passphrase: "admin passphrase".as_bytes(), address: [10, 0, 0, 1].into() };
+        let Ok(admin) = block_on(op.authenticate(evidence)) else { panic!("the admin is let in") };
+        let mechanisms = Mechanisms::of(&[Mechanism::RSA_Signature_PKCS1]);
+        let properties = Properties::new(mechanisms, String::new(), vec![]).unwrap();
+        let keys = op.keys_managed_by(&admin).unwrap();
+        block_on(keys.create(NewId::Given(id("k")), any_key(KeyType::RSA), properties)).unwrap();
+        (op, admin, pool)
+    }
+
+    async fn found(keys: &ManagedKeys<'_>, text: &str) -> Key {
+        keys.get(&id(text)).await.unwrap().unwrap()
+    }
+
+    fn id(text: &str) -> KeyId {
+        KeyId::parse(text).unwrap()
+    }
+
+    async fn sign(op: &Operational, admin: &Caller, id: &KeyId) {
+        let key = op.keys_of(admin.scope().unwrap()).get(id).await.unwrap().unwrap();
+        let permit = Permit { key: key.key(), row: key.row.clone(), mode: Mode::Sign(SignMode::PKCS1) };
+        permit.run(op, Zeroizing::new(vec![7; 51]), None).await.unwrap();
+    }
+
+    #[test]
+    fn changes_beside_the_key_itself_do_not_have_it_loaded_again() {
+        let (op, admin, _) = world();
+        let keys = op.keys_managed_by(&admin).unwrap();
+        let before = begun_here("loading a key");
+        block_on(async {
+            sign(&op, &admin, &id("k")).await;
+            keys.set_label(&id("k"), "a label").await.unwrap();
+            sign(&op, &admin, &id("k")).await;
+            keys.add_tag(&id("k"), "a").await.unwrap();
+            keys.add_tag(&id("k"), "b").await.unwrap();
+            sign(&op, &admin, &id("k")).await;
+            keys.set_certificate(&id("k"), vec![1]).await.unwrap();
+            keys.rename(&found(&keys, "k").await, &id("l")).await.unwrap();
+            sign(&op, &admin, &id("l")).await;
+            keys.remove_tag(&id("l"), "a").await.unwrap();
+            keys.rename(&found(&keys, "l").await, &id("k")).await.unwrap();
+            sign(&op, &admin, &id("k")).await;
+        });
+        assert_eq!(begun_here("loading a key") - before, 1);
+        let figures = op.keys.cache_figures("keys");
+        let weight = block_on(keys.get(&id("k"))).unwrap().unwrap().row.record.weight();
+        assert_eq!(figures.entries, 1);
+        assert!((weight..weight + 200).contains(&figures.bytes), "{figures:?} of {weight}");
+    }
+
+    #[test]
+    fn another_key_under_the_same_id_is_loaded_for_itself() {
+        let (op, admin, _) = world();
+        let keys = op.keys_managed_by(&admin).unwrap();
+        let before = begun_here("loading a key");
+        let modulus = |key: Key| block_on(key.public_pem(&op)).unwrap();
+        let first = modulus(block_on(keys.get(&id("k"))).unwrap().unwrap());
+        block_on(async { keys.delete(&found(&keys, "k").await).await }).unwrap();
+        assert_eq!(op.keys.cache_figures("keys").entries, 0, "nothing of a deleted key stays in memory");
+        let properties = Properties::new(Mechanisms::default(), String::new(), vec![]).unwrap();
+        let other = crate::keys::material::Material::generate(KeyType::RSA, 1024, &*op.platform.rng).unwrap();
+        block_on(keys.create(NewId::Given(id("k")), other, properties)).unwrap();
+        assert!(first != modulus(block_on(keys.get(&id("k"))).unwrap().unwrap()));
+        assert_eq!(begun_here("loading a key") - before, 2);
+    }
+
+    #[test]
+    fn many_who_ask_at_once_have_a_key_loaded_once() {
+        let (op, admin, pool) = world();
+        let name = id("k");
+        pool.holding.store(true, Ordering::Relaxed);
+        let held = || pool.held.lock().unwrap().len();
+        let (mut one, mut two) = (pin!(sign(&op, &admin, &name)), pin!(sign(&op, &admin, &name)));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(one.as_mut().poll(&mut context).is_pending() && two.as_mut().poll(&mut context).is_pending());
+        assert_eq!(held(), 1, "the loading");
+        let load = pool.held.lock().unwrap().pop().unwrap();
+        load();
+        assert!(one.as_mut().poll(&mut context).is_pending() && two.as_mut().poll(&mut context).is_pending());
+        assert_eq!(held(), 2, "the two signatures");
+        for job in pool.held.lock().unwrap().drain(..) {
+            job();
+        }
+        block_on(async { (one.await, two.await) });
+    }
+
+    #[test]
+    fn who_goes_away_while_a_key_is_loaded_leaves_it_to_the_next() {
+        let (op, admin, pool) = world();
+        let name = id("k");
+        pool.holding.store(true, Ordering::Relaxed);
+        {
+            let mut gone = pin!(sign(&op, &admin, &name));
+            assert!(gone.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        pool.holding.store(false, Ordering::Relaxed);
+        block_on(sign(&op, &admin, &name));
     }
 }

@@ -20,9 +20,10 @@ use casemate_api::words::{DecryptMode, EncryptMode, SignMode};
 use zeroize::Zeroizing;
 
 use crate::Error;
-use crate::keys::material::Material;
+use crate::keys::material::{Material, loads_quickly};
 pub use crate::keys::public::Public;
 use crate::secret::SecretBytes;
+use crate::stall;
 pub use check::check;
 
 /// What a mechanism returns. Wiped on drop, as plaintext is among it.
@@ -51,10 +52,13 @@ enum Key {
 }
 
 impl Live {
-    /// Parses the key, at about the cost of one to two uses: 0.01 ms for P-256, 0.4 ms for RSA of 2048 bits. Fails for
-    /// numbers that make no key.
+    /// Parses the key, at about the cost of one to two uses: 0.01 ms for P-256, 0.4 ms for RSA of 2048 bits, a tenth of a
+    /// second for 16384. Fails for numbers that make no key.
     pub fn load(material: &Material) -> Result<Self, MechError> {
         use ecdsa::Curve;
+        if !loads_quickly(material.key_type()) {
+            stall::begins("loading a key");
+        }
         let ec =
             |key_type, curve, scalar: &SecretBytes| ecdsa::Key::load(key_type, curve, scalar.expose()).map(Key::Ec);
         Ok(Self(match material {
@@ -89,6 +93,14 @@ impl Live {
     pub fn modulus_bits(&self) -> usize {
         match &self.0 {
             Key::Rsa(key) => key.modulus_bits(),
+            Key::Ec(_) | Key::Secp256k1(_) | Key::Ed25519(_) | Key::Generic(_) => 0,
+        }
+    }
+
+    /// What [`Material::rsa_bits`] says of the key.
+    fn rsa_bits(&self) -> usize {
+        match &self.0 {
+            Key::Rsa(key) => key.longer_prime_bits() * 2,
             Key::Ec(_) | Key::Secp256k1(_) | Key::Ed25519(_) | Key::Generic(_) => 0,
         }
     }
@@ -178,8 +190,8 @@ const _: () = {
 };
 
 /// Signs, decrypts or encrypts `input`. `iv` is only looked at by AES-CBC, which needs it in both directions.
-/// RSA takes from 0.2 ms (2048 bits) to tens of milliseconds (8192), the others less than a millisecond, but AES and
-/// Ed25519 what the length asks.
+/// RSA takes from 0.1 ms (1024 bits) to a tenth of a second (16384), the others less than a millisecond, but AES and
+/// Ed25519 what the length asks: [`Row::is_short`] says whether a serving thread may run it.
 ///
 /// # Errors
 /// [`Error::Invalid`] with the contract's sentence if the key's type has no such mode, or the input does not fit.
@@ -189,6 +201,9 @@ pub fn run(live: &Live, mode: Mode, input: &[u8], iv: Option<&[u8]>) -> Result<Z
         return Err(unsuited(key_type, mode));
     };
     check_length(live, row, input)?;
+    if !row.is_short(live.rsa_bits(), input.len()) {
+        stall::begins("using a key");
+    }
     match (backend, &live.0) {
         (Backend::RsaDecryptRaw, Key::Rsa(key)) => rsa::decrypt_raw(key, input),
         (Backend::RsaDecryptPkcs1, Key::Rsa(key)) => rsa::decrypt_pkcs1(key, input),

@@ -10,6 +10,7 @@ use super::ffi::{self, Padding, RsaKey};
 use super::rsa_numbers::{Numbers, bit_length, divides_less_one, far_apart, minimal};
 use super::{MechError, Output};
 use crate::Error;
+use crate::stall;
 
 /// Public exponent of every generated key.
 pub(crate) const GENERATED_E: u64 = 65537;
@@ -19,13 +20,18 @@ pub(super) struct Key {
     key: RsaKey,
     n: Vec<u8>,
     e: u64,
+    longer_prime_bits: usize,
 }
 
 impl Key {
     pub(super) fn load(p: &[u8], q: &[u8], e: u64) -> Result<Self, MechError> {
         let numbers = Numbers::from_primes(p, q, e).map_err(|_| MechError("the numbers of an RSA key do not agree"))?;
         let key = RsaKey::new(&numbers).map_err(|_| MechError("AWS-LC refuses an RSA key"))?;
-        Ok(Self { key, n: numbers.n, e })
+        Ok(Self { key, n: numbers.n, e, longer_prime_bits: bit_length(p).max(bit_length(q)) })
+    }
+
+    pub(super) fn longer_prime_bits(&self) -> usize {
+        self.longer_prime_bits
     }
 
     pub(super) fn modulus(&self) -> &[u8] {
@@ -47,6 +53,7 @@ impl Key {
 
 /// Two fresh primes for a modulus of exactly `bits` bits and [`GENERATED_E`].
 pub(crate) fn generate(bits: usize) -> Result<[Zeroizing<Vec<u8>>; 2], MechError> {
+    stall::begins("making primes");
     let failed = |_| MechError("AWS-LC made no RSA key");
     // AWS-LC follows FIPS 186-5 A.1.3 but rounds other sizes down.
     if bits.is_multiple_of(128) {

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_api::Passphrase;
-use casemate_api::limits::ROW_CACHE_BYTES;
+use casemate_api::limits::{BODY_SMALL_BYTES, ROW_CACHE_BYTES};
 use futures_channel::oneshot;
 
 use crate::backup::passphrase::BackupSecret;
@@ -195,6 +195,15 @@ impl Operational {
             done
         };
         run_on(&*self.platform.pool, work, job).await?
+    }
+
+    /// Runs `job` on this thread, or on the pool if it goes over more bytes than a small body has.
+    pub async fn by_size<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        if bytes <= BODY_SMALL_BYTES { Ok(job()) } else { self.off_thread(Work::Crypto, job).await }
     }
 
     /// Refuses all further use of keys. Counters can still be written.

@@ -331,8 +331,14 @@ where
     }
     let left_over = LeftOver::default();
     let input = match &takes.decode {
-        How::Now(decode) => decode(&sent).map_err(core)?,
-        How::Typed(decode) => decode(call.content_type().map(<[u8]>::to_vec), sent).await.map_err(core)?,
+        How::Now(decode) => {
+            let (decode, hsm) = (*decode, &call.asking.hsm);
+            hsm.by_size(sent.len(), move || decode(&sent)).await.and_then(|input| input).map_err(core)?
+        }
+        How::Typed(decode) => {
+            let (header, hsm) = (call.content_type().map(<[u8]>::to_vec), call.asking.hsm.clone());
+            decode(hsm, header, sent).await.map_err(core)?
+        }
         How::Streamed(take) => take(call.upload(&left_over)),
     };
     if spec.changes() {

@@ -8,7 +8,8 @@
 
 use std::borrow::Cow;
 
-use casemate_api::limits::{JSON_RELAXED_DEPTH_MAX, JSON_RELAXED_MEMBERS_MAX};
+use casemate_api::limits::{BODY_SMALL_BYTES, JSON_RELAXED_DEPTH_MAX, JSON_RELAXED_MEMBERS_MAX};
+use casemate_core::stall;
 use serde::de::DeserializeOwned;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -25,6 +26,9 @@ pub enum JsonError {
 
 /// Reads a body.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, JsonError> {
+    if body.len() > BODY_SMALL_BYTES {
+        stall::begins("reading a large body");
+    }
     if !is_array(body)
         && let Ok(value) = serde_json::from_slice(body)
     {

@@ -25,6 +25,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use casemate_api::limits;
 use casemate_core::platform::BoxFuture;
+use casemate_core::stall;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::{Request, Response, StatusCode};
@@ -121,7 +122,10 @@ pub fn start(
         let (send, receive) = mpsc::unbounded_channel();
         let (serving, shared) = (runtime()?, Arc::clone(&shared));
         // Dropping the runtime at its end cuts off the connections that outlived their grace.
-        let work = move || serving.block_on(work(receive, shared));
+        let work = move || {
+            stall::serving();
+            serving.block_on(work(receive, shared));
+        };
         threads.push(std::thread::Builder::new().name(format!("serve-{number}")).spawn(work)?);
         inboxes.push(Worker { inbox: send, load: Arc::default() });
     }

@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
+use super::plain::{plain, plain_json};
+
 /// An event, free of whoever emitted it.
 #[derive(Clone, Debug)]
 pub(super) struct Said {
@@ -41,7 +43,7 @@ impl Said {
         }
     }
 
-    /// Message and fields on one line, without control characters: what somebody named a key cannot end the line.
+    /// Message and fields on one line: what somebody named a key cannot end it.
     pub(super) fn text(&self) -> String {
         let mut text = self.message.clone();
         for (name, value) in &self.fields {
@@ -51,10 +53,7 @@ impl Said {
                 value => write!(text, " {name}={value}"),
             };
         }
-        if text.contains(char::is_control) {
-            let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
-            text = text.chars().map(escape).collect();
-        }
+        let mut text = plain(&text).into_owned();
         truncate(&mut text, LOG_TEXT_MAX_BYTES);
         text
     }
@@ -71,7 +70,7 @@ impl Said {
             let name = if members.contains_key(*name) { format!("{name}_") } else { (*name).to_owned() };
             members.insert(name, value.clone());
         }
-        Value::Object(members).to_string()
+        plain_json(Value::Object(members).to_string())
     }
 
     fn put(&mut self, field: &Field, mut value: Value) {

@@ -1,5 +1,5 @@
-//! Log lines on standard error for machines: JSON, and text for the journal, which adds the time itself and takes the
-//! level as a prefix (sd-daemon(3)).
+//! Log lines on standard error: text for people or JSON for machines. The journal adds the time itself and takes the level as
+//! a prefix (sd-daemon(3)).
 
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -32,11 +32,11 @@ pub(super) struct Lines {
 
 impl Lines {
     fn line(&self, said: &Said, now: Duration) -> String {
-        let prefix = if self.journal { format!("<{}>", said.severity()) } else { String::new() };
-        let time = || (!self.journal).then(|| rfc3339(now));
-        match self.format {
-            LogFormat::Json => format!("{prefix}{}\n", said.json(time())),
-            LogFormat::Text => format!("{prefix}{}\n", said.text()),
+        match (self.format, self.journal) {
+            (LogFormat::Json, false) => format!("{}\n", said.json(Some(rfc3339(now)))),
+            (LogFormat::Json, true) => format!("<{}>{}\n", said.severity(), said.json(None)),
+            (LogFormat::Text, false) => format!("{} {:>5} {}\n", rfc3339(now), said.level, said.text()),
+            (LogFormat::Text, true) => format!("<{}>{}\n", said.severity(), said.text()),
         }
     }
 }
@@ -71,7 +71,11 @@ pub(super) fn is_journal(stream: Option<&str>) -> bool {
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
+    use proptest::prelude::*;
+    use serde_json::Value;
+    use std::sync::Mutex;
     use tracing::Level;
+    use tracing_subscriber::layer::SubscriberExt;
 
     fn line(format: LogFormat, journal: bool) -> String {
         let lines = Lines { format, journal, clock: Arc::new(SystemClock::new()) };
@@ -81,9 +85,64 @@ mod tests {
     #[test]
     fn the_journal_gets_levels_and_no_times() {
         assert_eq!(line(LogFormat::Text, true), "<4>careful\n");
+        assert_eq!(line(LogFormat::Text, false), "2026-01-01T00:00:00.000001Z  WARN careful\n");
         assert_eq!(line(LogFormat::Json, true), "<4>{\"level\":\"warn\",\"message\":\"careful\",\"source\":\"hsm\"}\n");
         let json = line(LogFormat::Json, false);
         assert!(json.contains("\"time\":\"2026-01-01T00:00:00.000001Z\"") && !json.starts_with('<'), "{json}");
+    }
+
+    /// The lines that an event with this text in its message and in fields of each kind is written as.
+    fn lines_of(text: &str) -> Vec<String> {
+        struct Caught(Mutex<Vec<String>>);
+        impl<S: Subscriber> Layer<S> for &'static Caught {
+            fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+                for (format, journal) in FORMS {
+                    let lines = Lines { format, journal, clock: Arc::new(SystemClock::new()) };
+                    self.0.lock().unwrap().push(lines.line(&Said::by(event), Duration::from_secs(1)));
+                }
+            }
+        }
+        let caught: &'static Caught = Box::leak(Box::new(Caught(Mutex::default())));
+        let subscriber = tracing_subscriber::registry().with(caught);
+        tracing::subscriber::with_default(
+            subscriber,
+            || tracing::warn!(target: "hsm", shown = %text, plain = text, told = ?text, "said: {text}"),
+        );
+        std::mem::take(&mut *caught.0.lock().unwrap())
+    }
+
+    const FORMS: [(LogFormat, bool); 4] =
+        [(LogFormat::Text, false), (LogFormat::Text, true), (LogFormat::Json, false), (LogFormat::Json, true)];
+
+    fn assert_one_line_each(text: &str) {
+        let lines = lines_of(text);
+        assert_eq!(lines.len(), FORMS.len());
+        for (line, (format, _)) in lines.iter().zip(FORMS) {
+            let line = line.strip_suffix('\n').unwrap();
+            let steers = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            assert!(!line.contains(steers), "{line:?}");
+            if format == LogFormat::Json {
+                let said: Value = serde_json::from_str(line.trim_start_matches("<4>")).unwrap();
+                assert_eq!((&said["shown"], &said["plain"]), (&text.into(), &text.into()));
+                assert_eq!(said["message"], format!("said: {text}"));
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_ends_its_line_or_steers_the_terminal() {
+        for text in
+            ["a\nb", "a\rb", "\u{1b}[2J", "\u{9b}31m", "\u{85}", "\u{2028}", "\u{2029}", "\u{202e}", "\u{2066}", "\0"]
+        {
+            assert_one_line_each(text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_an_event_says_is_one_line(text in any::<String>()) {
+            assert_one_line_each(&text);
+        }
     }
 
     #[test]

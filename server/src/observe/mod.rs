@@ -4,6 +4,7 @@ mod event;
 pub mod lines;
 pub mod listener;
 pub mod metrics;
+pub mod plain;
 pub mod prometheus;
 pub mod syslog;
 pub mod trace;

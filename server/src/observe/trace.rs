@@ -1,8 +1,8 @@
 //! Log lines: to standard error and to syslog, one per event, at a level that can be changed while the process runs.
 //!
-//! Whoever emits an event answers for what is in it; secrets have no `Debug` and no `Display` to be logged by.
+//! Whoever emits an event answers for what is in it; secrets have no `Debug` and no `Display` to be logged by. Foreign text may
+//! be in it as it is: [`super::plain`] makes it harmless on its way out.
 
-use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::panic::PanicHookInfo;
 use std::sync::Arc;
@@ -70,16 +70,7 @@ pub fn start(how: Start) -> Result<Logging, TryInitError> {
     let Start { level, format, journal_stream, remote, clock, metrics } = how;
     let (filter, handle) = reload::Layer::new(level);
     let journal = lines::is_journal(journal_stream.as_deref());
-    let lines: Box<dyn Layer<_> + Send + Sync> = match (format, journal) {
-        (LogFormat::Text, false) => Box::new(
-            tracing_subscriber::fmt::layer()
-                .compact()
-                .with_target(false)
-                .with_ansi(io::stderr().is_terminal())
-                .with_writer(io::stderr),
-        ),
-        _ => Box::new(Lines { format, journal, clock }),
-    };
+    let lines = Lines { format, journal, clock };
     let registry = tracing_subscriber::registry().with(filter).with(Discretion).with(lines);
     registry.with(Tap(remote.clone())).with(Counting(metrics)).try_init()?;
     std::panic::set_hook(Box::new(log_panic));

@@ -12,6 +12,7 @@ use casemate_core::audit::{
 };
 use serde::Deserialize;
 
+use crate::observe::plain::plain;
 use crate::process::Exit;
 
 /// Why a file was not found to be good: an exit code and a sentence.
@@ -44,7 +45,10 @@ pub fn verify(file: &Path, key: Option<&Path>, out: &mut dyn Write) -> Result<()
         Broken::Log(sentence) => Fault { exit: Exit::AuditBroken, sentence: format!("{}: {sentence}", file.display()) },
     })?;
     // If nobody reads this, the exit code still says it.
-    let _ = write!(out, "{}", found.summary(key));
+    for line in found.summary(key) {
+        // Who made the file chose what is in it.
+        let _ = writeln!(out, "{}", plain(&line));
+    }
     Ok(())
 }
 
@@ -71,28 +75,30 @@ struct Found {
 }
 
 impl Found {
-    fn summary(&self, key: Option<&Path>) -> String {
+    fn summary(&self, key: Option<&Path>) -> Vec<String> {
         let Checkpoint { sequence, first, last, time, device, .. } = &self.end;
-        let mut text = format!("Records {} to {sequence} of device {device} are in order and unaltered.\n", self.from);
-        text.push_str(&format!("At {time} the device said that its log held the records {first} to {last}.\n"));
+        let mut lines = vec![
+            format!("Records {} to {sequence} of device {device} are in order and unaltered.", self.from),
+            format!("At {time} the device said that its log held the records {first} to {last}."),
+        ];
         if self.from > *first {
-            text.push_str(&format!(
-                "This file begins in the middle: with record {}, behind what record {} had for a hash.\n",
+            lines.push(format!(
+                "This file begins in the middle: with record {}, behind what record {} had for a hash.",
                 self.from,
                 self.from - 1
             ));
         }
         if *first > 1 {
-            text.push_str(&format!("The device had removed the records before {first}, as its log is bounded.\n"));
+            lines.push(format!("The device had removed the records before {first}, as its log is bounded."));
         }
-        text.push_str(&match key {
-            Some(path) => format!("{} signatures were made with the key in {}.\n", self.checkpoints, path.display()),
+        lines.push(match key {
+            Some(path) => format!("{} signatures were made with the key in {}.", self.checkpoints, path.display()),
             None => format!(
-                "The key of the {} signatures was taken from the file itself: so the file agrees with itself, but nothing shows which device wrote it. Give the device's key with --key.\n",
+                "The key of the {} signatures was taken from the file itself: so the file agrees with itself, but nothing shows which device wrote it. Give the device's key with --key.",
                 self.checkpoints
             ),
         });
-        text
+        lines
     }
 }
 

@@ -8,6 +8,8 @@ use std::path::Path;
 use casemate_api::Passphrase;
 use casemate_core::backup::inspect::{Finding, Inspector, Verdict};
 
+use crate::observe::plain::plain;
+
 /// Why a backup could not be looked into, or is of no use. `Display` is a sentence for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
@@ -42,6 +44,11 @@ fn refused(why: impl ToString) -> BackupError {
     BackupError::Refused(why.to_string())
 }
 
+/// Writes a line. The file is foreign, and so is every name in it.
+fn say(out: &mut dyn Write, line: &str) -> Result<(), BackupError> {
+    writeln!(out, "{}", plain(line)).map_err(unwritten)
+}
+
 fn unwritten(why: io::Error) -> BackupError {
     BackupError::Io(format!("the output cannot be written: {why}"))
 }
@@ -64,18 +71,17 @@ fn list(file: &Path, passphrase: Passphrase, out: &mut dyn Write) -> Result<Insp
                 Finding::Head { version, device_id, listed } => {
                     let device = if device_id.is_empty() { "unknown" } else { &device_id };
                     let by = if listed { "Casemate, with a list of its entries" } else { "NetHSM" };
-                    writeln!(out, "version {version}, device {device}, made by {by}")
+                    say(out, &format!("version {version}, device {device}, made by {by}"))?;
                 }
                 Finding::Entry { path, kind, bytes } => {
                     *counts.entry(kind.to_string()).or_default() += 1;
-                    writeln!(out, "{kind:<15} {bytes:>8}  {}", path.escape_debug())
+                    say(out, &format!("{kind:<15} {bytes:>8}  {path}"))?;
                 }
                 Finding::End => {
                     let counts: Vec<_> = counts.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
-                    writeln!(out, "the backup is whole; {}", counts.join(", "))
+                    say(out, &format!("the backup is whole; {}", counts.join(", ")))?;
                 }
             }
-            .map_err(unwritten)?;
         }
         Ok(())
     })?;
@@ -102,21 +108,20 @@ pub fn verify(
                 Verdict::Key { path, key_type, mechanisms } => {
                     keys += 1;
                     let names: Vec<_> = mechanisms.iter().map(|mechanism| format!("{mechanism:?}")).collect();
-                    writeln!(out, "works  {}  {} {}", path.escape_debug(), key_type.as_str(), names.join(" "))
+                    say(out, &format!("works  {path}  {} {}", key_type.as_str(), names.join(" ")))?;
                 }
                 Verdict::Fine { path } => {
                     fine += 1;
-                    writeln!(out, "opens  {}", path.escape_debug())
+                    say(out, &format!("opens  {path}"))?;
                 }
                 Verdict::Bad { path, why } => {
                     bad += 1;
-                    writeln!(out, "BAD    {}: {why}", path.escape_debug())
+                    say(out, &format!("BAD    {path}: {why}"))?;
                 }
             }
-            .map_err(unwritten)?;
         }
         Ok(())
     })?;
-    writeln!(out, "{keys} keys work, {fine} other entries open, {bad} are of no use").map_err(unwritten)?;
+    say(out, &format!("{keys} keys work, {fine} other entries open, {bad} are of no use"))?;
     if bad == 0 { Ok(()) } else { Err(BackupError::Bad(bad)) }
 }

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 
 use self::backup::BackupError;
 use crate::command::{Audit, Backup, Tool};
+use crate::observe::plain::plain;
 use crate::process::{self, Exit};
 
 /// Does what is asked for, and says on standard output what was found. What is wrong is one sentence on standard error.
@@ -22,7 +23,7 @@ pub fn run(tool: &Tool) -> Exit {
         Ok(()) => Exit::Ok,
         Err((exit, sentence)) => {
             // If standard error is gone there is nobody to tell.
-            let _ = writeln!(io::stderr(), "casemated: {sentence}");
+            let _ = writeln!(io::stderr(), "casemated: {}", plain(&sentence));
             exit
         }
     }

@@ -32,6 +32,7 @@ mod phases;
 mod policy_matrix;
 mod races;
 mod requests;
+mod stalls;
 mod states;
 mod tls;
 mod update;

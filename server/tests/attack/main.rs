@@ -16,6 +16,7 @@
 #[path = "../daemon/mod.rs"]
 mod daemon;
 mod from;
+mod log;
 mod restore;
 mod revocation;
 #[path = "../api/wire.rs"]

@@ -138,3 +138,35 @@ fn equal_content_is_sealed_alike_and_different_content_under_different_nonces() 
     // All but the device's configuration, whose key is fresh each time, and the manifest.
     assert!(count - same < 10 && same < count, "{same} of {count}");
 }
+
+/// What the documents say of who has a file and its backup passphrase, and nothing else.
+#[test]
+fn the_backup_passphrase_alone_opens_names_and_the_device_and_nothing_else() {
+    let (_, hsm) = world();
+    let file = backup_of(&hsm);
+    let mut reader = Reader::default();
+    reader.feed(&file);
+    reader.finish();
+    let (_, salt) = reader.start().unwrap().unwrap();
+    let key = kdf::backup_key(BACKUP.as_bytes(), &salt);
+    let backup_key = *key.expose();
+    reader.unlock(key);
+    let (mut config, mut open, mut shut) = (None, Vec::new(), Vec::new());
+    while let Some(item) = reader.item().unwrap() {
+        match item {
+            Item::Head(head) => config = head.config_key,
+            Item::Entry(entry) => {
+                let keys = [config.as_ref().unwrap().expose(), &backup_key];
+                let opens = keys.iter().any(|key| seal::open(key, entry.path.as_bytes(), &entry.value).is_ok());
+                if opens { &mut open } else { &mut shut }.push(entry.path);
+            }
+            Item::End => break,
+        }
+    }
+    assert!(open.iter().any(|path| path.ends_with("/config/private-key")), "{open:?}");
+    assert!(open.iter().all(|path| path.starts_with("/local/")), "{open:?}");
+    // Sealed, but their names are not.
+    for known in ["/authentication/operator", "/key/RSA", "/key/.ns1/", "/namespace/ns1", "/config/backup-key"] {
+        assert!(shut.iter().any(|path| path.starts_with(known)), "{known}: {shut:?}");
+    }
+}

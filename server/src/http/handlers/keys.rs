@@ -8,6 +8,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use casemate_api::body::Created;
 use casemate_api::body::keys as bodies;
+use casemate_api::limits::BODY_SMALL_BYTES;
 use casemate_api::mechanisms::{Mode, of_mode};
 use casemate_api::{KeyId, Role, Tag};
 use casemate_core::Error;
@@ -18,6 +19,7 @@ use casemate_core::keys::usable::Key;
 use casemate_core::keys::{NewId, PageEnd, Properties};
 use casemate_core::phase::Operational;
 use casemate_core::platform::Work;
+use casemate_core::stall;
 use casemate_core::users::Change;
 use hyper::StatusCode;
 use zeroize::Zeroizing;
@@ -195,8 +197,8 @@ pub async fn delete(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, E
 }
 
 /// `GET /keys/{key}/public.pem`
-pub async fn public_pem(_: Op, _: Caller, key: Key, (): ()) -> Result<Reply, Error> {
-    Ok(Reply::ok(key.public_pem()?))
+pub async fn public_pem(op: Op, _: Caller, key: Key, (): ()) -> Result<Reply, Error> {
+    Ok(Reply::ok(key.public_pem(&op).await?))
 }
 
 /// `POST /keys/{key}/csr.pem`
@@ -272,38 +274,42 @@ type ToUse = (Key, Arc<Metrics>);
 /// `POST /keys/{key}/sign`
 pub async fn sign(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Sign) -> Result<Reply, Error> {
     let key = key.usable_by(&caller)?;
-    let message = message(&body.message)?;
+    let message = message(&op, body.message).await?;
     let mode = Mode::Sign(body.mode);
     let output = key.permit(mode)?.run(&op, message, None).await?;
     metrics.operation(Count::Sign, of_mode(mode));
-    Reply::json(&bodies::Signature { signature: BASE64.encode(&*output) })
+    replied(&op, output, |text| Reply::json(&bodies::Signature { signature: text })).await
 }
 
 /// `POST /keys/{key}/decrypt`
 pub async fn decrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Decrypt) -> Result<Reply, Error> {
     let key = key.usable_by(&caller)?;
-    let message = message(&body.encrypted)?;
-    let iv = body.iv.as_deref().map(self::message).transpose()?;
+    let encrypted = message(&op, body.encrypted).await?;
+    let iv = match body.iv {
+        Some(iv) => Some(message(&op, iv).await?.to_vec()),
+        None => None,
+    };
     let mode = Mode::Decrypt(body.mode);
     let permit = key.permit(mode)?;
-    let output = permit.run(&op, message, iv.map(|iv| iv.to_vec())).await?;
+    let output = permit.run(&op, encrypted, iv).await?;
     metrics.operation(Count::Decrypt, of_mode(mode));
-    Reply::json(&bodies::Decrypted { decrypted: Zeroizing::new(BASE64.encode(&*output)) })
+    replied(&op, output, |text| Reply::json(&bodies::Decrypted { decrypted: Zeroizing::new(text) })).await
 }
 
 /// `POST /keys/{key}/encrypt`
 pub async fn encrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Encrypt) -> Result<Reply, Error> {
     let key = key.usable_by(&caller)?;
-    let message = message(&body.message)?;
-    let iv = match &body.iv {
-        Some(iv) => self::message(iv)?.to_vec(),
+    let plain = message(&op, body.message).await?;
+    let iv = match body.iv {
+        Some(iv) => message(&op, iv).await?.to_vec(),
         None => op.random(IV_BYTES).to_vec(),
     };
     let mode = Mode::Encrypt(body.mode);
     let permit = key.permit(mode)?;
-    let output = permit.run(&op, message, Some(iv.clone())).await?;
+    let output = permit.run(&op, plain, Some(iv.clone())).await?;
     metrics.operation(Count::Encrypt, of_mode(mode));
-    Reply::json(&bodies::Encrypted { encrypted: BASE64.encode(&*output), iv: BASE64.encode(iv) })
+    let iv = BASE64.encode(iv);
+    replied(&op, output, |text| Reply::json(&bodies::Encrypted { encrypted: text, iv })).await
 }
 
 const IV_BYTES: usize = 16;
@@ -316,8 +322,35 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
 );
 
-/// Decodes a message; newlines in it are ignored, nothing else is.
-fn message(text: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
+/// Decodes a message, on the pool if it is long.
+async fn message<T>(op: &Operational, text: T) -> Result<Zeroizing<Vec<u8>>, Error>
+where
+    T: std::ops::Deref<Target: AsRef<str>> + Send + 'static,
+{
+    op.by_size(text.as_ref().len(), move || decoded(text.as_ref())).await?
+}
+
+/// Encodes what an operation gave and makes a reply of it, on the pool if it is long.
+async fn replied(
+    op: &Operational,
+    output: Zeroizing<Vec<u8>>,
+    reply: impl FnOnce(String) -> Result<Reply, Error> + Send + 'static,
+) -> Result<Reply, Error> {
+    let bytes = output.len();
+    let encode = move || {
+        if bytes > BODY_SMALL_BYTES {
+            stall::begins("encoding a long output");
+        }
+        reply(BASE64.encode(&*output))
+    };
+    op.by_size(bytes, encode).await?
+}
+
+/// Decodes base64; newlines in it are ignored, nothing else is.
+fn decoded(text: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
+    if text.len() > BODY_SMALL_BYTES {
+        stall::begins("decoding a long message");
+    }
     let decoded = match text.contains('\n') {
         false => BASE64.decode(text),
         true => BASE64.decode(Zeroizing::new(text.replace('\n', ""))),
@@ -345,10 +378,10 @@ mod tests {
 
     #[test]
     fn messages_may_hold_newlines_and_trailing_bits_but_no_spaces() {
-        assert_eq!(*message("AAEC\n/w==\n").unwrap(), [0, 1, 2, 255]);
-        assert_eq!(*message("/x==").unwrap(), [255]);
+        assert_eq!(*decoded("AAEC\n/w==\n").unwrap(), [0, 1, 2, 255]);
+        assert_eq!(*decoded("/x==").unwrap(), [255]);
         for text in ["AA EC", "AAEC\r\n", "AAE", "AAECA", "A-_C"] {
-            assert!(message(text).is_err(), "{text}");
+            assert!(decoded(text).is_err(), "{text}");
         }
     }
 }
