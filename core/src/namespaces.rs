@@ -98,7 +98,7 @@ impl Operational {
             Revision::default(),
             &row.record,
         )?);
-        match self.shared.commit(draft).await? {
+        match self.shared.commit(draft.reserved()).await? {
             Committed::Conflict(_) => Err(Error::Unavailable("The namespace was changed meanwhile. Try again.".into())),
             Committed::At(_) => {
                 self.namespaces.changed(&path);

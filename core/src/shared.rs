@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::path::{Generation, SharedPath, generation_pointer};
-use crate::store::{Expect, Outcome, Path, Read, Revision, Store, StoreError, Txn};
+use crate::store::{Expect, Outcome, Path, Read, Revision, Room, Store, StoreError, Txn};
 use crate::table::{Closed, Doubt, Record, Table};
 
 /// What a caller of [`Shared::commit`] wants done, whole or not at all.
@@ -13,9 +13,15 @@ pub struct Draft {
     expect: Vec<(Path, Expect)>,
     put: Vec<(Path, Vec<u8>)>,
     delete: Vec<Path>,
+    room: Room,
 }
 
 impl Draft {
+    /// It is carried out on a disk that is nearly full, too: what it writes is bounded by what is there already.
+    pub fn reserved(mut self) -> Self {
+        self.room = Room::Reserved;
+        self
+    }
     /// The row must not exist.
     pub fn absent(mut self, path: &SharedPath) -> Self {
         self.expect.push((path.path().clone(), Expect::Absent));
@@ -79,7 +85,7 @@ impl Shared {
     pub async fn commit_all(&self, drafts: Vec<Draft>) -> Result<Vec<Committed>, Error> {
         self.closed.check()?;
         let fenced = |draft: Draft| {
-            let mut txn = Txn { expect: draft.expect, put: draft.put, delete: draft.delete };
+            let mut txn = Txn { expect: draft.expect, put: draft.put, delete: draft.delete, room: draft.room };
             txn.expect.push((generation_pointer(), Expect::At(self.pointer)));
             txn
         };
@@ -107,7 +113,7 @@ impl Shared {
     }
 
     /// Reads, changes and writes one row until no one else wrote in between. `change` says what the row shall become;
-    /// its error ends the attempt. `extra` adds guards and rows to the same transaction. `None`: there is no such row.
+    /// its error ends the attempt. A row that does not grow can be written on a disk that is nearly full, too. `extra` adds guards and rows to the same transaction. `None`: there is no such row.
     pub async fn update<R: Record>(
         &self,
         table: &Table<R>,
@@ -117,9 +123,10 @@ impl Shared {
     ) -> Result<Option<()>, Error> {
         for _ in 0..ATTEMPTS {
             let Some(row) = table.read(path).await? else { return Ok(None) };
-            let revision = row.revision;
+            let (revision, bytes) = (row.revision, row.record.encode().len());
             let record = change(row.record)?;
             let draft = Draft::default().at(path, revision).put(table.sealed(path, revision, &record)?);
+            let draft = if record.encode().len() <= bytes { draft.reserved() } else { draft };
             if let Committed::At(_) = self.commit(extra(draft)).await? {
                 table.changed(path);
                 return Ok(Some(()));

@@ -32,7 +32,7 @@ use crate::process::{self, End, Exit, FolderError, Stop};
 use crate::rng::SystemRng;
 use crate::serving::{Serving, names};
 use crate::settings::{self, Settings};
-use crate::store::{Counted, Embedded, OpenError};
+use crate::store::{Counted, Embedded, OpenError, Volume};
 use crate::update::{Trust, Updates, current_version};
 use tracing::level_filters::LevelFilter;
 
@@ -314,11 +314,15 @@ impl Folder {
         // The key comes before the stores, so that stores without a key are never the remains of a crash.
         self.device().load().map_err(|sentence| Fault(Exit::DeviceKey, sentence))?;
         let [shared, local] = self.stores();
+        let volume = Volume::of(&self.0);
         let counted = |name, store| Arc::new(Counted { store, name, metrics: metrics.clone(), clock: clock.clone() });
+        let store = counted(StoreName::Shared, open(&shared, SHARED_CACHE_BYTES, &volume)?);
+        let local = counted(StoreName::Local, open(&local, LOCAL_CACHE_BYTES, &volume)?);
+        volume.keep_ballast();
         Ok(Platform {
             rng: Arc::new(SystemRng),
-            store: counted(StoreName::Shared, open(&shared, SHARED_CACHE_BYTES)?),
-            local: counted(StoreName::Local, open(&local, LOCAL_CACHE_BYTES)?),
+            store,
+            local,
             device: self.device(),
             clock: clock.clone(),
             pool: Workers::per_core().map_err(|error| Fault(Exit::Failure, error.to_string()))?,
@@ -331,12 +335,12 @@ impl Folder {
 const SHARED_CACHE_BYTES: usize = 64 << 20;
 const LOCAL_CACHE_BYTES: usize = 4 << 20;
 
-fn open(file: &Path, cache_bytes: usize) -> Result<Arc<Embedded>, Fault> {
-    Embedded::open(file, cache_bytes).map_err(|error| {
+fn open(file: &Path, cache_bytes: usize, volume: &Arc<Volume>) -> Result<Arc<Embedded>, Fault> {
+    Embedded::open(file, cache_bytes, volume).map_err(|error| {
         let exit = match &error {
             OpenError::Busy => Exit::AlreadyRunning,
             OpenError::NotAStore | OpenError::Damaged(_) => Exit::StoreDamaged,
-            OpenError::Io(_) => Exit::DataFolder,
+            OpenError::Full | OpenError::Io(_) => Exit::DataFolder,
         };
         Fault(exit, format!("{}: {error}", file.display()))
     })
@@ -371,7 +375,14 @@ impl Host for Process {
             file.sync_all()?;
             self.marker.parent().map_or(Ok(()), sync)
         };
-        mark(&self.marker, durably).map_err(|error| format!("{}: {error}", self.marker.display()))
+        // Whoever resets a device whose disk is full has no other use for the room.
+        let marked = match mark(&self.marker, durably) {
+            Err(_) if self.marker.parent().is_some_and(|folder| Volume::of(folder).give_way()) => {
+                mark(&self.marker, durably)
+            }
+            marked => marked,
+        };
+        marked.map_err(|error| format!("{}: {error}", self.marker.display()))
     }
 
     fn reboot(&self) {

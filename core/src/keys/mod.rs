@@ -220,7 +220,8 @@ impl Keys<'_> {
                 .absent(&to)
                 .at(&from, row.revision)
                 .put(self.op.keys.sealed(&to, row.revision, &row.record)?)
-                .delete(&from);
+                .delete(&from)
+                .reserved();
             match self.op.shared.commit(self.fence(draft)).await? {
                 Committed::At(_) => {
                     self.op.keys.changed(&from);

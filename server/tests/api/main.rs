@@ -25,6 +25,7 @@ mod config;
 mod crypto;
 mod device_config;
 mod faults;
+mod full;
 mod keys;
 mod metrics;
 mod openapi;

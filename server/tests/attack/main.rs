@@ -15,8 +15,8 @@
 
 #[path = "../daemon/mod.rs"]
 mod daemon;
+mod disk;
 mod from;
 #[path = "../api/wire.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod wire;
-
