@@ -22,6 +22,7 @@ use casemate_core::{Error, Hsm};
 use crate::clock::SystemClock;
 use crate::device::FileDevice;
 use crate::http::gate::Edge;
+use crate::http::row::FailedState;
 use crate::http::serve::{self, Bounds, CertSlot};
 use crate::observe::listener::{self, Source};
 use crate::observe::metrics::{Metrics, StoreName};
@@ -79,7 +80,7 @@ fn try_run(settings: &Settings) -> Result<(), Fault> {
         // What was configured over it in the life before may be gone by a factory reset.
         logging.apply(settings.log, None);
         let host = Arc::new(Process::new(&lives.stop.load(), folder.marker(), logging.clone()));
-        let doors = Doors { listeners: &listeners, scraped: &scraped };
+        let doors = Doors { listeners: &listeners, scraped: &scraped, failed: settings.failed_state };
         let end = boot(&folder, doors, clock.clone(), metrics.clone(), &updates, host);
         if !matches!(end, Ok(End::Reboot)) || !lives.another() {
             logging.remote.finish();
@@ -148,6 +149,8 @@ struct Doors<'a> {
     listeners: &'a [TcpListener],
     /// For metrics alone.
     scraped: &'a [TcpListener],
+    /// To whom they are open while the HSM is Failed.
+    failed: FailedState,
 }
 
 fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<TcpListener>, Fault> {
@@ -166,7 +169,7 @@ fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<TcpListener>, Fault>
 /// One life of the HSM, from cold stores to a stop.
 fn boot(
     folder: &Folder,
-    Doors { listeners, scraped }: Doors<'_>,
+    Doors { listeners, scraped, failed }: Doors<'_>,
     clock: Arc<SystemClock>,
     metrics: Arc<Metrics>,
     updates: &Arc<Updates>,
@@ -195,7 +198,7 @@ fn boot(
     let slot = Arc::new(slot);
 
     let source = Arc::new(Source { hsm: hsm.clone(), metrics: metrics.clone(), clock: clock.clone() });
-    let edge = Edge::new(hsm.clone(), clock, metrics, updates.clone());
+    let edge = Edge::new(hsm.clone(), clock, metrics, updates.clone(), failed);
     let clones = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>().map_err(failure)?;
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let bounds = Bounds::within(process::raise_file_limit());

@@ -98,14 +98,14 @@ pub fn table() -> Vec<Row> {
         put("/config/time",             operational(Config, Root),                             TheHsm,              json(),         config::set_time).no_cache(),
 
         get("/system/info",             operational(System, Root),                             Nothing,             none(),         system::info).gives::<system_bodies::SystemInfo>(200).etag().head(),
-        post("/system/reboot",          operational(System, Root).or(&[Failed]),               Nothing,             none(),         system::reboot).no_cache().intent(IfPossible),
+        post("/system/reboot",          operational(System, Root).or_failed(),                 Nothing,             none(),         system::reboot).no_cache().intent(IfPossible),
         post("/system/shutdown",        operational(System, Root).or(NOT_OPERATIONAL),         Nothing,             none(),         system::shutdown).no_cache().intent(IfPossible),
         post("/system/update",          operational(System, Root).or(&[]),                     TheUpdates,          stream(Types::Any), system::update).gives::<system_bodies::ReleaseNotes>(200).no_cache(),
         post("/system/commit-update",   operational(System, Root).or(&[]),                     TheUpdates,          none(),         system::commit_update).no_cache(),
         post("/system/cancel-update",   operational(System, Root).or(&[]),                     TheUpdates,          none(),         system::cancel_update).no_cache().intent(IfPossible),
         post("/system/backup",          operational(Backup, Root),                             Nothing,             none(),         backup::backup).answers(200).media(Octets).no_cache(),
         post("/system/restore",         operational(System, Root).or(&[Unprovisioned]),        Nothing,             stream(Types::Given), backup::restore).no_cache(),
-        post("/system/factory-reset",   operational(System, Root).or(&[Failed]),               Nothing,             none(),         system::factory_reset).no_cache().intent(IfPossible),
+        post("/system/factory-reset",   operational(System, Root).or_failed(),                 Nothing,             none(),         system::factory_reset).no_cache().intent(IfPossible),
 
         get("/audit",                   operational(Audit, Root),                              AuditRange,          none(),         audit::export).answers(200).media(JsonLines).no_cache(),
         get("/audit/key.pem",           operational(Audit, Root),                              TheHsm,              none(),         audit::key).answers(200).media(Pem).etag(),
