@@ -130,7 +130,7 @@ pub const STORE_PAUSE_MAX_MS: u64 = 60_000;
 /// A store on a nearly full disk is measured for free room in its own file at most this often.
 pub const STORE_MEASURE_MS: u64 = 30_000;
 
-/// Rows read at once while a backup is made or imported; each may be as large as [`STORE_VALUE_MAX_BYTES`].
+/// Rows read at once while a backup is made or imported, or a namespace with a quota is counted; each may be as large as [`STORE_VALUE_MAX_BYTES`].
 pub const BACKUP_PAGE_ROWS: usize = 32;
 /// Backups that may be made at once; each holds a view of the store.
 pub const BACKUPS_RUNNING_MAX: usize = 4;

@@ -65,6 +65,8 @@ pub fn table() -> Vec<Row> {
         get("/namespaces",              operational(Namespaces, Root),                         Nothing,             none(),         namespaces::list).gives::<Vec<user_bodies::NamespaceItem>>(200).head(),
         put("/namespaces/{namespace}",  operational(Namespaces, Root),                         NamespaceSlot,       ignored(),      namespaces::create).exists(400),
         delete("/namespaces/{namespace}", operational(Namespaces, Root),                       ExistingNamespace,   none(),         namespaces::delete),
+        get("/namespaces/{namespace}/quota", operational(Namespaces, Anywhere),                OwnNamespace,        none(),         namespaces::quota).gives::<user_bodies::NamespaceQuota>(200).no_cache(),
+        put("/namespaces/{namespace}/quota", operational(Namespaces, Root),                    ExistingNamespace,   json(),         namespaces::set_quota).no_cache(),
 
         get("/users",                   operational(UserManage, Anywhere),                     Nothing,             none(),         users::list).gives::<Vec<user_bodies::UserItem>>(200),
         post("/users",                  operational(UserManage, Anywhere),                     Nothing,             json(),         users::create_here).gives::<Created>(201),

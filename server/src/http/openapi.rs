@@ -171,6 +171,7 @@ fn responses(spec: &Spec, generator: &mut SchemaGenerator, error: &schemars::Sch
         ("415", "The body's type is not taken.", false),
         ("429", "Too many failed attempts.", true),
         ("503", "The HSM is busy, or its store is.", true),
+        ("507", "There is no room for it: on the disk, or in the namespace's quota.", true),
     ];
     if let Value::Object(members) = &mut responses {
         for (status, description, json_body) in refusals {

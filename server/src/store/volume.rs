@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use casemate_api::limits::{STORE_BALLAST_BYTES, STORE_RESERVE_BYTES, STORE_RESERVE_SHARE};
 use casemate_core::store::Txn;
@@ -21,6 +22,8 @@ use crate::durable::NOFOLLOW;
 #[derive(Debug)]
 pub struct Volume {
     folder: PathBuf,
+    /// Whether a ballast could not be made, which is said once. Not every file system can take room beforehand.
+    bare: AtomicBool,
     /// What a test says of the volume.
     #[cfg(test)]
     pub(super) pretended: std::sync::Mutex<Option<Space>>,
@@ -49,6 +52,7 @@ impl Volume {
     pub fn of(folder: &Path) -> Arc<Self> {
         Arc::new(Self {
             folder: folder.into(),
+            bare: AtomicBool::new(false),
             #[cfg(test)]
             pretended: std::sync::Mutex::default(),
         })
@@ -94,10 +98,12 @@ impl Volume {
         let space = self.space();
         let wanted = space.ballast();
         let has = fs::symlink_metadata(self.file()).map_or(0, |file| file.blocks().saturating_mul(512));
-        if has >= wanted || space.free < space.reserve().saturating_add(wanted) {
+        if self.bare.load(Ordering::Relaxed) || has >= wanted || space.free < space.reserve().saturating_add(wanted) {
             return;
         }
         if let Err(error) = self.allocate(wanted) {
+            // Somebody else may just have been quicker, which may be otherwise next time.
+            self.bare.store(!says_full(&error), Ordering::Relaxed);
             tracing::warn!(%error, folder = %self.folder.display(), "no room can be kept for a full disk");
             let _ = fs::remove_file(self.file());
         }

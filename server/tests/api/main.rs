@@ -31,6 +31,7 @@ mod metrics;
 mod openapi;
 mod phases;
 mod policy_matrix;
+mod quotas;
 mod races;
 mod requests;
 mod states;

@@ -1,9 +1,10 @@
 //! `/namespaces*`.
 
 use casemate_api::NamespaceId;
-use casemate_api::body::users::NamespaceItem;
+use casemate_api::body::users::{NamespaceItem, NamespaceQuota, NewNamespaceQuota};
 use casemate_core::Error;
 use casemate_core::caller::Caller;
+use casemate_core::quotas::Quota;
 
 use crate::http::reply::Reply;
 use crate::http::row::Op;
@@ -23,5 +24,18 @@ pub async fn create(op: Op, _: Caller, id: NamespaceId, (): ()) -> Result<Reply,
 /// `DELETE /namespaces/{namespace}`
 pub async fn delete(op: Op, _: Caller, id: NamespaceId, (): ()) -> Result<Reply, Error> {
     op.delete_namespace(&id).await?;
+    Ok(Reply::no_content())
+}
+
+/// `GET /namespaces/{namespace}/quota`
+pub async fn quota(op: Op, _: Caller, id: NamespaceId, (): ()) -> Result<Reply, Error> {
+    let (quota, usage) = op.namespace_quota(&id).await?;
+    let (max_keys, max_bytes) = (quota.keys, quota.bytes);
+    Reply::json(&NamespaceQuota { max_keys, max_bytes, keys: usage.keys, bytes: usage.bytes })
+}
+
+/// `PUT /namespaces/{namespace}/quota`
+pub async fn set_quota(op: Op, _: Caller, id: NamespaceId, body: NewNamespaceQuota) -> Result<Reply, Error> {
+    op.set_namespace_quota(&id, Quota { keys: body.max_keys, bytes: body.max_bytes }).await?;
     Ok(Reply::no_content())
 }
