@@ -117,8 +117,25 @@ pub const STORE_COMMITS_WAITING_MAX: usize = 4_096;
 pub const STORE_READS_WAITING_MAX: usize = 16_384;
 /// Bytes of values after which a store closes a group of commits and writes it to the disk.
 pub const STORE_GROUP_MAX_BYTES: usize = 8 << 20;
+/// Free space of the volume of the data folder below which whatever adds to a store is answered `507`. All users share it;
+/// deletions, the audit log, locking and unlocking may use it up.
+pub const STORE_RESERVE_BYTES: u64 = 64 << 20;
+/// On small volumes the reserve is this part of the whole: one in eight.
+pub const STORE_RESERVE_SHARE: u64 = 8;
+/// Room that is kept in a file, as others may fill the volume to its last byte; half the reserve's part on small volumes. It
+/// is given up for the first write that needs it, whoever caused that, and taken again when there is room.
+pub const STORE_BALLAST_BYTES: u64 = 32 << 20;
+/// Free space that a store wants before it is opened or tidied up, or writes anything; below it the ballast is given up.
+pub const STORE_WORK_BYTES: u64 = 1 << 20;
+/// Time in which a store does not try to write again after its disk was full although there seemed to be room; it doubles from
+/// time to time, as each failure costs a walk through the whole store. All its writes share it and are answered `507`.
+pub const STORE_PAUSE_MIN_MS: u64 = 1_000;
+/// Longest such time.
+pub const STORE_PAUSE_MAX_MS: u64 = 60_000;
+/// A store on a nearly full disk is measured for free room in its own file at most this often.
+pub const STORE_MEASURE_MS: u64 = 30_000;
 
-/// Rows read at once while a backup is made or imported; each may be as large as [`STORE_VALUE_MAX_BYTES`].
+/// Rows read at once while a backup is made or imported, or a namespace with a quota is counted; each may be as large as [`STORE_VALUE_MAX_BYTES`].
 pub const BACKUP_PAGE_ROWS: usize = 32;
 /// Backups that may be made at once; each holds a view of the store.
 pub const BACKUPS_RUNNING_MAX: usize = 4;

@@ -5,6 +5,9 @@
 pub const WRONG_STATE: &str = "Service not available";
 /// With `503`: there is no room right now, and nothing was begun.
 pub const BUSY: &str = "The HSM is busy. Try again.";
+/// With `507`: only what makes room is carried out.
+pub const DISK_FULL: &str =
+    "The disk of the HSM is nearly full, so nothing can be added. Delete keys, or give it more room.";
 /// With `503`: other large bodies are being received, and nothing was begun.
 pub const TOO_MANY_BODIES: &str = "Too many large bodies at once. Try again.";
 /// What comes with the answer to a restore that can be undone.

@@ -67,6 +67,8 @@ pub(crate) fn judge(repeat: Repeat, outcome: &Outcome) -> Verdict {
                 }
                 // The method is not known there: nobody began anything.
                 501 => Verdict::Elsewhere(failed()),
+                // There is no room on its disk or in the namespace: it did nothing, is well, and has said why.
+                507 => Verdict::Answer,
                 503 if NOT_BEGUN.contains(&message.as_str()) => Verdict::Elsewhere(failed()),
                 500.. => match repeat {
                     Repeat::Freely => Verdict::Elsewhere(failed()),
@@ -93,7 +95,7 @@ mod tests {
     #[test]
     fn answers_about_the_request_are_answers() {
         for repeat in [Repeat::Freely, Repeat::IfNotBegun] {
-            for status in [200, 201, 204, 304, 400, 401, 403, 404, 405, 406, 409, 413, 414, 415] {
+            for status in [200, 201, 204, 304, 400, 401, 403, 404, 405, 406, 409, 413, 414, 415, 507] {
                 assert_eq!(judge(repeat, &answer(status, "x")), Verdict::Answer, "{status}");
             }
             let other = "Please configure backup key before doing a backup.";

@@ -407,7 +407,7 @@ impl Session {
             (400..=499, _) if message.is_empty() => {
                 Err(Error::Refused { node, status, message: "it does not say why".into() })
             }
-            (400..=499, _) => Err(Error::Refused { node, status, message }),
+            (400..=499 | 507, _) => Err(Error::Refused { node, status, message }),
             _ => Err(Error::Garbled { node, why: format!("an HSM does not answer {status}") }),
         }
     }

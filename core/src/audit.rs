@@ -111,6 +111,7 @@ pub fn reason(status: u16) -> &'static str {
         415 => "media-type",
         429 => "too-many",
         503 => "unavailable",
+        507 => "full",
         _ => "fault",
     }
 }

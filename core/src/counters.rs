@@ -133,7 +133,7 @@ impl Operational {
                 None => Draft::default().absent(&path),
                 Some(row) => Draft::default().at(&path, row.revision),
             };
-            drafts.push(draft.put(self.counts.sealed(&path, Revision::default(), &record)?));
+            drafts.push(draft.put(self.counts.sealed(&path, Revision::default(), &record)?).reserved());
             paths.push(path);
         }
         // Only this device writes its own counts, so a conflict is the trace of an earlier answer that was lost.

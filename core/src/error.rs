@@ -38,6 +38,10 @@ pub enum Error {
     /// The HSM is busy, or its store is; try again.
     #[error("{0}")]
     Unavailable(Text),
+    /// There is no room for it: on the disk, or in the namespace's quota. Trying again does not help, nor does another
+    /// node; deleting does.
+    #[error("{0}")]
+    Full(Text),
     /// A fault of ours. The text is for the log; outside only "internal error" is said.
     #[error("internal: {0}")]
     Internal(Text),
@@ -66,6 +70,7 @@ impl From<StoreError> for Error {
                 Error::Unavailable("The store cannot be reached. Check the log.".into())
             }
             StoreError::Busy => Error::Unavailable(sentences::BUSY.into()),
+            StoreError::Full => Error::Full(sentences::DISK_FULL.into()),
             StoreError::Damaged(why) => Error::Internal(format!("the store is damaged: {why}").into()),
             StoreError::TooLarge => Error::Invalid("The value is too large to be stored.".into()),
         }

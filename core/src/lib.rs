@@ -21,6 +21,7 @@ pub mod namespaces;
 pub mod path;
 pub mod phase;
 pub mod platform;
+pub mod quotas;
 pub mod record;
 pub mod right;
 pub mod seal;

@@ -12,7 +12,7 @@ use crate::record::{BadRecord, Reader, Writer};
 use crate::seal;
 use crate::secret::{DeviceKey, StoreKey};
 use crate::shared::applied;
-use crate::store::{Outcome, Path, Range, Read, Revision, Store, Txn};
+use crate::store::{Outcome, Path, Range, Read, Revision, Room, Store, Txn};
 use crate::table::{open_row, seal_row};
 
 /// A row of a page.
@@ -102,6 +102,11 @@ impl Local {
         }
     }
 
+    /// Whether its disk is nearly full.
+    pub fn is_nearly_full(&self) -> bool {
+        self.store.is_nearly_full()
+    }
+
     /// Waits until everything that was handed to the store before is settled.
     pub async fn settle(&self) -> Result<(), Error> {
         self.store.commit(vec![Txn::default()]).await?;
@@ -119,6 +124,8 @@ impl Local {
             expect: Vec::new(),
             put: change.put.iter().map(seal).collect(),
             delete: change.delete.iter().map(|path| path.path()).collect(),
+            // All of it is bounded, and without its audit log, slots and steps the HSM cannot be unlocked or emptied.
+            room: Room::Reserved,
         };
         match self.store.commit(vec![txn.clone()]).await?.pop() {
             Some(Outcome::Committed(_)) => Ok(()),

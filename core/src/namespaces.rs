@@ -10,6 +10,7 @@ use crate::caller::Caller;
 use crate::error::Error;
 use crate::path::{Generation, NamespaceNumber, ROOT, SharedPath};
 use crate::phase::Operational;
+use crate::quotas::Quota;
 use crate::record::{BadRecord, Reader, Writer};
 use crate::right::By;
 use crate::shared::{Committed, Draft};
@@ -20,23 +21,47 @@ use crate::table::{Record, Row};
 pub struct NamespaceRecord {
     /// Fresh for each creation; the paths of its keys carry it.
     pub number: NamespaceNumber,
+    /// What it may hold.
+    pub quota: Quota,
+}
+
+impl NamespaceRecord {
+    /// One without a quota.
+    pub fn new(number: NamespaceNumber) -> Self {
+        Self { number, quota: Quota::default() }
+    }
 }
 
 impl Record for NamespaceRecord {
     fn encode(&self) -> Zeroizing<Vec<u8>> {
-        Writer::new(1).u32(self.number).finish()
+        // Most have none, and are as they always were.
+        if self.quota == Quota::default() {
+            return Writer::new(1).u32(self.number).finish();
+        }
+        let bound = |writer: Writer, max: Option<u64>| match max {
+            None => writer.u8(0),
+            Some(max) => writer.u8(1).u64(max),
+        };
+        bound(bound(Writer::new(2).u32(self.number), self.quota.keys), self.quota.bytes).finish()
     }
     fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
         let (version, mut reader) = Reader::open(bytes)?;
-        if version != 1 {
-            return Err(BadRecord("its format is of a newer version"));
-        }
         let number = reader.u32()?;
+        let mut bound = || match reader.u8()? {
+            0 => Ok(None),
+            1 => Ok(Some(reader.u64()?)),
+            _ => Err(BadRecord("a quota is neither there nor absent")),
+        };
+        let quota = match version {
+            1 => Quota::default(),
+            2 => Quota { keys: bound()?, bytes: bound()? },
+            _ => return Err(BadRecord("its format is of a newer version")),
+        };
         reader.end()?;
-        Ok(Self { number })
+        Ok(Self { number, quota })
     }
     fn weight(&self) -> u64 {
-        32
+        64
     }
 }
 
@@ -70,7 +95,7 @@ impl Operational {
             let last = self.namespaces.read(&last_path).await?;
             let number = last.as_ref().map_or(ROOT, |row| row.record.number).checked_add(1);
             let number = number.ok_or_else(|| Error::internal("namespace numbers are used up"))?;
-            let record = NamespaceRecord { number };
+            let record = NamespaceRecord::new(number);
             let draft = Draft::default().absent(&path);
             let draft = match &last {
                 None => draft.absent(&last_path),
@@ -102,10 +127,11 @@ impl Operational {
             Revision::default(),
             &row.record,
         )?);
-        match self.commit(By::Caller(by), draft).await? {
+        match self.commit(By::Caller(by), draft.reserved()).await? {
             Committed::Conflict(_) => Err(changed_meanwhile()),
             Committed::At(_) => {
                 self.namespaces.changed(&path);
+                self.accounts.forget(number);
                 tracing::info!(target: "hsm.namespace", "removed ({id})");
                 // The namespace is gone; what is left of it takes room only, and is swept later if it cannot be now.
                 if let Err(error) = self.sweep_namespace(number).await {

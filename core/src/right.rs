@@ -83,9 +83,10 @@ impl Operational {
     ) -> Result<Option<()>, Error> {
         for _ in 0..ATTEMPTS {
             let Some(row) = table.read(path).await? else { return Ok(None) };
-            let revision = row.revision;
+            let (revision, bytes) = (row.revision, row.record.encode().len());
             let record = change(row.record)?;
             let draft = Draft::default().at(path, revision).put(table.sealed(path, revision, &record)?);
+            let draft = if record.encode().len() <= bytes { draft.reserved() } else { draft };
             if let Committed::At(_) = self.commit(by, extra(draft)).await? {
                 table.replaced(path);
                 return Ok(Some(()));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::path::{Generation, SharedPath, generation_pointer};
-use crate::store::{Expect, Outcome, Path, Read, Revision, Store, StoreError, Txn};
+use crate::store::{Expect, Outcome, Path, Read, Revision, Room, Store, StoreError, Txn};
 use crate::table::{Closed, Doubt};
 
 /// What a caller of [`Shared::apply`] wants done, whole or not at all.
@@ -13,6 +13,7 @@ pub struct Draft {
     expect: Vec<(Path, Expect)>,
     put: Vec<(Path, Vec<u8>)>,
     delete: Vec<Path>,
+    room: Room,
 }
 
 impl Draft {
@@ -21,6 +22,11 @@ impl Draft {
         self.expect.len()
     }
 
+    /// It is carried out on a disk that is nearly full, too: what it writes is bounded by what is there already.
+    pub fn reserved(mut self) -> Self {
+        self.room = Room::Reserved;
+        self
+    }
     /// The row must not exist.
     pub fn absent(mut self, path: &SharedPath) -> Self {
         self.expect.push((path.path().clone(), Expect::Absent));
@@ -87,7 +93,7 @@ impl Shared {
     pub async fn apply_all(&self, drafts: Vec<Draft>) -> Result<Vec<Committed>, Error> {
         self.closed.check()?;
         let fenced = |draft: Draft| {
-            let mut txn = Txn { expect: draft.expect, put: draft.put, delete: draft.delete };
+            let mut txn = Txn { expect: draft.expect, put: draft.put, delete: draft.delete, room: draft.room };
             txn.expect.push((generation_pointer(), Expect::At(self.pointer)));
             txn
         };

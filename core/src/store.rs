@@ -65,6 +65,16 @@ pub enum Expect {
     At(Revision),
 }
 
+/// What a transaction may do to a disk that is nearly full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Room {
+    /// It adds to what is stored, and is refused while the disk is nearly full.
+    #[default]
+    Ordinary,
+    /// It must be possible then, too: it makes room, or takes no more than what it replaces or is bounded to.
+    Reserved,
+}
+
 /// One transaction: applied whole if every guard holds, else not at all. A path appears at most once among put and
 /// delete. At most [`casemate_api::limits::STORE_TXN_MAX_OPS`] guards and operations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,6 +85,8 @@ pub struct Txn {
     pub put: Vec<(Path, Vec<u8>)>,
     /// Rows to remove; absent ones are no error.
     pub delete: Vec<Path>,
+    /// What it may take of a disk that is nearly full.
+    pub room: Room,
 }
 
 impl Txn {
@@ -83,6 +95,11 @@ impl Txn {
         use casemate_api::limits::{STORE_TXN_MAX_OPS, STORE_VALUE_MAX_BYTES};
         self.expect.len() + self.put.len() + self.delete.len() <= STORE_TXN_MAX_OPS
             && self.put.iter().all(|(_, value)| value.len() <= STORE_VALUE_MAX_BYTES)
+    }
+
+    /// Whether it is refused while the disk is nearly full. What only removes never is.
+    pub fn grows(&self) -> bool {
+        self.room == Room::Ordinary && !self.put.is_empty()
     }
 }
 
@@ -106,6 +123,9 @@ pub enum StoreError {
     /// Too much waits for the store already; nothing was done.
     #[error("too much waits for the store")]
     Busy,
+    /// The disk is full, or so nearly that only what makes room is let in; nothing was done.
+    #[error("the disk is full")]
+    Full,
     /// What is stored contradicts itself; the text is for the operator.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -186,6 +206,11 @@ pub trait Store: Send + Sync {
     fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>>;
     /// Every change below `prefix` behind revision `from`, in order.
     fn watch(&self, prefix: Path, from: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, StoreError>>;
+    /// Whether the disk is nearly full: what grows without being asked for, as logs do, should stop growing. A look, no
+    /// promise.
+    fn is_nearly_full(&self) -> bool {
+        false
+    }
     /// One consistent view, for as long as it is held.
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>>;
 }

@@ -25,6 +25,8 @@ use crate::tally::Tally;
 /// Format of a sealed value.
 const SEALED_V1: u8 = 1;
 const HEADER_BYTES: usize = 9;
+/// What sealing adds to a record: header, nonce and tag.
+pub(crate) const SEALED_EXTRA_BYTES: usize = HEADER_BYTES + 12 + 16;
 
 /// Seals a value for `path`. `seen` is the newest revision its writer knew.
 pub fn seal_row(key: &StoreKey, path: &Path, seen: Revision, plain: &[u8], rng: &dyn Rng) -> Vec<u8> {
@@ -334,6 +336,7 @@ mod tests {
     use crate::keys::CertificateRecord;
     use crate::local::TlsIdentity;
     use crate::namespaces::NamespaceRecord;
+    use crate::quotas::Quota;
     use crate::sim::SimStore;
     use crate::store::{Outcome, Txn};
 
@@ -380,7 +383,7 @@ mod tests {
 
     #[test]
     fn small_records_keep_their_form() {
-        assert_eq!(hex(&NamespaceRecord { number: 3 }.encode()), "0100000003");
+        assert_eq!(hex(&NamespaceRecord::new(3).encode()), "0100000003");
         assert_eq!(hex(&CertificateRecord(vec![0xaa]).encode()), "01aa");
         let count = crate::counters::CounterRecord { count: 258 };
         assert_eq!(hex(&count.encode()), "010000000000000102");
@@ -390,13 +393,31 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_with_a_quota_has_a_form_of_its_own_that_does_not_change() {
+        let golden = include_str!("../testdata/formats/namespace-v2.txt");
+        let quotas = [(Some(100), None), (None, Some(1 << 20)), (Some(0), Some(u64::MAX))];
+        assert_eq!(golden.lines().count(), quotas.len());
+        for ((keys, bytes), line) in quotas.into_iter().zip(golden.lines()) {
+            let record = NamespaceRecord { number: 3, quota: Quota { keys, bytes } };
+            assert_eq!(hex(&record.encode()), line);
+            let read = NamespaceRecord::decode(&record.encode()).unwrap();
+            assert_eq!((read.number, read.quota), (3, record.quota));
+        }
+        let old = NamespaceRecord::decode(&[1, 0, 0, 0, 3]).unwrap();
+        assert_eq!((old.number, old.quota), (3, Quota::default()));
+        for bad in [&[2, 0, 0, 0, 3][..], &[2, 0, 0, 0, 3, 2], &[3, 0, 0, 0, 3], &[2, 0, 0, 0, 3, 0, 0, 0]] {
+            assert!(NamespaceRecord::decode(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn a_fill_that_began_before_a_change_does_not_outlive_it() {
         let id = casemate_api::NamespaceId::parse("ns").unwrap();
         let path = SharedPath::namespace(1, &id);
         let store = Arc::new(SimStore::new(1));
         let table: Table<NamespaceRecord> = Table::new(ground(store.clone(), Closed::default()), key(1), 1 << 20);
         let write = |number| {
-            let record = NamespaceRecord { number };
+            let record = NamespaceRecord::new(number);
             let put = vec![table.sealed(&path, Revision::default(), &record).unwrap()];
             let outcome = pollster::block_on(store.commit(vec![Txn { put, ..Txn::default() }])).unwrap();
             assert!(matches!(outcome[..], [Outcome::Committed(_)]));
@@ -419,7 +440,7 @@ mod tests {
         let ground = Ground { doubt: doubt.clone(), ..ground(store.clone(), Closed::default()) };
         let table: Table<NamespaceRecord> = Table::new(ground, key(1), 1 << 20);
         let write = |number| {
-            let put = vec![table.sealed(&path, Revision::default(), &NamespaceRecord { number }).unwrap()];
+            let put = vec![table.sealed(&path, Revision::default(), &NamespaceRecord::new(number)).unwrap()];
             pollster::block_on(store.commit(vec![Txn { put, ..Txn::default() }])).unwrap();
         };
         let number = || pollster::block_on(table.get(&path)).unwrap().unwrap().record.number;
@@ -436,7 +457,7 @@ mod tests {
         let path = SharedPath::namespace(1, &casemate_api::NamespaceId::parse("ns").unwrap());
         let store = Arc::new(SimStore::new(1));
         let table: Table<NamespaceRecord> = Table::new(ground(store.clone(), Closed::default()), key(1), 1 << 20);
-        let put = vec![table.sealed(&path, Revision::default(), &NamespaceRecord { number: 1 }).unwrap()];
+        let put = vec![table.sealed(&path, Revision::default(), &NamespaceRecord::new(1)).unwrap()];
         pollster::block_on(store.commit(vec![Txn { put, ..Txn::default() }])).unwrap();
         for _ in 0..3 {
             pollster::block_on(table.get(&path)).unwrap().unwrap();
@@ -455,6 +476,6 @@ mod tests {
         assert!(pollster::block_on(table.get(&path)).unwrap().is_none());
         closed.close();
         assert!(pollster::block_on(table.get(&path)).is_err());
-        assert!(table.sealed(&path, Revision::default(), &NamespaceRecord { number: 1 }).is_err());
+        assert!(table.sealed(&path, Revision::default(), &NamespaceRecord::new(1)).is_err());
     }
 }

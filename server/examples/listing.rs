@@ -7,14 +7,17 @@ use casemate_core::caller::Whence;
 use casemate_server::http::endpoints;
 use casemate_server::http::openapi;
 use casemate_server::http::route::Routes;
-use casemate_server::http::row::Rule;
+use casemate_server::http::row::{FailedState, Rule};
 
 #[expect(clippy::print_stdout, reason = "this is what it is for")]
 fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("policy") => print!("{}", policy()),
         Some("openapi") => {
-            println!("{}", String::from_utf8_lossy(&openapi::document(&Routes::new(endpoints::table()))))
+            println!(
+                "{}",
+                String::from_utf8_lossy(&openapi::document(&Routes::new(endpoints::table()), FailedState::default()))
+            )
         }
         Some("mechanisms") => print!("{}", mechanisms()),
         other => println!("policy, openapi or mechanisms, not {other:?}"),
@@ -46,6 +49,7 @@ fn who(rule: Option<Rule>) -> String {
     match rule {
         None => "-".into(),
         Some(Rule::Public) => "anybody".into(),
+        Some(Rule::PublicOrUnlockHolder) => "failed-state decides".into(),
         Some(Rule::UnlockHolder) => "unlock passphrase".into(),
         Some(Rule::Allowed(action, whence)) => {
             let roles: Vec<_> =

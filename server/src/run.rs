@@ -22,6 +22,7 @@ use casemate_core::{Error, Hsm};
 use crate::clock::SystemClock;
 use crate::device::FileDevice;
 use crate::http::gate::Edge;
+use crate::http::row::FailedState;
 use crate::http::serve::{self, Bounds, CertSlot};
 use crate::observe::listener::{self, Source};
 use crate::observe::metrics::{Metrics, StoreName};
@@ -33,7 +34,7 @@ use crate::process::{self, End, Exit, FolderError, Stop};
 use crate::rng::SystemRng;
 use crate::serving::{Serving, names};
 use crate::settings::{self, Settings};
-use crate::store::{Counted, Embedded, OpenError};
+use crate::store::{Counted, Embedded, OpenError, Volume};
 use crate::update::{Trust, Updates, current_version};
 use tracing::level_filters::LevelFilter;
 
@@ -80,7 +81,7 @@ fn try_run(settings: &Settings) -> Result<(), Fault> {
         // What was configured over it in the life before may be gone by a factory reset.
         logging.apply(settings.log, None);
         let host = Arc::new(Process::new(&lives.stop.load(), folder.marker(), logging.clone()));
-        let doors = Doors { listeners: &listeners, scraped: &scraped };
+        let doors = Doors { listeners: &listeners, scraped: &scraped, failed: settings.failed_state };
         let end = boot(&folder, doors, clock.clone(), metrics.clone(), &updates, host);
         if !matches!(end, Ok(End::Reboot)) || !lives.another() {
             logging.remote.finish();
@@ -149,6 +150,8 @@ struct Doors<'a> {
     listeners: &'a [TcpListener],
     /// For metrics alone.
     scraped: &'a [TcpListener],
+    /// To whom they are open while the HSM is Failed.
+    failed: FailedState,
 }
 
 fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<TcpListener>, Fault> {
@@ -167,7 +170,7 @@ fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<TcpListener>, Fault>
 /// One life of the HSM, from cold stores to a stop.
 fn boot(
     folder: &Folder,
-    Doors { listeners, scraped }: Doors<'_>,
+    Doors { listeners, scraped, failed }: Doors<'_>,
     clock: Arc<SystemClock>,
     metrics: Arc<Metrics>,
     updates: &Arc<Updates>,
@@ -196,7 +199,7 @@ fn boot(
     let slot = Arc::new(slot);
 
     let source = Arc::new(Source { hsm: hsm.clone(), metrics: metrics.clone(), clock: clock.clone() });
-    let edge = Edge::new(hsm.clone(), clock, metrics, updates.clone());
+    let edge = Edge::new(hsm.clone(), clock, metrics, updates.clone(), failed);
     let clones = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>().map_err(failure)?;
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let bounds = Bounds::within(process::raise_file_limit());
@@ -315,11 +318,15 @@ impl Folder {
         // The key comes before the stores, so that stores without a key are never the remains of a crash.
         self.device().load().map_err(|sentence| Fault(Exit::DeviceKey, sentence))?;
         let [shared, local] = self.stores();
+        let volume = Volume::of(&self.0);
         let counted = |name, store| Arc::new(Counted { store, name, metrics: metrics.clone(), clock: clock.clone() });
+        let store = counted(StoreName::Shared, open(&shared, SHARED_CACHE_BYTES, &volume)?);
+        let local = counted(StoreName::Local, open(&local, LOCAL_CACHE_BYTES, &volume)?);
+        volume.keep_ballast();
         Ok(Platform {
             rng: Arc::new(SystemRng),
-            store: counted(StoreName::Shared, open(&shared, SHARED_CACHE_BYTES)?),
-            local: counted(StoreName::Local, open(&local, LOCAL_CACHE_BYTES)?),
+            store,
+            local,
             device: self.device(),
             clock: clock.clone(),
             pool: Workers::per_core().map_err(|error| Fault(Exit::Failure, error.to_string()))?,
@@ -332,12 +339,12 @@ impl Folder {
 const SHARED_CACHE_BYTES: usize = 64 << 20;
 const LOCAL_CACHE_BYTES: usize = 4 << 20;
 
-fn open(file: &Path, cache_bytes: usize) -> Result<Arc<Embedded>, Fault> {
-    Embedded::open(file, cache_bytes).map_err(|error| {
+fn open(file: &Path, cache_bytes: usize, volume: &Arc<Volume>) -> Result<Arc<Embedded>, Fault> {
+    Embedded::open(file, cache_bytes, volume).map_err(|error| {
         let exit = match &error {
             OpenError::Busy => Exit::AlreadyRunning,
             OpenError::NotAStore | OpenError::Damaged(_) => Exit::StoreDamaged,
-            OpenError::Io(_) => Exit::DataFolder,
+            OpenError::Full | OpenError::Io(_) => Exit::DataFolder,
         };
         Fault(exit, format!("{}: {error}", file.display()))
     })
@@ -372,7 +379,14 @@ impl Host for Process {
             file.sync_all()?;
             self.marker.parent().map_or(Ok(()), sync)
         };
-        mark(&self.marker, durably).map_err(|error| format!("{}: {error}", self.marker.display()))
+        // Whoever resets a device whose disk is full has no other use for the room.
+        let marked = match mark(&self.marker, durably) {
+            Err(_) if self.marker.parent().is_some_and(|folder| Volume::of(folder).give_way()) => {
+                mark(&self.marker, durably)
+            }
+            marked => marked,
+        };
+        marked.map_err(|error| format!("{}: {error}", self.marker.display()))
     }
 
     fn reboot(&self) {

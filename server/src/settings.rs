@@ -13,6 +13,7 @@ use toml::Spanned;
 use tracing::level_filters::LevelFilter;
 
 use crate::command::Tool;
+use crate::http::row::FailedState;
 
 use crate::observe::lines::LogFormat;
 use crate::observe::syslog;
@@ -36,6 +37,8 @@ pub struct Settings {
     pub syslog_ca: Option<PathBuf>,
     /// Where metrics are served over plain HTTP and without credentials, if anywhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// Who may reboot and reset an HSM that is Failed.
+    pub failed_state: FailedState,
     /// Who is believed about updates, and who installs them; without, there are none.
     pub update: Option<Update>,
 }
@@ -127,6 +130,10 @@ impl Settings {
             Some(text) => Some(flag(text, "--metrics-listen")),
             None => environment("CASEMATE_METRICS_LISTEN")?.or(file.metrics_listen),
         };
+        let failed_state = match flags.failed_state {
+            Some(text) => Some(flag(text, "--failed-state")),
+            None => environment("CASEMATE_FAILED_STATE")?.or(file.failed_state),
+        };
         let update_key = match flags.update_key {
             Some(text) => Some(flag(text, "--update-key")),
             None => environment("CASEMATE_UPDATE_KEY")?.or(file.update_key),
@@ -144,6 +151,7 @@ impl Settings {
             syslog: syslog.iter().map(syslog_server).collect::<Result<_, _>>()?,
             syslog_ca: syslog_ca.as_ref().map(file_name).transpose()?,
             metrics_listen: metrics_listen.as_ref().map(address).transpose()?,
+            failed_state: failed_state.map_or(Ok(FailedState::default()), |given| self::failed_state(&given))?,
             update: update(update_key, update_command)?,
         })
     }
@@ -179,6 +187,9 @@ struct Flags {
     /// Where to serve /metrics over plain HTTP, to anybody who can reach it [env: CASEMATE_METRICS_LISTEN] [default: none]
     #[arg(long, value_name = "ADDR:PORT")]
     metrics_listen: Option<String>,
+    /// Who may reboot and reset an HSM that is Failed: closed, who knows the unlock passphrase, or open, anybody [env: CASEMATE_FAILED_STATE] [default: closed]
+    #[arg(long, value_name = "WHO")]
+    failed_state: Option<String>,
     /// PEM file of the RSA public key that signs updates [env: CASEMATE_UPDATE_KEY] [default: none, no updates]
     #[arg(long, value_name = "FILE")]
     update_key: Option<String>,
@@ -199,6 +210,7 @@ A flag beats its environment variable, which beats the settings file. The same s
   syslog = [\"tls://logs.example.org:6514\"]
   syslog-ca = \"/etc/casemate/syslog-ca.pem\"
   metrics-listen = \"127.0.0.1:9464\"
+  failed-state = \"closed\"
   update-key = \"/etc/casemate/vendor.pem\"
   update-command = \"/usr/local/sbin/install-casemate\"";
 
@@ -216,6 +228,7 @@ struct FileText {
     syslog: Option<Vec<Spanned<String>>>,
     syslog_ca: Option<Spanned<String>>,
     metrics_listen: Option<Spanned<String>>,
+    failed_state: Option<Spanned<String>>,
     update_key: Option<Spanned<String>>,
     update_command: Option<Spanned<String>>,
 }
@@ -230,6 +243,7 @@ struct File {
     syslog: Option<Vec<Given>>,
     syslog_ca: Option<Given>,
     metrics_listen: Option<Given>,
+    failed_state: Option<Given>,
     update_key: Option<Given>,
     update_command: Option<Given>,
 }
@@ -261,6 +275,7 @@ fn read_file(path: &Path) -> Result<File, SettingsError> {
         syslog: parsed.syslog.map(|list| list.into_iter().map(|value| given("syslog", value)).collect()),
         syslog_ca: parsed.syslog_ca.map(|value| given("syslog-ca", value)),
         metrics_listen: parsed.metrics_listen.map(|value| given("metrics-listen", value)),
+        failed_state: parsed.failed_state.map(|value| given("failed-state", value)),
         update_key: parsed.update_key.map(|value| given("update-key", value)),
         update_command: parsed.update_command.map(|value| given("update-command", value)),
     })
@@ -292,6 +307,14 @@ fn log_format(given: &Given) -> Result<LogFormat, SettingsError> {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
         other => Err(wrong(format!("{}: `{other}` is none of text, json", given.origin))),
+    }
+}
+
+fn failed_state(given: &Given) -> Result<FailedState, SettingsError> {
+    match given.text.as_str() {
+        "closed" => Ok(FailedState::Closed),
+        "open" => Ok(FailedState::Open),
+        other => Err(wrong(format!("{}: `{other}` is none of closed, open", given.origin))),
     }
 }
 
@@ -399,9 +422,21 @@ mod tests {
             syslog: Vec::new(),
             syslog_ca: None,
             metrics_listen: None,
+            failed_state: FailedState::Closed,
             update: None,
         };
         assert_eq!(read(&[], &[]), Ok(expected));
+    }
+
+    #[test]
+    fn a_failed_hsm_is_open_only_by_the_very_word() {
+        let file = TestFile::new("failed", "failed-state = 'open'\n");
+        let read =
+            |args: &[&str]| read(args, &[("CASEMATE_CONFIG", file.path())]).map(|settings| settings.failed_state);
+        assert_eq!(read(&[]), Ok(FailedState::Open));
+        assert_eq!(read(&["--failed-state", "closed"]), Ok(FailedState::Closed));
+        let refused = read(&["--failed-state", "Open"]).unwrap_err();
+        assert_eq!(refused, "--failed-state: `Open` is none of closed, open");
     }
 
     #[test]
@@ -515,7 +550,7 @@ mod tests {
             (
                 "key",
                 "log = 'info'\nport = 1\n",
-                "line 2: unknown field `port`, expected one of `listen`, `data-dir`, `log`, `log-format`, `syslog`, `syslog-ca`, `metrics-listen`, `update-key`, `update-command`",
+                "line 2: unknown field `port`, expected one of `listen`, `data-dir`, `log`, `log-format`, `syslog`, `syslog-ca`, `metrics-listen`, `failed-state`, `update-key`, `update-command`",
             ),
             ("type", "\n\nlog = 1\n", "line 3: invalid type: integer `1`, expected a string"),
             ("level", "\nlog = 'loud'", "line 2, log: `loud` is none of error, warn, info, debug, trace"),

@@ -53,3 +53,29 @@ pub struct NamespaceItem {
     /// The namespace.
     pub id: String,
 }
+
+/// `PUT /namespaces/{namespace}/quota`; what is absent or null is not bounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct NewNamespaceQuota {
+    /// Most keys.
+    pub max_keys: Option<u64>,
+    /// Most bytes of keys and certificates, as they are stored.
+    pub max_bytes: Option<u64>,
+}
+
+/// `GET /namespaces/{namespace}/quota`
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceQuota {
+    /// Most keys; null: not bounded.
+    pub max_keys: Option<u64>,
+    /// Most bytes of keys and certificates, as they are stored; null: not bounded.
+    pub max_bytes: Option<u64>,
+    /// Keys there are.
+    pub keys: u64,
+    /// Bytes of keys and certificates there are.
+    pub bytes: u64,
+}

@@ -1,6 +1,7 @@
 //! `namespace …`
 
 use casemate_api::NamespaceId;
+use casemate_api::body::users::NewNamespaceQuota;
 use clap::Subcommand;
 use serde_json::json;
 
@@ -18,6 +19,21 @@ pub(crate) enum Command {
         /// The namespace
         #[arg(value_parser = namespace)]
         id: NamespaceId,
+    },
+    /// Show what a namespace holds and may hold, or set that: what is not named is not bounded any more
+    Quota {
+        /// The namespace
+        #[arg(value_parser = namespace)]
+        id: NamespaceId,
+        /// Most keys
+        #[arg(long, value_name = "N")]
+        keys: Option<u64>,
+        /// Most bytes of keys and certificates, as they are stored
+        #[arg(long, value_name = "N")]
+        bytes: Option<u64>,
+        /// Take the quota away
+        #[arg(long, conflicts_with_all = ["keys", "bytes"])]
+        none: bool,
     },
     /// Delete a namespace with all its keys
     Delete {
@@ -38,6 +54,20 @@ impl Command {
             Command::Add { id } => {
                 context.session()?.namespaces().create(&id)?;
                 context.out.line(&json!({ "id": id.as_str() }), &format!("The namespace {id} was added."))
+            }
+            Command::Quota { id, keys: None, bytes: None, none: false } => {
+                let quota = context.session()?.namespaces().quota(&id)?;
+                let row = |what: &str, used: u64, max: Option<u64>| {
+                    vec![what.to_owned(), used.to_string(), max.map_or_else(|| "any".to_owned(), |max| max.to_string())]
+                };
+                let rows = [row("keys", quota.keys, quota.max_keys), row("bytes", quota.bytes, quota.max_bytes)];
+                context.out.list(&quota, &["of", "used", "quota"], rows)
+            }
+            Command::Quota { id, keys, bytes, none } => {
+                let quota = NewNamespaceQuota { max_keys: keys, max_bytes: bytes };
+                context.session()?.namespaces().set_quota(&id, quota)?;
+                let what = if none { "taken away" } else { "set" };
+                context.out.done(&format!("The quota of the namespace {id} was {what}."))
             }
             Command::Delete { id } => {
                 context.confirm(&format!("Deleting the namespace {id} with all its keys"))?;

@@ -1,7 +1,9 @@
 //! `/users*` and `/namespaces*`
 
 use casemate_api::body::Created;
-use casemate_api::body::users::{NamespaceItem, NewPassphrase, NewUser, User, UserItem};
+use casemate_api::body::users::{
+    NamespaceItem, NamespaceQuota, NewNamespaceQuota, NewPassphrase, NewUser, User, UserItem,
+};
 use casemate_api::{NamespaceId, Passphrase, Tag, UserId};
 
 use crate::error::Error;
@@ -87,6 +89,16 @@ impl Namespaces<'_> {
     /// `PUT /namespaces/{namespace}`. From then on only its own Administrators manage what is in it.
     pub fn create(&self, id: &NamespaceId) -> Result<(), Error> {
         self.0.put(&format!("/namespaces/{id}"), JSON, b"").map(drop)
+    }
+
+    /// `GET /namespaces/{namespace}/quota`
+    pub fn quota(&self, id: &NamespaceId) -> Result<NamespaceQuota, Error> {
+        self.0.get_json(&format!("/namespaces/{id}/quota"))
+    }
+
+    /// `PUT /namespaces/{namespace}/quota`
+    pub fn set_quota(&self, id: &NamespaceId, quota: NewNamespaceQuota) -> Result<(), Error> {
+        self.0.put_json(&format!("/namespaces/{id}/quota"), &quota).map(drop)
     }
 
     /// `DELETE /namespaces/{namespace}`, with all its keys.

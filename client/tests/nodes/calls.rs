@@ -6,7 +6,7 @@ use casemate_api::body::config::Switch;
 use casemate_api::body::keys::{
     Decrypt, DistinguishedName, Encrypt, GenerateKey, ImportArguments, PublicParts, Restrictions,
 };
-use casemate_api::body::users::NewUser;
+use casemate_api::body::users::{NewNamespaceQuota, NewUser};
 use casemate_api::{DecryptMode, EncryptMode, KeyType, Mechanism, NamespaceId, Role, State, Tag, UserId};
 use casemate_client::{Changed, Error, KeyFilter, Upload};
 use casemate_testkit::{ADMIN, Hsm, UNLOCK, admin, client_of, key, operator, secret};
@@ -151,6 +151,11 @@ fn users_and_namespaces() {
     client.log_in(&picked, secret("new passphrase")).random(1).unwrap();
     session.users().delete(&picked).unwrap();
     assert!(matches!(admin.users().create_as(&ada, &user(Role::Operator)), Err(Error::Forbidden { .. })));
+    admin.namespaces().set_quota(&ns, NewNamespaceQuota { max_keys: Some(0), max_bytes: None }).unwrap();
+    let quota = admin.namespaces().quota(&ns).unwrap();
+    assert_eq!((quota.max_keys, quota.max_bytes), (Some(0), None));
+    let one_more = session.keys().generate(&generate("q", KeyType::EC_P256, &[Mechanism::ECDSA_Signature], 0));
+    assert!(matches!(one_more, Err(Error::Refused { status: 507, .. })), "{one_more:?}");
     admin.namespaces().delete(&ns).unwrap();
 
     let wrong = client.log_in(&UserId::parse("admin").unwrap(), secret("wrong passphrase"));

@@ -183,7 +183,7 @@ impl Audit {
             tracing::info!(target: "audit", first, last, time, hash = hex(&checkpoint.hash), device = self.device,
                 signature = hex(&signature), "checkpoint of the audit log");
         }
-        if signs && let Err(error) = self.prune(chain).await {
+        if signs && let Err(error) = self.prune(chain, fresh).await {
             tracing::error!(target: "audit", %error, "old records of the audit log could not be removed");
         }
         Ok(())
@@ -203,14 +203,20 @@ impl Audit {
         Ok((change, (checkpoint, signature)))
     }
 
-    /// Removes the oldest records beyond the bound: first the head says where the log begins, then the rows go, in steps
+    /// Removes the oldest records beyond the bound, or as many as the `fresh` ones that have come since the last checkpoint
+    /// if the disk is nearly full: then the log must not take the room of deletions and unlocking. First the head says where the log begins, then the rows go, in steps
     /// that the next pruning finishes if a crash interrupts them.
-    async fn prune(&self, chain: &mut Chain) -> Result<(), Error> {
+    async fn prune(&self, chain: &mut Chain, fresh: u64) -> Result<(), Error> {
         let head = &chain.head;
-        let Some(through) = head.sequence.checked_sub(self.bounds.records_max).filter(|last| *last >= head.first)
-        else {
-            return Ok(());
+        let beyond = head.sequence.saturating_sub(self.bounds.records_max);
+        let through = match self.local.is_nearly_full() {
+            // What has come since is not among the oldest.
+            true => beyond.max((head.first + fresh - 1).min(head.sequence.saturating_sub(fresh))),
+            false => beyond,
         };
+        if through < head.first {
+            return Ok(());
+        }
         let row = self.local.get(LocalPath::AuditRecord(through)).await?;
         let (previous, _) = row
             .ok_or_else(|| Error::internal(format!("record {through} of the audit log is missing")))

@@ -235,6 +235,29 @@ fn old_records_go_at_a_checkpoint_and_the_log_says_from_where_it_goes_on() {
 }
 
 #[test]
+fn while_the_disk_is_nearly_full_the_log_goes_on_and_does_not_grow() {
+    let sim = Sim::new(1);
+    let audit = block_on(open_with(&sim, Bounds { records_max: 1_000, checkpoint_records: 10 }));
+    let write = |count: usize| (0..count).for_each(|i| _ = intent(&audit, &format!("/keys/{i}")).unwrap());
+    write(100);
+    assert_eq!(records(&audit).len(), 100, "nothing is removed while there is room");
+    sim.local.fill(true);
+    write(300);
+    let found = records(&audit);
+    assert!((88..=112).contains(&found.len()), "{}", found.len());
+    assert_eq!(found.last().unwrap().event.target, "/keys/299");
+    sim.local.fill(false);
+    write(100);
+    assert!(records(&audit).len() >= 180, "it grows again");
+    // A log that is shorter than what comes between two checkpoints loses none of that.
+    let sim = Sim::new(2);
+    sim.local.fill(true);
+    let audit = block_on(open_with(&sim, Bounds { records_max: 1_000, checkpoint_records: 10 }));
+    (0..10).for_each(|i| _ = intent(&audit, &format!("/keys/{i}")).unwrap());
+    assert!(records(&audit).len() >= 10);
+}
+
+#[test]
 fn an_hour_with_new_records_ends_with_a_checkpoint() {
     let sim = Sim::new(1);
     let audit = open(&sim);

@@ -177,7 +177,7 @@ impl Conversion {
                         let number = NamespaceNumber::try_from(self.namespaces.len() + 1);
                         let number = number.map_err(|_| Error::internal("namespace numbers are used up"))?;
                         let row = SharedPath::namespace(job.to, &id);
-                        let row = job.sealed(&job.tables.namespaces, row, &NamespaceRecord { number });
+                        let row = job.sealed(&job.tables.namespaces, row, &NamespaceRecord::new(number));
                         Arc::make_mut(&mut self.namespaces).insert(id, number);
                         self.taken += 1;
                         self.batch.put(row).await?;
@@ -256,12 +256,12 @@ impl Conversion {
         }
         if let Ok(number @ 1..) = NamespaceNumber::try_from(self.namespaces.len()) {
             let path = namespaces::last_number_path(to);
-            let row = seal(&tables.namespaces, path, &NamespaceRecord { number }.encode());
+            let row = seal(&tables.namespaces, path, &NamespaceRecord::new(number).encode());
             self.batch.put(row).await?;
         }
         if self.to_harden {
             let path = users::to_harden_path(to);
-            let row = seal(&tables.namespaces, path, &NamespaceRecord { number: ROOT }.encode());
+            let row = seal(&tables.namespaces, path, &NamespaceRecord::new(ROOT).encode());
             self.batch.put(row).await?;
         }
         Ok(())

@@ -91,7 +91,7 @@ impl Operational {
         let mut salt = [0; 16];
         self.platform.rng.fill(&mut salt);
         let record = BackupSecret { salt, key: backup_key(&self.platform, new, salt).await? };
-        let draft = draft.put(self.backup_secrets.sealed(&path, Revision::default(), &record)?);
+        let draft = draft.put(self.backup_secrets.sealed(&path, Revision::default(), &record)?).reserved();
         match self.commit(By::Caller(by), draft).await? {
             Committed::At(_) => {
                 self.backup_secrets.changed(&path);

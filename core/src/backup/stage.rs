@@ -18,7 +18,7 @@ use crate::path::{Generation, SharedPath, generation_pointer};
 use crate::platform::Platform;
 use crate::record::{BadRecord, Reader, Writer};
 use crate::secret::StoreKey;
-use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Store, StoreError, Txn};
+use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Room, Store, StoreError, Txn};
 use crate::table::{open_row, seal_row};
 
 /// The current generation and what a write expects of its pointer; `None` before there is any.
@@ -37,6 +37,7 @@ pub(crate) async fn move_pointer(platform: &Platform, expect: Expect, to: Genera
         expect: vec![(generation_pointer(), expect)],
         put: vec![(generation_pointer(), to.to_be_bytes().to_vec())],
         delete: Vec::new(),
+        room: Room::Reserved,
     };
     match platform.store.commit(vec![txn]).await.map(|mut outcomes| outcomes.pop()) {
         Ok(Some(Outcome::Committed(_))) => Moved::Yes,
@@ -46,7 +47,7 @@ pub(crate) async fn move_pointer(platform: &Platform, expect: Expect, to: Genera
             Ok(_) => Moved::No(unconfirmed()),
             Err(why) => Moved::Perhaps(why),
         },
-        Err(why @ (StoreError::Busy | StoreError::TooLarge)) => Moved::No(why.into()),
+        Err(why @ (StoreError::Busy | StoreError::Full | StoreError::TooLarge)) => Moved::No(why.into()),
         Err(why @ (StoreError::Unreachable(_) | StoreError::Damaged(_))) => Moved::Perhaps(why.into()),
     }
 }
@@ -100,8 +101,8 @@ async fn remove(platform: &Platform, expect: Expect, start: Path, end: Option<Pa
         let paths: Vec<Path> = page.rows.into_iter().map(|(path, _)| path).collect();
         let txn = |delete: &[Path]| Txn {
             expect: vec![(generation_pointer(), expect)],
-            put: Vec::new(),
             delete: delete.to_vec(),
+            ..Txn::default()
         };
         let txns: Vec<Txn> = paths.chunks(STORE_TXN_MAX_OPS - 1).map(txn).collect();
         if txns.is_empty() {

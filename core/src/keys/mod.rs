@@ -21,6 +21,7 @@ use crate::keys::usable::Key;
 use crate::path::{KeyRef, SharedPath, Uid};
 use crate::phase::Operational;
 use crate::platform::Work;
+use crate::quotas::{End, signed, stored_bytes};
 use crate::record::{BadRecord, Reader, Writer};
 use crate::right::By;
 use crate::shared::{Committed, Draft};
@@ -210,8 +211,13 @@ impl ManagedKeys<'_> {
         };
         let path = self.path(&id);
         let record = KeyRecord::new(uid, properties.mechanisms, properties.label, properties.tags, material);
-        let draft = Draft::default().absent(&path).put(self.op.keys.sealed(&path, Revision::default(), &record)?);
-        match self.commit(draft).await? {
+        let sealed = self.op.keys.sealed(&path, Revision::default(), &record)?;
+        let mut place = self.op.place(self.scope).await?;
+        place.begin(1, signed(sealed.1.len()))?;
+        let draft = Draft::default().absent(&path).put(sealed);
+        let committed = self.commit(draft).await;
+        place.end(&committed);
+        match committed? {
             Committed::At(_) => {
                 self.op.keys.changed(&path);
                 tracing::info!(target: "hsm.key", "created ({id})");
@@ -230,15 +236,23 @@ impl ManagedKeys<'_> {
         let id = &key.id;
         let path = self.path(id);
         for _ in 0..ATTEMPTS {
+            let mut place = self.op.place(self.scope).await?;
             let row = self.op.keys.read(&path).await?.filter(|row| row.record.uid == key.row.record.uid);
             let row = row.ok_or_else(Error::not_found)?;
             let uid = row.record.uid;
+            if place.counts() {
+                let certificate = self.op.certificates.read(&self.certificate_path(uid)).await?;
+                let certificate = certificate.map_or(0, |row| stored_bytes(&row.record));
+                place.begin(-1, -(stored_bytes(&row.record) + certificate))?;
+            }
             let draft = Draft::default()
                 .at(&path, row.revision)
                 .delete(&path)
                 .delete(&self.certificate_path(uid))
                 .delete(&SharedPath::counter(self.op.shared.generation, self.key(uid), &self.op.device_id));
-            if let Committed::At(_) = self.commit(draft).await? {
+            let committed = self.commit(draft).await;
+            place.end(&committed);
+            if let Committed::At(_) = committed? {
                 self.op.keys.changed(&path);
                 self.op.certificates.changed(&self.certificate_path(uid));
                 self.op.forget_uses(self.key(uid));
@@ -254,6 +268,8 @@ impl ManagedKeys<'_> {
         let id = &key.id;
         let (from, to) = (self.path(id), self.path(new_id));
         let taken = || Error::Exists(format!("Key '{new_id}' already exists").into());
+        // It changes no count, but others count on which key has which id.
+        let _place = self.op.place(self.scope).await?;
         for _ in 0..ATTEMPTS {
             let row = self.op.keys.read(&from).await?.filter(|row| row.record.uid == key.row.record.uid);
             let row = row.ok_or_else(Error::not_found)?;
@@ -264,7 +280,8 @@ impl ManagedKeys<'_> {
                 .absent(&to)
                 .at(&from, row.revision)
                 .put(self.op.keys.sealed(&to, row.revision, &row.record)?)
-                .delete(&from);
+                .delete(&from)
+                .reserved();
             match self.commit(draft).await? {
                 Committed::At(_) => {
                     self.op.keys.moved(&from, &to);
@@ -320,7 +337,24 @@ impl ManagedKeys<'_> {
         change: impl Fn(KeyRecord) -> Result<KeyRecord, Error>,
     ) -> Result<Change, Error> {
         let path = self.path(id);
-        match self.op.update(By::Caller(self.caller), &self.op.keys, &path, |draft| self.fence(draft), change).await {
+        let mut place = self.op.place(self.scope).await?;
+        if place.counts()
+            && let Some(row) = self.op.keys.read(&path).await?
+        {
+            let before = stored_bytes(&row.record);
+            // An error comes again below.
+            if let Ok(changed) = change(row.record) {
+                place.begin(0, stored_bytes(&changed) - before)?;
+            }
+        }
+        let changed =
+            self.op.update(By::Caller(self.caller), &self.op.keys, &path, |draft| self.fence(draft), change).await;
+        place.end(match &changed {
+            Ok(Some(())) => End::Done,
+            Ok(None) | Err(Error::Unchanged | Error::Full(_)) => End::Not,
+            Err(_) => End::Unknown,
+        });
+        match changed {
             Ok(Some(_)) => Ok(Change::Done),
             Ok(None) => Err(Error::NotFound(Some("key not found".into()))),
             Err(Error::Unchanged) => Ok(Change::Unchanged),
@@ -335,11 +369,13 @@ impl ManagedKeys<'_> {
         for _ in 0..ATTEMPTS {
             let key = self.op.keys.read(&path).await?.ok_or(Error::NotFound(Some("keyID not found".into())))?;
             let certificate = self.certificate_path(key.record.uid);
-            let draft = Draft::default()
-                .absent(&certificate)
-                .at(&path, key.revision)
-                .put(self.op.certificates.sealed(&certificate, Revision::default(), &record)?);
-            match self.commit(draft).await? {
+            let sealed = self.op.certificates.sealed(&certificate, Revision::default(), &record)?;
+            let mut place = self.op.place(self.scope).await?;
+            place.begin(0, signed(sealed.1.len()))?;
+            let draft = Draft::default().absent(&certificate).at(&path, key.revision).put(sealed);
+            let committed = self.commit(draft).await;
+            place.end(&committed);
+            match committed? {
                 Committed::At(_) => {
                     self.op.certificates.changed(&certificate);
                     tracing::info!(target: "hsm.key", "update ({id}): added certificate");
@@ -356,8 +392,13 @@ impl ManagedKeys<'_> {
     pub async fn delete_certificate(&self, key: &Key) -> Result<(), Error> {
         let path = self.certificate_path(key.row.record.uid);
         let none = || Error::NotFound(Some("There is no certificate for this KeyID.".into()));
+        let mut place = self.op.place(self.scope).await?;
         let row = self.op.certificates.read(&path).await?.ok_or_else(none)?;
-        match self.commit(Draft::default().at(&path, row.revision).delete(&path)).await? {
+        place.begin(0, -stored_bytes(&row.record))?;
+        let draft = Draft::default().at(&path, row.revision).delete(&path);
+        let committed = self.commit(draft).await;
+        place.end(&committed);
+        match committed? {
             Committed::At(_) => {
                 self.op.certificates.changed(&path);
                 tracing::info!(target: "hsm.key", "update ({}): removed certificate", key.id);

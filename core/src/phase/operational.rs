@@ -21,6 +21,7 @@ use crate::local::{Local, LocalChange};
 use crate::namespaces::NamespaceRecord;
 use crate::path::{Generation, LocalPath, TableId, generation_pointer};
 use crate::platform::{Platform, Work, run_on};
+use crate::quotas::Accounts;
 use crate::right::Rights;
 use crate::seal;
 use crate::secret::{DomainKey, StoreKey};
@@ -42,6 +43,7 @@ pub struct Operational {
     pub(crate) backup_secrets: Table<BackupSecret>,
     pub(crate) cluster_cas: Table<ClusterCa>,
     pub(crate) counters: Counters,
+    pub(crate) accounts: Accounts,
     pub(crate) credentials: Credentials,
     pub(crate) kdf_queue: Arc<KdfQueue>,
     pub(crate) limiter: Arc<Limiter>,
@@ -92,6 +94,7 @@ impl Operational {
             backup_secrets: tables.open(TableId::Settings, SMALL_CACHE_BYTES),
             cluster_cas: tables.open(TableId::Settings, SMALL_CACHE_BYTES),
             counters: Counters::default(),
+            accounts: Accounts::default(),
             credentials: Credentials::new(&*platform.rng),
             kdf_queue: KdfQueue::new(platform.pool.clone(), platform.clock.clone(), limiter.clone()),
             limiter,

@@ -69,7 +69,7 @@ impl Unprovisioned {
         let txn = Txn {
             expect: vec![(generation_pointer(), Expect::Absent)],
             put: vec![(generation_pointer(), FIRST.to_be_bytes().to_vec()), row],
-            delete: Vec::new(),
+            ..Txn::default()
         };
         match self.platform.store.commit(vec![txn]).await?.pop() {
             Some(Outcome::Committed(_)) => Ok(()),

@@ -28,6 +28,7 @@ struct State {
     rows: Arc<BTreeMap<Path, Versioned>>,
     revision: Revision,
     failing: bool,
+    full: bool,
     answers_to_lose: usize,
     delay: Option<Arc<Delay>>,
 }
@@ -54,6 +55,11 @@ impl SimStore {
     /// While `failing`, every call answers [`StoreError::Unreachable`].
     pub fn fail(&self, failing: bool) {
         self.lock().failing = failing;
+    }
+
+    /// While `full`, what adds is refused with [`StoreError::Full`], as on a disk that is nearly full.
+    pub fn fill(&self, full: bool) {
+        self.lock().full = full;
     }
 
     /// The next `commits` transactions answer [`Outcome::Unknown`]; chance decides which of them are applied.
@@ -197,6 +203,9 @@ impl Store for SimStore {
                 return Err(StoreError::TooLarge);
             }
             let mut state = self.reach().await?;
+            if state.full && txns.iter().any(Txn::grows) {
+                return Err(StoreError::Full);
+            }
             Ok(txns.into_iter().map(|txn| self.commit_one(&mut state, txn)).collect())
         })
     }
@@ -206,6 +215,10 @@ impl Store for SimStore {
             drop(self.reach().await?);
             Ok(self.history.watch(prefix, from))
         })
+    }
+
+    fn is_nearly_full(&self) -> bool {
+        self.lock().full
     }
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {

@@ -233,6 +233,7 @@ async fn large_values_fit_and_larger_ones_do_not(store: &dyn Store) {
         expect: (0..rows / 2).map(|n| (path(n.to_string()), Expect::Absent)).collect(),
         put: (0..rows / 4).map(|n| (path(n.to_string()), vec![0; 8])).collect(),
         delete: (0..rows - rows / 2 - rows / 4).map(|n| path(format!("x{n}"))).collect(),
+        ..Txn::default()
     };
     assert_eq!(store.commit(vec![put("before", "1"), many(STORE_TXN_MAX_OPS + 1)]).await, Err(StoreError::TooLarge));
     assert_eq!(value(store, "before").await, None, "nothing of a refused commit is applied");

@@ -65,6 +65,8 @@ pub fn table() -> Vec<Row> {
         get("/namespaces",              operational(Namespaces, Root),                         Nothing,             none(),         namespaces::list).gives::<Vec<user_bodies::NamespaceItem>>(200).head(),
         put("/namespaces/{namespace}",  operational(Namespaces, Root),                         NamespaceSlot,       ignored(),      namespaces::create).exists(400),
         delete("/namespaces/{namespace}", operational(Namespaces, Root),                       ExistingNamespace,   none(),         namespaces::delete),
+        get("/namespaces/{namespace}/quota", operational(Namespaces, Anywhere),                OwnNamespace,        none(),         namespaces::quota).gives::<user_bodies::NamespaceQuota>(200).no_cache(),
+        put("/namespaces/{namespace}/quota", operational(Namespaces, Root),                    ExistingNamespace,   json(),         namespaces::set_quota).no_cache(),
 
         get("/users",                   operational(UserManage, Anywhere),                     Nothing,             none(),         users::list).gives::<Vec<user_bodies::UserItem>>(200),
         post("/users",                  operational(UserManage, Anywhere),                     Nothing,             json(),         users::create_here).gives::<Created>(201),
@@ -98,14 +100,14 @@ pub fn table() -> Vec<Row> {
         put("/config/time",             operational(Config, Root),                             TheHsm,              json(),         config::set_time).no_cache(),
 
         get("/system/info",             operational(System, Root),                             Nothing,             none(),         system::info).gives::<system_bodies::SystemInfo>(200).etag().head(),
-        post("/system/reboot",          operational(System, Root).or(&[Failed]),               Nothing,             none(),         system::reboot).no_cache().intent(IfPossible),
+        post("/system/reboot",          operational(System, Root).or_failed(),                 Nothing,             none(),         system::reboot).no_cache().intent(IfPossible),
         post("/system/shutdown",        operational(System, Root).or(NOT_OPERATIONAL),         Nothing,             none(),         system::shutdown).no_cache().intent(IfPossible),
         post("/system/update",          operational(System, Root).or(&[]),                     TheUpdates,          stream(Types::Any), system::update).gives::<system_bodies::ReleaseNotes>(200).no_cache(),
         post("/system/commit-update",   operational(System, Root).or(&[]),                     TheUpdates,          none(),         system::commit_update).no_cache(),
         post("/system/cancel-update",   operational(System, Root).or(&[]),                     TheUpdates,          none(),         system::cancel_update).no_cache().intent(IfPossible),
         post("/system/backup",          operational(Backup, Root),                             Nothing,             none(),         backup::backup).answers(200).media(Octets).no_cache(),
         post("/system/restore",         operational(System, Root).or(&[Unprovisioned]),        Nothing,             stream(Types::Given), backup::restore).no_cache(),
-        post("/system/factory-reset",   operational(System, Root).or(&[Failed]),               Nothing,             none(),         system::factory_reset).no_cache().intent(IfPossible),
+        post("/system/factory-reset",   operational(System, Root).or_failed(),                 Nothing,             none(),         system::factory_reset).no_cache().intent(IfPossible),
 
         get("/audit",                   operational(Audit, Root),                              AuditRange,          none(),         audit::export).answers(200).media(JsonLines).no_cache(),
         get("/audit/key.pem",           operational(Audit, Root),                              TheHsm,              none(),         audit::key).answers(200).media(Pem).etag(),

@@ -392,6 +392,24 @@ impl Find<Op> for ExistingNamespace {
     }
 }
 
+/// A namespace that exists: any for the root, else the caller's own.
+pub struct OwnNamespace;
+
+impl Find<Op> for OwnNamespace {
+    type Reached = ();
+    type Found = NamespaceId;
+    const IDS: &'static [&'static str] = &["{namespace}"];
+    async fn reach(&self, _: &Op, caller: &Caller, call: &Call) -> Result<(), Error> {
+        match caller.scope()?.namespace() {
+            Some(own) if own.as_str() != first(call) => Err(Error::Forbidden(None)),
+            Some(_) | None => Ok(()),
+        }
+    }
+    async fn find(&self, op: &Op, caller: &Caller, (): (), call: &Call) -> Result<NamespaceId, Error> {
+        Ok(ExistingNamespace.find(op, caller, (), call).await?.id)
+    }
+}
+
 /// A key of the caller's scope, and where its use is counted.
 pub struct ExistingKeyToUse;
 

@@ -30,7 +30,7 @@ use super::negotiate::{self, Basic, Conditions, Current, Effect, Verdict};
 use super::pages;
 use super::reply::{Content, Refusal, Reply};
 use super::route::{Ids, Resource, Routes};
-use super::row::{Column, Find, Handler, Row, Rule, Spec};
+use super::row::{Column, FailedState, Find, Handler, Row, Rule, Spec};
 use super::serve::{ReplyBody, Service};
 use super::trail;
 use super::upload::{LeftOver, Upload};
@@ -45,6 +45,7 @@ pub struct Edge {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     updates: Arc<Updates>,
+    failed: FailedState,
     openapi: Bytes,
     /// Places for changes, which run on when their client leaves.
     changes: Arc<Semaphore>,
@@ -60,6 +61,7 @@ pub struct Asking {
     /// The counters of this server.
     pub metrics: Arc<Metrics>,
     spec: Arc<Spec>,
+    failed: FailedState,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -116,10 +118,16 @@ impl Present {
 }
 
 impl Edge {
-    /// Everything that answers requests for `hsm`.
-    pub fn new(hsm: Arc<Hsm>, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, updates: Arc<Updates>) -> Arc<Self> {
+    /// Everything that answers requests for `hsm`; `failed` says whom while that is Failed.
+    pub fn new(
+        hsm: Arc<Hsm>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        updates: Arc<Updates>,
+        failed: FailedState,
+    ) -> Arc<Self> {
         let routes = Routes::new(super::endpoints::table());
-        let openapi = super::openapi::document(&routes).into();
+        let openapi = super::openapi::document(&routes, failed).into();
         let mut rows = routes.rows();
         rows.sort_by_key(|row| row.number);
         let endpoint = |row: &&Arc<Row>| Endpoint { method: row.spec.name(), path: row.spec.path };
@@ -132,6 +140,7 @@ impl Edge {
             clock,
             metrics,
             updates,
+            failed,
             openapi,
             changes: Arc::new(Semaphore::new(CHANGES_RUNNING_MAX)),
         })
@@ -190,6 +199,7 @@ impl Edge {
                     address: peer.ip(),
                     metrics: self.metrics.clone(),
                     spec: row.spec.clone(),
+                    failed: self.failed,
                     clock: self.clock.clone(),
                 };
                 let call = Call {
@@ -378,7 +388,7 @@ impl Asking {
     fn rule(&self) -> Result<Rule, Refusal> {
         let state = self.hsm.state();
         let rule = self.spec.who.iter().find(|(open, _)| *open == state);
-        rule.map(|(_, rule)| *rule).ok_or_else(Refusal::wrong_state)
+        rule.map(|(_, rule)| rule.under(self.failed)).ok_or_else(Refusal::wrong_state)
     }
 
     fn not_believed(&self, failure: Failure) -> Refusal {

@@ -9,10 +9,10 @@ use serde_json::{Map, Value, json};
 
 use super::decode::Types;
 use super::route::{BASE, Routes};
-use super::row::{Rule, Spec};
+use super::row::{FailedState, Rule, Spec};
 
-/// The document (OpenAPI 3.1.0), as JSON.
-pub fn document(routes: &Routes) -> Vec<u8> {
+/// The document (OpenAPI 3.1.0), as JSON. It tells of this server, and so of its setting `failed`.
+pub fn document(routes: &Routes, failed: FailedState) -> Vec<u8> {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = "/components/schemas".into();
         settings.meta_schema = None;
@@ -24,7 +24,7 @@ pub fn document(routes: &Routes) -> Vec<u8> {
         let spec = &row.spec;
         let path = paths.entry(spec.path).or_insert_with(|| json!({}));
         if let Value::Object(methods) = path {
-            methods.insert(spec.method.as_str().to_lowercase(), operation(spec, &mut generator, &error));
+            methods.insert(spec.method.as_str().to_lowercase(), operation(spec, failed, &mut generator, &error));
         }
     }
     let document = json!({
@@ -45,11 +45,11 @@ pub fn document(routes: &Routes) -> Vec<u8> {
     serde_json::to_vec(&document).unwrap_or_default()
 }
 
-fn operation(spec: &Spec, generator: &mut SchemaGenerator, error: &schemars::Schema) -> Value {
+fn operation(spec: &Spec, failed: FailedState, generator: &mut SchemaGenerator, error: &schemars::Schema) -> Value {
     let states: Vec<State> = spec.who.iter().map(|(state, _)| *state).collect();
-    let rules =
-        || spec.who.iter().filter_map(|(_, rule)| if let Rule::Allowed(a, w) = rule { Some((*a, *w)) } else { None });
-    let open = spec.who.iter().any(|(_, rule)| *rule == Rule::Public);
+    let holding = || spec.who.iter().map(|(_, rule)| rule.under(failed));
+    let rules = || holding().filter_map(|rule| if let Rule::Allowed(a, w) = rule { Some((a, w)) } else { None });
+    let open = holding().any(|rule| rule == Rule::Public);
     let mut roles: Vec<String> = Role::ALL
         .iter()
         .filter(|role| rules().any(|(action, _)| role.may(action)))
@@ -58,7 +58,7 @@ fn operation(spec: &Spec, generator: &mut SchemaGenerator, error: &schemars::Sch
     if open {
         roles.push("Public".into());
     }
-    let unlock_holder = spec.who.iter().any(|(_, rule)| *rule == Rule::UnlockHolder);
+    let unlock_holder = holding().any(|rule| rule == Rule::UnlockHolder);
     if unlock_holder {
         roles.push("FailedUnlock".into());
     }
@@ -171,6 +171,7 @@ fn responses(spec: &Spec, generator: &mut SchemaGenerator, error: &schemars::Sch
         ("415", "The body's type is not taken.", false),
         ("429", "Too many failed attempts.", true),
         ("503", "The HSM is busy, or its store is.", true),
+        ("507", "There is no room for it: on the disk, or in the namespace's quota.", true),
     ];
     if let Value::Object(members) = &mut responses {
         for (status, description, json_body) in refusals {

@@ -157,6 +157,8 @@ impl Refusal {
             Error::Unavailable(message) => {
                 Self::because(StatusCode::SERVICE_UNAVAILABLE, message).with("retry-after", "1")
             }
+            // Clients take other 5xx for a sick node and try the next; this one is well, and its disk is not theirs to mend.
+            Error::Full(message) => Self::because(StatusCode::INSUFFICIENT_STORAGE, message),
             Error::Internal(context) => {
                 tracing::error!(path = spec.path, %context, "internal error");
                 Self::because(StatusCode::INTERNAL_SERVER_ERROR, "Internal error. Check the log.")

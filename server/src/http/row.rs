@@ -29,6 +29,29 @@ pub enum Rule {
     Allowed(Action, Whence),
     /// The user `unlock` with the unlock passphrase: for what is asked of an HSM whose users cannot be read.
     UnlockHolder,
+    /// One of the two above: the setting [`FailedState`] says which.
+    PublicOrUnlockHolder,
+}
+
+/// Who may reboot and reset an HSM that is Failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailedState {
+    /// Who knows the unlock passphrase.
+    #[default]
+    Closed,
+    /// Anybody who reaches the port, as NetHSM's contract has it.
+    Open,
+}
+
+impl Rule {
+    /// The rule that holds under this setting.
+    pub fn under(self, failed: FailedState) -> Self {
+        match (self, failed) {
+            (Rule::PublicOrUnlockHolder, FailedState::Open) => Rule::Public,
+            (Rule::PublicOrUnlockHolder, FailedState::Closed) => Rule::UnlockHolder,
+            (rule, _) => rule,
+        }
+    }
 }
 
 /// Policy of a row whose handler runs in column `C`: a rule for each state in which it is open.
@@ -56,6 +79,12 @@ impl Who<Op> {
     /// Also open in other states, to anybody; the handler must then cope with every phase.
     pub fn or(mut self, states: &[State]) -> Who<Arc<Hsm>> {
         self.rules.extend(states.iter().map(|state| (*state, Rule::Public)));
+        Who { rules: self.rules, column: PhantomData }
+    }
+
+    /// Also open while Failed, to whom the setting [`FailedState`] says.
+    pub fn or_failed(mut self) -> Who<Arc<Hsm>> {
+        self.rules.push((State::Failed, Rule::PublicOrUnlockHolder));
         Who { rules: self.rules, column: PhantomData }
     }
 }

@@ -46,6 +46,10 @@ impl Store for Counted {
         self.store.watch(prefix, from)
     }
 
+    fn is_nearly_full(&self) -> bool {
+        self.store.is_nearly_full()
+    }
+
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {
         self.store.snapshot()
     }

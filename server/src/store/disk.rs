@@ -138,6 +138,8 @@ impl StorageBackend for Disk {
         if self.hold(|| Change::Len(len)) {
             return Ok(());
         }
+        #[cfg(test)]
+        self.faults.grow()?;
         self.file.set_len(len)
     }
 
@@ -156,6 +158,8 @@ impl StorageBackend for Disk {
         if self.hold(|| Change::Write(offset, data.to_vec())) {
             return Ok(());
         }
+        #[cfg(test)]
+        self.faults.grow()?;
         self.file.write(offset, data)
     }
 
@@ -190,7 +194,7 @@ impl StorageBackend for Disk {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use super::*;
     use crate::scratch::Scratch;
@@ -201,6 +205,10 @@ pub(super) mod tests {
         pub(in crate::store) reads: AtomicBool,
         pub(in crate::store) writes: AtomicBool,
         pub(in crate::store) syncs: AtomicBool,
+        /// There is no room, whatever the volume says.
+        pub(in crate::store) full: AtomicBool,
+        /// How often the file was opened.
+        pub(in crate::store) opened: AtomicUsize,
         /// What was done to the trusted file, if a test wants to know.
         pub(in crate::store) log: Mutex<Option<Vec<Change>>>,
     }
@@ -218,6 +226,10 @@ pub(super) mod tests {
 
         pub(super) fn write(&self) -> io::Result<()> {
             fail_if(&self.writes)
+        }
+
+        pub(super) fn grow(&self) -> io::Result<()> {
+            if self.full.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
         }
 
         pub(super) fn sync(&self) -> io::Result<()> {

@@ -3,6 +3,10 @@
 //! No caller touches the disk: commits and reads are queued, and answered through one-shot channels. The writer takes
 //! everything that queued up during the last write and makes it durable with one sync (group commit). redb refuses all
 //! work after an error of the disk; the next call then opens the file anew, so that the store recovers with its disk.
+//! Whoever comes meanwhile is told that it is busy.
+//!
+//! A full disk is such an error, so room is looked for before redb is asked to write (see [`super::volume`]). While there is
+//! little, what grows is refused, unless deletions left room in the file itself: redb seldom gives it back to the volume.
 //!
 //! Commits do not save redb's map of free pages, as that takes a second sync. Without a map of the last commit, opening
 //! walks the whole file (2 s for 200 k rows). So the writer saves it once it has nothing else to do: only a kill within
@@ -10,23 +14,30 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path as FilePath;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use casemate_api::limits::{
-    STORE_COMMITS_WAITING_MAX, STORE_GROUP_MAX_BYTES, STORE_HISTORY_EVENTS, STORE_READS_WAITING_MAX,
+    STORE_COMMITS_WAITING_MAX, STORE_GROUP_MAX_BYTES, STORE_HISTORY_EVENTS, STORE_MEASURE_MS, STORE_PAUSE_MAX_MS,
+    STORE_PAUSE_MIN_MS, STORE_READS_WAITING_MAX, STORE_WORK_BYTES,
 };
-use casemate_core::platform::BoxFuture;
+use casemate_core::platform::{BoxFuture, Clock};
 use casemate_core::store::history::History;
 use casemate_core::store::{
     Expect, Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch,
 };
 use futures_channel::oneshot;
-use redb::{CommitError, Database, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, WriteTransaction};
+use redb::{
+    CommitError, Database, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table,
+    WriteTransaction,
+};
 
 use super::file::{After, OpenError, StoreFile};
 use super::row::{self, META, REVISION, ROWS};
+use super::volume::{self, Volume};
+use crate::clock::SystemClock;
 use crate::queue::{Queue, Refused, TimedOut};
 
 /// A store in one file. It is closed when the last reference goes: what is queued is written first, for which the drop
@@ -37,12 +48,36 @@ pub struct Embedded {
 }
 
 pub(super) struct Shared {
+    myself: Weak<Shared>,
     pub(super) file: StoreFile,
-    /// `None` after an error, until the next call.
-    database: Mutex<Option<Arc<Database>>>,
+    pub(super) volume: Arc<Volume>,
+    /// Room in the file that rows left when they went, as far as it is known, in bytes.
+    pub(super) vacant: AtomicU64,
+    clock: SystemClock,
+    /// When `vacant` was last measured, as monotonic milliseconds.
+    measured_ms: AtomicU64,
+    pub(super) pause: Mutex<Pause>,
+    database: Mutex<Base>,
     commits: Queue<Commit>,
     reads: Queue<Job>,
     history: Arc<History>,
+}
+
+/// redb's file.
+pub(super) enum Base {
+    /// It works, as far as is known.
+    Open(Arc<Database>),
+    /// It failed; the next call opens it anew.
+    Closed,
+    /// Somebody opens it, which may take a while.
+    Opening,
+}
+
+/// When writing is tried again after the disk was full although there seemed to be room.
+#[derive(Default)]
+pub(super) struct Pause {
+    until: Duration,
+    length: Duration,
 }
 
 struct Commit {
@@ -56,22 +91,33 @@ impl Embedded {
     /// Opens the store at `path`, or makes an empty one with mode 0600 if there is no such file. redb keeps at most
     /// `cache_bytes` of pages in memory. Opening takes milliseconds, but after a kill during writes about 10 s for every
     /// million rows.
-    pub fn open(path: &FilePath, cache_bytes: usize) -> Result<Arc<Embedded>, OpenError> {
+    pub fn open(path: &FilePath, cache_bytes: usize, volume: &Arc<Volume>) -> Result<Arc<Embedded>, OpenError> {
         let file = StoreFile {
             path: path.into(),
             cache_bytes,
             #[cfg(test)]
             faults: Arc::default(),
         };
+        volume.make_room(STORE_WORK_BYTES);
         file.create_if_absent()?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new_cyclic(|myself| Shared {
+            myself: myself.clone(),
             file,
-            database: Mutex::new(None),
+            volume: volume.clone(),
+            vacant: AtomicU64::new(0),
+            clock: SystemClock::new(),
+            measured_ms: AtomicU64::new(0),
+            pause: Mutex::default(),
+            database: Mutex::new(Base::Closed),
             commits: Queue::new(STORE_COMMITS_WAITING_MAX),
             reads: Queue::new(STORE_READS_WAITING_MAX),
             history: History::new(Revision(0), STORE_HISTORY_EVENTS),
         });
-        *shared.lock() = Some(shared.open(After::Start)?);
+        *shared.lock() = Base::Open(shared.open(After::Start)?);
+        if shared.volume.is_nearly_full() {
+            // What cannot be read now is found out by who reads it.
+            let _ = shared.measure();
+        }
         let mut embedded = Embedded { shared, threads: Vec::new() };
         embedded.start("store-writer", Shared::write_all)?;
         for _ in 0..READERS {
@@ -108,7 +154,8 @@ impl Drop for Embedded {
             }
         }
         // Closes the file cleanly, so that the next start is quick, and frees its lock.
-        drop(self.shared.lock().take());
+        let closed = std::mem::replace(&mut *self.shared.lock(), Base::Closed);
+        drop(closed);
         self.shared.history.restart(Revision(u64::MAX));
     }
 }
@@ -135,6 +182,10 @@ fn refused(why: Refused) -> StoreError {
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn unreachable(text: &str) -> StoreError {
     StoreError::Unreachable(text.into())
 }
@@ -142,33 +193,42 @@ fn unreachable(text: &str) -> StoreError {
 // --- The open database ---
 
 impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Base> {
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, after: After) -> Result<Arc<Database>, OpenError> {
-        let (database, revision) = self.file.open(after)?;
+        let (database, revision) = match self.file.open(after) {
+            Err(OpenError::Full) if self.volume.give_way() => self.file.open(after)?,
+            opened => opened?,
+        };
         self.history.restart(revision);
         Ok(Arc::new(database))
     }
 
-    /// The open database; opened anew if it failed before.
+    /// The open database; opened anew if it failed before, by one caller, while others are told that the store is busy.
     fn database(&self) -> Result<Arc<Database>, StoreError> {
-        let mut database = self.lock();
-        if let Some(database) = &*database {
-            return Ok(database.clone());
+        {
+            let mut base = self.lock();
+            match &*base {
+                Base::Open(database) => return Ok(database.clone()),
+                Base::Opening => return Err(StoreError::Busy),
+                Base::Closed => *base = Base::Opening,
+            }
         }
-        let opened = self.open(After::Failure)?;
+        let opened = catch_unwind(AssertUnwindSafe(|| self.open(After::Failure)));
+        let opened = opened.unwrap_or_else(|_| Err(OpenError::Damaged("its pages make no sense".into())));
+        *self.lock() = opened.as_ref().map_or(Base::Closed, |database| Base::Open(database.clone()));
+        let opened = opened?;
         tracing::info!(file = %self.file.path.display(), "the store is open again");
-        *database = Some(opened.clone());
         Ok(opened)
     }
 
     /// Closes a database that failed.
     fn give_up(&self, failed: &Arc<Database>) {
         let mut database = self.lock();
-        if database.as_ref().is_some_and(|current| Arc::ptr_eq(current, failed)) {
-            *database = None;
+        if matches!(&*database, Base::Open(current) if Arc::ptr_eq(current, failed)) {
+            *database = Base::Closed;
         }
     }
 
@@ -190,6 +250,7 @@ impl Shared {
 
 fn store_error(error: &redb::Error) -> StoreError {
     match error {
+        redb::Error::Io(error) if volume::says_full(error) => StoreError::Full,
         redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed | redb::Error::LockPoisoned(_) => {
             StoreError::Unreachable(error.to_string())
         }
@@ -211,6 +272,11 @@ enum Failed {
 /// A written group that is not durable yet.
 struct Written {
     transaction: WriteTransaction,
+    /// The revision with the group.
+    revision: Revision,
+    /// Room in the file that its rows take, and that those it removes leave.
+    taken: u64,
+    left: u64,
     outcomes: Vec<Vec<Outcome>>,
     changes: Vec<(Path, Revision)>,
 }
@@ -226,16 +292,21 @@ impl Shared {
             match next {
                 Ok(Some(first)) => self.write_group(first),
                 Ok(None) => return,
-                Err(TimedOut) => self.settle(),
+                Err(TimedOut) => {
+                    self.settle();
+                    self.volume.keep_ballast();
+                }
             }
         }
     }
 
     /// Writes `first` and what queued up behind it, then answers all.
     fn write_group(&self, first: Commit) {
-        let (group, answers) = self.group(first);
+        let group = self.admit(self.group(first));
+        let (group, answers): (Vec<Vec<Txn>>, Vec<_>) =
+            group.into_iter().map(|commit| (commit.txns, commit.answer)).unzip();
         let counts: Vec<usize> = group.iter().map(Vec::len).collect();
-        let written = catch_unwind(AssertUnwindSafe(|| self.write(group)));
+        let written = catch_unwind(AssertUnwindSafe(|| self.write(&group)));
         let results: Vec<Result<Vec<Outcome>, StoreError>> = match written.unwrap_or(Err(Failed::Unknown)) {
             Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
             Err(Failed::Nothing(error)) => counts.iter().map(|_| Err(error.clone())).collect(),
@@ -249,7 +320,11 @@ impl Shared {
 
     /// Saves the map of free pages. No row is at stake: all are durable already.
     pub(super) fn settle(&self) {
-        let Some(database) = self.lock().clone() else { return };
+        let Base::Open(database) = &*self.lock() else { return };
+        let database = database.clone();
+        if self.volume.space().free < STORE_WORK_BYTES {
+            return;
+        }
         let saved = self.attempt(&database, |database| {
             let mut transaction = database.begin_write()?;
             transaction.set_quick_repair(true);
@@ -261,75 +336,168 @@ impl Shared {
     }
 
     /// `first` and what queued up behind it.
-    #[expect(clippy::type_complexity, reason = "two lists of the same length, taken apart at once")]
-    fn group(&self, first: Commit) -> (Vec<Vec<Txn>>, Vec<oneshot::Sender<Result<Vec<Outcome>, StoreError>>>) {
+    fn group(&self, first: Commit) -> Vec<Commit> {
         let mut bytes = 0;
-        let (mut group, mut answers) = (Vec::new(), Vec::new());
+        let mut group = Vec::new();
         let mut next = Some(first);
         while let Some(commit) = next {
             bytes += commit.txns.iter().flat_map(|txn| &txn.put).map(|(_, value)| value.len()).sum::<usize>();
-            group.push(commit.txns);
-            answers.push(commit.answer);
+            group.push(commit);
             next = if bytes < STORE_GROUP_MAX_BYTES { self.commits.try_pop() } else { None };
         }
-        (group, answers)
+        group
     }
 
-    fn write(&self, group: Vec<Vec<Txn>>) -> Result<Vec<Vec<Outcome>>, Failed> {
+    /// Refuses what grows if there is no room for it, and makes room for the rest.
+    fn admit(&self, group: Vec<Commit>) -> Vec<Commit> {
+        let space = self.volume.space();
+        let (mut needed, mut refused) = (STORE_WORK_BYTES, false);
+        let mut admitted = Vec::with_capacity(group.len());
+        for commit in group {
+            let need = volume::need(&commit.txns);
+            let after = space.free.saturating_sub(needed.saturating_add(need));
+            // What lies vacant may be held by a view or in pieces, so the volume must have some room all the same.
+            let has_room = after >= space.reserve()
+                || (after >= space.reserve() / 2 && self.vacant.load(Ordering::Relaxed) >= needed.saturating_add(need));
+            if commit.txns.iter().any(Txn::grows) && !has_room {
+                refused = true;
+                let _ = commit.answer.send(Err(StoreError::Full));
+            } else {
+                needed = needed.saturating_add(need);
+                admitted.push(commit);
+            }
+        }
+        if refused {
+            self.measure_soon();
+        }
+        if !admitted.is_empty() {
+            self.volume.make_room(needed);
+        }
+        admitted
+    }
+
+    /// Writes a group. If the disk is full it is tried once more with the room that was kept for that.
+    fn write(&self, group: &[Vec<Txn>]) -> Result<Vec<Vec<Outcome>>, Failed> {
+        if self.clock.monotonic() < self.pause().until {
+            return Err(Failed::Nothing(StoreError::Full));
+        }
+        let mut written = self.write_once(group);
+        if matches!(written, Err(Failed::Nothing(StoreError::Full))) && self.volume.give_way() {
+            written = self.write_once(group);
+        }
+        let mut pause = self.pause();
+        match written {
+            Err(Failed::Nothing(StoreError::Full)) => {
+                let (min, max) = (Duration::from_millis(STORE_PAUSE_MIN_MS), Duration::from_millis(STORE_PAUSE_MAX_MS));
+                pause.length = (2 * pause.length).clamp(min, max);
+                pause.until = self.clock.monotonic() + pause.length;
+                tracing::error!(file = %self.file.path.display(), "the disk is full: the store cannot be written");
+            }
+            Ok(_) => *pause = Pause::default(),
+            Err(_) => {}
+        }
+        written
+    }
+
+    fn pause(&self) -> MutexGuard<'_, Pause> {
+        self.pause.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_once(&self, group: &[Vec<Txn>]) -> Result<Vec<Vec<Outcome>>, Failed> {
         let database = self.database().map_err(Failed::Nothing)?;
         let written = self.attempt(&database, |database| apply(database, group)).map_err(Failed::Nothing)?;
         if written.changes.is_empty() {
             // Every outcome tells of rows that are durable already.
             return Ok(written.outcomes);
         }
-        match catch_unwind(AssertUnwindSafe(|| written.transaction.commit())) {
+        let Written { transaction, outcomes, changes, revision, taken, left } = written;
+        let why = match catch_unwind(AssertUnwindSafe(|| transaction.commit())) {
             Ok(Ok(())) => {
-                self.history.record(written.changes);
-                Ok(written.outcomes)
+                self.history.record(changes);
+                let adjust = |vacant: u64| Some(vacant.saturating_sub(taken).saturating_add(left));
+                let _ = self.vacant.fetch_update(Ordering::Relaxed, Ordering::Relaxed, adjust);
+                return Ok(outcomes);
             }
             Ok(Err(CommitError::TransactionPoisoned)) => {
                 self.give_up(&database);
-                Err(Failed::Nothing(unreachable("a transaction was rolled back")))
+                return Err(Failed::Nothing(unreachable("a transaction was rolled back")));
             }
-            failed => {
-                let why = match failed {
-                    Ok(Err(error)) => error.to_string(),
-                    Ok(Ok(())) | Err(_) => "panic".into(),
-                };
-                tracing::error!(why, "the store may or may not have applied a group of commits");
-                self.give_up(&database);
-                // Watches cannot tell what was applied either.
-                self.history.restart(Revision(u64::MAX));
-                Err(Failed::Unknown)
-            }
+            Ok(Err(error)) => redb::Error::from(error),
+            Err(_) => row::damaged("panic"),
+        };
+        tracing::error!(%why, "the store may or may not have applied a group of commits");
+        self.give_up(&database);
+        drop(database);
+        // Watches cannot tell what was applied either.
+        self.history.restart(Revision(u64::MAX));
+        if store_error(&why) != StoreError::Full {
+            return Err(Failed::Unknown);
+        }
+        // Nobody else writes, so the revision tells.
+        match self.view(|view| Ok(view.revision)) {
+            Ok(found) if found == revision => Ok(outcomes),
+            Ok(_) => Err(Failed::Nothing(StoreError::Full)),
+            Err(_) => Err(Failed::Unknown),
+        }
+    }
+
+    /// Counts the room in the file that no row takes. All of it is read for that.
+    fn measure(&self) -> Result<(), StoreError> {
+        self.measured_ms.store(millis(self.clock.monotonic()), Ordering::Relaxed);
+        let rows = self.view(|view| {
+            let stats = view.rows.stats()?;
+            Ok(stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes())
+        })?;
+        let file = self.file.allocated().map_err(|error| unreachable(&error.to_string()))?;
+        // redb keeps books, too.
+        self.vacant.store(file.saturating_sub(rows + rows / 16), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Measures on a reader's thread, unless that was done a moment ago.
+    fn measure_soon(&self) {
+        let now = millis(self.clock.monotonic());
+        if now.saturating_sub(self.measured_ms.load(Ordering::Relaxed)) < STORE_MEASURE_MS {
+            return;
+        }
+        let Some(shared) = self.myself.upgrade() else { return };
+        let measured = self.reads.push(Box::new(move || {
+            // Room that is not known of is not used; there is no harm in that.
+            let _ = shared.measure();
+        }));
+        if measured.is_ok() {
+            self.measured_ms.store(now, Ordering::Relaxed);
         }
     }
 }
 
 /// Applies each transaction by itself, within one transaction of redb.
-fn apply(database: &Database, group: Vec<Vec<Txn>>) -> Result<Written, redb::Error> {
+fn apply(database: &Database, group: &[Vec<Txn>]) -> Result<Written, redb::Error> {
     let transaction = database.begin_write()?;
     let mut changes = Vec::new();
+    let (mut taken, mut left) = (0, 0);
     let mut rows = transaction.open_table(ROWS)?;
     let mut meta = transaction.open_table(META)?;
     let mut revision = Revision(row::number(&meta, REVISION)?);
     let mut outcomes = Vec::with_capacity(group.len());
     for txns in group {
-        let outcome = txns.into_iter().map(|txn| apply_one(&mut rows, txn, &mut revision, &mut changes));
+        let outcome = txns.iter().map(|txn| apply_one(&mut rows, txn, &mut revision, &mut changes, &mut left));
         outcomes.push(outcome.collect::<Result<Vec<_>, _>>()?);
+        taken += volume::need(txns);
     }
     if !changes.is_empty() {
         meta.insert(REVISION, revision.0)?;
     }
     drop((rows, meta));
-    Ok(Written { transaction, outcomes, changes })
+    Ok(Written { transaction, outcomes, changes, revision, taken, left })
 }
 
 fn apply_one(
     rows: &mut Table<'_, &'static [u8], &'static [u8]>,
-    txn: Txn,
+    txn: &Txn,
     revision: &mut Revision,
     changes: &mut Vec<(Path, Revision)>,
+    left: &mut u64,
 ) -> Result<Outcome, redb::Error> {
     for (index, (path, expect)) in txn.expect.iter().enumerate() {
         let found = match rows.get(path.as_bytes())? {
@@ -346,13 +514,14 @@ fn apply_one(
     }
     let next = Revision(revision.0 + 1);
     let changes_before = changes.len();
-    for (path, value) in txn.put {
-        row::insert(rows, path.as_bytes(), &value, next)?;
-        changes.push((path, next));
+    for (path, value) in &txn.put {
+        row::insert(rows, path.as_bytes(), value, next)?;
+        changes.push((path.clone(), next));
     }
-    for path in txn.delete {
-        if rows.remove(path.as_bytes())?.is_some() {
-            changes.push((path, next));
+    for path in &txn.delete {
+        if let Some(row) = rows.remove(path.as_bytes())? {
+            *left += row.value().len() as u64;
+            changes.push((path.clone(), next));
         }
     }
     if changes.len() > changes_before {
@@ -468,6 +637,10 @@ impl Store for Embedded {
             shared.database()?;
             Ok(shared.history.watch(prefix, from))
         }))
+    }
+
+    fn is_nearly_full(&self) -> bool {
+        self.shared.volume.is_nearly_full()
     }
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {

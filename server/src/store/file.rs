@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
@@ -11,6 +11,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable};
 
 use super::disk::Disk;
 use super::row::{self, FORMAT, FORMAT_VERSION, META, REVISION, ROWS};
+use super::volume::says_full;
 use crate::durable::{self, NOFOLLOW};
 
 /// Why a store did not open. The file is as it was before.
@@ -25,6 +26,9 @@ pub enum OpenError {
     /// The file was a store once.
     #[error("the store is damaged: {0}")]
     Damaged(String),
+    /// The disk is full.
+    #[error("the disk is full, so the store cannot be opened; make room for it")]
+    Full,
     /// The disk or the operating system refused.
     #[error("the store cannot be read: {0}")]
     Io(String),
@@ -70,8 +74,15 @@ impl StoreFile {
         Ok(durable::publish(&draft, &self.path)?)
     }
 
+    /// Bytes that the file takes on the disk; parts of it that were never written take none.
+    pub(super) fn allocated(&self) -> io::Result<u64> {
+        Ok(self.path.metadata()?.blocks().saturating_mul(512))
+    }
+
     /// Opens and checks the file. It is written to only after that.
     pub(super) fn open(&self, after: After) -> Result<(Database, Revision), OpenError> {
+        #[cfg(test)]
+        self.faults.opened.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let file = options().open(&self.path)?;
         if after == After::Failure {
             forget_pages(&file);
@@ -139,6 +150,7 @@ fn forget_pages(file: &File) {
 impl From<io::Error> for OpenError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
+            _ if says_full(&error) => OpenError::Full,
             io::ErrorKind::UnexpectedEof => OpenError::Damaged("the file was cut off".into()),
             io::ErrorKind::InvalidData => OpenError::NotAStore,
             _ => OpenError::Io(error.to_string()),
@@ -169,6 +181,7 @@ impl From<OpenError> for StoreError {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::Busy => StoreError::Unreachable(error.to_string()),
+            OpenError::Full => StoreError::Full,
             OpenError::Io(why) => StoreError::Unreachable(why),
             OpenError::NotAStore => StoreError::Damaged(error.to_string()),
             OpenError::Damaged(why) => StoreError::Damaged(why),

@@ -7,7 +7,9 @@ mod file;
 mod row;
 #[cfg(test)]
 mod tests;
+mod volume;
 
 pub use counted::Counted;
 pub use embedded::Embedded;
 pub use file::OpenError;
+pub use volume::Volume;

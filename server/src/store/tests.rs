@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path as FilePath;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -15,12 +15,13 @@ use casemate_api::limits::{STORE_COMMITS_WAITING_MAX, STORE_READS_WAITING_MAX};
 use casemate_core::platform::{Clock, Rng};
 use casemate_core::sim::SimRng;
 use casemate_core::store::{
-    Event, Expect, Outcome, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, conformance,
+    Event, Expect, Outcome, Path, Range, Read, Revision, Room, Snapshot, Store, StoreError, Txn, conformance,
 };
 use pollster::block_on;
 
 use super::disk::Change;
-use super::{Embedded, OpenError};
+use super::volume::Space;
+use super::{Embedded, OpenError, Volume};
 use crate::clock::SystemClock;
 use crate::rng::SystemRng;
 use crate::scratch::Scratch;
@@ -28,7 +29,11 @@ use crate::scratch::Scratch;
 const CACHE_BYTES: usize = 16 << 20;
 
 fn open(file: &FilePath) -> Arc<Embedded> {
-    Embedded::open(file, CACHE_BYTES).unwrap()
+    Embedded::open(file, CACHE_BYTES, &volume_of(file)).unwrap()
+}
+
+fn volume_of(file: &FilePath) -> Arc<Volume> {
+    Volume::of(file.parent().unwrap())
 }
 
 fn path(text: &str) -> Path {
@@ -134,7 +139,7 @@ fn a_store_in_use_is_busy() {
     let folder = Scratch::new();
     let file = folder.path("store");
     let store = open(&file);
-    assert!(matches!(Embedded::open(&file, CACHE_BYTES), Err(OpenError::Busy)));
+    assert!(matches!(Embedded::open(&file, CACHE_BYTES, &volume_of(&file)), Err(OpenError::Busy)));
     commit(&store, put("a", b"1")).unwrap();
     drop(store);
     assert_eq!(get(&open(&file), "a"), Ok(Some(b"1".to_vec())));
@@ -217,16 +222,17 @@ fn a_damaged_file_is_refused_and_left_as_it_is() {
     let file = folder.path("bad");
     for (what, bytes) in cases {
         fs::write(&file, &bytes).unwrap();
-        let error = Embedded::open(&file, CACHE_BYTES).err().unwrap_or_else(|| panic!("{what} was opened"));
+        let error =
+            Embedded::open(&file, CACHE_BYTES, &volume_of(&file)).err().unwrap_or_else(|| panic!("{what} was opened"));
         assert!(matches!(error, OpenError::Damaged(_) | OpenError::NotAStore), "{what}: {error:?}");
         println!("{what}: {error}");
         assert!(fs::read(&file).unwrap() == bytes, "{what} was changed");
     }
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
-    assert!(matches!(Embedded::open(&file, CACHE_BYTES), Err(OpenError::Io(_))));
+    assert!(matches!(Embedded::open(&file, CACHE_BYTES, &volume_of(&file)), Err(OpenError::Io(_))));
     let nowhere = folder.path("no/such/folder");
-    assert!(matches!(Embedded::open(&nowhere, CACHE_BYTES), Err(OpenError::Io(_))));
+    assert!(matches!(Embedded::open(&nowhere, CACHE_BYTES, &volume_of(&nowhere)), Err(OpenError::Io(_))));
 }
 
 #[test]
@@ -240,7 +246,7 @@ fn a_flipped_bit_after_a_kill_is_noticed_or_harmless() {
         let bit = rng.below(bytes.len() as u64 * 8) as usize;
         bytes[bit / 8] ^= 1 << (bit % 8);
         fs::write(&file, &bytes).unwrap();
-        match Embedded::open(&file, CACHE_BYTES) {
+        match Embedded::open(&file, CACHE_BYTES, &volume_of(&file)) {
             Ok(store) => {
                 let rows = all(&store);
                 // A damaged last commit cannot be told from one that was cut off.
@@ -279,11 +285,118 @@ fn the_store_recovers_with_its_disk() {
     }
 }
 
+const MIB: u64 = 1 << 20;
+
+fn pretend(store: &Embedded, free: u64) {
+    *store.shared.volume.pretended.lock().unwrap() = Some(Space { free, total: 800 * MIB });
+}
+
+#[test]
+fn on_a_nearly_full_disk_only_what_adds_is_refused() {
+    let folder = Scratch::new();
+    let store = open(&folder.path("store"));
+    let large = vec![7; MIB as usize];
+    for at in ["a", "b"] {
+        commit(&store, put(at, &large)).unwrap();
+    }
+    assert!(!store.is_nearly_full());
+    pretend(&store, 64 * MIB - 1);
+    assert!(store.is_nearly_full());
+    assert_eq!(commit(&store, put("c", b"1")), Err(StoreError::Full));
+    assert_eq!(get(&store, "c"), Ok(None));
+    // One that adds takes all of its commit with it, and nothing of others.
+    let mixed = vec![Txn { delete: vec![path("a")], ..Txn::default() }, put("c", b"1")];
+    assert_eq!(block_on(store.commit(mixed)), Err(StoreError::Full));
+    let reserved = Txn { room: Room::Reserved, ..put("record", b"1") };
+    assert!(matches!(commit(&store, reserved), Ok(Outcome::Committed(_))));
+    let settles = commit(&store, Txn::default());
+    assert!(matches!(settles, Ok(Outcome::Committed(_))), "{settles:?}");
+    let delete = |at: &str| commit(&store, Txn { delete: vec![path(at)], ..Txn::default() });
+    assert!(matches!(delete("a"), Ok(Outcome::Committed(_))));
+    // What that left in the file counts only while the volume itself has something.
+    store.shared.vacant.store(9 * MIB, Ordering::Relaxed);
+    assert!(matches!(commit(&store, put("c", b"1")), Ok(Outcome::Committed(_))));
+    pretend(&store, 31 * MIB);
+    assert_eq!(commit(&store, put("d", b"1")), Err(StoreError::Full));
+    assert!(matches!(delete("b"), Ok(Outcome::Committed(_))));
+}
+
+#[test]
+fn room_that_deletions_leave_in_the_file_is_found_again_after_a_start() {
+    let folder = Scratch::new();
+    let file = folder.path("store");
+    let store = open(&file);
+    let large = vec![7; MIB as usize];
+    (0..16).for_each(|n| assert!(commit(&store, put(&n.to_string(), &large)).is_ok()));
+    (0..16).for_each(|n| {
+        let delete = vec![path(&n.to_string())];
+        assert!(commit(&store, Txn { delete, room: Room::Reserved, ..put("last", b"1") }).is_ok());
+    });
+    drop(store);
+    let volume = volume_of(&file);
+    *volume.pretended.lock().unwrap() = Some(Space { free: 40 * MIB, total: 800 * MIB });
+    let store = Embedded::open(&file, CACHE_BYTES, &volume).unwrap();
+    let (vacant, allocated) =
+        (store.shared.vacant.load(Ordering::Relaxed), fs::metadata(&file).unwrap().blocks() * 512);
+    assert!(
+        vacant <= allocated && vacant + MIB > allocated,
+        "{vacant} of {allocated}: all that is left is a small row"
+    );
+}
+
+/// A quota or a limit on files shows only when it is met.
+#[test]
+fn a_disk_that_is_full_without_a_warning_is_full_and_not_away() {
+    let folder = Scratch::new();
+    let store = open(&folder.path("store"));
+    let faults = store.shared.file.faults.clone();
+    let Ok(Outcome::Committed(before)) = commit(&store, put("a", b"1")) else { panic!() };
+    faults.full.store(true, Ordering::Relaxed);
+    let opened = faults.opened.load(Ordering::Relaxed);
+    for n in 0..20 {
+        assert_eq!(commit(&store, put(&format!("b{n}"), b"2")), Err(StoreError::Full), "nothing was applied");
+    }
+    // Reading needs no room, and nobody walks through the file for each commit that is refused.
+    assert_eq!(get(&store, "a"), Ok(Some(b"1".to_vec())));
+    let again = faults.opened.load(Ordering::Relaxed) - opened;
+    assert!(again <= 4, "opened {again} times");
+    faults.full.store(false, Ordering::Relaxed);
+    assert_eq!(get(&store, "a"), Ok(Some(b"1".to_vec())));
+    *store.shared.pause.lock().unwrap() = Default::default();
+    assert_eq!(commit(&store, put("c", b"3")), Ok(Outcome::Committed(Revision(before.0 + 1))));
+}
+
+#[test]
+fn the_ballast_is_given_up_for_the_write_that_needs_it_and_made_again() {
+    let folder = Scratch::new();
+    let store = open(&folder.path("store"));
+    let volume = store.shared.volume.clone();
+    let ballast = folder.path("reserve");
+    pretend(&store, 95 * MIB);
+    volume.keep_ballast();
+    assert!(!ballast.exists(), "it does not make the disk full itself");
+    pretend(&store, 96 * MIB);
+    volume.keep_ballast();
+    let made = fs::metadata(&ballast).unwrap();
+    assert_eq!((made.len(), made.permissions().mode() & 0o777), (32 * MIB, 0o600));
+    assert!(made.blocks() * 512 >= 32 * MIB, "its room is really taken");
+    pretend(&store, 0);
+    assert_eq!(commit(&store, put("a", b"1")), Err(StoreError::Full));
+    assert!(ballast.exists(), "what adds does not get it");
+    assert!(matches!(commit(&store, Txn { room: Room::Reserved, ..put("a", b"1") }), Ok(Outcome::Committed(_))));
+    assert!(!ballast.exists());
+    // Whatever a crash left of it is made whole.
+    fs::write(&ballast, b"short").unwrap();
+    pretend(&store, 800 * MIB);
+    volume.keep_ballast();
+    assert_eq!(fs::metadata(&ballast).unwrap().len(), 32 * MIB);
+}
+
 #[test]
 fn a_failing_read_is_unreachable_and_the_next_one_reads() {
     let folder = Scratch::new();
     // No cache, so that reads reach the disk.
-    let store = Embedded::open(&folder.path("store"), 0).unwrap();
+    let store = Embedded::open(&folder.path("store"), 0, &volume_of(&folder.path("store"))).unwrap();
     let faults = store.shared.file.faults.clone();
     commit(&store, put("a", &[1; 5000])).unwrap();
     let snapshot = block_on(store.snapshot()).unwrap();
@@ -450,7 +563,7 @@ fn assert_whole(store: &Embedded, acknowledged: &BTreeMap<u64, u64>, round: u32)
 fn measure() {
     let folder = Scratch::new();
     let file = folder.path("store");
-    let store = Embedded::open(&file, 64 << 20).unwrap();
+    let store = Embedded::open(&file, 64 << 20, &volume_of(&file)).unwrap();
     let clock = SystemClock::new();
     let rows = std::env::var("ROWS").map_or(200_000, |rows| rows.parse::<u64>().unwrap());
     let timed = |what: &str, count: u64, work: &dyn Fn()| {
@@ -511,7 +624,9 @@ fn measure() {
         }
         drop(copy);
         let opened = std::cell::OnceCell::new();
-        timed(&format!("open, {what}, rows"), rows, &|| _ = opened.set(Embedded::open(&killed, 64 << 20).unwrap()));
+        timed(&format!("open, {what}, rows"), rows, &|| {
+            _ = opened.set(Embedded::open(&killed, 64 << 20, &volume_of(&killed)).unwrap())
+        });
         drop(opened);
     }
 }

@@ -104,6 +104,9 @@ fn good(spec: &Spec) -> (Rig, String, Content, Option<&'static str>) {
         ("DELETE", "/namespaces/{namespace}") => {
             return (Rig::operational(), "/namespaces/ns2".into(), "".into(), None);
         }
+        ("PUT", "/namespaces/{namespace}/quota") => {
+            return (Rig::operational(), "/namespaces/ns2/quota".into(), json!({"maxKeys": 9}).into(), None);
+        }
         ("DELETE", _) => "".into(),
         ("PUT", path) if path.ends_with("/{tag}") || path == "/namespaces/{namespace}" => "".into(),
         ("POST", "/lock" | "/system/backup" | "/system/reboot" | "/system/shutdown" | "/system/factory-reset") => {

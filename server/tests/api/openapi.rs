@@ -64,8 +64,8 @@ fn every_route_is_documented_and_nothing_else() {
 /// Operations on which the two documents differ, and why. It may only shrink.
 const EXPLAINED: &[(&str, &str)] = &[
     ("POST /system/restore", "the file calls it public; an Operational NetHSM asks for an Administrator"),
-    ("POST /system/reboot", "the file leaves out that nobody is asked for credentials while Failed"),
-    ("POST /system/factory-reset", "the file leaves out that nobody is asked for credentials while Failed"),
+    ("POST /system/reboot", "the file leaves out that the unlock passphrase is asked for while Failed"),
+    ("POST /system/factory-reset", "the file leaves out that the unlock passphrase is asked for while Failed"),
     ("PUT /config/tls/cert.pem", "the file leaves out that only the root may"),
     ("POST /system/shutdown", "the file has Root only, but without credentials nobody has a namespace"),
 ];

@@ -399,7 +399,7 @@ fn a_factory_reset_destroys_the_device_key_and_with_it_all_that_is_stored() {
 #[test]
 fn an_hsm_that_is_reset_does_not_come_back_with_its_store() {
     let rig = Rig::failed();
-    rig.anonymous().post("/system/factory-reset", "").is(204);
+    rig.login("unlock", UNLOCK).post("/system/factory-reset", "").is(204);
     rig.sim.store.fail(false);
     block_on(rig.hsm.probe(0));
     assert_eq!(rig.hsm.state(), State::Failed);

@@ -60,6 +60,7 @@ fn probe(spec: &Spec) -> (String, Content, Option<&'static str>) {
         ("POST", "/users/{user}") => "/users/ghost~".into(),
         ("PUT", "/namespaces/{namespace}") => "/namespaces/ns1".into(),
         ("DELETE", "/namespaces/{namespace}") => "/namespaces/missing".into(),
+        (_, "/namespaces/{namespace}/quota") => "/namespaces/ns1/quota".into(),
         (_, path) => path.replace("{key}", "k").replace("{user}", "operator").replace("{tag}", "absent"),
     };
     assert!(!path.contains('{'), "a probe for {path}");

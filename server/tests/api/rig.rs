@@ -18,6 +18,7 @@ use casemate_core::sim::{Sim, SimHost, SimRng};
 use casemate_core::store::Path;
 use casemate_core::update::Version;
 use casemate_server::http::gate::Edge;
+use casemate_server::http::row::FailedState;
 use casemate_server::http::serve::{self, Bounds, CertSlot, Running};
 use casemate_server::observe::metrics::Metrics;
 use casemate_server::pool::Workers;
@@ -64,6 +65,7 @@ pub fn passphrase_of(user: &str) -> String {
 pub struct Rig {
     pub sim: Sim,
     pub hsm: Arc<Hsm>,
+    failed: FailedState,
     updates: Arc<Updates>,
     server: Server,
     connections: Mutex<Vec<(IpAddr, Wire)>>,
@@ -175,7 +177,15 @@ impl Rig {
 
     /// The usual world with its store gone.
     pub fn failed() -> Self {
-        let rig = Self::operational();
+        Self::failed_under(FailedState::Closed)
+    }
+
+    /// The same with this setting.
+    pub fn failed_under(failed: FailedState) -> Self {
+        let mut rig = Self::operational();
+        rig.failed = failed;
+        rig.reboot();
+        rig.unlock().is(204);
         rig.sim.store.fail(true);
         let missed = block_on(async {
             let mut missed = 0;
@@ -200,14 +210,15 @@ impl Rig {
 
     fn boot(sim: Sim) -> Self {
         let updates = Updates::new("/nonexistent".into(), None, Version { major: 3, minor: 1 });
-        let (hsm, server) = boot(&sim, &updates);
-        Self { sim, hsm, updates, server, connections: Mutex::default() }
+        let failed = FailedState::Closed;
+        let (hsm, server) = boot(&sim, &updates, failed);
+        Self { sim, hsm, updates, failed, server, connections: Mutex::default() }
     }
 
     /// Ends the service and boots again on the same stores and device, as a power cycle would.
     pub fn reboot(&mut self) {
         self.stop();
-        (self.hsm, self.server) = boot(&self.sim, &self.updates);
+        (self.hsm, self.server) = boot(&self.sim, &self.updates, self.failed);
     }
 
     /// Boots again with these updates.
@@ -320,22 +331,22 @@ fn new_sim() -> Sim {
     sim
 }
 
-fn boot(sim: &Sim, updates: &Arc<Updates>) -> (Arc<Hsm>, Server) {
+fn boot(sim: &Sim, updates: &Arc<Updates>, failed: FailedState) -> (Arc<Hsm>, Server) {
     let host = Arc::new(Process { sim: sim.host.clone(), serving: OnceLock::new() });
     let platform = Platform { pool: Workers::start(2, 2).unwrap(), host: host.clone(), ..sim.platform() };
     let hsm = block_on(Hsm::boot(platform)).unwrap();
-    let server = serve(sim, &hsm, &host, updates);
+    let server = serve(sim, &hsm, &host, updates, failed);
     (hsm, server)
 }
 
-fn serve(sim: &Sim, hsm: &Arc<Hsm>, host: &Process, updates: &Arc<Updates>) -> Server {
+fn serve(sim: &Sim, hsm: &Arc<Hsm>, host: &Process, updates: &Arc<Updates>, failed: FailedState) -> Server {
     updates.forget();
     let names = ["IP:127.0.0.1".to_owned()];
     let identity = block_on(hsm.tls_identity(|platform| fresh_identity(platform, &names))).unwrap();
     let client = trusting(identity.chain[0].clone());
     let slot = Arc::new(CertSlot::new(identity.chain, &identity.private_key).unwrap());
     let metrics = Arc::new(Metrics::new(Duration::ZERO));
-    let edge = Edge::new(hsm.clone(), sim.clock.clone(), metrics, updates.clone());
+    let edge = Edge::new(hsm.clone(), sim.clock.clone(), metrics, updates.clone(), failed);
     let listener = serve::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let stop = Stop::new();

@@ -5,6 +5,8 @@ use std::time::Duration;
 use casemate_api::State;
 use serde_json::{Value, json};
 
+use casemate_server::http::row::FailedState;
+
 use crate::rig::{Rig, SYSTEM_TIME, UNLOCK, passphrase_of};
 
 const NOT_AVAILABLE: &str = "Service not available";
@@ -44,9 +46,48 @@ fn some_endpoints_ask_for_credentials_only_while_operational() {
     rig.anonymous().post("/system/shutdown", "").case(15, 204).empty();
     assert_eq!(rig.sim.host.shutdowns(), 1);
 
-    let rig = Rig::failed();
+    let rig = Rig::failed_under(FailedState::Open);
+    rig.anonymous().post("/system/reboot", "").is(204).empty();
     rig.anonymous().post("/system/factory-reset", "").case(18, 204).empty();
-    assert_eq!((rig.sim.host.erasures(), rig.sim.host.reboots()), (1, 1));
+    assert_eq!((rig.sim.host.erasures(), rig.sim.host.reboots()), (1, 2));
+}
+
+#[test]
+fn nobody_resets_or_reboots_a_failed_hsm_without_the_unlock_passphrase() {
+    let rig = Rig::failed();
+    for path in ["/system/reboot", "/system/factory-reset"] {
+        rig.anonymous().post(path, "").is(401).empty();
+        rig.admin().post(path, "").is(401).empty();
+        rig.login("unlock", "not the unlock passphrase").post(path, "").is(401).empty();
+        rig.login("unlock", UNLOCK).post(path, "").is(429);
+        rig.advance(Duration::from_secs(1));
+    }
+    assert_eq!((rig.sim.host.erasures(), rig.sim.host.reboots()), (0, 0));
+    // Whose local store is away, too, cannot be told from a stranger; who has the machine needs no port.
+    rig.sim.local.fail(true);
+    rig.login("unlock", UNLOCK).post("/system/factory-reset", "").is(503);
+    assert_eq!(rig.sim.host.erasures(), 0);
+    rig.sim.local.fail(false);
+    rig.login("unlock", UNLOCK).post("/system/reboot", "").is(204).empty();
+    rig.login("unlock", UNLOCK).post("/system/factory-reset", "").is(204).empty();
+    assert_eq!((rig.sim.host.erasures(), rig.sim.host.reboots()), (1, 2));
+    assert_eq!(rig.anonymous().post("/system/shutdown", "").status, 204);
+}
+
+/// It has no unlock passphrase that anybody could know, and nothing to erase.
+#[test]
+fn an_hsm_that_fails_before_it_was_provisioned_waits_for_its_store() {
+    let rig = Rig::unprovisioned();
+    rig.sim.store.fail(true);
+    for missed in 0..casemate_api::limits::STORE_AWAY_S {
+        pollster::block_on(rig.hsm.probe(missed));
+    }
+    assert_eq!(rig.hsm.state(), State::Failed);
+    rig.login("unlock", UNLOCK).post("/system/factory-reset", "").is(401);
+    rig.anonymous().post("/system/reboot", "").is(401);
+    rig.sim.store.fail(false);
+    pollster::block_on(rig.hsm.probe(0));
+    assert_eq!(rig.hsm.state(), State::Unprovisioned);
 }
 
 /// Cases 19 and 20.

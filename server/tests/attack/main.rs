@@ -15,6 +15,7 @@
 
 #[path = "../daemon/mod.rs"]
 mod daemon;
+mod disk;
 mod from;
 mod log;
 mod restore;

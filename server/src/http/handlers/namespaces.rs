@@ -1,9 +1,10 @@
 //! `/namespaces*`.
 
 use casemate_api::NamespaceId;
-use casemate_api::body::users::NamespaceItem;
+use casemate_api::body::users::{NamespaceItem, NamespaceQuota, NewNamespaceQuota};
 use casemate_core::Error;
 use casemate_core::caller::Caller;
+use casemate_core::quotas::Quota;
 
 use crate::http::find::FoundNamespace;
 use crate::http::reply::Reply;
@@ -24,5 +25,18 @@ pub async fn create(op: Op, caller: Caller, id: NamespaceId, (): ()) -> Result<R
 /// `DELETE /namespaces/{namespace}`
 pub async fn delete(op: Op, caller: Caller, found: FoundNamespace, (): ()) -> Result<Reply, Error> {
     op.delete_namespace(&caller, &found.id, found.number).await?;
+    Ok(Reply::no_content())
+}
+
+/// `GET /namespaces/{namespace}/quota`
+pub async fn quota(op: Op, _: Caller, id: NamespaceId, (): ()) -> Result<Reply, Error> {
+    let (quota, usage) = op.namespace_quota(&id).await?;
+    let (max_keys, max_bytes) = (quota.keys, quota.bytes);
+    Reply::json(&NamespaceQuota { max_keys, max_bytes, keys: usage.keys, bytes: usage.bytes })
+}
+
+/// `PUT /namespaces/{namespace}/quota`
+pub async fn set_quota(op: Op, caller: Caller, found: FoundNamespace, body: NewNamespaceQuota) -> Result<Reply, Error> {
+    op.set_namespace_quota(&caller, &found.id, Quota { keys: body.max_keys, bytes: body.max_bytes }).await?;
     Ok(Reply::no_content())
 }

@@ -1,0 +1,145 @@
+//! The volume the stores lie on, and the room on it that creations cannot have.
+//!
+//! Two things keep a full disk from taking the HSM from its owner. Free space below the reserve is refused to what
+//! grows, so that deletions, the audit log and the slots find some. And as others may fill the volume to its last byte,
+//! some of it is taken beforehand, by a file that is given up when a write needs its room and made again when there is
+//! enough. The file holds nothing: a crash at any moment leaves one that is there, absent or short.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use casemate_api::limits::{STORE_BALLAST_BYTES, STORE_RESERVE_BYTES, STORE_RESERVE_SHARE};
+use casemate_core::store::Txn;
+use rustix::fs::{FallocateFlags, fallocate};
+
+use crate::durable::NOFOLLOW;
+
+/// The volume of one data folder, shared by its stores.
+#[derive(Debug)]
+pub struct Volume {
+    folder: PathBuf,
+    /// Whether a ballast could not be made, which is said once. Not every file system can take room beforehand.
+    bare: AtomicBool,
+    /// What a test says of the volume.
+    #[cfg(test)]
+    pub(super) pretended: std::sync::Mutex<Option<Space>>,
+}
+
+/// Bytes of a volume.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Space {
+    pub(super) free: u64,
+    pub(super) total: u64,
+}
+
+impl Space {
+    /// Free space that creations must leave.
+    pub(super) fn reserve(self) -> u64 {
+        STORE_RESERVE_BYTES.min(self.total / STORE_RESERVE_SHARE)
+    }
+
+    fn ballast(self) -> u64 {
+        STORE_BALLAST_BYTES.min(self.total / STORE_RESERVE_SHARE / 2)
+    }
+}
+
+impl Volume {
+    /// The volume of `folder`.
+    pub fn of(folder: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            folder: folder.into(),
+            bare: AtomicBool::new(false),
+            #[cfg(test)]
+            pretended: std::sync::Mutex::default(),
+        })
+    }
+
+    /// What there is. A volume that cannot be asked is taken for one with room: the write will tell.
+    pub(super) fn space(&self) -> Space {
+        #[cfg(test)]
+        if let Some(space) = *self.pretended.lock().unwrap() {
+            return space;
+        }
+        let plenty = Space { free: u64::MAX, total: u64::MAX };
+        rustix::fs::statvfs(&self.folder).map_or(plenty, |found| Space {
+            free: found.f_bavail.saturating_mul(found.f_frsize),
+            total: found.f_blocks.saturating_mul(found.f_frsize),
+        })
+    }
+
+    /// Whether creations are refused.
+    pub(super) fn is_nearly_full(&self) -> bool {
+        let space = self.space();
+        space.free < space.reserve()
+    }
+
+    /// Sees to it that `bytes` can be written, if giving way does it.
+    pub(super) fn make_room(&self, bytes: u64) {
+        if self.space().free < bytes {
+            self.give_way();
+        }
+    }
+
+    /// Gives up the ballast; whether there was any.
+    pub fn give_way(&self) -> bool {
+        let given = fs::remove_file(self.file()).is_ok();
+        if given {
+            tracing::warn!(folder = %self.folder.display(), "the disk is full: the room kept for this is used now");
+        }
+        given
+    }
+
+    /// Takes the ballast if it is not there and there is room for it above the reserve.
+    pub fn keep_ballast(&self) {
+        let space = self.space();
+        let wanted = space.ballast();
+        let has = fs::symlink_metadata(self.file()).map_or(0, |file| file.blocks().saturating_mul(512));
+        if self.bare.load(Ordering::Relaxed) || has >= wanted || space.free < space.reserve().saturating_add(wanted) {
+            return;
+        }
+        if let Err(error) = self.allocate(wanted) {
+            // Somebody else may just have been quicker, which may be otherwise next time.
+            self.bare.store(!says_full(&error), Ordering::Relaxed);
+            tracing::warn!(%error, folder = %self.folder.display(), "no room can be kept for a full disk");
+            let _ = fs::remove_file(self.file());
+        }
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(NOFOLLOW);
+        let file = options.open(self.file())?;
+        Ok(fallocate(&file, FallocateFlags::empty(), 0, bytes)?)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.join("reserve")
+    }
+}
+
+/// Whether an error says that the disk, a quota or a limit on files is used up.
+pub(super) fn says_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+}
+
+/// Most of the volume that writing these may take: values lie in pages, large ones in a power of two of them, and each row
+/// that is touched has the page around it written anew.
+pub(super) fn need(txns: &[Txn]) -> u64 {
+    let rows = txns.iter().map(|txn| txn.put.len() + txn.delete.len()).sum::<usize>() as u64;
+    let values = txns.iter().flat_map(|txn| &txn.put).map(|(path, value)| taken(path.as_bytes().len() + value.len()));
+    rows.saturating_mul(2 * PAGE_BYTES).saturating_add(values.sum())
+}
+
+/// What a row of so many bytes takes.
+pub(super) fn taken(bytes: usize) -> u64 {
+    let bytes = bytes as u64 + ROW_BYTES;
+    if bytes > PAGE_BYTES / 2 { bytes.next_power_of_two() } else { bytes }
+}
+
+/// redb's pages, and what it and we add to a row.
+const PAGE_BYTES: u64 = 4096;
+const ROW_BYTES: u64 = 64;
