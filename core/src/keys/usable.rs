@@ -6,7 +6,7 @@ use std::sync::Arc;
 use casemate_api::KeyId;
 use casemate_api::body::keys as body;
 use casemate_api::body::keys::{PublicParts, Restrictions};
-use casemate_api::limits::BODY_SMALL_BYTES;
+use casemate_api::limits::USE_INLINE_MAX_BYTES;
 use casemate_api::mechanisms::{self, Cost, Mode};
 use zeroize::Zeroizing;
 
@@ -122,7 +122,7 @@ impl Permit {
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         op.retired.check()?;
         let Permit { key, row, mode } = self;
-        let output = if input.len() <= BODY_SMALL_BYTES && is_short(&row.record, mode)? {
+        let output = if input.len() <= USE_INLINE_MAX_BYTES && is_short(&row.record, mode)? {
             mech::run(row.record.live()?, mode, &input, iv.as_deref())?
         } else {
             let job = move || mech::run(row.record.live()?, mode, &input, iv.as_deref());

@@ -16,7 +16,7 @@
 #[path = "../daemon/mod.rs"]
 mod daemon;
 mod from;
+mod memory;
 #[path = "../api/wire.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod wire;
-

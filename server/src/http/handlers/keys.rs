@@ -283,18 +283,23 @@ pub async fn sign(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::S
 pub async fn decrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Decrypt) -> Result<Reply, Error> {
     let key = key.usable_by(&caller)?;
     let message = message(&body.encrypted)?;
+    // Here and below: what is not needed any more makes room, for these may be long.
+    drop(body.encrypted);
     let iv = body.iv.as_deref().map(self::message).transpose()?;
     let mode = Mode::Decrypt(body.mode);
     let permit = key.permit(mode)?;
     let output = permit.run(&op, message, iv.map(|iv| iv.to_vec())).await?;
     metrics.operation(Count::Decrypt, of_mode(mode));
-    Reply::json(&bodies::Decrypted { decrypted: Zeroizing::new(BASE64.encode(&*output)) })
+    let decrypted = Zeroizing::new(BASE64.encode(&*output));
+    drop(output);
+    Reply::json(&bodies::Decrypted { decrypted })
 }
 
 /// `POST /keys/{key}/encrypt`
 pub async fn encrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Encrypt) -> Result<Reply, Error> {
     let key = key.usable_by(&caller)?;
     let message = message(&body.message)?;
+    drop(body.message);
     let iv = match &body.iv {
         Some(iv) => self::message(iv)?.to_vec(),
         None => op.random(IV_BYTES).to_vec(),
@@ -303,7 +308,9 @@ pub async fn encrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies
     let permit = key.permit(mode)?;
     let output = permit.run(&op, message, Some(iv.clone())).await?;
     metrics.operation(Count::Encrypt, of_mode(mode));
-    Reply::json(&bodies::Encrypted { encrypted: BASE64.encode(&*output), iv: BASE64.encode(iv) })
+    let encrypted = BASE64.encode(&*output);
+    drop(output);
+    Reply::json(&bodies::Encrypted { encrypted, iv: BASE64.encode(iv) })
 }
 
 const IV_BYTES: usize = 16;
