@@ -17,23 +17,43 @@ pub const TARGET_MAX_CHARS: usize = 2000;
 pub const BODY_MAX_BYTES: usize = 1 << 20;
 /// Largest request body of sign, decrypt and encrypt.
 pub const BODY_USE_MAX_BYTES: usize = 67 << 20;
-/// Bodies above this size share [`BODY_BUDGET_BYTES`]; smaller ones are always let in.
-pub const BODY_SMALL_BYTES: usize = 64 << 10;
+/// Longest body that is read and worked on by a thread that serves requests; what is longer is left to a worker. Shared by
+/// all connections of that thread: they wait meanwhile.
+pub const BODY_INLINE_MAX_BYTES: usize = 64 << 10;
 /// Longest that a piece of work may take on a thread that serves requests, in microseconds of the machine we measure on; what
 /// takes longer runs on a worker. Shared by all connections of that thread: they wait meanwhile.
 pub const INLINE_MAX_US: u64 = 200;
 /// Longest input of a key operation that may run on such a thread; of the longest (Ed25519) that is 0.12 ms.
 pub const INLINE_INPUT_MAX_BYTES: usize = 32 << 10;
-/// Memory that all large request bodies may hold together; beyond it a request is answered `503`.
-pub const BODY_BUDGET_BYTES: usize = 512 << 20;
+/// Memory for what clients send and do not take: requests in flight, bodies and copies of them, replies. All clients
+/// share it, and no client (an IPv4 address or the first 64 bits of an IPv6 address) may hold more than is left for
+/// others: alone half, with two others a quarter. A request that would need more is answered `503`.
+pub const MEMORY_BUDGET_BYTES: usize = 512 << 20;
+/// What each request takes of [`MEMORY_BUDGET_BYTES`] beside its head: its state, and a small body and reply.
+pub const REQUEST_BYTES: usize = 8 << 10;
+/// How often a body is counted: as it came, as the text in it, and decoded. A reply is formed when these are gone.
+pub const BODY_COPIES: usize = 3;
 /// Slowest pace at which a client may send a body, averaged from the body's start, in bytes per second.
 pub const BODY_PACE_BYTES_PER_S: u64 = 8 << 10;
 /// Nesting of a JSON body that needs the relaxed reader; none of the contract nests deeper than four.
 pub const JSON_RELAXED_DEPTH_MAX: usize = 32;
 /// Members of such a body, all objects together; none of the contract has more than twenty.
 pub const JSON_RELAXED_MEMBERS_MAX: usize = 1024;
+/// Replies are handed to a client in pieces of this size at most.
+pub const REPLY_PIECE_BYTES: usize = 64 << 10;
 /// Pieces of a streamed reply that wait for a slow client.
 pub const REPLY_PIECES_MAX: usize = 4;
+/// What a streamed reply takes of [`MEMORY_BUDGET_BYTES`]: a page of what it is made of, twice. A page of a backup may be
+/// larger; of these there are only [`BACKUPS_RUNNING_MAX`].
+pub const REPLY_STREAM_BYTES: usize = 2 << 20;
+/// Slowest pace at which a client may take what it asked for, all replies of its connection together, in bytes per
+/// second; below it the connection is closed.
+pub const REPLY_PACE_BYTES_PER_S: u64 = BODY_PACE_BYTES_PER_S;
+/// Time a client may take nothing before that pace counts.
+pub const REPLY_GRACE_MS: u64 = 30_000;
+/// Most time that a client earns by what it took fast. The kernels of both sides hold a few MiB and go on only when a good
+/// part of it has been read, which takes this long at the slowest pace.
+pub const REPLY_CREDIT_MS: u64 = 600_000;
 /// Longest silence in a body that is taken as it comes.
 pub const UPLOAD_SILENCE_MS: u64 = 30_000;
 /// Time a body may take before the pace counts.
@@ -84,6 +104,9 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 pub const CONNECTIONS_PER_CLIENT_MAX: usize = CONNECTIONS_MAX / 4;
 /// HTTP/2 streams served at once on one connection.
 pub const H2_STREAMS_MAX: u32 = 128;
+/// Bytes of bodies that one HTTP/2 connection may have sent and nobody read yet, all its streams together; it has to wait
+/// then. The least that HTTP/2 allows (RFC 9113 §6.9.2).
+pub const H2_WINDOW_BYTES: u32 = 65_535;
 /// Time running requests get to finish at shutdown.
 pub const SHUTDOWN_GRACE_MS: u64 = 10_000;
 /// Time the store may be away before the HSM calls itself Failed, in seconds; it is looked at once a second.
@@ -141,7 +164,7 @@ pub const BACKUP_PAGE_ROWS: usize = 32;
 pub const BACKUPS_RUNNING_MAX: usize = 4;
 /// Time a backup may take until its client has read it.
 pub const BACKUP_MAX_MS: u64 = 3_600_000;
-/// Time the client of a backup may take to read one piece.
+/// Time the client of a backup may take to read one piece, beside what that takes at [`REPLY_PACE_BYTES_PER_S`].
 pub const BACKUP_STALL_MS: u64 = 60_000;
 /// Most of a part of a streamed form that is kept before its content begins.
 pub const PART_HEAD_MAX_BYTES: usize = 64 << 10;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use casemate_api::body::config::{Logging, Network};
 use casemate_api::limits::{
-    AUDIT_FLUSH_MS, BODY_SMALL_BYTES, COUNTER_FLUSH_MS, KDF_WAITING_MAX, LOCK_WAIT_MS, STORE_AWAY_S,
+    AUDIT_FLUSH_MS, BODY_INLINE_MAX_BYTES, COUNTER_FLUSH_MS, KDF_WAITING_MAX, LOCK_WAIT_MS, STORE_AWAY_S,
 };
 use casemate_api::sentences;
 use casemate_api::{Passphrase, State};
@@ -56,7 +56,7 @@ impl Hsm {
         bytes: usize,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        if bytes <= BODY_SMALL_BYTES { Ok(job()) } else { run_on(&*self.platform.pool, Work::Crypto, job).await }
+        if bytes <= BODY_INLINE_MAX_BYTES { Ok(job()) } else { run_on(&*self.platform.pool, Work::Crypto, job).await }
     }
 
     /// Boot, from the Device Key to a phase. `Err` is for the operator: the HSM does not start.

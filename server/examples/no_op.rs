@@ -6,11 +6,10 @@
 //! taskset -c 1 h2load --h1 -c 32 -t 1 -n 400000 https://127.0.0.1:9443/
 //! ```
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use casemate_core::platform::BoxFuture;
-use casemate_server::http::serve::{self, Bounds, CertSlot, ReplyBody, Service};
+use casemate_server::http::serve::{self, Bounds, CertSlot, Peer, ReplyBody, Service};
 use casemate_server::process::{self, End, Exit, Stop, WipingAllocator};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
@@ -21,7 +20,7 @@ static ALLOCATOR: WipingAllocator = WipingAllocator::new();
 struct NoOp;
 
 impl Service for NoOp {
-    fn call(self: Arc<Self>, _: Request<Incoming>, _: SocketAddr) -> BoxFuture<'static, Response<ReplyBody>> {
+    fn call(self: Arc<Self>, _: Request<Incoming>, _: Peer) -> BoxFuture<'static, Response<ReplyBody>> {
         Box::pin(async { Response::new(ReplyBody::whole(&b"{\"status\":\"ok\"}"[..])) })
     }
 }

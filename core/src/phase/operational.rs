@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_api::Passphrase;
-use casemate_api::limits::{BODY_SMALL_BYTES, ROW_CACHE_BYTES};
+use casemate_api::limits::{BODY_INLINE_MAX_BYTES, ROW_CACHE_BYTES};
 use futures_channel::oneshot;
 
 use crate::backup::passphrase::BackupSecret;
@@ -206,7 +206,7 @@ impl Operational {
         bytes: usize,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        if bytes <= BODY_SMALL_BYTES { Ok(job()) } else { self.off_thread(Work::Crypto, job).await }
+        if bytes <= BODY_INLINE_MAX_BYTES { Ok(job()) } else { self.off_thread(Work::Crypto, job).await }
     }
 
     /// Refuses all further use of keys. Counters can still be written.

@@ -1,20 +1,20 @@
-//! Reads a request body whole, within its bounds: size, a shared budget of memory, and pace.
+//! Reads a request body whole, within its bounds: size, its client's part of the memory, and pace.
 //!
 //! A body may hold a passphrase or a key, so it lives in memory that is wiped. Nothing is trusted, the declared length
-//! least of all: memory is taken as bytes arrive, so that a promise of 67 MiB costs its maker 67 MiB of sending.
+//! least of all: memory is taken as bytes arrive, never more than four times as much, and counted before it is taken.
 
 use std::future::poll_fn;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use casemate_api::limits::{BODY_GRACE_MS, BODY_PACE_BYTES_PER_S, BODY_SMALL_BYTES};
+use casemate_api::limits::{BODY_COPIES, BODY_GRACE_MS, BODY_PACE_BYTES_PER_S};
 use casemate_core::platform::{BoxFuture, Clock};
 use hyper::body::{Bytes, Frame};
 use zeroize::Zeroizing;
+
+use super::budget::{Grant, NoRoom};
 
 /// Why a body was not read. After any of them the connection is not worth keeping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +25,7 @@ pub enum BodyError {
     /// Slower than `BODY_PACE_BYTES_PER_S` (`408`).
     #[error("the body came too slowly")]
     Slow,
-    /// All large bodies together would hold more than the budget (`503`).
+    /// There is no memory for it left for this client (`503`).
     #[error("too many large bodies at once")]
     Busy,
     /// The client closed the connection or broke the framing; nobody is left to answer.
@@ -33,65 +33,25 @@ pub enum BodyError {
     Gone,
 }
 
-/// A body that was read, or none. Wiped when dropped; what it took of the budget goes back then.
+/// A body that was read, or none. Wiped when dropped.
 #[derive(Default)]
-pub struct Body {
-    bytes: Zeroizing<Vec<u8>>,
-    _grant: Option<Grant>,
-}
+pub struct Body(Zeroizing<Vec<u8>>);
 
 impl Deref for Body {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        &self.0
     }
 }
 
 impl AsRef<[u8]> for Body {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        &self.0
     }
 }
 
-/// Memory that all large bodies share.
-pub struct Budget(AtomicUsize);
-
-impl Budget {
-    /// `bytes` to share.
-    pub fn new(bytes: usize) -> Arc<Self> {
-        Arc::new(Self(AtomicUsize::new(bytes)))
-    }
-
-    /// Bytes not taken.
-    pub fn left(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Part of a [`Budget`].
-struct Grant {
-    budget: Arc<Budget>,
-    bytes: usize,
-}
-
-impl Grant {
-    fn grow(&mut self, bytes: usize) -> Result<(), BodyError> {
-        let more = bytes.saturating_sub(self.bytes);
-        let take = |left: usize| left.checked_sub(more);
-        self.budget.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).map_err(|_| BodyError::Busy)?;
-        self.bytes += more;
-        Ok(())
-    }
-}
-
-impl Drop for Grant {
-    fn drop(&mut self) {
-        self.budget.0.fetch_add(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// Reads `body`, at most `limit` bytes, chunked or not. Bodies above `BODY_SMALL_BYTES` draw on `budget`.
-pub async fn read<B>(mut body: B, limit: usize, budget: &Arc<Budget>, clock: &dyn Clock) -> Result<Body, BodyError>
+/// Reads `body`, at most `limit` bytes, chunked or not. `grant` grows to cover it and the copies made of it.
+pub async fn read<B>(mut body: B, limit: usize, grant: &Grant, clock: &dyn Clock) -> Result<Body, BodyError>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
 {
@@ -101,38 +61,32 @@ where
     }
     // The body will not outgrow its declared length: then neither does the memory.
     let limit = hint.exact().and_then(|exact| usize::try_from(exact).ok()).unwrap_or(limit);
-    let mut into = Growing {
-        bytes: Zeroizing::new(Vec::with_capacity(if hint.exact().is_some() { limit.min(BODY_SMALL_BYTES) } else { 0 })),
-        limit,
-        grant: Grant { budget: Arc::clone(budget), bytes: 0 },
-    };
+    let mut into = Growing { bytes: Zeroizing::default(), limit, grant };
     let mut pace = None;
     while let Some(frame) = next(&mut body, into.bytes.len(), &mut pace, clock).await? {
         if let Ok(data) = frame.into_data() {
             into.append(&data)?;
         }
     }
-    Ok(Body { bytes: into.bytes, _grant: Some(into.grant) })
+    Ok(Body(into.bytes))
 }
 
 /// A body on its way in.
-struct Growing {
+struct Growing<'a> {
     bytes: Zeroizing<Vec<u8>>,
     limit: usize,
-    grant: Grant,
+    grant: &'a Grant,
 }
 
-impl Growing {
+impl Growing<'_> {
     fn append(&mut self, data: &[u8]) -> Result<(), BodyError> {
         let needed = self.bytes.len() + data.len();
         if needed > self.limit {
             return Err(BodyError::TooLarge);
         }
         if needed > self.bytes.capacity() {
-            let capacity = needed.max(self.bytes.capacity() * 2).min(self.limit);
-            if capacity > BODY_SMALL_BYTES {
-                self.grant.grow(capacity)?;
-            }
+            let capacity = needed.max(self.bytes.capacity() * GROWTH).max(FIRST_BYTES).min(self.limit);
+            self.grant.cover(capacity * BODY_COPIES)?;
             // By hand: a vector that grows on its own leaves its old bytes behind.
             let mut grown = Zeroizing::new(Vec::with_capacity(capacity));
             grown.extend_from_slice(&self.bytes);
@@ -140,6 +94,12 @@ impl Growing {
         }
         self.bytes.extend_from_slice(data);
         Ok(())
+    }
+}
+
+impl From<NoRoom> for BodyError {
+    fn from(NoRoom: NoRoom) -> Self {
+        BodyError::Busy
     }
 }
 
@@ -190,12 +150,18 @@ impl Pace {
     }
 }
 
+/// What a body outgrows, it outgrows by this: old and new together are never more than its copies will be.
+const GROWTH: usize = 4;
+const FIRST_BYTES: usize = 1 << 10;
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use http_body_util::Full;
     use std::collections::VecDeque;
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
+
+    use crate::http::budget::Budget;
 
     /// A clock that jumps to the end of every sleep.
     #[derive(Default)]
@@ -248,39 +214,48 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
     }
 
+    /// A grant of the only client of a budget of this size.
+    fn grant(budget: usize) -> (Arc<Budget>, Arc<Grant>) {
+        let budget = Budget::new(budget);
+        let grant = budget.account([192, 0, 2, 1].into()).grant(0).unwrap();
+        (budget, grant)
+    }
+
     #[test]
     fn a_body_is_read_up_to_its_limit() {
-        let budget = Budget::new(1 << 20);
+        let (_budget, grant) = grant(1 << 20);
         let clock = Jumping::default();
         for (size, limit, expected) in [(0, 0, Ok(0)), (5, 5, Ok(5)), (6, 5, Err(BodyError::TooLarge))] {
-            let got = run(read(Full::new(Bytes::from(vec![1; size])), limit, &budget, &clock));
+            let got = run(read(Full::new(Bytes::from(vec![1; size])), limit, &grant, &clock));
             assert_eq!(got.map(|body| body.len()), expected);
             let chunked = halting(&[size], None);
-            let got = run(read(chunked, limit, &budget, &Standing));
+            let got = run(read(chunked, limit, &grant, &Standing));
             assert_eq!(got.map(|body| body.len()), expected, "chunked");
         }
     }
 
     #[test]
-    fn large_bodies_share_a_budget_and_give_it_back() {
-        let budget = Budget::new(100 << 10);
-        let clock = Jumping::default();
-        let large = || Full::new(Bytes::from(vec![1; 80 << 10]));
-        let first = run(read(large(), 1 << 20, &budget, &clock)).unwrap();
-        assert_eq!(budget.left(), 20 << 10);
-        assert_eq!(run(read(large(), 1 << 20, &budget, &clock)).err(), Some(BodyError::Busy));
-        let small = run(read(Full::new(Bytes::from(vec![1; BODY_SMALL_BYTES])), 1 << 20, &budget, &clock));
-        assert!(small.is_ok(), "small bodies are always let in");
-        drop(first);
-        assert_eq!(budget.left(), 100 << 10);
+    fn a_body_counts_with_its_copies_for_as_long_as_its_grant_lives() {
+        let (budget, grant) = grant(1 << 20);
+        let sent = |bytes: usize| run(read(Full::new(Bytes::from(vec![1; bytes])), 1 << 20, &grant, &Standing));
+        let body = sent(100 << 10).unwrap();
+        drop(body);
+        assert_eq!(budget.left(), (1 << 20) - BODY_COPIES * (100 << 10));
+        // Half of the budget is all that one client may have.
+        assert_eq!(sent(200 << 10).err(), Some(BodyError::Busy));
+        drop(grant);
+        assert_eq!(budget.left(), 1 << 20);
     }
 
     #[test]
     fn a_declared_length_takes_no_memory_before_its_bytes() {
-        let budget = Budget::new(1 << 20);
-        let got = run(read(halting(&[10], Some(67 << 20)), 67 << 20, &budget, &Standing));
-        assert_eq!(got.map(|body| body.bytes.capacity()).ok(), Some(BODY_SMALL_BYTES));
-        assert_eq!(budget.left(), 1 << 20);
+        let (budget, grant) = grant(1 << 30);
+        let got = run(read(halting(&[], Some(67 << 20)), 67 << 20, &grant, &Standing));
+        assert_eq!((got.map(|body| body.0.capacity()).ok(), budget.left()), (Some(0), 1 << 30));
+        let got = run(read(halting(&[10_000, 1], Some(67 << 20)), 67 << 20, &grant, &Standing));
+        assert_eq!(got.map(|body| body.0.capacity()).ok(), Some(40_000));
+        let got = run(read(halting(&[10, 10], Some(20)), 67 << 20, &grant, &Standing));
+        assert_eq!(got.map(|body| body.0.capacity()).ok(), Some(20));
     }
 
     /// Time stands still.
@@ -299,9 +274,9 @@ mod tests {
 
     #[test]
     fn a_slow_body_is_given_up() {
-        let budget = Budget::new(1 << 20);
+        let (_budget, grant) = grant(1 << 20);
         let clock = Jumping::default();
-        let got = run(read(halting(&[1, 1, 1], None), 1 << 20, &budget, &clock));
+        let got = run(read(halting(&[1, 1, 1], None), 1 << 20, &grant, &clock));
         assert_eq!(got.err(), Some(BodyError::Slow));
         assert_eq!(clock.monotonic(), Duration::from_millis(BODY_GRACE_MS));
     }
@@ -319,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_broken_body_is_an_error() {
-        let got = run(read(Breaking(false), 10, &Budget::new(0), &Standing));
+        let got = run(read(Breaking(false), 10, &grant(1 << 20).1, &Standing));
         assert_eq!(got.err(), Some(BodyError::Gone));
     }
 

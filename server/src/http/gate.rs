@@ -7,12 +7,15 @@
 //! The body is read in between, and while that lasts nobody holds the Operational phase: a slow client cannot keep the
 //! HSM from locking. What the path leads to is looked up afterwards, so that the order of answers is kept.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_api::UserId;
-use casemate_api::limits::{CHANGES_RUNNING_MAX, DRAIN_MAX_BYTES, DRAIN_MAX_MS, TARGET_MAX_CHARS};
+use casemate_api::limits::{
+    BODY_INLINE_MAX_BYTES, CHANGES_RUNNING_MAX, DRAIN_MAX_BYTES, DRAIN_MAX_MS, PART_HEAD_MAX_BYTES, REPLY_STREAM_BYTES,
+    REQUEST_BYTES, TARGET_MAX_CHARS,
+};
 use casemate_api::sentences;
 use casemate_core::caller::{Caller, Denied, Evidence, Failure, allows};
 use casemate_core::platform::{BoxFuture, Clock};
@@ -24,14 +27,15 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use tokio::sync::Semaphore;
 
-use super::body::{self, BodyError, Budget};
+use super::body::{self, BodyError};
+use super::budget::{Grant, NoRoom};
 use super::decode::{Body, How};
 use super::negotiate::{self, Basic, Conditions, Current, Effect, Verdict};
 use super::pages;
 use super::reply::{Content, Refusal, Reply};
 use super::route::{Ids, Resource, Routes};
 use super::row::{Column, FailedState, Find, Handler, Row, Rule, Spec};
-use super::serve::{ReplyBody, Service};
+use super::serve::{Peer, ReplyBody, Service};
 use super::trail;
 use super::upload::{LeftOver, Upload};
 use crate::observe::metrics::{Endpoint, Metrics};
@@ -41,7 +45,6 @@ use crate::update::Updates;
 pub struct Edge {
     hsm: Arc<Hsm>,
     routes: Routes,
-    budget: Arc<Budget>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     updates: Arc<Updates>,
@@ -80,7 +83,8 @@ pub struct Call {
     body: Option<Incoming>,
     /// The row that reads what this one would change, if that has an ETag.
     tagged: Option<Arc<Row>>,
-    budget: Arc<Budget>,
+    /// The memory it may take.
+    grant: Arc<Grant>,
     changes: Arc<Semaphore>,
     /// What the audit log knows of it.
     trail: Trail,
@@ -132,11 +136,9 @@ impl Edge {
         rows.sort_by_key(|row| row.number);
         let endpoint = |row: &&Arc<Row>| Endpoint { method: row.spec.name(), path: row.spec.path };
         metrics.endpoints_are(rows.iter().map(endpoint).collect());
-        let budget = Budget::new(casemate_api::limits::BODY_BUDGET_BYTES);
         Arc::new(Self {
             hsm,
             routes,
-            budget,
             clock,
             metrics,
             updates,
@@ -147,19 +149,27 @@ impl Edge {
     }
 
     /// Answers one request.
-    pub async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<ReplyBody> {
+    pub async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<ReplyBody> {
         let begun = self.clock.monotonic();
         let head = *request.method() == Method::HEAD;
         // At debug, not at info as in NetHSM: two lines for each signature are a load of their own.
         tracing::debug!(target: "http.access", "request {} {}", request.method(), request.uri());
         let path = negotiate::decode_path(request.uri().path()).into_owned();
-        let mut number = None;
-        let mut response = match self.routes.find(&path) {
-            Some((resource, ids)) => {
-                number = resource.row(request.method()).map(|row| row.number);
-                self.routed(resource, ids, request, peer).await
+        let found = self.routes.find(&path);
+        let number = found.as_ref().and_then(|(resource, _)| resource.row(request.method())).map(|row| row.number);
+        let mut response = match (peer.account.grant(REQUEST_BYTES + head_bytes(&request)), found) {
+            (Err(NoRoom), _) => {
+                let refusal = if request.body().is_end_stream() { no_room() } else { no_room().closing() };
+                self.dressed(refuse(refusal, None))
             }
-            None => pages::answer(&self.hsm, &self.openapi, request.method(), &path),
+            (Ok(grant), Some((resource, ids))) => {
+                let response = self.routed(resource, ids, request, peer.address.ip(), &grant).await;
+                response.map(|body| body.holding(grant))
+            }
+            (Ok(grant), None) => {
+                let response = pages::answer(&self.hsm, &self.openapi, request.method(), &path);
+                response.map(|body| body.holding(grant))
+            }
         };
         if head {
             *response.body_mut() = ReplyBody::empty();
@@ -175,7 +185,8 @@ impl Edge {
         resource: &Resource,
         ids: Ids,
         request: Request<Incoming>,
-        peer: SocketAddr,
+        address: IpAddr,
+        grant: &Arc<Grant>,
     ) -> Response<ReplyBody> {
         let routed = match is_cross_site(&request) {
             true => Err(Refusal::bare(StatusCode::FORBIDDEN)),
@@ -184,7 +195,7 @@ impl Edge {
         let (spec, result) = match routed {
             Err(refusal) => {
                 if let Some(row) = resource.row(request.method()) {
-                    trail::refused(&self.hsm, &row.spec, &refusal, peer.ip(), None, &ids);
+                    trail::refused(&self.hsm, &row.spec, &refusal, address, None, &ids);
                 }
                 let (head, body) = request.into_parts();
                 let kept = drain(&head.headers, Some(body)).await;
@@ -196,7 +207,7 @@ impl Edge {
                 let tagged = resource.row(&Method::GET).filter(|row| row.spec.etag).cloned();
                 let asking = Asking {
                     hsm: self.hsm.clone(),
-                    address: peer.ip(),
+                    address,
                     metrics: self.metrics.clone(),
                     spec: row.spec.clone(),
                     failed: self.failed,
@@ -211,25 +222,31 @@ impl Edge {
                     headers: head.headers,
                     body: Some(incoming),
                     tagged,
-                    budget: self.budget.clone(),
+                    grant: grant.clone(),
                     changes: self.changes.clone(),
                     trail: Trail::Anonymous,
                 };
-                (Some(&row.spec), (row.run)(call).await)
+                let reply = (row.run)(call).await;
+                (Some(&row.spec), reply.and_then(|reply| held(reply, grant, &row.spec)))
             }
         };
-        let mut response = match result {
+        let mut response = self.dressed(match result {
             Ok(reply) => succeed(reply, spec.map(|spec| &**spec)),
             Err(refusal) => refuse(refusal, spec.map(|spec| &**spec)),
-        };
+        });
+        if spec.is_some_and(|spec| spec.no_cache) {
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        }
+        response
+    }
+
+    /// With the headers that every reply of the API has.
+    fn dressed(&self, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
         let headers = response.headers_mut();
         let date = httpdate::fmt_http_date(std::time::SystemTime::UNIX_EPOCH + unix_time(&self.hsm));
         headers.extend(HeaderValue::from_str(&date).ok().map(|date| (header::DATE, date)));
         headers
             .insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding, Accept-Charset, Accept-Language"));
-        if spec.is_some_and(|spec| spec.no_cache) {
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        }
         response
     }
 
@@ -264,7 +281,7 @@ impl Edge {
 }
 
 impl Service for Edge {
-    fn call(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> BoxFuture<'static, Response<ReplyBody>> {
+    fn call(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> BoxFuture<'static, Response<ReplyBody>> {
         Box::pin(async move { self.answer(request, peer).await })
     }
 }
@@ -340,16 +357,28 @@ where
         return Err(Refusal::bare(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
     let left_over = LeftOver::default();
+    let length = sent.len();
     let input = match &takes.decode {
         How::Now(decode) => {
-            let (decode, hsm) = (*decode, &call.asking.hsm);
-            hsm.by_size(sent.len(), move || decode(&sent)).await.and_then(|input| input).map_err(core)?
+            let (decode, hsm, grant) = (*decode, &call.asking.hsm, call.grant.clone());
+            // The body goes with that: it makes room for the copies that are to be made of what is in it. It is counted as
+            // long as the pool has it, also if the client leaves.
+            let decode = move || {
+                let input = decode(&sent);
+                drop((sent, grant));
+                input
+            };
+            hsm.by_size(length, decode).await.and_then(|input| input).map_err(core)?
         }
         How::Typed(decode) => {
             let (header, hsm) = (call.content_type().map(<[u8]>::to_vec), call.asking.hsm.clone());
             decode(hsm, header, sent).await.map_err(core)?
         }
-        How::Streamed(take) => take(call.upload(&left_over)),
+        How::Streamed(take) => {
+            // What waits of it, and what is made of that.
+            call.grant.cover(REQUEST_BYTES + 2 * PART_HEAD_MAX_BYTES).map_err(|NoRoom| no_room())?;
+            take(call.upload(&left_over))
+        }
     };
     if spec.changes() {
         let own = own.clone();
@@ -359,7 +388,19 @@ where
         call.body = left_over.take();
         return result;
     }
-    let reply = handler.call(column, caller, found, input).await.map_err(core)?;
+    let reply = if length > BODY_INLINE_MAX_BYTES {
+        // To its end even if the client leaves: the pool goes on holding the input, so it is to go on being counted.
+        let (own, grant) = (own.clone(), call.grant.clone());
+        let run = Box::pin(async move {
+            let reply = own.2.call(column, caller, found, input).await;
+            drop(grant);
+            reply
+        });
+        tokio::spawn(run).await.map_err(|_| broken())?
+    } else {
+        handler.call(column, caller, found, input).await
+    };
+    let reply = reply.map_err(core)?;
     if reads { call.conditional(reply, &spec) } else { Ok(reply) }
 }
 
@@ -458,13 +499,12 @@ impl Call {
         if trail::holds_result(&self.asking.spec) {
             self.trail = Trail::Done;
         }
-        let (hsm, spec) = (self.asking.hsm.clone(), self.asking.spec.clone());
+        let (hsm, spec, grant) = (self.asking.hsm.clone(), self.asking.spec.clone(), self.grant.clone());
         let change = async move {
             let result = trail::carried_out(&hsm, &spec, act, change).await;
-            drop(place);
+            drop((place, grant));
             result
         };
-        let broken = || Refusal::because(StatusCode::INTERNAL_SERVER_ERROR, "Internal error. Check the log.");
         tokio::spawn(change).await.map_err(|_| broken())?
     }
 
@@ -502,13 +542,16 @@ impl Call {
     async fn read_body(&mut self, spec: &Spec) -> Result<body::Body, Refusal> {
         let limit = spec.takes.max_bytes;
         let Some(incoming) = self.body.take() else { return Ok(body::Body::default()) };
-        let read = body::read(incoming, limit, &self.budget, &*self.asking.clock).await;
+        let read = body::read(incoming, limit, &self.grant, &*self.asking.clock).await;
         let close = |status, why: &'static str| Err(Refusal::because(status, why).closing());
         match read {
             Ok(body) => Ok(body),
             Err(BodyError::TooLarge) => Err(Refusal::bare(StatusCode::PAYLOAD_TOO_LARGE).closing()),
             Err(BodyError::Slow) => close(StatusCode::REQUEST_TIMEOUT, "The body came too slowly."),
-            Err(BodyError::Busy) => close(StatusCode::SERVICE_UNAVAILABLE, sentences::TOO_MANY_BODIES),
+            Err(BodyError::Busy) => {
+                let refusal = Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::TOO_MANY_BODIES);
+                Err(refusal.with("retry-after", "1").closing())
+            }
             Err(BodyError::Gone) => close(StatusCode::BAD_REQUEST, "The body broke off."),
         }
     }
@@ -568,6 +611,39 @@ async fn drain(headers: &HeaderMap, body: Option<Incoming>) -> bool {
     read.is_ok_and(|end| end.is_some())
 }
 
+/// What the head of a request takes in memory.
+fn head_bytes(request: &Request<Incoming>) -> usize {
+    let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
+    lines.sum()
+}
+
+/// What a header takes beside its text.
+const HEADER_BYTES: usize = 128;
+
+/// The reply with what it takes of the budget from here on, until it is taken.
+fn held(reply: Reply, grant: &Grant, spec: &Spec) -> Result<Reply, Refusal> {
+    let bytes = match &reply.body {
+        Content::Whole(bytes) => bytes.len(),
+        Content::Stream(_) => REPLY_STREAM_BYTES,
+    };
+    // What small ones could give back is not worth the way to the account.
+    grant.shrink(bytes.max(2 * REQUEST_BYTES));
+    match grant.cover(bytes) {
+        // Nobody is told that a change was not made when it was; their replies are short.
+        Err(NoRoom) if !spec.changes() => Err(no_room()),
+        Ok(()) | Err(NoRoom) => Ok(reply),
+    }
+}
+
+/// The client makes the server hold as much as it may.
+fn no_room() -> Refusal {
+    Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::BUSY).with("retry-after", "1")
+}
+
+fn broken() -> Refusal {
+    Refusal::because(StatusCode::INTERNAL_SERVER_ERROR, "Internal error. Check the log.")
+}
+
 /// Whether a browser sends this for another site than ours. Browsers remember Basic credentials, so a page anywhere could
 /// otherwise have an administrator's browser change something here. Other clients do not send the header.
 fn is_cross_site(request: &Request<Incoming>) -> bool {
@@ -590,7 +666,7 @@ async fn present(call: &Call) -> Present {
         headers,
         body: None,
         tagged: None,
-        budget: call.budget.clone(),
+        grant: call.grant.clone(),
         changes: call.changes.clone(),
         trail: Trail::Done,
     };

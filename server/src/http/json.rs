@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use casemate_api::limits::{BODY_SMALL_BYTES, JSON_RELAXED_DEPTH_MAX, JSON_RELAXED_MEMBERS_MAX};
+use casemate_api::limits::{BODY_INLINE_MAX_BYTES, JSON_RELAXED_DEPTH_MAX, JSON_RELAXED_MEMBERS_MAX};
 use casemate_core::stall;
 use serde::de::DeserializeOwned;
 use zeroize::{Zeroize, Zeroizing};
@@ -26,7 +26,7 @@ pub enum JsonError {
 
 /// Reads a body.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, JsonError> {
-    if body.len() > BODY_SMALL_BYTES {
+    if body.len() > BODY_INLINE_MAX_BYTES {
         stall::begins("reading a large body");
     }
     if !is_array(body)

@@ -1,6 +1,7 @@
 //! The HTTP edge: bytes to requests, requests to calls of the core, answers to bytes.
 
 pub mod body;
+pub mod budget;
 pub mod decode;
 pub mod endpoints;
 pub mod find;

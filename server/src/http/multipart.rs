@@ -70,6 +70,7 @@ async fn next(parts: &mut multer::Multipart<'static>, bytes_max: usize) -> Resul
 #[cfg(test)]
 mod tests {
     use super::super::body;
+    use super::super::budget::Budget;
     use super::*;
     use casemate_core::platform::{BoxFuture, Clock};
     use proptest::prelude::*;
@@ -92,7 +93,8 @@ mod tests {
     fn split(content_type: &str, text: &[u8]) -> Result<(String, String), NotTwoParts> {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
             let full = Full::new(Bytes::copy_from_slice(text));
-            let body = body::read(full, 1 << 20, &body::Budget::new(0), &Standing).await.unwrap();
+            let grant = Budget::new(1 << 30).account([192, 0, 2, 1].into()).grant(0).unwrap();
+            let body = body::read(full, 1 << 20, &grant, &Standing).await.unwrap();
             let parts = import_parts(content_type, body).await?;
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             Ok((text(&parts.arguments), text(&parts.key_file)))

@@ -8,6 +8,7 @@
 //! Nothing is trusted here: every byte comes from the network.
 
 mod doors;
+mod pace;
 mod shares;
 
 use std::convert::Infallible;
@@ -17,7 +18,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -41,14 +42,26 @@ use tokio_rustls::server::TlsStream;
 
 use self::doors::Opened;
 pub use self::doors::{Door, Doors};
+use self::pace::{Activity, Counted, Running as RunningRequest, Watch};
+pub(in crate::http) use self::shares::client_of;
 use self::shares::{Share, Shares};
+use super::budget::{Account, Budget, Grant};
 use crate::process::Stop;
 
 /// What answers requests.
 pub trait Service: Send + Sync + 'static {
-    /// Answers one request of the client at `peer`. A panic becomes a `500`; dropping the future means that the client
-    /// has gone or that the server has waited long enough at its end.
-    fn call(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> BoxFuture<'static, Response<ReplyBody>>;
+    /// Answers one request of `peer`. A panic becomes a `500`; dropping the future means that the client has gone or that
+    /// the server has waited long enough at its end.
+    fn call(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> BoxFuture<'static, Response<ReplyBody>>;
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub struct Peer {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// What memory its client holds.
+    pub account: Arc<Account>,
 }
 
 /// How long and how much a client may take.
@@ -62,8 +75,16 @@ pub struct Bounds {
     pub handshake: Duration,
     /// From the handshake to the first complete request head.
     pub head: Duration,
-    /// From a reply to the next complete request head, and for taking the next piece of a reply.
+    /// From a reply to the next complete request head.
     pub idle: Duration,
+    /// Time a client may take nothing of what it asked for before its pace counts.
+    pub reply_grace: Duration,
+    /// Slowest pace at which it may be taken, in bytes per second.
+    pub reply_pace: u64,
+    /// Most time that is earned by taking it faster.
+    pub reply_credit: Duration,
+    /// Memory that all clients together may make the server hold, in bytes.
+    pub memory: usize,
     /// For running requests once the server shall stop.
     pub grace: Duration,
 }
@@ -85,6 +106,10 @@ impl Default for Bounds {
             handshake: Duration::from_millis(limits::HANDSHAKE_TIMEOUT_MS),
             head: Duration::from_millis(limits::HEAD_TIMEOUT_MS),
             idle: Duration::from_millis(limits::IDLE_TIMEOUT_MS),
+            reply_grace: Duration::from_millis(limits::REPLY_GRACE_MS),
+            reply_pace: limits::REPLY_PACE_BYTES_PER_S,
+            reply_credit: Duration::from_millis(limits::REPLY_CREDIT_MS),
+            memory: limits::MEMORY_BUDGET_BYTES,
             grace: Duration::from_millis(limits::SHUTDOWN_GRACE_MS),
         }
     }
@@ -106,7 +131,8 @@ pub fn start(
     bounds: Bounds,
     stop: &Stop,
 ) -> io::Result<Running> {
-    let shared = Arc::new(Shared { tls: acceptor(tls)?, service, bounds, stop: stop.clone() });
+    let budget = Budget::new(bounds.memory);
+    let shared = Arc::new(Shared { tls: acceptor(tls)?, service, bounds, budget, stop: stop.clone() });
     let accepting = runtime()?;
     let listeners = {
         let _inside = accepting.enter();
@@ -231,7 +257,11 @@ fn acceptor(slot: Arc<CertSlot>) -> io::Result<TlsAcceptor> {
 }
 
 /// Body of a reply: nothing, bytes that are there, or bytes that come.
-pub struct ReplyBody(Content);
+pub struct ReplyBody {
+    content: Content,
+    /// What it holds of the budget until its last piece is taken.
+    grant: Option<Arc<Grant>>,
+}
 
 enum Content {
     Whole(Bytes),
@@ -246,18 +276,23 @@ enum Piece {
 impl ReplyBody {
     /// No body.
     pub fn empty() -> Self {
-        Self(Content::Whole(Bytes::new()))
+        Self::whole(Bytes::new())
     }
 
     /// A body of known bytes; the reply carries its length.
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
-        Self(Content::Whole(bytes.into()))
+        Self { content: Content::Whole(bytes.into()), grant: None }
     }
 
     /// A body of unknown length, and its writer. At most `REPLY_PIECES_MAX` pieces wait for a slow client.
     pub fn stream() -> (ReplyWriter, Self) {
         let (send, receive) = mpsc::channel(limits::REPLY_PIECES_MAX);
-        (ReplyWriter(send), Self(Content::Stream(receive)))
+        (ReplyWriter(send), Self { content: Content::Stream(receive), grant: None })
+    }
+
+    /// The same body, which holds `grant` until its last piece is taken.
+    pub fn holding(self, grant: Arc<Grant>) -> Self {
+        Self { grant: Some(grant), ..self }
     }
 }
 
@@ -276,9 +311,13 @@ pub struct ClientGone;
 pub struct BrokenOff;
 
 impl ReplyWriter {
-    /// Sends a piece; waits while the client is behind.
-    pub async fn write(&self, piece: impl Into<Bytes>) -> Result<(), ClientGone> {
-        self.0.send(Piece::Data(piece.into())).await.map_err(|_| ClientGone)
+    /// Sends some bytes; waits while the client is behind.
+    pub async fn write(&self, bytes: impl Into<Bytes>) -> Result<(), ClientGone> {
+        let mut bytes = bytes.into();
+        while !bytes.is_empty() {
+            self.0.send(Piece::Data(next_piece(&mut bytes))).await.map_err(|_| ClientGone)?;
+        }
+        Ok(())
     }
 
     /// Ends the body.
@@ -287,14 +326,19 @@ impl ReplyWriter {
     }
 }
 
+/// Takes a piece off the front of `bytes`, small enough that its client shows its pace.
+fn next_piece(bytes: &mut Bytes) -> Bytes {
+    bytes.split_to(bytes.len().min(limits::REPLY_PIECE_BYTES))
+}
+
 impl Body for ReplyBody {
     type Data = Bytes;
     type Error = BrokenOff;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        match &mut self.0 {
+        match &mut self.content {
             Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Content::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Content::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(next_piece(bytes))))),
             Content::Stream(pieces) => pieces.poll_recv(cx).map(|piece| match piece {
                 Some(Piece::Data(bytes)) => Some(Ok(Frame::data(bytes))),
                 Some(Piece::End) => None,
@@ -304,11 +348,11 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.0, Content::Whole(bytes) if bytes.is_empty())
+        matches!(&self.content, Content::Whole(bytes) if bytes.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Stream(_) => SizeHint::default(),
         }
@@ -320,6 +364,7 @@ struct Shared {
     tls: TlsAcceptor,
     service: Arc<dyn Service>,
     bounds: Bounds,
+    budget: Arc<Budget>,
     stop: Stop,
 }
 
@@ -445,6 +490,8 @@ async fn connection(accepted: Accepted, shared: Arc<Shared>) {
     let Accepted { stream, peer, slot: _slot } = accepted;
     // Replies are written whole: waiting for more bytes (RFC 896) would only delay them.
     let Ok(stream) = stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) else { return };
+    let activity = Arc::new(Activity::default());
+    let stream = Counted::new(stream, Arc::clone(&activity));
     let handshake = tokio::time::timeout(shared.bounds.handshake, shared.tls.accept(stream));
     let stream = tokio::select! {
         done = handshake => match done {
@@ -455,7 +502,7 @@ async fn connection(accepted: Accepted, shared: Arc<Shared>) {
         () = shared.stop.requested() => return,
     };
     let speaks_h2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_H2);
-    let activity = Arc::new(Activity::default());
+    let peer = Peer { address: peer, account: shared.budget.account(peer.ip()) };
     let answers = Answers { service: Arc::clone(&shared.service), activity: Arc::clone(&activity), peer };
     let stream = TokioIo::new(stream);
     if speaks_h2 {
@@ -479,6 +526,9 @@ fn h2() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).auto_date_header(false);
     builder.max_concurrent_streams(limits::H2_STREAMS_MAX).max_header_list_size(H2_HEAD_BYTES);
+    // What nobody has read yet and nobody has taken yet is held for every stream: hyper would give each a megabyte and more.
+    builder.initial_stream_window_size(limits::H2_WINDOW_BYTES).initial_connection_window_size(limits::H2_WINDOW_BYTES);
+    builder.max_send_buf_size(limits::REPLY_PIECE_BYTES);
     builder
 }
 
@@ -500,23 +550,26 @@ impl Connection for http2::Connection<Stream, Answers, TokioExecutor> {
     }
 }
 
-type Stream = TokioIo<TlsStream<TcpStream>>;
+type Stream = TokioIo<TlsStream<Counted<TcpStream>>>;
 
-/// Carries a connection to its end: by the client, by the stop, or because it has nothing to do for too long.
+/// Carries a connection to its end: by the client, by the stop, or because nothing moves on it for too long.
 async fn drive<C: Connection>(connection: C, activity: Arc<Activity>, shared: Arc<Shared>) {
     let mut connection = pin!(connection);
     let mut stopping = pin!(shared.stop.requested());
     let mut finishing = false;
-    let mut quiet = Quiet { since: Instant::now(), steps: 0 };
+    let (bounds, now) = (shared.bounds, Instant::now());
+    let mut watch = Watch::new(bounds, activity, now);
     // A third of the shortest bound: what is counted in ticks is at most that much late.
-    let tick = shared.bounds.head.min(shared.bounds.idle) / 3;
-    let mut ticks = tokio::time::interval_at(quiet.since + tick, tick);
+    let tick = bounds.head.min(bounds.idle).min(bounds.reply_grace) / 3;
+    let mut ticks = tokio::time::interval_at(now + tick, tick);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
             _ = &mut connection => return,
-            now = ticks.tick() => if quiet.too_long(now, &activity, &shared.bounds) { return },
+            now = ticks.tick() => if let Some(why) = watch.look(now) {
+                return tracing::debug!(why, "a connection was closed");
+            },
             () = &mut stopping, if !finishing => {
                 finishing = true;
                 connection.as_mut().finish();
@@ -525,53 +578,10 @@ async fn drive<C: Connection>(connection: C, activity: Arc<Activity>, shared: Ar
     }
 }
 
-/// Since when a connection has stood still.
-struct Quiet {
-    since: Instant,
-    steps: u64,
-}
-
-impl Quiet {
-    fn too_long(&mut self, now: Instant, activity: &Activity, bounds: &Bounds) -> bool {
-        let steps = activity.steps.load(Ordering::Relaxed);
-        if activity.running.load(Ordering::Relaxed) > 0 || steps != self.steps {
-            *self = Self { since: now, steps };
-        }
-        let allowed = if steps == 0 { bounds.head } else { bounds.idle };
-        now.duration_since(self.since) >= allowed
-    }
-}
-
-/// What a connection is doing.
-#[derive(Default)]
-struct Activity {
-    /// Requests that came and pieces of replies that went.
-    steps: AtomicU64,
-    /// Requests that are being answered. A reply on its way out is none: who does not take it stands still.
-    running: AtomicUsize,
-}
-
-impl Activity {
-    fn begin(self: &Arc<Self>) -> RunningRequest {
-        self.steps.fetch_add(1, Ordering::Relaxed);
-        self.running.fetch_add(1, Ordering::Relaxed);
-        RunningRequest(Arc::clone(self))
-    }
-}
-
-/// A request until its reply begins.
-struct RunningRequest(Arc<Activity>);
-
-impl Drop for RunningRequest {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A reply body whose pieces count as steps.
+/// A reply body whose pieces are known of until they are taken.
 struct Sent {
     body: ReplyBody,
-    activity: Arc<Activity>,
+    running: RunningRequest,
 }
 
 impl Body for Sent {
@@ -579,11 +589,9 @@ impl Body for Sent {
     type Error = BrokenOff;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        let piece = Pin::new(&mut self.body).poll_frame(cx);
-        if piece.is_ready() {
-            self.activity.steps.fetch_add(1, Ordering::Relaxed);
-        }
-        piece
+        let Sent { body, running } = &mut *self;
+        let frame = Pin::new(&mut *body).poll_frame(cx);
+        frame.map_ok(|frame| frame.map_data(|bytes| running.piece(bytes, body.grant.as_ref())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -599,7 +607,7 @@ impl Body for Sent {
 struct Answers {
     service: Arc<dyn Service>,
     activity: Arc<Activity>,
-    peer: SocketAddr,
+    peer: Peer,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Answers {
@@ -610,15 +618,15 @@ impl hyper::service::Service<Request<Incoming>> for Answers {
     fn call(&self, request: Request<Incoming>) -> Answer {
         let running = self.activity.begin();
         let service = Arc::clone(&self.service);
-        let reply = catch_unwind(AssertUnwindSafe(|| service.call(request, self.peer))).ok();
-        Answer { reply, running }
+        let reply = catch_unwind(AssertUnwindSafe(|| service.call(request, self.peer.clone()))).ok();
+        Answer { reply, running: Some(running) }
     }
 }
 
 /// An answer on its way. A panic on it becomes a `500`: one request must not take others with it.
 struct Answer {
     reply: Option<BoxFuture<'static, Response<ReplyBody>>>,
-    running: RunningRequest,
+    running: Option<RunningRequest>,
 }
 
 impl Future for Answer {
@@ -634,8 +642,10 @@ impl Future for Answer {
             Ok(Poll::Ready(reply)) => reply,
             Err(_) => broken(),
         };
-        let activity = Arc::clone(&self.running.0);
-        Poll::Ready(Ok(reply.map(|body| Sent { body, activity })))
+        // Asked again after its end, it has no more to give than any future.
+        let Some(running) = self.running.take() else { return Poll::Pending };
+        running.reply();
+        Poll::Ready(Ok(reply.map(|body| Sent { body, running })))
     }
 }
 

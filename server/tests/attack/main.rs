@@ -18,6 +18,7 @@ mod daemon;
 mod disk;
 mod from;
 mod log;
+mod memory;
 mod restore;
 mod revocation;
 #[path = "../api/wire.rs"]

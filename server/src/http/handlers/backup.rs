@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_api::body::system::RestoreRequest;
-use casemate_api::limits::{BACKUP_STALL_MS, RESTORE_ARGUMENTS_MAX_BYTES};
+use casemate_api::limits::{BACKUP_STALL_MS, REPLY_PACE_BYTES_PER_S, RESTORE_ARGUMENTS_MAX_BYTES};
 use casemate_api::sentences;
 use casemate_core::backup::restore::{Restore, RestoreArguments, Restored};
 use casemate_core::caller::Caller;
@@ -42,7 +42,9 @@ pub async fn backup(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
                 }
             };
             drop(op);
-            let stall = Duration::from_millis(BACKUP_STALL_MS);
+            let at_least_pace =
+                Duration::from_millis((piece.len() as u64).saturating_mul(1_000) / REPLY_PACE_BYTES_PER_S);
+            let stall = Duration::from_millis(BACKUP_STALL_MS) + at_least_pace;
             if !matches!(tokio::time::timeout(stall, writer.write(piece)).await, Ok(Ok(()))) {
                 tracing::warn!(target: "hsm.backup", "a backup broke off: its client has gone or reads too slowly");
                 return;

@@ -8,7 +8,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use casemate_api::body::Created;
 use casemate_api::body::keys as bodies;
-use casemate_api::limits::BODY_SMALL_BYTES;
+use casemate_api::limits::BODY_INLINE_MAX_BYTES;
 use casemate_api::mechanisms::{Mode, of_mode};
 use casemate_api::{KeyId, Role, Tag};
 use casemate_core::Error;
@@ -338,7 +338,7 @@ async fn replied(
 ) -> Result<Reply, Error> {
     let bytes = output.len();
     let encode = move || {
-        if bytes > BODY_SMALL_BYTES {
+        if bytes > BODY_INLINE_MAX_BYTES {
             stall::begins("encoding a long output");
         }
         reply(BASE64.encode(&*output))
@@ -348,7 +348,7 @@ async fn replied(
 
 /// Decodes base64; newlines in it are ignored, nothing else is.
 fn decoded(text: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
-    if text.len() > BODY_SMALL_BYTES {
+    if text.len() > BODY_INLINE_MAX_BYTES {
         stall::begins("decoding a long message");
     }
     let decoded = match text.contains('\n') {

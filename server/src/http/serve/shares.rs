@@ -26,7 +26,7 @@ impl Shares {
 
     /// One more connection from `address`; `None` if that client has all it may have.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
-        let client = client(address);
+        let client = client_of(address);
         let mut held = self.lock();
         let count = held.get(&client).copied().unwrap_or(0);
         if count >= self.most {
@@ -52,7 +52,8 @@ impl Drop for Share {
     }
 }
 
-fn client(address: IpAddr) -> IpAddr {
+/// Whom `address` belongs to.
+pub(in crate::http) fn client_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         address @ IpAddr::V4(_) => address,

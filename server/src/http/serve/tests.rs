@@ -22,7 +22,7 @@ struct Paths {
 }
 
 impl Service for Paths {
-    fn call(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> BoxFuture<'static, Response<ReplyBody>> {
+    fn call(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> BoxFuture<'static, Response<ReplyBody>> {
         assert_ne!(request.uri().path(), "/panic-at-once");
         Box::pin(async move {
             match request.uri().path() {
@@ -47,16 +47,25 @@ impl Service for Paths {
                     });
                     Response::new(body)
                 }
+                "/large" => Response::new(ReplyBody::whole(vec![b'x'; LARGE])),
+                "/endless" => {
+                    let (writer, body) = ReplyBody::stream();
+                    tokio::spawn(async move { while writer.write(vec![b'x'; 1 << 20]).await.is_ok() {} });
+                    Response::new(body)
+                }
                 "/empty" => Response::new(ReplyBody::empty()),
                 "/echo" => {
                     let body = request.into_body().collect().await.unwrap().to_bytes();
                     Response::new(ReplyBody::whole(body))
                 }
-                _ => Response::new(ReplyBody::whole(peer.to_string())),
+                _ => Response::new(ReplyBody::whole(peer.address.to_string())),
             }
         })
     }
 }
+
+/// More than the kernel takes at once.
+const LARGE: usize = 16 << 20;
 
 struct OnDrop(Arc<AtomicBool>);
 
@@ -98,6 +107,17 @@ impl Rig {
     }
 
     async fn connect(&self, alpn: &str) -> ClientStream<TcpStream> {
+        self.secure(alpn, TcpStream::connect(self.address).await.unwrap()).await
+    }
+
+    /// A connection on which the kernel holds little for the client.
+    async fn narrow(&self) -> ClientStream<TcpStream> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+        self.secure("http/1.1", socket.connect(self.address).await.unwrap()).await
+    }
+
+    async fn secure(&self, alpn: &str, stream: TcpStream) -> ClientStream<TcpStream> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.certificate.clone().into()).unwrap();
@@ -107,7 +127,6 @@ impl Rig {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-        let stream = TcpStream::connect(self.address).await.unwrap();
         let name = ServerName::try_from("casemate.test").unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
     }
@@ -236,7 +255,8 @@ fn impatient() -> Bounds {
 
 /// Impatient with idle connections, too.
 fn busy() -> Bounds {
-    Bounds { idle: Duration::from_millis(1_200), ..impatient() }
+    let short = Duration::from_millis(1_200);
+    Bounds { idle: short, reply_grace: short, ..impatient() }
 }
 
 /// Reads until the server closes, and says when that was.
@@ -306,6 +326,55 @@ fn who_does_not_take_a_reply_is_cut_off() {
         assert!(body.is_err());
         assert!(began.elapsed() > Duration::from_millis(900));
         let _ = connection.await;
+    });
+    rig.stop();
+}
+
+/// Short bounds for replies, and for idle connections shorter ones.
+fn paced() -> Bounds {
+    let (idle, reply_grace) = (Duration::from_millis(400), Duration::from_millis(1_500));
+    Bounds { idle, reply_grace, reply_pace: 256 << 10, reply_credit: Duration::from_secs(3), ..impatient() }
+}
+
+/// Asks for `path` and reads `bytes` every 10 ms, for `patience`, and then whatever else there is until the connection ends
+/// or there were `LARGE` bytes; how many there were.
+async fn read_slowly(rig: &Rig, path: &str, bytes: usize, patience: Duration) -> usize {
+    let mut stream = rig.narrow().await;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    let (mut piece, mut got, begun) = (vec![0; bytes], 0, wall());
+    while got < LARGE {
+        if begun.elapsed() < patience {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        match stream.read(&mut piece).await {
+            Ok(0) | Err(_) => break,
+            Ok(more) => got += more,
+        }
+    }
+    got
+}
+
+#[test]
+fn who_reads_a_reply_slowly_but_at_the_least_pace_gets_all_of_it() {
+    let mut rig = Rig::with(paced());
+    run(async {
+        let patience = Duration::from_secs(25);
+        let read = tokio::time::timeout(patience, read_slowly(&rig, "/large", 64 << 10, patience)).await;
+        assert!(read.is_ok_and(|got| got >= LARGE));
+    });
+    rig.stop();
+}
+
+#[test]
+fn who_reads_below_the_least_pace_is_cut_off() {
+    let mut rig = Rig::with(paced());
+    run(async {
+        let read =
+            |path| tokio::time::timeout(Duration::from_secs(25), read_slowly(&rig, path, 200, Duration::from_secs(8)));
+        let (large, endless) = tokio::join!(read("/large"), read("/endless"));
+        for read in [large, endless] {
+            assert!(read.is_ok_and(|got| got < LARGE));
+        }
     });
     rig.stop();
 }
