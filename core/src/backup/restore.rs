@@ -31,6 +31,7 @@ use crate::backup::upstream::{DeviceItem, Place};
 use crate::error::Error;
 use crate::hsm::{parse_time, wall, wrong_state};
 use crate::local::LocalChange;
+use crate::party::Party;
 use crate::path::{Generation, LocalPath};
 use crate::phase::{Locked, Operational, Phase, Unprovisioned};
 use crate::seal;
@@ -232,7 +233,7 @@ impl Restore {
         self.turn = Some(Turn::take(&self.hsm.restoring)?);
         match (own, &self.arguments.passphrase) {
             (Some(key), _) => Ok(key),
-            (None, Some(passphrase)) => backup_key(&self.hsm.platform, passphrase, salt).await,
+            (None, Some(passphrase)) => backup_key(&self.hsm.platform, Party::Hsm, passphrase, salt).await,
             (None, None) => Err(Error::invalid("No backupPassphrase provided")),
         }
     }

@@ -17,6 +17,7 @@ use crate::error::{Error, Text};
 use crate::keys::material::Material;
 use crate::local::{LocalChange, TlsIdentity};
 use crate::mech::Live;
+use crate::party::Party;
 use crate::path::{Generation, LocalPath, SharedPath};
 use crate::phase::Operational;
 use crate::platform::{Rng, Work};
@@ -93,7 +94,7 @@ impl Operational {
             x509::csr_pem(&Live::load(&material)?, &subject)
         };
         // The primes of an RSA key are tested as it is read.
-        self.off_thread(Work::Slow, sign).await?
+        self.off_thread(Work::Slow, Party::ROOT, sign).await?
     }
 
     /// Replaces the chain of TLS certificates; connections from now on get the new one.
@@ -132,7 +133,7 @@ impl Operational {
         self.refuse_with_cluster_ca().await?;
         let (rng, names) = (self.platform.rng.clone(), self.platform.host.names());
         let make = move || fresh_identity(key_type.into(), bits, &*rng, &names);
-        let identity = self.off_thread(Work::Slow, make).await??;
+        let identity = self.off_thread(Work::Slow, Party::ROOT, make).await??;
         let _guard = self.local.changing.lock().await;
         self.refuse_with_cluster_ca().await?;
         self.serve_with(identity).await

@@ -156,7 +156,10 @@ impl Keys<'_> {
         }
         let rng = self.op.platform.rng.clone();
         let make = move || Material::generate(key_type, bits, &*rng);
-        let material = if key_type == KeyType::RSA { self.op.off_thread(Work::Slow, make).await?? } else { make()? };
+        let material = match key_type {
+            KeyType::RSA => self.op.off_thread(Work::Slow, self.scope.party(), make).await??,
+            _ => make()?,
+        };
         self.create(new_id, material, properties).await
     }
 

@@ -16,6 +16,7 @@ use crate::caller::Caller;
 use crate::error::Error;
 use crate::keys::record::KeyRecord;
 use crate::mech::{self, Public};
+use crate::party::Party;
 use crate::path::{KeyRef, NamespaceNumber};
 use crate::phase::Operational;
 use crate::platform::Work;
@@ -93,7 +94,8 @@ impl Key {
             return Err(Error::invalid("JSON field commonName is empty."));
         }
         let row = self.row.clone();
-        op.off_thread(Work::Crypto, move || x509::csr_pem(row.record.live()?, &subject)).await?
+        let party = Party::Namespace(self.namespace);
+        op.off_thread(Work::Crypto, party, move || x509::csr_pem(row.record.live()?, &subject)).await?
     }
 }
 
@@ -126,7 +128,7 @@ impl Permit {
             mech::run(row.record.live()?, mode, &input, iv.as_deref())?
         } else {
             let job = move || mech::run(row.record.live()?, mode, &input, iv.as_deref());
-            op.off_thread(Work::Crypto, job).await??
+            op.off_thread(Work::Crypto, Party::Namespace(key.namespace), job).await??
         };
         op.counters.count(key);
         Ok(output)

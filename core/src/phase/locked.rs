@@ -24,14 +24,6 @@ impl Locked {
         Self { platform, local, limiter, device_id }
     }
 
-    /// Opens slot 0. `None`: the passphrase is wrong.
-    pub(crate) async fn unlock(&self, passphrase: &[u8]) -> Result<Option<Arc<Operational>>, Error> {
-        match slots::open_slot0(&self.local, &self.platform, passphrase).await? {
-            None => Ok(None),
-            Some(domain) => self.open(domain).await.map(Some),
-        }
-    }
-
     /// Opens slot 1. `None`: unattended boot is off.
     pub(crate) async fn boot_unattended(&self) -> Result<Option<Arc<Operational>>, Error> {
         match slots::open_slot1(&self.local).await? {
@@ -40,7 +32,8 @@ impl Locked {
         }
     }
 
-    async fn open(&self, domain: DomainKey) -> Result<Arc<Operational>, Error> {
+    /// Becomes Operational with the Domain Key that a slot held.
+    pub(crate) async fn open(&self, domain: DomainKey) -> Result<Arc<Operational>, Error> {
         Box::pin(finish_import(&self.platform, &self.local, &self.device_id, &domain)).await?;
         let (platform, limiter) = (self.platform.clone(), self.limiter.clone());
         // On the heap, for the future of a whole phase is large, and futures are moved while they are made.

@@ -20,3 +20,6 @@ mod from;
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod wire;
 
+mod guesses;
+mod tenant;
+mod unlock;

@@ -15,6 +15,7 @@ use crate::backup::format::{Field, Frame, Parser, Version, push_end, push_framed
 use crate::backup::read::{Item, Reader};
 use crate::backup::restore::RestoreArguments;
 use crate::backup::upstream::{self, DeviceItem, Store as Upstream};
+use crate::caller::{Caller, Evidence};
 use crate::config;
 use crate::config::tls::{ClusterCa, cluster_ca_path};
 use crate::counters::CounterRecord;
@@ -75,6 +76,12 @@ fn op(hsm: &Hsm) -> Arc<Operational> {
     hsm.operational().expect("it is Operational")
 }
 
+fn administrator(op: &Operational) -> Caller {
+    let address = std::net::Ipv4Addr::LOCALHOST.into();
+    let evidence = Evidence::Basic { name: "admin", passphrase: b"the admin passphrase", address };
+    block_on(op.authenticate(evidence)).ok().expect("it is right")
+}
+
 fn ns(name: &str) -> NamespaceId {
     NamespaceId::parse(name).unwrap()
 }
@@ -125,7 +132,7 @@ fn world() -> (Sim, Arc<Hsm>) {
         let hsm = boot(&sim);
         block_on(hsm.provision(secret(UNLOCK), secret("the admin passphrase"), TIME)).unwrap();
         let op = op(&hsm);
-        block_on(op.change_backup_passphrase(&secret(BACKUP), &secret(""))).unwrap();
+        block_on(op.change_backup_passphrase(&administrator(&op), &secret(BACKUP), &secret(""))).unwrap();
         block_on(op.set_unattended_boot(true)).unwrap();
         for id in ["gone", "ns1", "ns2"] {
             block_on(op.create_namespace(&ns(id))).unwrap();
@@ -435,7 +442,9 @@ fn large_entries_are_staged_in_parts() {
 fn the_unlock_passphrase_that_was_changed_since_is_the_one_of_the_backup_again() {
     let (_, hsm) = world();
     let (file, expected) = (backup_of(&hsm), described(&hsm));
-    block_on(op(&hsm).change_unlock_passphrase(&secret("the next unlock passphrase"), &secret(UNLOCK))).unwrap();
+    let (op, next) = (op(&hsm), secret("the next unlock passphrase"));
+    block_on(op.change_unlock_passphrase(&administrator(&op), &next, &secret(UNLOCK))).unwrap();
+    drop(op);
     restore(&hsm, &file).unwrap();
     assert_eq!(hsm.state(), State::Locked, "the Domain Key is the same, its lock is not");
     unlock(&hsm, UNLOCK).unwrap();

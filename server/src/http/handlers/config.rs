@@ -11,14 +11,14 @@ use crate::http::reply::Reply;
 use crate::http::row::Op;
 
 /// `PUT /config/unlock-passphrase`
-pub async fn set_unlock_passphrase(op: Op, _: Caller, (): (), body: ChangePassphrase) -> Result<Reply, Error> {
-    op.change_unlock_passphrase(&body.new_passphrase, &body.current_passphrase).await?;
+pub async fn set_unlock_passphrase(op: Op, caller: Caller, (): (), body: ChangePassphrase) -> Result<Reply, Error> {
+    op.change_unlock_passphrase(&caller, &body.new_passphrase, &body.current_passphrase).await?;
     Ok(Reply::no_content())
 }
 
 /// `PUT /config/backup-passphrase`
-pub async fn set_backup_passphrase(op: Op, _: Caller, (): (), body: ChangePassphrase) -> Result<Reply, Error> {
-    op.change_backup_passphrase(&body.new_passphrase, &body.current_passphrase).await?;
+pub async fn set_backup_passphrase(op: Op, caller: Caller, (): (), body: ChangePassphrase) -> Result<Reply, Error> {
+    op.change_backup_passphrase(&caller, &body.new_passphrase, &body.current_passphrase).await?;
     Ok(Reply::no_content())
 }
 

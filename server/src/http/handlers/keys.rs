@@ -164,13 +164,15 @@ pub async fn generate(
 
 /// `POST /keys`
 pub async fn import(op: Op, caller: Caller, (): (), body: Import) -> Result<Reply, Error> {
-    let (material, properties) = op.off_thread(Work::Slow, || imported(body)).await??;
+    let party = caller.scope()?.party();
+    let (material, properties) = op.off_thread(Work::Slow, party, || imported(body)).await??;
     created(&op.keys_of(caller.scope()?).create(NewId::Picked, material, properties).await?)
 }
 
 /// `PUT /keys/{key}`
 pub async fn import_as(op: Op, caller: Caller, id: KeyId, body: Import) -> Result<Reply, Error> {
-    let (material, properties) = op.off_thread(Work::Slow, || imported(body)).await??;
+    let party = caller.scope()?.party();
+    let (material, properties) = op.off_thread(Work::Slow, party, || imported(body)).await??;
     op.keys_of(caller.scope()?).create(NewId::Given(id), material, properties).await?;
     Ok(Reply::no_content())
 }
