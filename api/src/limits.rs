@@ -181,22 +181,36 @@ pub const RESTORE_GROUP_ROWS: usize = 1_000;
 /// See [`RESTORE_GROUP_ROWS`].
 pub const RESTORE_GROUP_BYTES: usize = 4 << 20;
 
-/// A failed login blocks the same user name from the same address for this long.
+/// A failed login blocks the same user name from the same IPv4 address or IPv6 /64 for this long; the same goes for
+/// attempts to unlock, and, per user, for current passphrases that a change asks for.
 pub const LOGIN_PENALTY_MS: u64 = 1_000;
-/// Failed logins remembered at once; they are as rare as runs of the password hash, so this holds far more than one second.
-pub const LOGIN_FAILURES_MAX: usize = 4_096;
-/// Password hashes that may wait for a worker; beyond it a login is answered `503`.
+/// Attempts remembered of each of the last two periods of [`LOGIN_PENALTY_MS`]. Shared by all who log in or unlock and are
+/// not known yet; none is forgotten early, so beyond it attempts that are not remembered are answered `429` unjudged.
+pub const LOGIN_STRIKES_MAX: usize = 1 << 18;
+/// Threads that hash passphrases; each run needs 16 MiB. Shared by all parties (a namespace, an IPv4 address or an IPv6
+/// /64), which take turns.
+pub const KDF_THREADS_MAX: usize = 4;
+/// Password hashes that may wait for a thread. Shared by all parties, which take turns; beyond it the newest of the longest
+/// line, or of the line served last, gives way or is refused, and is answered `503`.
 pub const KDF_WAITING_MAX: usize = 64;
+/// Parties of which each kind of work remembers when they were served last, twice this many at most. Beyond it the one
+/// served longest ago is taken for one that never was.
+pub const POOL_PARTIES_REMEMBERED: usize = 16_384;
 /// Memory the cache of opened rows and keys may hold.
 pub const ROW_CACHE_BYTES: u64 = 1 << 30;
 /// Verified credentials remembered at once.
 pub const CREDENTIAL_CACHE_ENTRIES: usize = 65_536;
 /// Rows fetched per page while listing or sweeping.
 pub const LIST_PAGE_ROWS: usize = 1_000;
-/// Key operations that may wait for a worker; beyond it they are answered `503`.
+/// Key operations that may wait for a thread. Shared by all namespaces, which take turns; beyond it the newest of the longest
+/// line gives way or is refused, and is answered `503`.
 pub const CRYPTO_WAITING_MAX: usize = 4_096;
-/// Jobs of seconds, such as generating RSA keys, that may wait for a worker; beyond it they are answered `503`.
+/// Jobs of seconds, such as generating RSA keys, that may wait for a thread. Shared by all namespaces, which take turns, and
+/// none of which has all threads; beyond it the newest of the longest line gives way or is refused, and is answered `503`.
 pub const SLOW_WAITING_MAX: usize = 64;
+/// Pages of backups and of a restore that may wait for a thread: one for each of [`BACKUPS_RUNNING_MAX`] and the restore.
+/// Shared by them alone; beyond it a page, and with it its backup, would be answered `503`.
+pub const BACKUP_WAITING_MAX: usize = 16;
 /// Counters of key use are written this often.
 pub const COUNTER_FLUSH_MS: u64 = 3_600_000;
 /// Head of an update image: signature, release notes and version. The fields could state up to 48 MiB.

@@ -10,13 +10,16 @@ use casemate_api::limits::CREDENTIAL_CACHE_ENTRIES;
 use casemate_api::{Action, NamespaceId, Role, UserId};
 use quick_cache::sync::Cache;
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 use crate::error::Error;
-use crate::kdf_queue::Verdict;
-use crate::limiter::Attempt;
+use crate::guesses::{Entry, Judging, Verdict};
+use crate::kdf;
+use crate::limiter::Guess;
+use crate::party::{Neighbourhood, Party};
 use crate::path::{Generation, NamespaceNumber, ROOT, SharedPath};
 use crate::phase::Operational;
-use crate::platform::Rng;
+use crate::platform::{Rng, Work};
 use crate::shared::Draft;
 use crate::store::Revision;
 use crate::table::Row;
@@ -40,7 +43,7 @@ pub enum Evidence<'a> {
 pub enum Denied {
     /// Unknown user or wrong passphrase; the same answer for both.
     Unauthenticated,
-    /// A failed attempt of that name from that address lies less than a second back.
+    /// An attempt of that name from that neighbourhood failed less than a second ago, or another one is being judged.
     TooMany,
     /// Too many passphrases are being checked already.
     Busy,
@@ -72,6 +75,11 @@ impl Scope {
     /// The number in the paths of this scope.
     pub(crate) fn number(&self) -> NamespaceNumber {
         self.number
+    }
+
+    /// Everybody of this scope.
+    pub fn party(&self) -> Party {
+        Party::Namespace(self.number)
     }
 
     /// The namespace; `None` is the root.
@@ -140,6 +148,8 @@ pub struct UserTarget {
     pub id: UserId,
     /// Its namespace's row when the caller was let in; `None`: there is no such namespace.
     namespace: Option<Revision>,
+    /// For whom the work is done.
+    pub(crate) party: Party,
 }
 
 impl UserTarget {
@@ -181,44 +191,80 @@ impl Credentials {
         tag
     }
 
-    fn knows(&self, name: &str, tag: &[u8; 32], revision: Revision) -> bool {
-        let Some((known, at)) = self.known.get(name) else { return false };
-        at == revision && bool::from(known.as_slice().ct_eq(tag.as_slice()))
+    /// The revision for which these credentials are known to be right.
+    fn known(&self, name: &str, tag: &[u8; 32]) -> Option<Revision> {
+        let (known, at) = self.known.get(name)?;
+        bool::from(known.as_slice().ct_eq(tag.as_slice())).then_some(at)
     }
 }
 
 impl Operational {
-    /// Finds out who calls. A warm check costs a keyed hash; a first one the slow hash, on the pool.
+    /// Finds out who calls. A warm check costs a keyed hash; a first one the slow hash, on the pool. At most one wrong
+    /// guess a second is judged for a name and a neighbourhood; [`crate::guesses`] says why.
+    ///
+    /// Known and unknown names, and names whose credentials are known, get the same answers in the same order, also when
+    /// the pool has no place; for known and unknown names the store is read once.
     pub async fn authenticate(&self, evidence: Evidence<'_>) -> Result<Caller, Failure> {
         let Evidence::Basic { name, passphrase, address } = evidence;
         let Ok(id) = UserId::parse(name) else { return Err(Failure::Denied(Denied::Unauthenticated)) };
-        let attempt = Attempt::new(address, name);
-        if self.limiter.blocks(&attempt, self.platform.clock.monotonic()) {
-            return Err(Failure::Denied(Denied::TooMany));
-        }
-        let row = self.user(&id).await?;
+        let neighbourhood = Neighbourhood::from(address);
+        let mark = self.limiter.mark(Guess::Login(neighbourhood, name));
         let tag = self.credentials.tag(name, passphrase);
-        if let Some(row) = &row
-            && self.credentials.knows(name, &tag, row.revision)
+        // Between this comparison and the limiter's word nothing is awaited: a wrong guess is counted at this moment, so
+        // a right one is believed only if it would have been.
+        let known = self.credentials.known(name, &tag);
+        if let Some(revision) = known.filter(|_| !self.limiter.blocks(mark))
+            && let Some(row) = self.user(&id).await?.filter(|row| row.revision == revision)
+            // Somebody may have been judged wrong meanwhile.
+            && !self.limiter.blocks(mark)
         {
-            return self.caller(id, row.clone()).await;
+            return self.caller(id, row).await;
         }
-        // A name that is not there costs what a name that is there costs: one read of the store, one hash.
-        let path = SharedPath::user(self.shared.generation, &id);
-        let row = match row {
-            Some(_) => self.users.read(&path).await?.map(Arc::new),
-            None => None,
+        let verdict = match self.guesses.enter(mark, tag) {
+            Entry::Refused => return Err(Failure::Denied(Denied::TooMany)),
+            Entry::Joined(verdict) => verdict,
+            Entry::First(judging, verdict) => {
+                self.judge(judging, &id, passphrase, neighbourhood).await?;
+                verdict
+            }
         };
-        let expected = row.as_ref().map_or(NOBODY, |row| row.record.digest.clone());
-        match self.kdf_queue.verify(attempt, tag, passphrase, expected).await {
-            Verdict::Right => {}
-            Verdict::Wrong => return Err(Failure::Denied(Denied::Unauthenticated)),
-            Verdict::TooMany => return Err(Failure::Denied(Denied::TooMany)),
-            Verdict::Busy => return Err(Failure::Denied(Denied::Busy)),
-        }
-        let Some(row) = row else { return Err(Failure::Denied(Denied::Unauthenticated)) };
+        let salt = match verdict.await {
+            Ok(Verdict::Right(salt)) => salt,
+            Ok(Verdict::Wrong) => return Err(Failure::Denied(Denied::Unauthenticated)),
+            Err(_) => return Err(Failure::Denied(Denied::Busy)),
+        };
+        // The hash took its time, and it may have been begun for somebody else: what counts is the row as it is now.
+        let row = self.user(&id).await?.filter(|row| row.record.digest.salt.ct_eq(&salt).into());
+        let row = row.ok_or(Failure::Denied(Denied::Unauthenticated))?;
         self.credentials.known.insert(name.into(), (tag, row.revision));
         self.caller(id, row).await
+    }
+
+    /// Queues the slow hash that gives the verdict. A name that is not there costs what a name that is there costs: one
+    /// read of the store, one hash.
+    async fn judge(
+        &self,
+        judging: Judging,
+        id: &UserId,
+        passphrase: &[u8],
+        neighbourhood: Neighbourhood,
+    ) -> Result<(), Error> {
+        let row = self.users.read(&SharedPath::user(self.shared.generation, id)).await?;
+        let (exists, expected) = row.map_or((false, NOBODY), |row| (true, row.record.digest));
+        let (passphrase, retired) = (Zeroizing::new(passphrase.to_vec()), self.retired.clone());
+        let job = move || {
+            if retired.check().is_err() {
+                return;
+            }
+            let hash = Zeroizing::new(match expected.scheme {
+                Scheme::HmacSha256 => kdf::user_digest_v0(&passphrase, &expected.salt),
+                Scheme::Scrypt => kdf::user_digest(&passphrase, &expected.salt),
+            });
+            let right = bool::from(hash.as_slice().ct_eq(expected.hash.as_slice())) && exists;
+            judging.judge(if right { Verdict::Right(expected.salt) } else { Verdict::Wrong });
+        };
+        self.platform.pool.spawn(Work::Kdf, Party::Address(neighbourhood), Box::new(job));
+        Ok(())
     }
 
     /// Looks again at somebody who was believed a while ago: role, tags and namespace as they are now. Whose passphrase
@@ -257,7 +303,8 @@ impl Operational {
     /// also the users of namespaces that do not exist, and read everyone. Operators reach themselves, to read and to set
     /// their passphrase.
     pub async fn reach_user(&self, caller: &Caller, id: UserId, access: UserAccess) -> Result<UserTarget, Error> {
-        let own = caller.scope()?.namespace();
+        let scope = caller.scope()?;
+        let own = scope.namespace();
         let found = match &id.namespace {
             None => None,
             Some(namespace) => self.namespace(namespace).await?,
@@ -272,7 +319,7 @@ impl Operational {
             Role::Operator => access != UserAccess::Manage && caller.id == id,
             Role::Metrics | Role::Backup => false,
         };
-        if allowed { Ok(UserTarget { id, namespace }) } else { Err(Error::Forbidden(None)) }
+        if allowed { Ok(UserTarget { id, namespace, party: scope.party() }) } else { Err(Error::Forbidden(None)) }
     }
 }
 
@@ -310,4 +357,104 @@ pub enum Whence {
     Root,
     /// Users of any existing namespace, and of the root; each sees its own.
     Anywhere,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use casemate_api::Passphrase;
+    use pollster::block_on;
+
+    use super::*;
+    use crate::Hsm;
+    use crate::platform::{DeviceKeeper, Job, Platform, Pool};
+    use crate::sim::Sim;
+
+    const PASSPHRASE: &str = "admin passphrase";
+
+    /// Runs jobs at once, or has no place for any.
+    #[derive(Default)]
+    struct Filling(AtomicBool);
+
+    impl Pool for Filling {
+        fn spawn(&self, _: Work, _: Party, job: Job) {
+            if !self.0.load(Ordering::SeqCst) {
+                job();
+            }
+        }
+    }
+
+    struct Rig {
+        sim: Sim,
+        op: Arc<Operational>,
+        pool: Arc<Filling>,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let sim = Sim::new(11);
+            sim.device.load().unwrap();
+            let pool = Arc::new(Filling::default());
+            let hsm = block_on(Hsm::boot(Platform { pool: pool.clone(), ..sim.platform() })).unwrap();
+            let secret = |text: &str| Passphrase::from_text(text.into());
+            block_on(hsm.provision(secret("unlock passphrase"), secret(PASSPHRASE), "2026-01-01T00:00:00Z")).unwrap();
+            Self { op: hsm.operational().unwrap(), sim, pool }
+        }
+
+        /// `None`: believed.
+        fn ask(&self, name: &str, passphrase: &str) -> Option<Denied> {
+            let address = Ipv4Addr::LOCALHOST.into();
+            let evidence = Evidence::Basic { name, passphrase: passphrase.as_bytes(), address };
+            match block_on(self.op.authenticate(evidence)) {
+                Ok(_) => None,
+                Err(Failure::Denied(denied)) => Some(denied),
+                Err(Failure::Error(error)) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn known_and_unknown_names_cost_the_same_reads_and_get_the_same_answers() {
+        let rig = Rig::new();
+        let reads = Arc::new(AtomicUsize::new(0));
+        let counted = reads.clone();
+        rig.sim.store.delay(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Box::pin(std::future::ready(()))
+        });
+        let told = |name: &str| {
+            rig.sim.clock.advance(Duration::from_secs(1));
+            let before = reads.load(Ordering::SeqCst);
+            let mut answers = vec![rig.ask(name, "guess 1"), rig.ask(name, "guess 2"), rig.ask(name, "guess 1")];
+            rig.pool.0.store(true, Ordering::SeqCst);
+            answers.push(rig.ask(name, "guess 3"));
+            rig.sim.clock.advance(Duration::from_secs(1));
+            answers.extend([rig.ask(name, "guess 4"), rig.ask(name, "guess 5")]);
+            rig.pool.0.store(false, Ordering::SeqCst);
+            (answers, reads.load(Ordering::SeqCst) - before)
+        };
+        let expected = {
+            use Denied::{Busy, TooMany, Unauthenticated};
+            ([Unauthenticated, TooMany, TooMany, TooMany, Busy, TooMany].map(Some).to_vec(), 2)
+        };
+        assert_eq!(told("nobody"), expected);
+        assert_eq!(told("admin"), expected);
+        rig.sim.clock.advance(Duration::from_secs(1));
+        assert_eq!(rig.ask("admin", PASSPHRASE), None);
+        assert_eq!(told("admin"), expected, "with credentials that are known");
+    }
+
+    #[test]
+    fn a_guess_that_found_no_place_stops_even_the_right_passphrase_for_its_second() {
+        let rig = Rig::new();
+        assert_eq!(rig.ask("admin", PASSPHRASE), None);
+        rig.pool.0.store(true, Ordering::SeqCst);
+        assert_eq!(rig.ask("admin", "a wrong guess"), Some(Denied::Busy));
+        assert_eq!(rig.ask("admin", PASSPHRASE), Some(Denied::TooMany));
+        rig.sim.clock.advance(Duration::from_secs(1));
+        assert_eq!(rig.ask("admin", PASSPHRASE), None, "known credentials need no place");
+    }
 }

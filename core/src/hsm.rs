@@ -2,29 +2,30 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use casemate_api::body::config::{Logging, Network};
-use casemate_api::limits::{
-    AUDIT_FLUSH_MS, BODY_INLINE_MAX_BYTES, COUNTER_FLUSH_MS, KDF_WAITING_MAX, LOCK_WAIT_MS, STORE_AWAY_S,
-};
+use casemate_api::limits::{AUDIT_FLUSH_MS, BODY_INLINE_MAX_BYTES, COUNTER_FLUSH_MS, LOCK_WAIT_MS, STORE_AWAY_S};
 use casemate_api::sentences;
 use casemate_api::{Passphrase, State};
 use jiff::Timestamp;
 
 use crate::audit::Audit;
+use crate::backup::convert::{import_waits, undo_import};
 use crate::caller::{Caller, Denied, Failure};
 use crate::config;
 use crate::error::Error;
-use crate::limiter::{Attempt, Limiter};
+use crate::limiter::{Admitted, Guess, Limiter};
 use crate::local::{Local, LocalChange, TlsIdentity, device_id};
+use crate::party::Party;
 use crate::path::{LocalPath, generation_pointer};
 use crate::phase::{Failed, Locked, Operational, Phase, Provision, Unprovisioned};
 use crate::platform::{Platform, Work, first_of, run_on};
 use crate::right::Held;
-use crate::slots;
+use crate::secret::DomainKey;
+use crate::slots::{Slot0, Which};
 use crate::store::{Read, StoreError};
 use crate::users;
 
@@ -34,10 +35,6 @@ pub struct Hsm {
     phase: ArcSwap<Phase>,
     /// Held by every transition. A second one waits and meets the new phase.
     pub(crate) transition: async_lock::Mutex<()>,
-    /// Held while the unlock passphrase is tried without unlocking.
-    believing: async_lock::Mutex<()>,
-    /// Attempts to unlock that wait for the transition; each holds a passphrase.
-    unlocking: AtomicUsize,
     /// Whether a restore runs.
     pub(crate) restoring: Arc<AtomicBool>,
     pub(crate) local: Arc<Local>,
@@ -54,9 +51,13 @@ impl Hsm {
     pub async fn by_size<T: Send + 'static>(
         &self,
         bytes: usize,
+        party: Party,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        if bytes <= BODY_INLINE_MAX_BYTES { Ok(job()) } else { run_on(&*self.platform.pool, Work::Crypto, job).await }
+        if bytes <= BODY_INLINE_MAX_BYTES {
+            return Ok(job());
+        }
+        run_on(&*self.platform.pool, Work::Crypto, party, job).await
     }
 
     /// Boot, from the Device Key to a phase. `Err` is for the operator: the HSM does not start.
@@ -64,7 +65,7 @@ impl Hsm {
         let device = platform.device.load().map_err(BootError::Device)?;
         let device_id = device_id(&device);
         let local = Arc::new(Local::new(platform.local.clone(), &device, platform.rng.clone()));
-        let limiter = Arc::new(Limiter::default());
+        let limiter = Limiter::new(platform.clock.clone());
         let store = |error: Error| match error {
             Error::Internal(why) => BootError::Sealed(why.into_owned()),
             other => BootError::Store(other.to_string()),
@@ -99,8 +100,6 @@ impl Hsm {
         Ok(Arc::new(Self {
             phase: ArcSwap::from_pointee(phase),
             transition: async_lock::Mutex::new(()),
-            believing: async_lock::Mutex::new(()),
-            unlocking: AtomicUsize::new(0),
             restoring: Arc::default(),
             local,
             limiter,
@@ -189,33 +188,39 @@ impl Hsm {
         }
     }
 
-    /// Locked → Operational. Attempts that were refused for their form are to be reported by [`Hsm::failed_unlock`].
+    /// Locked → Operational. The slow hash runs before the transition is taken, so that strangers who guess hold up
+    /// nobody. Attempts that were refused for their form are to be reported by [`Hsm::failed_unlock`].
     pub async fn unlock(&self, address: IpAddr, passphrase: &Passphrase) -> Result<(), Error> {
-        self.check_unlock(address)?;
-        users::check_length("passphrase", passphrase).inspect_err(|_| self.failed_unlock(address))?;
-        let _place = Place::take(&self.unlocking)?;
+        let guess = self.admit_unlock(address)?;
+        // If it is not, the strike stands.
+        users::check_length("passphrase", passphrase)?;
+        let Some((slot, domain)) = self.judge_unlock(address, guess, passphrase.expose()).await? else {
+            tracing::warn!(target: "hsm", %address, "an attempt to unlock failed");
+            return Err(Error::Forbidden(Some("not authenticated".into())));
+        };
         let _guard = self.transition.lock().await;
-        self.check_unlock(address)?;
         let Phase::Locked(phase) = &*self.phase() else { return Err(wrong_state()) };
-        let unlocked = Box::pin(phase.unlock(passphrase.expose())).await;
+        let (platform, local) = (&self.platform, &self.local);
+        if Slot0::read(local, slot.which).await?.as_ref() != Some(&slot) {
+            return Err(Error::Unavailable("The unlock passphrase was changed meanwhile. Try again.".into()));
+        }
+        if slot.which == Which::Former {
+            if !import_waits(platform, local).await? {
+                return Err(Error::Unavailable("The restore was unlocked meanwhile. Try again.".into()));
+            }
+            undo_import(platform, local, "the former unlock passphrase undid it").await?;
+        }
+        let unlocked = Box::pin(phase.open(domain)).await;
         if matches!(unlocked, Err(Error::Invalid(_))) && self.local.get(LocalPath::Slot0).await?.is_none() {
             // A restore on a new device that turned out to be of no use was undone.
             let fresh = Unprovisioned::new(self.platform.clone(), self.local.clone());
             self.enter(Phase::Unprovisioned(Arc::new(fresh)));
         }
-        match unlocked? {
-            Some(operational) => {
-                // Whoever unlocks has no credentials but the passphrase, so this is written only once that was right.
-                self.audit.entering(State::Operational).await?;
-                self.swap(Phase::Operational(operational));
-                Ok(())
-            }
-            None => {
-                self.failed_unlock(address);
-                tracing::warn!(target: "hsm", %address, "an attempt to unlock failed");
-                Err(Error::Forbidden(Some("not authenticated".into())))
-            }
-        }
+        let operational = unlocked?;
+        // Whoever unlocks has no credentials but the passphrase, so this is written only once that was right.
+        self.audit.entering(State::Operational).await?;
+        self.swap(Phase::Operational(operational));
+        Ok(())
     }
 
     /// Whether somebody knows the unlock passphrase, for what is asked of an HSM whose users cannot be read: the name must
@@ -224,32 +229,48 @@ impl Hsm {
         if name != "unlock" {
             return Err(Failure::Denied(Denied::Unauthenticated));
         }
-        self.check_unlock(address).map_err(|_| Failure::Denied(Denied::TooMany))?;
-        let _place = Place::take(&self.unlocking).map_err(|_| Failure::Denied(Denied::Busy))?;
-        // One at a time, so that many at once cannot all pass the limit before the first of them fails.
-        let _turn = self.believing.lock().await;
-        self.check_unlock(address).map_err(|_| Failure::Denied(Denied::TooMany))?;
-        let provisioned = self.local.get(LocalPath::Slot0).await.map_err(Failure::Error)?.is_some();
-        if provisioned
-            && slots::open_slot0(&self.local, &self.platform, passphrase).await.map_err(Failure::Error)?.is_some()
-        {
-            return Ok(());
+        let guess = self.admit_unlock(address).map_err(|_| Failure::Denied(Denied::TooMany))?;
+        match self.judge_unlock(address, guess, passphrase).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(Failure::Denied(Denied::Unauthenticated)),
+            Err(Error::Unavailable(_)) => Err(Failure::Denied(Denied::Busy)),
+            Err(error) => Err(Failure::Error(error)),
         }
-        self.failed_unlock(address);
-        Err(Failure::Denied(Denied::Unauthenticated))
     }
 
-    /// Refuses a client that failed to unlock less than a second ago.
-    pub fn check_unlock(&self, address: IpAddr) -> Result<(), Error> {
-        if self.limiter.blocks(&Attempt::unlock(address), self.platform.clock.monotonic()) {
-            return Err(Error::TooMany("Service unavailable: too many requests".into()));
+    /// Tries the unlock passphrase on slot 0, then, while a restore waits to be unlocked for the first time, on the slot 0 of
+    /// before. Gives what it opened and what was in it. `None`: it is wrong, and that was counted.
+    async fn judge_unlock(
+        &self,
+        address: IpAddr,
+        guess: Admitted,
+        passphrase: &[u8],
+    ) -> Result<Option<(Slot0, DomainKey)>, Error> {
+        let party = Party::Address(address.into());
+        for which in [Which::Now, Which::Former] {
+            // If the store does not tell whether a restore waits, none can be undone.
+            if which == Which::Former && !matches!(import_waits(&self.platform, &self.local).await, Ok(true)) {
+                break;
+            }
+            let Some(slot) = Slot0::read(&self.local, which).await? else { break };
+            if let Some(domain) = slot.open(&self.platform, party, passphrase).await? {
+                guess.right();
+                return Ok(Some((slot, domain)));
+            }
         }
-        Ok(())
+        guess.wrong();
+        Ok(None)
     }
 
-    /// Counts an attempt to unlock that failed before its passphrase could be tried.
-    pub fn failed_unlock(&self, address: IpAddr) {
-        self.limiter.strike(Attempt::unlock(address), self.platform.clock.monotonic());
+    /// Counts an attempt to unlock and lets it be judged; refuses it if its neighbourhood made one less than a second ago.
+    fn admit_unlock(&self, address: IpAddr) -> Result<Admitted, Error> {
+        let mark = self.limiter.mark(Guess::Unlock(address.into()));
+        self.limiter.admit(mark).ok_or_else(|| Error::TooMany("Service unavailable: too many requests".into()))
+    }
+
+    /// Counts an attempt to unlock that failed before its passphrase could be tried. `TooMany` if it does not even count.
+    pub fn failed_unlock(&self, address: IpAddr) -> Result<(), Error> {
+        self.admit_unlock(address).map(Admitted::wrong)
     }
 
     /// Operational → Locked, for `by`. `op` is the caller's own hold, given up here. When this answers, no key can be used, and
@@ -459,25 +480,6 @@ pub enum BootError {
     /// A store cannot be read.
     #[error("the store cannot be used: {0}")]
     Store(String),
-}
-
-/// A place among those who wait to unlock.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize) -> Result<Self, Error> {
-        let place = Self(waiting);
-        if waiting.fetch_add(1, Ordering::SeqCst) >= KDF_WAITING_MAX {
-            return Err(Error::Unavailable(sentences::BUSY.into()));
-        }
-        Ok(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 /// A store that is busy or damaged is not away: that must not open what is open only in the Failed state.

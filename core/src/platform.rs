@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use casemate_api::body::config::{Logging, Network};
@@ -12,6 +13,7 @@ use futures_channel::oneshot;
 
 use crate::error::Error;
 use crate::local::TlsIdentity;
+use crate::party::Party;
 use crate::secret::DeviceKey;
 use crate::store::Store;
 
@@ -71,33 +73,41 @@ pub enum Work {
     Slow,
     /// Passphrase hashing, so that a flood of logins cannot delay key operations.
     Kdf,
+    /// Backups and restores, page by page. Apart, so that keys of others cannot delay them.
+    Backup,
 }
 
 /// Threads for work that would stall a serving thread.
 pub trait Pool: Send + Sync {
-    /// Queues `job`; it runs soon, on a thread of its kind. `false` if the queue is full and the job was dropped.
-    fn spawn(&self, work: Work, job: Box<dyn FnOnce() + Send>) -> bool;
+    /// Queues `job`, which runs when it is `party`'s turn, on a thread of its kind; or drops it, now or later, when others
+    /// have the better claim to its place.
+    fn spawn(&self, work: Work, party: Party, job: Job);
 }
 
-/// Runs `job` on the pool and waits for its value. `503` if the queue is full.
+/// What the pool runs.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// Runs `job` on the pool for `party` and waits for its value. `503` if there is no place for it.
 pub async fn run_on<T: Send + 'static>(
     pool: &dyn Pool,
     work: Work,
+    party: Party,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
-    let busy = || Error::Unavailable(sentences::BUSY.into());
     let (send, receive) = oneshot::channel();
-    let queued = pool.spawn(
-        work,
-        Box::new(move || {
-            // The caller may have gone; its answer goes with it.
-            let _ = send.send(job());
-        }),
-    );
-    if !queued {
-        return Err(busy());
-    }
-    receive.await.map_err(|_| Error::internal("a job of the pool panicked"))
+    let begun = Arc::new(AtomicBool::new(false));
+    let begins = begun.clone();
+    let job = move || {
+        begins.store(true, Ordering::SeqCst);
+        // The caller may have gone; its answer goes with it.
+        let _ = send.send(job());
+    };
+    pool.spawn(work, party, Box::new(job));
+    // Of a job that gives no value it is to be told whether anything was begun.
+    receive.await.map_err(|_| match begun.load(Ordering::SeqCst) {
+        true => Error::internal("a job of the pool panicked"),
+        false => Error::Unavailable(sentences::BUSY.into()),
+    })
 }
 
 /// Waits until `a` or `b` is done.

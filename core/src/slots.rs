@@ -7,6 +7,7 @@
 use crate::error::Error;
 use crate::kdf;
 use crate::local::{Local, LocalChange};
+use crate::party::Party;
 use crate::path::LocalPath;
 use crate::platform::{Platform, Work, run_on};
 use crate::seal;
@@ -49,60 +50,67 @@ pub(crate) fn forget_former(change: LocalChange) -> LocalChange {
 }
 
 /// Runs the slow hash of the unlock passphrase on the pool: about 0.3 s of one core.
-async fn unlock_key(platform: &Platform, passphrase: &[u8], salt: [u8; 16]) -> Result<UnlockKey, Error> {
+async fn unlock_key(platform: &Platform, party: Party, passphrase: &[u8], salt: [u8; 16]) -> Result<UnlockKey, Error> {
     let passphrase = SecretBytes::from_slice(passphrase);
-    run_on(&*platform.pool, Work::Kdf, move || kdf::unlock_key(passphrase.expose(), &salt)).await
+    run_on(&*platform.pool, Work::Kdf, party, move || kdf::unlock_key(passphrase.expose(), &salt)).await
 }
 
 /// Adds slot 0 for `passphrase`, under a fresh salt, to `change`.
 pub(crate) async fn with_slot0(
     change: LocalChange,
     platform: &Platform,
+    party: Party,
     passphrase: &[u8],
     domain: &DomainKey,
 ) -> Result<LocalChange, Error> {
     let mut salt = [0; 16];
     platform.rng.fill(&mut salt);
-    let key = unlock_key(platform, passphrase, salt).await?;
+    let key = unlock_key(platform, party, passphrase, salt).await?;
     let inner = seal::seal(key.expose(), SLOT0_AAD, domain.expose(), &*platform.rng);
     Ok(change.put(LocalPath::UnlockSalt, salt.to_vec()).put(LocalPath::Slot0, inner))
 }
 
-/// Opens slot 0. `None`: the passphrase is wrong.
-pub(crate) async fn open_slot0(
-    local: &Local,
-    platform: &Platform,
-    passphrase: &[u8],
-) -> Result<Option<DomainKey>, Error> {
-    open_attended(local, platform, passphrase, (LocalPath::UnlockSalt, LocalPath::Slot0)).await
+/// One of the two slots that a passphrase may open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// The one that counts.
+    Now,
+    /// The one of before a restore.
+    Former,
 }
 
-/// Opens the slot 0 of before a restore. `None`: there is none, or the passphrase is wrong.
-pub(crate) async fn open_former_slot0(
-    local: &Local,
-    platform: &Platform,
-    passphrase: &[u8],
-) -> Result<Option<DomainKey>, Error> {
-    if local.get(LocalPath::FormerSlot0).await?.is_none() {
-        return Ok(None);
+/// Slot 0 as it is stored, with the salt of its passphrase: what a passphrase can be tried on, and what is compared
+/// later to see whether it still is the same.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Slot0 {
+    pub(crate) which: Which,
+    salt: [u8; 16],
+    inner: Vec<u8>,
+}
+
+impl Slot0 {
+    /// As it is stored now; `None`: there is none.
+    pub(crate) async fn read(local: &Local, which: Which) -> Result<Option<Self>, Error> {
+        let (salt, slot) = match which {
+            Which::Now => (LocalPath::UnlockSalt, LocalPath::Slot0),
+            Which::Former => (LocalPath::FormerSalt, LocalPath::FormerSlot0),
+        };
+        let Some(inner) = local.get(slot).await? else { return Ok(None) };
+        let salt = local.get(salt).await?.and_then(|salt| <[u8; 16]>::try_from(salt.as_slice()).ok());
+        let salt = salt.ok_or_else(|| Error::internal("the salt of slot 0 is missing or damaged"))?;
+        Ok(Some(Self { which, salt, inner: inner.to_vec() }))
     }
-    open_attended(local, platform, passphrase, (LocalPath::FormerSalt, LocalPath::FormerSlot0)).await
-}
 
-async fn open_attended(
-    local: &Local,
-    platform: &Platform,
-    passphrase: &[u8],
-    (salt, slot): (LocalPath, LocalPath),
-) -> Result<Option<DomainKey>, Error> {
-    let damaged = || Error::internal("slot 0 is missing or damaged");
-    let salt = local.get(salt).await?.ok_or_else(damaged)?;
-    let salt = <[u8; 16]>::try_from(salt.as_slice()).map_err(|_| damaged())?;
-    let inner = local.get(slot).await?.ok_or_else(damaged)?;
-    let key = unlock_key(platform, passphrase, salt).await?;
-    match seal::open(key.expose(), SLOT0_AAD, &inner) {
-        Ok(domain) => DomainKey::from_slice(&domain).ok_or_else(damaged).map(Some),
-        Err(_) => Ok(None),
+    /// Opens it. `None`: the passphrase is wrong.
+    pub(crate) async fn open(
+        &self,
+        platform: &Platform,
+        party: Party,
+        passphrase: &[u8],
+    ) -> Result<Option<DomainKey>, Error> {
+        let key = unlock_key(platform, party, passphrase, self.salt).await?;
+        let Ok(domain) = seal::open(key.expose(), SLOT0_AAD, &self.inner) else { return Ok(None) };
+        DomainKey::from_slice(&domain).ok_or_else(|| Error::internal("slot 0 is damaged")).map(Some)
     }
 }
 

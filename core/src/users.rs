@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::caller::{Caller, UserTarget};
 use crate::error::Error;
 use crate::kdf;
+use crate::party::Party;
 use crate::path::{Generation, SharedPath};
 use crate::phase::Operational;
 use crate::platform::{Platform, Work, run_on};
@@ -114,12 +115,17 @@ impl UserRecord {
 }
 
 /// Hashes a new passphrase on the pool: about 0.1 s of one core. Refuses one of bad length.
-pub(crate) async fn digest(platform: &Platform, field: &'static str, passphrase: &Passphrase) -> Result<Digest, Error> {
+pub(crate) async fn digest(
+    platform: &Platform,
+    party: Party,
+    field: &'static str,
+    passphrase: &Passphrase,
+) -> Result<Digest, Error> {
     check_length(field, passphrase)?;
     let mut salt = [0; 16];
     platform.rng.fill(&mut salt);
     let secret = SecretBytes::from_slice(passphrase.expose());
-    let hash = run_on(&*platform.pool, Work::Kdf, move || kdf::user_digest(secret.expose(), &salt)).await?;
+    let hash = run_on(&*platform.pool, Work::Kdf, party, move || kdf::user_digest(secret.expose(), &salt)).await?;
     Ok(Digest { scheme: Scheme::Scrypt, salt, hash })
 }
 
@@ -187,7 +193,8 @@ impl Operational {
             if old.scheme != Scheme::HmacSha256 {
                 continue;
             }
-            let hash = run_on(&*self.platform.pool, Work::Kdf, move || kdf::harden(&old.hash, &old.salt)).await?;
+            let hash =
+                run_on(&*self.platform.pool, Work::Kdf, Party::Hsm, move || kdf::harden(&old.hash, &old.salt)).await?;
             let change = |mut record: UserRecord| {
                 if record.digest.scheme != Scheme::HmacSha256 || record.digest.salt != old.salt {
                     return Err(Error::Unchanged);
@@ -218,7 +225,7 @@ impl Operational {
         if self.users.get(&path).await?.is_some() {
             return Err(taken());
         }
-        let digest = digest(&self.platform, "passphrase", &new.passphrase).await?;
+        let digest = digest(&self.platform, target.party, "passphrase", &new.passphrase).await?;
         let record = UserRecord { real_name: new.real_name, role: new.role, digest, tags: BTreeSet::new() };
         let draft = Draft::default().absent(&path).put(self.users.sealed(&path, Revision::default(), &record)?);
         match self.commit(By::Caller(by), target.fence(self.shared.generation, draft)).await? {
@@ -263,7 +270,7 @@ impl Operational {
         passphrase: &Passphrase,
     ) -> Result<(), Error> {
         let id = &target.id;
-        let digest = digest(&self.platform, "passphrase", passphrase).await?;
+        let digest = digest(&self.platform, target.party, "passphrase", passphrase).await?;
         let path = SharedPath::user(self.shared.generation, id);
         let name = Mutex::new(String::new());
         let change = |mut record: UserRecord| {

@@ -17,4 +17,5 @@ pub mod serving;
 pub mod settings;
 pub mod store;
 pub mod tool;
+mod turns;
 pub mod update;

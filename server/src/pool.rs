@@ -1,55 +1,63 @@
-//! Threads for work that would stall a serving thread. Key operations, work of seconds and passphrase hashing have their
-//! own each, so that neither a flood of logins nor the generation of RSA keys delays a signature.
+//! Threads for work that would stall a serving thread. Key operations, work of seconds, passphrase hashing and backups
+//! have their own each, so that neither a flood of logins nor the generation of RSA keys delays a signature or a backup;
+//! and in front of each kind of them those for whom the work is done take turns.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use casemate_api::limits::{CRYPTO_WAITING_MAX, KDF_WAITING_MAX, SLOW_WAITING_MAX};
-use casemate_core::platform::{Pool, Work};
+use casemate_api::limits::{
+    BACKUP_WAITING_MAX, CRYPTO_WAITING_MAX, KDF_THREADS_MAX, KDF_WAITING_MAX, POOL_PARTIES_REMEMBERED, SLOW_WAITING_MAX,
+};
+use casemate_core::party::Party;
+use casemate_core::platform::{Job, Pool, Work};
 
-use crate::queue::Queue;
+use crate::turns::{Bounds, Turns};
 
 /// Worker threads. They end when the last reference goes: jobs that run are finished, jobs that wait are dropped.
 pub struct Workers {
     crypto: Kind,
     slow: Kind,
     kdf: Kind,
+    backup: Kind,
 }
 
 /// The threads for one kind of [`Work`].
 struct Kind {
-    queue: Arc<Queue<Job>>,
+    turns: Arc<Turns<Job>>,
     threads: Vec<JoinHandle<()>>,
 }
 
-type Job = Box<dyn FnOnce() + Send>;
-
 impl Workers {
     /// Starts `crypto` threads for key operations, half as many for work of seconds, which shall leave room for the
-    /// rest, and `kdf` threads for passphrase hashing; each at least one.
+    /// rest, and `kdf` threads for passphrase hashing; each at least one. For work of seconds there are two at least, so
+    /// that one namespace has all but one. The other kinds need no such share: their jobs are over soon, and then it is
+    /// another's turn.
     pub fn start(crypto: usize, kdf: usize) -> io::Result<Arc<Workers>> {
+        let slow = (crypto / 2).max(2);
         Ok(Arc::new(Workers {
-            crypto: Kind::start("crypto", crypto, CRYPTO_WAITING_MAX)?,
-            slow: Kind::start("slow", crypto / 2, SLOW_WAITING_MAX)?,
-            kdf: Kind::start("kdf", kdf, KDF_WAITING_MAX)?,
+            crypto: Kind::start("crypto", crypto, CRYPTO_WAITING_MAX, usize::MAX)?,
+            slow: Kind::start("slow", slow, SLOW_WAITING_MAX, slow - 1)?,
+            kdf: Kind::start("kdf", kdf, KDF_WAITING_MAX, usize::MAX)?,
+            backup: Kind::start("backup", 1, BACKUP_WAITING_MAX, usize::MAX)?,
         }))
     }
 
-    /// One thread for key operations and one for hashing for every core.
+    /// One thread for key operations for every core, and as many for hashing, up to the bound.
     pub fn per_core() -> io::Result<Arc<Workers>> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self::start(cores, cores)
+        Self::start(cores, cores.min(KDF_THREADS_MAX))
     }
 }
 
 impl Kind {
-    fn start(name: &str, count: usize, waiting_max: usize) -> io::Result<Kind> {
-        let mut kind = Kind { queue: Arc::new(Queue::new(waiting_max)), threads: Vec::new() };
+    fn start(name: &str, count: usize, waiting: usize, running: usize) -> io::Result<Kind> {
+        let bounds = Bounds { waiting, running, remembered: POOL_PARTIES_REMEMBERED };
+        let mut kind = Kind { turns: Arc::new(Turns::new(bounds)), threads: Vec::new() };
         for _ in 0..count.max(1) {
-            let queue = kind.queue.clone();
-            kind.threads.push(std::thread::Builder::new().name(name.into()).spawn(move || work(&queue))?);
+            let turns = kind.turns.clone();
+            kind.threads.push(std::thread::Builder::new().name(name.into()).spawn(move || work(&turns))?);
         }
         Ok(kind)
     }
@@ -69,28 +77,30 @@ impl Kind {
 impl Drop for Kind {
     /// Also lets the threads of a pool end that could not be started whole.
     fn drop(&mut self) {
-        self.queue.discard();
+        self.turns.discard();
     }
 }
 
 /// Body of a worker thread.
-fn work(queue: &Queue<Job>) {
-    while let Some(job) = queue.pop() {
+fn work(turns: &Turns<Job>) {
+    while let Some((party, job)) = turns.pop() {
         if catch_unwind(AssertUnwindSafe(job)).is_err() {
             // What the job was for is told by its caller, whose answer was dropped; the panic itself by the hook.
             tracing::error!("a job panicked");
         }
+        turns.done(party);
     }
 }
 
 impl Pool for Workers {
-    fn spawn(&self, work: Work, job: Job) -> bool {
+    fn spawn(&self, work: Work, party: Party, job: Job) {
         let kind = match work {
             Work::Crypto => &self.crypto,
             Work::Slow => &self.slow,
             Work::Kdf => &self.kdf,
+            Work::Backup => &self.backup,
         };
-        kind.queue.push(job).is_ok()
+        kind.turns.push(party, job);
     }
 }
 
@@ -100,11 +110,12 @@ impl Drop for Workers {
     /// interrupted, and holds nothing that a stop or the next boot needs (no store, no file). Its thread ends by itself
     /// after it, or with the process.
     fn drop(&mut self) {
-        for kind in [&self.crypto, &self.slow, &self.kdf] {
-            kind.queue.discard();
+        for kind in [&self.crypto, &self.slow, &self.kdf, &self.backup] {
+            kind.turns.discard();
         }
         self.crypto.join();
         self.kdf.join();
+        self.backup.join();
     }
 }
 
@@ -114,20 +125,23 @@ mod tests {
     use std::sync::mpsc;
 
     use casemate_core::Error;
+    use casemate_core::party::Neighbourhood;
     use casemate_core::platform::run_on;
     use pollster::block_on;
 
     use super::*;
 
-    /// Keeps the only thread of a kind busy until something is sent, or the sender dropped.
-    fn occupy(workers: &Workers, work: Work) -> mpsc::Sender<()> {
+    const HERE: Party = Party::Address(Neighbourhood::V4(1));
+
+    /// Keeps a thread of a kind busy until something is sent, or the sender dropped.
+    fn occupy(workers: &Workers, work: Work, party: Party) -> mpsc::Sender<()> {
         let (started, running) = mpsc::channel();
         let (release, gate) = mpsc::channel();
         let blocking = Box::new(move || {
             started.send(()).unwrap();
             let _ = gate.recv();
         });
-        assert!(workers.spawn(work, blocking));
+        workers.spawn(work, party, blocking);
         running.recv().unwrap();
         release
     }
@@ -135,33 +149,72 @@ mod tests {
     #[test]
     fn a_panicking_job_harms_only_itself() {
         let workers = Workers::start(1, 1).unwrap();
-        let panicked = block_on(run_on(&*workers, Work::Crypto, || -> u8 { panic!("on purpose") }));
+        let panicked = block_on(run_on(&*workers, Work::Crypto, HERE, || -> u8 { panic!("on purpose") }));
         // Not 503: that would say that nothing was begun.
         assert!(matches!(panicked, Err(Error::Internal(_))));
-        assert!(matches!(block_on(run_on(&*workers, Work::Crypto, || 7)), Ok(7)));
+        assert!(matches!(block_on(run_on(&*workers, Work::Crypto, HERE, || 7)), Ok(7)));
     }
 
     #[test]
     fn a_full_queue_refuses_and_the_other_kinds_go_on() {
-        let limits = [(Work::Crypto, CRYPTO_WAITING_MAX), (Work::Slow, SLOW_WAITING_MAX), (Work::Kdf, KDF_WAITING_MAX)];
+        let limits = [
+            (Work::Crypto, CRYPTO_WAITING_MAX),
+            (Work::Slow, SLOW_WAITING_MAX),
+            (Work::Kdf, KDF_WAITING_MAX),
+            (Work::Backup, BACKUP_WAITING_MAX),
+        ];
         for (full, limit) in limits {
             let workers = Workers::start(1, 1).unwrap();
-            let release = occupy(&workers, full);
-            for _ in 0..limit {
-                assert!(workers.spawn(full, Box::new(|| ())));
+            let mut release = vec![occupy(&workers, full, HERE)];
+            if full == Work::Slow {
+                release.push(occupy(&workers, full, Party::Hsm));
             }
-            assert!(!workers.spawn(full, Box::new(|| ())), "{full:?}");
+            (0..limit).for_each(|_| workers.spawn(full, HERE, Box::new(|| ())));
+            let refused = block_on(run_on(&*workers, full, HERE, || 7));
+            assert!(matches!(refused, Err(Error::Unavailable(_))), "{full:?}: {refused:?}");
             for (other, _) in limits.into_iter().filter(|(other, _)| *other != full) {
-                assert!(matches!(block_on(run_on(&*workers, other, || 7)), Ok(7)), "{other:?}");
+                assert!(matches!(block_on(run_on(&*workers, other, HERE, || 7)), Ok(7)), "{other:?}");
             }
             drop(release);
         }
     }
 
     #[test]
+    fn one_party_never_has_all_threads_for_slow_work() {
+        for crypto in [1, 2, 8] {
+            let workers = Workers::start(crypto, 1).unwrap();
+            let threads = workers.slow.threads.len();
+            let release: Vec<_> = (1..threads).map(|_| occupy(&workers, Work::Slow, HERE)).collect();
+            let (send, begun) = mpsc::channel();
+            workers.spawn(Work::Slow, HERE, Box::new(move || send.send(()).unwrap()));
+            assert!(matches!(block_on(run_on(&*workers, Work::Slow, Party::ROOT, || 7)), Ok(7)));
+            assert_eq!(begun.try_recv(), Err(mpsc::TryRecvError::Empty), "with {threads} threads");
+            drop(release);
+            assert_eq!(begun.recv_timeout(PATIENCE), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_job_that_gives_way_is_busy_and_not_a_fault() {
+        let workers = Workers::start(1, 1).unwrap();
+        let release = occupy(&workers, Work::Kdf, HERE);
+        let jobs = (0..KDF_WAITING_MAX).map(|_| Box::pin(run_on(&*workers, Work::Kdf, HERE, || 7)));
+        let mut jobs: Vec<_> = jobs.collect();
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        for job in &mut jobs {
+            assert!(job.as_mut().poll(&mut context).is_pending());
+        }
+        workers.spawn(Work::Kdf, Party::ROOT, Box::new(|| ()));
+        let displaced = jobs.pop().map(block_on);
+        assert!(matches!(displaced, Some(Err(Error::Unavailable(_)))), "{displaced:?}");
+        drop(release);
+        assert!(jobs.into_iter().all(|job| matches!(block_on(job), Ok(7))));
+    }
+
+    #[test]
     fn the_end_drops_what_waits_and_waits_for_what_runs() {
         let workers = Workers::start(1, 1).unwrap();
-        let release = occupy(&workers, Work::Crypto);
+        let release = occupy(&workers, Work::Crypto, HERE);
         let done = Arc::new(AtomicUsize::new(0));
         let (held, dropped) = mpsc::channel::<()>();
         let waiting = {
@@ -171,7 +224,7 @@ mod tests {
                 done.fetch_add(1, Ordering::Relaxed);
             }
         };
-        assert!(workers.spawn(Work::Crypto, Box::new(waiting)));
+        workers.spawn(Work::Crypto, HERE, Box::new(waiting));
         let end = std::thread::spawn(move || drop(workers));
         assert_eq!(dropped.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
         assert!(!end.is_finished(), "the running job is waited for");
@@ -183,7 +236,7 @@ mod tests {
     #[test]
     fn the_end_does_not_wait_for_slow_jobs() {
         let workers = Workers::start(1, 1).unwrap();
-        let release = occupy(&workers, Work::Slow);
+        let release = occupy(&workers, Work::Slow, HERE);
         let (ended, end) = mpsc::channel();
         std::thread::spawn(move || {
             drop(workers);

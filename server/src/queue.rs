@@ -85,14 +85,6 @@ impl<T> Queue<T> {
         self.filled.notify_all();
     }
 
-    /// Takes no more items, and drops those in it.
-    pub(crate) fn discard(&self) {
-        self.close();
-        // Dropped after the lock is given back: what an item wakes may look at the queue.
-        let items = std::mem::take(&mut self.lock().items);
-        drop(items);
-    }
-
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -112,16 +104,5 @@ mod tests {
         assert_eq!(queue.pop_within(Duration::from_secs(9)), Ok(Some(1)));
         assert_eq!([queue.try_pop(), queue.pop()], [Some(2), None]);
         assert_eq!(queue.pop_within(Duration::from_secs(9)), Ok(None));
-    }
-
-    #[test]
-    fn a_discarded_queue_hands_out_nothing() {
-        let queue = Queue::new(2);
-        let item = std::sync::Arc::new(());
-        queue.push(item.clone()).unwrap();
-        queue.discard();
-        assert_eq!(std::sync::Arc::strong_count(&item), 1);
-        assert_eq!(queue.push(item), Err(Refused::Closed));
-        assert_eq!(queue.pop(), None);
     }
 }

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::keys::CertificateRecord;
 use crate::local::{Local, LocalChange};
 use crate::namespaces::{self, NamespaceRecord};
+use crate::party::Party;
 use crate::path::{Generation, KeyRef, LocalPath, NamespaceNumber, ROOT, SharedPath, TableId, Uid};
 use crate::phase::table_key;
 use crate::platform::{Platform, Rng, Work, run_on};
@@ -190,7 +191,8 @@ impl Conversion {
                 let converted: Vec<Converted> = entries.into_iter().map(|entry| job.convert(entry)).collect();
                 (converted, job.to_harden, job.administrators)
             };
-            let (converted, to_harden, administrators) = run_on(&*self.platform.pool, Work::Slow, convert).await?;
+            let (converted, to_harden, administrators) =
+                run_on(&*self.platform.pool, Work::Backup, Party::Hsm, convert).await?;
             self.to_harden |= to_harden;
             self.administrators += administrators;
             for (path, rows) in converted {

@@ -8,6 +8,8 @@ use zeroize::Zeroizing;
 use crate::caller::Caller;
 use crate::error::Error;
 use crate::kdf;
+use crate::limiter::Guess;
+use crate::party::Party;
 use crate::path::{Generation, SharedPath};
 use crate::phase::Operational;
 use crate::platform::{Platform, Work, run_on};
@@ -53,11 +55,12 @@ pub(super) fn path(generation: Generation) -> SharedPath {
 /// Runs the slow hash of a backup passphrase on the pool: about 0.3 s of one core.
 pub(super) async fn backup_key(
     platform: &Platform,
+    party: Party,
     passphrase: &Passphrase,
     salt: [u8; 16],
 ) -> Result<BackupKey, Error> {
     let passphrase = SecretBytes::from_slice(passphrase.expose());
-    run_on(&*platform.pool, Work::Kdf, move || kdf::backup_key(passphrase.expose(), &salt)).await
+    run_on(&*platform.pool, Work::Kdf, party, move || kdf::backup_key(passphrase.expose(), &salt)).await
 }
 
 impl Operational {
@@ -67,7 +70,7 @@ impl Operational {
     }
 
     /// Sets the backup passphrase. `Forbidden` if `current` is not the one that holds now; while none does, that is the
-    /// empty one.
+    /// empty one. `TooMany` if `by` gave a wrong one less than a second ago.
     pub async fn change_backup_passphrase(
         &self,
         by: &Caller,
@@ -75,22 +78,29 @@ impl Operational {
         current: &Passphrase,
     ) -> Result<(), Error> {
         users::check_length("passphrase", new)?;
+        let party = by.scope()?.party();
+        let guess = self.admit(Guess::CurrentBackup(&by.id))?;
         let path = path(self.shared.generation);
         let wrong = || Error::Forbidden(Some("backup passphrase is incorrect.".into()));
         let draft = match self.backup_secrets.read(&path).await? {
             None if current.expose().is_empty() => Draft::default().absent(&path),
-            None => return Err(wrong()),
+            None => {
+                guess.wrong();
+                return Err(wrong());
+            }
             Some(row) => {
-                let key = backup_key(&self.platform, current, row.record.salt).await?;
+                let key = backup_key(&self.platform, party, current, row.record.salt).await?;
                 if !key.ct_eq(&row.record.key) {
+                    guess.wrong();
                     return Err(wrong());
                 }
                 Draft::default().at(&path, row.revision)
             }
         };
+        guess.right();
         let mut salt = [0; 16];
         self.platform.rng.fill(&mut salt);
-        let record = BackupSecret { salt, key: backup_key(&self.platform, new, salt).await? };
+        let record = BackupSecret { salt, key: backup_key(&self.platform, party, new, salt).await? };
         let draft = draft.put(self.backup_secrets.sealed(&path, Revision::default(), &record)?).reserved();
         match self.commit(By::Caller(by), draft).await? {
             Committed::At(_) => {

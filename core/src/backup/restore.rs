@@ -34,6 +34,7 @@ use crate::caller::Caller;
 use crate::error::Error;
 use crate::hsm::{parse_time, wall, wrong_state};
 use crate::local::LocalChange;
+use crate::party::Party;
 use crate::path::{Generation, LocalPath};
 use crate::phase::{Locked, Operational, Phase, Unprovisioned};
 use crate::platform::{Work, run_on};
@@ -264,7 +265,7 @@ impl Restore {
         self.turn = Some(Turn::take(&self.hsm.restoring)?);
         match (own, &self.arguments.passphrase) {
             (Some(key), _) => Ok(key),
-            (None, Some(passphrase)) => backup_key(&self.hsm.platform, passphrase, salt).await,
+            (None, Some(passphrase)) => backup_key(&self.hsm.platform, Party::Hsm, passphrase, salt).await,
             (None, None) => Err(Error::invalid("No backupPassphrase provided")),
         }
     }
@@ -449,7 +450,7 @@ impl Restore {
             let (items, version, host) = (self.items.clone(), head.version, hsm.platform.host.clone());
             // On the pool, as the TLS key may be a large one.
             let take_over = move || device::take_over(&items, version, &*host, change);
-            change = run_on(&*hsm.platform.pool, Work::Slow, take_over).await??;
+            change = run_on(&*hsm.platform.pool, Work::Backup, Party::Hsm, take_over).await??;
             offset_s = Some(offset_s.unwrap_or_else(|| device::clock_offset_s(&self.items)));
             unattended = device::unattended_key(&self.items, head.version, &head.device_id, &hsm.local);
         }

@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::keys::CertificateRecord;
 use crate::keys::record::KeyRecord;
 use crate::namespaces::NamespaceRecord;
+use crate::party::Party;
 use crate::path::{Generation, KeyRef, LocalPath, NamespaceNumber, ROOT, SharedPath, TableId, generation_pointer};
 use crate::phase::Operational;
 use crate::platform::Work;
@@ -150,7 +151,7 @@ impl Backup {
                     let prefix = SharedPath::users(self.generation, None);
                     let (rows, end) = page(&*self.snapshot, &prefix, after.as_ref(), BACKUP_PAGE_ROWS).await?;
                     let keys = Keys { row: op.table_key(TableId::Users), store: op.upstream_key(Store::Users) };
-                    out = op.off_thread(Work::Slow, move || users(rows, &prefix, &keys, out)).await??;
+                    out = op.off_thread(Work::Backup, Party::Hsm, move || users(rows, &prefix, &keys, out)).await??;
                     end.map_or(Stage::Shared, |end| Stage::Users(Some(end)))
                 }
                 Stage::Shared => {
@@ -160,7 +161,7 @@ impl Backup {
                 Stage::Keys(number, after) => {
                     let (entries, end) = self.keys(op, number, after.as_ref()).await?;
                     let keys = Keys { row: op.table_key(TableId::Keys), store: op.upstream_key(Store::Keys) };
-                    out = op.off_thread(Work::Slow, move || keys_out(entries, &keys, out)).await??;
+                    out = op.off_thread(Work::Backup, Party::Hsm, move || keys_out(entries, &keys, out)).await??;
                     match end {
                         Some(end) => Stage::Keys(number, Some(end)),
                         // The root comes in front of the namespaces.

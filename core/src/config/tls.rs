@@ -18,6 +18,7 @@ use crate::error::{Error, Text};
 use crate::keys::material::Material;
 use crate::local::{LocalChange, TlsIdentity};
 use crate::mech::Live;
+use crate::party::Party;
 use crate::path::{Generation, LocalPath, SharedPath};
 use crate::phase::Operational;
 use crate::platform::{Rng, Work};
@@ -95,7 +96,7 @@ impl Operational {
             x509::csr_pem(&Live::load(&material)?, &subject)
         };
         // The primes of an RSA key are tested as it is read.
-        self.off_thread(Work::Slow, sign).await?
+        self.off_thread(Work::Slow, Party::ROOT, sign).await?
     }
 
     /// Replaces the chain of TLS certificates; connections from now on get the new one.
@@ -118,7 +119,7 @@ impl Operational {
             }
             Ok(TlsIdentity { private_key: old.private_key, chain })
         };
-        let identity = self.off_thread(Work::Slow, checked).await??;
+        let identity = self.off_thread(Work::Slow, Party::ROOT, checked).await??;
         self.serve_with(by, identity).await
     }
 
@@ -136,7 +137,7 @@ impl Operational {
         self.refuse_with_cluster_ca().await?;
         let (rng, names) = (self.platform.rng.clone(), self.platform.host.names());
         let make = move || fresh_identity(key_type.into(), bits, &*rng, &names);
-        let identity = self.off_thread(Work::Slow, make).await??;
+        let identity = self.off_thread(Work::Slow, Party::ROOT, make).await??;
         let _guard = self.local.changing.lock().await;
         self.refuse_with_cluster_ca().await?;
         self.serve_with(by, identity).await
@@ -155,7 +156,7 @@ impl Operational {
         // Reading a large RSA key takes its time.
         let fit = move || host.serve_with(&identity).map(|swap| (identity, swap));
         let (identity, swap) =
-            self.off_thread(Work::Slow, fit).await?.map_err(|why| Error::Invalid(Text::from(why)))?;
+            self.off_thread(Work::Slow, Party::ROOT, fit).await?.map_err(|why| Error::Invalid(Text::from(why)))?;
         self.commit_local(by, LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
         swap();
         let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();

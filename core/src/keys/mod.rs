@@ -193,10 +193,10 @@ impl ManagedKeys<'_> {
         let rng = self.op.platform.rng.clone();
         let make = move || Material::generate(key_type, bits, &*rng);
         let material = match key_type {
-            KeyType::RSA => self.op.off_thread(Work::Slow, make).await??,
+            KeyType::RSA => self.op.off_thread(Work::Slow, self.scope.party(), make).await??,
             // Making any other takes as long as loading it.
             _ if loads_quickly(key_type) => make()?,
-            _ => self.op.off_thread(Work::Crypto, make).await??,
+            _ => self.op.off_thread(Work::Crypto, self.scope.party(), make).await??,
         };
         self.create(new_id, material, properties).await
     }

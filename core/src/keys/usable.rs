@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::keys::material::loads_quickly;
 use crate::keys::record::KeyRecord;
 use crate::mech::{self, Live, Public};
+use crate::party::Party;
 use crate::path::{KeyRef, NamespaceNumber};
 use crate::phase::Operational;
 use crate::platform::Work;
@@ -74,7 +75,7 @@ impl Key {
             mechanisms: record.mechanisms.list(),
             key_type: record.key_type(),
             operations: op.operations(self.key()).await?,
-            public: public_parts(live(op, &self.row).await?.public()),
+            public: public_parts(live(op, self.namespace, &self.row).await?.public()),
             restrictions: Restrictions { tags: record.tags.clone() },
             label: record.label.clone(),
         })
@@ -82,7 +83,7 @@ impl Key {
 
     /// The public key as PEM (RFC 7468 §13).
     pub async fn public_pem(&self, op: &Operational) -> Result<String, Error> {
-        let pem = live(op, &self.row).await?.public().spki_pem();
+        let pem = live(op, self.namespace, &self.row).await?.public().spki_pem();
         pem.ok_or_else(|| Error::invalid("Generic keys have no public key"))
     }
 
@@ -92,8 +93,8 @@ impl Key {
         if subject.common_name.is_empty() {
             return Err(Error::invalid("JSON field commonName is empty."));
         }
-        let live = live(op, &self.row).await?;
-        op.off_thread(Work::Crypto, move || x509::csr_pem(&live, &subject)).await?
+        let live = live(op, self.namespace, &self.row).await?;
+        op.off_thread(Work::Crypto, Party::Namespace(self.namespace), move || x509::csr_pem(&live, &subject)).await?
     }
 }
 
@@ -122,7 +123,7 @@ impl Permit {
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         op.retired.check()?;
         let Permit { key, row, mode } = self;
-        let live = live(op, &row).await?;
+        let live = live(op, key.namespace, &row).await?;
         let material = &row.record.material;
         // A mode that the key's type does not have is answered with an error, which is quick.
         let short = mechanisms::find(material.key_type(), mode)
@@ -130,7 +131,8 @@ impl Permit {
         let output = if short {
             mech::run(&live, mode, &input, iv.as_deref())?
         } else {
-            op.off_thread(Work::Crypto, move || mech::run(&live, mode, &input, iv.as_deref())).await??
+            let job = move || mech::run(&live, mode, &input, iv.as_deref());
+            op.off_thread(Work::Crypto, Party::Namespace(key.namespace), job).await??
         };
         op.counters.count(key);
         Ok(output)
@@ -138,13 +140,13 @@ impl Permit {
 }
 
 /// The private key, ready for use: loaded once, on the pool unless that is short.
-async fn live(op: &Operational, row: &Arc<Row<KeyRecord>>) -> Result<Arc<Live>, Error> {
+async fn live(op: &Operational, namespace: NamespaceNumber, row: &Arc<Row<KeyRecord>>) -> Result<Arc<Live>, Error> {
     let load = async || {
         if loads_quickly(row.record.key_type()) {
             return Ok(Live::load(&row.record.material)?);
         }
         let row = row.clone();
-        Ok(op.off_thread(Work::Crypto, move || Live::load(&row.record.material)).await??)
+        Ok(op.off_thread(Work::Crypto, Party::Namespace(namespace), move || Live::load(&row.record.material)).await??)
     };
     row.record.live(load).await
 }
@@ -177,7 +179,7 @@ mod tests {
     use crate::keys::record::Mechanisms;
     use crate::keys::{ManagedKeys, NewId, Properties};
     use crate::mech::tests::any_key;
-    use crate::platform::{Platform, Pool};
+    use crate::platform::{Job, Platform, Pool};
     use crate::sim::Sim;
     use crate::stall::begun_here;
     use crate::table::Record;
@@ -186,17 +188,16 @@ mod tests {
     #[derive(Default)]
     struct Valve {
         holding: AtomicBool,
-        held: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+        held: Mutex<Vec<Job>>,
     }
 
     impl Pool for Valve {
-        fn spawn(&self, _: Work, job: Box<dyn FnOnce() + Send>) -> bool {
+        fn spawn(&self, _: Work, _: Party, job: Job) {
             if self.holding.load(Ordering::Relaxed) {
                 self.held.lock().unwrap().push(job);
             } else {
                 job();
             }
-            true
         }
     }
 

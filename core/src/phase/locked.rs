@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backup::convert::{finish_import, import_waits, undo_import};
+use crate::backup::convert::finish_import;
 use crate::error::Error;
 use crate::limiter::Limiter;
 use crate::local::Local;
@@ -24,24 +24,6 @@ impl Locked {
         Self { platform, local, limiter, device_id }
     }
 
-    /// Opens slot 0, or, while a restore waits to be unlocked for the first time, the slot 0 of before, which undoes the
-    /// restore. `None`: the passphrase is wrong.
-    pub(crate) async fn unlock(&self, passphrase: &[u8]) -> Result<Option<Arc<Operational>>, Error> {
-        if let Some(domain) = slots::open_slot0(&self.local, &self.platform, passphrase).await? {
-            return self.open(domain).await.map(Some);
-        }
-        if !import_waits(&self.platform, &self.local).await? {
-            return Ok(None);
-        }
-        match slots::open_former_slot0(&self.local, &self.platform, passphrase).await? {
-            None => Ok(None),
-            Some(domain) => {
-                undo_import(&self.platform, &self.local, "the former unlock passphrase undid it").await?;
-                self.open(domain).await.map(Some)
-            }
-        }
-    }
-
     /// Opens slot 1. `None`: unattended boot is off.
     pub(crate) async fn boot_unattended(&self) -> Result<Option<Arc<Operational>>, Error> {
         match slots::open_slot1(&self.local).await? {
@@ -50,7 +32,8 @@ impl Locked {
         }
     }
 
-    async fn open(&self, domain: DomainKey) -> Result<Arc<Operational>, Error> {
+    /// Becomes Operational with the Domain Key that a slot held.
+    pub(crate) async fn open(&self, domain: DomainKey) -> Result<Arc<Operational>, Error> {
         Box::pin(finish_import(&self.platform, &self.local, &self.device_id, &domain)).await?;
         let (platform, limiter) = (self.platform.clone(), self.limiter.clone());
         // On the heap, for the future of a whole phase is large, and futures are moved while they are made.

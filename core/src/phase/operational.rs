@@ -13,12 +13,13 @@ use crate::caller::{Caller, Credentials};
 use crate::config::tls::ClusterCa;
 use crate::counters::{CounterRecord, Counters};
 use crate::error::Error;
-use crate::kdf_queue::KdfQueue;
+use crate::guesses::Guesses;
 use crate::keys::CertificateRecord;
 use crate::keys::record::KeyRecord;
-use crate::limiter::Limiter;
+use crate::limiter::{Admitted, Guess, Limiter};
 use crate::local::{Local, LocalChange};
 use crate::namespaces::NamespaceRecord;
+use crate::party::Party;
 use crate::path::{Generation, LocalPath, TableId, generation_pointer};
 use crate::platform::{Platform, Work, run_on};
 use crate::quotas::Accounts;
@@ -26,7 +27,7 @@ use crate::right::Rights;
 use crate::seal;
 use crate::secret::{DomainKey, StoreKey};
 use crate::shared::Shared;
-use crate::slots;
+use crate::slots::{self, Slot0, Which};
 use crate::store::{Read, Txn, Versioned};
 use crate::table::{CacheFigures, Closed, Doubt, Ground, Record, Table};
 use crate::users::{self, UserRecord};
@@ -45,7 +46,7 @@ pub struct Operational {
     pub(crate) counters: Counters,
     pub(crate) accounts: Accounts,
     pub(crate) credentials: Credentials,
-    pub(crate) kdf_queue: Arc<KdfQueue>,
+    pub(crate) guesses: Arc<Guesses>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) device_id: String,
     pub(crate) closed: Closed,
@@ -96,7 +97,7 @@ impl Operational {
             counters: Counters::default(),
             accounts: Accounts::default(),
             credentials: Credentials::new(&*platform.rng),
-            kdf_queue: KdfQueue::new(platform.pool.clone(), platform.clock.clone(), limiter.clone()),
+            guesses: Guesses::new(limiter.clone()),
             limiter,
             device_id,
             closed,
@@ -129,7 +130,8 @@ impl Operational {
         self.commit_local(by, change).await
     }
 
-    /// Sets the unlock passphrase. `Forbidden` if `current` is not the one that holds now.
+    /// Sets the unlock passphrase. `Forbidden` if `current` is not the one that holds now; `TooMany` if `by` gave a wrong
+    /// one less than a second ago.
     pub async fn change_unlock_passphrase(
         &self,
         by: &Caller,
@@ -137,14 +139,28 @@ impl Operational {
         current: &Passphrase,
     ) -> Result<(), Error> {
         users::check_length("passphrase", new)?;
+        let party = by.scope()?.party();
+        let guess = self.admit(Guess::CurrentUnlock(&by.id))?;
         let _guard = self.changing_unlock.lock().await;
-        let wrong = || Error::Forbidden(Some("unlock passphrase is incorrect.".into()));
-        let opened = slots::open_slot0(&self.local, &self.platform, current.expose()).await?.ok_or_else(wrong)?;
+        let missing = || Error::internal("slot 0 is missing");
+        let slot = Slot0::read(&self.local, Which::Now).await?.ok_or_else(missing)?;
+        let Some(opened) = slot.open(&self.platform, party, current.expose()).await? else {
+            guess.wrong();
+            return Err(Error::Forbidden(Some("unlock passphrase is incorrect.".into())));
+        };
+        guess.right();
         if !opened.ct_eq(&self.domain) {
             return Err(Error::internal("slot 0 holds another Domain Key"));
         }
-        let change = slots::with_slot0(LocalChange::default(), &self.platform, new.expose(), &self.domain).await?;
+        let change = LocalChange::default();
+        let change = slots::with_slot0(change, &self.platform, party, new.expose(), &self.domain).await?;
         self.commit_local(by, change).await
+    }
+
+    /// Counts a guess at a passphrase that a caller gives beside its own.
+    pub(crate) fn admit(&self, guess: Guess<'_>) -> Result<Admitted, Error> {
+        let too_many = || Error::TooMany("Too many requests".into());
+        self.limiter.admit(self.limiter.mark(guess)).ok_or_else(too_many)
     }
 
     /// Ten characters that name this device.
@@ -189,6 +205,7 @@ impl Operational {
     pub async fn off_thread<T: Send + 'static>(
         &self,
         work: Work,
+        party: Party,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
         let (retired, alive) = (self.retired.clone(), self.alive.clone());
@@ -197,22 +214,23 @@ impl Operational {
             drop(alive);
             done
         };
-        run_on(&*self.platform.pool, work, job).await?
+        run_on(&*self.platform.pool, work, party, job).await?
     }
 
     /// Runs `job` on this thread, or on the pool if it goes over more bytes than a small body has.
     pub async fn by_size<T: Send + 'static>(
         &self,
         bytes: usize,
+        party: Party,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        if bytes <= BODY_INLINE_MAX_BYTES { Ok(job()) } else { self.off_thread(Work::Crypto, job).await }
+        if bytes <= BODY_INLINE_MAX_BYTES { Ok(job()) } else { self.off_thread(Work::Crypto, party, job).await }
     }
 
     /// Refuses all further use of keys. Counters can still be written.
     pub(crate) fn retire(&self) {
         self.retired.close();
-        self.kdf_queue.abandon();
+        self.guesses.abandon();
     }
 
     /// Refuses everything, forgets what is cached, and gives what resolves when the last holder is gone.

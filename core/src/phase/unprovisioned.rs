@@ -7,6 +7,7 @@ use casemate_api::{Passphrase, Role, UserId};
 
 use crate::error::Error;
 use crate::local::{Local, LocalChange};
+use crate::party::Party;
 use crate::path::{Generation, LocalPath, SharedPath, TableId, generation_pointer};
 use crate::phase::operational::Tables;
 use crate::platform::Platform;
@@ -47,9 +48,9 @@ impl Unprovisioned {
         users::check_length("unlockPassphrase", &wanted.unlock_passphrase)?;
         users::check_length("adminPassphrase", &wanted.admin_passphrase)?;
         let domain = DomainKey::random(&*self.platform.rng);
-        let digest = users::digest(&self.platform, "adminPassphrase", &wanted.admin_passphrase).await?;
+        let digest = users::digest(&self.platform, Party::Hsm, "adminPassphrase", &wanted.admin_passphrase).await?;
         let passphrase = wanted.unlock_passphrase.expose();
-        let slots = slots::with_slot0(LocalChange::default(), &self.platform, passphrase, &domain).await?;
+        let slots = slots::with_slot0(LocalChange::default(), &self.platform, Party::Hsm, passphrase, &domain).await?;
 
         self.local.commit(Step::Provision.note(without_slots())).await?;
         sweep(&self.platform).await?;

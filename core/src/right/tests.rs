@@ -20,7 +20,8 @@ use crate::caller::UserAccess;
 use crate::keys::material::Material;
 use crate::keys::record::Mechanisms;
 use crate::keys::{NewId, Properties};
-use crate::platform::{BoxFuture, DeviceKeeper, Platform, Pool, Work};
+use crate::party::Party;
+use crate::platform::{BoxFuture, DeviceKeeper, Job, Platform, Pool, Work};
 use crate::sim::{Sim, SimRng, SimStore};
 use crate::store::{Outcome, Page, Path, Range, Read, Snapshot, Store, StoreError, Txn, Versioned, Watch};
 use crate::users::{Digest, NewUser, Scheme, UserRecord};
@@ -96,12 +97,11 @@ impl Store for Polite {
 
 /// Keeps jobs until one is to be done.
 #[derive(Default)]
-struct Held(Mutex<Vec<Box<dyn FnOnce() + Send>>>);
+struct Held(Mutex<Vec<Job>>);
 
 impl Pool for Held {
-    fn spawn(&self, _: Work, job: Box<dyn FnOnce() + Send>) -> bool {
+    fn spawn(&self, _: Work, _: Party, job: Job) {
         self.0.lock().unwrap().push(job);
-        true
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use casemate_api::body::config::{Logging, Network};
 
 use crate::local::TlsIdentity;
-use crate::platform::{Applied, DeviceKeeper, Host, Pool, Rng, Swap, Work};
+use crate::party::Party;
+use crate::platform::{Applied, DeviceKeeper, Host, Job, Pool, Rng, Swap, Work};
 use crate::secret::DeviceKey;
 
 /// Keeps a Device Key in memory.
@@ -39,9 +40,8 @@ impl DeviceKeeper for SimDevice {
 pub struct InlinePool;
 
 impl Pool for InlinePool {
-    fn spawn(&self, _work: Work, job: Box<dyn FnOnce() + Send>) -> bool {
+    fn spawn(&self, _work: Work, _party: Party, job: Job) {
         job();
-        true
     }
 }
 

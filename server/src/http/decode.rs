@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use casemate_api::body::keys::{ImportArguments, ImportKey};
 use casemate_api::limits::{BODY_MAX_BYTES, BODY_USE_MAX_BYTES};
+use casemate_core::party::Party;
 use casemate_core::platform::BoxFuture;
 use casemate_core::{Error, Hsm};
 use schemars::JsonSchema;
@@ -77,7 +78,7 @@ impl Takes {
     }
 }
 
-type Decode<B> = fn(Arc<Hsm>, Option<Vec<u8>>, body::Body) -> BoxFuture<'static, Result<B, Error>>;
+type Decode<B> = fn(Arc<Hsm>, Party, Option<Vec<u8>>, body::Body) -> BoxFuture<'static, Result<B, Error>>;
 
 /// How the body of a row becomes its handler's argument.
 pub struct Body<B> {
@@ -161,17 +162,17 @@ pub enum Import {
 
 /// A key to import: JSON, or two parts of which the second is PEM.
 pub fn import() -> Body<Import> {
-    let decode: Decode<Import> = |hsm, content_type, body| {
+    let decode: Decode<Import> = |hsm, party, content_type, body| {
         Box::pin(async move {
             let header = content_type.unwrap_or_default();
             let multipart = ContentType::parse(&header).is_some_and(|parsed| parsed.is("multipart/form-data"));
             if !multipart {
-                return Ok(Import::Json(hsm.by_size(body.len(), move || json::parse(&body)).await??));
+                return Ok(Import::Json(hsm.by_size(body.len(), party, move || json::parse(&body)).await??));
             }
             let header = String::from_utf8_lossy(&header).into_owned();
             let parts = multipart::import_parts(&header, body).await.map_err(|why| Error::invalid(why.to_string()))?;
             let (arguments, key_file) = (parts.arguments, parts.key_file);
-            let arguments = hsm.by_size(arguments.len(), move || json::parse(&arguments)).await??;
+            let arguments = hsm.by_size(arguments.len(), party, move || json::parse(&arguments)).await??;
             Ok(Import::Pem(arguments, key_file))
         })
     };

@@ -18,6 +18,7 @@ use casemate_api::limits::{
 };
 use casemate_api::sentences;
 use casemate_core::caller::{Caller, Denied, Evidence, Failure, allows};
+use casemate_core::party::Party;
 use casemate_core::platform::{BoxFuture, Clock};
 use casemate_core::{Error, Hsm};
 use http_body_util::BodyExt;
@@ -361,6 +362,7 @@ where
     let input = match &takes.decode {
         How::Now(decode) => {
             let (decode, hsm, grant) = (*decode, &call.asking.hsm, call.grant.clone());
+            let party = Party::Address(call.asking.address.into());
             // The body goes with that: it makes room for the copies that are to be made of what is in it. It is counted as
             // long as the pool has it, also if the client leaves.
             let decode = move || {
@@ -368,11 +370,11 @@ where
                 drop((sent, grant));
                 input
             };
-            hsm.by_size(length, decode).await.and_then(|input| input).map_err(core)?
+            hsm.by_size(length, party, decode).await.and_then(|input| input).map_err(core)?
         }
         How::Typed(decode) => {
             let (header, hsm) = (call.content_type().map(<[u8]>::to_vec), call.asking.hsm.clone());
-            decode(hsm, header, sent).await.map_err(core)?
+            decode(hsm, Party::Address(call.asking.address.into()), header, sent).await.map_err(core)?
         }
         How::Streamed(take) => {
             // What waits of it, and what is made of that.

@@ -17,10 +17,13 @@
 mod daemon;
 mod disk;
 mod from;
+mod guesses;
 mod log;
 mod memory;
 mod restore;
 mod revocation;
+mod tenant;
+mod unlock;
 #[path = "../api/wire.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod wire;

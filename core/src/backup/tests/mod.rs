@@ -347,7 +347,7 @@ fn a_backup_of_another_hsm_locks_this_one_until_its_passphrase_comes() {
     assert_eq!(copy.state(), State::Operational);
     restore(&copy, &file).unwrap();
     assert_eq!(copy.state(), State::Locked);
-    assert!(unlock(&copy, "another unlock passphrase").is_err());
+    assert!(unlock(&copy, "neither of the two passphrases").is_err());
     // It is this one's own network face that stays, and its old users do not come back with a reboot.
     assert_eq!(*block_on(copy.local.get(LocalPath::Tls)).unwrap().unwrap(), *tls);
     assert_eq!(stored_config(&copy), (None, None));

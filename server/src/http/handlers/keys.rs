@@ -17,6 +17,7 @@ use casemate_core::keys::material::Material;
 use casemate_core::keys::record::Mechanisms;
 use casemate_core::keys::usable::Key;
 use casemate_core::keys::{NewId, PageEnd, Properties};
+use casemate_core::party::Party;
 use casemate_core::phase::Operational;
 use casemate_core::platform::Work;
 use casemate_core::stall;
@@ -166,13 +167,15 @@ pub async fn generate(
 
 /// `POST /keys`
 pub async fn import(op: Op, caller: Caller, (): (), body: Import) -> Result<Reply, Error> {
-    let (material, properties) = op.off_thread(Work::Slow, || imported(body)).await??;
+    let party = caller.scope()?.party();
+    let (material, properties) = op.off_thread(Work::Slow, party, || imported(body)).await??;
     created(&op.keys_managed_by(&caller)?.create(NewId::Picked, material, properties).await?)
 }
 
 /// `PUT /keys/{key}`
 pub async fn import_as(op: Op, caller: Caller, id: KeyId, body: Import) -> Result<Reply, Error> {
-    let (material, properties) = op.off_thread(Work::Slow, || imported(body)).await??;
+    let party = caller.scope()?.party();
+    let (material, properties) = op.off_thread(Work::Slow, party, || imported(body)).await??;
     op.keys_managed_by(&caller)?.create(NewId::Given(id), material, properties).await?;
     Ok(Reply::no_content())
 }
@@ -273,35 +276,35 @@ type ToUse = (Key, Arc<Metrics>);
 
 /// `POST /keys/{key}/sign`
 pub async fn sign(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Sign) -> Result<Reply, Error> {
-    let key = key.usable_by(&caller)?;
-    let message = message(&op, body.message).await?;
+    let (key, party) = (key.usable_by(&caller)?, caller.scope()?.party());
+    let message = message(&op, party, body.message).await?;
     let mode = Mode::Sign(body.mode);
     let output = key.permit(mode)?.run(&op, message, None).await?;
     metrics.operation(Count::Sign, of_mode(mode));
-    replied(&op, output, |text| Reply::json(&bodies::Signature { signature: text })).await
+    replied(&op, party, output, |text| Reply::json(&bodies::Signature { signature: text })).await
 }
 
 /// `POST /keys/{key}/decrypt`
 pub async fn decrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Decrypt) -> Result<Reply, Error> {
-    let key = key.usable_by(&caller)?;
-    let encrypted = message(&op, body.encrypted).await?;
+    let (key, party) = (key.usable_by(&caller)?, caller.scope()?.party());
+    let encrypted = message(&op, party, body.encrypted).await?;
     let iv = match body.iv {
-        Some(iv) => Some(message(&op, iv).await?.to_vec()),
+        Some(iv) => Some(message(&op, party, iv).await?.to_vec()),
         None => None,
     };
     let mode = Mode::Decrypt(body.mode);
     let permit = key.permit(mode)?;
     let output = permit.run(&op, encrypted, iv).await?;
     metrics.operation(Count::Decrypt, of_mode(mode));
-    replied(&op, output, |text| Reply::json(&bodies::Decrypted { decrypted: Zeroizing::new(text) })).await
+    replied(&op, party, output, |text| Reply::json(&bodies::Decrypted { decrypted: Zeroizing::new(text) })).await
 }
 
 /// `POST /keys/{key}/encrypt`
 pub async fn encrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Encrypt) -> Result<Reply, Error> {
-    let key = key.usable_by(&caller)?;
-    let plain = message(&op, body.message).await?;
+    let (key, party) = (key.usable_by(&caller)?, caller.scope()?.party());
+    let plain = message(&op, party, body.message).await?;
     let iv = match body.iv {
-        Some(iv) => message(&op, iv).await?.to_vec(),
+        Some(iv) => message(&op, party, iv).await?.to_vec(),
         None => op.random(IV_BYTES).to_vec(),
     };
     let mode = Mode::Encrypt(body.mode);
@@ -309,7 +312,7 @@ pub async fn encrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies
     let output = permit.run(&op, plain, Some(iv.clone())).await?;
     metrics.operation(Count::Encrypt, of_mode(mode));
     let iv = BASE64.encode(iv);
-    replied(&op, output, |text| Reply::json(&bodies::Encrypted { encrypted: text, iv })).await
+    replied(&op, party, output, |text| Reply::json(&bodies::Encrypted { encrypted: text, iv })).await
 }
 
 const IV_BYTES: usize = 16;
@@ -323,16 +326,17 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Decodes a message, on the pool if it is long.
-async fn message<T>(op: &Operational, text: T) -> Result<Zeroizing<Vec<u8>>, Error>
+async fn message<T>(op: &Operational, party: Party, text: T) -> Result<Zeroizing<Vec<u8>>, Error>
 where
     T: std::ops::Deref<Target: AsRef<str>> + Send + 'static,
 {
-    op.by_size(text.as_ref().len(), move || decoded(text.as_ref())).await?
+    op.by_size(text.as_ref().len(), party, move || decoded(text.as_ref())).await?
 }
 
 /// Encodes what an operation gave and makes a reply of it, on the pool if it is long.
 async fn replied(
     op: &Operational,
+    party: Party,
     output: Zeroizing<Vec<u8>>,
     reply: impl FnOnce(String) -> Result<Reply, Error> + Send + 'static,
 ) -> Result<Reply, Error> {
@@ -343,7 +347,7 @@ async fn replied(
         }
         reply(BASE64.encode(&*output))
     };
-    op.by_size(bytes, encode).await?
+    op.by_size(bytes, party, encode).await?
 }
 
 /// Decodes base64; newlines in it are ignored, nothing else is.

@@ -27,8 +27,7 @@ pub async fn unlock(
     match body {
         Err(syntax @ JsonError::Syntax(_)) => return Err(syntax.into()),
         Err(schema @ JsonError::Schema(_)) => {
-            hsm.check_unlock(address)?;
-            hsm.failed_unlock(address);
+            hsm.failed_unlock(address)?;
             return Err(schema.into());
         }
         Ok(Unlock { passphrase }) => hsm.unlock(address, &passphrase).await?,

@@ -1,0 +1,314 @@
+//! A bounded queue into threads whose users take turns: each party has a line of its own, and the one that was attended to
+//! least recently goes first; of those that never were, the one that came last. Who pushes never waits; who pops does.
+//!
+//! When all places are taken, a newcomer gets one at the expense of the longest line, or of one as long as its own would
+//! be whose party was attended to no earlier. To be turned away counts as being attended to: so whoever comes seldom gets a
+//! place and the next turn, however many others come often, be they served or not.
+
+use std::cmp::Reverse;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use casemate_core::party::Party;
+
+/// Items on their way to threads.
+pub(crate) struct Turns<T> {
+    bounds: Bounds,
+    state: Mutex<State<T>>,
+    changed: Condvar,
+}
+
+/// How much there may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Items that wait at once, of all parties.
+    pub(crate) waiting: usize,
+    /// Items of one party that are worked on at once.
+    pub(crate) running: usize,
+    /// Parties of which it is remembered when they were attended to last; twice as many at most.
+    pub(crate) remembered: usize,
+}
+
+struct State<T> {
+    /// None of them is empty.
+    lines: HashMap<Party, Line<T>>,
+    waiting: usize,
+    running: HashMap<Party, usize>,
+    /// Items that came so far.
+    came: u64,
+    attended: Attended,
+    closed: bool,
+}
+
+struct Line<T> {
+    items: VecDeque<T>,
+    /// The number of the item with which it began.
+    number: u64,
+}
+
+impl<T> Turns<T> {
+    /// Nobody waits yet.
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        let attended = Attended { now: 0, recent: HashMap::new(), older: HashMap::new() };
+        let (lines, running) = (HashMap::new(), HashMap::new());
+        let state = State { lines, waiting: 0, running, came: 0, attended, closed: false };
+        Self { bounds, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Puts `item` in, or drops it; or drops another one for it.
+    pub(crate) fn push(&self, party: Party, item: T) {
+        let mut state = self.lock();
+        let mut displaced = None;
+        if state.waiting >= self.bounds.waiting && !state.closed {
+            displaced = state.displace(party, self.bounds);
+        }
+        if state.closed || state.waiting >= self.bounds.waiting {
+            state.attended.note(party, self.bounds.remembered);
+            // Whatever is dropped is so after the lock is given back: what an item wakes may look at the queue.
+            drop(state);
+            drop(item);
+            return;
+        }
+        state.put(party, item);
+        drop(state);
+        drop(displaced);
+        self.changed.notify_one();
+    }
+
+    /// Waits for the item whose turn it is; `None` once the queue is closed. Its turn lasts until [`Turns::done`].
+    pub(crate) fn pop(&self) -> Option<(Party, T)> {
+        let mut state = self.lock();
+        while !state.closed {
+            if let Some(next) = state.next(self.bounds) {
+                return Some(next);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        None
+    }
+
+    /// An item of `party` is no longer worked on.
+    pub(crate) fn done(&self, party: Party) {
+        let mut state = self.lock();
+        if let Some(running) = state.running.get_mut(&party) {
+            *running -= 1;
+            if *running == 0 {
+                state.running.remove(&party);
+            }
+        }
+        drop(state);
+        // Another thread may have passed this party over.
+        self.changed.notify_one();
+    }
+
+    /// Takes no more items, and drops those in it.
+    pub(crate) fn discard(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.waiting = 0;
+        let lines = std::mem::take(&mut state.lines);
+        drop(state);
+        drop(lines);
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> State<T> {
+    fn put(&mut self, party: Party, item: T) {
+        self.came += 1;
+        let number = self.came;
+        let line = self.lines.entry(party).or_insert_with(|| Line { items: VecDeque::new(), number });
+        line.items.push_back(item);
+        self.waiting += 1;
+    }
+
+    /// Makes room for an item of `ours`; gives what has to go.
+    fn displace(&mut self, ours: Party, bounds: Bounds) -> Option<T> {
+        let own = self.lines.get(&ours).map_or(0, |line| line.items.len()) + 1;
+        let claim = (own, self.attended.at(ours));
+        let others = self.lines.iter().filter(|(party, _)| **party != ours);
+        let others = others.map(|(party, line)| ((line.items.len(), self.attended.at(*party)), line.number, *party));
+        let longest = others.max_by_key(|(theirs, number, _)| (*theirs, Reverse(*number)));
+        // Equal claims are those of parties that were never attended to: the one that waits is so now, and cannot come
+        // back by the same right.
+        let (_, _, longest) = longest.filter(|(theirs, ..)| *theirs >= claim)?;
+        self.attended.note(longest, bounds.remembered);
+        self.take(longest, VecDeque::pop_back)
+    }
+
+    /// The first of the line whose turn it is, of those of whom not too many are running.
+    fn next(&mut self, bounds: Bounds) -> Option<(Party, T)> {
+        let free = |party: &Party| self.running.get(party).is_none_or(|running| *running < bounds.running);
+        let ready = self.lines.iter().filter(|(party, _)| free(party));
+        let next = ready.min_by_key(|(party, line)| (self.attended.at(**party), Reverse(line.number)));
+        let party = *next?.0;
+        let item = self.take(party, VecDeque::pop_front)?;
+        *self.running.entry(party).or_default() += 1;
+        self.attended.note(party, bounds.remembered);
+        Some((party, item))
+    }
+
+    fn take(&mut self, party: Party, end: impl FnOnce(&mut VecDeque<T>) -> Option<T>) -> Option<T> {
+        let line = self.lines.get_mut(&party)?;
+        let item = end(&mut line.items)?;
+        if line.items.is_empty() {
+            self.lines.remove(&party);
+        }
+        self.waiting -= 1;
+        Some(item)
+    }
+}
+
+/// When parties were served or turned away last, in numbers that count up. A bounded memory in two generations, so that
+/// those for whom that is longest ago are forgotten first.
+struct Attended {
+    now: u64,
+    recent: HashMap<Party, u64>,
+    older: HashMap<Party, u64>,
+}
+
+impl Attended {
+    /// Zero: never lately.
+    fn at(&self, party: Party) -> u64 {
+        self.recent.get(&party).or_else(|| self.older.get(&party)).copied().unwrap_or(0)
+    }
+
+    fn note(&mut self, party: Party, remembered: usize) {
+        if self.recent.len() >= remembered && !self.recent.contains_key(&party) {
+            self.older = std::mem::take(&mut self.recent);
+        }
+        self.now += 1;
+        self.recent.insert(party, self.now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { waiting: 4, running: 9, remembered: 100 };
+    const A: Party = Party::Namespace(1);
+    const B: Party = Party::Namespace(2);
+    const C: Party = Party::Namespace(3);
+
+    /// Puts items in, each named by a letter of its party and a number.
+    fn filled(bounds: Bounds, items: &[(Party, &'static str)]) -> Turns<&'static str> {
+        let turns = Turns::new(bounds);
+        items.iter().for_each(|(party, item)| turns.push(*party, *item));
+        turns
+    }
+
+    fn rest(turns: &Turns<&'static str>) -> Vec<&'static str> {
+        let count = turns.lock().waiting;
+        (0..count).map(|_| turns.pop().unwrap().1).collect()
+    }
+
+    #[test]
+    fn whoever_was_attended_to_least_recently_goes_first() {
+        let turns = filled(BOUNDS, &[(A, "a1"), (A, "a2"), (A, "a3")]);
+        assert_eq!(turns.pop(), Some((A, "a1")));
+        turns.push(B, "b1");
+        assert_eq!(rest(&turns), ["b1", "a2", "a3"]);
+        turns.push(A, "a4");
+        turns.push(B, "b2");
+        turns.push(C, "c1");
+        assert_eq!(rest(&turns), ["c1", "b2", "a4"], "also of turns that are long over");
+    }
+
+    #[test]
+    fn the_longest_line_gives_way_when_all_places_are_taken() {
+        let turns = filled(BOUNDS, &[(A, "a1"), (A, "a2"), (A, "a3"), (B, "b1"), (C, "c1")]);
+        turns.push(A, "a4");
+        let mut left = rest(&turns);
+        left.sort_unstable();
+        assert_eq!(left, ["a1", "a2", "b1", "c1"], "the newest of the longest line, and not for a longer one");
+    }
+
+    #[test]
+    fn of_lines_of_one_length_the_one_served_last_gives_way() {
+        let parties: Vec<_> = (1..=9).map(Party::Namespace).collect();
+        let turns = filled(BOUNDS, &[]);
+        parties.iter().take(4).for_each(|party| turns.push(*party, "served"));
+        rest(&turns);
+        parties.iter().take(4).for_each(|party| turns.push(*party, "again"));
+        turns.push(Party::Namespace(9), "new");
+        turns.push(Party::Namespace(4), "refused");
+        assert_eq!(rest(&turns), ["new", "again", "again", "again"]);
+    }
+
+    #[test]
+    fn of_many_who_come_for_the_first_time_the_last_has_a_place_and_the_next_turn() {
+        let turns = filled(BOUNDS, &[]);
+        (10..200).for_each(|party| turns.push(Party::Namespace(party), "early"));
+        turns.push(A, "late");
+        // Those who gave way have had their first time.
+        (10..190).for_each(|party| turns.push(Party::Namespace(party), "again"));
+        assert_eq!(rest(&turns), ["late", "early", "early", "early"]);
+    }
+
+    #[test]
+    fn nobody_who_comes_often_keeps_out_whoever_comes_seldom() {
+        let turns = filled(BOUNDS, &[]);
+        for round in 0..200 {
+            (10..110).for_each(|party| turns.push(Party::Namespace(party), "often"));
+            if round == 150 {
+                turns.push(A, "seldom");
+                (10..110).for_each(|party| turns.push(Party::Namespace(party), "often"));
+                assert_eq!(turns.pop().map(|(_, item)| item), Some("seldom"));
+            }
+            turns.pop();
+        }
+    }
+
+    #[test]
+    fn one_party_has_no_more_than_its_share_of_the_threads() {
+        let turns = filled(Bounds { running: 1, ..BOUNDS }, &[(A, "a1"), (A, "a2"), (B, "b1")]);
+        let both = [turns.pop(), turns.pop()];
+        assert!(both.contains(&Some((A, "a1"))) && both.contains(&Some((B, "b1"))), "{both:?}");
+        assert_eq!(turns.lock().next(turns.bounds), None, "a2 has to wait although a thread is free");
+        turns.done(A);
+        assert_eq!(turns.pop(), Some((A, "a2")));
+    }
+
+    #[test]
+    fn a_thread_that_found_no_turn_goes_on_when_one_is_over() {
+        let turns = Arc::new(filled(Bounds { running: 1, ..BOUNDS }, &[(A, "a1"), (A, "a2")]));
+        turns.pop();
+        let waiting = std::thread::spawn({
+            let turns = turns.clone();
+            move || turns.pop()
+        });
+        turns.done(A);
+        assert_eq!(waiting.join().unwrap(), Some((A, "a2")));
+    }
+
+    #[test]
+    fn a_discarded_queue_hands_out_nothing() {
+        let turns = Turns::new(BOUNDS);
+        let item = Arc::new(());
+        turns.push(A, item.clone());
+        turns.discard();
+        turns.push(A, item.clone());
+        assert_eq!(Arc::strong_count(&item), 1);
+        assert_eq!(turns.pop(), None);
+    }
+
+    #[test]
+    fn the_memory_of_turns_is_bounded_and_forgets_the_oldest_first() {
+        let bounds = Bounds { remembered: 3, ..BOUNDS };
+        let turns = filled(bounds, &[]);
+        for party in 1..=7 {
+            turns.push(Party::Namespace(party), "x");
+            turns.pop();
+        }
+        let state = turns.lock();
+        let known = [1, 2, 3, 4, 5, 6, 7].map(|party| state.attended.at(Party::Namespace(party)));
+        assert_eq!(known, [0, 0, 0, 4, 5, 6, 7]);
+    }
+}
