@@ -202,7 +202,7 @@ mod tests {
         other.judge(Verdict::Wrong);
         rig.refused("b", 3);
         rig.clock.advance(Duration::from_secs(1));
-        rig.first("b", 3);
+        drop(rig.first("b", 3));
     }
 
     #[test]
@@ -219,7 +219,7 @@ mod tests {
         rig.clock.advance(Duration::from_millis(999));
         rig.refused("a", 1);
         rig.clock.advance(Duration::from_millis(1));
-        rig.first("a", 1);
+        drop(rig.first("a", 1));
     }
 
     #[test]

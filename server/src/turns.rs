@@ -192,7 +192,7 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { waiting: 4, running: 9, remembered: 100 };
+    const BOUNDS: Bounds = Bounds { waiting: 4, running: usize::MAX, remembered: 100 };
     const A: Party = Party::Namespace(1);
     const B: Party = Party::Namespace(2);
     const C: Party = Party::Namespace(3);
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn of_many_who_come_for_the_first_time_the_last_has_a_place_and_the_next_turn() {
-        let turns = filled(BOUNDS, &[]);
+        let turns = filled(Bounds { remembered: 1_000, ..BOUNDS }, &[]);
         (10..200).for_each(|party| turns.push(Party::Namespace(party), "early"));
         turns.push(A, "late");
         // Those who gave way have had their first time.

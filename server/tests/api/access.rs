@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
-use crate::rig::{Client, Rig, passphrase_of, sign_something};
+use crate::rig::{Client, Rig, UNLOCK, passphrase_of, sign_something};
 use crate::wire::Reply;
 
 const ASK: &str = "Basic realm=\"NetHSM\"";
@@ -149,4 +149,22 @@ fn a_changed_passphrase_or_a_deleted_user_counts_at_the_next_request() {
     refused(rig.login("operator", "another passphrase").get("/metrics"), INVALID);
     rig.advance(Duration::from_secs(1));
     rig.login("operator", "yet another passphrase").get("/metrics").is(200);
+}
+
+#[test]
+fn a_wrong_current_passphrase_blocks_the_next_for_a_second() {
+    let rig = Rig::operational();
+    let change = |path: &str, current: &str| {
+        rig.admin().put(path, json!({"newPassphrase": "the next passphrase", "currentPassphrase": current}))
+    };
+    for (path, right) in [("/config/unlock-passphrase", UNLOCK), ("/config/backup-passphrase", "")] {
+        change(path, "not the passphrase").is(403);
+        change(path, right).is(429).says("Too many requests");
+        rig.advance(Duration::from_millis(999));
+        change(path, right).is(429);
+        rig.advance(Duration::from_millis(1));
+        change(path, right).is(204);
+        // Whoever is right may go on at once.
+        change(path, "the next passphrase").is(204);
+    }
 }
