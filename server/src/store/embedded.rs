@@ -320,8 +320,10 @@ impl Shared {
 
     /// Saves the map of free pages. No row is at stake: all are durable already.
     pub(super) fn settle(&self) {
-        let Base::Open(database) = &*self.lock() else { return };
-        let database = database.clone();
+        let database = match &*self.lock() {
+            Base::Open(database) => database.clone(),
+            Base::Closed | Base::Opening => return,
+        };
         if self.volume.space().free < STORE_WORK_BYTES {
             return;
         }

@@ -367,6 +367,24 @@ fn a_disk_that_is_full_without_a_warning_is_full_and_not_away() {
 }
 
 #[test]
+fn a_disk_that_fails_while_the_store_tidies_up_holds_nobody_up() {
+    let folder = Scratch::new();
+    let store = open(&folder.path("store"));
+    commit(&store, put("a", b"1")).unwrap();
+    let faults = store.shared.file.faults.clone();
+    faults.syncs.store(true, Ordering::Relaxed);
+    let (done, settled) = std::sync::mpsc::channel();
+    let shared = store.shared.clone();
+    std::thread::spawn(move || {
+        shared.settle();
+        done.send(()).unwrap();
+    });
+    assert!(settled.recv_timeout(Duration::from_secs(20)).is_ok(), "it hangs");
+    faults.syncs.store(false, Ordering::Relaxed);
+    assert_eq!(get(&store, "a"), Ok(Some(b"1".to_vec())));
+}
+
+#[test]
 fn the_ballast_is_given_up_for_the_write_that_needs_it_and_made_again() {
     let folder = Scratch::new();
     let store = open(&folder.path("store"));
