@@ -26,6 +26,7 @@ mod crypto;
 mod device_config;
 mod faults;
 mod keys;
+mod memory;
 mod metrics;
 mod openapi;
 mod phases;
