@@ -27,6 +27,7 @@ mod device_config;
 mod faults;
 mod full;
 mod keys;
+mod memory;
 mod metrics;
 mod openapi;
 mod phases;

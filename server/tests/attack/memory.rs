@@ -1,4 +1,4 @@
-//! Memory: what is promised and does not come, bodies that come and do not end, replies that nobody takes.
+//! Memory: what is promised and does not come, and bodies that come and do not end.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -9,10 +9,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Empty};
 use hyper::Request;
-use hyper::body::{Bytes, Frame, Incoming, SizeHint};
+use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
@@ -26,7 +24,7 @@ use crate::from::{self, HONEST, address, call, connect};
 
 const STREAMS: usize = 128;
 
-type Sender = http2::SendRequest<BoxBody<Bytes, Infallible>>;
+type Sender = http2::SendRequest<Promise>;
 
 /// A body of a known length of which nothing ever comes.
 struct Promise(u64);
@@ -42,8 +40,8 @@ impl hyper::body::Body for Promise {
     }
 }
 
-/// An HTTP/2 connection from `source` that takes `window` bytes of each reply before it must be asked again.
-async fn connect_h2(daemon: &Daemon, source: IpAddr, window: u32) -> Sender {
+/// An HTTP/2 connection from `source`.
+async fn connect_h2(daemon: &Daemon, source: IpAddr) -> Sender {
     let server: SocketAddr = daemon.address.parse().unwrap();
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::new(source, 0)).unwrap();
@@ -52,8 +50,7 @@ async fn connect_h2(daemon: &Daemon, source: IpAddr, window: u32) -> Sender {
     config.alpn_protocols = vec![b"h2".to_vec()];
     let name = ServerName::IpAddress(server.ip().into());
     let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
-    let mut http = http2::Builder::new(TokioExecutor::new());
-    let (sender, connection) = http.initial_stream_window_size(window).handshake(TokioIo::new(tls)).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.unwrap();
     tokio::spawn(connection);
     sender
 }
@@ -83,7 +80,7 @@ async fn resident_in_the_end(daemon: &Daemon) -> usize {
     last
 }
 
-/// A server with the key `k`, which the Operator `op` may use and which has a certificate of almost 1 MiB.
+/// A server with the key `k`, which the Operator `op` may use.
 fn operational(folder: &Folder) -> Daemon {
     let daemon = Daemon::start(folder);
     daemon.client().provision().unwrap().expect(204);
@@ -91,15 +88,6 @@ fn operational(folder: &Folder) -> Daemon {
     admin.create_operator("op", OPERATOR);
     let key = json!({ "mechanisms": ["EdDSA_Signature"], "type": "Curve25519", "id": "k" });
     admin.call("POST", "/keys/generate", Some(&key)).unwrap().expect(201);
-    let head = format!(
-        "PUT /api/v1/keys/k/cert HTTP/1.1\r\nhost: hsm\r\nauthorization: Basic {}\r\n\
-        content-type: application/octet-stream\r\ncontent-length: {CERTIFICATE}\r\n\r\n",
-        BASE64_STANDARD.encode(format!("admin:{ADMIN}")),
-    );
-    let mut wire = connect(&daemon, HONEST);
-    wire.send(head.as_bytes());
-    wire.send(&vec![b'c'; CERTIFICATE]);
-    wire.reply("PUT").is(201);
     daemon
 }
 
@@ -127,9 +115,9 @@ fn promised_bodies_take_no_memory_until_they_come() {
         let before = resident(&daemon);
         let (mut connections, mut asked) = (Vec::new(), JoinSet::new());
         for number in 0..118 {
-            let mut sender = connect_h2(&daemon, address(number % 4), 1 << 16).await;
+            let mut sender = connect_h2(&daemon, address(number % 4)).await;
             for _ in 0..STREAMS {
-                let request = Request::post("https://hsm/api/v1/unlock").body(Promise(64 << 10).boxed()).unwrap();
+                let request = Request::post("https://hsm/api/v1/unlock").body(Promise(64 << 10)).unwrap();
                 asked.spawn(sender.send_request(request));
             }
             // Lets them go out.
@@ -181,39 +169,4 @@ fn one_client_with_large_bodies_leaves_memory_to_others() {
     assert!(again, "who has gone has given back what it held");
 }
 
-#[test]
-fn one_client_that_takes_no_replies_leaves_memory_to_others() {
-    let folder = Folder::new();
-    let daemon = operational(&folder);
-    runtime().block_on(async {
-        let before = resident(&daemon);
-        let (mut connections, mut asked) = (Vec::new(), JoinSet::new());
-        let basic = format!("Basic {}", BASE64_STANDARD.encode(login()));
-        for _ in 0..3 {
-            let mut sender = connect_h2(&daemon, address(1), 0).await;
-            for _ in 0..STREAMS {
-                let request = Request::get("https://hsm/api/v1/keys/k/cert").header("authorization", &basic);
-                asked.spawn(sender.send_request(request.body(Empty::new().boxed()).unwrap()));
-            }
-            connections.push(sender);
-        }
-        // The heads come, whatever the windows are.
-        let replies: Vec<hyper::Response<Incoming>> = tokio::time::timeout(Duration::from_secs(25), asked.join_all())
-            .await
-            .unwrap()
-            .into_iter()
-            .map(Result::unwrap)
-            .collect();
-        let (given, refused): (Vec<_>, Vec<_>) = replies.into_iter().partition(|reply| reply.status() == 200);
-        assert!((100..=256).contains(&given.len()), "{} replies of 1 MiB are held", given.len());
-        assert!(refused.iter().all(|reply| reply.status() == 503 && reply.headers()["retry-after"] == "1"));
-        assert!(resident(&daemon) - before < 400);
-        let mut honest = connect(&daemon, HONEST);
-        let reply = call(&mut honest, "GET", "/keys/k/cert", Some(&login()), None).is(200);
-        assert_eq!(reply.body.len(), CERTIFICATE);
-        sign(&daemon, HONEST, 100).is(200);
-    });
-}
-
 const OPERATOR: &str = "operator passphrase";
-const CERTIFICATE: usize = (1 << 20) - 16;

@@ -242,7 +242,7 @@ mod tests {
             (0..seconds).find(|second| {
                 self.activity.taken.fetch_add(bytes(*second), Ordering::Relaxed);
                 let now = self.begun + Duration::from_secs(*second);
-                second % 5 == 0 && self.watch.look(now).is_some()
+                second.is_multiple_of(5) && self.watch.look(now).is_some()
             })
         }
     }
@@ -259,7 +259,7 @@ mod tests {
         let _piece = client.running.piece(Bytes::from_static(b"x"), None);
         let in_lumps = |second: u64| match second {
             0 => 4 << 20,
-            _ if second % 171 == 0 => 171 * (8 << 10),
+            _ if second.is_multiple_of(171) => 171 * (8 << 10),
             _ => 0,
         };
         assert_eq!(client.takes(20_000, in_lumps), None);
