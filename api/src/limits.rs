@@ -157,6 +157,8 @@ pub const LIST_PAGE_ROWS: usize = 1_000;
 pub const CRYPTO_WAITING_MAX: usize = 4_096;
 /// Jobs of seconds, such as generating RSA keys, that may wait for a worker; beyond it they are answered `503`.
 pub const SLOW_WAITING_MAX: usize = 64;
+/// Rows of a list after which other requests of the same serving thread have their turn.
+pub const LIST_TURN_ROWS: usize = 200;
 /// Counters of key use are written this often.
 pub const COUNTER_FLUSH_MS: u64 = 3_600_000;
 /// Head of an update image: signature, release notes and version. The fields could state up to 48 MiB.
