@@ -211,6 +211,8 @@ pub const SLOW_WAITING_MAX: usize = 64;
 /// Pages of backups and of a restore that may wait for a thread: one for each of [`BACKUPS_RUNNING_MAX`] and the restore.
 /// Shared by them alone; beyond it a page, and with it its backup, would be answered `503`.
 pub const BACKUP_WAITING_MAX: usize = 16;
+/// Rows of a list after which other requests of the same serving thread have their turn.
+pub const LIST_TURN_ROWS: usize = 200;
 /// Counters of key use are written this often.
 pub const COUNTER_FLUSH_MS: u64 = 3_600_000;
 /// Head of an update image: signature, release notes and version. The fields could state up to 48 MiB.

@@ -20,7 +20,7 @@ use casemate_api::sentences;
 use casemate_core::caller::{Caller, Denied, Evidence, Failure, allows};
 use casemate_core::party::Party;
 use casemate_core::platform::{BoxFuture, Clock};
-use casemate_core::{Error, Hsm};
+use casemate_core::{Error, Hsm, stall};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -403,7 +403,7 @@ where
         handler.call(column, caller, found, input).await
     };
     let reply = reply.map_err(core)?;
-    if reads { call.conditional(reply, &spec) } else { Ok(reply) }
+    if reads { call.conditional(reply, &spec).await } else { Ok(reply) }
 }
 
 impl Asking {
@@ -577,12 +577,21 @@ impl Call {
     }
 
     /// Step 13 for GET, once the reply is known: its ETag, and what the conditions say to it.
-    fn conditional(&self, reply: Reply, spec: &Spec) -> Result<Reply, Refusal> {
-        let tag = match &reply.body {
-            Content::Whole(bytes) if spec.etag => Some(etag(bytes)),
-            Content::Whole(_) | Content::Stream(_) => None,
-        };
-        match self.verdict(tag.as_deref().map_or(Current::Untagged, Current::Tagged)) {
+    async fn conditional(&self, mut reply: Reply, spec: &Spec) -> Result<Reply, Refusal> {
+        if let Content::Whole(bytes) = &mut reply.body
+            && spec.etag
+        {
+            let whole = std::mem::take(bytes);
+            let length = whole.len();
+            let tagged = self
+                .asking
+                .hsm
+                .by_size(length, Party::Address(self.asking.address.into()), move || (etag(&whole), whole))
+                .await;
+            let (tag, whole) = tagged.map_err(|error| Refusal::from_core(error, spec))?;
+            (*bytes, reply.tag) = (whole, Some(tag));
+        }
+        match self.verdict(reply.tag.as_deref().map_or(Current::Untagged, Current::Tagged)) {
             Verdict::Proceed => Ok(reply),
             Verdict::NotModified => Ok(Reply::unchanged()),
             Verdict::Failed => Err(Refusal::bare(StatusCode::PRECONDITION_FAILED)),
@@ -673,7 +682,7 @@ async fn present(call: &Call) -> Present {
         trail: Trail::Done,
     };
     match (row.run)(look).await {
-        Ok(Reply { body: Content::Whole(bytes), .. }) => Present::Tagged(etag(&bytes)),
+        Ok(Reply { tag: Some(tag), .. }) => Present::Tagged(tag),
         Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Present::Missing,
         Ok(_) | Err(_) => Present::Untagged,
     }
@@ -681,16 +690,15 @@ async fn present(call: &Call) -> Present {
 
 /// An ETag of a body: equal bodies have equal tags.
 fn etag(body: &[u8]) -> String {
+    if body.len() > BODY_INLINE_MAX_BYTES {
+        stall::begins("tagging a large reply");
+    }
     let digest = casemate_core::digest::sha256(body);
     let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     format!("\"{hex}\"")
 }
 
 fn succeed(reply: Reply, spec: Option<&Spec>) -> Response<ReplyBody> {
-    let tag = match (&reply.body, spec) {
-        (Content::Whole(bytes), Some(spec)) if spec.etag && reply.status == StatusCode::OK => Some(etag(bytes)),
-        _ => None,
-    };
     let body = match reply.body {
         Content::Whole(bytes) => ReplyBody::whole(bytes),
         Content::Stream(body) => body,
@@ -704,7 +712,7 @@ fn succeed(reply: Reply, spec: Option<&Spec>) -> Response<ReplyBody> {
     let mut insert = |name, text: Option<String>| {
         headers.extend(text.and_then(|text| HeaderValue::from_str(&text).ok()).map(|value| (name, value)));
     };
-    insert(header::ETAG, tag);
+    insert(header::ETAG, reply.tag);
     insert(header::LOCATION, reply.location);
     insert(HeaderName::from_static("casemate-note"), reply.note.map(str::to_owned));
     response

@@ -20,6 +20,8 @@ pub struct Reply {
     pub note: Option<&'static str>,
     /// The body.
     pub body: Content,
+    /// `ETag`
+    pub tag: Option<String>,
 }
 
 /// Body of a [`Reply`].
@@ -33,7 +35,7 @@ pub enum Content {
 impl Reply {
     /// `200` with bytes.
     pub fn ok(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { status: StatusCode::OK, location: None, note: None, body: Content::Whole(bytes.into()) }
+        Self { status: StatusCode::OK, location: None, note: None, body: Content::Whole(bytes.into()), tag: None }
     }
 
     /// `200` with compact JSON.
@@ -44,12 +46,12 @@ impl Reply {
 
     /// `200` with a body that comes.
     pub fn stream(body: ReplyBody) -> Self {
-        Self { status: StatusCode::OK, location: None, note: None, body: Content::Stream(body) }
+        Self { body: Content::Stream(body), ..Self::ok("") }
     }
 
     /// `204`
     pub fn no_content() -> Self {
-        Self { status: StatusCode::NO_CONTENT, location: None, note: None, body: Content::Whole(Vec::new()) }
+        Self { status: StatusCode::NO_CONTENT, ..Self::ok("") }
     }
 
     /// `304`

@@ -1,5 +1,6 @@
 //! What an event says, taken out of it once for every place it goes to.
 
+use std::borrow::Cow;
 use std::fmt::{Debug, Write as _};
 
 use casemate_api::limits::LOG_TEXT_MAX_BYTES;
@@ -53,7 +54,9 @@ impl Said {
                 value => write!(text, " {name}={value}"),
             };
         }
-        let mut text = plain(&text).into_owned();
+        if let Cow::Owned(escaped) = plain(&text) {
+            text = escaped;
+        }
         truncate(&mut text, LOG_TEXT_MAX_BYTES);
         text
     }

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 /// The text on one line, with everything that is not to be shown as it is written as an escape: `\n`, `\u{1b}`.
 pub fn plain(text: &str) -> Cow<'_, str> {
-    if !text.contains(steers) {
+    if is_plain(text) {
         return Cow::Borrowed(text);
     }
     let mut plain = String::with_capacity(text.len() + 16);
@@ -24,7 +24,7 @@ pub fn plain(text: &str) -> Cow<'_, str> {
 
 /// The same of a JSON text without blank lines: it means what it meant. Such characters are in its strings only.
 pub(super) fn plain_json(json: String) -> String {
-    if !json.contains(steers) {
+    if is_plain(&json) {
         return json;
     }
     let mut plain = String::with_capacity(json.len() + 16);
@@ -36,6 +36,11 @@ pub(super) fn plain_json(json: String) -> String {
         }
     }
     plain
+}
+
+/// Whether nothing in it steers; nearly every text is ASCII, which is looked through faster.
+fn is_plain(text: &str) -> bool {
+    if text.is_ascii() { !text.as_bytes().iter().any(u8::is_ascii_control) } else { !text.contains(steers) }
 }
 
 /// Control characters, the line and paragraph separators, and those that turn the direction of text (UAX #9 §2).

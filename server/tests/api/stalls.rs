@@ -124,9 +124,17 @@ fn no_long_body_is_handled_on_a_serving_thread() {
     post("/keys/aes/decrypt", json!({"mode": "AES_CBC", "encrypted": "", "iv": long})).is(400);
     post("/keys/aes/encrypt", json!({"mode": "AES_CBC", "message": "", "iv": long})).is(400);
     post("/keys/ed/sign", json!({"mode": "EdDSA", "message": long, "unknown": ""})).is(400);
+    rig.admin().content_type("application/octet-stream").put("/keys/ed/cert", vec![7; LONG]).is(201);
+    rig.admin().get("/keys/ed/cert").is(200);
     rig.anonymous().post("/provision", format!("{{a:\"{long}\"}}").as_str()).is(412);
     rig.admin().put("/config/backup-passphrase", json!({"newPassphrase": long, "currentPassphrase": ""})).is(400);
-    assert_unstalled(&["reading a large body", "decoding a long message", "encoding a long output", "using a key"]);
+    assert_unstalled(&[
+        "reading a large body",
+        "decoding a long message",
+        "encoding a long output",
+        "using a key",
+        "tagging a large reply",
+    ]);
 }
 
 #[test]

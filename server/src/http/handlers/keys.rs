@@ -8,7 +8,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use casemate_api::body::Created;
 use casemate_api::body::keys as bodies;
-use casemate_api::limits::BODY_INLINE_MAX_BYTES;
+use casemate_api::limits::{BODY_INLINE_MAX_BYTES, LIST_TURN_ROWS};
 use casemate_api::mechanisms::{Mode, of_mode};
 use casemate_api::{KeyId, Role, Tag};
 use casemate_core::Error;
@@ -129,7 +129,11 @@ impl Wanted {
     async fn page(&self, op: &Operational, after: Option<&PageEnd>, list: &mut List) -> Result<Option<PageEnd>, Error> {
         let keys = op.keys_of(&self.scope);
         let (ids, end) = keys.page(&self.listing.prefix, after).await?;
-        for id in ids {
+        for (number, id) in ids.into_iter().enumerate() {
+            // Of rows that are in the cache nothing is waited for.
+            if number % LIST_TURN_ROWS == LIST_TURN_ROWS - 1 {
+                tokio::task::yield_now().await;
+            }
             if (self.listing.label.is_some() || self.usable_by.is_some()) && !self.wants(op, &id).await? {
                 continue;
             }
