@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use casemate_core::update::Version;
 use casemate_server::http::gate::Edge;
+use casemate_server::http::row::FailedState;
 use casemate_server::http::serve::{self, Bounds, CertSlot, Running};
 use casemate_server::observe::metrics::Metrics;
 use casemate_server::process::{End, Stop};
@@ -42,7 +43,7 @@ impl Small {
         let slot = CertSlot::new(vec![made.cert.der().to_vec()], &made.signing_key.serialize_der()).unwrap();
         let updates = Updates::new("/nonexistent".into(), None, Version { major: 3, minor: 1 });
         let metrics = Arc::new(Metrics::new(Duration::ZERO));
-        let edge = Edge::new(rig.hsm.clone(), rig.sim.clock.clone(), metrics, updates);
+        let edge = Edge::new(rig.hsm.clone(), rig.sim.clock.clone(), metrics, updates, FailedState::default());
         let listener = serve::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let (address, client, stop) = (listener.local_addr().unwrap(), trusting(made.cert.der().to_vec()), Stop::new());
         let bounds = Bounds { memory, grace: Duration::from_secs(2), ..Bounds::default() };
