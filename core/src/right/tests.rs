@@ -185,9 +185,11 @@ async fn carry_out(op: &Operational, number: usize, record: &Record, history: &H
     }
 }
 
+type Rows = Vec<(Path, Vec<u8>)>;
+
 /// The rows of a device that boots unattended, with its Administrators and an Operator.
 fn device() -> Sim {
-    static WORLD: OnceLock<[Vec<(Path, Vec<u8>)>; 2]> = OnceLock::new();
+    static WORLD: OnceLock<[Rows; 2]> = OnceLock::new();
     let [shared, local] = WORLD.get_or_init(|| {
         let sim = Sim::new(1);
         sim.device.load().unwrap();
