@@ -347,6 +347,11 @@ fn file_rules(file: &Path, findings: &mut Findings) {
             finding(line, format!("unsafe belongs into {} only", UNSAFE.join(", ")));
         }
     }
+    if name == LIMITS {
+        for (line, bound) in bounds_of_nobody(&source) {
+            finding(line, format!("{bound}: say who shares it ('Shared by …', 'Each … has its own')"));
+        }
+    }
     let lines = source.lines().count();
     if lines > LINES_MAX && !TABLES.contains(&name.as_str()) {
         finding(lines, format!("{lines} lines: which second idea moved in?"));
@@ -362,6 +367,25 @@ fn file_rules(file: &Path, findings: &mut Findings) {
             finding(line, format!("{path} may not be named here"));
         }
     }
+}
+
+/// The file of every bound.
+const LIMITS: &str = "api/src/limits.rs";
+
+/// Bounds whose comment does not say who shares them, by line and name.
+fn bounds_of_nobody(source: &str) -> Vec<(usize, &str)> {
+    let mut shared = false;
+    let mut found = Vec::new();
+    for (number, line) in (1..).zip(source.lines()) {
+        if let Some(comment) = line.strip_prefix("///") {
+            shared |= ["hared by", "share it", "Each ", "each "].iter().any(|words| comment.contains(words));
+        } else if let Some(rest) = line.strip_prefix("pub const ") {
+            if !std::mem::take(&mut shared) {
+                found.push((number, rest.split(':').next().unwrap_or(rest)));
+            }
+        }
+    }
+    found
 }
 
 /// Files that hold tests only.
@@ -392,6 +416,13 @@ fn rust_files() -> Result<Vec<PathBuf>> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_bound_that_nobody_shares_is_found() {
+        let source =
+            "/// One.\npub const A: u8 = 1;\n/// Two. Shared by all.\npub const B: u8 = 2;\npub const C: u8 = 3;\n";
+        assert_eq!(bounds_of_nobody(source), [(2, "A"), (5, "C")]);
+    }
 
     #[test]
     fn licence_expressions_are_read_as_spdx_means_them() {
