@@ -31,6 +31,9 @@ pub const INLINE_INPUT_MAX_BYTES: usize = 32 << 10;
 /// share it, and no client (an IPv4 address or the first 64 bits of an IPv6 address) may hold more than is left for
 /// others: alone half, with two others a quarter. A request that would need more is answered `503`.
 pub const MEMORY_BUDGET_BYTES: usize = 512 << 20;
+/// What each client finds of [`MEMORY_BUDGET_BYTES`] however much others hold, as long as the quarter of it lasts that is
+/// kept for that. Shared by all behind that address or network.
+pub const BUDGET_FIRST_BYTES: usize = 16 << 10;
 /// What each request takes of [`MEMORY_BUDGET_BYTES`] beside its head: its state, and a small body and reply.
 pub const REQUEST_BYTES: usize = 8 << 10;
 /// How often a body is counted: as it came, as the text in it, and decoded. A reply is formed when these are gone.
@@ -61,6 +64,8 @@ pub const REPLY_GRACE_MS: u64 = 30_000;
 pub const REPLY_CREDIT_MS: u64 = 600_000;
 /// Longest silence in a body that is taken as it comes. Each request has its own.
 pub const UPLOAD_SILENCE_MS: u64 = 30_000;
+/// While a body is taken as it comes it is asked this often whether its sender is still believed. Each request has its own.
+pub const UPLOAD_LOOK_MS: u64 = 10_000;
 /// Time a body may take before the pace counts. Each request has its own.
 pub const BODY_GRACE_MS: u64 = 10_000;
 /// Calls that change something and run at once; beyond it a call is answered `503`. Shared by all users.

@@ -114,31 +114,33 @@ impl Operational {
             let mut taken = Taken { counters: &self.counters, uses: Vec::with_capacity(group.len()) };
             // A key that was deleted meanwhile has none left.
             taken.uses.extend(group.iter().map(|key| (*key, self.counters.take(*key))).filter(|(_, uses)| *uses > 0));
-            self.add_uses(&taken.uses).await?;
-            taken.uses.clear();
+            self.add_uses(&mut taken.uses).await?;
         }
         Ok(())
     }
 
-    /// Adds uses to the stored counts of this device, which nobody else writes.
-    async fn add_uses(&self, uses: &[(KeyRef, u64)]) -> Result<(), Error> {
-        let mut paths = Vec::with_capacity(uses.len());
-        let mut drafts = Vec::with_capacity(uses.len());
-        for (key, uses) in uses {
+    /// Adds uses to the stored counts of this device, which nobody else writes; what was added is taken out of `uses`. The
+    /// first uses of a key are a new row, for which a disk that is nearly full has no room: they wait in memory.
+    async fn add_uses(&self, uses: &mut Vec<(KeyRef, u64)>) -> Result<(), Error> {
+        let (mut known, mut first) = (Vec::new(), Vec::new());
+        for (key, uses) in uses.iter() {
             let path = SharedPath::counter(self.shared.generation, *key, &self.device_id);
             let stored = self.counts.read(&path).await?;
             let count = stored.as_ref().map_or(0, |row| row.record.count).saturating_add(*uses);
-            let record = CounterRecord { count };
-            let draft = match &stored {
-                None => Draft::default().absent(&path),
-                Some(row) => Draft::default().at(&path, row.revision),
-            };
-            drafts.push(draft.put(self.counts.sealed(&path, Revision::default(), &record)?).reserved());
-            paths.push(path);
+            let sealed = self.counts.sealed(&path, Revision::default(), &CounterRecord { count })?;
+            match &stored {
+                None => first.push((*key, Draft::default().absent(&path).put(sealed), path)),
+                Some(row) => known.push((*key, Draft::default().at(&path, row.revision).put(sealed).reserved(), path)),
+            }
         }
-        // Only this device writes its own counts, so a conflict is the trace of an earlier answer that was lost.
-        self.shared.apply_all(drafts).await?;
-        paths.iter().for_each(|path| self.counts.changed(path));
+        for group in [known, first] {
+            let done: Vec<KeyRef> = group.iter().map(|(key, ..)| *key).collect();
+            let (drafts, paths): (Vec<_>, Vec<_>) = group.into_iter().map(|(_, draft, path)| (draft, path)).unzip();
+            // Only this device writes its own counts, so a conflict is the trace of an earlier answer that was lost.
+            self.shared.apply_all(drafts).await?;
+            paths.iter().for_each(|path| self.counts.changed(path));
+            uses.retain(|(key, _)| !done.contains(key));
+        }
         Ok(())
     }
 

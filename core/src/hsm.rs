@@ -90,7 +90,11 @@ impl Hsm {
                 Ok(None) => Phase::Locked(Arc::new(locked)),
                 Err(error) => {
                     tracing::error!(target: "hsm", %error, "unattended boot failed; the HSM stays Locked");
-                    Phase::Locked(Arc::new(locked))
+                    // Unless a restore on a new device turned out to be of no use, and was undone.
+                    match local.get(LocalPath::Slot0).await.map_err(store)? {
+                        Some(_) => Phase::Locked(Arc::new(locked)),
+                        None => Phase::Unprovisioned(Arc::new(Unprovisioned::new(platform.clone(), local.clone()))),
+                    }
                 }
             }
         } else {
@@ -358,7 +362,7 @@ impl Hsm {
         let mut held = None;
         let op = match (&*self.phase(), by) {
             (Phase::Operational(op), Some(by)) => {
-                held = Some(op.hold(by).await?);
+                held = Some(hold_soon(op, by).await?);
                 Some(op.clone())
             }
             (Phase::Failed(Failed { resume }), None) => match resume.as_deref() {
@@ -487,16 +491,22 @@ fn is_away<T>(answer: &Result<T, StoreError>) -> bool {
     matches!(answer, Err(StoreError::Unreachable(_)))
 }
 
-/// Whether `by` may still do what only takes power away from the HSM. That must not depend on a disk: if the store does not
-/// tell, or not soon, they may.
-async fn may_leave(op: &Operational, by: &Caller) -> Result<Option<Held>, Error> {
+/// Like [`Operational::hold`], but no longer than `lock` waits: whoever waits with the transition in hand keeps the HSM from
+/// being locked.
+pub(crate) async fn hold_soon(op: &Operational, by: &Caller) -> Result<Held, Error> {
     let mut told = None;
     let limit = op.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS));
     first_of(async { told = Some(op.hold(by).await) }, limit).await;
-    match told {
-        Some(Ok(held)) => Ok(Some(held)),
-        Some(Err(Error::NotBelieved)) => Err(Error::NotBelieved),
-        Some(Err(_)) | None => Ok(None),
+    told.unwrap_or_else(|| Err(Error::Unavailable(sentences::BUSY.into())))
+}
+
+/// Whether `by` may still do what only takes power away from the HSM. That must not depend on a disk: if the store does not
+/// tell, or not soon, they may.
+async fn may_leave(op: &Operational, by: &Caller) -> Result<Option<Held>, Error> {
+    match hold_soon(op, by).await {
+        Ok(held) => Ok(Some(held)),
+        Err(Error::NotBelieved) => Err(Error::NotBelieved),
+        Err(_) => Ok(None),
     }
 }
 

@@ -181,6 +181,8 @@ impl Operational {
             Committed::Conflict(_) => Err(Error::Unavailable("The namespace was changed meanwhile. Try again.".into())),
             Committed::At(_) => {
                 self.namespaces.changed(&path);
+                // Counted anew: somebody may have counted under the quota of before.
+                self.accounts.forget(row.record.number);
                 let text = |max: Option<u64>| max.map_or_else(|| "any".to_owned(), |max| max.to_string());
                 let (keys, bytes) = (text(quota.keys), text(quota.bytes));
                 tracing::info!(target: "hsm.namespace", "quota of ({id}): {keys} keys, {bytes} bytes");

@@ -86,7 +86,7 @@ impl Operational {
             let (revision, bytes) = (row.revision, row.record.encode().len());
             let record = change(row.record)?;
             let draft = Draft::default().at(path, revision).put(table.sealed(path, revision, &record)?);
-            let draft = if record.encode().len() <= bytes { draft.reserved() } else { draft };
+            let draft = if record.encode().len() <= bytes { draft.replacing() } else { draft };
             if let Committed::At(_) = self.commit(by, extra(draft)).await? {
                 table.replaced(path);
                 return Ok(Some(()));

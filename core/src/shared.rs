@@ -22,7 +22,13 @@ impl Draft {
         self.expect.len()
     }
 
-    /// It is carried out on a disk that is nearly full, too: what it writes is bounded by what is there already.
+    /// It is carried out on a disk that is nearly full, too, unless it is worse: it replaces rows by others that are no larger.
+    pub fn replacing(mut self) -> Self {
+        self.room = Room::Replacing;
+        self
+    }
+
+    /// It is carried out on a disk that is nearly full, too: what it writes is bounded to little.
     pub fn reserved(mut self) -> Self {
         self.room = Room::Reserved;
         self

@@ -71,7 +71,10 @@ pub enum Room {
     /// It adds to what is stored, and is refused while the disk is nearly full.
     #[default]
     Ordinary,
-    /// It must be possible then, too: it makes room, or takes no more than what it replaces or is bounded to.
+    /// It replaces rows by others that are no larger. That takes room only while somebody holds a view of the store, and is
+    /// refused when half of what is kept is gone.
+    Replacing,
+    /// It must be possible then, too: it makes room, or is bounded to little.
     Reserved,
 }
 

@@ -200,7 +200,11 @@ impl<R: Record> Table<R> {
         }
         self.misses.add();
         let before = *self.stripe(path.path());
-        let Some(found) = self.store.get(path.path(), Read::Fresh).await? else { return Ok(None) };
+        let Some(found) = self.store.get(path.path(), Read::Fresh).await? else {
+            // What was moved here may have been removed before that was noted: nothing of it stays in memory.
+            self.forget(path.path());
+            return Ok(None);
+        };
         let mut row = self.open(path.path(), &found)?;
         let now = self.stripe(path.path());
         if *now != before {

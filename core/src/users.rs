@@ -278,7 +278,8 @@ impl Operational {
             record.digest = digest.clone();
             Ok(record)
         };
-        let fence = |draft| target.fence(self.shared.generation, draft);
+        // It may be what locks a thief out, so it must be possible on any disk; the hash bounds how often.
+        let fence = |draft: Draft| target.fence(self.shared.generation, draft.reserved());
         let _taking = self.rights.take_away().await;
         self.update(By::Caller(by), &self.users, &path, fence, change).await?.ok_or_else(Error::not_found)?;
         tracing::info!(target: "hsm.user", "changed {id} ({}) passphrase", name.into_inner().unwrap_or_else(PoisonError::into_inner));

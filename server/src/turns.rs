@@ -4,9 +4,14 @@
 //! When all places are taken, a newcomer gets one at the expense of the longest line, or of one as long as its own would
 //! be whose party was attended to no earlier. To be turned away counts as being attended to: so whoever comes seldom gets a
 //! place and the next turn, however many others come often, be they served or not.
+//!
+//! Strangers are told apart by address alone, and some have very many. So every second turn belongs to those who proved who
+//! they are, and their places are not taken by strangers; and every second time chance decides among strangers, so that
+//! whoever was seen before still has a share against any number who come for the first time.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use casemate_core::party::Party;
@@ -37,6 +42,9 @@ struct State<T> {
     /// Items that came so far.
     came: u64,
     attended: Attended,
+    /// Turns so far.
+    turn: u64,
+    chance: Chance,
     closed: bool,
 }
 
@@ -51,7 +59,8 @@ impl<T> Turns<T> {
     pub(crate) fn new(bounds: Bounds) -> Self {
         let attended = Attended { now: 0, recent: HashMap::new(), older: HashMap::new() };
         let (lines, running) = (HashMap::new(), HashMap::new());
-        let state = State { lines, waiting: 0, running, came: 0, attended, closed: false };
+        let state =
+            State { lines, waiting: 0, running, came: 0, attended, turn: 0, chance: Chance::new(), closed: false };
         Self { bounds, state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -129,23 +138,55 @@ impl<T> State<T> {
     /// Makes room for an item of `ours`; gives what has to go.
     fn displace(&mut self, ours: Party, bounds: Bounds) -> Option<T> {
         let own = self.lines.get(&ours).map_or(0, |line| line.items.len()) + 1;
-        let claim = (own, self.attended.at(ours));
-        let others = self.lines.iter().filter(|(party, _)| **party != ours);
-        let others = others.map(|(party, line)| ((line.items.len(), self.attended.at(*party)), line.number, *party));
-        let longest = others.max_by_key(|(theirs, number, _)| (*theirs, Reverse(*number)));
-        // Equal claims are those of parties that were never attended to: the one that waits is so now, and cannot come
-        // back by the same right.
-        let (_, _, longest) = longest.filter(|(theirs, ..)| *theirs >= claim)?;
-        self.attended.note(longest, bounds.remembered);
-        self.take(longest, VecDeque::pop_back)
+        let gives_way = self.by_chance(own, ours).or_else(|| {
+            // Equal claims are those of parties that were never attended to: the one that waits is so now, and cannot come
+            // back by the same right.
+            let claim = (own, self.attended.at(ours));
+            let others = self.lines.iter().filter(|(party, _)| **party != ours);
+            let others =
+                others.map(|(party, line)| ((line.items.len(), self.attended.at(*party)), line.number, *party));
+            let may = |party: Party, (length, attended): (usize, u64)| match (is_stranger(ours), is_stranger(party)) {
+                (false, true) => true,
+                (true, false) => length > own,
+                (false, false) | (true, true) => (length, attended) >= claim,
+            };
+            let others = others.filter(|(theirs, _, party)| may(*party, *theirs));
+            let longest = others.max_by_key(|(theirs, number, party)| (is_stranger(*party), *theirs, Reverse(*number)));
+            longest.map(|(_, _, party)| party)
+        })?;
+        self.attended.note(gives_way, bounds.remembered);
+        self.take(gives_way, VecDeque::pop_back)
+    }
+
+    /// For a stranger, every second time: any of the strangers whose line is the longest, if it is no shorter than `own`.
+    fn by_chance(&mut self, own: usize, ours: Party) -> Option<Party> {
+        if !is_stranger(ours) || !self.chance.coin() {
+            return None;
+        }
+        let others = || self.lines.iter().filter(|(party, _)| **party != ours && is_stranger(**party));
+        let longest = others().map(|(_, line)| line.items.len()).max().filter(|length| *length >= own)?;
+        let equal: Vec<Party> =
+            others().filter(|(_, line)| line.items.len() == longest).map(|(party, _)| *party).collect();
+        self.chance.one_of(&equal)
     }
 
     /// The first of the line whose turn it is, of those of whom not too many are running.
     fn next(&mut self, bounds: Bounds) -> Option<(Party, T)> {
         let free = |party: &Party| self.running.get(party).is_none_or(|running| *running < bounds.running);
-        let ready = self.lines.iter().filter(|(party, _)| free(party));
-        let next = ready.min_by_key(|(party, line)| (self.attended.at(**party), Reverse(line.number)));
-        let party = *next?.0;
+        let ready: Vec<(Party, u64)> =
+            self.lines.iter().filter(|(party, _)| free(party)).map(|(party, line)| (*party, line.number)).collect();
+        let of = |strangers: bool| ready.iter().filter(move |(party, _)| is_stranger(*party) == strangers);
+        self.turn = self.turn.wrapping_add(1);
+        let strangers = match (of(true).next(), of(false).next()) {
+            (Some(_), Some(_)) => self.turn.is_multiple_of(2),
+            (found, _) => found.is_some(),
+        };
+        let party = if strangers && self.chance.coin() {
+            let all: Vec<Party> = of(true).map(|(party, _)| *party).collect();
+            self.chance.one_of(&all)?
+        } else {
+            of(strangers).min_by_key(|(party, number)| (self.attended.at(*party), Reverse(*number)))?.0
+        };
         let item = self.take(party, VecDeque::pop_front)?;
         *self.running.entry(party).or_default() += 1;
         self.attended.note(party, bounds.remembered);
@@ -160,6 +201,35 @@ impl<T> State<T> {
         }
         self.waiting -= 1;
         Some(item)
+    }
+}
+
+fn is_stranger(party: Party) -> bool {
+    matches!(party, Party::Address(_))
+}
+
+/// What strangers cannot foresee: numbers of xorshift64 (Marsaglia 2003) from a random start. No secret depends on it.
+struct Chance(u64);
+
+impl Chance {
+    fn new() -> Self {
+        Self(RandomState::new().build_hasher().finish() | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn coin(&mut self) -> bool {
+        self.next() >> 63 == 1
+    }
+
+    fn one_of(&mut self, parties: &[Party]) -> Option<Party> {
+        let count = u64::try_from(parties.len()).unwrap_or(u64::MAX).max(1);
+        parties.get(usize::try_from(self.next() % count).unwrap_or(0)).copied()
     }
 }
 
@@ -264,6 +334,45 @@ mod tests {
             }
             turns.pop();
         }
+    }
+
+    fn stranger(number: u32) -> Party {
+        Party::Address(std::net::IpAddr::from(number.to_be_bytes()).into())
+    }
+
+    #[test]
+    fn strangers_neither_take_the_places_of_who_proved_who_they_are_nor_every_turn() {
+        let turns = filled(BOUNDS, &[]);
+        (0..4).for_each(|number| turns.push(stranger(number), "stranger"));
+        turns.push(A, "a1");
+        turns.push(A, "a2");
+        (4..1_000).for_each(|number| turns.push(stranger(number), "stranger"));
+        let mut first = [turns.pop().unwrap().1, turns.pop().unwrap().1, turns.pop().unwrap().1];
+        first.sort_unstable();
+        assert_eq!(first, ["a1", "a2", "stranger"].map(|item| item), "in turns, and nobody lost a place");
+    }
+
+    #[test]
+    fn who_was_seen_before_has_a_share_against_strangers_who_come_for_the_first_time() {
+        let owner = stranger(1);
+        let turns = filled(Bounds { waiting: 8, remembered: 16, ..BOUNDS }, &[]);
+        turns.push(owner, "owner");
+        turns.pop();
+        let (mut served, mut next) = (0, 2);
+        for _ in 0..400 {
+            turns.push(owner, "owner");
+            for _ in 0..2 {
+                (0..2).for_each(|_| {
+                    turns.push(stranger(next), "new");
+                    next += 1;
+                });
+                served += u32::from(turns.pop().map(|(_, item)| item) == Some("owner"));
+            }
+            if turns.lock().lines.get(&owner).is_some_and(|line| line.items.len() > 1) {
+                turns.lock().take(owner, VecDeque::pop_back);
+            }
+        }
+        assert!(served >= 10, "{served} of 400");
     }
 
     #[test]

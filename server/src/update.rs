@@ -114,6 +114,7 @@ impl Updates {
         let mut piece = Vec::new();
         let mut fits = false;
         while let Some(bytes) = upload.next().await? {
+            upload.look_again(caller.as_ref()).await?;
             piece.append(&mut intake.feed(&bytes)?);
             if let (false, Some(left)) = (fits, intake.left()) {
                 fits = self.has_room_for(left).await?;
@@ -125,10 +126,13 @@ impl Updates {
         file = write(file, piece).await?;
         off_thread(move || file.sync_all()).await?;
         let release = intake.finish(key, self.current)?;
-        let _held = upload.confirm(caller).await?;
+        let held = upload.confirm(caller.as_ref()).await?;
         let Version { major, minor } = release.version;
         tracing::info!(target: "hsm", "an update to version {major}.{minor} was verified and waits to be committed");
         work.then = State::Pending(release.version);
+        // In this order: it waits while whoever brought it is believed.
+        drop(work);
+        drop(held);
         Ok(release.notes)
     }
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use casemate_api::Passphrase;
-use casemate_api::limits::{RESTORE_DEVICE_MAX_BYTES, RESTORE_MAX_BYTES};
+use casemate_api::limits::{RESTORE_DEVICE_MAX_BYTES, RESTORE_MAX_BYTES, UPLOAD_LOOK_MS};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
@@ -32,7 +32,7 @@ use crate::backup::stage::{self, Moved, Staging};
 use crate::backup::upstream::{DeviceItem, Place};
 use crate::caller::Caller;
 use crate::error::Error;
-use crate::hsm::{parse_time, wall, wrong_state};
+use crate::hsm::{hold_soon, parse_time, wall, wrong_state};
 use crate::local::LocalChange;
 use crate::party::Party;
 use crate::path::{Generation, LocalPath};
@@ -72,6 +72,8 @@ pub enum Restored {
 pub struct Restore {
     hsm: Arc<Hsm>,
     began: Duration,
+    /// When it was asked last whether the caller is still believed.
+    looked: Duration,
     arguments: RestoreArguments,
     origin: Origin,
     reader: Reader,
@@ -131,6 +133,7 @@ impl Hsm {
         };
         Ok(Restore {
             began: self.platform.clock.monotonic(),
+            looked: self.platform.clock.monotonic(),
             hsm: self.clone(),
             arguments: RestoreArguments::default(),
             origin,
@@ -165,8 +168,23 @@ impl Restore {
         if self.received > RESTORE_MAX_BYTES {
             return Err(Error::invalid("The backup is larger than any that is restored. Nothing was restored."));
         }
+        self.look_again().await?;
         self.reader.feed(bytes);
         self.take_items().await
+    }
+
+    /// Now and then, whether whoever restores is still believed: a large file may come for weeks, and keeps others from
+    /// restoring.
+    async fn look_again(&mut self) -> Result<(), Error> {
+        let now = self.hsm.platform.clock.monotonic();
+        if let Origin::Operational(op, by) = &self.origin
+            && now.saturating_sub(self.looked) >= Duration::from_millis(UPLOAD_LOOK_MS)
+        {
+            self.looked = now;
+            let op = op.upgrade().ok_or_else(wrong_state)?;
+            drop(op.hold(by).await?);
+        }
+        Ok(())
     }
 
     /// The file has ended: checks that it is whole, and makes it the HSM's data. `Ok`: done and durable; the HSM is
@@ -399,7 +417,7 @@ impl Restore {
         if !self.locked_alike(slots).await? {
             return Err(Error::Unavailable("The unlock passphrase was changed during the restore. Try again.".into()));
         }
-        let held = old.hold(by).await?;
+        let held = hold_soon(&old, by).await?;
         match stage::move_pointer(&hsm.platform, expect, to).await {
             Moved::Yes => {}
             Moved::No(why) => return Err(why),
@@ -480,7 +498,7 @@ impl Restore {
             Some((old, by)) => {
                 // Nobody may write a slot of the old Domain Key behind this: who waits for the guard finds the phase closed.
                 let slots_guard = old.changing_unlock.lock().await;
-                let held = old.hold(by).await?;
+                let held = hold_soon(&old, by).await?;
                 self.commit_import(change, step).await?;
                 old.retire();
                 old.closed.close();
@@ -500,6 +518,12 @@ impl Restore {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::error!(target: "hsm", %error, "the restored HSM cannot boot unattended now; it is Locked");
+                    if hsm.local.get(LocalPath::Slot0).await?.is_none() {
+                        // Its file turned out to be of no use, and the restore was undone.
+                        let fresh = Unprovisioned::new(hsm.platform.clone(), hsm.local.clone());
+                        hsm.enter(Phase::Unprovisioned(Arc::new(fresh)));
+                        return Err(error);
+                    }
                 }
             }
         }

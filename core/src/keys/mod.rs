@@ -280,8 +280,8 @@ impl ManagedKeys<'_> {
                 .absent(&to)
                 .at(&from, row.revision)
                 .put(self.op.keys.sealed(&to, row.revision, &row.record)?)
-                .delete(&from)
-                .reserved();
+                .delete(&from);
+            let draft = if new_id.as_str().len() <= id.as_str().len() { draft.replacing() } else { draft };
             match self.commit(draft).await? {
                 Committed::At(_) => {
                     self.op.keys.moved(&from, &to);

@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::ops::Deref;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,18 +36,28 @@ pub enum BodyError {
 
 /// A body that was read, or none. Wiped when dropped.
 #[derive(Default)]
-pub struct Body(Zeroizing<Vec<u8>>);
+pub struct Body {
+    bytes: Zeroizing<Vec<u8>>,
+    _grant: Option<Arc<Grant>>,
+}
+
+impl Body {
+    /// The same, which keeps what it is counted in.
+    pub(super) fn counted(self, grant: Arc<Grant>) -> Self {
+        Self { bytes: self.bytes, _grant: Some(grant) }
+    }
+}
 
 impl Deref for Body {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
 impl AsRef<[u8]> for Body {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
@@ -68,7 +79,7 @@ where
             into.append(&data)?;
         }
     }
-    Ok(Body(into.bytes))
+    Ok(Body { bytes: into.bytes, _grant: None })
 }
 
 /// A body on its way in.
@@ -251,11 +262,11 @@ mod tests {
     fn a_declared_length_takes_no_memory_before_its_bytes() {
         let (budget, grant) = grant(1 << 30);
         let got = run(read(halting(&[], Some(67 << 20)), 67 << 20, &grant, &Standing));
-        assert_eq!((got.map(|body| body.0.capacity()).ok(), budget.left()), (Some(0), 1 << 30));
+        assert_eq!((got.map(|body| body.bytes.capacity()).ok(), budget.left()), (Some(0), 1 << 30));
         let got = run(read(halting(&[10_000, 1], Some(67 << 20)), 67 << 20, &grant, &Standing));
-        assert_eq!(got.map(|body| body.0.capacity()).ok(), Some(40_000));
+        assert_eq!(got.map(|body| body.bytes.capacity()).ok(), Some(40_000));
         let got = run(read(halting(&[10, 10], Some(20)), 67 << 20, &grant, &Standing));
-        assert_eq!(got.map(|body| body.0.capacity()).ok(), Some(20));
+        assert_eq!(got.map(|body| body.bytes.capacity()).ok(), Some(20));
     }
 
     /// Time stands still.

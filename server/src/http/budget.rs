@@ -13,11 +13,15 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use casemate_api::limits::BUDGET_FIRST_BYTES as FIRST_BYTES;
+
 use super::serve::client_of;
 
 /// Memory that all clients share.
 pub struct Budget {
     left: AtomicUsize,
+    /// What is kept for the first requests of those who have none.
+    first: usize,
     accounts: Mutex<HashMap<IpAddr, Weak<Account>>>,
 }
 
@@ -42,7 +46,7 @@ pub struct NoRoom;
 impl Budget {
     /// `bytes` to share.
     pub fn new(bytes: usize) -> Arc<Self> {
-        Arc::new(Self { left: AtomicUsize::new(bytes), accounts: Mutex::default() })
+        Arc::new(Self { left: AtomicUsize::new(bytes), first: bytes / 4, accounts: Mutex::default() })
     }
 
     /// The account of the client at `address`; the same one for as long as anybody has it.
@@ -76,7 +80,11 @@ impl Account {
 
     fn take(&self, bytes: usize) -> Result<(), NoRoom> {
         let held = self.held.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        let fair = |left: usize| left.checked_sub(bytes).filter(|left| held <= *left);
+        // Fairness alone would leave less and less for each one who comes, so a little for everybody is kept apart from it.
+        let fair = |left: usize| {
+            let left = left.checked_sub(bytes)?;
+            (held <= FIRST_BYTES || held <= left.saturating_sub(self.budget.first)).then_some(left)
+        };
         let taken = self.budget.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fair);
         taken.map(drop).map_err(|_| {
             self.held.fetch_sub(bytes, Ordering::Relaxed);

@@ -39,7 +39,7 @@ pub fn table() -> Vec<Row> {
         post("/lock",                   operational(System, Root),                             TheHsm,              none(),         lock::lock).no_cache().intent(IfPossible),
         post("/random",                 operational(Random, Anywhere),                         Nothing,             untyped_json(), system::random).gives::<system_bodies::Random>(200).no_cache(),
 
-        get("/keys",                    operational(KeyRead, Anywhere),                        AllKeys,             none(),         keys::list).gives::<Vec<key_bodies::KeyItem>>(200),
+        get("/keys",                    operational(KeyRead, Anywhere),                        AllKeys,             none(),         keys::list).gives::<Vec<key_bodies::KeyItem>>(200).lists(),
         post("/keys",                   operational(KeyManage, Anywhere),                      Nothing,             import(),       keys::import).gives::<Created>(201).exists(400),
         post("/keys/generate",          operational(KeyManage, Anywhere),                      Figures,             json(),         keys::generate).gives::<Created>(201).exists(400).no_cache(),
         get("/keys/{key}",              operational(KeyRead, Anywhere),                        KeyOrPrefixOf,       none(),         keys::read).gives::<key_bodies::Key>(200).etag(),
@@ -62,13 +62,13 @@ pub fn table() -> Vec<Row> {
         post("/cluster/force-new",      failed_to_unlock_holder(),                             Nothing,             none(),         cluster::force_new).no_cache().intent(Never),
         get("/cluster/members",         operational(System, Root),                             Nothing,             none(),         cluster::members).gives::<Vec<cluster_bodies::ClusterMember>>(200),
 
-        get("/namespaces",              operational(Namespaces, Root),                         Nothing,             none(),         namespaces::list).gives::<Vec<user_bodies::NamespaceItem>>(200).head(),
+        get("/namespaces",              operational(Namespaces, Root),                         Nothing,             none(),         namespaces::list).gives::<Vec<user_bodies::NamespaceItem>>(200).head().lists(),
         put("/namespaces/{namespace}",  operational(Namespaces, Root),                         NamespaceSlot,       ignored(),      namespaces::create).exists(400),
         delete("/namespaces/{namespace}", operational(Namespaces, Root),                       ExistingNamespace,   none(),         namespaces::delete),
         get("/namespaces/{namespace}/quota", operational(Namespaces, Anywhere),                OwnNamespace,        none(),         namespaces::quota).gives::<user_bodies::NamespaceQuota>(200).no_cache(),
         put("/namespaces/{namespace}/quota", operational(Namespaces, Root),                    ExistingNamespace,   json(),         namespaces::set_quota).no_cache(),
 
-        get("/users",                   operational(UserManage, Anywhere),                     Nothing,             none(),         users::list).gives::<Vec<user_bodies::UserItem>>(200),
+        get("/users",                   operational(UserManage, Anywhere),                     Nothing,             none(),         users::list).gives::<Vec<user_bodies::UserItem>>(200).lists(),
         post("/users",                  operational(UserManage, Anywhere),                     Nothing,             json(),         users::create_here).gives::<Created>(201),
         get("/users/{user}",            operational(UserRead, Anywhere),                       ExistingUser(Read),  none(),         users::read).gives::<user_bodies::User>(200).etag(),
         put("/users/{user}",            operational(UserManage, Anywhere),                     NewUserId,           json(),         users::create_as).answers(201),

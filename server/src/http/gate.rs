@@ -17,7 +17,7 @@ use casemate_api::limits::{
     REQUEST_BYTES, TARGET_MAX_CHARS,
 };
 use casemate_api::sentences;
-use casemate_core::caller::{Caller, Denied, Evidence, Failure, allows};
+use casemate_core::caller::{Caller, Denied, Evidence, Failure, Scope, allows};
 use casemate_core::party::Party;
 use casemate_core::platform::{BoxFuture, Clock};
 use casemate_core::{Error, Hsm, stall};
@@ -26,13 +26,12 @@ use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
-use tokio::sync::Semaphore;
-
 use super::body::{self, BodyError};
 use super::budget::{Grant, NoRoom};
 use super::decode::{Body, How};
 use super::negotiate::{self, Basic, Conditions, Current, Effect, Verdict};
 use super::pages;
+use super::places::Places;
 use super::reply::{Content, Refusal, Reply};
 use super::route::{Ids, Resource, Routes};
 use super::row::{Column, FailedState, Find, Handler, Row, Rule, Spec};
@@ -51,8 +50,7 @@ pub struct Edge {
     updates: Arc<Updates>,
     failed: FailedState,
     openapi: Bytes,
-    /// Places for changes, which run on when their client leaves.
-    changes: Arc<Semaphore>,
+    changes: Arc<Places>,
 }
 
 /// Who asks for which row, and of whom: all that is needed to ask for their rights, and to ask again.
@@ -86,7 +84,7 @@ pub struct Call {
     tagged: Option<Arc<Row>>,
     /// The memory it may take.
     grant: Arc<Grant>,
-    changes: Arc<Semaphore>,
+    changes: Arc<Places>,
     /// What the audit log knows of it.
     trail: Trail,
 }
@@ -145,7 +143,7 @@ impl Edge {
             updates,
             failed,
             openapi,
-            changes: Arc::new(Semaphore::new(CHANGES_RUNNING_MAX)),
+            changes: Places::new(CHANGES_RUNNING_MAX),
         })
     }
 
@@ -374,6 +372,8 @@ where
         }
         How::Typed(decode) => {
             let (header, hsm) = (call.content_type().map(<[u8]>::to_vec), call.asking.hsm.clone());
+            // Counted as long as the pool has it, also if the client leaves.
+            let sent = sent.counted(call.grant.clone());
             decode(hsm, Party::Address(call.asking.address.into()), header, sent).await.map_err(core)?
         }
         How::Streamed(take) => {
@@ -384,13 +384,19 @@ where
     };
     if spec.changes() {
         let own = own.clone();
+        let scope = C::user(&caller).and_then(|caller| caller.scope().ok());
+        let party = scope.map_or_else(|| Party::Address(call.asking.address.into()), Scope::party);
         // In a box at once: some of these are large, and would be moved about on the stack of a serving thread.
         let change = Box::pin(async move { own.2.call(column, caller, found, input).await });
-        let result = call.carry_out(change).await;
+        let result = call.carry_out(party, change).await;
         call.body = left_over.take();
         return result;
     }
-    let reply = if length > BODY_INLINE_MAX_BYTES {
+    if spec.lists {
+        // What is gathered for a list before it is one.
+        call.grant.cover(REQUEST_BYTES + REPLY_STREAM_BYTES).map_err(|NoRoom| no_room())?;
+    }
+    let reply = if length > REQUEST_BYTES {
         // To its end even if the client leaves: the pool goes on holding the input, so it is to go on being counted.
         let (own, grant) = (own.clone(), call.grant.clone());
         let run = Box::pin(async move {
@@ -409,9 +415,15 @@ where
 impl Asking {
     /// Step 7: whether role and namespace let the caller in.
     fn permitted(&self, known: Option<Caller>) -> Result<Option<Caller>, Refusal> {
-        let Rule::Allowed(action, whence) = self.rule()? else { return Ok(None) };
-        let caller = known.ok_or_else(Refusal::anonymous)?;
-        if allows(&caller, action, whence) { Ok(Some(caller)) } else { Err(Refusal::bare(StatusCode::FORBIDDEN)) }
+        match (self.rule()?, known) {
+            (Rule::Allowed(action, whence), Some(caller)) if allows(&caller, action, whence) => Ok(Some(caller)),
+            (Rule::Allowed(..), Some(_)) => Err(Refusal::bare(StatusCode::FORBIDDEN)),
+            (Rule::Allowed(..), None) => Err(Refusal::anonymous()),
+            // The state has changed since the caller was asked for: who was believed as a user has not shown what is asked
+            // for now, and must not be taken for somebody who has.
+            (_, Some(_)) => Err(Refusal::wrong_state()),
+            (_, None) => Ok(None),
+        }
     }
 
     /// Steps 6 and 7 once more, for somebody who was believed before the body came.
@@ -420,7 +432,7 @@ impl Asking {
         column: &impl Column,
         known: Option<Caller>,
     ) -> Result<Option<Caller>, Refusal> {
-        let Rule::Allowed(..) = self.rule()? else { return Ok(None) };
+        let Rule::Allowed(..) = self.rule()? else { return self.permitted(known) };
         let op = column.operational().ok_or_else(Refusal::wrong_state)?;
         let known = known.ok_or_else(Refusal::anonymous)?;
         let caller = op.renew(known).await.map_err(|failure| self.not_believed(failure))?;
@@ -494,9 +506,13 @@ impl Call {
     /// for from the client, except for what it is uploading, so that strangers who send slowly cannot take them all.
     ///
     /// The audit log is told before and after.
-    async fn carry_out(&mut self, change: BoxFuture<'static, Result<Reply, Error>>) -> Result<Reply, Refusal> {
-        let busy = |_| Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::BUSY).with("retry-after", "1");
-        let place = self.changes.clone().try_acquire_owned().map_err(busy)?;
+    async fn carry_out(
+        &mut self,
+        party: Party,
+        change: BoxFuture<'static, Result<Reply, Error>>,
+    ) -> Result<Reply, Refusal> {
+        let busy = || Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::BUSY).with("retry-after", "1");
+        let place = self.changes.take(party).ok_or_else(busy)?;
         let act = trail::act(&self.asking.spec, self.asking.address, self.user(), &self.ids);
         if trail::holds_result(&self.asking.spec) {
             self.trail = Trail::Done;
@@ -583,11 +599,14 @@ impl Call {
         {
             let whole = std::mem::take(bytes);
             let length = whole.len();
-            let tagged = self
-                .asking
-                .hsm
-                .by_size(length, Party::Address(self.asking.address.into()), move || (etag(&whole), whole))
-                .await;
+            self.grant.cover(length).map_err(|NoRoom| no_room())?;
+            let (party, grant) = (Party::Address(self.asking.address.into()), self.grant.clone());
+            let tag = move || {
+                let tag = etag(&whole);
+                drop(grant);
+                (tag, whole)
+            };
+            let tagged = self.asking.hsm.by_size(length, party, tag).await;
             let (tag, whole) = tagged.map_err(|error| Refusal::from_core(error, spec))?;
             (*bytes, reply.tag) = (whole, Some(tag));
         }

@@ -119,6 +119,8 @@ pub trait Column: Sized + Send + Sync + 'static {
     fn enter(hsm: &Arc<Hsm>) -> Option<Self>;
     /// The Operational phase, where this column has it.
     fn operational(&self) -> Option<Arc<Operational>>;
+    /// The caller, where one is known.
+    fn user(caller: &Self::Caller) -> Option<&Caller>;
     /// Takes the caller back from the form of this column.
     fn known(caller: Self::Caller) -> Option<Caller>;
     /// Makes the caller of this column; `Err` where one is needed and none is known.
@@ -132,6 +134,9 @@ impl Column for Op {
     }
     fn operational(&self) -> Option<Arc<Operational>> {
         Some(self.0.clone())
+    }
+    fn user(caller: &Caller) -> Option<&Caller> {
+        Some(caller)
     }
     fn known(caller: Caller) -> Option<Caller> {
         Some(caller)
@@ -148,6 +153,9 @@ impl Column for Arc<Hsm> {
     }
     fn operational(&self) -> Option<Arc<Operational>> {
         Hsm::operational(self)
+    }
+    fn user(caller: &Option<Caller>) -> Option<&Caller> {
+        caller.as_ref()
     }
     fn known(caller: Option<Caller>) -> Option<Caller> {
         caller
@@ -260,6 +268,8 @@ pub struct Spec {
     pub etag: bool,
     /// Whether HEAD is allowed where GET is.
     pub head: bool,
+    /// Whether replies are lists of any length.
+    pub lists: bool,
     /// Status for an id that is taken; the contract has 400 for some.
     pub exists: u16,
     /// What the audit log has to hold before it, if it changes something.
@@ -278,7 +288,9 @@ impl Spec {
     /// Whether a call may change more than a count of uses.
     pub fn changes(&self) -> bool {
         let only_uses = |rule: &Rule| matches!(rule, Rule::Allowed(Action::KeyUse | Action::Random, _));
-        self.method != Method::GET && !self.who.iter().all(|(_, rule)| only_uses(rule))
+        // A CSR is a use of a key, too: it waits for the pool and holds no place meanwhile.
+        let requests = matches!(self.path, "/keys/{key}/csr.pem" | "/config/tls/csr.pem");
+        self.method != Method::GET && !requests && !self.who.iter().all(|(_, rule)| only_uses(rule))
     }
 }
 
@@ -389,6 +401,7 @@ fn row<C: Column, F: Find<C>, B: Send + 'static>(
         no_cache: false,
         etag: false,
         head: false,
+        lists: false,
         exists: 409,
         intent: Intent::Required,
     });
@@ -432,6 +445,11 @@ impl Row {
     /// Replies carry an ETag, and conditions are honoured.
     pub fn etag(self) -> Self {
         self.with(|spec| spec.etag = true)
+    }
+
+    /// Replies are lists of any length.
+    pub fn lists(self) -> Self {
+        self.with(|spec| spec.lists = true)
     }
 
     /// HEAD is allowed too.

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use casemate_api::limits::UPLOAD_SILENCE_MS;
+use casemate_api::limits::{UPLOAD_LOOK_MS, UPLOAD_SILENCE_MS};
 use casemate_api::sentences;
 use casemate_core::caller::Caller;
 use casemate_core::error::Error;
@@ -21,6 +21,7 @@ use super::gate::Asking;
 pub struct Upload {
     body: Option<Incoming>,
     received: usize,
+    looked: Option<Duration>,
     pace: Option<Pace>,
     content_type: Option<Vec<u8>>,
     asking: Asking,
@@ -45,7 +46,7 @@ impl Upload {
         asking: Asking,
         left_over: LeftOver,
     ) -> Self {
-        Self { body, received: 0, pace: None, content_type, asking, left_over }
+        Self { body, received: 0, looked: None, pace: None, content_type, asking, left_over }
     }
 
     /// The next piece; `None` at the end. `Invalid` if the client broke off or sends too slowly.
@@ -79,10 +80,21 @@ impl Upload {
 
     /// Makes sure that the caller may still do this, for much may have changed while the body came, and that they may until
     /// what this gives is dropped. [`Error::NotBelieved`] or [`Error::Precondition`] if not.
-    pub async fn confirm(&mut self, caller: Option<Caller>) -> Result<Held, Error> {
+    pub async fn confirm(&mut self, caller: Option<&Caller>) -> Result<Held, Error> {
         let caller = caller.ok_or(Error::NotBelieved)?;
         let op = self.asking.hsm.operational().ok_or(Error::Precondition(sentences::WRONG_STATE.into()))?;
-        op.hold(&caller).await
+        op.hold(caller).await
+    }
+
+    /// Now and then, whether the caller may still do this: a body may come for days, and keep others out.
+    pub async fn look_again(&mut self, caller: Option<&Caller>) -> Result<(), Error> {
+        let now = self.asking.clock.monotonic();
+        let last = *self.looked.get_or_insert(now);
+        if now.saturating_sub(last) >= Duration::from_millis(UPLOAD_LOOK_MS) {
+            self.looked = Some(now);
+            drop(self.confirm(caller).await?);
+        }
+        Ok(())
     }
 }
 

@@ -26,7 +26,7 @@ use casemate_api::limits::{
 use casemate_core::platform::{BoxFuture, Clock};
 use casemate_core::store::history::History;
 use casemate_core::store::{
-    Expect, Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch,
+    Expect, Outcome, Page, Path, Range, Read, Revision, Room, Snapshot, Store, StoreError, Txn, Versioned, Watch,
 };
 use futures_channel::oneshot;
 use redb::{
@@ -361,7 +361,8 @@ impl Shared {
             // What lies vacant may be held by a view or in pieces, so the volume must have some room all the same.
             let has_room = after >= space.reserve()
                 || (after >= space.reserve() / 2 && self.vacant.load(Ordering::Relaxed) >= needed.saturating_add(need));
-            if commit.txns.iter().any(Txn::grows) && !has_room {
+            let replaces = commit.txns.iter().any(|txn| txn.room == Room::Replacing && !txn.put.is_empty());
+            if (commit.txns.iter().any(Txn::grows) && !has_room) || (replaces && after < space.reserve() / 2) {
                 refused = true;
                 let _ = commit.answer.send(Err(StoreError::Full));
             } else {

@@ -255,3 +255,27 @@ fn a_store_that_is_away_for_a_moment_is_an_error_and_not_a_state() {
     rig.sim.store.fail(false);
     rig.admin().get("/keys").is(200);
 }
+
+/// Whoever was believed as a user while the HSM was Operational has not shown the unlock passphrase that is asked for once
+/// it is Failed.
+#[test]
+fn who_logs_in_while_the_hsm_becomes_failed_neither_resets_nor_reboots_it() {
+    for path in ["/system/factory-reset", "/system/reboot"] {
+        let rig = Rig::operational();
+        // The local store alone is away: users are still found, and the login waits for its slow hash.
+        rig.sim.local.fail(true);
+        let status = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| rig.operator().post(path, "").status);
+            std::thread::sleep(Duration::from_millis(20));
+            let mut missed = 0;
+            while rig.hsm.state() != State::Failed && missed < 100 {
+                missed = pollster::block_on(rig.hsm.probe(missed));
+            }
+            assert_eq!(rig.hsm.state(), State::Failed);
+            asking.join().unwrap()
+        });
+        // On a busy machine it may have come when the HSM was Failed already.
+        assert!([412, 503, 401].contains(&status), "{path}: {status}");
+        assert_eq!((rig.sim.host.erasures(), rig.sim.host.reboots()), (0, 0), "{path}");
+    }
+}

@@ -21,7 +21,7 @@ use crate::http::upload::Upload;
 
 /// `POST /system/backup`: streamed piece by piece, holding the phase only while a piece is made, so that a slow client
 /// cannot keep the HSM from locking.
-pub async fn backup(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
+pub async fn backup(op: Op, caller: Caller, (): (), (): ()) -> Result<Reply, Error> {
     let mut backup = op.begin_backup().await?;
     let weak = op.weak();
     drop(op);
@@ -33,6 +33,11 @@ pub async fn backup(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
                 tracing::warn!(target: "hsm.backup", "a backup broke off: the HSM is no longer Operational");
                 return;
             };
+            // A backup may take an hour, and is not for somebody who was deleted meanwhile.
+            if let Err(error) = op.hold(&caller).await.map(drop) {
+                tracing::warn!(target: "hsm.backup", %error, "a backup broke off");
+                return;
+            }
             let piece = match backup.next_piece(&op).await {
                 Ok(Some(piece)) => piece,
                 Ok(None) => break,
