@@ -19,6 +19,7 @@ mod daemon;
 mod from;
 mod restore;
 mod revocation;
+mod siege;
 #[path = "../api/wire.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod wire;
