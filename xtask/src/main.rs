@@ -10,6 +10,7 @@ mod fuzz;
 mod listing;
 mod metadata;
 mod setup;
+mod siege;
 mod source;
 mod steps;
 mod test;
@@ -31,6 +32,7 @@ cargo xtask COMMAND
   fuzz                  20 seconds of seeded mutations on every parser, with the stable compiler
   fuzz TARGET [ARGS]    one target under cargo-fuzz (nightly), for as long as you like
   bench [ARGS]          the performance table
+  siege [COUNT]         hostile requests, a million of them, and what an honest client notices
   policy                who may call what, in which state, as a table
   openapi               the OpenAPI document that casemated serves
   mechanisms            key types and what they can do, as a table
@@ -58,6 +60,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["fuzz"] => Steps::run(OnFailure::Stop, |steps| steps.step("fuzz smoke", fuzz::smoke)),
         ["fuzz", target, rest @ ..] => fuzz::libfuzzer(target, rest),
         ["bench", rest @ ..] => bench::run(rest),
+        ["siege", rest @ ..] => siege::lay(rest),
         [listing @ ("policy" | "openapi" | "mechanisms")] => listing::print(listing),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");

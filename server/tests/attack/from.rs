@@ -1,15 +1,11 @@
 //! Clients at several addresses of this machine: everything in 127.0.0.0/8 is one.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
+use crate::believing;
 use crate::daemon::Daemon;
 use crate::wire::{Reply, Wire};
 
@@ -24,7 +20,7 @@ pub const HONEST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// A connection from `source` that believes every certificate.
 pub fn connect(daemon: &Daemon, source: IpAddr) -> Wire {
     let server: SocketAddr = daemon.address.parse().unwrap();
-    Wire::connect(config(), source, server)
+    Wire::connect(believing::config(), source, server)
 }
 
 /// The text of a request with JSON or without a body; `login` is `user:passphrase`.
@@ -45,52 +41,4 @@ pub fn request(method: &str, path: &str, login: Option<&str>, body: Option<&str>
 pub fn call(wire: &mut Wire, method: &str, path: &str, login: Option<&str>, body: Option<&str>) -> Reply {
     wire.send(request(method, path, login, body).as_bytes());
     wire.reply(method)
-}
-
-/// A client that believes every certificate.
-pub fn config() -> Arc<ClientConfig> {
-    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    let make = || {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-        let believing = Arc::new(Believing(provider));
-        Arc::new(config.unwrap().dangerous().with_custom_certificate_verifier(believing).with_no_client_auth())
-    };
-    CONFIG.get_or_init(make).clone()
-}
-
-/// Believes every certificate: these tests talk to a process of their own over loopback.
-#[derive(Debug)]
-struct Believing(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Believing {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -13,6 +13,7 @@
     reason = "a test of processes: it lives in real time, and whatever goes wrong fails it"
 )]
 
+mod believing;
 #[path = "../daemon/mod.rs"]
 mod daemon;
 mod disk;
@@ -22,6 +23,7 @@ mod log;
 mod memory;
 mod restore;
 mod revocation;
+mod siege;
 mod tenant;
 mod unlock;
 #[path = "../api/wire.rs"]

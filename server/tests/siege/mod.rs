@@ -1,0 +1,226 @@
+//! A siege: hostile requests of every kind from many addresses, and one honest client who goes on signing beside them.
+//!
+//! `examples/siege` lays a long one to a server of its own and prints figures; `attack/siege.rs` lays a short one as a test.
+//! The attackers have the network, all names, and the credentials of an administrator of one namespace; what they must not
+//! get is the honest client's time, the server's memory, or its life.
+
+mod attacker;
+mod attacks;
+mod h2;
+mod honest;
+mod line;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub use self::honest::Honest;
+use self::line::{Ask, Line};
+
+/// Most memory that the server may hold at any time of a siege.
+pub const RSS_MAX_BYTES: u64 = 1_000_000_000;
+
+/// Where the honest client is; the attackers are elsewhere.
+const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Connections of each hostile address that speak HTTP/1.1; it has one more for HTTP/2.
+const H1_PER_ADDRESS: usize = 5;
+/// How often the memory of the server is looked at.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// What a siege is.
+pub struct Plan {
+    /// The server.
+    pub server: SocketAddr,
+    /// Its process.
+    pub pid: u32,
+    /// Hostile requests, all attackers together.
+    pub requests: u64,
+    /// Hostile addresses, from 127.1.0.1 on.
+    pub addresses: u32,
+    /// The siege ends after this time, however many requests are left.
+    pub limit: Duration,
+}
+
+/// What came of one hostile request.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// The server answered with this status.
+    Answered(u16),
+    /// The server closed the connection, or did not take one.
+    Closed,
+    /// The attacker left without a reply, as it had meant to or because it got none in time.
+    Left,
+}
+
+/// What came of a siege.
+pub struct Report {
+    /// Hostile requests by kind and outcome.
+    pub hostile: BTreeMap<(&'static str, Outcome), u64>,
+    /// The honest client's side of it.
+    pub honest: Honest,
+    /// Most memory of the server that was seen.
+    pub rss_max_bytes: u64,
+    /// Whether it answers afterwards, and from a state that it should be in.
+    pub alive: bool,
+    /// From the first hostile request to the last.
+    pub took: Duration,
+}
+
+/// Provisions a new server for a siege: an operator and a key for the honest client, a namespace for the attackers.
+pub fn set_up(server: SocketAddr) -> io::Result<()> {
+    runtime()?.block_on(async {
+        let mut line = Line::open(HOME, server).await?;
+        for ask in attacks::setting() {
+            let reply = line.call(&ask).await?;
+            if !(200..300).contains(&reply.status) {
+                return Err(io::Error::other(format!("{} {} was answered {}", ask.method, ask.path, reply.status)));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Lays a siege to a server that was [set up](set_up) for it.
+pub fn lay(plan: &Plan) -> io::Result<Report> {
+    let begun = Instant::now();
+    let over = AtomicBool::new(false);
+    let seeds = attacks::seeds()?;
+    thread::scope(|scope| {
+        let honest = scope.spawn(|| honest::sign(plan.server, &over));
+        let memory = scope.spawn(|| watch(plan.pid, &over));
+        let hostile = attack(plan, seeds, begun + plan.limit);
+        let took = begun.elapsed();
+        over.store(true, Ordering::Relaxed);
+        let honest = honest.join().map_err(|_| io::Error::other("the honest client panicked"))??;
+        let rss_max_bytes = memory.join().map_err(|_| io::Error::other("the watch over the memory panicked"))?;
+        Ok(Report { hostile: hostile?, honest, rss_max_bytes, alive: is_alive(plan.server)?, took })
+    })
+}
+
+/// All attackers, in one thread: what they cost is not the server's time to spend.
+fn attack(plan: &Plan, seeds: Vec<Vec<u8>>, until: Instant) -> io::Result<BTreeMap<(&'static str, Outcome), u64>> {
+    let runtime = runtime()?;
+    let seeds: Arc<[Vec<u8>]> = seeds.into();
+    let left = Arc::new(AtomicU64::new(plan.requests));
+    let sum = runtime.block_on(async {
+        let mut attackers = tokio::task::JoinSet::new();
+        for number in 0..plan.addresses {
+            let source = IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 1).to_bits() + number));
+            for line in 0..=H1_PER_ADDRESS {
+                let seed = u64::from(number) << 8 | line as u64;
+                let order = attacker::Order { server: plan.server, source, until, left: left.clone(), seed };
+                if line < H1_PER_ADDRESS {
+                    attackers.spawn(attacker::over_h1(order, seeds.clone()));
+                } else {
+                    attackers.spawn(attacker::over_h2(order, seeds.clone()));
+                }
+            }
+        }
+        let mut sum = BTreeMap::new();
+        while let Some(tally) = attackers.join_next().await {
+            for (what, count) in tally.map_err(io::Error::other)? {
+                *sum.entry(what).or_default() += count;
+            }
+        }
+        Ok(sum)
+    });
+    // What they have left behind on their connections is not waited for.
+    runtime.shutdown_background();
+    sum
+}
+
+/// Most memory that the process was seen to hold.
+fn watch(pid: u32, over: &AtomicBool) -> u64 {
+    let mut most = 0;
+    loop {
+        most = most.max(rss_bytes(pid));
+        if over.load(Ordering::Relaxed) {
+            return most;
+        }
+        thread::sleep(WATCH);
+    }
+}
+
+/// Memory of a process; 0 if it has ended.
+fn rss_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: Option<u64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+fn is_alive(server: SocketAddr) -> io::Result<bool> {
+    let ready = Ask::get("/health/ready");
+    runtime()?.block_on(async {
+        let answer = async { Line::open(HOME, server).await?.call(&ready).await };
+        Ok(matches!(tokio::time::timeout(line::PATIENCE, answer).await, Ok(Ok(reply)) if reply.status == 200))
+    })
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+impl Report {
+    /// Hostile requests, all together.
+    pub fn requests(&self) -> u64 {
+        self.hostile.values().sum()
+    }
+
+    /// What the server did wrong, a sentence each, whatever machine it runs on.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if !self.alive {
+            faults.push("The server does not answer any more.".to_owned());
+        }
+        for (status, count) in self.honest.failures() {
+            faults.push(format!("The honest client was answered {status} {count} times."));
+        }
+        if self.honest.hasty > 0 {
+            let count = self.honest.hasty;
+            faults.push(format!("The honest client was answered 503 without Retry-After {count} times."));
+        }
+        if self.honest.unanswered > 0 {
+            faults.push(format!("The honest client got no answer {} times.", self.honest.unanswered));
+        }
+        if self.honest.signatures() == 0 {
+            faults.push("The honest client got no signature at all.".to_owned());
+        }
+        if self.rss_max_bytes > RSS_MAX_BYTES {
+            faults.push(format!("The server held {} MB of memory.", self.rss_max_bytes / 1_000_000));
+        }
+        faults
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.took.as_secs_f64();
+        let per_second = self.requests() as f64 / seconds;
+        writeln!(f, "{} hostile requests in {seconds:.0} s, {per_second:.0} a second:", self.requests())?;
+        let mut kinds: BTreeMap<_, Vec<String>> = BTreeMap::new();
+        for ((kind, outcome), count) in &self.hostile {
+            kinds.entry(kind).or_default().push(format!("{outcome} {count}"));
+        }
+        for (kind, outcomes) in kinds {
+            writeln!(f, "  {kind:<46}  {}", outcomes.join(", "))?;
+        }
+        writeln!(f, "{}", self.honest)?;
+        writeln!(f, "most memory of the server (RSS, once a second): {} MB", self.rss_max_bytes / 1_000_000)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answered(status) => write!(f, "{status}"),
+            Self::Closed => f.write_str("closed"),
+            Self::Left => f.write_str("left"),
+        }
+    }
+}

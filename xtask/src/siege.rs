@@ -1,0 +1,15 @@
+//! `cargo xtask siege`: a million hostile requests beside an honest client. `server/examples/siege` lays it and judges.
+
+use anyhow::Result;
+
+use crate::metadata;
+use crate::steps::{cargo, run};
+
+/// Builds the server and the siege in release mode and lays it; `args` may be the number of hostile requests.
+pub(crate) fn lay(args: &[&str]) -> Result<()> {
+    for what in [["--bin", "casemated"], ["--example", "siege"]] {
+        run(cargo(&["build", "--release", "--locked", "-p", "casemate-server"]).args(what))?;
+    }
+    let release = metadata::target_dir()?.join("release");
+    run(std::process::Command::new(release.join("examples/siege")).arg(release.join("casemated")).args(args))
+}
