@@ -353,8 +353,8 @@ const STATUSES: usize = 500;
 
 /// Statuses that are told apart for each endpoint, the frequent ones first; a test of the API holds them against what
 /// the documentation of the endpoints names.
-pub const CODES: [u16; 21] =
-    [200, 204, 201, 401, 403, 404, 400, 412, 304, 429, 503, 405, 406, 408, 409, 413, 414, 415, 500, 501, 202];
+pub const CODES: [u16; 22] =
+    [200, 204, 201, 401, 403, 404, 400, 412, 304, 429, 503, 405, 406, 408, 409, 413, 414, 415, 500, 501, 202, 507];
 
 /// The names of upstream's metrics, in the order of [`Count`]; what it does not count has none.
 const COUNTS: [(Count, Option<&str>); 11] = [

@@ -464,6 +464,8 @@ fn replies_carry_the_headers_of_the_contract() {
         "PUT /config/backup-passphrase",
         "POST /system/commit-update",
         "POST /system/cancel-update",
+        "GET /namespaces/{namespace}/quota",
+        "PUT /namespaces/{namespace}/quota",
     ];
     let marked: Vec<_> = table()
         .iter()

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use crate::daemon::{ADMIN, Client, Daemon, Folder};
-use crate::from::{self, HONEST, address, call, connect};
+use crate::from::{HONEST, address, call, connect};
 
 const STREAMS: usize = 128;
 
