@@ -379,10 +379,10 @@ fn bounds_of_nobody(source: &str) -> Vec<(usize, &str)> {
     for (number, line) in (1..).zip(source.lines()) {
         if let Some(comment) = line.strip_prefix("///") {
             shared |= ["hared by", "share it", "Each ", "each "].iter().any(|words| comment.contains(words));
-        } else if let Some(rest) = line.strip_prefix("pub const ") {
-            if !std::mem::take(&mut shared) {
-                found.push((number, rest.split(':').next().unwrap_or(rest)));
-            }
+        } else if let Some(rest) = line.strip_prefix("pub const ")
+            && !std::mem::take(&mut shared)
+        {
+            found.push((number, rest.split(':').next().unwrap_or(rest)));
         }
     }
     found
