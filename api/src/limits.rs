@@ -31,7 +31,7 @@ pub const INLINE_INPUT_MAX_BYTES: usize = 32 << 10;
 /// share it, and no client (an IPv4 address or the first 64 bits of an IPv6 address) may hold more than is left for
 /// others: alone half, with two others a quarter. A request that would need more is answered `503`.
 pub const MEMORY_BUDGET_BYTES: usize = 512 << 20;
-/// What each client finds of [`MEMORY_BUDGET_BYTES`] however much others hold, as long as the quarter of it lasts that is
+/// What each client finds of [`MEMORY_BUDGET_BYTES`] however much others hold, as long as the sixteenth of it lasts that is
 /// kept for that. Shared by all behind that address or network.
 pub const BUDGET_FIRST_BYTES: usize = 16 << 10;
 /// What each request takes of [`MEMORY_BUDGET_BYTES`] beside its head: its state, and a small body and reply.

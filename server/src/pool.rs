@@ -1,6 +1,7 @@
 //! Threads for work that would stall a serving thread. Key operations, work of seconds, passphrase hashing and backups
 //! have their own each, so that neither a flood of logins nor the generation of RSA keys delays a signature or a backup;
-//! and in front of each kind of them those for whom the work is done take turns.
+//! and in front of each kind of them those for whom the work is done take turns. Turns share threads, and the kernel's
+//! priorities share cores: whoever serves and signs goes before hashes and backups, and these before work of seconds.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,10 +38,10 @@ impl Workers {
     pub fn start(crypto: usize, kdf: usize) -> io::Result<Arc<Workers>> {
         let slow = (crypto / 2).max(2);
         Ok(Arc::new(Workers {
-            crypto: Kind::start("crypto", crypto, CRYPTO_WAITING_MAX, usize::MAX)?,
-            slow: Kind::start("slow", slow, SLOW_WAITING_MAX, slow - 1)?,
-            kdf: Kind::start("kdf", kdf, KDF_WAITING_MAX, usize::MAX)?,
-            backup: Kind::start("backup", 1, BACKUP_WAITING_MAX, usize::MAX)?,
+            crypto: Kind::start("crypto", crypto, CRYPTO_WAITING_MAX, usize::MAX, 0)?,
+            slow: Kind::start("slow", slow, SLOW_WAITING_MAX, slow - 1, 10)?,
+            kdf: Kind::start("kdf", kdf, KDF_WAITING_MAX, usize::MAX, 5)?,
+            backup: Kind::start("backup", 1, BACKUP_WAITING_MAX, usize::MAX, 5)?,
         }))
     }
 
@@ -52,12 +53,18 @@ impl Workers {
 }
 
 impl Kind {
-    fn start(name: &str, count: usize, waiting: usize, running: usize) -> io::Result<Kind> {
+    /// `nice` is what the threads give up of the cores: 0 as much as the rest, each step about a tenth of what is left.
+    fn start(name: &str, count: usize, waiting: usize, running: usize, nice: i32) -> io::Result<Kind> {
         let bounds = Bounds { waiting, running, remembered: POOL_PARTIES_REMEMBERED };
         let mut kind = Kind { turns: Arc::new(Turns::new(bounds)), threads: Vec::new() };
         for _ in 0..count.max(1) {
             let turns = kind.turns.clone();
-            kind.threads.push(std::thread::Builder::new().name(name.into()).spawn(move || work(&turns))?);
+            let body = move || {
+                // On Linux this is of the calling thread alone. If it fails the threads work all the same.
+                let _ = rustix::process::setpriority_process(None, nice);
+                work(&turns);
+            };
+            kind.threads.push(std::thread::Builder::new().name(name.into()).spawn(body)?);
         }
         Ok(kind)
     }

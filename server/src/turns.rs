@@ -359,7 +359,7 @@ mod tests {
         turns.push(owner, "owner");
         turns.pop();
         let (mut served, mut next) = (0, 2);
-        for _ in 0..400 {
+        for _ in 0..4_000 {
             turns.push(owner, "owner");
             for _ in 0..2 {
                 (0..2).for_each(|_| {
@@ -372,7 +372,7 @@ mod tests {
                 turns.lock().take(owner, VecDeque::pop_back);
             }
         }
-        assert!(served >= 10, "{served} of 400");
+        assert!(served >= 10, "{served} of 4,000");
     }
 
     #[test]

@@ -13,14 +13,16 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use casemate_api::limits::BUDGET_FIRST_BYTES as FIRST_BYTES;
+use casemate_api::limits::BUDGET_FIRST_BYTES;
 
 use super::serve::client_of;
 
 /// Memory that all clients share.
 pub struct Budget {
     left: AtomicUsize,
-    /// What is kept for the first requests of those who have none.
+    /// What each client finds however much others hold.
+    first_each: usize,
+    /// What is kept for that.
     first: usize,
     accounts: Mutex<HashMap<IpAddr, Weak<Account>>>,
 }
@@ -46,7 +48,10 @@ pub struct NoRoom;
 impl Budget {
     /// `bytes` to share.
     pub fn new(bytes: usize) -> Arc<Self> {
-        Arc::new(Self { left: AtomicUsize::new(bytes), first: bytes / 4, accounts: Mutex::default() })
+        // A sixteenth of the budget is kept for 2,048 clients.
+        let first_each = (bytes / (16 * FIRST_CLIENTS)).min(BUDGET_FIRST_BYTES);
+        let first = FIRST_CLIENTS * first_each;
+        Arc::new(Self { left: AtomicUsize::new(bytes), first_each, first, accounts: Mutex::default() })
     }
 
     /// The account of the client at `address`; the same one for as long as anybody has it.
@@ -83,7 +88,7 @@ impl Account {
         // Fairness alone would leave less and less for each one who comes, so a little for everybody is kept apart from it.
         let fair = |left: usize| {
             let left = left.checked_sub(bytes)?;
-            (held <= FIRST_BYTES || held <= left.saturating_sub(self.budget.first)).then_some(left)
+            (held <= self.budget.first_each || held <= left.saturating_sub(self.budget.first)).then_some(left)
         };
         let taken = self.budget.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fair);
         taken.map(drop).map_err(|_| {
@@ -135,6 +140,9 @@ impl Drop for Grant {
     }
 }
 
+/// Clients for whose first requests something is kept.
+const FIRST_CLIENTS: usize = 2_048;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +174,25 @@ mod tests {
         held.remove(0);
         assert_eq!(budget.left(), 1 + 512);
         assert_eq!(all_of(&account(&budget, "192.0.2.10")).1, 256);
+    }
+
+    #[test]
+    fn however_many_hold_what_they_can_each_finds_a_little() {
+        let budget = Budget::new(512 << 20);
+        let mut held = Vec::new();
+        for client in 1..=60 {
+            let account = account(&budget, &format!("192.0.2.{client}"));
+            let grant = account.grant(0).unwrap();
+            // In steps, as a body grows.
+            let mut bytes = 0;
+            while grant.cover(bytes + (64 << 10)).is_ok() {
+                bytes += 64 << 10;
+            }
+            held.push(grant);
+        }
+        for client in 1..=1_000 {
+            held.push(account(&budget, &format!("198.51.{}.{}", client / 250, client % 250)).grant(12 << 10).unwrap());
+        }
     }
 
     #[test]

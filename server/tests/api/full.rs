@@ -26,8 +26,9 @@ fn on_a_full_disk_what_adds_is_refused_with_507_and_everything_else_works() {
 
     rig.operator().post("/keys/k/sign", sign_something()).is(200);
     admin.post("/users/operator/passphrase", json!({"passphrase": passphrase_of("operator")})).is(204);
-    admin.post("/keys/k/move", json!({"newId": "k2"})).is(200);
-    admin.delete("/keys/k2").is(204);
+    admin.post("/keys/k/move", json!({"newId": "longer"})).is(507).says(NO_ROOM);
+    admin.post("/keys/k/move", json!({"newId": "l"})).is(200);
+    admin.delete("/keys/l").is(204);
     admin.delete("/users/operator2").is(204);
     admin.put("/config/unlock-passphrase", json!({"newPassphrase": UNLOCK, "currentPassphrase": UNLOCK})).is(204);
     admin.delete("/namespaces/ns1").is(204);
