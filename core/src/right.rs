@@ -8,7 +8,7 @@
 //! - The local store knows no users and shares no transaction with the other. There the caller's row is looked at under a
 //!   lock that is held until the write is durable, and that keeps users from being deleted or changed meanwhile.
 //!
-//! What the HSM does on its own account (counters, sweeps) asks for no right, and says so: [`By::Hsm`].
+//! What the HSM does on its own account (counters, sweeps) asks for no right, and says so: `By::Hsm`.
 
 use std::sync::Arc;
 

@@ -86,10 +86,8 @@ impl Shared {
     }
 
     /// Applies `draft` if all its guards hold and the generation has not moved, and asks for nobody's right: what a caller
-    /// wants goes through [`Operational::commit`]. A lost answer is settled by reading again: sealed values are unique, so
+    /// wants goes through `Operational::commit`. A lost answer is settled by reading again: sealed values are unique, so
     /// equal bytes are ours.
-    ///
-    /// [`Operational::commit`]: crate::phase::Operational::commit
     pub async fn apply(&self, draft: Draft) -> Result<Committed, Error> {
         let outcome = self.apply_all(vec![draft]).await?.pop();
         outcome.ok_or_else(|| Error::internal("the store gave no outcome"))
