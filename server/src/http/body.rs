@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use casemate_api::limits::{BODY_COPIES, BODY_GRACE_MS, BODY_PACE_BYTES_PER_S};
+use casemate_api::limits::{BODY_COPIES, BODY_GRACE_MS, BODY_INLINE_MAX_BYTES, BODY_PACE_BYTES_PER_S};
 use casemate_core::platform::{BoxFuture, Clock};
+use casemate_core::stall;
 use hyper::body::{Bytes, Frame};
 use zeroize::Zeroizing;
 
@@ -61,8 +62,41 @@ impl AsRef<[u8]> for Body {
     }
 }
 
+/// A body as it came: a long one in pieces, for to put it together takes longer than a thread that serves may be held up.
+#[derive(Default)]
+pub struct Received {
+    /// All but the last are full.
+    pieces: Vec<Zeroizing<Vec<u8>>>,
+    length: usize,
+}
+
+impl Received {
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The body in one: on the pool if it is long.
+    pub fn into_body(mut self) -> Body {
+        if self.pieces.len() <= 1 {
+            return Body { bytes: self.pieces.pop().unwrap_or_default(), _grant: None };
+        }
+        stall::begins("joining a long body");
+        let mut bytes = Zeroizing::new(Vec::with_capacity(self.length));
+        for piece in self.pieces {
+            bytes.extend_from_slice(&piece);
+        }
+        Body { bytes, _grant: None }
+    }
+}
+
 /// Reads `body`, at most `limit` bytes, chunked or not. `grant` grows to cover it and the copies made of it.
-pub async fn read<B>(mut body: B, limit: usize, grant: &Grant, clock: &dyn Clock) -> Result<Body, BodyError>
+pub async fn read<B>(mut body: B, limit: usize, grant: &Grant, clock: &dyn Clock) -> Result<Received, BodyError>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
 {
@@ -72,38 +106,63 @@ where
     }
     // The body will not outgrow its declared length: then neither does the memory.
     let limit = hint.exact().and_then(|exact| usize::try_from(exact).ok()).unwrap_or(limit);
-    let mut into = Growing { bytes: Zeroizing::default(), limit, grant };
+    let mut into = Growing { received: Received::default(), room: 0, limit, grant };
     let mut pace = None;
-    while let Some(frame) = next(&mut body, into.bytes.len(), &mut pace, clock).await? {
+    while let Some(frame) = next(&mut body, into.received.length, &mut pace, clock).await? {
         if let Ok(data) = frame.into_data() {
             into.append(&data)?;
         }
     }
-    Ok(Body { bytes: into.bytes, _grant: None })
+    Ok(into.received)
 }
 
 /// A body on its way in.
 struct Growing<'a> {
-    bytes: Zeroizing<Vec<u8>>,
+    received: Received,
+    /// What all pieces together can hold.
+    room: usize,
     limit: usize,
     grant: &'a Grant,
 }
 
 impl Growing<'_> {
-    fn append(&mut self, data: &[u8]) -> Result<(), BodyError> {
-        let needed = self.bytes.len() + data.len();
-        if needed > self.limit {
+    fn append(&mut self, mut data: &[u8]) -> Result<(), BodyError> {
+        if self.received.length + data.len() > self.limit {
             return Err(BodyError::TooLarge);
         }
-        if needed > self.bytes.capacity() {
-            let capacity = needed.max(self.bytes.capacity() * GROWTH).max(FIRST_BYTES).min(self.limit);
-            self.grant.cover(capacity * BODY_COPIES)?;
-            // By hand: a vector that grows on its own leaves its old bytes behind.
-            let mut grown = Zeroizing::new(Vec::with_capacity(capacity));
-            grown.extend_from_slice(&self.bytes);
-            self.bytes = grown;
+        while !data.is_empty() {
+            if self.received.length == self.room {
+                self.grow(data.len())?;
+            }
+            let (now, later) = data.split_at(data.len().min(self.room - self.received.length));
+            if let Some(last) = self.received.pieces.last_mut() {
+                last.extend_from_slice(now);
+            }
+            self.received.length += now.len();
+            data = later;
         }
-        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+
+    /// Makes room for at least one more byte: the first piece grows until it is as long as pieces are, then there is another.
+    fn grow(&mut self, needed: usize) -> Result<(), BodyError> {
+        let left = self.limit - self.received.length;
+        let first = self.room < BODY_INLINE_MAX_BYTES;
+        let piece = match first {
+            true => {
+                (self.room + needed).max(self.room * GROWTH).max(FIRST_BYTES).min(self.limit).min(BODY_INLINE_MAX_BYTES)
+            }
+            false => left.min(BODY_INLINE_MAX_BYTES),
+        };
+        let room = if first { piece } else { self.room + piece };
+        self.grant.cover(room * BODY_COPIES)?;
+        // By hand: a vector that grows on its own leaves its old bytes behind.
+        let mut grown = Zeroizing::new(Vec::with_capacity(piece));
+        if first && let Some(old) = self.received.pieces.pop() {
+            grown.extend_from_slice(&old);
+        }
+        self.received.pieces.push(grown);
+        self.room = room;
         Ok(())
     }
 }
@@ -258,15 +317,32 @@ mod tests {
         assert_eq!(budget.left(), 1 << 20);
     }
 
+    fn capacity(body: &Received) -> usize {
+        body.pieces.iter().map(|piece| piece.capacity()).sum()
+    }
+
+    #[test]
+    fn a_long_body_is_put_together_as_it_came() {
+        let (_budget, grant) = grant(1 << 30);
+        let bytes: Vec<u8> = (0..300_000usize).map(|at| (at % 251) as u8).collect();
+        for piece in [1_000, 65_536, 100_001, 300_000] {
+            let mut into = Growing { received: Received::default(), room: 0, limit: 1 << 20, grant: &grant };
+            bytes.chunks(piece).for_each(|piece| into.append(piece).unwrap());
+            let got = into.received;
+            assert_eq!((got.len(), capacity(&got) < 400_000), (bytes.len(), true));
+            assert!(*got.into_body() == bytes[..], "in pieces of {piece}");
+        }
+    }
+
     #[test]
     fn a_declared_length_takes_no_memory_before_its_bytes() {
         let (budget, grant) = grant(1 << 30);
         let got = run(read(halting(&[], Some(67 << 20)), 67 << 20, &grant, &Standing));
-        assert_eq!((got.map(|body| body.bytes.capacity()).ok(), budget.left()), (Some(0), 1 << 30));
+        assert_eq!((got.map(|body| capacity(&body)).ok(), budget.left()), (Some(0), 1 << 30));
         let got = run(read(halting(&[10_000, 1], Some(67 << 20)), 67 << 20, &grant, &Standing));
-        assert_eq!(got.map(|body| body.bytes.capacity()).ok(), Some(40_000));
+        assert_eq!(got.map(|body| capacity(&body)).ok(), Some(40_000));
         let got = run(read(halting(&[10, 10], Some(20)), 67 << 20, &grant, &Standing));
-        assert_eq!(got.map(|body| body.bytes.capacity()).ok(), Some(20));
+        assert_eq!(got.map(|body| capacity(&body)).ok(), Some(20));
     }
 
     /// Time stands still.

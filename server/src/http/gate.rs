@@ -330,7 +330,7 @@ where
     let mut caller = C::caller(call.asking.permitted(known)?)?;
     let mut reached = find.reach(&column, &caller, call).await.map_err(core)?;
     call.check_head(&spec)?;
-    let mut sent = body::Body::default();
+    let mut sent = body::Received::default();
     if call.takes_body() && !spec.takes.streamed() {
         drop(column);
         sent = call.read_body(&spec).await?;
@@ -364,8 +364,9 @@ where
             // The body goes with that: it makes room for the copies that are to be made of what is in it. It is counted as
             // long as the pool has it, also if the client leaves.
             let decode = move || {
-                let input = decode(&sent);
-                drop((sent, grant));
+                let body = sent.into_body();
+                let input = decode(&body);
+                drop((body, grant));
                 input
             };
             hsm.by_size(length, party, decode).await.and_then(|input| input).map_err(core)?
@@ -373,8 +374,9 @@ where
         How::Typed(decode) => {
             let (header, hsm) = (call.content_type().map(<[u8]>::to_vec), call.asking.hsm.clone());
             // Counted as long as the pool has it, also if the client leaves.
-            let sent = sent.counted(call.grant.clone());
-            decode(hsm, Party::Address(call.asking.address.into()), header, sent).await.map_err(core)?
+            let (party, grant) = (Party::Address(call.asking.address.into()), call.grant.clone());
+            let sent = hsm.by_size(length, party, move || sent.into_body().counted(grant)).await.map_err(core)?;
+            decode(hsm, party, header, sent).await.map_err(core)?
         }
         How::Streamed(take) => {
             // What waits of it, and what is made of that.
@@ -557,9 +559,9 @@ impl Call {
         self.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes)
     }
 
-    async fn read_body(&mut self, spec: &Spec) -> Result<body::Body, Refusal> {
+    async fn read_body(&mut self, spec: &Spec) -> Result<body::Received, Refusal> {
         let limit = spec.takes.max_bytes;
-        let Some(incoming) = self.body.take() else { return Ok(body::Body::default()) };
+        let Some(incoming) = self.body.take() else { return Ok(body::Received::default()) };
         let read = body::read(incoming, limit, &self.grant, &*self.asking.clock).await;
         let close = |status, why: &'static str| Err(Refusal::because(status, why).closing());
         match read {

@@ -95,7 +95,7 @@ mod tests {
             let full = Full::new(Bytes::copy_from_slice(text));
             let grant = Budget::new(1 << 30).account([192, 0, 2, 1].into()).grant(0).unwrap();
             let body = body::read(full, 1 << 20, &grant, &Standing).await.unwrap();
-            let parts = import_parts(content_type, body).await?;
+            let parts = import_parts(content_type, body.into_body()).await?;
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             Ok((text(&parts.arguments), text(&parts.key_file)))
         })
