@@ -288,9 +288,9 @@ impl Spec {
     /// Whether a call may change more than a count of uses.
     pub fn changes(&self) -> bool {
         let only_uses = |rule: &Rule| matches!(rule, Rule::Allowed(Action::KeyUse | Action::Random, _));
-        // A CSR is a use of a key, too: it waits for the pool and holds no place meanwhile.
-        let requests = matches!(self.path, "/keys/{key}/csr.pem" | "/config/tls/csr.pem");
-        self.method != Method::GET && !requests && !self.who.iter().all(|(_, rule)| only_uses(rule))
+        // What needs no intent, such as a CSR, is a use, too: it waits for the pool and holds no place meanwhile.
+        let uses = self.intent == Intent::Never || self.who.iter().all(|(_, rule)| only_uses(rule));
+        self.method != Method::GET && !uses
     }
 }
 
