@@ -210,17 +210,27 @@ impl Operational {
         let neighbourhood = Neighbourhood::from(address);
         let mark = self.limiter.mark(Guess::Login(neighbourhood, name));
         let tag = self.credentials.tag(name, passphrase);
-        // Between this comparison and the limiter's word nothing is awaited: a wrong guess is counted at this moment, so
-        // a right one is believed only if it would have been.
-        let known = self.credentials.known(name, &tag);
-        if let Some(revision) = known.filter(|_| !self.limiter.blocks(mark))
-            && let Some(row) = self.user(&id).await?.filter(|row| row.revision == revision)
-            // Somebody may have been judged wrong meanwhile.
-            && !self.limiter.blocks(mark)
-        {
-            return self.caller(id, row).await;
-        }
-        let verdict = match self.guesses.enter(mark, tag) {
+        let known = {
+            // Nothing is awaited in here, so no guess of this name and neighbourhood is compared before the strike of the
+            // one before it is made.
+            let _comparing = self.guesses.comparing(mark);
+            match self.credentials.known(name, &tag) {
+                Some(revision) if !self.limiter.blocks(mark) => Ok(revision),
+                _ => Err(self.guesses.enter(mark, tag)),
+            }
+        };
+        let entry = match known {
+            Err(entry) => entry,
+            Ok(revision) => {
+                let row = self.user(&id).await?.filter(|row| row.revision == revision);
+                match row {
+                    // Somebody may have been judged wrong meanwhile.
+                    Some(row) if !self.limiter.blocks(mark) => return self.caller(id, row).await,
+                    _ => self.guesses.enter(mark, tag),
+                }
+            }
+        };
+        let verdict = match entry {
             Entry::Refused => return Err(Failure::Denied(Denied::TooMany)),
             Entry::Joined(verdict) => verdict,
             Entry::First(judging, verdict) => {
@@ -362,7 +372,9 @@ pub enum Whence {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::mpsc;
     use std::time::Duration;
 
     use casemate_api::Passphrase;
@@ -370,7 +382,7 @@ mod tests {
 
     use super::*;
     use crate::Hsm;
-    use crate::platform::{DeviceKeeper, Job, Platform, Pool};
+    use crate::platform::{BoxFuture, Clock, DeviceKeeper, Job, Platform, Pool};
     use crate::sim::Sim;
 
     const PASSPHRASE: &str = "admin passphrase";
@@ -387,21 +399,47 @@ mod tests {
         }
     }
 
+    /// The simulated clock, which does something else when it is next asked.
+    struct Interrupting {
+        clock: Arc<dyn Clock>,
+        act: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    }
+
+    impl Clock for Interrupting {
+        fn wall(&self) -> Duration {
+            self.clock.wall()
+        }
+        fn monotonic(&self) -> Duration {
+            let act = self.act.lock().unwrap().take();
+            if let Some(act) = act {
+                act();
+            }
+            self.clock.monotonic()
+        }
+        fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+            self.clock.sleep(duration)
+        }
+    }
+
+    #[derive(Clone)]
     struct Rig {
-        sim: Sim,
+        sim: Arc<Sim>,
         op: Arc<Operational>,
         pool: Arc<Filling>,
+        clock: Arc<Interrupting>,
     }
 
     impl Rig {
         fn new() -> Self {
-            let sim = Sim::new(11);
+            let sim = Arc::new(Sim::new(11));
             sim.device.load().unwrap();
             let pool = Arc::new(Filling::default());
-            let hsm = block_on(Hsm::boot(Platform { pool: pool.clone(), ..sim.platform() })).unwrap();
+            let clock = Arc::new(Interrupting { clock: sim.clock.clone(), act: Mutex::default() });
+            let platform = Platform { pool: pool.clone(), clock: clock.clone(), ..sim.platform() };
+            let hsm = block_on(Hsm::boot(platform)).unwrap();
             let secret = |text: &str| Passphrase::from_text(text.into());
             block_on(hsm.provision(secret("unlock passphrase"), secret(PASSPHRASE), "2026-01-01T00:00:00Z")).unwrap();
-            Self { op: hsm.operational().unwrap(), sim, pool }
+            Self { op: hsm.operational().unwrap(), sim, pool, clock }
         }
 
         /// `None`: believed.
@@ -456,5 +494,25 @@ mod tests {
         assert_eq!(rig.ask("admin", PASSPHRASE), Some(Denied::TooMany));
         rig.sim.clock.advance(Duration::from_secs(1));
         assert_eq!(rig.ask("admin", PASSPHRASE), None, "known credentials need no place");
+    }
+
+    #[test]
+    fn of_two_guesses_compared_at_the_same_instant_one_is_judged() {
+        let rig = Rig::new();
+        assert_eq!(rig.ask("admin", PASSPHRASE), None);
+        // While a wrong guess is between its comparison and its strike, another thread asks with the right one.
+        let (answer, answered) = mpsc::channel();
+        let (done, waits) = mpsc::channel();
+        let other = rig.clone();
+        *rig.clock.act.lock().unwrap() = Some(Box::new(move || {
+            std::thread::spawn(move || {
+                let denied = other.ask("admin", PASSPHRASE);
+                let _ = done.send(());
+                answer.send(denied).unwrap();
+            });
+            let _ = waits.recv_timeout(Duration::from_millis(300));
+        }));
+        assert_eq!(rig.ask("admin", "a wrong guess"), Some(Denied::Unauthenticated));
+        assert_eq!(answered.recv().unwrap(), Some(Denied::TooMany));
     }
 }

@@ -6,9 +6,9 @@
 //!
 //! - By the hash. Then [`Limiter::admit`] has let it in, which it does once a second, and not while another one is
 //!   judged.
-//! - By comparison with credentials that are known ([`Operational::authenticate`]). The limiter is asked behind the
-//!   comparison, and a right guess is believed only if a wrong one would have been admitted at that moment; so every
-//!   wrong guess whose comparison could have told anything has been counted.
+//! - By comparison with credentials that are known ([`Operational::authenticate`]). A right guess is believed only if the
+//!   limiter has no strike, and a wrong one leaves its strike before the next guess of that name and neighbourhood is
+//!   compared: both happen under [`Guesses::comparing`].
 //! - By comparison with one that is being judged. The first that differs leaves a strike, and nobody joins any more; if
 //!   the one that is judged turns out to be right, that strike stands.
 //!
@@ -49,7 +49,12 @@ pub type Awaited = oneshot::Receiver<Verdict>;
 pub struct Guesses {
     limiter: Arc<Limiter>,
     flights: Mutex<HashMap<Mark, Flight>>,
+    /// Each held over one comparison with known credentials and the strike that follows from it.
+    comparing: [Mutex<()>; STRIPES],
 }
+
+/// Guesses at different names rarely wait for each other, and never for longer than a hash table takes.
+const STRIPES: usize = 64;
 
 struct Flight {
     /// A keyed hash of name and passphrase.
@@ -62,7 +67,14 @@ struct Flight {
 impl Guesses {
     /// Nobody guesses yet.
     pub fn new(limiter: Arc<Limiter>) -> Arc<Self> {
-        Arc::new(Self { limiter, flights: Mutex::default() })
+        Arc::new(Self { limiter, flights: Mutex::default(), comparing: [const { Mutex::new(()) }; STRIPES] })
+    }
+
+    /// Held while a guess is compared with known credentials and, if it differs, entered: of guesses that serving threads
+    /// compare at the same instant, the second sees the strike of the first.
+    #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
+    pub fn comparing(&self, mark: Mark) -> MutexGuard<'_, ()> {
+        self.comparing[mark.stripe(STRIPES)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets a guess in, or refuses it. Nothing is awaited between the question and the strike.

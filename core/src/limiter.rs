@@ -35,6 +35,13 @@ pub enum Guess<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mark(u64, u64);
 
+impl Mark {
+    /// Which of `stripes` locks this guess shares with others; `stripes` is not zero.
+    pub(crate) fn stripe(self, stripes: usize) -> usize {
+        usize::try_from(self.0 % stripes.max(1) as u64).unwrap_or(0)
+    }
+}
+
 /// Remembers guesses for a second.
 pub struct Limiter {
     clock: Arc<dyn Clock>,
