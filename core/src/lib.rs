@@ -5,40 +5,19 @@
 
 pub mod audit;
 pub mod backup;
-pub mod caller;
 pub mod config;
-pub mod counters;
-pub mod digest;
+pub mod crypto;
+pub mod device;
 pub mod error;
-pub mod guesses;
 pub mod hsm;
-pub mod kdf;
+pub mod identity;
 pub mod keys;
-pub mod limiter;
-pub mod local;
-pub mod mech;
-pub mod namespaces;
-pub mod party;
-pub mod path;
-pub mod phase;
 pub mod platform;
-pub mod quotas;
-pub mod record;
-pub mod right;
-pub mod seal;
-pub mod secret;
-pub mod shared;
+pub mod rows;
+pub mod runtime;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
-mod slots;
-pub mod stall;
-mod step;
 pub mod store;
-pub mod table;
-mod tally;
-pub mod update;
-pub mod users;
-pub mod x509;
 
 pub use error::Error;
 pub use hsm::Hsm;

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use casemate_core::platform::BoxFuture;
+use casemate_core::runtime::BoxFuture;
 use casemate_server::http::serve::{self, Bounds, CertSlot, Peer, ReplyBody, Service};
 use casemate_server::process::{self, End, Exit, Stop, WipingAllocator};
 use hyper::body::Incoming;

@@ -22,8 +22,8 @@ use aws_lc_rs::signature::{
 use casemate_api::KeyType;
 use casemate_api::mechanisms::Mode;
 use casemate_api::words::{EncryptMode, SignMode};
-use casemate_core::keys::material::Material;
-use casemate_core::mech::{self, Live};
+use casemate_core::crypto::material::Material;
+use casemate_core::crypto::mech::{self, Live};
 use casemate_server::process::WipingAllocator;
 use casemate_server::rng::SystemRng;
 use rustix::time::{ClockId, clock_gettime};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use casemate_core::platform::{BoxFuture, Clock};
+use casemate_core::runtime::{BoxFuture, Clock};
 
 /// The kernel's clocks.
 pub struct SystemClock {

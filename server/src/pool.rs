@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use casemate_api::limits::{
     BACKUP_WAITING_MAX, CRYPTO_WAITING_MAX, KDF_THREADS_MAX, KDF_WAITING_MAX, POOL_PARTIES_REMEMBERED, SLOW_WAITING_MAX,
 };
-use casemate_core::party::Party;
-use casemate_core::platform::{Job, Pool, Work};
+use casemate_core::runtime::party::Party;
+use casemate_core::runtime::pool::{Job, Pool, Work};
 
 use crate::turns::{Bounds, Turns};
 
@@ -132,8 +132,8 @@ mod tests {
     use std::sync::mpsc;
 
     use casemate_core::Error;
-    use casemate_core::party::Neighbourhood;
-    use casemate_core::platform::run_on;
+    use casemate_core::runtime::party::Neighbourhood;
+    use casemate_core::runtime::pool::run_on;
     use pollster::block_on;
 
     use super::*;

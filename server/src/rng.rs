@@ -1,6 +1,6 @@
 //! Randomness of the kernel.
 
-use casemate_core::platform::Rng;
+use casemate_core::runtime::Rng;
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 

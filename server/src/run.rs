@@ -12,11 +12,12 @@ use casemate_api::KeyType;
 use casemate_api::State;
 use casemate_api::body::config::{LogLevel as Level, Logging as LoggingConfig, Network};
 use casemate_core::config::tls;
-use casemate_core::digest::sha256;
+use casemate_core::crypto::digest::sha256;
 use casemate_core::hsm::BootError;
-use casemate_core::local::TlsIdentity;
-use casemate_core::platform::{Applied, Clock, DeviceKeeper, Host, Platform, Swap};
-use casemate_core::update::UpdateKey;
+use casemate_core::hsm::update::UpdateKey;
+use casemate_core::platform::{Applied, DeviceKeeper, Host, Platform, Swap};
+use casemate_core::rows::tls_identity::TlsIdentity;
+use casemate_core::runtime::Clock;
 use casemate_core::{Error, Hsm};
 
 use crate::clock::SystemClock;

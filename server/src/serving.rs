@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_api::body::config::Network;
-use casemate_core::local::TlsIdentity;
 use casemate_core::platform::{Applied, Swap};
+use casemate_core::rows::tls_identity::TlsIdentity;
 
 use crate::http::serve::{self, CertError, CertSlot, Door, Doors};
 

@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use casemate_core::party::Party;
+use casemate_core::runtime::party::Party;
 
 /// Items on their way to threads.
 pub(crate) struct Turns<T> {

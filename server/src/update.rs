@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use casemate_api::limits::{UPDATE_COMMAND_MAX_MS, UPDATE_RESERVE_BYTES};
 use casemate_core::Error;
-use casemate_core::caller::Caller;
-use casemate_core::right::Held;
-use casemate_core::update::{Intake, UpdateKey, Version};
+use casemate_core::hsm::update::{Intake, UpdateKey, Version};
+use casemate_core::identity::caller::Caller;
+use casemate_core::identity::right::Held;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::http::upload::Upload;

@@ -11,9 +11,9 @@ use super::checkpoint::{Checkpoint, Ends, Signature};
 use super::record::{Event, Hash, Kind, Record, hex};
 use super::{Audit, Time};
 use crate::Error;
-use crate::local::{Local, LocalChange};
-use crate::path::LocalPath;
-use crate::record::{BadRecord, Reader, Writer};
+use crate::device::store::{Local, LocalChange};
+use crate::rows::encoding::{BadRecord, Reader, Writer};
+use crate::rows::path::LocalPath;
 
 /// Where the log begins and ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,12 +7,12 @@ use casemate_api::words::SignMode;
 
 use super::record::{Hash, Member, encode, hex, line};
 use crate::Error;
-use crate::keys::material::Material;
-use crate::keys::public::{OID_ED25519, Public};
-use crate::local::{Local, LocalChange};
-use crate::mech::{self, Live};
-use crate::path::LocalPath;
-use crate::platform::Rng;
+use crate::crypto::material::Material;
+use crate::crypto::mech::{self, Live};
+use crate::crypto::public::{OID_ED25519, Public};
+use crate::device::store::{Local, LocalChange};
+use crate::rows::path::LocalPath;
+use crate::runtime::Rng;
 
 /// What a checkpoint ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

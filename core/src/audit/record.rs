@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use aws_lc_rs::digest::{Context, SHA256};
 use casemate_api::limits::AUDIT_TEXT_MAX_CHARS;
 
-use crate::record::{BadRecord, Reader, Writer};
+use crate::rows::encoding::{BadRecord, Reader, Writer};
 
 /// SHA-256 of a record and, through it, of all before it.
 pub type Hash = [u8; 32];

@@ -8,25 +8,31 @@ use casemate_api::limits::STORE_VALUE_MAX_BYTES;
 use casemate_api::{NamespaceId, Role};
 
 use crate::backup::format::Version;
-use crate::backup::passphrase::{self, BackupSecret};
+use crate::backup::passphrase;
 use crate::backup::stage::{self, Batch, Staged};
 use crate::backup::upstream::{self, BadValue, Place, STORE_VERSION, Store};
-use crate::config::tls::{ClusterCa, cluster_ca_path};
-use crate::counters::CounterRecord;
+use crate::config::tls::cluster_ca_path;
+use crate::crypto::passphrase::Scheme;
+use crate::crypto::secret::{BackupKey, DomainKey, StoreKey};
+use crate::device::procedure::Step;
+use crate::device::slots;
+use crate::device::store::{Local, LocalChange};
 use crate::error::Error;
-use crate::keys::CertificateRecord;
-use crate::local::{Local, LocalChange};
-use crate::namespaces::{self, NamespaceRecord};
-use crate::party::Party;
-use crate::path::{Generation, KeyRef, LocalPath, NamespaceNumber, ROOT, SharedPath, TableId, Uid};
-use crate::phase::table_key;
-use crate::platform::{Platform, Rng, Work, run_on};
-use crate::secret::{BackupKey, DomainKey, StoreKey};
-use crate::slots;
-use crate::step::Step;
+use crate::hsm::phase::table_key;
+use crate::identity::namespaces;
+use crate::identity::users;
+use crate::platform::Platform;
+use crate::rows::backup_secret::BackupSecret;
+use crate::rows::certificate::CertificateRecord;
+use crate::rows::cluster_ca::ClusterCa;
+use crate::rows::counter::CounterRecord;
+use crate::rows::namespace::NamespaceRecord;
+use crate::rows::path::{Generation, KeyRef, LocalPath, NamespaceNumber, ROOT, SharedPath, TableId, Uid};
+use crate::rows::table::{Record, seal_row};
+use crate::runtime::Rng;
+use crate::runtime::party::Party;
+use crate::runtime::pool::{Work, run_on};
 use crate::store::{Expect, Path, Revision};
-use crate::table::{Record, seal_row};
-use crate::users::{self, Scheme};
 
 /// What becomes of an entry that does not open or makes no sense.
 #[derive(Clone, Copy, PartialEq, Eq)]

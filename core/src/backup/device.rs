@@ -10,15 +10,16 @@ use zeroize::Zeroizing;
 use crate::backup::format::Version;
 use crate::backup::upstream::{self, BadValue, DeviceItem};
 use crate::config::{self, StoredConfig};
+use crate::crypto::material::Material;
+use crate::crypto::mech::Live;
+use crate::crypto::seal;
+use crate::crypto::secret::DomainKey;
+use crate::crypto::x509;
+use crate::device::store::{Local, LocalChange};
 use crate::error::Error;
-use crate::keys::material::Material;
-use crate::local::{Local, LocalChange, TlsIdentity};
-use crate::mech::Live;
-use crate::path::LocalPath;
 use crate::platform::Host;
-use crate::seal;
-use crate::secret::DomainKey;
-use crate::x509;
+use crate::rows::path::LocalPath;
+use crate::rows::tls_identity::TlsIdentity;
 
 /// Values of one device in clear, but for the slots, which stay sealed.
 pub(super) type Items = BTreeMap<DeviceItem, Zeroizing<Vec<u8>>>;

@@ -7,10 +7,10 @@ use casemate_api::{KeyType, Mechanism, Passphrase};
 use crate::backup::format::{FormatError, Version};
 use crate::backup::read::{Entry, Item, Reader};
 use crate::backup::upstream::{self, DeviceItem, Place, STORE_VERSION, Store};
+use crate::crypto::mech::{self, Live};
+use crate::crypto::secret::DomainKey;
+use crate::crypto::{kdf, seal};
 use crate::error::Error;
-use crate::mech::{self, Live};
-use crate::secret::DomainKey;
-use crate::{kdf, seal};
 
 /// What is found in a backup, in the order of the file.
 pub enum Finding {
@@ -44,7 +44,7 @@ pub struct Inspector {
     version: Version,
     device_id: String,
     locked_domain_key: Vec<u8>,
-    config_key: Option<crate::secret::StoreKey>,
+    config_key: Option<crate::crypto::secret::StoreKey>,
     unlock_salt: Option<[u8; 16]>,
 }
 

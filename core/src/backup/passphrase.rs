@@ -1,51 +1,25 @@
 //! The backup passphrase. It is not kept; what is kept, sealed like every row, is the key it stands for and its salt.
 
+use crate::rows::backup_secret::BackupSecret;
 use std::sync::Arc;
 
 use casemate_api::Passphrase;
-use zeroize::Zeroizing;
 
-use crate::caller::Caller;
+use crate::crypto::kdf;
+use crate::crypto::secret::{BackupKey, SecretBytes};
 use crate::error::Error;
-use crate::kdf;
-use crate::limiter::Guess;
-use crate::party::Party;
-use crate::path::{Generation, SharedPath};
-use crate::phase::Operational;
-use crate::platform::{Platform, Work, run_on};
-use crate::record::{BadRecord, Reader, Writer};
-use crate::right::By;
-use crate::secret::{BackupKey, SecretBytes};
-use crate::shared::{Committed, Draft};
+use crate::hsm::phase::Operational;
+use crate::identity::caller::Caller;
+use crate::identity::limiter::Guess;
+use crate::identity::right::By;
+use crate::identity::users;
+use crate::platform::Platform;
+use crate::rows::path::{Generation, SharedPath};
+use crate::rows::table::Row;
+use crate::rows::transaction::{Committed, Draft};
+use crate::runtime::party::Party;
+use crate::runtime::pool::{Work, run_on};
 use crate::store::Revision;
-use crate::table::{Record, Row};
-use crate::users;
-
-/// What stands for the backup passphrase.
-pub struct BackupSecret {
-    /// Random, per passphrase; in clear at the head of each backup.
-    pub salt: [u8; 16],
-    /// Seals backups.
-    pub key: BackupKey,
-}
-
-impl Record for BackupSecret {
-    fn encode(&self) -> Zeroizing<Vec<u8>> {
-        Writer::new(1).raw(&self.salt).raw(self.key.expose()).finish()
-    }
-    fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
-        let (version, mut reader) = Reader::open(bytes)?;
-        if version != 1 {
-            return Err(BadRecord("its format is of a newer version"));
-        }
-        let (salt, key) = (reader.array()?, BackupKey::new(reader.array()?));
-        reader.end()?;
-        Ok(Self { salt, key })
-    }
-    fn weight(&self) -> u64 {
-        96
-    }
-}
 
 /// The row of the backup passphrase.
 pub(super) fn path(generation: Generation) -> SharedPath {
@@ -112,20 +86,5 @@ impl Operational {
                 Err(Error::Unavailable("The backup passphrase was changed meanwhile. Try again.".into()))
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_stored_form_of_version_1_does_not_change() {
-        let record = BackupSecret { salt: [0x11; 16], key: BackupKey::new([0x22; 32]) };
-        let hex: String = record.encode().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, include_str!("../../testdata/formats/backup-passphrase-v1.hex").trim());
-        let read = BackupSecret::decode(&record.encode()).unwrap();
-        assert!(read.salt == record.salt && read.key.ct_eq(&record.key));
-        assert!(BackupSecret::decode(&record.encode()[..48]).is_err());
     }
 }

@@ -13,9 +13,9 @@ use zeroize::Zeroizing;
 use crate::backup::format::{ENTRY_LABEL, Field, FormatError, Frame, Parser, Version, split_framed};
 use crate::backup::upstream::MANIFEST;
 use crate::backup::write::Sealer;
-use crate::platform::Rng;
-use crate::seal;
-use crate::secret::{BackupKey, StoreKey};
+use crate::crypto::seal;
+use crate::crypto::secret::{BackupKey, StoreKey};
+use crate::runtime::Rng;
 
 /// What stands in front of the entries.
 pub struct Head {

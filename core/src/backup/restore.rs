@@ -30,18 +30,18 @@ use crate::backup::passphrase::backup_key;
 use crate::backup::read::{Entry, Head, Item, Reader};
 use crate::backup::stage::{self, Moved, Staging};
 use crate::backup::upstream::{DeviceItem, Place};
-use crate::caller::Caller;
+use crate::crypto::seal;
+use crate::crypto::secret::{BackupKey, DomainKey};
+use crate::device::procedure::Step;
+use crate::device::slots;
+use crate::device::store::LocalChange;
 use crate::error::Error;
+use crate::hsm::phase::{Locked, Operational, Phase, Unprovisioned};
 use crate::hsm::{hold_soon, parse_time, wall, wrong_state};
-use crate::local::LocalChange;
-use crate::party::Party;
-use crate::path::{Generation, LocalPath};
-use crate::phase::{Locked, Operational, Phase, Unprovisioned};
-use crate::platform::{Work, run_on};
-use crate::seal;
-use crate::secret::{BackupKey, DomainKey};
-use crate::slots;
-use crate::step::Step;
+use crate::identity::caller::Caller;
+use crate::rows::path::{Generation, LocalPath};
+use crate::runtime::party::Party;
+use crate::runtime::pool::{Work, run_on};
 
 /// What comes with the file.
 #[derive(Default)]

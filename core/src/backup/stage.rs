@@ -12,14 +12,14 @@ use casemate_api::limits::{
 };
 use zeroize::Zeroizing;
 
+use crate::crypto::secret::StoreKey;
+use crate::device::store::Local;
 use crate::error::Error;
-use crate::local::Local;
-use crate::path::{Generation, SharedPath, generation_pointer};
 use crate::platform::Platform;
-use crate::record::{BadRecord, Reader, Writer};
-use crate::secret::StoreKey;
+use crate::rows::encoding::{BadRecord, Reader, Writer};
+use crate::rows::path::{Generation, SharedPath, generation_pointer};
+use crate::rows::table::{open_row, seal_row};
 use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Room, Store, StoreError, Txn};
-use crate::table::{open_row, seal_row};
 
 /// The current generation and what a write expects of its pointer; `None` before there is any.
 pub(crate) async fn pointer(platform: &Platform) -> Result<(Option<Generation>, Expect), Error> {
@@ -196,7 +196,7 @@ const ATTEMPTS: usize = 4;
 /// Entries on their way in.
 pub(crate) struct Staging {
     local: Arc<Local>,
-    rng: Arc<dyn crate::platform::Rng>,
+    rng: Arc<dyn crate::runtime::Rng>,
     /// Where they go.
     pub(crate) generation: Generation,
     batch: Batch,

@@ -14,14 +14,15 @@ use zeroize::Zeroizing;
 use crate::Error;
 use crate::backup::format::Version;
 use crate::backup::json::{BadJson, Members, Value};
-use crate::digest;
+use crate::crypto::digest;
+use crate::crypto::material::Material;
+use crate::crypto::passphrase::{Digest, Scheme};
+use crate::crypto::seal::{self, OpenError};
+use crate::crypto::secret::{DomainKey, SecretBytes, StoreKey};
+use crate::crypto::x509;
 use crate::keys::check_label;
-use crate::keys::material::Material;
-use crate::keys::record::{KeyRecord, Mechanisms};
-use crate::seal::{self, OpenError};
-use crate::secret::{DomainKey, SecretBytes, StoreKey};
-use crate::users::{Digest, Scheme, UserRecord};
-use crate::x509;
+use crate::rows::key::{KeyRecord, Mechanisms};
+use crate::rows::user::UserRecord;
 
 /// Value of a store's version, which each of the three stores seals.
 pub const STORE_VERSION: &[u8] = b"0";
@@ -328,7 +329,7 @@ const CERTIFICATE_TYPE: &str = "application/octet-stream";
 
 /// Reads a key. RSA primes are not tested once more: whoever sealed the record under the Domain Key did so. A longer
 /// certificate or label than may be set here is kept.
-pub fn read_key(json: &[u8], uid: crate::path::Uid) -> Result<FullKey, BadValue> {
+pub fn read_key(json: &[u8], uid: crate::rows::path::Uid) -> Result<FullKey, BadValue> {
     let mut members = Members::of(Value::read(json)?)?;
     let names = members.take("mechanisms")?.into_list()?;
     let mut list = Vec::with_capacity(names.len());
@@ -577,8 +578,8 @@ pub fn write_logging(logging: &Logging) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mech::Live;
-    use crate::mech::tests::any_key;
+    use crate::crypto::mech::Live;
+    use crate::crypto::mech::tests::any_key;
     use casemate_api::KeyType;
 
     fn domain() -> DomainKey {

@@ -18,23 +18,25 @@ use zeroize::Zeroizing;
 
 use crate::backup::device;
 use crate::backup::format::{self, ENTRY_LABEL, Field, TooLong, Version};
-use crate::backup::passphrase::BackupSecret;
 use crate::backup::read::{Head, Manifest, marked_key};
 use crate::backup::upstream::{self, DeviceItem, STORE_VERSION, Store};
-use crate::counters::CounterRecord;
+use crate::crypto::seal;
+use crate::crypto::secret::StoreKey;
 use crate::error::Error;
-use crate::keys::CertificateRecord;
-use crate::keys::record::KeyRecord;
-use crate::namespaces::NamespaceRecord;
-use crate::party::Party;
-use crate::path::{Generation, KeyRef, LocalPath, NamespaceNumber, ROOT, SharedPath, TableId, generation_pointer};
-use crate::phase::Operational;
-use crate::platform::Work;
-use crate::seal;
-use crate::secret::StoreKey;
+use crate::hsm::phase::Operational;
+use crate::rows::backup_secret::BackupSecret;
+use crate::rows::certificate::CertificateRecord;
+use crate::rows::counter::CounterRecord;
+use crate::rows::key::KeyRecord;
+use crate::rows::namespace::NamespaceRecord;
+use crate::rows::path::{
+    Generation, KeyRef, LocalPath, NamespaceNumber, ROOT, SharedPath, TableId, generation_pointer,
+};
+use crate::rows::table::{Record, open_row};
+use crate::rows::user::UserRecord;
+use crate::runtime::party::Party;
+use crate::runtime::pool::Work;
 use crate::store::{Path, Range, Snapshot, Versioned};
-use crate::table::{Record, open_row};
-use crate::users::UserRecord;
 
 /// A backup on its way out.
 pub struct Backup {
@@ -427,7 +429,7 @@ fn opened<R: Record>(key: &StoreKey, path: &Path, row: &Versioned) -> Result<R, 
     R::decode(&plain).map_err(|why| unreadable(path, why))
 }
 
-fn unreadable(path: &Path, why: crate::record::BadRecord) -> Error {
+fn unreadable(path: &Path, why: crate::rows::encoding::BadRecord) -> Error {
     Error::internal(format!("row {}: {why}", path.as_bytes().escape_ascii()))
 }
 

@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use casemate_api::body::config::{Cidr6, LogLevel, Logging, Network, NetworkV6, Ntp};
 use zeroize::Zeroizing;
 
+use crate::device::store::Local;
 use crate::error::Error;
-use crate::local::Local;
-use crate::path::LocalPath;
-use crate::record::{BadRecord, Reader, Writer};
+use crate::rows::encoding::{BadRecord, Reader, Writer};
+use crate::rows::path::LocalPath;
 
 /// A configuration with a row of its own.
 pub(crate) trait StoredConfig: Sized {

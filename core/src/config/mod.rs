@@ -19,11 +19,11 @@ use casemate_api::limits::HOST_NAME_MAX_BYTES;
 use jiff::Timestamp;
 use rustls_pki_types::DnsName;
 
-use crate::caller::Caller;
+use crate::device::store::LocalChange;
 use crate::error::Error;
-use crate::local::LocalChange;
-use crate::path::LocalPath;
-use crate::phase::Operational;
+use crate::hsm::phase::Operational;
+use crate::identity::caller::Caller;
+use crate::rows::path::LocalPath;
 
 /// What is logged until somebody configures it: as the `--log` setting says, and nowhere else.
 pub fn default_logging() -> Logging {

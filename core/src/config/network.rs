@@ -8,9 +8,9 @@ use std::net::Ipv4Addr;
 use casemate_api::body::config::Network;
 
 use super::{store, stored};
-use crate::caller::Caller;
 use crate::error::Error;
-use crate::phase::Operational;
+use crate::hsm::phase::Operational;
+use crate::identity::caller::Caller;
 use crate::platform::Host;
 
 /// The configuration of a device that nobody has configured, as NetHSM has it.

@@ -3,55 +3,31 @@
 //! A new key or chain goes this way: it is checked that the host can serve it, then it is stored, then connections get it.
 //! So a server that runs never ends up with what nobody can connect to, and a crash in between leaves the old or the new.
 
+use crate::rows::cluster_ca::ClusterCa;
 use casemate_api::KeyType;
 use casemate_api::body::config::TlsKeyType;
 use casemate_api::body::keys::DistinguishedName;
 use casemate_api::limits::RSA_GENERATE_BITS;
 use der::pem::LineEnding;
 use jiff::Timestamp;
-use zeroize::Zeroizing;
 
 use super::chain::{chain_pem, check_chain, is_authority, leads_to, parse_chain, public_key};
-use crate::caller::Caller;
-use crate::digest::sha256;
+use crate::crypto::digest::sha256;
+use crate::crypto::material::Material;
+use crate::crypto::mech::Live;
+use crate::crypto::x509;
+use crate::device::store::LocalChange;
 use crate::error::{Error, Text};
-use crate::keys::material::Material;
-use crate::local::{LocalChange, TlsIdentity};
-use crate::mech::Live;
-use crate::party::Party;
-use crate::path::{Generation, LocalPath, SharedPath};
-use crate::phase::Operational;
-use crate::platform::{Rng, Work};
-use crate::record::{BadRecord, Reader, Writer};
-use crate::right::By;
-use crate::shared::{Committed, Draft};
+use crate::hsm::phase::Operational;
+use crate::identity::caller::Caller;
+use crate::identity::right::By;
+use crate::rows::path::{Generation, LocalPath, SharedPath};
+use crate::rows::tls_identity::TlsIdentity;
+use crate::rows::transaction::{Committed, Draft};
+use crate::runtime::Rng;
+use crate::runtime::party::Party;
+use crate::runtime::pool::Work;
 use crate::store::Revision;
-use crate::table::Record;
-use crate::x509;
-
-/// The certificate of the authority that signs the TLS certificates of a cluster, as stored.
-pub struct ClusterCa(
-    /// DER.
-    pub Vec<u8>,
-);
-
-impl Record for ClusterCa {
-    fn encode(&self) -> Zeroizing<Vec<u8>> {
-        Writer::new(1).bytes(&self.0).finish()
-    }
-    fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
-        let (version, mut reader) = Reader::open(bytes)?;
-        if version != 1 {
-            return Err(BadRecord("its format is of a newer version"));
-        }
-        let certificate = reader.bytes()?.to_vec();
-        reader.end()?;
-        Ok(Self(certificate))
-    }
-    fn weight(&self) -> u64 {
-        self.0.len() as u64
-    }
-}
 
 /// A key and a certificate signed by itself, named as NetHSM's is, valid from 1970 to 9999. `names` are its alternative
 /// names, addresses with `IP:` in front. `bits` is the length of an RSA modulus, which takes its time; other types ignore
@@ -221,18 +197,4 @@ impl Operational {
 /// The public key of the certificate in front.
 fn leaf_key(identity: &TlsIdentity) -> Result<Vec<u8>, Error> {
     public_key(identity.chain.first().ok_or(Error::internal("the TLS chain is empty"))?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_stored_form_of_version_1_does_not_change() {
-        let record = ClusterCa(vec![0xaa, 0xbb]);
-        let hex: String = record.encode().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, include_str!("../../testdata/formats/cluster-ca-v1.hex").trim());
-        assert_eq!(ClusterCa::decode(&record.encode()).unwrap().0, record.0);
-        assert!(ClusterCa::decode(&[2, 0, 0, 0, 0]).is_err() && ClusterCa::decode(&[1, 0, 0, 0, 0, 0]).is_err());
-    }
 }

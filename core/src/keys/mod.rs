@@ -1,51 +1,27 @@
 //! Keys of one scope: finding, creating, changing, deleting. Use is in [`usable`].
 
-pub mod import;
-pub mod material;
-mod pem;
-pub mod public;
-pub mod record;
+pub mod counters;
 pub mod usable;
 
+use crate::rows::certificate::CertificateRecord;
 use std::ops::Deref;
 
 use casemate_api::limits::{GENERIC_GENERATE_BITS, LABEL_MAX_BYTES, RSA_GENERATE_BITS};
 use casemate_api::{KeyId, KeyType};
-use zeroize::Zeroizing;
 
-use crate::caller::{Caller, Scope};
+use crate::crypto::material::{Material, loads_quickly};
 use crate::error::Error;
-use crate::keys::material::{Material, loads_quickly};
-use crate::keys::record::{KeyRecord, Mechanisms, check_mechanisms};
+use crate::hsm::phase::Operational;
+use crate::identity::caller::{Caller, Scope};
+use crate::identity::quotas::{End, signed, stored_bytes};
+use crate::identity::right::By;
+use crate::identity::users::Change;
 use crate::keys::usable::Key;
-use crate::path::{KeyRef, SharedPath, Uid};
-use crate::phase::Operational;
-use crate::platform::Work;
-use crate::quotas::{End, signed, stored_bytes};
-use crate::record::{BadRecord, Reader, Writer};
-use crate::right::By;
-use crate::shared::{Committed, Draft};
+use crate::rows::key::{KeyRecord, Mechanisms, check_mechanisms};
+use crate::rows::path::{KeyRef, SharedPath, Uid};
+use crate::rows::transaction::{Committed, Draft};
+use crate::runtime::pool::Work;
 use crate::store::{Path, Revision};
-use crate::table::Record;
-use crate::users::Change;
-
-/// Bytes stored with a key as they are, usually a certificate.
-pub struct CertificateRecord(pub Vec<u8>);
-
-impl Record for CertificateRecord {
-    fn encode(&self) -> Zeroizing<Vec<u8>> {
-        Writer::new(1).raw(&self.0).finish()
-    }
-    fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
-        match Reader::open(bytes)? {
-            (1, mut reader) => Ok(Self(reader.rest().to_vec())),
-            _ => Err(BadRecord("its format is of a newer version")),
-        }
-    }
-    fn weight(&self) -> u64 {
-        self.0.len() as u64
-    }
-}
 
 /// What a key has besides its material.
 pub struct Properties {

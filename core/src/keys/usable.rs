@@ -11,17 +11,17 @@ use zeroize::Zeroizing;
 
 use base64ct::{Base64, Encoding};
 
-use crate::caller::Caller;
+use crate::crypto::material::loads_quickly;
+use crate::crypto::mech::{self, Live, Public};
+use crate::crypto::x509;
 use crate::error::Error;
-use crate::keys::material::loads_quickly;
-use crate::keys::record::KeyRecord;
-use crate::mech::{self, Live, Public};
-use crate::party::Party;
-use crate::path::{KeyRef, NamespaceNumber};
-use crate::phase::Operational;
-use crate::platform::Work;
-use crate::table::Row;
-use crate::x509;
+use crate::hsm::phase::Operational;
+use crate::identity::caller::Caller;
+use crate::rows::key::KeyRecord;
+use crate::rows::path::{KeyRef, NamespaceNumber};
+use crate::rows::table::Row;
+use crate::runtime::party::Party;
+use crate::runtime::pool::Work;
 
 /// A key that exists and that the caller's scope can see.
 pub struct Key {
@@ -175,14 +175,15 @@ mod tests {
 
     use super::*;
     use crate::Hsm;
-    use crate::caller::Evidence;
-    use crate::keys::record::Mechanisms;
+    use crate::crypto::mech::tests::any_key;
+    use crate::identity::caller::Evidence;
     use crate::keys::{ManagedKeys, NewId, Properties};
-    use crate::mech::tests::any_key;
-    use crate::platform::{Job, Platform, Pool};
+    use crate::platform::Platform;
+    use crate::rows::key::Mechanisms;
+    use crate::rows::table::Record;
+    use crate::runtime::pool::{Job, Pool};
+    use crate::runtime::stall::begun_here;
     use crate::sim::Sim;
-    use crate::stall::begun_here;
-    use crate::table::Record;
 
     /// Runs jobs at once, or keeps them for later.
     #[derive(Default)]
@@ -269,7 +270,7 @@ mod tests {
         block_on(async { keys.delete(&found(&keys, "k").await).await }).unwrap();
         assert_eq!(op.keys.cache_figures("keys").entries, 0, "nothing of a deleted key stays in memory");
         let properties = Properties::new(Mechanisms::default(), String::new(), vec![]).unwrap();
-        let other = crate::keys::material::Material::generate(KeyType::RSA, 1024, &*op.platform.rng).unwrap();
+        let other = crate::crypto::material::Material::generate(KeyType::RSA, 1024, &*op.platform.rng).unwrap();
         block_on(keys.create(NewId::Given(id("k")), other, properties)).unwrap();
         assert!(first != modulus(block_on(keys.get(&id("k"))).unwrap().unwrap()));
         assert_eq!(begun_here("loading a key") - before, 2);

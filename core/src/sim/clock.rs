@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 
-use crate::platform::{BoxFuture, Clock};
+use crate::runtime::{BoxFuture, Clock};
 
 /// A clock that stands still until it is [advanced](SimClock::advance).
 pub struct SimClock {

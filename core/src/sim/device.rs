@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_api::body::config::{Logging, Network};
 
-use crate::local::TlsIdentity;
-use crate::party::Party;
-use crate::platform::{Applied, DeviceKeeper, Host, Job, Pool, Rng, Swap, Work};
-use crate::secret::DeviceKey;
+use crate::crypto::secret::DeviceKey;
+use crate::platform::{Applied, DeviceKeeper, Host, Swap};
+use crate::rows::tls_identity::TlsIdentity;
+use crate::runtime::Rng;
+use crate::runtime::party::Party;
+use crate::runtime::pool::{Job, Pool, Work};
 
 /// Keeps a Device Key in memory.
 pub struct SimDevice {

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::platform::Rng;
+use crate::runtime::Rng;
 
 /// Numbers from a seed: SplitMix64 (Steele, Lea, Flood 2014). Predictable, so for tests only.
 pub struct SimRng {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use casemate_api::limits::STORE_HISTORY_EVENTS;
 
 use super::SimRng;
-use crate::platform::BoxFuture;
+use crate::runtime::BoxFuture;
 use crate::store::history::History;
 use crate::store::{
     Expect, Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch,
@@ -251,7 +251,7 @@ mod tests {
     use pollster::block_on;
 
     use super::*;
-    use crate::platform::Clock;
+    use crate::runtime::Clock;
     use crate::sim::SimClock;
     use crate::store::conformance;
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::{Event, Path, Revision, Watch};
-use crate::platform::BoxFuture;
+use crate::runtime::BoxFuture;
 
 /// The last changes of one store.
 pub struct History {

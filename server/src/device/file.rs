@@ -9,8 +9,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use casemate_core::platform::{DeviceKeeper, Rng};
-use casemate_core::secret::DeviceKey;
+use casemate_core::crypto::secret::DeviceKey;
+use casemate_core::platform::DeviceKeeper;
+use casemate_core::runtime::Rng;
 use zeroize::Zeroizing;
 
 use crate::durable::{self, NOFOLLOW};

@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use casemate_api::limits::{BODY_COPIES, BODY_GRACE_MS, BODY_INLINE_MAX_BYTES, BODY_PACE_BYTES_PER_S};
-use casemate_core::platform::{BoxFuture, Clock};
-use casemate_core::stall;
+use casemate_core::runtime::stall;
+use casemate_core::runtime::{BoxFuture, Clock};
 use hyper::body::{Bytes, Frame};
 use zeroize::Zeroizing;
 

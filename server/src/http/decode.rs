@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use casemate_api::body::keys::{ImportArguments, ImportKey};
 use casemate_api::limits::{BODY_MAX_BYTES, BODY_USE_MAX_BYTES};
-use casemate_core::party::Party;
-use casemate_core::platform::BoxFuture;
+use casemate_core::runtime::BoxFuture;
+use casemate_core::runtime::party::Party;
 use casemate_core::{Error, Hsm};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_api::{IdError, KeyId, NamespaceId, Tag, UserId};
-use casemate_core::caller::{Caller, UserAccess, UserTarget};
+use casemate_core::identity::caller::{Caller, UserAccess, UserTarget};
 use casemate_core::keys::usable::Key;
-use casemate_core::path::NamespaceNumber;
-use casemate_core::table::Row;
-use casemate_core::users::UserRecord;
+use casemate_core::rows::path::NamespaceNumber;
+use casemate_core::rows::table::Row;
+use casemate_core::rows::user::UserRecord;
 use casemate_core::{Error, Hsm};
 use percent_encoding::percent_decode;
 

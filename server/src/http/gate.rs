@@ -17,10 +17,11 @@ use casemate_api::limits::{
     REQUEST_BYTES, TARGET_MAX_CHARS,
 };
 use casemate_api::sentences;
-use casemate_core::caller::{Caller, Denied, Evidence, Failure, Scope, allows};
-use casemate_core::party::Party;
-use casemate_core::platform::{BoxFuture, Clock};
-use casemate_core::{Error, Hsm, stall};
+use casemate_core::identity::caller::{Caller, Denied, Evidence, Failure, Scope, allows};
+use casemate_core::runtime::party::Party;
+use casemate_core::runtime::stall;
+use casemate_core::runtime::{BoxFuture, Clock};
+use casemate_core::{Error, Hsm};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -714,7 +715,7 @@ fn etag(body: &[u8]) -> String {
     if body.len() > BODY_INLINE_MAX_BYTES {
         stall::begins("tagging a large reply");
     }
-    let digest = casemate_core::digest::sha256(body);
+    let digest = casemate_core::crypto::digest::sha256(body);
     let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     format!("\"{hex}\"")
 }

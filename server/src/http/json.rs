@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 
 use casemate_api::limits::{BODY_INLINE_MAX_BYTES, JSON_RELAXED_DEPTH_MAX, JSON_RELAXED_MEMBERS_MAX};
-use casemate_core::stall;
+use casemate_core::runtime::stall;
 use serde::de::DeserializeOwned;
 use zeroize::{Zeroize, Zeroizing};
 

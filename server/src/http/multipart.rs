@@ -72,7 +72,7 @@ mod tests {
     use super::super::body;
     use super::super::budget::Budget;
     use super::*;
-    use casemate_core::platform::{BoxFuture, Clock};
+    use casemate_core::runtime::{BoxFuture, Clock};
     use proptest::prelude::*;
     use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 use casemate_api::body::ErrorBody;
 use casemate_api::{Role, State};
-use casemate_core::caller::Whence;
+use casemate_core::identity::caller::Whence;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use casemate_core::party::Party;
+use casemate_core::runtime::party::Party;
 
 /// All places.
 pub(super) struct Places {

@@ -10,9 +10,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use casemate_api::{Action, State};
-use casemate_core::caller::{Caller, Whence};
-use casemate_core::phase::Operational;
-use casemate_core::platform::BoxFuture;
+use casemate_core::hsm::phase::Operational;
+use casemate_core::identity::caller::{Caller, Whence};
+use casemate_core::runtime::BoxFuture;
 use casemate_core::{Error, Hsm};
 use hyper::Method;
 

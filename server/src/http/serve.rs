@@ -25,8 +25,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use casemate_api::limits;
-use casemate_core::platform::BoxFuture;
-use casemate_core::stall;
+use casemate_core::runtime::BoxFuture;
+use casemate_core::runtime::stall;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::{Request, Response, StatusCode};

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use casemate_api::limits::{UPLOAD_LOOK_MS, UPLOAD_SILENCE_MS};
 use casemate_api::sentences;
-use casemate_core::caller::Caller;
 use casemate_core::error::Error;
-use casemate_core::right::Held;
+use casemate_core::identity::caller::Caller;
+use casemate_core::identity::right::Held;
 use hyper::body::{Bytes, Incoming};
 
 use super::body::{self, BodyError, Pace};

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use casemate_core::platform::Clock;
+use casemate_core::runtime::Clock;
 use jiff::Timestamp;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};

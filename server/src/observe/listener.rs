@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use casemate_api::limits::{HEAD_MAX_BYTES, METRICS_CONNECTIONS_MAX, METRICS_TIMEOUT_MS};
 use casemate_core::Hsm;
-use casemate_core::platform::Clock;
+use casemate_core::runtime::Clock;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderValue};

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use casemate_api::Mechanism;
 use casemate_api::limits::REFUSALS_LOGGED_PER_S;
-use casemate_core::caller::Denied;
+use casemate_core::identity::caller::Denied;
 
 /// What is counted beside replies, key operations and commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub struct Endpoint {
     pub path: &'static str,
 }
 
-/// All counters, since some moment of [`casemate_core::platform::Clock::monotonic`].
+/// All counters, since some moment of [`casemate_core::runtime::Clock::monotonic`].
 pub struct Metrics {
     since: Duration,
     refusal_second: AtomicU64,

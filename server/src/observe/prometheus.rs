@@ -90,12 +90,13 @@ fn keys(out: &mut Text, metrics: &Metrics) {
 /// Only while Operational: the caches end with the phase, and their counts begin anew with the next.
 fn caches(out: &mut Text, hsm: &Hsm) {
     let Some(figures) = hsm.operational().map(|op| op.cache_figures()) else { return };
-    let mut family = |name: &str, kind: Kind, help: &str, value: fn(&casemate_core::table::CacheFigures) -> u64| {
-        out.family(name, kind, help);
-        for one in &figures {
-            out.sample(name, &[("table", &one.table)], &value(one));
-        }
-    };
+    let mut family =
+        |name: &str, kind: Kind, help: &str, value: fn(&casemate_core::rows::table::CacheFigures) -> u64| {
+            out.family(name, kind, help);
+            for one in &figures {
+                out.sample(name, &[("table", &one.table)], &value(one));
+            }
+        };
     family("casemate_cache_entries", Kind::Gauge, "Rows in the cache of opened rows.", |one| one.entries);
     family("casemate_cache_bytes", Kind::Gauge, "Memory they take, roughly.", |one| one.bytes);
     family("casemate_cache_hits_total", Kind::Counter, "Rows found there since the last unlock.", |one| one.hits);

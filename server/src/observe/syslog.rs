@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use casemate_api::limits::{SYSLOG_FINISH_MS, SYSLOG_WAITING_MAX, SYSLOG_WAITING_MAX_BYTES};
-use casemate_core::platform::Clock;
+use casemate_core::runtime::Clock;
 use rustls::ClientConfig;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};

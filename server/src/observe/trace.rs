@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::panic::PanicHookInfo;
 use std::sync::Arc;
 
-use casemate_core::platform::Clock;
+use casemate_core::runtime::Clock;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};

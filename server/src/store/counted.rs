@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use casemate_core::platform::{BoxFuture, Clock};
+use casemate_core::runtime::{BoxFuture, Clock};
 use casemate_core::store::{
     Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch,
 };

@@ -23,7 +23,7 @@ use casemate_api::limits::{
     STORE_COMMITS_WAITING_MAX, STORE_GROUP_MAX_BYTES, STORE_HISTORY_EVENTS, STORE_MEASURE_MS, STORE_PAUSE_MAX_MS,
     STORE_PAUSE_MIN_MS, STORE_READS_WAITING_MAX, STORE_WORK_BYTES,
 };
-use casemate_core::platform::{BoxFuture, Clock};
+use casemate_core::runtime::{BoxFuture, Clock};
 use casemate_core::store::history::History;
 use casemate_core::store::{
     Expect, Outcome, Page, Path, Range, Read, Revision, Room, Snapshot, Store, StoreError, Txn, Versioned, Watch,

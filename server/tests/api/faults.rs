@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use casemate_api::limits::COUNTER_FLUSH_MS;
-use casemate_core::platform::Clock;
+use casemate_core::runtime::Clock;
 use serde_json::json;
 
 use crate::rig::{BASE, Client, Rig, ed25519, sign_something};

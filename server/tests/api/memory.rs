@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use casemate_core::update::Version;
+use casemate_core::hsm::update::Version;
 use casemate_server::http::gate::Edge;
 use casemate_server::http::row::FailedState;
 use casemate_server::http::serve::{self, Bounds, CertSlot, Running};

@@ -1,11 +1,11 @@
 //! That nothing long runs on a thread which serves requests, for all keys and all that is done with them. Counted, not timed:
-//! long work says where it begins (`casemate_core::stall`).
+//! long work says where it begins (`casemate_core::runtime::stall`).
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use casemate_api::KeyType;
 use casemate_api::mechanisms::{Input, Mode, TABLE};
-use casemate_core::stall::begun;
+use casemate_core::runtime::stall::begun;
 use serde_json::{Value, json};
 
 use crate::keys::generic;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use casemate_api::State;
-use casemate_core::update::{UpdateKey, Version};
+use casemate_core::hsm::update::{UpdateKey, Version};
 use casemate_server::update::{Trust, Updates};
 use openssl::hash::MessageDigest;
 use openssl::pkey::{PKey, Private};

@@ -1,7 +1,7 @@
 //! Text that others have chosen, on its way into the log.
 
 use casemate_core::backup::format::{ENTRY_LABEL, Field, Version, push_end, push_framed, push_start};
-use casemate_core::{kdf, seal};
+use casemate_core::crypto::{kdf, seal};
 use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, Folder, casemated, run};

@@ -95,7 +95,7 @@ fn nethsm(version: Version, tweak: impl Fn(&mut Vec<(String, Vec<u8>)>, &DomainK
 }
 
 fn logs_in(hsm: &Hsm, name: &str, passphrase: &str) -> bool {
-    use crate::caller::Evidence;
+    use crate::identity::caller::Evidence;
     let address = "10.0.0.1".parse().unwrap();
     block_on(op(hsm).authenticate(Evidence::Basic { name, passphrase: passphrase.as_bytes(), address })).is_ok()
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use casemate_core::caller::Caller;
+use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 
 use crate::http::find::Records;

@@ -7,7 +7,7 @@ use casemate_api::body::system::RestoreRequest;
 use casemate_api::limits::{BACKUP_STALL_MS, REPLY_PACE_BYTES_PER_S, RESTORE_ARGUMENTS_MAX_BYTES};
 use casemate_api::sentences;
 use casemate_core::backup::restore::{Restore, RestoreArguments, Restored};
-use casemate_core::caller::Caller;
+use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
@@ -68,7 +68,7 @@ pub async fn restore(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), upload: Uplo
     let mut restore = hsm.begin_restore(caller)?;
     let content_type = upload.content_type().map(<[u8]>::to_vec);
     let upload = Arc::new(Mutex::new(upload));
-    let pull = move || -> casemate_core::platform::BoxFuture<'static, _> {
+    let pull = move || -> casemate_core::runtime::BoxFuture<'static, _> {
         let upload = upload.clone();
         Box::pin(async move { upload.lock().await.next().await })
     };

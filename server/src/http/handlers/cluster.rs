@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use casemate_api::body::cluster::ClusterMember;
-use casemate_core::caller::Caller;
+use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 
 use crate::http::reply::Reply;

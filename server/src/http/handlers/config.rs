@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use casemate_api::body::config::{ChangePassphrase, Logging, Network, Ntp, Switch, Time, UnattendedBoot};
-use casemate_core::caller::Caller;
 use casemate_core::config::time_text;
+use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 
 use crate::http::reply::Reply;

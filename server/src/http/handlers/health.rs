@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_api::body::system::{ClusterState, Diagnosis, HealthState, Info, LogItem};
-use casemate_core::caller::Caller;
+use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 
 use crate::http::reply::Reply;

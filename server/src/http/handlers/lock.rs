@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use casemate_api::body::system::{Provision, Unlock};
-use casemate_core::caller::Caller;
+use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 
 use crate::http::json::JsonError;

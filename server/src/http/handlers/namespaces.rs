@@ -3,8 +3,8 @@
 use casemate_api::NamespaceId;
 use casemate_api::body::users::{NamespaceItem, NamespaceQuota, NewNamespaceQuota};
 use casemate_core::Error;
-use casemate_core::caller::Caller;
-use casemate_core::quotas::Quota;
+use casemate_core::identity::caller::Caller;
+use casemate_core::rows::namespace::Quota;
 
 use crate::http::find::FoundNamespace;
 use crate::http::reply::Reply;

@@ -8,9 +8,9 @@ use base64::prelude::BASE64_STANDARD;
 use casemate_api::body::system::{Random, RandomRequest, ReleaseNotes, SystemInfo};
 use casemate_api::limits::RANDOM_MAX_BYTES;
 use casemate_api::sentences;
-use casemate_core::caller::Caller;
-use casemate_core::right::Held;
-use casemate_core::update::Version;
+use casemate_core::hsm::update::Version;
+use casemate_core::identity::caller::Caller;
+use casemate_core::identity::right::Held;
 use casemate_core::{Error, Hsm};
 use zeroize::Zeroizing;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use casemate_api::body::config::GenerateTlsKey;
 use casemate_api::body::keys::DistinguishedName;
-use casemate_core::caller::Caller;
+use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 
 use crate::http::reply::Reply;

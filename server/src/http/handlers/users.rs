@@ -4,8 +4,8 @@ use casemate_api::body::Created;
 use casemate_api::body::users as bodies;
 use casemate_api::{NamespaceId, Role, Tag, UserId, UserName};
 use casemate_core::Error;
-use casemate_core::caller::{Caller, UserAccess, UserTarget};
-use casemate_core::users::NewUser;
+use casemate_core::identity::caller::{Caller, UserAccess, UserTarget};
+use casemate_core::identity::users::NewUser;
 use hyper::StatusCode;
 
 use super::keys::{put_into_set, taken_from_set};

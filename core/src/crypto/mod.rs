@@ -1,0 +1,13 @@
+//! Keys, and what is computed with them. Nothing here knows of users, rows or phases.
+
+pub mod digest;
+pub mod import;
+pub mod kdf;
+pub mod material;
+pub mod mech;
+pub mod passphrase;
+mod pem;
+pub mod public;
+pub mod seal;
+pub mod secret;
+pub mod x509;

@@ -1,0 +1,59 @@
+//! The state machine as types. Only [`Operational`] owns the Domain Key, and users, namespaces and keys can be reached
+//! only through it: while the HSM is locked there is no value on which to call `sign`.
+//!
+//! ```compile_fail
+//! fn sign(locked: &casemate_core::hsm::phase::Locked, id: &casemate_api::UserId) {
+//!     let _ = locked.user(id); // Locked has no users
+//! }
+//! ```
+//! ```compile_fail
+//! fn keep(op: &casemate_core::hsm::phase::Operational) -> casemate_core::hsm::phase::Operational {
+//!     op.clone() // not Clone
+//! }
+//! ```
+
+mod locked;
+mod operational;
+mod unprovisioned;
+
+use std::sync::Arc;
+
+use casemate_api::State;
+
+pub use locked::Locked;
+pub use operational::Operational;
+pub(crate) use operational::table_key;
+pub(crate) use unprovisioned::undo as undo_provisioning;
+pub use unprovisioned::{Provision, Unprovisioned};
+
+/// What the HSM can do now.
+#[derive(Clone)]
+pub enum Phase {
+    /// It can be provisioned.
+    Unprovisioned(Arc<Unprovisioned>),
+    /// It can be unlocked.
+    Locked(Arc<Locked>),
+    /// It can be used.
+    Operational(Arc<Operational>),
+    /// Its store cannot be reached, or it is being erased.
+    Failed(Failed),
+}
+
+/// Why there is no service, and what comes back with the store.
+#[derive(Clone)]
+pub struct Failed {
+    /// The phase to resume. It keeps the Domain Key in memory while the store is away.
+    pub resume: Option<Box<Phase>>,
+}
+
+impl Phase {
+    /// The state the API names.
+    pub fn state(&self) -> State {
+        match self {
+            Phase::Unprovisioned(_) => State::Unprovisioned,
+            Phase::Locked(_) => State::Locked,
+            Phase::Operational(_) => State::Operational,
+            Phase::Failed(_) => State::Failed,
+        }
+    }
+}

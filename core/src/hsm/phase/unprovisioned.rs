@@ -1,0 +1,181 @@
+//! Unprovisioned: nothing is stored, and the only power is to provision.
+
+use crate::crypto::passphrase::Digest;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use casemate_api::{Passphrase, Role, UserId};
+
+use crate::crypto::secret::DomainKey;
+use crate::device::procedure::Step;
+use crate::device::slots;
+use crate::device::store::{Local, LocalChange};
+use crate::error::Error;
+use crate::hsm::phase::operational::Tables;
+use crate::identity::users;
+use crate::platform::Platform;
+use crate::rows::path::{Generation, LocalPath, SharedPath, TableId, generation_pointer};
+use crate::rows::table::{Closed, Doubt, Table};
+use crate::rows::user::UserRecord;
+use crate::runtime::party::Party;
+use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Txn};
+
+/// The HSM before it has any secret.
+pub struct Unprovisioned {
+    platform: Platform,
+    local: Arc<Local>,
+}
+
+/// What provisioning needs.
+pub struct Provision {
+    /// 10 to 200 bytes.
+    pub unlock_passphrase: Passphrase,
+    /// Of the first user, `admin`; 10 to 200 bytes.
+    pub admin_passphrase: Passphrase,
+    /// Seconds from the hardware clock to the HSM's.
+    pub clock_offset_s: i64,
+}
+
+/// The first generation of the shared store.
+const FIRST: Generation = 1;
+
+impl Unprovisioned {
+    pub(crate) fn new(platform: Platform, local: Arc<Local>) -> Self {
+        Self { platform, local }
+    }
+
+    /// Makes a Domain Key and the user `admin`. Steps: note the step, write the shared rows, write the slots and clear
+    /// the step in one local transaction, which is the moment the HSM is provisioned.
+    pub async fn provision(&self, wanted: &Provision) -> Result<DomainKey, Error> {
+        users::check_length("unlockPassphrase", &wanted.unlock_passphrase)?;
+        users::check_length("adminPassphrase", &wanted.admin_passphrase)?;
+        let domain = DomainKey::random(&*self.platform.rng);
+        let digest = users::digest(&self.platform, Party::Hsm, "adminPassphrase", &wanted.admin_passphrase).await?;
+        let passphrase = wanted.unlock_passphrase.expose();
+        let slots = slots::with_slot0(LocalChange::default(), &self.platform, Party::Hsm, passphrase, &domain).await?;
+
+        self.local.commit(Step::Provision.note(without_slots())).await?;
+        sweep(&self.platform).await?;
+        self.write_admin(&domain, digest).await?;
+        let offset = wanted.clock_offset_s.to_be_bytes();
+        self.local.commit(slots.put(LocalPath::ClockOffset, offset).delete(LocalPath::Step)).await?;
+        Ok(domain)
+    }
+
+    async fn write_admin(&self, domain: &DomainKey, digest: Digest) -> Result<(), Error> {
+        let (closed, doubt) = (Closed::default(), Doubt::default());
+        let tables = Tables { platform: &self.platform, domain, closed: &closed, doubt: &doubt };
+        let table: Table<UserRecord> = tables.open(TableId::Users, 0);
+        let id = UserId::parse("admin").map_err(|why| Error::internal(why.to_string()))?;
+        let record = UserRecord { real_name: "admin".into(), role: Role::Administrator, digest, tags: BTreeSet::new() };
+        let row = table.sealed(&SharedPath::user(FIRST, &id), Revision::default(), &record)?;
+        let txn = Txn {
+            expect: vec![(generation_pointer(), Expect::Absent)],
+            put: vec![(generation_pointer(), FIRST.to_be_bytes().to_vec()), row],
+            ..Txn::default()
+        };
+        match self.platform.store.commit(vec![txn]).await?.pop() {
+            Some(Outcome::Committed(_)) => Ok(()),
+            _ => Err(Error::Unavailable("The store did not confirm the change. Try again.".into())),
+        }
+    }
+}
+
+/// Undoes a provisioning that a crash interrupted. Nothing of it was acknowledged.
+pub(crate) async fn undo(platform: &Platform, local: &Local) -> Result<(), Error> {
+    sweep(platform).await?;
+    local.commit(without_slots().delete(LocalPath::Step)).await
+}
+
+/// Removes what an earlier attempt may have left if its last answer was lost: slots without a shared store are no use.
+fn without_slots() -> LocalChange {
+    let slots = [LocalPath::Slot0, LocalPath::Slot1, LocalPath::UnlockSalt, LocalPath::ClockOffset];
+    slots.into_iter().fold(LocalChange::default(), LocalChange::delete)
+}
+
+/// Removes every row of the shared store.
+async fn sweep(platform: &Platform) -> Result<(), Error> {
+    loop {
+        let range = Range { start: Path(Box::from([])), end: None, limit: 100, keys_only: true };
+        let page = platform.store.range(range, Read::Fresh).await?;
+        if page.rows.is_empty() {
+            return Ok(());
+        }
+        let delete = page.rows.into_iter().map(|(path, _)| path).collect();
+        platform.store.commit(vec![Txn { delete, ..Txn::default() }]).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use casemate_api::State;
+    use pollster::block_on;
+
+    use super::*;
+    use crate::Hsm;
+    use crate::platform::DeviceKeeper;
+    use crate::runtime::BoxFuture;
+    use crate::sim::{Sim, SimStore};
+    use crate::store::{Page, Snapshot, Store, StoreError, Versioned, Watch};
+
+    /// A store that can be written, and no longer read once something is in it, until `well`.
+    struct Blind {
+        store: Arc<SimStore>,
+        blind: AtomicBool,
+        well: AtomicBool,
+    }
+
+    impl Blind {
+        fn check(&self) -> Result<(), StoreError> {
+            let blind = self.blind.load(Ordering::SeqCst) && !self.well.load(Ordering::SeqCst);
+            if blind { Err(StoreError::Busy) } else { Ok(()) }
+        }
+    }
+
+    impl Store for Blind {
+        fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
+            Box::pin(async move {
+                self.check()?;
+                self.store.get(path, read).await
+            })
+        }
+        fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
+            Box::pin(async move {
+                self.check()?;
+                self.store.range(range, read).await
+            })
+        }
+        fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
+            self.blind.store(true, Ordering::SeqCst);
+            self.store.commit(txns)
+        }
+        fn watch(&self, prefix: Path, from: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, StoreError>> {
+            self.store.watch(prefix, from)
+        }
+        fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {
+            self.store.snapshot()
+        }
+    }
+
+    #[test]
+    fn what_is_provisioned_and_cannot_be_opened_is_locked_and_not_open_to_everyone() {
+        let sim = Sim::new(7);
+        sim.device.load().unwrap();
+        let blind =
+            Arc::new(Blind { store: sim.store.clone(), blind: AtomicBool::new(false), well: AtomicBool::new(false) });
+        let hsm = block_on(Hsm::boot(Platform { store: blind.clone(), ..sim.platform() })).unwrap();
+        let secret = |text: &str| Passphrase::from_text(text.into());
+        let provision =
+            || hsm.provision(secret("unlock passphrase"), secret("admin passphrase"), "2026-01-01T00:00:00Z");
+        let error = block_on(provision()).unwrap_err();
+        assert!(error.to_string().contains("Unlock it"), "nobody takes it for not begun: {error}");
+        assert_eq!(hsm.state(), State::Locked);
+        assert!(matches!(block_on(provision()), Err(Error::Precondition(_))));
+        blind.well.store(true, Ordering::SeqCst);
+        let address = std::net::Ipv4Addr::LOCALHOST.into();
+        block_on(hsm.unlock(address, &secret("unlock passphrase"))).unwrap();
+        assert_eq!(hsm.state(), State::Operational);
+    }
+}

@@ -1,0 +1,522 @@
+//! Who calls, and what that lets them reach.
+//!
+//! A [`Caller`] comes only from [`Operational::authenticate`], a [`Scope`] only from a caller, and every path of a key
+//! is formed by a scope: what lies in another namespace cannot be named, let alone used.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use casemate_api::limits::CREDENTIAL_CACHE_ENTRIES;
+use casemate_api::{Action, NamespaceId, Role, UserId};
+use quick_cache::sync::Cache;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use crate::crypto::kdf;
+use crate::crypto::passphrase::{Digest, Scheme};
+use crate::error::Error;
+use crate::hsm::phase::Operational;
+use crate::identity::guesses::{Entry, Judging, Verdict};
+use crate::identity::limiter::Guess;
+use crate::rows::path::{Generation, NamespaceNumber, ROOT, SharedPath};
+use crate::rows::table::Row;
+use crate::rows::transaction::Draft;
+use crate::rows::user::UserRecord;
+use crate::runtime::Rng;
+use crate::runtime::party::{Neighbourhood, Party};
+use crate::runtime::pool::Work;
+use crate::store::Revision;
+
+/// What somebody shows to prove who they are.
+pub enum Evidence<'a> {
+    /// HTTP Basic credentials (RFC 7617).
+    Basic {
+        /// The user name as sent.
+        name: &'a str,
+        /// The passphrase as sent.
+        passphrase: &'a [u8],
+        /// The client's address.
+        address: IpAddr,
+    },
+}
+
+/// Why somebody was not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// Unknown user or wrong passphrase; the same answer for both.
+    Unauthenticated,
+    /// An attempt of that name from that neighbourhood failed less than a second ago, or another one is being judged.
+    TooMany,
+    /// Too many passphrases are being checked already.
+    Busy,
+}
+
+/// Somebody who proved who they are.
+pub struct Caller {
+    /// Their user id.
+    pub id: UserId,
+    row: Arc<Row<UserRecord>>,
+    home: Home,
+}
+
+enum Home {
+    Known(Scope),
+    /// The user's namespace does not exist (any more): they may do nothing.
+    Missing,
+}
+
+/// Where a caller's keys live: the root, or one existing namespace.
+#[derive(Clone)]
+pub struct Scope {
+    number: NamespaceNumber,
+    /// The namespace's row, which every write inside it expects unchanged.
+    namespace: Option<(NamespaceId, Revision)>,
+}
+
+impl Scope {
+    /// The number in the paths of this scope.
+    pub(crate) fn number(&self) -> NamespaceNumber {
+        self.number
+    }
+
+    /// Everybody of this scope.
+    pub fn party(&self) -> Party {
+        Party::Namespace(self.number)
+    }
+
+    /// The namespace; `None` is the root.
+    pub fn namespace(&self) -> Option<&NamespaceId> {
+        self.namespace.as_ref().map(|(id, _)| id)
+    }
+
+    /// Adds the guard that the namespace still exists as this scope saw it.
+    pub(crate) fn fence(&self, generation: Generation, draft: Draft) -> Draft {
+        match &self.namespace {
+            None => draft,
+            Some((id, revision)) => draft.at(&SharedPath::namespace(generation, id), *revision),
+        }
+    }
+}
+
+impl Caller {
+    /// The revision of their row when they were believed: what a write on their behalf expects.
+    pub(crate) fn revision(&self) -> Revision {
+        self.row.revision
+    }
+
+    /// Their row when they were believed.
+    pub(crate) fn record(&self) -> &UserRecord {
+        &self.row.record
+    }
+
+    /// The caller's role.
+    pub fn role(&self) -> Role {
+        self.row.record.role
+    }
+
+    /// The caller's scope; `Forbidden` if its namespace does not exist.
+    pub fn scope(&self) -> Result<&Scope, Error> {
+        match &self.home {
+            Home::Known(scope) => Ok(scope),
+            Home::Missing => Err(Error::Forbidden(None)),
+        }
+    }
+
+    /// Whether the caller belongs to no namespace.
+    pub fn is_root(&self) -> bool {
+        matches!(&self.home, Home::Known(scope) if scope.number == ROOT)
+    }
+
+    /// Whether the caller has one of `tags`; without tags everybody has.
+    pub fn has_one_of(&self, tags: &[String]) -> bool {
+        tags.is_empty() || tags.iter().any(|tag| self.row.record.tags.contains(tag))
+    }
+}
+
+/// What a caller wants with a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserAccess {
+    /// Read the user or its tags.
+    Read,
+    /// Create or delete it, or change its tags.
+    Manage,
+    /// Set its passphrase.
+    Passphrase,
+}
+
+/// A user id that the caller may reach; whether there is such a user is another question.
+pub struct UserTarget {
+    /// The user.
+    pub id: UserId,
+    /// Its namespace's row when the caller was let in; `None`: there is no such namespace.
+    namespace: Option<Revision>,
+    /// For whom the work is done.
+    pub(crate) party: Party,
+}
+
+impl UserTarget {
+    /// Adds the guard that the namespace is as it was when the caller was let in.
+    pub(crate) fn fence(&self, generation: Generation, draft: Draft) -> Draft {
+        let Some(namespace) = &self.id.namespace else { return draft };
+        let path = SharedPath::namespace(generation, namespace);
+        match self.namespace {
+            None => draft.absent(&path),
+            Some(revision) => draft.at(&path, revision),
+        }
+    }
+}
+
+/// Credentials that were right once, by user name: a keyed hash of name and passphrase, and the revision of the user row
+/// it was checked against. Any change of the row makes the entry worthless; the passphrase is not in it.
+pub struct Credentials {
+    key: aws_lc_rs::hmac::Key,
+    known: Cache<Box<str>, ([u8; 32], Revision)>,
+}
+
+impl Credentials {
+    /// An empty cache under a fresh key.
+    pub fn new(rng: &dyn Rng) -> Self {
+        let mut key = [0; 32];
+        rng.fill(&mut key);
+        let hmac = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &key);
+        zeroize::Zeroize::zeroize(&mut key);
+        Self { key: hmac, known: Cache::new(CREDENTIAL_CACHE_ENTRIES) }
+    }
+
+    fn tag(&self, name: &str, passphrase: &[u8]) -> [u8; 32] {
+        let mut context = aws_lc_rs::hmac::Context::with_key(&self.key);
+        context.update(name.as_bytes());
+        context.update(&[0]);
+        context.update(passphrase);
+        let mut tag = [0; 32];
+        tag.iter_mut().zip(context.sign().as_ref()).for_each(|(to, from)| *to = *from);
+        tag
+    }
+
+    /// The revision for which these credentials are known to be right.
+    fn known(&self, name: &str, tag: &[u8; 32]) -> Option<Revision> {
+        let (known, at) = self.known.get(name)?;
+        bool::from(known.as_slice().ct_eq(tag.as_slice())).then_some(at)
+    }
+}
+
+impl Operational {
+    /// Finds out who calls. A warm check costs a keyed hash; a first one the slow hash, on the pool. At most one wrong
+    /// guess a second is judged for a name and a neighbourhood; [`crate::identity::guesses`] says why.
+    ///
+    /// Known and unknown names, and names whose credentials are known, get the same answers in the same order, also when
+    /// the pool has no place; for known and unknown names the store is read once.
+    pub async fn authenticate(&self, evidence: Evidence<'_>) -> Result<Caller, Failure> {
+        let Evidence::Basic { name, passphrase, address } = evidence;
+        let Ok(id) = UserId::parse(name) else { return Err(Failure::Denied(Denied::Unauthenticated)) };
+        let neighbourhood = Neighbourhood::from(address);
+        let mark = self.limiter.mark(Guess::Login(neighbourhood, name));
+        let tag = self.credentials.tag(name, passphrase);
+        let known = {
+            // Nothing is awaited in here, so no guess of this name and neighbourhood is compared before the strike of the
+            // one before it is made.
+            let _comparing = self.guesses.comparing(mark);
+            match self.credentials.known(name, &tag) {
+                Some(revision) if !self.limiter.blocks(mark) => Ok(revision),
+                _ => Err(self.guesses.enter(mark, tag)),
+            }
+        };
+        let entry = match known {
+            Err(entry) => entry,
+            Ok(revision) => {
+                let row = self.user(&id).await?.filter(|row| row.revision == revision);
+                match row {
+                    // Somebody may have been judged wrong meanwhile.
+                    Some(row) if !self.limiter.blocks(mark) => return self.caller(id, row).await,
+                    _ => self.guesses.enter(mark, tag),
+                }
+            }
+        };
+        let verdict = match entry {
+            Entry::Refused => return Err(Failure::Denied(Denied::TooMany)),
+            Entry::Joined(verdict) => verdict,
+            Entry::First(judging, verdict) => {
+                self.judge(judging, &id, passphrase, neighbourhood).await?;
+                verdict
+            }
+        };
+        let salt = match verdict.await {
+            Ok(Verdict::Right(salt)) => salt,
+            Ok(Verdict::Wrong) => return Err(Failure::Denied(Denied::Unauthenticated)),
+            Err(_) => return Err(Failure::Denied(Denied::Busy)),
+        };
+        // The hash took its time, and it may have been begun for somebody else: what counts is the row as it is now.
+        let row = self.user(&id).await?.filter(|row| row.record.digest.salt.ct_eq(&salt).into());
+        let row = row.ok_or(Failure::Denied(Denied::Unauthenticated))?;
+        self.credentials.known.insert(name.into(), (tag, row.revision));
+        self.caller(id, row).await
+    }
+
+    /// Queues the slow hash that gives the verdict. A name that is not there costs what a name that is there costs: one
+    /// read of the store, one hash.
+    async fn judge(
+        &self,
+        judging: Judging,
+        id: &UserId,
+        passphrase: &[u8],
+        neighbourhood: Neighbourhood,
+    ) -> Result<(), Error> {
+        let row = self.users.read(&SharedPath::user(self.shared.generation, id)).await?;
+        let (exists, expected) = row.map_or((false, NOBODY), |row| (true, row.record.digest));
+        let (passphrase, retired) = (Zeroizing::new(passphrase.to_vec()), self.retired.clone());
+        let job = move || {
+            if retired.check().is_err() {
+                return;
+            }
+            let hash = Zeroizing::new(match expected.scheme {
+                Scheme::HmacSha256 => kdf::user_digest_v0(&passphrase, &expected.salt),
+                Scheme::Scrypt => kdf::user_digest(&passphrase, &expected.salt),
+            });
+            let right = bool::from(hash.as_slice().ct_eq(expected.hash.as_slice())) && exists;
+            judging.judge(if right { Verdict::Right(expected.salt) } else { Verdict::Wrong });
+        };
+        self.platform.pool.spawn(Work::Kdf, Party::Address(neighbourhood), Box::new(job));
+        Ok(())
+    }
+
+    /// Looks again at somebody who was believed a while ago: role, tags and namespace as they are now. Whose passphrase
+    /// was changed or who was deleted meanwhile is no longer believed.
+    pub async fn renew(&self, caller: Caller) -> Result<Caller, Failure> {
+        let now = self.user(&caller.id).await?.ok_or(Failure::Denied(Denied::Unauthenticated))?;
+        if caller.record().is_as(&now.record) {
+            self.caller(caller.id, now).await
+        } else {
+            Err(Failure::Denied(Denied::Unauthenticated))
+        }
+    }
+
+    /// Somebody who need not prove who they are: in simulations only.
+    #[cfg(any(test, feature = "sim"))]
+    pub async fn believe(&self, id: &UserId) -> Result<Caller, Failure> {
+        let row = self.user(id).await?.ok_or(Failure::Denied(Denied::Unauthenticated))?;
+        self.caller(id.clone(), row).await
+    }
+
+    async fn caller(&self, id: UserId, row: Arc<Row<UserRecord>>) -> Result<Caller, Failure> {
+        let home = match &id.namespace {
+            None => Home::Known(Scope { number: ROOT, namespace: None }),
+            Some(namespace) => match self.namespace(namespace).await? {
+                None => Home::Missing,
+                Some(found) => {
+                    let namespace = Some((namespace.clone(), found.revision));
+                    Home::Known(Scope { number: found.record.number, namespace })
+                }
+            },
+        };
+        Ok(Caller { id, row, home })
+    }
+
+    /// Whether `caller` may do `access` with the user `id`. Administrators reach their own namespace; those of the root
+    /// also the users of namespaces that do not exist, and read everyone. Operators reach themselves, to read and to set
+    /// their passphrase.
+    pub async fn reach_user(&self, caller: &Caller, id: UserId, access: UserAccess) -> Result<UserTarget, Error> {
+        let scope = caller.scope()?;
+        let own = scope.namespace();
+        let found = match &id.namespace {
+            None => None,
+            Some(namespace) => self.namespace(namespace).await?,
+        };
+        let namespace = found.map(|row| row.revision);
+        let allowed = match caller.role() {
+            Role::Administrator => match (own, &id.namespace) {
+                (None, None) => true,
+                (None, Some(_)) => namespace.is_none() || access == UserAccess::Read,
+                (Some(own), target) => target.as_ref() == Some(own),
+            },
+            Role::Operator => access != UserAccess::Manage && caller.id == id,
+            Role::Metrics | Role::Backup => false,
+        };
+        if allowed { Ok(UserTarget { id, namespace, party: scope.party() }) } else { Err(Error::Forbidden(None)) }
+    }
+}
+
+/// Why [`Operational::authenticate`] gave no caller.
+#[derive(Debug)]
+pub enum Failure {
+    /// They were not believed.
+    Denied(Denied),
+    /// It could not be found out.
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Error(error)
+    }
+}
+
+/// What an unknown user's passphrase is compared with: the digest of nothing that can be typed.
+const NOBODY: Digest = Digest { scheme: Scheme::Scrypt, salt: [0; 16], hash: [0; 32] };
+
+/// Whether `caller` may perform `action` at all, and from where.
+pub fn allows(caller: &Caller, action: Action, whence: Whence) -> bool {
+    let at_home = match whence {
+        Whence::Root => caller.is_root(),
+        Whence::Anywhere => caller.scope().is_ok(),
+    };
+    at_home && caller.role().may(action)
+}
+
+/// Which callers an endpoint is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whence {
+    /// Users without a namespace.
+    Root,
+    /// Users of any existing namespace, and of the root; each sees its own.
+    Anywhere,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use casemate_api::Passphrase;
+    use pollster::block_on;
+
+    use super::*;
+    use crate::Hsm;
+    use crate::platform::{DeviceKeeper, Platform};
+    use crate::runtime::pool::{Job, Pool};
+    use crate::runtime::{BoxFuture, Clock};
+    use crate::sim::Sim;
+
+    const PASSPHRASE: &str = "admin passphrase";
+
+    /// Runs jobs at once, or has no place for any.
+    #[derive(Default)]
+    struct Filling(AtomicBool);
+
+    impl Pool for Filling {
+        fn spawn(&self, _: Work, _: Party, job: Job) {
+            if !self.0.load(Ordering::SeqCst) {
+                job();
+            }
+        }
+    }
+
+    /// The simulated clock, which does something else when it is next asked.
+    struct Interrupting {
+        clock: Arc<dyn Clock>,
+        act: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    }
+
+    impl Clock for Interrupting {
+        fn wall(&self) -> Duration {
+            self.clock.wall()
+        }
+        fn monotonic(&self) -> Duration {
+            let act = self.act.lock().unwrap().take();
+            if let Some(act) = act {
+                act();
+            }
+            self.clock.monotonic()
+        }
+        fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+            self.clock.sleep(duration)
+        }
+    }
+
+    #[derive(Clone)]
+    struct Rig {
+        sim: Arc<Sim>,
+        op: Arc<Operational>,
+        pool: Arc<Filling>,
+        clock: Arc<Interrupting>,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let sim = Arc::new(Sim::new(11));
+            sim.device.load().unwrap();
+            let pool = Arc::new(Filling::default());
+            let clock = Arc::new(Interrupting { clock: sim.clock.clone(), act: Mutex::default() });
+            let platform = Platform { pool: pool.clone(), clock: clock.clone(), ..sim.platform() };
+            let hsm = block_on(Hsm::boot(platform)).unwrap();
+            let secret = |text: &str| Passphrase::from_text(text.into());
+            block_on(hsm.provision(secret("unlock passphrase"), secret(PASSPHRASE), "2026-01-01T00:00:00Z")).unwrap();
+            Self { op: hsm.operational().unwrap(), sim, pool, clock }
+        }
+
+        /// `None`: believed.
+        fn ask(&self, name: &str, passphrase: &str) -> Option<Denied> {
+            let address = Ipv4Addr::LOCALHOST.into();
+            let evidence = Evidence::Basic { name, passphrase: passphrase.as_bytes(), address };
+            match block_on(self.op.authenticate(evidence)) {
+                Ok(_) => None,
+                Err(Failure::Denied(denied)) => Some(denied),
+                Err(Failure::Error(error)) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn known_and_unknown_names_cost_the_same_reads_and_get_the_same_answers() {
+        let rig = Rig::new();
+        let reads = Arc::new(AtomicUsize::new(0));
+        let counted = reads.clone();
+        rig.sim.store.delay(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Box::pin(std::future::ready(()))
+        });
+        let told = |name: &str| {
+            rig.sim.clock.advance(Duration::from_secs(1));
+            let before = reads.load(Ordering::SeqCst);
+            let mut answers = vec![rig.ask(name, "guess 1"), rig.ask(name, "guess 2"), rig.ask(name, "guess 1")];
+            rig.pool.0.store(true, Ordering::SeqCst);
+            answers.push(rig.ask(name, "guess 3"));
+            rig.sim.clock.advance(Duration::from_secs(1));
+            answers.extend([rig.ask(name, "guess 4"), rig.ask(name, "guess 5")]);
+            rig.pool.0.store(false, Ordering::SeqCst);
+            (answers, reads.load(Ordering::SeqCst) - before)
+        };
+        let expected = {
+            use Denied::{Busy, TooMany, Unauthenticated};
+            ([Unauthenticated, TooMany, TooMany, TooMany, Busy, TooMany].map(Some).to_vec(), 2)
+        };
+        assert_eq!(told("nobody"), expected);
+        assert_eq!(told("admin"), expected);
+        rig.sim.clock.advance(Duration::from_secs(1));
+        assert_eq!(rig.ask("admin", PASSPHRASE), None);
+        assert_eq!(told("admin"), expected, "with credentials that are known");
+    }
+
+    #[test]
+    fn a_guess_that_found_no_place_stops_even_the_right_passphrase_for_its_second() {
+        let rig = Rig::new();
+        assert_eq!(rig.ask("admin", PASSPHRASE), None);
+        rig.pool.0.store(true, Ordering::SeqCst);
+        assert_eq!(rig.ask("admin", "a wrong guess"), Some(Denied::Busy));
+        assert_eq!(rig.ask("admin", PASSPHRASE), Some(Denied::TooMany));
+        rig.sim.clock.advance(Duration::from_secs(1));
+        assert_eq!(rig.ask("admin", PASSPHRASE), None, "known credentials need no place");
+    }
+
+    #[test]
+    fn of_two_guesses_compared_at_the_same_instant_one_is_judged() {
+        let rig = Rig::new();
+        assert_eq!(rig.ask("admin", PASSPHRASE), None);
+        // While a wrong guess is between its comparison and its strike, another thread asks with the right one.
+        let (answer, answered) = mpsc::channel();
+        let (done, waits) = mpsc::channel();
+        let other = rig.clone();
+        *rig.clock.act.lock().unwrap() = Some(Box::new(move || {
+            std::thread::spawn(move || {
+                let denied = other.ask("admin", PASSPHRASE);
+                let _ = done.send(());
+                answer.send(denied).unwrap();
+            });
+            let _ = waits.recv_timeout(Duration::from_millis(300));
+        }));
+        assert_eq!(rig.ask("admin", "a wrong guess"), Some(Denied::Unauthenticated));
+        assert_eq!(answered.recv().unwrap(), Some(Denied::TooMany));
+    }
+}

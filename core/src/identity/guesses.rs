@@ -1,0 +1,257 @@
+//! Logins that are being judged: equal ones share a run of the slow hash, and of different ones for the same name from
+//! the same neighbourhood only one is judged.
+//!
+//! Why at most one *wrong* guess a second is judged for a name and a neighbourhood, however many threads serve and
+//! however many guesses come at once: a guess is judged in one of three ways.
+//!
+//! - By the hash. Then [`Limiter::admit`] has let it in, which it does once a second, and not while another one is
+//!   judged.
+//! - By comparison with credentials that are known ([`Operational::authenticate`]). A right guess is believed only if the
+//!   limiter has no strike, and a wrong one leaves its strike before the next guess of that name and neighbourhood is
+//!   compared: both happen under [`Guesses::comparing`].
+//! - By comparison with one that is being judged. The first that differs leaves a strike, and nobody joins any more; if
+//!   the one that is judged turns out to be right, that strike stands.
+//!
+//! [`Operational::authenticate`]: crate::hsm::phase::Operational::authenticate
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_channel::oneshot;
+use subtle::ConstantTimeEq;
+
+use crate::identity::limiter::{Admitted, Limiter, Mark};
+
+/// What became of a guess.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The passphrase is the one whose digest has this salt.
+    Right([u8; 16]),
+    /// It is wrong.
+    Wrong,
+}
+
+/// A guess on its way to its verdict.
+#[derive(Debug)]
+pub enum Entry {
+    /// It is to be judged, and this is where the verdict goes and comes from.
+    First(Judging, Awaited),
+    /// An equal one is being judged.
+    Joined(Awaited),
+    /// One was made less than a second ago, or another one is being judged.
+    Refused,
+}
+
+/// A verdict to come; an error if there will be none.
+pub type Awaited = oneshot::Receiver<Verdict>;
+
+/// The guesses that are being judged.
+pub struct Guesses {
+    limiter: Arc<Limiter>,
+    flights: Mutex<HashMap<Mark, Flight>>,
+    /// Each held over one comparison with known credentials and the strike that follows from it.
+    comparing: [Mutex<()>; STRIPES],
+}
+
+/// Guesses at different names rarely wait for each other, and never for longer than a hash table takes.
+const STRIPES: usize = 64;
+
+struct Flight {
+    /// A keyed hash of name and passphrase.
+    tag: [u8; 32],
+    waiting: Vec<oneshot::Sender<Verdict>>,
+    /// Another guess was compared with this one and was found to differ.
+    differed: bool,
+}
+
+impl Guesses {
+    /// Nobody guesses yet.
+    pub fn new(limiter: Arc<Limiter>) -> Arc<Self> {
+        Arc::new(Self { limiter, flights: Mutex::default(), comparing: [const { Mutex::new(()) }; STRIPES] })
+    }
+
+    /// Held while a guess is compared with known credentials and, if it differs, entered: of guesses that serving threads
+    /// compare at the same instant, the second sees the strike of the first.
+    #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
+    pub fn comparing(&self, mark: Mark) -> MutexGuard<'_, ()> {
+        self.comparing[mark.stripe(STRIPES)].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a guess in, or refuses it. Nothing is awaited between the question and the strike.
+    pub fn enter(self: &Arc<Self>, mark: Mark, tag: [u8; 32]) -> Entry {
+        let (send, awaited) = oneshot::channel();
+        let mut flights = self.flights();
+        if let Some(flight) = flights.get_mut(&mark) {
+            if flight.differed {
+                return Entry::Refused;
+            }
+            if flight.tag.ct_eq(&tag).into() {
+                flight.waiting.push(send);
+                return Entry::Joined(awaited);
+            }
+            flight.differed = true;
+            self.limiter.strike(mark);
+            return Entry::Refused;
+        }
+        let Some(admitted) = self.limiter.admit(mark) else { return Entry::Refused };
+        flights.insert(mark, Flight { tag, waiting: vec![send], differed: false });
+        Entry::First(Judging { guesses: self.clone(), mark, admitted: Some(admitted), verdict: None }, awaited)
+    }
+
+    /// Answers everybody who waits that there will be no verdict, for the end of the phase.
+    pub fn abandon(&self) {
+        self.flights().values_mut().for_each(|flight| flight.waiting.clear());
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<Mark, Flight>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The one guess of a name and a neighbourhood that is being judged. Dropped without a verdict, because its client left
+/// before it was queued or the pool had no place for it, its strike stands, and those who joined learn it.
+pub struct Judging {
+    guesses: Arc<Guesses>,
+    mark: Mark,
+    admitted: Option<Admitted>,
+    verdict: Option<Verdict>,
+}
+
+impl std::fmt::Debug for Judging {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Judging")
+    }
+}
+
+impl Judging {
+    /// The end.
+    pub fn judge(mut self, verdict: Verdict) {
+        self.verdict = Some(verdict);
+    }
+}
+
+impl Drop for Judging {
+    fn drop(&mut self) {
+        let mut flights = self.guesses.flights();
+        let Some(flight) = flights.remove(&self.mark) else { return };
+        // Before anybody else can come in.
+        if let Some(admitted) = self.admitted.take() {
+            match self.verdict {
+                Some(Verdict::Right(_)) if !flight.differed => admitted.right(),
+                Some(Verdict::Wrong) => admitted.wrong(),
+                Some(Verdict::Right(_)) | None => drop(admitted),
+            }
+        }
+        drop(flights);
+        if let Some(verdict) = self.verdict {
+            for waiting in flight.waiting {
+                // Whoever asked may have gone.
+                let _ = waiting.send(verdict);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_channel::oneshot::Canceled;
+    use pollster::block_on;
+
+    use super::*;
+    use crate::identity::limiter::Guess;
+    use crate::runtime::party::Neighbourhood;
+    use crate::sim::SimClock;
+
+    const RIGHT: Verdict = Verdict::Right([7; 16]);
+
+    struct Rig {
+        clock: Arc<SimClock>,
+        guesses: Arc<Guesses>,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let clock = Arc::new(SimClock::new());
+            Self { guesses: Guesses::new(Limiter::new(clock.clone())), clock }
+        }
+
+        fn enter(&self, name: &str, passphrase: u8) -> Entry {
+            let mark = self.guesses.limiter.mark(Guess::Login(Neighbourhood::V4(1), name));
+            self.guesses.enter(mark, [passphrase; 32])
+        }
+
+        fn first(&self, name: &str, passphrase: u8) -> (Judging, Awaited) {
+            match self.enter(name, passphrase) {
+                Entry::First(judging, verdict) => (judging, verdict),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn joined(&self, name: &str, passphrase: u8) -> Awaited {
+            match self.enter(name, passphrase) {
+                Entry::Joined(verdict) => verdict,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        #[track_caller]
+        fn refused(&self, name: &str, passphrase: u8) {
+            let entry = self.enter(name, passphrase);
+            assert!(matches!(entry, Entry::Refused), "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn equal_guesses_share_a_verdict_and_others_wait_for_their_second() {
+        let rig = Rig::new();
+        let (judging, first) = rig.first("a", 1);
+        let equal = rig.joined("a", 1);
+        let (other, _) = rig.first("b", 2);
+        judging.judge(RIGHT);
+        assert_eq!([first, equal].map(block_on), [Ok(RIGHT); 2]);
+        other.judge(Verdict::Wrong);
+        rig.refused("b", 3);
+        rig.clock.advance(Duration::from_secs(1));
+        drop(rig.first("b", 3));
+    }
+
+    #[test]
+    fn one_guess_is_compared_with_the_one_that_is_judged_and_leaves_a_strike() {
+        let rig = Rig::new();
+        let (judging, first) = rig.first("a", 1);
+        rig.clock.advance(Duration::from_secs(5));
+        rig.refused("a", 2);
+        // Nobody learns any more that this would be equal.
+        rig.refused("a", 1);
+        rig.refused("a", 3);
+        judging.judge(RIGHT);
+        assert_eq!(block_on(first), Ok(RIGHT));
+        rig.clock.advance(Duration::from_millis(999));
+        rig.refused("a", 1);
+        rig.clock.advance(Duration::from_millis(1));
+        drop(rig.first("a", 1));
+    }
+
+    #[test]
+    fn a_guess_that_is_given_up_answers_those_who_joined_and_counts() {
+        let rig = Rig::new();
+        let (judging, first) = rig.first("a", 1);
+        let equal = rig.joined("a", 1);
+        drop(judging);
+        assert_eq!([first, equal].map(block_on), [Err(Canceled); 2]);
+        rig.refused("a", 1);
+        assert!(rig.guesses.flights().is_empty());
+    }
+
+    #[test]
+    fn the_end_of_the_phase_answers_all_who_wait() {
+        let rig = Rig::new();
+        let (judging, first) = rig.first("a", 1);
+        let equal = rig.joined("a", 1);
+        rig.guesses.abandon();
+        assert_eq!([first, equal].map(block_on), [Err(Canceled); 2]);
+        judging.judge(RIGHT);
+    }
+}

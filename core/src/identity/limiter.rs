@@ -1,0 +1,302 @@
+//! Slows down guessing: one guess a second at one secret from one neighbourhood.
+//!
+//! A guess is counted before it is judged, not after: the strike is made in one step with the question whether there is
+//! one, so that of many guesses made at once only one is judged. Whoever turns out to be right gets the strike back.
+//!
+//! No strike is forgotten before its second is over. When as many are remembered as may be, guesses at what is not
+//! remembered are refused unjudged.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use casemate_api::UserId;
+use casemate_api::limits::{LOGIN_PENALTY_MS, LOGIN_STRIKES_MAX};
+
+use crate::runtime::Clock;
+use crate::runtime::party::Neighbourhood;
+
+/// Who guesses at what.
+#[derive(Clone, Copy, Debug, Hash)]
+pub enum Guess<'a> {
+    /// At the passphrase of the user with this name, exactly as it was sent.
+    Login(Neighbourhood, &'a str),
+    /// At the unlock passphrase, by somebody who may be anybody.
+    Unlock(Neighbourhood),
+    /// At the unlock passphrase, by a user who may change it.
+    CurrentUnlock(&'a UserId),
+    /// At the backup passphrase, by a user who may change it.
+    CurrentBackup(&'a UserId),
+}
+
+/// A keyed hash of a [`Guess`]: equal for equal ones, and of one size however long a name is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mark(u64, u64);
+
+impl Mark {
+    /// Which of `stripes` locks this guess shares with others; `stripes` is not zero.
+    pub(crate) fn stripe(self, stripes: usize) -> usize {
+        usize::try_from(self.0 % stripes.max(1) as u64).unwrap_or(0)
+    }
+}
+
+/// Remembers guesses for a second.
+pub struct Limiter {
+    clock: Arc<dyn Clock>,
+    keys: [RandomState; 2],
+    strikes: Mutex<Strikes>,
+    /// How many marks are held, readable without the lock: it is zero nearly always.
+    count: AtomicUsize,
+}
+
+/// A strike is in `recent` for up to a second, then in `older` for another one at least.
+#[derive(Default)]
+struct Strikes {
+    began: Duration,
+    recent: HashMap<Mark, Duration>,
+    older: HashMap<Mark, Duration>,
+    /// Guesses that are being judged.
+    pending: HashSet<Mark>,
+}
+
+impl Limiter {
+    /// Remembers nothing yet.
+    pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        let keys = [RandomState::new(), RandomState::new()];
+        Arc::new(Self { clock, keys, strikes: Mutex::default(), count: AtomicUsize::new(0) })
+    }
+
+    /// What `guess` is known by.
+    pub fn mark(&self, guess: Guess<'_>) -> Mark {
+        let [first, second] = &self.keys;
+        Mark(first.hash_one(guess), second.hash_one(guess))
+    }
+
+    /// Whether a guess would be refused now: one is being judged, or was made less than a second ago.
+    pub fn blocks(&self, mark: Mark) -> bool {
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return false;
+        }
+        let now = self.clock.monotonic();
+        let mut strikes = self.strikes();
+        strikes.turn(now);
+        self.store_count(&strikes);
+        strikes.block(mark, now)
+    }
+
+    /// Counts a guess and lets it be judged; `None`: it is refused. Both in one step.
+    pub fn admit(self: &Arc<Self>, mark: Mark) -> Option<Admitted> {
+        let now = self.clock.monotonic();
+        let mut strikes = self.strikes();
+        strikes.turn(now);
+        if strikes.block(mark, now) || strikes.recent.len() >= LOGIN_STRIKES_MAX {
+            return None;
+        }
+        strikes.recent.insert(mark, now);
+        strikes.pending.insert(mark);
+        self.store_count(&strikes);
+        Some(Admitted { limiter: self.clone(), mark, outcome: Outcome::Unjudged })
+    }
+
+    /// Counts a guess that was judged otherwise: from now on the next is refused for a second.
+    pub fn strike(&self, mark: Mark) {
+        let mut strikes = self.strikes();
+        strikes.turn(self.clock.monotonic());
+        self.strike_in(&mut strikes, mark);
+    }
+
+    /// The bound is not asked: at most as many come here as are being judged.
+    fn strike_in(&self, strikes: &mut Strikes, mark: Mark) {
+        strikes.recent.insert(mark, self.clock.monotonic());
+        self.store_count(strikes);
+    }
+
+    fn strikes(&self) -> MutexGuard<'_, Strikes> {
+        self.strikes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store_count(&self, strikes: &Strikes) {
+        let count = strikes.recent.len() + strikes.older.len() + strikes.pending.len();
+        self.count.store(count, Ordering::SeqCst);
+    }
+}
+
+impl Strikes {
+    fn block(&self, mark: Mark, now: Duration) -> bool {
+        let struck = self.recent.get(&mark).or_else(|| self.older.get(&mark));
+        self.pending.contains(&mark) || struck.is_some_and(|at| now.saturating_sub(*at) < PENALTY)
+    }
+
+    /// Forgets strikes whose second is over, a generation at a time.
+    fn turn(&mut self, now: Duration) {
+        let age = now.saturating_sub(self.began);
+        if age < PENALTY {
+            return;
+        }
+        self.older = std::mem::take(&mut self.recent);
+        if age >= 2 * PENALTY {
+            self.older.clear();
+        }
+        self.began = now;
+    }
+}
+
+/// A guess that is being judged. Dropped without a word, its strike stands.
+pub struct Admitted {
+    limiter: Arc<Limiter>,
+    mark: Mark,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Unjudged,
+    Right,
+    Wrong,
+}
+
+impl Admitted {
+    /// It was right: the strike is taken back. No other is lost by this, for while this guess was judged no other one
+    /// at the same secret was let in.
+    pub fn right(mut self) {
+        self.outcome = Outcome::Right;
+    }
+
+    /// It was wrong: the second begins anew.
+    pub fn wrong(mut self) {
+        self.outcome = Outcome::Wrong;
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut strikes = self.limiter.strikes();
+        strikes.turn(self.limiter.clock.monotonic());
+        strikes.pending.remove(&self.mark);
+        match self.outcome {
+            Outcome::Unjudged => {}
+            Outcome::Right => {
+                strikes.recent.remove(&self.mark);
+                strikes.older.remove(&self.mark);
+            }
+            Outcome::Wrong => self.limiter.strike_in(&mut strikes, self.mark),
+        }
+        self.limiter.store_count(&strikes);
+    }
+}
+
+const PENALTY: Duration = Duration::from_millis(LOGIN_PENALTY_MS);
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::sim::SimClock;
+
+    struct Rig {
+        clock: Arc<SimClock>,
+        limiter: Arc<Limiter>,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let clock = Arc::new(SimClock::new());
+            Self { limiter: Limiter::new(clock.clone()), clock }
+        }
+
+        fn mark(&self, address: &str, name: &str) -> Mark {
+            self.limiter.mark(Guess::Login(address.parse::<IpAddr>().unwrap().into(), name))
+        }
+
+        fn advance_ms(&self, ms: u64) {
+            self.clock.advance(Duration::from_millis(ms));
+        }
+    }
+
+    #[test]
+    fn a_failure_blocks_the_same_name_from_the_same_address_for_a_second() {
+        let rig = Rig::new();
+        let mark = rig.mark("10.0.0.1", "a");
+        rig.limiter.admit(mark).unwrap().wrong();
+        rig.advance_ms(999);
+        assert!(rig.limiter.blocks(mark) && rig.limiter.admit(mark).is_none());
+        for other in [rig.mark("10.0.0.1", "b"), rig.mark("10.0.0.2", "a")] {
+            assert!(!rig.limiter.blocks(other));
+        }
+        rig.advance_ms(1);
+        assert!(!rig.limiter.blocks(mark) && rig.limiter.admit(mark).is_some());
+    }
+
+    #[test]
+    fn a_guess_counts_before_it_is_judged_and_again_when_it_is_wrong() {
+        let rig = Rig::new();
+        let mark = rig.mark("10.0.0.1", "a");
+        let guess = rig.limiter.admit(mark).unwrap();
+        assert!(rig.limiter.admit(mark).is_none());
+        rig.advance_ms(5_000);
+        assert!(rig.limiter.blocks(mark), "it is still being judged");
+        guess.wrong();
+        rig.advance_ms(999);
+        assert!(rig.limiter.blocks(mark));
+        rig.advance_ms(1);
+        assert!(!rig.limiter.blocks(mark));
+    }
+
+    #[test]
+    fn only_a_right_guess_gets_its_strike_back() {
+        let rig = Rig::new();
+        let mark = rig.mark("10.0.0.1", "a");
+        rig.limiter.admit(mark).unwrap().right();
+        assert!(!rig.limiter.blocks(mark));
+        drop(rig.limiter.admit(mark).unwrap());
+        assert!(rig.limiter.blocks(mark), "there was no place for it, and it counts");
+        assert!(rig.limiter.admit(mark).is_none());
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address_and_an_ipv4_client_is_the_same_through_ipv6() {
+        let rig = Rig::new();
+        rig.limiter.admit(rig.mark("2001:db8::1", "a")).unwrap().wrong();
+        assert!(rig.limiter.blocks(rig.mark("2001:db8::2:3:4:5", "a")));
+        assert!(!rig.limiter.blocks(rig.mark("2001:db8:0:1::1", "a")));
+        rig.limiter.admit(rig.mark("::ffff:10.0.0.1", "a")).unwrap().wrong();
+        assert!(rig.limiter.blocks(rig.mark("10.0.0.1", "a")));
+    }
+
+    #[test]
+    fn what_is_guessed_at_is_part_of_it() {
+        let rig = Rig::new();
+        let here = Neighbourhood::V4(1);
+        let id = UserId::parse("admin").unwrap();
+        let guesses =
+            [Guess::Login(here, "admin"), Guess::Unlock(here), Guess::CurrentUnlock(&id), Guess::CurrentBackup(&id)];
+        for guess in guesses {
+            rig.limiter.admit(rig.limiter.mark(guess)).unwrap().wrong();
+        }
+    }
+
+    #[test]
+    fn a_flood_makes_nobody_forgotten_and_is_over_after_two_seconds() {
+        let rig = Rig::new();
+        let first = rig.mark("10.0.0.1", "first");
+        rig.limiter.admit(first).unwrap().wrong();
+        rig.advance_ms(900);
+        for n in 0..LOGIN_STRIKES_MAX {
+            drop(rig.limiter.admit(Mark(n as u64, 0)));
+        }
+        let late = rig.mark("10.0.0.1", "late");
+        assert!(rig.limiter.blocks(first));
+        assert!(rig.limiter.admit(late).is_none(), "refused rather than let in and forgotten");
+        rig.advance_ms(99);
+        assert!(rig.limiter.blocks(first));
+        rig.advance_ms(1);
+        assert!(!rig.limiter.blocks(first));
+        assert!(rig.limiter.blocks(Mark(1, 0)), "the generation is over, its strikes are not");
+        rig.limiter.admit(late).unwrap().right();
+        rig.advance_ms(2_000);
+        assert!(!rig.limiter.blocks(late));
+        assert_eq!(rig.limiter.count.load(Ordering::SeqCst), 0, "and who is known takes no lock again");
+    }
+}

@@ -1,0 +1,221 @@
+//! What a namespace may hold, and what it holds: so that one namespace cannot take the disk from the others.
+//!
+//! A namespace with a quota has an account in memory, counted once from the stored rows. Whoever changes what is in it holds
+//! the account from the check to the end of the commit, so two changes cannot both take the last place; others pay
+//! nothing. A change of the quota is a change of the namespace's row, which every write inside it expects unchanged: what
+//! was begun under another quota is not committed. What became of a change may not be known; then it is counted anew.
+
+use crate::rows::namespace::Quota;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_lock::MutexGuardArc;
+use casemate_api::NamespaceId;
+use casemate_api::limits::BACKUP_PAGE_ROWS;
+
+use crate::error::Error;
+use crate::hsm::phase::Operational;
+use crate::identity::caller::{Caller, Scope};
+use crate::identity::right::By;
+use crate::rows::path::{NamespaceNumber, SharedPath};
+use crate::rows::table::Record;
+use crate::rows::transaction::{Committed, Draft};
+use crate::store::{Range, Snapshot};
+
+/// What a namespace holds, in the same measures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Keys.
+    pub keys: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// The accounts of the namespaces that have a quota and were changed since the phase began.
+#[derive(Default)]
+pub(crate) struct Accounts(Mutex<HashMap<NamespaceNumber, Account>>);
+
+/// `None` until it is counted.
+type Account = Arc<async_lock::Mutex<Option<Usage>>>;
+
+impl Accounts {
+    fn of(&self, number: NamespaceNumber) -> Account {
+        self.lock().entry(number).or_default().clone()
+    }
+
+    /// Forgets one that nobody keeps: of a namespace without a quota, or of none.
+    pub(crate) fn forget(&self, number: NamespaceNumber) {
+        self.lock().remove(&number);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<NamespaceNumber, Account>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A hold on the account of a namespace, if it has a quota, while something in it is changed.
+pub(crate) struct Place(Option<Held>);
+
+struct Held {
+    usage: MutexGuardArc<Option<Usage>>,
+    /// What the usage becomes if the change that runs is carried out.
+    after: Option<Usage>,
+    quota: Quota,
+    namespace: NamespaceId,
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Done,
+    Not,
+    Unknown,
+}
+
+impl From<&Result<Committed, Error>> for End {
+    fn from(result: &Result<Committed, Error>) -> Self {
+        match result {
+            Ok(Committed::At(_)) => End::Done,
+            Ok(Committed::Conflict(_)) | Err(Error::Full(_)) => End::Not,
+            Err(_) => End::Unknown,
+        }
+    }
+}
+
+impl Place {
+    /// Whether there is a quota, and sizes are worth finding out.
+    pub(crate) fn counts(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Begins a change by so many keys and bytes. `Full` if it grows beyond the quota; what shrinks never is.
+    pub(crate) fn begin(&mut self, keys: i64, bytes: i64) -> Result<(), Error> {
+        let Some(held) = &mut self.0 else { return Ok(()) };
+        let usage = held.usage.unwrap_or_default();
+        let after =
+            Usage { keys: usage.keys.saturating_add_signed(keys), bytes: usage.bytes.saturating_add_signed(bytes) };
+        let beyond = |grows: bool, after: u64, max: Option<u64>| max.filter(|max| grows && after > *max);
+        let namespace = &held.namespace;
+        if let Some(max) = beyond(keys > 0, after.keys, held.quota.keys) {
+            return Err(Error::Full(format!("The namespace {namespace} has reached its quota of {max} keys.").into()));
+        }
+        if let Some(max) = beyond(bytes > 0, after.bytes, held.quota.bytes) {
+            return Err(Error::Full(format!("The namespace {namespace} has reached its quota of {max} bytes.").into()));
+        }
+        held.after = Some(after);
+        Ok(())
+    }
+
+    /// Ends a change that was begun.
+    pub(crate) fn end(&mut self, end: impl Into<End>) {
+        let Some(held) = &mut self.0 else { return };
+        let after = held.after.take();
+        match end.into() {
+            End::Done => *held.usage = after,
+            End::Not => {}
+            End::Unknown => *held.usage = None,
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.after.is_some() {
+            // Nobody waited for its end.
+            *self.usage = None;
+        }
+    }
+}
+
+impl Operational {
+    /// Holds the account of a scope.
+    pub(crate) async fn place(&self, scope: &Scope) -> Result<Place, Error> {
+        let Some(namespace) = scope.namespace() else { return Ok(Place(None)) };
+        let quota = self.namespace(namespace).await?.map(|row| row.record.quota).unwrap_or_default();
+        if quota == Quota::default() {
+            return Ok(Place(None));
+        }
+        let mut usage = self.accounts.of(scope.number()).lock_arc().await;
+        if usage.is_none() {
+            *usage = Some(self.count(scope.number()).await?);
+        }
+        Ok(Place(Some(Held { usage, after: None, quota, namespace: namespace.clone() })))
+    }
+
+    /// The quota of a namespace and what it holds now. Without a quota all of it is read for that.
+    pub async fn namespace_quota(&self, id: &NamespaceId) -> Result<(Quota, Usage), Error> {
+        let row = self.namespace(id).await?.ok_or_else(Error::not_found)?;
+        let (quota, number) = (row.record.quota, row.record.number);
+        // Held for counting alone, too: however many ask, a namespace is counted once at a time.
+        let mut usage = self.accounts.of(number).lock_arc().await;
+        if quota == Quota::default() {
+            return Ok((quota, self.count(number).await?));
+        }
+        let known = match *usage {
+            Some(usage) => usage,
+            None => self.count(number).await?,
+        };
+        *usage = Some(known);
+        Ok((quota, known))
+    }
+
+    /// Sets the quota of a namespace. It may be below what is there: then nothing is added until enough is deleted.
+    pub async fn set_namespace_quota(&self, by: &Caller, id: &NamespaceId, quota: Quota) -> Result<(), Error> {
+        let path = SharedPath::namespace(self.shared.generation, id);
+        let mut row = self.namespaces.read(&path).await?.ok_or_else(Error::not_found)?;
+        if row.record.quota == Quota::default() {
+            // Nobody has kept it since there was no quota.
+            self.accounts.forget(row.record.number);
+        }
+        row.record.quota = quota;
+        let sealed = self.namespaces.sealed(&path, row.revision, &row.record)?;
+        match self.commit(By::Caller(by), Draft::default().at(&path, row.revision).put(sealed).reserved()).await? {
+            Committed::Conflict(_) => Err(Error::Unavailable("The namespace was changed meanwhile. Try again.".into())),
+            Committed::At(_) => {
+                self.namespaces.changed(&path);
+                // Counted anew: somebody may have counted under the quota of before.
+                self.accounts.forget(row.record.number);
+                let text = |max: Option<u64>| max.map_or_else(|| "any".to_owned(), |max| max.to_string());
+                let (keys, bytes) = (text(quota.keys), text(quota.bytes));
+                tracing::info!(target: "hsm.namespace", "quota of ({id}): {keys} keys, {bytes} bytes");
+                Ok(())
+            }
+        }
+    }
+
+    async fn count(&self, number: NamespaceNumber) -> Result<Usage, Error> {
+        let generation = self.shared.generation;
+        // One view, so that a key that is renamed meanwhile is counted once.
+        let view = self.platform.store.snapshot().await?;
+        let (keys, bytes) = self.count_rows(&*view, &SharedPath::keys(generation, number, "")).await?;
+        let (_, more) = self.count_rows(&*view, &SharedPath::certificates(generation, number)).await?;
+        Ok(Usage { keys, bytes: bytes + more })
+    }
+
+    /// Rows and bytes of values whose paths start with `prefix`.
+    async fn count_rows(&self, view: &dyn Snapshot, prefix: &SharedPath) -> Result<(u64, u64), Error> {
+        // Rows may be large, so these are few at once.
+        let mut range = Range::prefix(prefix.path(), BACKUP_PAGE_ROWS);
+        let (mut rows, mut bytes) = (0, 0);
+        loop {
+            self.closed.check()?;
+            let page = view.range(range.clone()).await?;
+            rows += page.rows.len() as u64;
+            bytes += page.rows.iter().map(|(_, row)| row.value.len() as u64).sum::<u64>();
+            match page.rows.last() {
+                Some((last, _)) if page.more => range.start = last.next(),
+                _ => return Ok((rows, bytes)),
+            }
+        }
+    }
+}
+
+/// Bytes that a record takes when it is stored.
+pub(crate) fn stored_bytes(record: &impl Record) -> i64 {
+    signed(record.encode().len() + crate::rows::table::SEALED_EXTRA_BYTES)
+}
+
+/// A length as a change.
+pub(crate) fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

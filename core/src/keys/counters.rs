@@ -1,0 +1,140 @@
+//! How often each key was used: counted in memory, written seldom, so that a signature costs no write to the disk.
+//!
+//! What was not yet written is lost with the process, as it is with NetHSM; lock, reboot and shutdown write it.
+
+use crate::rows::counter::CounterRecord;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::error::Error;
+use crate::hsm::phase::Operational;
+use crate::rows::path::{KeyRef, NamespaceNumber, SharedPath};
+use crate::rows::transaction::Draft;
+use crate::store::Revision;
+
+const STRIPES: usize = 64;
+
+/// Uses that are not written yet.
+pub struct Counters {
+    pending: [Mutex<HashMap<KeyRef, u64>>; STRIPES],
+    /// Held while uses move from memory to the store, so that no reader counts them twice or not at all.
+    moving: async_lock::Mutex<()>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { pending: std::array::from_fn(|_| Mutex::default()), moving: async_lock::Mutex::new(()) }
+    }
+}
+
+impl Counters {
+    /// Counts one use.
+    pub fn count(&self, key: KeyRef) {
+        self.add(key, 1);
+    }
+
+    fn add(&self, key: KeyRef, uses: u64) {
+        *self.stripe(key).entry(key).or_default() += uses;
+    }
+
+    fn take(&self, key: KeyRef) -> u64 {
+        self.stripe(key).remove(&key).unwrap_or_default()
+    }
+
+    fn pending(&self, key: KeyRef) -> u64 {
+        self.stripe(key).get(&key).copied().unwrap_or_default()
+    }
+
+    /// Drops the uses of all keys of a namespace that is gone.
+    pub fn forget_namespace(&self, namespace: NamespaceNumber) {
+        for stripe in &self.pending {
+            stripe.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| key.namespace != namespace);
+        }
+    }
+
+    fn dirty(&self) -> Vec<KeyRef> {
+        let keys = |stripe: &Mutex<HashMap<KeyRef, u64>>| {
+            stripe.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect::<Vec<_>>()
+        };
+        self.pending.iter().flat_map(keys).collect()
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length; uids are random")]
+    fn stripe(&self, key: KeyRef) -> MutexGuard<'_, HashMap<KeyRef, u64>> {
+        self.pending[usize::from(key.uid[0]) % STRIPES].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Operational {
+    /// How often the key was used, on all devices.
+    pub(crate) async fn operations(&self, key: KeyRef) -> Result<u64, Error> {
+        let _steady = self.counters.moving.lock().await;
+        let prefix = SharedPath::counters(self.shared.generation, key);
+        let mut total = self.counters.pending(key);
+        let (paths, _) = self.counts.paths(&prefix, None).await?;
+        for path in paths {
+            if let Some(device) = SharedPath::tail(&prefix, &path) {
+                let row = self.counts.get(&SharedPath::counter(self.shared.generation, key, device)).await?;
+                total = total.saturating_add(row.map_or(0, |row| row.record.count));
+            }
+        }
+        Ok(total)
+    }
+
+    /// Writes every count that changed. Called hourly and before lock, reboot and shutdown.
+    pub async fn flush_counters(&self) -> Result<(), Error> {
+        for group in self.counters.dirty().chunks(GROUP) {
+            let _moving = self.counters.moving.lock().await;
+            let mut taken = Taken { counters: &self.counters, uses: Vec::with_capacity(group.len()) };
+            // A key that was deleted meanwhile has none left.
+            taken.uses.extend(group.iter().map(|key| (*key, self.counters.take(*key))).filter(|(_, uses)| *uses > 0));
+            self.add_uses(&mut taken.uses).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds uses to the stored counts of this device, which nobody else writes; what was added is taken out of `uses`. The
+    /// first uses of a key are a new row, for which a disk that is nearly full has no room: they wait in memory.
+    async fn add_uses(&self, uses: &mut Vec<(KeyRef, u64)>) -> Result<(), Error> {
+        let (mut known, mut first) = (Vec::new(), Vec::new());
+        for (key, uses) in uses.iter() {
+            let path = SharedPath::counter(self.shared.generation, *key, &self.device_id);
+            let stored = self.counts.read(&path).await?;
+            let count = stored.as_ref().map_or(0, |row| row.record.count).saturating_add(*uses);
+            let sealed = self.counts.sealed(&path, Revision::default(), &CounterRecord { count })?;
+            match &stored {
+                None => first.push((*key, Draft::default().absent(&path).put(sealed), path)),
+                Some(row) => known.push((*key, Draft::default().at(&path, row.revision).put(sealed).reserved(), path)),
+            }
+        }
+        for group in [known, first] {
+            let done: Vec<KeyRef> = group.iter().map(|(key, ..)| *key).collect();
+            let (drafts, paths): (Vec<_>, Vec<_>) = group.into_iter().map(|(_, draft, path)| (draft, path)).unzip();
+            // Only this device writes its own counts, so a conflict is the trace of an earlier answer that was lost.
+            self.shared.apply_all(drafts).await?;
+            paths.iter().for_each(|path| self.counts.changed(path));
+            uses.retain(|(key, _)| !done.contains(key));
+        }
+        Ok(())
+    }
+
+    /// Forgets the uses of a key that is gone.
+    pub(crate) fn forget_uses(&self, key: KeyRef) {
+        self.counters.take(key);
+    }
+}
+
+/// Uses on their way to the store. They go back if they do not get there.
+struct Taken<'a> {
+    counters: &'a Counters,
+    uses: Vec<(KeyRef, u64)>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.uses.iter().for_each(|(key, uses)| self.counters.add(*key, *uses));
+    }
+}
+
+/// Counts written in one commit.
+const GROUP: usize = 512;

@@ -1,0 +1,48 @@
+//! What stands for the backup passphrase, as stored.
+
+use zeroize::Zeroizing;
+
+use crate::crypto::secret::BackupKey;
+use crate::rows::encoding::{BadRecord, Reader, Writer};
+use crate::rows::table::Record;
+
+/// What stands for the backup passphrase.
+pub struct BackupSecret {
+    /// Random, per passphrase; in clear at the head of each backup.
+    pub salt: [u8; 16],
+    /// Seals backups.
+    pub key: BackupKey,
+}
+
+impl Record for BackupSecret {
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        Writer::new(1).raw(&self.salt).raw(self.key.expose()).finish()
+    }
+    fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
+        let (version, mut reader) = Reader::open(bytes)?;
+        if version != 1 {
+            return Err(BadRecord("its format is of a newer version"));
+        }
+        let (salt, key) = (reader.array()?, BackupKey::new(reader.array()?));
+        reader.end()?;
+        Ok(Self { salt, key })
+    }
+    fn weight(&self) -> u64 {
+        96
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_form_of_version_1_does_not_change() {
+        let record = BackupSecret { salt: [0x11; 16], key: BackupKey::new([0x22; 32]) };
+        let hex: String = record.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, include_str!("../../testdata/formats/backup-passphrase-v1.hex").trim());
+        let read = BackupSecret::decode(&record.encode()).unwrap();
+        assert!(read.salt == record.salt && read.key.ct_eq(&record.key));
+        assert!(BackupSecret::decode(&record.encode()[..48]).is_err());
+    }
+}

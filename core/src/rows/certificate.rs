@@ -1,0 +1,24 @@
+//! A certificate of a key, as stored.
+
+use zeroize::Zeroizing;
+
+use crate::rows::encoding::{BadRecord, Reader, Writer};
+use crate::rows::table::Record;
+
+/// Bytes stored with a key as they are, usually a certificate.
+pub struct CertificateRecord(pub Vec<u8>);
+
+impl Record for CertificateRecord {
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        Writer::new(1).raw(&self.0).finish()
+    }
+    fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
+        match Reader::open(bytes)? {
+            (1, mut reader) => Ok(Self(reader.rest().to_vec())),
+            _ => Err(BadRecord("its format is of a newer version")),
+        }
+    }
+    fn weight(&self) -> u64 {
+        self.0.len() as u64
+    }
+}

@@ -1,0 +1,44 @@
+//! The authority that signs the TLS certificates of a cluster, as stored.
+
+use zeroize::Zeroizing;
+
+use crate::rows::encoding::{BadRecord, Reader, Writer};
+use crate::rows::table::Record;
+
+/// The certificate of the authority that signs the TLS certificates of a cluster, as stored.
+pub struct ClusterCa(
+    /// DER.
+    pub Vec<u8>,
+);
+
+impl Record for ClusterCa {
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        Writer::new(1).bytes(&self.0).finish()
+    }
+    fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
+        let (version, mut reader) = Reader::open(bytes)?;
+        if version != 1 {
+            return Err(BadRecord("its format is of a newer version"));
+        }
+        let certificate = reader.bytes()?.to_vec();
+        reader.end()?;
+        Ok(Self(certificate))
+    }
+    fn weight(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_form_of_version_1_does_not_change() {
+        let record = ClusterCa(vec![0xaa, 0xbb]);
+        let hex: String = record.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, include_str!("../../testdata/formats/cluster-ca-v1.hex").trim());
+        assert_eq!(ClusterCa::decode(&record.encode()).unwrap().0, record.0);
+        assert!(ClusterCa::decode(&[2, 0, 0, 0, 0]).is_err() && ClusterCa::decode(&[1, 0, 0, 0, 0, 0]).is_err());
+    }
+}

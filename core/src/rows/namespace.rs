@@ -1,0 +1,91 @@
+//! A namespace as stored, with its quota.
+
+use zeroize::Zeroizing;
+
+use crate::rows::encoding::{BadRecord, Reader, Writer};
+use crate::rows::path::NamespaceNumber;
+use crate::rows::table::Record;
+
+/// A namespace as stored.
+pub struct NamespaceRecord {
+    /// Fresh for each creation; the paths of its keys carry it.
+    pub number: NamespaceNumber,
+    /// What it may hold.
+    pub quota: Quota,
+}
+
+impl NamespaceRecord {
+    /// One without a quota.
+    pub fn new(number: NamespaceNumber) -> Self {
+        Self { number, quota: Quota::default() }
+    }
+}
+
+impl Record for NamespaceRecord {
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        // Most have none, and are as they always were.
+        if self.quota == Quota::default() {
+            return Writer::new(1).u32(self.number).finish();
+        }
+        let bound = |writer: Writer, max: Option<u64>| match max {
+            None => writer.u8(0),
+            Some(max) => writer.u8(1).u64(max),
+        };
+        bound(bound(Writer::new(2).u32(self.number), self.quota.keys), self.quota.bytes).finish()
+    }
+    fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
+        let (version, mut reader) = Reader::open(bytes)?;
+        let number = reader.u32()?;
+        let mut bound = || match reader.u8()? {
+            0 => Ok(None),
+            1 => Ok(Some(reader.u64()?)),
+            _ => Err(BadRecord("a quota is neither there nor absent")),
+        };
+        let quota = match version {
+            1 => Quota::default(),
+            2 => Quota { keys: bound()?, bytes: bound()? },
+            _ => return Err(BadRecord("its format is of a newer version")),
+        };
+        reader.end()?;
+        Ok(Self { number, quota })
+    }
+    fn weight(&self) -> u64 {
+        64
+    }
+}
+
+/// Bounds of one namespace; `None`: there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Keys.
+    pub keys: Option<u64>,
+    /// Bytes of the rows of keys and certificates, as they are stored.
+    pub bytes: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn a_namespace_with_a_quota_has_a_form_of_its_own_that_does_not_change() {
+        let golden = include_str!("../../testdata/formats/namespace-v2.txt");
+        let quotas = [(Some(100), None), (None, Some(1 << 20)), (Some(0), Some(u64::MAX))];
+        assert_eq!(golden.lines().count(), quotas.len());
+        for ((keys, bytes), line) in quotas.into_iter().zip(golden.lines()) {
+            let record = NamespaceRecord { number: 3, quota: Quota { keys, bytes } };
+            assert_eq!(hex(&record.encode()), line);
+            let read = NamespaceRecord::decode(&record.encode()).unwrap();
+            assert_eq!((read.number, read.quota), (3, record.quota));
+        }
+        let old = NamespaceRecord::decode(&[1, 0, 0, 0, 3]).unwrap();
+        assert_eq!((old.number, old.quota), (3, Quota::default()));
+        for bad in [&[2, 0, 0, 0, 3][..], &[2, 0, 0, 0, 3, 2], &[3, 0, 0, 0, 3], &[2, 0, 0, 0, 3, 0, 0, 0]] {
+            assert!(NamespaceRecord::decode(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! Typed rows over an opaque store: sealed below, cached above.
+//!
+//! Every value is sealed with AES-256-GCM under a key derived for its path alone, and bound to that path, so that rows
+//! cannot be swapped, and random nonces stay far from their limit. A stored value is
+//! `format ‖ version ‖ nonce ‖ ciphertext ‖ tag`; format and version are bound too.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use casemate_api::limits::LIST_PAGE_ROWS;
+use casemate_api::sentences;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use zeroize::Zeroizing;
+
+use crate::crypto::seal;
+use crate::crypto::secret::StoreKey;
+use crate::error::Error;
+use crate::rows::encoding::BadRecord;
+use crate::rows::path::SharedPath;
+use crate::runtime::Rng;
+use crate::runtime::tally::Tally;
+use crate::store::{Path, Range, Read, Revision, Store, Versioned};
+
+/// Format of a sealed value.
+const SEALED_V1: u8 = 1;
+const HEADER_BYTES: usize = 9;
+/// What sealing adds to a record: header, nonce and tag.
+pub(crate) const SEALED_EXTRA_BYTES: usize = HEADER_BYTES + 12 + 16;
+
+/// Seals a value for `path`. `seen` is the newest revision its writer knew.
+pub fn seal_row(key: &StoreKey, path: &Path, seen: Revision, plain: &[u8], rng: &dyn Rng) -> Vec<u8> {
+    let mut header = [0; HEADER_BYTES];
+    let (format, version) = header.split_at_mut(1);
+    format.copy_from_slice(&[SEALED_V1]);
+    version.copy_from_slice(&seen.0.to_be_bytes());
+    let row_key = seal::derive(key.expose(), &[path.as_bytes()]);
+    let mut value = header.to_vec();
+    value.extend(seal::seal(row_key.expose(), &row_aad(path, &header), plain, rng));
+    value
+}
+
+/// Opens what [`seal_row`] made for the same path.
+pub fn open_row(key: &StoreKey, path: &Path, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, BadRecord> {
+    let (header, sealed) = value.split_at_checked(HEADER_BYTES).ok_or(BadRecord("it is too short"))?;
+    if header.first() != Some(&SEALED_V1) {
+        return Err(BadRecord("its format is of a newer version"));
+    }
+    let row_key = seal::derive(key.expose(), &[path.as_bytes()]);
+    seal::open(row_key.expose(), &row_aad(path, header), sealed).map_err(|_| BadRecord("its seal does not hold"))
+}
+
+fn row_aad(path: &Path, header: &[u8]) -> Vec<u8> {
+    let mut aad = path.as_bytes().to_vec();
+    aad.extend_from_slice(header);
+    aad
+}
+
+/// What a table holds.
+pub trait Record: Sized + Send + Sync + 'static {
+    /// The stored form, version tag first.
+    fn encode(&self) -> Zeroizing<Vec<u8>>;
+    /// Reads every version of the stored form.
+    fn decode(bytes: &[u8]) -> Result<Self, BadRecord>;
+    /// Memory it takes while cached, in bytes, roughly.
+    fn weight(&self) -> u64;
+    /// Whether there is anything to take over from what a row was before.
+    const HANDS_ON: bool = false;
+    /// Takes over what took long to make from `older`, which stood in the same row or, before a move, in another one.
+    fn take_over(&mut self, _older: &Self) {}
+}
+
+/// An opened row.
+pub struct Row<R> {
+    /// Its content.
+    pub record: R,
+    /// The transaction that wrote it; what a guard expects.
+    pub revision: Revision,
+}
+
+/// A row in the cache.
+struct Cached<R> {
+    row: Arc<Row<R>>,
+    /// Whether the store has another one by now, and this is only kept for what that one takes over.
+    replaced: bool,
+}
+
+impl<R> Clone for Cached<R> {
+    fn clone(&self) -> Self {
+        Self { row: self.row.clone(), replaced: self.replaced }
+    }
+}
+
+#[derive(Clone)]
+struct ByWeight;
+
+impl<R: Record> Weighter<Path, Cached<R>> for ByWeight {
+    fn weight(&self, path: &Path, cached: &Cached<R>) -> u64 {
+        cached.row.record.weight() + path.as_bytes().len() as u64 + 96
+    }
+}
+
+/// Refuses everything once the phase it belongs to is closed.
+#[derive(Clone, Default)]
+pub struct Closed(Arc<AtomicBool>);
+
+impl Closed {
+    /// From now on [`Closed::check`] refuses.
+    pub fn close(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// `Err` once closed.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.0.load(Ordering::SeqCst) { Err(Error::Precondition(sentences::WRONG_STATE.into())) } else { Ok(()) }
+    }
+}
+
+/// Counts the writes of which nobody knows whether they were applied: whatever was cached before one may be stale.
+#[derive(Clone, Default)]
+pub struct Doubt(Arc<AtomicU64>);
+
+impl Doubt {
+    /// Another such write.
+    pub fn raise(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// What a [`Table`] is made of.
+pub struct Ground {
+    /// Where its rows are.
+    pub store: Arc<dyn Store>,
+    /// For nonces.
+    pub rng: Arc<dyn Rng>,
+    /// Ends it.
+    pub closed: Closed,
+    /// Voids what it cached.
+    pub doubt: Doubt,
+}
+
+/// One table of the shared store.
+pub struct Table<R> {
+    store: Arc<dyn Store>,
+    key: StoreKey,
+    rng: Arc<dyn Rng>,
+    closed: Closed,
+    doubt: Doubt,
+    /// The doubts that were there when the cache was last emptied.
+    doubts: AtomicU64,
+    cache: Cache<Path, Cached<R>, ByWeight>,
+    /// Counts the changes that touched a stripe of paths: a fill that began before a change must not outlive it.
+    changes: [Mutex<u64>; STRIPES],
+    hits: Tally,
+    misses: Tally,
+}
+
+/// What the cache of one table holds, and how it did since the phase began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheFigures {
+    /// The table.
+    pub table: &'static str,
+    /// Rows in it.
+    pub entries: u64,
+    /// Memory they take, in bytes, roughly.
+    pub bytes: u64,
+    /// Rows that were found in it.
+    pub hits: u64,
+    /// Rows that had to be asked from the store.
+    pub misses: u64,
+}
+
+const STRIPES: usize = 64;
+
+impl<R: Record> Table<R> {
+    /// A table whose values are sealed under `key`; it caches up to `cache_bytes`.
+    pub fn new(ground: Ground, key: StoreKey, cache_bytes: u64) -> Self {
+        let Ground { store, rng, closed, doubt } = ground;
+        Self {
+            store,
+            key,
+            rng,
+            closed,
+            doubts: AtomicU64::new(doubt.0.load(Ordering::SeqCst)),
+            doubt,
+            cache: Cache::with_weighter(4096, cache_bytes, ByWeight),
+            changes: [const { Mutex::new(0) }; STRIPES],
+            hits: Tally::default(),
+            misses: Tally::default(),
+        }
+    }
+
+    /// The row at `path`, from the cache if it is there.
+    pub async fn get(&self, path: &SharedPath) -> Result<Option<Arc<Row<R>>>, Error> {
+        self.closed.check()?;
+        self.drop_doubtful();
+        if let Some(Cached { row, replaced: false }) = self.cache.get(path.path()) {
+            self.hits.add();
+            return Ok(Some(row));
+        }
+        self.misses.add();
+        let before = *self.stripe(path.path());
+        let Some(found) = self.store.get(path.path(), Read::Fresh).await? else {
+            // What was moved here may have been removed before that was noted: nothing of it stays in memory.
+            self.forget(path.path());
+            return Ok(None);
+        };
+        let mut row = self.open(path.path(), &found)?;
+        let now = self.stripe(path.path());
+        if *now != before {
+            return Ok(Some(Arc::new(row)));
+        }
+        match self.cache.get(path.path()) {
+            // Another reader was first: what it makes of the row shall be made once.
+            Some(Cached { row, replaced: false }) => return Ok(Some(row)),
+            Some(older) => row.record.take_over(&older.row.record),
+            None => {}
+        }
+        let row = Arc::new(row);
+        self.cache.insert(path.path().clone(), Cached { row: row.clone(), replaced: false });
+        Ok(Some(row))
+    }
+
+    /// The row at `path` as the store has it now, past the cache: for read-modify-write.
+    pub async fn read(&self, path: &SharedPath) -> Result<Option<Row<R>>, Error> {
+        self.closed.check()?;
+        let found = self.store.get(path.path(), Read::Fresh).await?;
+        found.map(|found| self.open(path.path(), &found)).transpose()
+    }
+
+    /// One page of rows whose paths start with `prefix`, behind `after`; paths only.
+    pub async fn paths(&self, prefix: &SharedPath, after: Option<&Path>) -> Result<(Vec<Path>, bool), Error> {
+        self.closed.check()?;
+        let start = match after {
+            None => prefix.path().clone(),
+            Some(after) => after.next(),
+        };
+        let range = Range { start, end: prefix.path().after_prefix(), limit: LIST_PAGE_ROWS, keys_only: true };
+        let page = self.store.range(range, Read::Fresh).await?;
+        Ok((page.rows.into_iter().map(|(path, _)| path).collect(), page.more))
+    }
+
+    /// Seals `record` for `path`, ready for a transaction.
+    pub fn sealed(&self, path: &SharedPath, seen: Revision, record: &R) -> Result<(Path, Vec<u8>), Error> {
+        self.closed.check()?;
+        let value = seal_row(&self.key, path.path(), seen, &record.encode(), &*self.rng);
+        Ok((path.path().clone(), value))
+    }
+
+    /// Takes note that a row was written or removed: the next reader asks the store. Nothing is put into the cache here,
+    /// because two writers may come here in another order than their commits had.
+    pub fn changed(&self, path: &SharedPath) {
+        self.forget(path.path());
+    }
+
+    /// The same of a row that was written anew: the next reader takes over what can be.
+    pub fn replaced(&self, path: &SharedPath) {
+        let path = path.path();
+        let mut changes = self.stripe(path);
+        *changes += 1;
+        if let Some((_, older)) = self.cache.remove(path) {
+            self.keep(path, older);
+        }
+    }
+
+    /// The same of a row that was moved.
+    pub fn moved(&self, from: &SharedPath, to: &SharedPath) {
+        let older = {
+            let mut changes = self.stripe(from.path());
+            *changes += 1;
+            self.cache.remove(from.path())
+        };
+        let mut changes = self.stripe(to.path());
+        *changes += 1;
+        self.cache.remove(to.path());
+        if let Some((_, older)) = older {
+            self.keep(to.path(), older);
+        }
+    }
+
+    /// Keeps a row that is replaced, if it has anything to hand on. The caller holds the path's stripe.
+    fn keep(&self, path: &Path, older: Cached<R>) {
+        if R::HANDS_ON {
+            self.cache.insert(path.clone(), Cached { replaced: true, ..older });
+        }
+    }
+
+    /// What its cache does; `table` is its name.
+    pub fn cache_figures(&self, table: &'static str) -> CacheFigures {
+        CacheFigures {
+            table,
+            entries: self.cache.len() as u64,
+            bytes: self.cache.weight(),
+            hits: self.hits.sum(),
+            misses: self.misses.sum(),
+        }
+    }
+
+    /// Forgets everything, for the end of the phase.
+    pub fn clear(&self) {
+        for stripe in &self.changes {
+            *stripe.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        }
+        self.cache.clear();
+    }
+
+    /// Empties the cache after a write whose outcome nobody knows.
+    fn drop_doubtful(&self) {
+        let raised = self.doubt.0.load(Ordering::SeqCst);
+        if self.doubts.load(Ordering::SeqCst) != raised {
+            // Cleared before it is said to be: a reader beside this one clears once more rather than reads a stale row.
+            self.clear();
+            self.doubts.store(raised, Ordering::SeqCst);
+        }
+    }
+
+    /// Takes note of a row that was removed, known by its raw path.
+    pub fn forget(&self, path: &Path) {
+        let mut changes = self.stripe(path);
+        *changes += 1;
+        self.cache.remove(path);
+    }
+
+    fn open(&self, path: &Path, found: &Versioned) -> Result<Row<R>, Error> {
+        let read = || R::decode(&open_row(&self.key, path, &found.value)?);
+        let record = read().map_err(|why| Error::internal(format!("row {}: {why}", path.as_bytes().escape_ascii())))?;
+        Ok(Row { record, revision: found.revision })
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
+    fn stripe(&self, path: &Path) -> MutexGuard<'_, u64> {
+        let sum = path.as_bytes().iter().fold(0usize, |sum, b| sum.wrapping_mul(31).wrapping_add(usize::from(*b)));
+        self.changes[sum % STRIPES].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::certificate::CertificateRecord;
+    use crate::rows::namespace::NamespaceRecord;
+
+    use crate::rows::tls_identity::TlsIdentity;
+    use crate::sim::SimStore;
+    use crate::store::{Outcome, Txn};
+
+    struct Fixed;
+    impl Rng for Fixed {
+        fn fill(&self, bytes: &mut [u8]) {
+            bytes.fill(0x55);
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn ground(store: Arc<SimStore>, closed: Closed) -> Ground {
+        Ground { store, rng: Arc::new(Fixed), closed, doubt: Doubt::default() }
+    }
+
+    fn key(byte: u8) -> StoreKey {
+        StoreKey::new([byte; 32])
+    }
+
+    #[test]
+    fn the_sealed_form_of_version_1_does_not_change() {
+        let path = Path(Box::from(b"path".as_slice()));
+        let sealed = seal_row(&key(1), &path, Revision(7), b"plain", &Fixed);
+        assert_eq!(hex(&sealed), include_str!("../../testdata/formats/sealed-v1.hex").trim());
+        assert_eq!(*open_row(&key(1), &path, &sealed).unwrap(), b"plain");
+    }
+
+    #[test]
+    fn a_row_opens_only_where_it_was_sealed_and_as_it_was() {
+        let (path, other) = (Path(Box::from(b"a".as_slice())), Path(Box::from(b"b".as_slice())));
+        let sealed = seal_row(&key(1), &path, Revision(7), b"plain", &Fixed);
+        assert!(open_row(&key(1), &other, &sealed).is_err());
+        assert!(open_row(&key(2), &path, &sealed).is_err());
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert!(open_row(&key(1), &path, &changed).is_err(), "byte {at}");
+            assert!(open_row(&key(1), &path, &sealed[..at]).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn small_records_keep_their_form() {
+        assert_eq!(hex(&NamespaceRecord::new(3).encode()), "0100000003");
+        assert_eq!(hex(&CertificateRecord(vec![0xaa]).encode()), "01aa");
+        let count = crate::rows::counter::CounterRecord { count: 258 };
+        assert_eq!(hex(&count.encode()), "010000000000000102");
+        let tls = TlsIdentity { private_key: Zeroizing::new(vec![1, 2]), chain: vec![vec![3], vec![4]] };
+        assert_eq!(hex(&tls.encode()), "010000000201020000000200000001030000000104");
+        assert_eq!(TlsIdentity::decode(&tls.encode()).unwrap().chain, tls.chain);
+    }
+
+    #[test]
+    fn a_fill_that_began_before_a_change_does_not_outlive_it() {
+        let id = casemate_api::NamespaceId::parse("ns").unwrap();
+        let path = SharedPath::namespace(1, &id);
+        let store = Arc::new(SimStore::new(1));
+        let table: Table<NamespaceRecord> = Table::new(ground(store.clone(), Closed::default()), key(1), 1 << 20);
+        let write = |number| {
+            let record = NamespaceRecord::new(number);
+            let put = vec![table.sealed(&path, Revision::default(), &record).unwrap()];
+            let outcome = pollster::block_on(store.commit(vec![Txn { put, ..Txn::default() }])).unwrap();
+            assert!(matches!(outcome[..], [Outcome::Committed(_)]));
+        };
+        write(1);
+        // The change comes between the fill's read of the store and its insertion.
+        let before = *table.stripe(path.path());
+        write(2);
+        table.changed(&path);
+        assert_ne!(*table.stripe(path.path()), before);
+        let row = pollster::block_on(table.get(&path)).unwrap().unwrap();
+        assert_eq!(row.record.number, 2);
+    }
+
+    #[test]
+    fn nothing_cached_outlives_a_write_of_unknown_outcome() {
+        let path = SharedPath::namespace(1, &casemate_api::NamespaceId::parse("ns").unwrap());
+        let store = Arc::new(SimStore::new(1));
+        let doubt = Doubt::default();
+        let ground = Ground { doubt: doubt.clone(), ..ground(store.clone(), Closed::default()) };
+        let table: Table<NamespaceRecord> = Table::new(ground, key(1), 1 << 20);
+        let write = |number| {
+            let put = vec![table.sealed(&path, Revision::default(), &NamespaceRecord::new(number)).unwrap()];
+            pollster::block_on(store.commit(vec![Txn { put, ..Txn::default() }])).unwrap();
+        };
+        let number = || pollster::block_on(table.get(&path)).unwrap().unwrap().record.number;
+        write(1);
+        assert_eq!(number(), 1);
+        write(2);
+        assert_eq!(number(), 1, "the cache was not told");
+        doubt.raise();
+        assert_eq!(number(), 2);
+    }
+
+    #[test]
+    fn a_row_misses_the_cache_once() {
+        let path = SharedPath::namespace(1, &casemate_api::NamespaceId::parse("ns").unwrap());
+        let store = Arc::new(SimStore::new(1));
+        let table: Table<NamespaceRecord> = Table::new(ground(store.clone(), Closed::default()), key(1), 1 << 20);
+        let put = vec![table.sealed(&path, Revision::default(), &NamespaceRecord::new(1)).unwrap()];
+        pollster::block_on(store.commit(vec![Txn { put, ..Txn::default() }])).unwrap();
+        for _ in 0..3 {
+            pollster::block_on(table.get(&path)).unwrap().unwrap();
+        }
+        let figures = table.cache_figures("namespaces");
+        assert_eq!((figures.entries, figures.hits, figures.misses), (1, 2, 1));
+        assert!(figures.bytes > 0);
+    }
+
+    #[test]
+    fn a_closed_table_answers_nothing() {
+        let closed = Closed::default();
+        let store = Arc::new(SimStore::new(1));
+        let table: Table<NamespaceRecord> = Table::new(ground(store, closed.clone()), key(1), 1 << 20);
+        let path = SharedPath::namespace(1, &casemate_api::NamespaceId::parse("ns").unwrap());
+        assert!(pollster::block_on(table.get(&path)).unwrap().is_none());
+        closed.close();
+        assert!(pollster::block_on(table.get(&path)).is_err());
+        assert!(table.sealed(&path, Revision::default(), &NamespaceRecord::new(1)).is_err());
+    }
+}

@@ -1,0 +1,104 @@
+//! A user as stored.
+
+use std::collections::BTreeSet;
+
+use casemate_api::Role;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use crate::crypto::passphrase::{Digest, Scheme};
+use crate::rows::encoding::{BadRecord, Reader, Writer};
+use crate::rows::table::Record;
+
+/// A user as stored.
+pub struct UserRecord {
+    /// Any text.
+    pub real_name: String,
+    /// The only role.
+    pub role: Role,
+    /// Digest of the passphrase.
+    pub digest: Digest,
+    /// Of Operators: which restricted keys they may use.
+    pub tags: BTreeSet<String>,
+}
+
+impl Record for UserRecord {
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let role = match self.role {
+            Role::Administrator => 1,
+            Role::Operator => 2,
+            Role::Metrics => 3,
+            Role::Backup => 4,
+        };
+        let scheme = match self.digest.scheme {
+            Scheme::HmacSha256 => 0,
+            Scheme::Scrypt => 1,
+        };
+        let head = Writer::new(1)
+            .u8(role)
+            .u8(scheme)
+            .raw(&self.digest.salt)
+            .raw(&self.digest.hash)
+            .bytes(self.real_name.as_bytes())
+            .u32(u32::try_from(self.tags.len()).unwrap_or(u32::MAX));
+        self.tags.iter().fold(head, |writer, tag| writer.bytes(tag.as_bytes())).finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
+        let (version, mut reader) = Reader::open(bytes)?;
+        if version != 1 {
+            return Err(BadRecord("its format is of a newer version"));
+        }
+        let role = match reader.u8()? {
+            1 => Role::Administrator,
+            2 => Role::Operator,
+            3 => Role::Metrics,
+            4 => Role::Backup,
+            _ => return Err(BadRecord("it names an unknown role")),
+        };
+        let scheme = match reader.u8()? {
+            0 => Scheme::HmacSha256,
+            1 => Scheme::Scrypt,
+            _ => return Err(BadRecord("it names an unknown digest scheme")),
+        };
+        let digest = Digest { scheme, salt: reader.array()?, hash: reader.array()? };
+        let real_name = reader.text()?;
+        let count = reader.u32()?;
+        let tags = (0..count).map(|_| reader.text()).collect::<Result<_, _>>()?;
+        reader.end()?;
+        Ok(Self { real_name, role, digest, tags })
+    }
+
+    fn weight(&self) -> u64 {
+        (160 + self.real_name.len() + self.tags.iter().map(|tag| tag.len() + 48).sum::<usize>()) as u64
+    }
+}
+
+impl UserRecord {
+    /// Whether both are of the same user with the same passphrase and role; tags may differ. The salt is fresh for each
+    /// passphrase, while the hash also changes when it is hardened.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        bool::from(self.digest.salt.ct_eq(&other.digest.salt)) && self.role == other.role
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_form_of_version_1_does_not_change() {
+        let record = UserRecord {
+            real_name: "Ada".into(),
+            role: Role::Operator,
+            digest: Digest { scheme: Scheme::Scrypt, salt: [0x11; 16], hash: [0x22; 32] },
+            tags: ["berlin".to_owned(), "ü".to_owned()].into(),
+        };
+        let golden = include_str!("../../testdata/formats/user-v1.hex").trim();
+        let hex: String = record.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, golden);
+        assert!(UserRecord::decode(&record.encode()[..60]).is_err());
+        let again = UserRecord::decode(&record.encode()).unwrap();
+        assert_eq!((again.real_name, again.role, again.tags), (record.real_name, record.role, record.tags));
+    }
+}

@@ -1,0 +1,58 @@
+//! Who takes turns: places and threads of the pool are shared between parties, and guesses are counted by neighbourhood.
+
+use std::net::IpAddr;
+
+use crate::rows::path::{NamespaceNumber, ROOT};
+
+/// For whom work is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Party {
+    /// The HSM itself: housekeeping, restores.
+    Hsm,
+    /// Somebody who has not proved who they are.
+    Address(Neighbourhood),
+    /// Everybody of one namespace, or of the root.
+    Namespace(NamespaceNumber),
+}
+
+impl Party {
+    /// Everybody who belongs to no namespace.
+    pub const ROOT: Party = Party::Namespace(ROOT);
+}
+
+/// Where a client is, as far as one can tell clients apart: whoever has one IPv6 address has its whole network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Neighbourhood {
+    /// An IPv4 address, be it reached through IPv6 or not.
+    V4(u32),
+    /// The first 64 bits of an IPv6 address.
+    V6(u64),
+}
+
+impl From<IpAddr> for Neighbourhood {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self::V4(v4.to_bits()),
+            IpAddr::V6(v6) => Self::V6((v6.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(address: &str) -> Neighbourhood {
+        address.parse::<IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn an_ipv4_client_is_the_same_through_ipv6_and_an_ipv6_network_is_one_neighbour() {
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:0:2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+        // The first bytes are equal, the clients are not.
+        assert_ne!(of("10.0.0.1"), of("a00:1::"));
+    }
+}
