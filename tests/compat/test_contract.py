@@ -1,4 +1,4 @@
-"""The API's own list of cases that are easy to get wrong, over plain HTTPS: one row each, checked in order on one device.
+"""The cases of docs/contract.md and some more, over plain HTTPS: one row each, checked in order on one device.
 
 A row is: what it shows, who asks, the request, and the status. All rows that fail are reported together.
 """

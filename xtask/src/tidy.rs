@@ -156,6 +156,10 @@ const UNSAFE: &[&str] = &["core/src/crypto/mech/ffi.rs", "server/src/process.rs"
 const LINES_MAX: usize = 800;
 const TABLES: &[&str] = &["server/src/http/endpoints.rs", "api/src/mechanisms.rs"];
 
+/// The numbered cases of the contract, and the folders of tests that refer to them.
+const CASES: &str = "docs/contract.md";
+const CASE_TESTS: &[&str] = &["server/tests", "client/tests", "cli/tests", "tests"];
+
 /// Folders of Rust code.
 const CODE: &[&str] = &["api", "core", "server", "client", "cli", "pkcs11", "testkit", "xtask", "fuzz", "tests"];
 
@@ -165,9 +169,10 @@ pub(crate) fn all() -> Result<()> {
     let tree = metadata::read(Depth::Tree)?;
     dependencies(&tree, &mut findings)?;
     manifests(&mut findings)?;
-    for file in rust_files()? {
+    for file in files(CODE, &["rs"])? {
         file_rules(&file, &mut findings);
     }
+    cases(&mut findings)?;
     findings.report()
 }
 
@@ -388,22 +393,67 @@ fn bounds_of_nobody(source: &str) -> Vec<(usize, &str)> {
     found
 }
 
+/// A case that a test refers to by its number is listed, so that a reader finds what it is; and none is listed twice.
+fn cases(findings: &mut Findings) -> Result<()> {
+    let list = fs::read_to_string(metadata::root().join(CASES)).context(CASES)?;
+    let mut listed = BTreeSet::new();
+    for case in list.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" |")?.0.parse::<u32>().ok()) {
+        if !listed.insert(case) {
+            findings.broken.push(format!("{CASES}: case {case} is there twice"));
+        }
+    }
+    for file in files(CASE_TESTS, &["rs", "py"])? {
+        let name = file.strip_prefix(metadata::root()).unwrap_or(&file).display();
+        let source = fs::read_to_string(&file).with_context(|| name.to_string())?;
+        for (line, case) in cases_named(&source).into_iter().filter(|(_, case)| !listed.contains(case)) {
+            findings.broken.push(format!("{name}:{line}: case {case} is not in {CASES}"));
+        }
+    }
+    Ok(())
+}
+
+/// The numbers of cases in `source`, by line: `Case 30`, `Cases 1 to 3, 13 and 17`, `.case(30, 404)`.
+fn cases_named(source: &str) -> Vec<(usize, u32)> {
+    let mut found = Vec::new();
+    for (line, text) in (1..).zip(source.lines()) {
+        // A call names one case; the number behind it is a status.
+        let called = text.split("case(").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
+        found.extend(called.map(|case| (line, case)));
+        let text = text.replace("case(", "(").to_ascii_lowercase();
+        let (mut naming, mut range, mut last) = (false, false, 0);
+        for word in text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()) {
+            match word.parse() {
+                Ok(case) if naming => {
+                    let first = if range { last + 1 } else { case };
+                    found.extend((first..=case).map(|case| (line, case)));
+                    (range, last) = (false, case);
+                }
+                _ => {
+                    naming = matches!(word, "case" | "cases") || naming && matches!(word, "and" | "to");
+                    range = word == "to";
+                }
+            }
+        }
+    }
+    found
+}
+
 /// Files that hold tests only.
 fn is_test(name: &str) -> bool {
     name.ends_with("/tests.rs") || name.contains("/tests/") || name.contains("/benches/")
 }
 
-/// Every Rust file of the repository, in order.
-fn rust_files() -> Result<Vec<PathBuf>> {
+/// Every file in `folders`, however deep, with one of `extensions`, in order.
+fn files(folders: &[&str], extensions: &[&str]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let mut folders: Vec<PathBuf> = CODE.iter().map(|folder| metadata::root().join(folder)).collect();
+    let mut folders: Vec<PathBuf> = folders.iter().map(|folder| metadata::root().join(folder)).collect();
     while let Some(folder) = folders.pop() {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for entry in entries {
             let path = entry?.path();
             if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|extension| extensions.iter().any(|wanted| extension == *wanted)) {
                 files.push(path);
             }
         }
@@ -422,6 +472,16 @@ mod tests {
         let source =
             "/// One.\npub const A: u8 = 1;\n/// Two. Shared by all.\npub const B: u8 = 2;\npub const C: u8 = 3;\n";
         assert_eq!(bounds_of_nobody(source), [(2, "A"), (5, "C")]);
+    }
+
+    #[test]
+    fn numbers_of_cases_are_found_in_comments_and_calls() {
+        let named = |text: &str| cases_named(text).into_iter().map(|(_, case)| case).collect::<Vec<_>>();
+        assert_eq!(named("/// Cases 1 to 4, 13, 17 and 19 to 20."), [1, 2, 3, 4, 13, 17, 19, 20]);
+        assert_eq!(named(r#"get(path).case(7, 204).case(8, 204); assert!(x, "case 9: {reply}");"#), [7, 8, 9]);
+        assert_eq!(named("In any case the 404 is not one, nor is lowercase 5. # Case 6"), [6]);
+        assert_eq!(named("/// Case 23 and 24 hours, from 9 to 17."), [23, 24]);
+        assert_eq!(cases_named("\n\ncase 5"), [(3, 5)]);
     }
 
     #[test]

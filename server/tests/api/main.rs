@@ -1,7 +1,7 @@
 //! The HSM as its clients see it: over real HTTPS, in one process, on simulated stores and a simulated clock.
 //!
-//! One binary, one module per capability. Numbers such as "case 45" are those of the list of easily mistaken cases that
-//! the compatibility contract keeps.
+//! One binary, one module per capability. Numbers such as "case 45" are those of `docs/contract.md`, the list of cases
+//! that are easy to get wrong.
 
 #![allow(
     unreachable_pub,

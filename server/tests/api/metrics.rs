@@ -1,4 +1,4 @@
-//! Figures: the JSON of the contract, and the text for Prometheus, on the API and on a listener of its own.
+//! Figures: NetHSM's JSON, and the text for Prometheus, on the API and on a listener of its own.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

@@ -190,7 +190,7 @@ impl Reply {
         self
     }
 
-    /// The status that case `number` of the contract wants.
+    /// The status that case `number` of `docs/contract.md` wants.
     #[track_caller]
     pub fn case(self, number: u32, status: u16) -> Self {
         assert_eq!(self.status, status, "case {number}: {self}");
