@@ -29,9 +29,6 @@ pub enum Error {
     /// Something else must be done first.
     #[error("{0}")]
     Precondition(Text),
-    /// The value already is what it should become.
-    #[error("unchanged")]
-    Unchanged,
     /// Too many failed attempts; try again in a second.
     #[error("{0}")]
     TooMany(Text),

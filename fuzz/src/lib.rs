@@ -170,11 +170,11 @@ pub fn configuration(bytes: &[u8]) {
     shown_again::<config::Logging>(bytes);
     shown_again::<config::Ntp>(bytes);
     if let Ok(config::Time { time }) = json::parse(bytes)
-        && let Ok(time) = casemate_core::hsm::parse_time(&time)
+        && let Ok(time) = casemate_core::config::parse_time(&time)
     {
         let shown = casemate_core::config::time_text(time);
         assert_eq!(
-            casemate_core::hsm::parse_time(&shown).expect("a time that was shown").as_second(),
+            casemate_core::config::parse_time(&shown).expect("a time that was shown").as_second(),
             time.as_second()
         );
     }
@@ -185,7 +185,7 @@ pub fn configuration(bytes: &[u8]) {
 pub fn chain(bytes: &[u8]) {
     let Ok(chain) = casemate_core::config::parse_chain(bytes) else { return };
     assert!(!chain.is_empty());
-    let now = casemate_core::hsm::parse_time("2030-01-01T00:00:00Z").expect("a time");
+    let now = casemate_core::config::parse_time("2030-01-01T00:00:00Z").expect("a time");
     let _ = casemate_core::config::check_chain(&chain, now);
 }
 

@@ -125,8 +125,8 @@ impl Audit {
         if chain.doubt.is_none() {
             return Ok(());
         }
-        self.local.settle().await?;
-        let stored = Head::load(&self.local).await?;
+        self.device.store.settle().await?;
+        let stored = Head::load(&self.device.store).await?;
         match &chain.doubt {
             Some((head, _)) if *head == stored => chain.confirm(),
             _ if stored == chain.head => {
@@ -163,7 +163,7 @@ impl Audit {
         let change = change.put(LocalPath::AuditHead, head.encode());
         chain.doubt = Some((head, entries));
         let wanted = chain.doubt.as_ref().map(|(head, _)| head.sequence);
-        match self.local.commit(change).await {
+        match self.device.store.commit(change).await {
             Ok(()) => chain.confirm(),
             Err(error) => {
                 if self.settle(chain).await.is_err()
@@ -180,7 +180,7 @@ impl Audit {
         // Only what is on the disk is said: a witness must never hold a history that the device has not.
         if let Some((checkpoint, signature)) = signed {
             let Checkpoint { first, last, time, .. } = &checkpoint;
-            tracing::info!(target: "audit", first, last, time, hash = hex(&checkpoint.hash), device = self.device,
+            tracing::info!(target: "audit", first, last, time, hash = hex(&checkpoint.hash), device = self.device.id,
                 signature = hex(&signature), "checkpoint of the audit log");
         }
         if signs && let Err(error) = self.prune(chain, fresh).await {
@@ -209,7 +209,7 @@ impl Audit {
     async fn prune(&self, chain: &mut Chain, fresh: u64) -> Result<(), Error> {
         let head = &chain.head;
         let beyond = head.sequence.saturating_sub(self.bounds.records_max);
-        let through = match self.local.is_nearly_full() {
+        let through = match self.device.store.is_nearly_full() {
             // What has come since is not among the oldest.
             true => beyond.max((head.first + fresh - 1).min(head.sequence.saturating_sub(fresh))),
             false => beyond,
@@ -217,7 +217,7 @@ impl Audit {
         if through < head.first {
             return Ok(());
         }
-        let row = self.local.get(LocalPath::AuditRecord(through)).await?;
+        let row = self.device.store.get(LocalPath::AuditRecord(through)).await?;
         let (previous, _) = row
             .ok_or_else(|| Error::internal(format!("record {through} of the audit log is missing")))
             .and_then(|row| stored_record(&row).map_err(|why| Error::internal(why.to_string())))?;
@@ -227,15 +227,15 @@ impl Audit {
         let change = head.append(LocalChange::default(), &entry.time, &entry.event);
         let change = change.put(LocalPath::AuditHead, head.encode());
         chain.doubt = Some((head, vec![entry]));
-        self.local.commit(change).await?;
+        self.device.store.commit(change).await?;
         chain.confirm();
-        self.local.sweep(LocalPath::AuditRecord(0), LocalPath::AuditRecord(chain.head.first)).await?;
-        self.local.sweep(LocalPath::AuditCheckpoint(0), LocalPath::AuditCheckpoint(chain.head.first)).await
+        self.device.store.sweep(LocalPath::AuditRecord(0), LocalPath::AuditRecord(chain.head.first)).await?;
+        self.device.store.sweep(LocalPath::AuditCheckpoint(0), LocalPath::AuditCheckpoint(chain.head.first)).await
     }
 
     /// What the HSM says about the record `sequence` with the hash `hash`.
     pub(super) fn checkpoint(&self, head: &Head, sequence: u64, hash: Hash, ends: Ends) -> Checkpoint {
-        let (time, device) = (self.now().text, self.device.clone());
+        let (time, device) = (self.now().text, self.device.id.clone());
         Checkpoint { sequence, hash, first: head.first, last: head.sequence, time, device, ends }
     }
 }

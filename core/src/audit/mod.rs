@@ -14,7 +14,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +24,6 @@ use casemate_api::limits::{
 };
 use casemate_api::{State, UserId};
 use futures_channel::oneshot;
-use jiff::{SignedDuration, Timestamp};
 
 use chain::{Chain, Due, Entry, Head, stored_checkpoint, stored_record};
 use checkpoint::AuditKey;
@@ -33,20 +32,16 @@ use flood::Flood;
 use record::plain;
 pub use record::{Event, Hash, Kind, Record, hex, is_plain};
 
-use crate::device::store::Local;
+use crate::device::Device;
 use crate::error::Error;
-use crate::platform::Platform;
 use crate::rows::path::LocalPath;
 use crate::runtime::Clock;
 use crate::runtime::pool::first_of;
 
 /// The audit log of one device.
 pub struct Audit {
-    local: Arc<Local>,
+    device: Arc<Device>,
     clock: Arc<dyn Clock>,
-    /// Seconds from the hardware clock to the HSM's.
-    offset_s: Arc<AtomicI64>,
-    device: String,
     key: AuditKey,
     bounds: Bounds,
     waiting: Mutex<VecDeque<Entry>>,
@@ -120,19 +115,12 @@ pub fn reason(status: u16) -> &'static str {
 
 impl Audit {
     /// The log as it is stored; a new one on a new device.
-    pub async fn open(
-        platform: &Platform,
-        local: Arc<Local>,
-        offset_s: Arc<AtomicI64>,
-        device: String,
-    ) -> Result<Self, Error> {
-        let key = AuditKey::load(&local, &*platform.rng).await?;
-        let head = Head::load(&local).await?;
-        let looked_ms = AtomicU64::new(millis(platform.clock.monotonic()));
+    pub async fn open(device: Arc<Device>) -> Result<Self, Error> {
+        let key = AuditKey::load(&device.store, &*device.platform.rng).await?;
+        let head = Head::load(&device.store).await?;
+        let looked_ms = AtomicU64::new(millis(device.platform.clock.monotonic()));
         Ok(Self {
-            local,
-            clock: platform.clock.clone(),
-            offset_s,
+            clock: device.platform.clock.clone(),
             device,
             key,
             bounds: Bounds { records_max: AUDIT_RECORDS_MAX, checkpoint_records: AUDIT_CHECKPOINT_RECORDS },
@@ -264,7 +252,7 @@ impl Audit {
             false => self.hash_of(from - 1).await?,
         };
         Ok(Export {
-            begun: Some(header(&self.device, &self.key.public, from, &previous)),
+            begun: Some(header(&self.device.id, &self.key.public, from, &previous)),
             next: from,
             to,
             last: previous,
@@ -278,9 +266,10 @@ impl Audit {
         }
         let end = export.to.min(export.next.saturating_add(PAGE - 1)) + 1;
         let limit = LIST_PAGE_ROWS;
-        let records = self.local.page(LocalPath::AuditRecord(export.next), LocalPath::AuditRecord(end), limit).await?;
+        let records =
+            self.device.store.page(LocalPath::AuditRecord(export.next), LocalPath::AuditRecord(end), limit).await?;
         let (start, stop) = (LocalPath::AuditCheckpoint(export.next), LocalPath::AuditCheckpoint(end));
-        let mut checkpoints = self.local.page(start, stop, limit).await?.into_iter().peekable();
+        let mut checkpoints = self.device.store.page(start, stop, limit).await?.into_iter().peekable();
         let head = self.chain.lock().await.head.clone();
         if head.first > export.next {
             return Err(Error::Unavailable("These records were removed while they were read. Begin anew.".into()));
@@ -296,7 +285,7 @@ impl Audit {
             export.last = hash;
             let of = |path: &crate::store::Path, sequence| *path == LocalPath::AuditCheckpoint(sequence).path();
             while let Some((_, row)) = checkpoints.next_if(|(path, _)| of(path, record.sequence)) {
-                let line = row.and_then(|row| stored_checkpoint(&row, record.sequence, &self.device));
+                let line = row.and_then(|row| stored_checkpoint(&row, record.sequence, &self.device.id));
                 lines.push_str(&line.unwrap_or_default());
             }
         }
@@ -310,7 +299,7 @@ impl Audit {
 
     async fn hash_of(&self, sequence: u64) -> Result<Hash, Error> {
         let damaged = || Error::internal(format!("record {sequence} of the audit log is missing or damaged"));
-        let row = self.local.get(LocalPath::AuditRecord(sequence)).await?.ok_or_else(damaged)?;
+        let row = self.device.store.get(LocalPath::AuditRecord(sequence)).await?.ok_or_else(damaged)?;
         stored_record(&row).map(|(hash, _)| hash).map_err(|_| damaged())
     }
 
@@ -385,10 +374,7 @@ impl Audit {
     }
 
     fn now(&self) -> Time {
-        let wall = SignedDuration::try_from(self.clock.wall()).unwrap_or(SignedDuration::MAX);
-        let offset = SignedDuration::from_secs(self.offset_s.load(Ordering::Relaxed));
-        let time = wall.checked_add(offset).and_then(|time| Timestamp::from_duration(time).ok());
-        Time { text: format!("{:.3}", time.unwrap_or(Timestamp::MAX)) }
+        Time { text: format!("{:.3}", self.device.now()) }
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Entry>> {

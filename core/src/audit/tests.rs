@@ -8,9 +8,8 @@ const HERE: &str = "10.0.0.1";
 
 async fn open_with(sim: &Sim, bounds: Bounds) -> Audit {
     let platform = sim.platform();
-    let device = platform.device.load().unwrap();
-    let local = Arc::new(Local::new(platform.local.clone(), &device, platform.rng.clone()));
-    let audit = Audit::open(&platform, local, Arc::new(AtomicI64::new(0)), "ABCDEFGHIJ".into()).await.unwrap();
+    let key = platform.device.load().unwrap();
+    let audit = Audit::open(Device::new(platform, &key)).await.unwrap();
     Audit { bounds, ..audit }
 }
 

@@ -8,31 +8,30 @@ use casemate_api::limits::STORE_VALUE_MAX_BYTES;
 use casemate_api::{NamespaceId, Role};
 
 use crate::backup::format::Version;
-use crate::backup::passphrase;
 use crate::backup::stage::{self, Batch, Staged};
 use crate::backup::upstream::{self, BadValue, Place, STORE_VERSION, Store};
-use crate::config::tls::cluster_ca_path;
 use crate::crypto::passphrase::Scheme;
 use crate::crypto::secret::{BackupKey, DomainKey, StoreKey};
+use crate::device::Device;
 use crate::device::procedure::Step;
 use crate::device::slots;
 use crate::device::store::{Local, LocalChange};
 use crate::error::Error;
-use crate::hsm::phase::table_key;
-use crate::identity::namespaces;
-use crate::identity::users;
 use crate::platform::Platform;
 use crate::rows::backup_secret::BackupSecret;
 use crate::rows::certificate::CertificateRecord;
+use crate::rows::chores::{Hardening, LastNamespaceNumber};
 use crate::rows::cluster_ca::ClusterCa;
 use crate::rows::counter::CounterRecord;
+use crate::rows::key::KeyRecord;
 use crate::rows::namespace::NamespaceRecord;
-use crate::rows::path::{Generation, KeyRef, LocalPath, NamespaceNumber, ROOT, SharedPath, TableId, Uid};
-use crate::rows::table::{Record, seal_row};
+use crate::rows::path::{Generation, KeyRef, LocalPath, NamespaceNumber, ROOT, RowPath, Uid};
+use crate::rows::table::{Record, RowKey, SealedRow};
+use crate::rows::user::UserRecord;
 use crate::runtime::Rng;
 use crate::runtime::party::Party;
 use crate::runtime::pool::{Work, run_on};
-use crate::store::{Expect, Path, Revision};
+use crate::store::{Expect, Revision};
 
 /// What becomes of an entry that does not open or makes no sense.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,9 +61,7 @@ impl Source {
 
 /// A conversion, page by page.
 pub(crate) struct Conversion {
-    platform: Platform,
-    local: Arc<Local>,
-    device_id: String,
+    device: Arc<Device>,
     source: Source,
     on_bad: OnBad,
     section: Section,
@@ -90,12 +87,10 @@ enum Section {
 }
 
 impl Conversion {
-    pub(crate) fn new(platform: &Platform, local: &Arc<Local>, device_id: &str, source: Source, on_bad: OnBad) -> Self {
+    pub(crate) fn new(device: &Arc<Device>, source: Source, on_bad: OnBad) -> Self {
         Self {
-            batch: Batch::new(platform.store.clone(), source.expect),
-            platform: platform.clone(),
-            local: local.clone(),
-            device_id: device_id.to_owned(),
+            batch: Batch::new(device.platform.store.clone(), source.expect),
+            device: device.clone(),
             source,
             on_bad,
             section: Section::Begin,
@@ -114,7 +109,7 @@ impl Conversion {
         match self.section {
             Section::Begin => {
                 // What an earlier attempt left.
-                stage::sweep_generation(&self.platform, self.source.expect, self.source.to()).await?;
+                stage::sweep_generation(&self.device.platform, self.source.expect, self.source.to()).await?;
                 self.check_key(domain).await?;
                 self.section = Section::Namespaces;
             }
@@ -154,23 +149,22 @@ impl Conversion {
     }
 
     async fn staged(&self, path: &str) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, Error> {
-        stage::entry(&self.platform, &self.local.staged, self.source.generation, path).await
+        stage::entry(&self.device, self.source.generation, path).await
     }
 
     /// Converts one page of one store, on the pool: reading a key and making it ready takes up to a millisecond.
     async fn page(&mut self, store: Store, domain: &DomainKey, next: Section) -> Result<(), Error> {
         let (generation, prefix) = (self.source.generation, store.prefix());
         let after = self.after.take();
-        let (entries, end) =
-            stage::page(&self.platform, &self.local.staged, generation, prefix, after.as_deref()).await?;
+        let (entries, end) = stage::page(&self.device, generation, prefix, after.as_deref()).await?;
         let mut job = Job {
             store: store.key(domain),
-            tables: Tables::of(domain),
+            tables: RowKeys::of(domain),
             version: self.source.version,
             to: self.source.to(),
-            device_id: self.device_id.clone(),
+            device_id: self.device.id.clone(),
             namespaces: self.namespaces.clone(),
-            rng: self.platform.rng.clone(),
+            rng: self.device.platform.rng.clone(),
             to_harden: false,
             administrators: 0,
         };
@@ -183,8 +177,8 @@ impl Conversion {
                     Ok(Some(id)) => {
                         let number = NamespaceNumber::try_from(self.namespaces.len() + 1);
                         let number = number.map_err(|_| Error::internal("namespace numbers are used up"))?;
-                        let row = SharedPath::namespace(job.to, &id);
-                        let row = job.sealed(&job.tables.namespaces, row, &NamespaceRecord::new(number));
+                        let row = RowPath::namespace(job.to, &id);
+                        let row = job.sealed(&job.tables.namespaces, &row, &NamespaceRecord::new(number));
                         Arc::make_mut(&mut self.namespaces).insert(id, number);
                         self.taken += 1;
                         self.batch.put(row).await?;
@@ -198,7 +192,7 @@ impl Conversion {
                 (converted, job.to_harden, job.administrators)
             };
             let (converted, to_harden, administrators) =
-                run_on(&*self.platform.pool, Work::Backup, Party::Hsm, convert).await?;
+                run_on(&*self.device.platform.pool, Work::Backup, Party::Hsm, convert).await?;
             self.to_harden |= to_harden;
             self.administrators += administrators;
             for (path, rows) in converted {
@@ -235,20 +229,14 @@ impl Conversion {
 
     /// What is configured for all devices: the backup passphrase and the authority of a cluster.
     async fn settings(&mut self, domain: &DomainKey) -> Result<(), Error> {
-        let tables = Tables::of(domain);
-        let (to, rng) = (self.source.to(), self.platform.rng.clone());
-        let seal = |key: &StoreKey, path: SharedPath, plain: &[u8]| {
-            let path = path.into_path();
-            let sealed = seal_row(key, &path, Revision::default(), plain, &*rng);
-            (path, sealed)
-        };
+        let (to, rng) = (self.source.to(), self.device.platform.rng.clone());
         if let (Some(key), Some(salt)) =
             (self.setting(upstream::BACKUP_KEY, domain).await?, self.setting(upstream::BACKUP_SALT, domain).await?)
         {
             match (BackupKey::from_slice(&key), <[u8; 16]>::try_from(salt.as_slice())) {
                 (Some(key), Ok(salt)) => {
                     let record = BackupSecret { salt, key };
-                    self.batch.put(seal(&tables.settings, passphrase::path(to), &record.encode())).await?;
+                    self.batch.put(sealed(domain, &RowPath::backup_secret(to), &record, &*rng)).await?;
                 }
                 _ => self.bad(upstream::BACKUP_KEY, BadValue("key or salt do not have their length"))?,
             }
@@ -257,20 +245,17 @@ impl Conversion {
             match upstream::read_chain(&authority).as_deref() {
                 Ok([authority]) => {
                     let record = ClusterCa(authority.clone());
-                    self.batch.put(seal(&tables.settings, cluster_ca_path(to), &record.encode())).await?;
+                    self.batch.put(sealed(domain, &RowPath::cluster_ca(to), &record, &*rng)).await?;
                 }
                 _ => self.bad(upstream::CLUSTER_CA, BadValue("it is not one certificate"))?,
             }
         }
         if let Ok(number @ 1..) = NamespaceNumber::try_from(self.namespaces.len()) {
-            let path = namespaces::last_number_path(to);
-            let row = seal(&tables.namespaces, path, &NamespaceRecord::new(number).encode());
-            self.batch.put(row).await?;
+            let path = RowPath::last_namespace_number(to);
+            self.batch.put(sealed(domain, &path, &LastNamespaceNumber(number), &*rng)).await?;
         }
         if self.to_harden {
-            let path = users::to_harden_path(to);
-            let row = seal(&tables.namespaces, path, &NamespaceRecord::new(ROOT).encode());
-            self.batch.put(row).await?;
+            self.batch.put(sealed(domain, &RowPath::hardening(to), &Hardening, &*rng)).await?;
         }
         Ok(())
     }
@@ -293,19 +278,15 @@ impl Conversion {
 
 /// Finishes a restore whose slots are already those of the backup: converts what waits, moves the pointer, clears up. `Ok`
 /// at once if nothing waits. May be interrupted anywhere and called again.
-pub(crate) async fn finish_import(
-    platform: &Platform,
-    local: &Arc<Local>,
-    device_id: &str,
-    domain: &DomainKey,
-) -> Result<(), Error> {
+pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> Result<(), Error> {
+    let (platform, local) = (&device.platform, &device.store);
     let Some(Step::Import { generation, version }) = Step::noted(local).await? else { return Ok(()) };
     let (current, expect) = stage::pointer(platform).await?;
     let source = Source { generation, version, expect };
     let to = source.to();
     if current != Some(to) {
         tracing::info!(target: "hsm.backup", "the entries of the backup are being taken over");
-        let mut conversion = Conversion::new(platform, local, device_id, source, OnBad::LeaveOut);
+        let mut conversion = Conversion::new(device, source, OnBad::LeaveOut);
         loop {
             match Box::pin(conversion.next(domain)).await {
                 Ok(true) => {}
@@ -368,41 +349,42 @@ pub(crate) fn report(conversion: &Conversion) {
     }
 }
 
-/// The keys of our tables.
-struct Tables {
-    users: StoreKey,
-    namespaces: StoreKey,
-    keys: StoreKey,
-    certificates: StoreKey,
-    counters: StoreKey,
-    settings: StoreKey,
+/// What seals the rows that entries become.
+struct RowKeys {
+    users: RowKey<UserRecord>,
+    namespaces: RowKey<NamespaceRecord>,
+    keys: RowKey<KeyRecord>,
+    certificates: RowKey<CertificateRecord>,
+    counters: RowKey<CounterRecord>,
 }
 
-impl Tables {
+impl RowKeys {
     fn of(domain: &DomainKey) -> Self {
-        let key = |table| table_key(domain, table);
         Self {
-            users: key(TableId::Users),
-            namespaces: key(TableId::Namespaces),
-            keys: key(TableId::Keys),
-            certificates: key(TableId::Certificates),
-            counters: key(TableId::Counters),
-            settings: key(TableId::Settings),
+            users: RowKey::of(domain),
+            namespaces: RowKey::of(domain),
+            keys: RowKey::of(domain),
+            certificates: RowKey::of(domain),
+            counters: RowKey::of(domain),
         }
     }
 }
 
-fn fits((_, value): &(Path, Vec<u8>)) -> bool {
-    value.len() <= STORE_VALUE_MAX_BYTES
+fn sealed<R: Record>(domain: &DomainKey, path: &RowPath<R>, record: &R, rng: &dyn Rng) -> SealedRow {
+    RowKey::of(domain).seal(path, Revision::default(), record, rng)
+}
+
+fn fits(row: &SealedRow) -> bool {
+    row.value_bytes() <= STORE_VALUE_MAX_BYTES
 }
 
 /// An entry's path, and the rows it became.
-type Converted = (String, Result<Vec<(Path, Vec<u8>)>, BadValue>);
+type Converted = (String, Result<Vec<SealedRow>, BadValue>);
 
 /// Everything that the conversion of one page needs.
 struct Job {
     store: StoreKey,
-    tables: Tables,
+    tables: RowKeys,
     version: Version,
     to: Generation,
     device_id: String,
@@ -424,12 +406,12 @@ impl Job {
         upstream::open(&self.store, path, value).map_err(|_| BadValue("its seal does not hold"))
     }
 
-    fn rows(&mut self, path: &str, value: &[u8]) -> Result<Vec<(Path, Vec<u8>)>, BadValue> {
+    fn rows(&mut self, path: &str, value: &[u8]) -> Result<Vec<SealedRow>, BadValue> {
         match Place::of(self.version, path) {
             Place::StoreVersion(_) => Ok(Vec::new()),
             Place::User(id) => {
                 let user = upstream::read_user(&self.open(path, value)?)?;
-                let row = self.sealed(&self.tables.users, SharedPath::user(self.to, &id), &user);
+                let row = self.sealed(&self.tables.users, &RowPath::user(self.to, &id), &user);
                 if !fits(&row) {
                     return Err(BadValue("it is too large"));
                 }
@@ -447,15 +429,14 @@ impl Job {
                 self.rng.fill(&mut uid);
                 let full = upstream::read_key(&self.open(path, value)?, uid)?;
                 let key = KeyRef { namespace: number, uid };
-                let mut rows =
-                    vec![self.sealed(&self.tables.keys, SharedPath::key(self.to, number, &id), &full.record)];
+                let mut rows = vec![self.sealed(&self.tables.keys, &RowPath::key(self.to, number, &id), &full.record)];
                 if let Some(certificate) = full.certificate {
-                    let row = SharedPath::certificate(self.to, key);
-                    rows.push(self.sealed(&self.tables.certificates, row, &CertificateRecord(certificate)));
+                    let row = RowPath::certificate(self.to, key);
+                    rows.push(self.sealed(&self.tables.certificates, &row, &CertificateRecord(certificate)));
                 }
                 if full.operations > 0 {
-                    let row = SharedPath::counter(self.to, key, &self.device_id);
-                    rows.push(self.sealed(&self.tables.counters, row, &CounterRecord { count: full.operations }));
+                    let row = RowPath::counter(self.to, key, &self.device_id);
+                    rows.push(self.sealed(&self.tables.counters, &row, &CounterRecord { count: full.operations }));
                 }
                 if rows.iter().all(fits) { Ok(rows) } else { Err(BadValue("it is too large")) }
             }
@@ -475,9 +456,7 @@ impl Job {
         }
     }
 
-    fn sealed(&self, key: &StoreKey, path: SharedPath, record: &impl Record) -> (Path, Vec<u8>) {
-        let path = path.into_path();
-        let sealed = seal_row(key, &path, Revision::default(), &record.encode(), &*self.rng);
-        (path, sealed)
+    fn sealed<R: Record>(&self, key: &RowKey<R>, path: &RowPath<R>, record: &R) -> SealedRow {
+        key.seal(path, Revision::default(), record, &*self.rng)
     }
 }

@@ -22,11 +22,11 @@ use crate::rows::path::LocalPath;
 use crate::rows::tls_identity::TlsIdentity;
 
 /// Values of one device in clear, but for the slots, which stay sealed.
-pub(super) type Items = BTreeMap<DeviceItem, Zeroizing<Vec<u8>>>;
+pub(crate) type Items = BTreeMap<DeviceItem, Zeroizing<Vec<u8>>>;
 
 /// The configuration of this device, for a backup. The salt of the unlock passphrase goes with the locked Domain Key and
 /// is added where both are read. Time servers are not in it: NetHSM has no place for them.
-pub(super) async fn items(local: &Local) -> Result<Items, Error> {
+pub(crate) async fn items(local: &Local) -> Result<Items, Error> {
     let mut items = Items::new();
     let mut add = |item, value: Vec<u8>| drop(items.insert(item, Zeroizing::new(value)));
     let tls = local.get(LocalPath::Tls).await?.ok_or_else(|| Error::internal("there is no TLS identity"))?;
@@ -91,7 +91,7 @@ fn read_logging(version: Version, bytes: &[u8]) -> Result<Logging, BadValue> {
 }
 
 /// Seconds from the hardware clock to the HSM's, of the device a backup is of.
-pub(super) fn clock_offset_s(items: &Items) -> i64 {
+pub(crate) fn clock_offset_s(items: &Items) -> i64 {
     let offset = items.get(&DeviceItem::TimeOffset).map(|text| upstream::read_seconds(text));
     match offset {
         None => 0,
@@ -106,7 +106,7 @@ pub(super) fn clock_offset_s(items: &Items) -> i64 {
 /// Adds what a full restore takes over for this device to `change`: TLS key and certificates, network, logging. All of it
 /// holds from the next boot on. `Invalid` if key or certificates are missing or do not belong together; the others are left
 /// as they are if they cannot be read.
-pub(super) fn take_over(
+pub(crate) fn take_over(
     items: &Items,
     version: Version,
     host: &dyn Host,
@@ -158,7 +158,7 @@ fn tls_identity(key_pem: &[u8], chain: &[u8]) -> Result<TlsIdentity, Error> {
 }
 
 /// The Domain Key of an unattended slot, if unattended boot was on when the backup was made, and on this device.
-pub(super) fn unattended_key(items: &Items, version: Version, device: &str, local: &Local) -> Option<DomainKey> {
+pub(crate) fn unattended_key(items: &Items, version: Version, device: &str, local: &Local) -> Option<DomainKey> {
     let on = items.get(&DeviceItem::UnattendedBoot).is_some_and(|flag| flag.as_slice() == b"1");
     let slot = items.get(&DeviceItem::Unattended).filter(|_| on)?;
     let label = DeviceItem::Unattended.slot_label(version, device)?;

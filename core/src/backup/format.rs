@@ -19,35 +19,13 @@ pub const TRAILER: &[u8; 19] = b"_NETHSM_BACKUP_END_";
 /// Longest content of a frame, in bytes.
 pub const FRAME_MAX_BYTES: usize = (1 << 24) - 1;
 
-/// A version of the format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// NetHSM before 4.0.
-    V0,
-    /// NetHSM since 4.0, and what is written here.
-    V1,
-}
+pub use crate::rows::staged::Version;
 
-impl Version {
-    /// The byte that says so.
-    pub fn byte(self) -> u8 {
-        match self {
-            Version::V0 => 0,
-            Version::V1 => 1,
-        }
-    }
-
-    /// The version a byte stands for.
-    pub fn of(byte: u8) -> Option<Self> {
-        [Version::V0, Version::V1].into_iter().find(|version| version.byte() == byte)
-    }
-
-    /// The sealed fields in front of the entries, in order.
-    fn fields(self) -> &'static [Field] {
-        match self {
-            Version::V0 => &[Field::Version, Field::DomainKey],
-            Version::V1 => &[Field::Version, Field::DomainKey, Field::DeviceId, Field::ConfigKey],
-        }
+/// The sealed fields in front of the entries, in order.
+fn fields(version: Version) -> &'static [Field] {
+    match version {
+        Version::V0 => &[Field::Version, Field::DomainKey],
+        Version::V1 => &[Field::Version, Field::DomainKey, Field::DeviceId, Field::ConfigKey],
     }
 }
 
@@ -192,7 +170,7 @@ impl Parser {
                 Ok(Some(Frame::Start { version, salt }))
             }
             At::Field(version, number) => {
-                let Some(field) = version.fields().get(number) else {
+                let Some(field) = fields(version).get(number) else {
                     self.at = At::Entries(version);
                     return self.frame();
                 };
@@ -316,7 +294,7 @@ mod tests {
     fn file(version: Version, entries: &[&[u8]]) -> Vec<u8> {
         let mut out = Vec::new();
         push_start(&mut out, version, &[7; 16]).unwrap();
-        for field in version.fields() {
+        for field in fields(version) {
             push_framed(&mut out, field.label().as_bytes()).unwrap();
         }
         entries.iter().for_each(|entry| push_framed(&mut out, entry).unwrap());
@@ -348,7 +326,7 @@ mod tests {
         for version in [Version::V0, Version::V1] {
             let bytes = file(version, &[b"one", b"two"]);
             let mut expected = vec![Frame::Start { version, salt: [7; 16] }];
-            expected.extend(version.fields().iter().map(|field| Frame::Field(*field, field.label().into())));
+            expected.extend(fields(version).iter().map(|field| Frame::Field(*field, field.label().into())));
             expected.extend([Frame::Entry(b"one".into()), Frame::Entry(b"two".into()), Frame::End]);
             for size in 1..bytes.len() + 1 {
                 assert_eq!(parsed(&bytes, size).unwrap(), expected, "{size}");

@@ -13,12 +13,12 @@ use casemate_api::limits::{
 use zeroize::Zeroizing;
 
 use crate::crypto::secret::StoreKey;
-use crate::device::store::Local;
+use crate::device::Device;
 use crate::error::Error;
 use crate::platform::Platform;
-use crate::rows::encoding::{BadRecord, Reader, Writer};
-use crate::rows::path::{Generation, SharedPath, generation_pointer};
-use crate::rows::table::{open_row, seal_row};
+use crate::rows::path::{Generation, RowPath, RowPrefix, generation_pointer, generation_prefix};
+use crate::rows::staged::{StagedPart, staged_name};
+use crate::rows::table::{RowKey, SealedRow};
 use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Room, Store, StoreError, Txn};
 
 /// The current generation and what a write expects of its pointer; `None` before there is any.
@@ -75,7 +75,7 @@ impl Moved {
 /// Removes every row that is not of the current generation: what earlier restores left behind.
 pub(crate) async fn sweep(platform: &Platform) -> Result<(), Error> {
     let (current, expect) = pointer(platform).await?;
-    let begin = |generation: Generation| SharedPath::generation(generation).into_path();
+    let begin = generation_prefix;
     let end = Path(Box::from([2]));
     match current {
         None => remove(platform, expect, begin(0), Some(end)).await,
@@ -89,7 +89,7 @@ pub(crate) async fn sweep(platform: &Platform) -> Result<(), Error> {
 
 /// Removes every row of one generation.
 pub(crate) async fn sweep_generation(platform: &Platform, expect: Expect, generation: Generation) -> Result<(), Error> {
-    let begin = SharedPath::generation(generation).into_path();
+    let begin = generation_prefix(generation);
     let end = begin.after_prefix();
     remove(platform, expect, begin, end).await
 }
@@ -152,7 +152,8 @@ impl Batch {
     }
 
     /// One more row; of two with the same path the later one counts.
-    pub(crate) async fn put(&mut self, (path, value): (Path, Vec<u8>)) -> Result<(), Error> {
+    pub(crate) async fn put(&mut self, row: SealedRow) -> Result<(), Error> {
+        let (path, value) = row.into_parts();
         self.bytes += path.as_bytes().len() + value.len();
         self.rows.insert(path, value);
         if self.rows.len() >= RESTORE_GROUP_ROWS || self.bytes >= RESTORE_GROUP_BYTES {
@@ -195,17 +196,22 @@ const ATTEMPTS: usize = 4;
 
 /// Entries on their way in.
 pub(crate) struct Staging {
-    local: Arc<Local>,
-    rng: Arc<dyn crate::runtime::Rng>,
+    device: Arc<Device>,
+    key: RowKey<StagedPart>,
     /// Where they go.
     pub(crate) generation: Generation,
     batch: Batch,
 }
 
+/// What seals the entries: a key of this device.
+fn key(device: &Device) -> RowKey<StagedPart> {
+    RowKey::from(StoreKey::new(*device.store.staged.expose()))
+}
+
 impl Staging {
-    pub(crate) fn new(platform: &Platform, local: Arc<Local>, generation: Generation, expect: Expect) -> Self {
-        let batch = Batch::new(platform.store.clone(), expect);
-        Self { local, rng: platform.rng.clone(), generation, batch }
+    pub(crate) fn new(device: Arc<Device>, generation: Generation, expect: Expect) -> Self {
+        let batch = Batch::new(device.platform.store.clone(), expect);
+        Self { key: key(&device), device, generation, batch }
     }
 
     /// One more entry.
@@ -214,10 +220,10 @@ impl Staging {
         let parts: Vec<&[u8]> = if value.is_empty() { vec![empty] } else { value.chunks(RESTORE_PART_BYTES).collect() };
         let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
         for (number, part) in (0..).zip(parts) {
-            let row = SharedPath::staged(self.generation, path, number).into_path();
-            let plain = Writer::new(1).u32(count).raw(part).finish();
-            let sealed = seal_row(&self.local.staged, &row, Revision::default(), &plain, &*self.rng);
-            self.batch.put((row, sealed)).await?;
+            let row = RowPath::staged(self.generation, path, number);
+            let part = StagedPart { count, bytes: Zeroizing::new(part.to_vec()) };
+            let sealed = self.key.seal(&row, Revision::default(), &part, &*self.device.platform.rng);
+            self.batch.put(sealed).await?;
         }
         Ok(())
     }
@@ -234,26 +240,26 @@ pub(crate) type Staged = (String, Zeroizing<Vec<u8>>);
 /// One page of the entries of `generation` whose paths start with `prefix`, behind `after`, and where it ends if there
 /// may be more.
 pub(crate) async fn page(
-    platform: &Platform,
-    key: &StoreKey,
+    device: &Device,
     generation: Generation,
     prefix: &str,
     after: Option<&str>,
 ) -> Result<(Vec<Staged>, Option<String>), Error> {
-    let mut range = Range::prefix(SharedPath::all_staged(generation, prefix).path(), BACKUP_PAGE_ROWS);
+    let (store, key) = (&device.platform.store, key(device));
+    let mut range = Range::prefix(RowPrefix::staged(generation, prefix).path(), BACKUP_PAGE_ROWS);
     if let Some(after) = after {
-        range.start = SharedPath::staged(generation, after, u32::MAX).path().next();
+        range.start = RowPath::staged(generation, after, u32::MAX).path().next();
     }
-    let found = platform.store.range(range, Read::Fresh).await?;
+    let found = store.range(range, Read::Fresh).await?;
     let mut entries: Vec<Staged> = Vec::new();
     for (row, stored) in &found.rows {
-        let Some((path, 0)) = SharedPath::staged_name(row) else { continue };
-        let (count, mut value) = part(key, row, &stored.value)?;
+        let Some((path, 0)) = staged_name(row) else { continue };
+        let StagedPart { count, bytes: mut value } = key.open(row, &stored.value)?;
         for number in 1..count {
-            let row = SharedPath::staged(generation, path, number).into_path();
+            let row = RowPath::staged(generation, path, number);
             let missing = || Error::internal("a part of a staged entry is missing");
-            let stored = platform.store.get(&row, Read::Fresh).await?.ok_or_else(missing)?;
-            value.extend_from_slice(&part(key, &row, &stored.value)?.1);
+            let stored = store.get(row.path(), Read::Fresh).await?.ok_or_else(missing)?;
+            value.extend_from_slice(&key.open(row.path(), &stored.value)?.bytes);
         }
         entries.push((path.to_owned(), value));
     }
@@ -263,27 +269,14 @@ pub(crate) async fn page(
 
 /// One staged entry.
 pub(crate) async fn entry(
-    platform: &Platform,
-    key: &StoreKey,
+    device: &Device,
     generation: Generation,
     path: &str,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
-    let row = SharedPath::staged(generation, path, 0).into_path();
-    let Some(stored) = platform.store.get(&row, Read::Fresh).await? else { return Ok(None) };
-    match part(key, &row, &stored.value)? {
-        (1, value) => Ok(Some(value)),
+    let row = RowPath::staged(generation, path, 0);
+    let Some(stored) = device.platform.store.get(row.path(), Read::Fresh).await? else { return Ok(None) };
+    match key(device).open(row.path(), &stored.value)? {
+        StagedPart { count: 1, bytes } => Ok(Some(bytes)),
         _ => Err(Error::internal("a small staged entry has more than one part")),
     }
-}
-
-fn part(key: &StoreKey, row: &Path, value: &[u8]) -> Result<(u32, Zeroizing<Vec<u8>>), Error> {
-    let read = || {
-        let plain = open_row(key, row, value)?;
-        let (version, mut reader) = Reader::open(&plain)?;
-        if version != 1 {
-            return Err(BadRecord("its format is of a newer version"));
-        }
-        Ok((reader.u32()?, Zeroizing::new(reader.rest().to_vec())))
-    };
-    read().map_err(|why: BadRecord| Error::internal(format!("row {}: {why}", row.as_bytes().escape_ascii())))
 }

@@ -16,26 +16,25 @@ use casemate_api::NamespaceId;
 use casemate_api::limits::{BACKUP_MAX_MS, BACKUP_PAGE_ROWS, BACKUPS_RUNNING_MAX, STORE_TXN_MAX_OPS};
 use zeroize::Zeroizing;
 
+use crate::backup::Backups;
 use crate::backup::device;
 use crate::backup::format::{self, ENTRY_LABEL, Field, TooLong, Version};
 use crate::backup::read::{Head, Manifest, marked_key};
 use crate::backup::upstream::{self, DeviceItem, STORE_VERSION, Store};
+use crate::config::tls::cluster_ca;
 use crate::crypto::seal;
 use crate::crypto::secret::StoreKey;
+use crate::device::slots;
 use crate::error::Error;
-use crate::hsm::phase::Operational;
+use crate::keys::counters;
 use crate::rows::backup_secret::BackupSecret;
 use crate::rows::certificate::CertificateRecord;
 use crate::rows::counter::CounterRecord;
 use crate::rows::key::KeyRecord;
 use crate::rows::namespace::NamespaceRecord;
-use crate::rows::path::{
-    Generation, KeyRef, LocalPath, NamespaceNumber, ROOT, SharedPath, TableId, generation_pointer,
-};
-use crate::rows::table::{Record, open_row};
+use crate::rows::path::{Generation, KeyRef, LocalPath, NamespaceNumber, ROOT, RowPath, RowPrefix, generation_pointer};
+use crate::rows::table::RowKey;
 use crate::rows::user::UserRecord;
-use crate::runtime::party::Party;
-use crate::runtime::pool::Work;
 use crate::store::{Path, Range, Snapshot, Versioned};
 
 /// A backup on its way out.
@@ -69,25 +68,26 @@ enum Stage {
     Broken,
 }
 
-impl Operational {
+impl Backups<'_> {
     /// Begins a backup of everything. `Precondition` while no backup passphrase is set.
-    pub async fn begin_backup(&self) -> Result<Backup, Error> {
+    pub async fn begin(&self) -> Result<Backup, Error> {
+        let (tables, device) = (self.ring.tables, self.ring.device);
         let unset = || Error::Precondition("Please configure backup key before doing a backup.".into());
-        let secret = self.backup_secret().await?.ok_or_else(unset)?;
-        let place = Place::take(&self.backups)?;
+        let secret = self.secret().await?.ok_or_else(unset)?;
+        let place = Place::take(self.running)?;
         // So that what was counted until now is in the view.
-        self.flush_counters().await?;
+        counters::flush(self.ring).await?;
         let damaged = || Error::internal("slot 0 is missing");
         let (locked_domain_key, unlock_salt) = {
             // Both are written together, and must be read together.
-            let _steady = self.changing_unlock.lock().await;
-            let slot = self.local.get(LocalPath::Slot0).await?.ok_or_else(damaged)?;
-            (slot.to_vec(), self.local.get(LocalPath::UnlockSalt).await?.ok_or_else(damaged)?.to_vec())
+            let _steady = device.store.changing_unlock.lock().await;
+            let slot = device.store.get(LocalPath::Slot0).await?.ok_or_else(damaged)?;
+            (slot.to_vec(), device.store.get(LocalPath::UnlockSalt).await?.ok_or_else(damaged)?.to_vec())
         };
-        let snapshot = self.platform.store.snapshot().await?;
-        let generation = self.shared.generation;
+        let snapshot = tables.snapshot().await?;
+        let generation = tables.generation;
         let pointer = snapshot.range(Range::prefix(&generation_pointer(), 1)).await?.rows.pop();
-        self.closed.check()?;
+        tables.check()?;
         if pointer.is_none_or(|(_, row)| row.value != generation.to_be_bytes()) {
             return Err(Error::Unavailable("The HSM's data was replaced by a restore. Try again.".into()));
         }
@@ -99,26 +99,26 @@ impl Operational {
             salt: secret.record.salt,
             locked_domain_key,
             unlock_salt,
-            device_id: self.device_id.clone(),
-            config_key: marked_key(&secret.record.key, &*self.platform.rng),
+            device_id: device.id.clone(),
+            config_key: marked_key(&secret.record.key, &*device.platform.rng),
             namespaces,
             manifest: None,
             stage: Stage::Head,
-            ends: self.platform.clock.monotonic() + Duration::from_millis(BACKUP_MAX_MS),
+            ends: device.platform.clock.monotonic() + Duration::from_millis(BACKUP_MAX_MS),
             _place: place,
         })
     }
 
     async fn namespaces_in(&self, snapshot: &dyn Snapshot) -> Result<Vec<(NamespaceId, NamespaceNumber)>, Error> {
-        let prefix = SharedPath::namespaces(self.shared.generation);
-        let key = self.table_key(TableId::Namespaces);
+        let prefix = RowPrefix::namespaces(self.ring.tables.generation);
+        let key: RowKey<NamespaceRecord> = RowKey::of(self.domain);
         let mut namespaces = Vec::new();
         let mut after = None;
         loop {
-            let (rows, end) = page(snapshot, &prefix, after.as_ref(), STORE_TXN_MAX_OPS).await?;
+            let (rows, end) = page(snapshot, prefix.path(), after.as_ref(), STORE_TXN_MAX_OPS).await?;
             for (path, row) in &rows {
-                let record: NamespaceRecord = opened(&key, path, row)?;
-                let id = SharedPath::tail(&prefix, path).and_then(|id| NamespaceId::parse(id).ok());
+                let record = key.open(path, &row.value)?;
+                let id = prefix.tail(path).and_then(|id| NamespaceId::parse(id).ok());
                 namespaces.extend(id.map(|id| (id, record.number)));
             }
             match end {
@@ -130,16 +130,16 @@ impl Operational {
 }
 
 impl Backup {
-    /// The next piece of the file; `None` behind its end. `op` is the phase the backup began in.
+    /// The next piece of the file; `None` behind its end. `from` is of the phase the backup began in.
     ///
     /// After an error the backup is broken, and what was written of it must not look like a whole one.
-    pub async fn next_piece(&mut self, op: &Operational) -> Result<Option<Vec<u8>>, Error> {
+    pub async fn next_piece(&mut self, from: Backups<'_>) -> Result<Option<Vec<u8>>, Error> {
         loop {
-            op.closed.check()?;
-            if op.platform.clock.monotonic() > self.ends {
+            from.ring.tables.check()?;
+            if from.ring.device.platform.clock.monotonic() > self.ends {
                 return Err(Error::Unavailable("The backup took too long. Read it faster.".into()));
             }
-            let secret = op.backup_secret().await?.filter(|row| row.record.salt == self.salt);
+            let secret = from.secret().await?.filter(|row| row.record.salt == self.salt);
             let secret =
                 secret.ok_or_else(|| Error::Unavailable("The backup passphrase was changed meanwhile.".into()))?;
             let mut out = Piece {
@@ -148,22 +148,22 @@ impl Backup {
                 manifest: self.manifest.take(),
             };
             let next = match std::mem::replace(&mut self.stage, Stage::Broken) {
-                Stage::Head => self.head(op, &mut out)?,
+                Stage::Head => self.head(from, &mut out)?,
                 Stage::Users(after) => {
-                    let prefix = SharedPath::users(self.generation, None);
-                    let (rows, end) = page(&*self.snapshot, &prefix, after.as_ref(), BACKUP_PAGE_ROWS).await?;
-                    let keys = Keys { row: op.table_key(TableId::Users), store: op.upstream_key(Store::Users) };
-                    out = op.off_thread(Work::Backup, Party::Hsm, move || users(rows, &prefix, &keys, out)).await??;
+                    let prefix = RowPrefix::users(self.generation, None);
+                    let (rows, end) = page(&*self.snapshot, prefix.path(), after.as_ref(), BACKUP_PAGE_ROWS).await?;
+                    let (row, seal) = (RowKey::of(from.domain), Sealer::new(Store::Users.key(from.domain).expose()));
+                    out = from.off_thread(move || users(rows, &prefix, &row, &seal, out)).await??;
                     end.map_or(Stage::Shared, |end| Stage::Users(Some(end)))
                 }
                 Stage::Shared => {
-                    shared(op, &secret.record, &mut out).await?;
+                    shared(from, &secret.record, &mut out).await?;
                     Stage::Keys(0, None)
                 }
                 Stage::Keys(number, after) => {
-                    let (entries, end) = self.keys(op, number, after.as_ref()).await?;
-                    let keys = Keys { row: op.table_key(TableId::Keys), store: op.upstream_key(Store::Keys) };
-                    out = op.off_thread(Work::Backup, Party::Hsm, move || keys_out(entries, &keys, out)).await??;
+                    let (entries, end) = self.keys(from, number, after.as_ref()).await?;
+                    let (row, seal) = (RowKey::of(from.domain), Sealer::new(Store::Keys.key(from.domain).expose()));
+                    out = from.off_thread(move || keys_out(entries, &row, &seal, out)).await??;
                     match end {
                         Some(end) => Stage::Keys(number, Some(end)),
                         // The root comes in front of the namespaces.
@@ -172,15 +172,15 @@ impl Backup {
                     }
                 }
                 Stage::Device => {
-                    self.device(op, &mut out).await?;
+                    self.device(from, &mut out).await?;
                     Stage::Namespaces(0)
                 }
-                Stage::Namespaces(from) => {
-                    let seal = Sealer::new(op.upstream_key(Store::Namespaces).expose());
-                    for (id, _) in self.namespaces.iter().skip(from).take(STORE_TXN_MAX_OPS) {
+                Stage::Namespaces(first) => {
+                    let seal = Sealer::new(Store::Namespaces.key(from.domain).expose());
+                    for (id, _) in self.namespaces.iter().skip(first).take(STORE_TXN_MAX_OPS) {
                         out.sealed(&seal, &upstream::namespace_path(id), &upstream::write_namespace(id))?;
                     }
-                    let to = from + STORE_TXN_MAX_OPS;
+                    let to = first + STORE_TXN_MAX_OPS;
                     if to < self.namespaces.len() { Stage::Namespaces(to) } else { Stage::End }
                 }
                 Stage::End => {
@@ -202,7 +202,7 @@ impl Backup {
         }
     }
 
-    fn head(&self, op: &Operational, out: &mut Piece) -> Result<Stage, Error> {
+    fn head(&self, from: Backups<'_>, out: &mut Piece) -> Result<Stage, Error> {
         format::push_start(&mut out.bytes, Version::V1, &self.salt)?;
         for (field, plain) in [
             (Field::Version, &[Version::V1.byte()][..]),
@@ -222,7 +222,7 @@ impl Backup {
             ours: true,
         }));
         out.entry(upstream::INITIALIZED, b"")?;
-        let seal = Sealer::new(op.upstream_key(Store::Users).expose());
+        let seal = Sealer::new(Store::Users.key(from.domain).expose());
         out.sealed(&seal, &Store::Users.version_path(), STORE_VERSION)?;
         Ok(Stage::Users(None))
     }
@@ -230,31 +230,30 @@ impl Backup {
     /// One page of keys with their certificates and counts, still sealed.
     async fn keys(
         &self,
-        op: &Operational,
+        from: Backups<'_>,
         number: usize,
         after: Option<&Path>,
     ) -> Result<(Vec<KeyToWrite>, Option<Path>), Error> {
         let namespace = number.checked_sub(1).and_then(|at| self.namespaces.get(at));
         let namespace_number = namespace.map_or(ROOT, |(_, number)| *number);
-        let prefix = SharedPath::keys(self.generation, namespace_number, "");
-        let (rows, end) = page(&*self.snapshot, &prefix, after, BACKUP_PAGE_ROWS).await?;
-        let table = op.table_key(TableId::Keys);
-        let (certificates, counters) = (op.table_key(TableId::Certificates), op.table_key(TableId::Counters));
+        let prefix = RowPrefix::keys(self.generation, namespace_number, "");
+        let (rows, end) = page(&*self.snapshot, prefix.path(), after, BACKUP_PAGE_ROWS).await?;
+        let table: RowKey<KeyRecord> = RowKey::of(from.domain);
+        let certificates: RowKey<CertificateRecord> = RowKey::of(from.domain);
+        let counters: RowKey<CounterRecord> = RowKey::of(from.domain);
         let mut keys = Vec::with_capacity(rows.len());
         for (path, row) in rows {
-            let Some(id) = SharedPath::tail(&prefix, &path) else { continue };
+            let Some(id) = prefix.tail(&path) else { continue };
             let upstream_path = upstream::key_path(namespace.map(|(id, _)| id), id);
-            let plain = open_row(&table, &path, &row.value).map_err(|why| unreadable(&path, why))?;
-            let uid = KeyRecord::decode(&plain).map_err(|why| unreadable(&path, why))?.uid;
+            let uid = table.open(&path, &row.value)?.uid;
             let key = KeyRef { namespace: namespace_number, uid };
-            let found = Range::prefix(SharedPath::certificate(self.generation, key).path(), 1);
+            let found = Range::prefix(RowPath::certificate(self.generation, key).path(), 1);
             let certificate = self.snapshot.range(found).await?.rows.pop();
-            let certificate: Option<CertificateRecord> =
-                certificate.map(|(path, row)| opened(&certificates, &path, &row)).transpose()?;
+            let certificate = certificate.map(|(path, row)| certificates.open(&path, &row.value)).transpose()?;
             let mut operations = 0u64;
-            let counts = Range::prefix(SharedPath::counters(self.generation, key).path(), BACKUP_PAGE_ROWS);
+            let counts = Range::prefix(RowPrefix::counters(self.generation, key).path(), BACKUP_PAGE_ROWS);
             for (path, row) in self.snapshot.range(counts).await?.rows {
-                let count: CounterRecord = opened(&counters, &path, &row)?;
+                let count = counters.open(&path, &row.value)?;
                 operations = operations.saturating_add(count.count);
             }
             let certificate = certificate.map(|record| record.0);
@@ -263,44 +262,39 @@ impl Backup {
         Ok((keys, end))
     }
 
-    async fn device(&self, op: &Operational, out: &mut Piece) -> Result<(), Error> {
-        let mut items = device::items(&op.local).await?;
+    async fn device(&self, from: Backups<'_>, out: &mut Piece) -> Result<(), Error> {
+        let mut items = device::items(&from.ring.device.store).await?;
         items.insert(DeviceItem::UnlockSalt, Zeroizing::new(self.unlock_salt.clone()));
         let config = Sealer::new(self.config_key.expose());
         let id = &self.device_id;
         for (item, value) in &items {
             out.sealed(&config, &item.path(id), value)?;
         }
-        let slots = Sealer::new(op.local.backup_slots.expose());
+        let slot_seal = Sealer::new(from.ring.device.store.backup_slots.expose());
         let attended = (DeviceItem::Attended, self.locked_domain_key.as_slice());
-        let unattended =
-            op.unattended_boot().await?.then_some((DeviceItem::Unattended, op.domain().expose().as_slice()));
+        let unattended = slots::is_unattended(&from.ring.device.store)
+            .await?
+            .then_some((DeviceItem::Unattended, from.domain.expose().as_slice()));
         for (item, value) in [Some(attended), unattended].into_iter().flatten() {
             let label = item.slot_label(Version::V1, id).unwrap_or_default();
-            out.entry(&item.path(id), &slots.seal(&label, value))?;
+            out.entry(&item.path(id), &slot_seal.seal(&label, value))?;
         }
-        let namespaces = Sealer::new(op.upstream_key(Store::Namespaces).expose());
+        let namespaces = Sealer::new(Store::Namespaces.key(from.domain).expose());
         out.sealed(&namespaces, &Store::Namespaces.version_path(), STORE_VERSION)
     }
 }
 
 /// What is configured for all devices.
-async fn shared(op: &Operational, secret: &BackupSecret, out: &mut Piece) -> Result<(), Error> {
-    let config = Sealer::new(op.upstream_key(Store::Config).expose());
+async fn shared(from: Backups<'_>, secret: &BackupSecret, out: &mut Piece) -> Result<(), Error> {
+    let config = Sealer::new(Store::Config.key(from.domain).expose());
     out.sealed(&config, upstream::BACKUP_KEY, secret.key.expose())?;
     out.sealed(&config, upstream::BACKUP_SALT, &secret.salt)?;
-    if let Some(authority) = op.cluster_ca().await? {
+    if let Some(authority) = cluster_ca(from.ring.tables).await? {
         out.sealed(&config, upstream::CLUSTER_CA, &upstream::write_chain(&[authority]))?;
     }
     out.entry(upstream::CONFIG_VERSION, &[b'0' + Version::V1.byte()])?;
-    let keys = Sealer::new(op.upstream_key(Store::Keys).expose());
+    let keys = Sealer::new(Store::Keys.key(from.domain).expose());
     out.sealed(&keys, &Store::Keys.version_path(), STORE_VERSION)
-}
-
-/// The keys of one kind of record: of our table, and of NetHSM's store.
-struct Keys {
-    row: StoreKey,
-    store: StoreKey,
 }
 
 /// A key with what is needed to write it.
@@ -312,22 +306,26 @@ struct KeyToWrite {
     operations: u64,
 }
 
-fn users(rows: Vec<(Path, Versioned)>, prefix: &SharedPath, keys: &Keys, mut out: Piece) -> Result<Piece, Error> {
-    let seal = Sealer::new(keys.store.expose());
+fn users(
+    rows: Vec<(Path, Versioned)>,
+    prefix: &RowPrefix<UserRecord>,
+    key: &RowKey<UserRecord>,
+    seal: &Sealer,
+    mut out: Piece,
+) -> Result<Piece, Error> {
     for (path, row) in &rows {
-        let Some(id) = SharedPath::tail(prefix, path) else { continue };
-        let user: UserRecord = opened(&keys.row, path, row)?;
-        out.sealed(&seal, &upstream::user_path(id), &upstream::write_user(&user))?;
+        let Some(id) = prefix.tail(path) else { continue };
+        let user = key.open(path, &row.value)?;
+        out.sealed(seal, &upstream::user_path(id), &upstream::write_user(&user))?;
     }
     Ok(out)
 }
 
-fn keys_out(entries: Vec<KeyToWrite>, keys: &Keys, mut out: Piece) -> Result<Piece, Error> {
-    let seal = Sealer::new(keys.store.expose());
+fn keys_out(entries: Vec<KeyToWrite>, key: &RowKey<KeyRecord>, seal: &Sealer, mut out: Piece) -> Result<Piece, Error> {
     for entry in &entries {
-        let key: KeyRecord = opened(&keys.row, &entry.row_path, &entry.row)?;
-        let json = upstream::write_key(&key, entry.certificate.as_deref(), entry.operations)?;
-        out.sealed(&seal, &entry.path, &json)?;
+        let record = key.open(&entry.row_path, &entry.row.value)?;
+        let json = upstream::write_key(&record, entry.certificate.as_deref(), entry.operations)?;
+        out.sealed(seal, &entry.path, &json)?;
     }
     Ok(out)
 }
@@ -411,26 +409,17 @@ impl Sealer {
 /// One page of rows behind `after`, and where it ends if there are more.
 async fn page(
     snapshot: &dyn Snapshot,
-    prefix: &SharedPath,
+    prefix: &Path,
     after: Option<&Path>,
     limit: usize,
 ) -> Result<(Vec<(Path, Versioned)>, Option<Path>), Error> {
-    let mut range = Range::prefix(prefix.path(), limit);
+    let mut range = Range::prefix(prefix, limit);
     if let Some(after) = after {
         range.start = after.next();
     }
     let page = snapshot.range(range).await?;
     let end = page.rows.last().filter(|_| page.more).map(|(path, _)| path.clone());
     Ok((page.rows, end))
-}
-
-fn opened<R: Record>(key: &StoreKey, path: &Path, row: &Versioned) -> Result<R, Error> {
-    let plain = open_row(key, path, &row.value).map_err(|why| unreadable(path, why))?;
-    R::decode(&plain).map_err(|why| unreadable(path, why))
-}
-
-fn unreadable(path: &Path, why: crate::rows::encoding::BadRecord) -> Error {
-    Error::internal(format!("row {}: {why}", path.as_bytes().escape_ascii()))
 }
 
 /// A place among the backups that run at once; each holds a view of the store.

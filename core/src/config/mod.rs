@@ -19,11 +19,14 @@ use casemate_api::limits::HOST_NAME_MAX_BYTES;
 use jiff::Timestamp;
 use rustls_pki_types::DnsName;
 
+use crate::device::Device;
 use crate::device::store::LocalChange;
 use crate::error::Error;
-use crate::hsm::phase::Operational;
 use crate::identity::caller::Caller;
+use crate::identity::right::Rights;
 use crate::rows::path::LocalPath;
+use crate::rows::tables::Tables;
+use crate::runtime::lifetime::Lifetime;
 
 /// What is logged until somebody configures it: as the `--log` setting says, and nowhere else.
 pub fn default_logging() -> Logging {
@@ -33,30 +36,42 @@ pub fn default_logging() -> Logging {
 /// The port of syslog over UDP (RFC 3164 §2).
 const SYSLOG_PORT: u16 = 514;
 
-/// Puts a new value in its row.
-async fn store<C: StoredConfig>(op: &Operational, by: &Caller, value: &C) -> Result<(), Error> {
-    op.commit_local(by, LocalChange::default().put(C::PATH, value.encode().to_vec())).await
+/// The configuration of an HSM while it is Operational, to read and to change it.
+pub struct Config<'a> {
+    pub(crate) tables: &'a Tables,
+    pub(crate) device: &'a Device,
+    pub(crate) rights: &'a Rights,
+    pub(crate) life: &'a Lifetime,
 }
 
-impl Operational {
+impl Config<'_> {
+    /// Puts a new value in its row.
+    async fn store<C: StoredConfig>(&self, by: &Caller, value: &C) -> Result<(), Error> {
+        self.commit_local(by, LocalChange::default().put(C::PATH, value.encode().to_vec())).await
+    }
+
+    async fn commit_local(&self, by: &Caller, change: LocalChange) -> Result<(), Error> {
+        self.rights.commit_local(self.tables, &self.device.store, by, change).await
+    }
+
     /// What is logged, and where to.
     pub async fn logging(&self) -> Result<Logging, Error> {
-        Ok(stored(&self.local).await?.unwrap_or_else(default_logging))
+        Ok(stored(&self.device.store).await?.unwrap_or_else(default_logging))
     }
 
     /// Sets what is logged, and where to, from now on.
     pub async fn set_logging(&self, by: &Caller, logging: &Logging) -> Result<(), Error> {
-        let _guard = self.local.changing.lock().await;
-        store(self, by, logging).await?;
+        let _guard = self.device.store.changing.lock().await;
+        self.store(by, logging).await?;
         // Before the level changes, so that it is seen with whichever of the two lets it through.
         tracing::info!(target: "hsm", "logging is now configured as {logging:?}");
-        self.platform.host.log_to(logging);
+        self.device.platform.host.log_to(logging);
         Ok(())
     }
 
     /// The time servers somebody wants this device to follow.
     pub async fn ntp(&self) -> Result<Ntp, Error> {
-        Ok(stored(&self.local).await?.unwrap_or_default())
+        Ok(stored(&self.device.store).await?.unwrap_or_default())
     }
 
     /// Notes which time servers somebody wants this device to follow. The clock belongs to the machine, so nothing
@@ -65,8 +80,8 @@ impl Operational {
         if ntp.nts_name.as_ref().is_some_and(|name| !is_host_name(name)) {
             return Err(Error::invalid("ntsName must be the name of a host, such as nts.example.com."));
         }
-        let _guard = self.local.changing.lock().await;
-        store(self, by, ntp).await?;
+        let _guard = self.device.store.changing.lock().await;
+        self.store(by, ntp).await?;
         if *ntp == Ntp::default() {
             tracing::info!(target: "hsm", "no time server is configured any more");
         } else {
@@ -79,14 +94,30 @@ impl Operational {
         Ok(())
     }
 
-    /// Stores how far the HSM's time is from the machine's clock.
-    pub(crate) async fn store_clock_offset(&self, by: &Caller, offset_s: i64) -> Result<(), Error> {
-        self.commit_local(by, LocalChange::default().put(LocalPath::ClockOffset, offset_s.to_be_bytes())).await
+    /// Sets the HSM's time (RFC 3339, offset zero).
+    pub async fn set_time(&self, by: &Caller, time: &str) -> Result<(), Error> {
+        let time = parse_time(time)?;
+        let _guard = self.device.store.changing.lock().await;
+        let offset_s = time.as_second().saturating_sub(self.device.wall().as_second());
+        self.commit_local(by, LocalChange::default().put(LocalPath::ClockOffset, offset_s.to_be_bytes())).await?;
+        let before = self.device.now();
+        self.device.use_clock_offset(offset_s);
+        tracing::info!(target: "hsm", "the time was set from {before} to {}", self.device.now());
+        Ok(())
     }
 }
 
 fn is_host_name(name: &str) -> bool {
     name.len() <= HOST_NAME_MAX_BYTES && DnsName::try_from(name).is_ok()
+}
+
+/// Parses RFC 3339 with offset zero (`Z`, `+00:00` or `-00:00`), the only times the API takes.
+pub fn parse_time(text: &str) -> Result<Timestamp, Error> {
+    let offset = || Error::invalid("Error while parsing timestamp. Offset must be 0.");
+    let time: Timestamp = text.parse().map_err(|_| {
+        Error::invalid("Error while parsing timestamp. RFC 3339 is expected, e.g. 2026-01-31T12:00:00Z.")
+    })?;
+    if ["Z", "z", "+00:00", "-00:00"].iter().any(|zero| text.ends_with(zero)) { Ok(time) } else { Err(offset()) }
 }
 
 /// A time as `/config/time` shows it: whole seconds.
@@ -97,6 +128,18 @@ pub fn time_text(time: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_need_an_offset_of_zero() {
+        for text in ["2020-01-01T00:00:00Z", "2020-01-01T00:00:00+00:00", "2020-01-01T00:00:00.5-00:00"] {
+            assert_eq!(parse_time(text).unwrap().as_second(), 1_577_836_800, "{text}");
+        }
+        for text in
+            ["2020-01-01T00:00:00+01:00", "2020-01-01T00:00:00", "2020-01-01", "", "now", "2020-13-01T00:00:00Z"]
+        {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn times_are_shown_in_whole_seconds() {

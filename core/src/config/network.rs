@@ -7,9 +7,8 @@ use std::net::Ipv4Addr;
 
 use casemate_api::body::config::Network;
 
-use super::{store, stored};
+use super::{Config, stored};
 use crate::error::Error;
-use crate::hsm::phase::Operational;
 use crate::identity::caller::Caller;
 use crate::platform::Host;
 
@@ -23,17 +22,17 @@ pub fn default_network() -> Network {
     }
 }
 
-impl Operational {
+impl Config<'_> {
     /// The network configuration.
     pub async fn network(&self) -> Result<Network, Error> {
-        Ok(stored(&self.local).await?.unwrap_or_else(default_network))
+        Ok(stored(&self.device.store).await?.unwrap_or_else(default_network))
     }
 
     /// Stores the network configuration and applies what of it can be applied.
     pub async fn set_network(&self, by: &Caller, network: &Network) -> Result<(), Error> {
-        let _guard = self.local.changing.lock().await;
-        store(self, by, network).await?;
-        apply(&*self.platform.host, network);
+        let _guard = self.device.store.changing.lock().await;
+        self.store(by, network).await?;
+        apply(&*self.device.platform.host, network);
         Ok(())
     }
 }

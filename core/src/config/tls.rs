@@ -12,18 +12,20 @@ use der::pem::LineEnding;
 use jiff::Timestamp;
 
 use super::chain::{chain_pem, check_chain, is_authority, leads_to, parse_chain, public_key};
+use crate::config::Config;
 use crate::crypto::digest::sha256;
 use crate::crypto::material::Material;
 use crate::crypto::mech::Live;
 use crate::crypto::x509;
 use crate::device::store::LocalChange;
 use crate::error::{Error, Text};
-use crate::hsm::phase::Operational;
 use crate::identity::caller::Caller;
+use crate::identity::right;
 use crate::identity::right::By;
-use crate::rows::path::{Generation, LocalPath, SharedPath};
+use crate::rows::path::{LocalPath, RowPath};
+use crate::rows::tables::Tables;
 use crate::rows::tls_identity::TlsIdentity;
-use crate::rows::transaction::{Committed, Draft};
+use crate::rows::transaction::{Committed, Transaction};
 use crate::runtime::Rng;
 use crate::runtime::party::Party;
 use crate::runtime::pool::Work;
@@ -40,14 +42,9 @@ pub fn fresh_identity(key_type: KeyType, bits: usize, rng: &dyn Rng, names: &[St
     Ok(TlsIdentity { private_key: x509::pkcs8_der(&material)?, chain: vec![certificate] })
 }
 
-/// The row of the cluster CA.
-pub(crate) fn cluster_ca_path(generation: Generation) -> SharedPath {
-    SharedPath::setting(generation, "cluster-ca")
-}
-
-impl Operational {
+impl Config<'_> {
     async fn identity(&self) -> Result<TlsIdentity, Error> {
-        let stored = self.local.get(LocalPath::Tls).await?.ok_or(Error::internal("there is no TLS identity"))?;
+        let stored = self.device.store.get(LocalPath::Tls).await?.ok_or(Error::internal("there is no TLS identity"))?;
         TlsIdentity::decode(&stored).map_err(|why| Error::internal(format!("the TLS identity: {why}")))
     }
 
@@ -72,7 +69,7 @@ impl Operational {
             x509::csr_pem(&Live::load(&material)?, &subject)
         };
         // The primes of an RSA key are tested as it is read.
-        self.off_thread(Work::Slow, Party::ROOT, sign).await?
+        self.life.off_thread(&*self.device.platform.pool, Work::Slow, Party::ROOT, sign).await?
     }
 
     /// Replaces the chain of TLS certificates; connections from now on get the new one.
@@ -82,7 +79,7 @@ impl Operational {
     /// served; [`Error::Precondition`] if it does not lead to the cluster CA.
     pub async fn set_tls_chain(&self, by: &Caller, pem: &[u8], now: Timestamp) -> Result<(), Error> {
         let chain = parse_chain(pem)?;
-        let _guard = self.local.changing.lock().await;
+        let _guard = self.device.store.changing.lock().await;
         let (old, authority) = (self.identity().await?, self.cluster_ca().await?);
         let checked = move || {
             let leaf = chain.first().ok_or(Error::invalid("No certificate"))?;
@@ -95,7 +92,7 @@ impl Operational {
             }
             Ok(TlsIdentity { private_key: old.private_key, chain })
         };
-        let identity = self.off_thread(Work::Slow, Party::ROOT, checked).await??;
+        let identity = self.life.off_thread(&*self.device.platform.pool, Work::Slow, Party::ROOT, checked).await??;
         self.serve_with(by, identity).await
     }
 
@@ -111,10 +108,10 @@ impl Operational {
         }
         // Asked before the work, for an RSA key takes seconds; asked again when it is stored.
         self.refuse_with_cluster_ca().await?;
-        let (rng, names) = (self.platform.rng.clone(), self.platform.host.names());
+        let (rng, names) = (self.device.platform.rng.clone(), self.device.platform.host.names());
         let make = move || fresh_identity(key_type.into(), bits, &*rng, &names);
-        let identity = self.off_thread(Work::Slow, Party::ROOT, make).await??;
-        let _guard = self.local.changing.lock().await;
+        let identity = self.life.off_thread(&*self.device.platform.pool, Work::Slow, Party::ROOT, make).await??;
+        let _guard = self.device.store.changing.lock().await;
         self.refuse_with_cluster_ca().await?;
         self.serve_with(by, identity).await
     }
@@ -128,11 +125,14 @@ impl Operational {
 
     /// Checks, stores and serves, in this order. The caller holds `local.changing`.
     async fn serve_with(&self, by: &Caller, identity: TlsIdentity) -> Result<(), Error> {
-        let host = self.platform.host.clone();
+        let host = self.device.platform.host.clone();
         // Reading a large RSA key takes its time.
         let fit = move || host.serve_with(&identity).map(|swap| (identity, swap));
-        let (identity, swap) =
-            self.off_thread(Work::Slow, Party::ROOT, fit).await?.map_err(|why| Error::Invalid(Text::from(why)))?;
+        let (identity, swap) = self
+            .life
+            .off_thread(&*self.device.platform.pool, Work::Slow, Party::ROOT, fit)
+            .await?
+            .map_err(|why| Error::Invalid(Text::from(why)))?;
         self.commit_local(by, LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
         swap();
         let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
@@ -141,13 +141,9 @@ impl Operational {
         Ok(())
     }
 
-    fn cluster_ca_path(&self) -> SharedPath {
-        cluster_ca_path(self.shared.generation)
-    }
-
     /// The cluster CA, in DER, if there is one.
-    pub(crate) async fn cluster_ca(&self) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self.cluster_cas.read(&self.cluster_ca_path()).await?.map(|row| row.record.0))
+    async fn cluster_ca(&self) -> Result<Option<Vec<u8>>, Error> {
+        cluster_ca(self.tables).await
     }
 
     /// The cluster CA; `NotFound` with a sentence while there is none.
@@ -168,22 +164,21 @@ impl Operational {
             return Err(Error::invalid("The certificate is not that of an authority (basic constraints, key usage)."));
         }
         // Held so that no certificate which this authority has not signed comes in between.
-        let _guard = self.local.changing.lock().await;
+        let _guard = self.device.store.changing.lock().await;
         if !leads_to(&self.identity().await?.chain, authority, now) {
             let sentence = "The TLS certificate is not signed by this CA. Install one that is first.";
             return Err(Error::Precondition(sentence.into()));
         }
-        let path = self.cluster_ca_path();
-        let before = self.cluster_cas.read(&path).await?.map(|row| row.revision);
-        let sealed =
-            self.cluster_cas.sealed(&path, before.unwrap_or_else(Revision::default), &ClusterCa(authority.clone()))?;
-        let draft = match before {
-            None => Draft::default().absent(&path),
-            Some(revision) => Draft::default().at(&path, revision),
-        };
-        match self.commit(By::Caller(by), draft.put(sealed)).await? {
+        let path = RowPath::cluster_ca(self.tables.generation);
+        let before = self.tables.cluster_cas.read(&path).await?.map(|row| row.revision);
+        let sealed = self.tables.cluster_cas.sealed(
+            &path,
+            before.unwrap_or_else(Revision::default),
+            &ClusterCa(authority.clone()),
+        )?;
+        let transaction = Transaction::default().found(&path, before).put(sealed);
+        match right::commit(self.tables, By::Caller(by), transaction).await? {
             Committed::At(_) => {
-                self.cluster_cas.changed(&path);
                 tracing::info!(target: "hsm", "the cluster CA was set");
                 Ok(())
             }
@@ -192,6 +187,12 @@ impl Operational {
             }
         }
     }
+}
+
+/// The cluster CA, in DER, if there is one.
+pub(crate) async fn cluster_ca(tables: &Tables) -> Result<Option<Vec<u8>>, Error> {
+    let row = tables.cluster_cas.read(&RowPath::cluster_ca(tables.generation)).await?;
+    Ok(row.map(|row| row.record.0))
 }
 
 /// The public key of the certificate in front.

@@ -1,5 +1,87 @@
-//! This device: its own store, the slots of the Domain Key, and procedures that a crash may interrupt.
+//! This device: what it is made of, its own store, the slots of the Domain Key, and procedures that a crash may interrupt.
 
+pub mod limiter;
 pub(crate) mod procedure;
 pub(crate) mod slots;
 pub mod store;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::crypto::seal;
+use crate::crypto::secret::DeviceKey;
+use crate::device::limiter::{Admitted, Guess, Limiter};
+use crate::device::store::Local;
+use crate::error::Error;
+use crate::platform::Platform;
+use crate::rows::path::LocalPath;
+
+/// What outlives every phase.
+pub struct Device {
+    /// The world.
+    pub platform: Platform,
+    /// What stays on this device.
+    pub store: Local,
+    /// Guesses at passphrases.
+    pub limiter: Arc<Limiter>,
+    /// Ten characters that name this device.
+    pub id: String,
+    clock_offset_s: AtomicI64,
+}
+
+impl Device {
+    /// The device with this Device Key. Its time is that of the hardware until [`Device::read_clock_offset`].
+    pub fn new(platform: Platform, key: &DeviceKey) -> Arc<Self> {
+        Arc::new(Self {
+            store: Local::new(platform.local.clone(), key, platform.rng.clone()),
+            limiter: Limiter::new(platform.clock.clone()),
+            id: device_id(key),
+            clock_offset_s: AtomicI64::new(0),
+            platform,
+        })
+    }
+
+    /// Takes the offset of the HSM's time from its own store.
+    pub async fn read_clock_offset(&self) -> Result<(), Error> {
+        let offset = self.store.get(LocalPath::ClockOffset).await?;
+        let offset = offset.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map_or(0, i64::from_be_bytes);
+        self.use_clock_offset(offset);
+        Ok(())
+    }
+
+    /// From now on the HSM's time is so many seconds ahead of the hardware's.
+    pub fn use_clock_offset(&self, offset_s: i64) {
+        self.clock_offset_s.store(offset_s, Ordering::Relaxed);
+    }
+
+    /// The HSM's own time: the hardware clock and the offset.
+    pub fn now(&self) -> Timestamp {
+        let offset = SignedDuration::from_secs(self.clock_offset_s.load(Ordering::Relaxed));
+        self.wall().checked_add(offset).unwrap_or(Timestamp::MAX)
+    }
+
+    /// The time of the hardware clock.
+    pub fn wall(&self) -> Timestamp {
+        let wall = SignedDuration::try_from(self.platform.clock.wall()).unwrap_or(SignedDuration::MAX);
+        Timestamp::from_duration(wall).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Counts a guess at a passphrase that a caller gives beside its own, and lets it be judged.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`] if another one was made less than a second ago.
+    pub(crate) fn admit(&self, guess: Guess<'_>) -> Result<Admitted, Error> {
+        let too_many = || Error::TooMany("Too many requests".into());
+        self.limiter.admit(self.limiter.mark(guess)).ok_or_else(too_many)
+    }
+}
+
+/// Ten characters that name the device, derived from its Device Key; they say nothing about it.
+fn device_id(device: &DeviceKey) -> String {
+    const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let bytes = seal::derive(device.expose(), &[b"device id"]);
+    let letter = |byte: &u8| LETTERS.get(usize::from(byte % 32)).copied().unwrap_or(b'A');
+    bytes.expose().iter().take(10).map(|byte| char::from(letter(byte))).collect()
+}

@@ -7,13 +7,11 @@
 //! | staging a restore | undone: the current generation was not touched |
 //! | importing a restore | finished as soon as the Domain Key is there, at unlock or at an unattended boot |
 
-use crate::backup::format::Version;
 use crate::device::store::{Local, LocalChange};
 use crate::error::Error;
-use crate::hsm::phase;
-use crate::platform::Platform;
 use crate::rows::encoding::{BadRecord, Reader, Writer};
 use crate::rows::path::{Generation, LocalPath};
+use crate::rows::staged::Version;
 
 /// What was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,23 +75,6 @@ impl Step {
     /// Adds the note to `change`.
     pub(crate) fn note(self, change: LocalChange) -> LocalChange {
         change.put(LocalPath::Step, self.encode())
-    }
-}
-
-/// Undoes at boot what a crash interrupted and what must not be finished.
-pub(crate) async fn recover(platform: &Platform, local: &Local) -> Result<(), Error> {
-    match Step::noted(local).await? {
-        None | Some(Step::Import { .. }) => Ok(()),
-        Some(Step::Provision) => {
-            tracing::warn!(target: "hsm", "a provisioning was interrupted; it is undone");
-            phase::undo_provisioning(platform, local).await
-        }
-        Some(Step::Stage { .. }) => {
-            tracing::warn!(target: "hsm", "a restore was interrupted; what it staged is removed");
-            // Nobody can see it, so a disk that is full is no reason not to start.
-            crate::backup::convert::clear_up(platform, local).await;
-            Ok(())
-        }
     }
 }
 

@@ -120,3 +120,8 @@ pub(crate) async fn open_slot1(local: &Local) -> Result<Option<DomainKey>, Error
     let Some(domain) = local.get(LocalPath::Slot1).await? else { return Ok(None) };
     DomainKey::from_slice(&domain).ok_or_else(|| Error::internal("slot 1 is damaged")).map(Some)
 }
+
+/// Whether the device boots to Operational by itself.
+pub(crate) async fn is_unattended(store: &Local) -> Result<bool, Error> {
+    Ok(store.get(LocalPath::Slot1).await?.is_some())
+}

@@ -26,6 +26,8 @@ pub struct Local {
     /// Seals what a restore has staged.
     pub(crate) staged: StoreKey,
     rng: Arc<dyn Rng>,
+    /// Held by who reads or writes more than one of the rows by which the Domain Key is unlocked.
+    pub(crate) changing_unlock: async_lock::Mutex<()>,
     /// Held by who reads configuration, changes it and has it applied, so that what is applied last is what is stored.
     pub(crate) changing: async_lock::Mutex<()>,
 }
@@ -60,6 +62,7 @@ impl Local {
             backup_slots: key(b"backup slots"),
             staged: key(b"staged rows"),
             rng,
+            changing_unlock: async_lock::Mutex::new(()),
             changing: async_lock::Mutex::new(()),
         }
     }
@@ -133,12 +136,4 @@ impl Local {
             _ => Err(Error::Unavailable("The local store did not confirm the change. Try again.".into())),
         }
     }
-}
-
-/// Ten characters that name the device, derived from its Device Key; they say nothing about it.
-pub fn device_id(device: &DeviceKey) -> String {
-    const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-    let bytes = seal::derive(device.expose(), &[b"device id"]);
-    let letter = |byte: &u8| LETTERS.get(usize::from(byte % 32)).copied().unwrap_or(b'A');
-    bytes.expose().iter().take(10).map(|byte| char::from(letter(byte))).collect()
 }

@@ -1,54 +1,56 @@
 //! The HSM as a whole: the current phase, and the transitions between phases, one at a time.
 
 pub mod phase;
+pub mod restore;
 pub mod update;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use casemate_api::body::config::{Logging, Network};
-use casemate_api::limits::{AUDIT_FLUSH_MS, BODY_INLINE_MAX_BYTES, COUNTER_FLUSH_MS, LOCK_WAIT_MS, STORE_AWAY_S};
+use casemate_api::limits::{AUDIT_FLUSH_MS, COUNTER_FLUSH_MS, LOCK_WAIT_MS, STORE_AWAY_S};
 use casemate_api::sentences;
 use casemate_api::{Passphrase, State};
 use jiff::Timestamp;
 
 use crate::audit::Audit;
+use crate::backup::convert::clear_up;
 use crate::backup::convert::{import_waits, undo_import};
 use crate::config;
+use crate::config::parse_time;
 use crate::crypto::secret::DomainKey;
+use crate::device::Device;
+use crate::device::limiter::{Admitted, Guess};
+use crate::device::procedure::Step;
 use crate::device::slots::{Slot0, Which};
-use crate::device::store::{Local, LocalChange, device_id};
+use crate::device::store::LocalChange;
 use crate::error::Error;
+use crate::hsm::phase::undo_provisioning;
 use crate::hsm::phase::{Failed, Locked, Operational, Phase, Provision, Unprovisioned};
 use crate::identity::caller::{Caller, Denied, Failure};
-use crate::identity::limiter::{Admitted, Guess, Limiter};
 use crate::identity::right::Held;
 use crate::identity::users;
 use crate::platform::Platform;
 use crate::rows::path::{LocalPath, generation_pointer};
 use crate::rows::tls_identity::TlsIdentity;
+use crate::runtime::lifetime::by_size;
 use crate::runtime::party::Party;
-use crate::runtime::pool::{Work, first_of, run_on};
+use crate::runtime::pool::first_of;
 use crate::store::{Read, StoreError};
 
 /// One HSM.
 pub struct Hsm {
-    pub(crate) platform: Platform,
+    pub(crate) device: Arc<Device>,
     phase: ArcSwap<Phase>,
     /// Held by every transition. A second one waits and meets the new phase.
     pub(crate) transition: async_lock::Mutex<()>,
     /// Whether a restore runs.
     pub(crate) restoring: Arc<AtomicBool>,
-    pub(crate) local: Arc<Local>,
-    pub(crate) limiter: Arc<Limiter>,
-    pub(crate) clock_offset_s: Arc<AtomicI64>,
     /// What was done and refused. It outlives every phase.
     pub audit: Arc<Audit>,
-    /// Ten characters that name this device.
-    pub device_id: String,
 }
 
 impl Hsm {
@@ -59,63 +61,50 @@ impl Hsm {
         party: Party,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        if bytes <= BODY_INLINE_MAX_BYTES {
-            return Ok(job());
-        }
-        run_on(&*self.platform.pool, Work::Crypto, party, job).await
+        by_size(&*self.device.platform.pool, bytes, party, job).await
     }
 
     /// Boot, from the Device Key to a phase. `Err` is for the operator: the HSM does not start.
     pub async fn boot(platform: Platform) -> Result<Arc<Self>, BootError> {
-        let device = platform.device.load().map_err(BootError::Device)?;
-        let device_id = device_id(&device);
-        let local = Arc::new(Local::new(platform.local.clone(), &device, platform.rng.clone()));
-        let limiter = Limiter::new(platform.clock.clone());
+        let key = platform.device.load().map_err(BootError::Device)?;
+        let device = Device::new(platform, &key);
         let store = |error: Error| match error {
             Error::Internal(why) => BootError::Sealed(why.into_owned()),
             other => BootError::Store(other.to_string()),
         };
-        crate::device::procedure::recover(&platform, &local).await.map_err(store)?;
-        let offset = local.get(LocalPath::ClockOffset).await.map_err(store)?;
-        let offset = offset.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map_or(0, i64::from_be_bytes);
-        match config::stored::<Logging>(&local).await {
-            Ok(Some(logging)) => platform.host.log_to(&logging),
+        recover(&device).await.map_err(store)?;
+        device.read_clock_offset().await.map_err(store)?;
+        match config::stored::<Logging>(&device.store).await {
+            Ok(Some(logging)) => device.platform.host.log_to(&logging),
             Ok(None) => {}
             // An HSM that serves and logs as its settings say beats one that does not start.
             Err(error) => tracing::error!(target: "hsm", %error, "the stored logging configuration is not applied"),
         }
-        let clock_offset_s = Arc::new(AtomicI64::new(offset));
-        let audit = Audit::open(&platform, local.clone(), clock_offset_s.clone(), device_id.clone());
-        let audit = Arc::new(audit.await.map_err(store)?);
-        let provisioned = local.get(LocalPath::Slot0).await.map_err(store)?.is_some();
-        let phase = if provisioned {
-            let locked = Locked::new(platform.clone(), local.clone(), limiter.clone(), device_id.clone());
+        let audit = Arc::new(Audit::open(device.clone()).await.map_err(store)?);
+        let provisioned =
+            async || Ok::<_, BootError>(device.store.get(LocalPath::Slot0).await.map_err(store)?.is_some());
+        let unprovisioned = || Phase::Unprovisioned(Arc::new(Unprovisioned::new(device.clone())));
+        let phase = if provisioned().await? {
+            let locked = Locked::new(device.clone());
             match Box::pin(locked.boot_unattended()).await {
                 Ok(Some(operational)) => Phase::Operational(operational),
                 Ok(None) => Phase::Locked(Arc::new(locked)),
                 Err(error) => {
                     tracing::error!(target: "hsm", %error, "unattended boot failed; the HSM stays Locked");
                     // Unless a restore on a new device turned out to be of no use, and was undone.
-                    match local.get(LocalPath::Slot0).await.map_err(store)? {
-                        Some(_) => Phase::Locked(Arc::new(locked)),
-                        None => Phase::Unprovisioned(Arc::new(Unprovisioned::new(platform.clone(), local.clone()))),
-                    }
+                    if provisioned().await? { Phase::Locked(Arc::new(locked)) } else { unprovisioned() }
                 }
             }
         } else {
-            Phase::Unprovisioned(Arc::new(Unprovisioned::new(platform.clone(), local.clone())))
+            unprovisioned()
         };
         audit.booted(phase.state()).await;
         Ok(Arc::new(Self {
             phase: ArcSwap::from_pointee(phase),
             transition: async_lock::Mutex::new(()),
             restoring: Arc::default(),
-            local,
-            limiter,
-            clock_offset_s,
             audit,
-            device_id,
-            platform,
+            device,
         }))
     }
 
@@ -139,57 +128,47 @@ impl Hsm {
 
     /// The HSM's own time: the hardware clock and the offset set at provisioning.
     pub fn now(&self) -> Timestamp {
-        let offset = jiff::SignedDuration::from_secs(self.clock_offset_s.load(Ordering::Relaxed));
-        wall(&self.platform).checked_add(offset).unwrap_or(Timestamp::MAX)
+        self.device.now()
     }
 
-    /// Sets the HSM's time (RFC 3339, offset zero). `op` shows that the HSM is Operational.
-    pub async fn set_time(&self, op: &Operational, by: &Caller, time: &str) -> Result<(), Error> {
-        let time = parse_time(time)?;
-        let _guard = self.local.changing.lock().await;
-        let offset_s = time.as_second().saturating_sub(wall(&self.platform).as_second());
-        op.store_clock_offset(by, offset_s).await?;
-        let before = self.now();
-        self.clock_offset_s.store(offset_s, Ordering::Relaxed);
-        tracing::info!(target: "hsm", "the time was set from {before} to {}", self.now());
-        Ok(())
+    /// Ten characters that name this device.
+    pub fn device_id(&self) -> &str {
+        &self.device.id
     }
 
     /// Serves where the stored network configuration says. Call it once the server runs.
     pub async fn use_stored_network(&self) -> Result<(), Error> {
-        let _guard = self.local.changing.lock().await;
-        if let Some(network) = config::stored::<Network>(&self.local).await? {
-            config::apply_network(&*self.platform.host, &network);
+        let _guard = self.device.store.changing.lock().await;
+        if let Some(network) = config::stored::<Network>(&self.device.store).await? {
+            config::apply_network(&*self.device.platform.host, &network);
         }
         Ok(())
     }
 
     /// Unprovisioned → Operational. `system_time` (RFC 3339, offset zero) becomes the HSM's time.
     pub async fn provision(&self, unlock: Passphrase, admin: Passphrase, system_time: &str) -> Result<(), Error> {
-        let begun = self.platform.clock.monotonic();
+        let begun = self.device.platform.clock.monotonic();
         let time = parse_time(system_time)?;
         let _guard = self.transition.lock().await;
         let Phase::Unprovisioned(phase) = &*self.phase() else { return Err(wrong_state()) };
         if self.restoring.load(Ordering::SeqCst) {
             return Err(Error::Unavailable("A restore is running. Try again when it is over.".into()));
         }
-        let spent = self.platform.clock.monotonic().saturating_sub(begun);
-        let clock_offset_s = time.as_second().saturating_sub(wall(&self.platform).as_second())
+        let spent = self.device.platform.clock.monotonic().saturating_sub(begun);
+        let clock_offset_s = time.as_second().saturating_sub(self.device.wall().as_second())
             + i64::try_from(spent.as_secs()).unwrap_or(0);
         let wanted = Provision { unlock_passphrase: unlock, admin_passphrase: admin, clock_offset_s };
         let domain = Box::pin(phase.provision(&wanted)).await?;
         // From here on it has happened.
-        self.clock_offset_s.store(clock_offset_s, Ordering::Relaxed);
-        let (platform, local, limiter) = (self.platform.clone(), self.local.clone(), self.limiter.clone());
-        match Box::pin(Operational::open(platform, local, limiter, self.device_id.clone(), domain)).await {
+        self.device.use_clock_offset(clock_offset_s);
+        match Box::pin(Operational::open(self.device.clone(), domain)).await {
             Ok(operational) => {
                 self.enter(Phase::Operational(operational));
                 Ok(())
             }
             Err(error) => {
                 tracing::error!(target: "hsm", %error, "the new data cannot be opened now; the HSM is Locked");
-                let (platform, local, limiter) = (self.platform.clone(), self.local.clone(), self.limiter.clone());
-                self.enter(Phase::Locked(Arc::new(Locked::new(platform, local, limiter, self.device_id.clone()))));
+                self.enter(self.locked());
                 Err(Error::Unavailable(
                     "The HSM is set up, but its data cannot be read now: it is Locked. Unlock it.".into(),
                 ))
@@ -209,7 +188,7 @@ impl Hsm {
         };
         let _guard = self.transition.lock().await;
         let Phase::Locked(phase) = &*self.phase() else { return Err(wrong_state()) };
-        let (platform, local) = (&self.platform, &self.local);
+        let Device { platform, store: local, .. } = &*self.device;
         if Slot0::read(local, slot.which).await?.as_ref() != Some(&slot) {
             return Err(Error::Unavailable("The unlock passphrase was changed meanwhile. Try again.".into()));
         }
@@ -220,10 +199,9 @@ impl Hsm {
             undo_import(platform, local, "the former unlock passphrase undid it").await?;
         }
         let unlocked = Box::pin(phase.open(domain)).await;
-        if matches!(unlocked, Err(Error::Invalid(_))) && self.local.get(LocalPath::Slot0).await?.is_none() {
+        if matches!(unlocked, Err(Error::Invalid(_))) && self.device.store.get(LocalPath::Slot0).await?.is_none() {
             // A restore on a new device that turned out to be of no use was undone.
-            let fresh = Unprovisioned::new(self.platform.clone(), self.local.clone());
-            self.enter(Phase::Unprovisioned(Arc::new(fresh)));
+            self.enter(self.unprovisioned());
         }
         let operational = unlocked?;
         // Whoever unlocks has no credentials but the passphrase, so this is written only once that was right.
@@ -258,11 +236,13 @@ impl Hsm {
         let party = Party::Address(address.into());
         for which in [Which::Now, Which::Former] {
             // If the store does not tell whether a restore waits, none can be undone.
-            if which == Which::Former && !matches!(import_waits(&self.platform, &self.local).await, Ok(true)) {
+            if which == Which::Former
+                && !matches!(import_waits(&self.device.platform, &self.device.store).await, Ok(true))
+            {
                 break;
             }
-            let Some(slot) = Slot0::read(&self.local, which).await? else { break };
-            if let Some(domain) = slot.open(&self.platform, party, passphrase).await? {
+            let Some(slot) = Slot0::read(&self.device.store, which).await? else { break };
+            if let Some(domain) = slot.open(&self.device.platform, party, passphrase).await? {
                 guess.right();
                 return Ok(Some((slot, domain)));
             }
@@ -273,8 +253,8 @@ impl Hsm {
 
     /// Counts an attempt to unlock and lets it be judged; refuses it if its neighbourhood made one less than a second ago.
     fn admit_unlock(&self, address: IpAddr) -> Result<Admitted, Error> {
-        let mark = self.limiter.mark(Guess::Unlock(address.into()));
-        self.limiter.admit(mark).ok_or_else(|| Error::TooMany("Service unavailable: too many requests".into()))
+        let mark = self.device.limiter.mark(Guess::Unlock(address.into()));
+        self.device.limiter.admit(mark).ok_or_else(|| Error::TooMany("Service unavailable: too many requests".into()))
     }
 
     /// Counts an attempt to unlock that failed before its passphrase could be tried. `TooMany` if it does not even count.
@@ -294,13 +274,11 @@ impl Hsm {
             return Err(wrong_state());
         }
         let held = may_leave(&op, by).await?;
-        let locked =
-            Locked::new(self.platform.clone(), self.local.clone(), self.limiter.clone(), self.device_id.clone());
-        self.enter(Phase::Locked(Arc::new(locked)));
+        self.enter(self.locked());
         drop(held);
         op.retire();
         // Leaving is never held up for the sake of a counter.
-        first_of(flush(&op), self.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+        first_of(flush(&op), self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
         self.close(op).await;
         self.flush_audit().await;
         Ok(())
@@ -311,10 +289,20 @@ impl Hsm {
         let gone = op.close();
         drop(op);
         if let Some(gone) = gone {
-            let limit = self.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS));
+            let limit = self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS));
             // Resolves with `Canceled` when the last sender is dropped.
             first_of(gone, limit).await;
         }
+    }
+
+    /// The Locked phase, to be entered.
+    pub(crate) fn locked(&self) -> Phase {
+        Phase::Locked(Arc::new(Locked::new(self.device.clone())))
+    }
+
+    /// The Unprovisioned phase, to be entered.
+    pub(crate) fn unprovisioned(&self) -> Phase {
+        Phase::Unprovisioned(Arc::new(Unprovisioned::new(self.device.clone())))
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
@@ -330,20 +318,20 @@ impl Hsm {
     /// Finish and start over, for `by`; nobody only where nobody is asked.
     pub async fn reboot(&self, by: Option<&Caller>) -> Result<(), Error> {
         let _held = self.may_end(by).await?;
-        self.platform.host.reboot();
+        self.device.platform.host.reboot();
         Ok(())
     }
 
     /// Finish and start over, as an update that was handed over wants it.
     pub async fn start_over(&self) {
         self.flush().await;
-        self.platform.host.reboot();
+        self.device.platform.host.reboot();
     }
 
     /// Finish and end, for `by`; nobody only where nobody is asked.
     pub async fn shutdown(&self, by: Option<&Caller>) -> Result<(), Error> {
         let _held = self.may_end(by).await?;
-        self.platform.host.shutdown();
+        self.device.platform.host.shutdown();
         Ok(())
     }
 
@@ -376,9 +364,9 @@ impl Hsm {
             },
             _ => return Err(wrong_state()),
         };
-        self.platform.host.erase().map_err(|why| Error::internal(format!("factory reset: {why}")))?;
+        self.device.platform.host.erase().map_err(|why| Error::internal(format!("factory reset: {why}")))?;
         // The mark is on the disk: there is no way back.
-        if let Err(why) = self.platform.device.destroy() {
+        if let Err(why) = self.device.platform.device.destroy() {
             tracing::error!(target: "hsm", why, "the Device Key could not be destroyed yet; the boot that follows does it");
         }
         self.enter(Phase::Failed(Failed { resume: None }));
@@ -386,7 +374,7 @@ impl Hsm {
         if let Some(op) = op {
             self.close(op).await;
         }
-        self.platform.host.reboot();
+        self.device.platform.host.reboot();
         Ok(())
     }
 
@@ -394,26 +382,26 @@ impl Hsm {
     pub async fn flush(&self) {
         if let Some(op) = self.operational() {
             // Leaving is never held up for the sake of a counter.
-            first_of(flush(&op), self.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+            first_of(flush(&op), self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
         }
         self.flush_audit().await;
     }
 
     /// Writes what waits for the audit log; a store that does not answer holds nobody up for long.
     async fn flush_audit(&self) {
-        first_of(self.audit.flush(), self.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+        first_of(self.audit.flush(), self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
     }
 
     /// The end of a life: counters, the audit log, and a word in it that this was in good order.
     pub async fn stop(&self) {
         self.flush().await;
-        first_of(self.audit.stop(), self.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+        first_of(self.audit.stop(), self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
     }
 
     /// Writes the audit log once a second, forever. Run it beside the service.
     pub async fn keep_audit(self: Arc<Self>) {
         loop {
-            self.platform.clock.sleep(Duration::from_millis(AUDIT_FLUSH_MS)).await;
+            self.device.platform.clock.sleep(Duration::from_millis(AUDIT_FLUSH_MS)).await;
             self.audit.tick().await;
         }
     }
@@ -421,15 +409,15 @@ impl Hsm {
     /// Writes the counters and clears up now and then, forever. Run it beside the service.
     pub async fn keep_house(self: Arc<Self>) {
         loop {
-            self.platform.clock.sleep(Duration::from_millis(COUNTER_FLUSH_MS)).await;
+            self.device.platform.clock.sleep(Duration::from_millis(COUNTER_FLUSH_MS)).await;
             self.flush().await;
             if let Some(op) = self.operational()
-                && let Err(error) = op.sweep_remains().await
+                && let Err(error) = op.namespaces().sweep_remains().await
             {
                 tracing::warn!(target: "hsm", %error, "the remains of a deleted namespace could not be swept");
             }
             if let Some(op) = self.operational()
-                && let Err(error) = op.harden_digests().await
+                && let Err(error) = op.users().harden_digests().await
             {
                 tracing::warn!(target: "hsm", %error, "the digests of restored users could not be hardened yet");
             }
@@ -441,15 +429,15 @@ impl Hsm {
     pub async fn keep_probing(self: Arc<Self>) {
         let mut missed: u32 = 0;
         loop {
-            self.platform.clock.sleep(Duration::from_secs(1)).await;
+            self.device.platform.clock.sleep(Duration::from_secs(1)).await;
             missed = self.probe(missed).await;
         }
     }
 
     /// One look at both stores; `missed` looks before it found them away. Returns how many there are now.
     pub async fn probe(&self, missed: u32) -> u32 {
-        let shared = self.platform.store.get(&generation_pointer(), Read::Fresh).await;
-        let local = self.platform.local.get(&LocalPath::Slot0.path(), Read::Local).await;
+        let shared = self.device.platform.store.get(&generation_pointer(), Read::Fresh).await;
+        let local = self.device.platform.local.get(&LocalPath::Slot0.path(), Read::Local).await;
         let reachable = !is_away(&shared) && !is_away(&local);
         let _guard = self.transition.lock().await;
         match (&*self.phase(), reachable) {
@@ -468,12 +456,30 @@ impl Hsm {
         &self,
         make: impl FnOnce(&Platform) -> Result<TlsIdentity, Error>,
     ) -> Result<TlsIdentity, Error> {
-        if let Some(stored) = self.local.get(LocalPath::Tls).await? {
+        if let Some(stored) = self.device.store.get(LocalPath::Tls).await? {
             return TlsIdentity::decode(&stored).map_err(|why| Error::internal(why.to_string()));
         }
-        let identity = make(&self.platform)?;
-        self.local.commit(LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
+        let identity = make(&self.device.platform)?;
+        self.device.store.commit(LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
         Ok(identity)
+    }
+}
+
+/// Undoes at boot what a crash interrupted and what must not be finished.
+async fn recover(device: &Device) -> Result<(), Error> {
+    let Device { platform, store: local, .. } = device;
+    match Step::noted(local).await? {
+        None | Some(Step::Import { .. }) => Ok(()),
+        Some(Step::Provision) => {
+            tracing::warn!(target: "hsm", "a provisioning was interrupted; it is undone");
+            undo_provisioning(platform, local).await
+        }
+        Some(Step::Stage { .. }) => {
+            tracing::warn!(target: "hsm", "a restore was interrupted; what it staged is removed");
+            // Nobody can see it, so a disk that is full is no reason not to start.
+            clear_up(platform, local).await;
+            Ok(())
+        }
     }
 }
 
@@ -500,7 +506,7 @@ fn is_away<T>(answer: &Result<T, StoreError>) -> bool {
 /// being locked.
 pub(crate) async fn hold_soon(op: &Operational, by: &Caller) -> Result<Held, Error> {
     let mut told = None;
-    let limit = op.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS));
+    let limit = op.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS));
     first_of(async { told = Some(op.hold(by).await) }, limit).await;
     told.unwrap_or_else(|| Err(Error::Unavailable(sentences::BUSY.into())))
 }
@@ -523,35 +529,4 @@ async fn flush(op: &Operational) {
 
 pub(crate) fn wrong_state() -> Error {
     Error::Precondition(sentences::WRONG_STATE.into())
-}
-
-pub(crate) fn wall(platform: &Platform) -> Timestamp {
-    let wall = jiff::SignedDuration::try_from(platform.clock.wall()).unwrap_or(jiff::SignedDuration::MAX);
-    Timestamp::from_duration(wall).unwrap_or(Timestamp::MAX)
-}
-
-/// Parses RFC 3339 with offset zero (`Z`, `+00:00` or `-00:00`), the only times the API takes.
-pub fn parse_time(text: &str) -> Result<Timestamp, Error> {
-    let offset = || Error::invalid("Error while parsing timestamp. Offset must be 0.");
-    let time: Timestamp = text.parse().map_err(|_| {
-        Error::invalid("Error while parsing timestamp. RFC 3339 is expected, e.g. 2026-01-31T12:00:00Z.")
-    })?;
-    if ["Z", "z", "+00:00", "-00:00"].iter().any(|zero| text.ends_with(zero)) { Ok(time) } else { Err(offset()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_need_an_offset_of_zero() {
-        for text in ["2020-01-01T00:00:00Z", "2020-01-01T00:00:00+00:00", "2020-01-01T00:00:00.5-00:00"] {
-            assert_eq!(parse_time(text).unwrap().as_second(), 1_577_836_800, "{text}");
-        }
-        for text in
-            ["2020-01-01T00:00:00+01:00", "2020-01-01T00:00:00", "2020-01-01", "", "now", "2020-13-01T00:00:00Z"]
-        {
-            assert!(parse_time(text).is_err(), "{text}");
-        }
-    }
 }

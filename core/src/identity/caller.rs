@@ -1,6 +1,6 @@
 //! Who calls, and what that lets them reach.
 //!
-//! A [`Caller`] comes only from [`Operational::authenticate`], a [`Scope`] only from a caller, and every path of a key
+//! A [`Caller`] comes only from [`crate::hsm::phase::Operational::authenticate`], a [`Scope`] only from a caller, and every path of a key
 //! is formed by a scope: what lies in another namespace cannot be named, let alone used.
 
 use std::net::IpAddr;
@@ -14,15 +14,18 @@ use zeroize::Zeroizing;
 
 use crate::crypto::kdf;
 use crate::crypto::passphrase::{Digest, Scheme};
+use crate::device::Device;
+use crate::device::limiter::Guess;
 use crate::error::Error;
-use crate::hsm::phase::Operational;
-use crate::identity::guesses::{Entry, Judging, Verdict};
-use crate::identity::limiter::Guess;
-use crate::rows::path::{Generation, NamespaceNumber, ROOT, SharedPath};
+use crate::identity::guesses::{Entry, Guesses, Judging, Verdict};
+use crate::rows::namespace::NamespaceRecord;
+use crate::rows::path::{Generation, NamespaceNumber, ROOT, RowPath};
 use crate::rows::table::Row;
-use crate::rows::transaction::Draft;
+use crate::rows::tables::Tables;
+use crate::rows::transaction::Transaction;
 use crate::rows::user::UserRecord;
 use crate::runtime::Rng;
+use crate::runtime::lifetime::Lifetime;
 use crate::runtime::party::{Neighbourhood, Party};
 use crate::runtime::pool::Work;
 use crate::store::Revision;
@@ -90,10 +93,10 @@ impl Scope {
     }
 
     /// Adds the guard that the namespace still exists as this scope saw it.
-    pub(crate) fn fence(&self, generation: Generation, draft: Draft) -> Draft {
+    pub(crate) fn fence(&self, generation: Generation, transaction: Transaction) -> Transaction {
         match &self.namespace {
-            None => draft,
-            Some((id, revision)) => draft.at(&SharedPath::namespace(generation, id), *revision),
+            None => transaction,
+            Some((id, revision)) => transaction.at(&RowPath::namespace(generation, id), *revision),
         }
     }
 }
@@ -133,49 +136,16 @@ impl Caller {
     }
 }
 
-/// What a caller wants with a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UserAccess {
-    /// Read the user or its tags.
-    Read,
-    /// Create or delete it, or change its tags.
-    Manage,
-    /// Set its passphrase.
-    Passphrase,
-}
-
-/// A user id that the caller may reach; whether there is such a user is another question.
-pub struct UserTarget {
-    /// The user.
-    pub id: UserId,
-    /// Its namespace's row when the caller was let in; `None`: there is no such namespace.
-    namespace: Option<Revision>,
-    /// For whom the work is done.
-    pub(crate) party: Party,
-}
-
-impl UserTarget {
-    /// Adds the guard that the namespace is as it was when the caller was let in.
-    pub(crate) fn fence(&self, generation: Generation, draft: Draft) -> Draft {
-        let Some(namespace) = &self.id.namespace else { return draft };
-        let path = SharedPath::namespace(generation, namespace);
-        match self.namespace {
-            None => draft.absent(&path),
-            Some(revision) => draft.at(&path, revision),
-        }
-    }
-}
-
 /// Credentials that were right once, by user name: a keyed hash of name and passphrase, and the revision of the user row
 /// it was checked against. Any change of the row makes the entry worthless; the passphrase is not in it.
-pub struct Credentials {
+struct Credentials {
     key: aws_lc_rs::hmac::Key,
     known: Cache<Box<str>, ([u8; 32], Revision)>,
 }
 
 impl Credentials {
     /// An empty cache under a fresh key.
-    pub fn new(rng: &dyn Rng) -> Self {
+    fn new(rng: &dyn Rng) -> Self {
         let mut key = [0; 32];
         rng.fill(&mut key);
         let hmac = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &key);
@@ -200,35 +170,62 @@ impl Credentials {
     }
 }
 
-impl Operational {
+/// What the logins of one phase have in common, in memory.
+pub(crate) struct LoginState {
+    credentials: Credentials,
+    guesses: Arc<Guesses>,
+}
+
+impl LoginState {
+    /// Nobody has logged in yet.
+    pub(crate) fn new(device: &Device) -> Self {
+        let credentials = Credentials::new(&*device.platform.rng);
+        Self { credentials, guesses: Guesses::new(device.limiter.clone()) }
+    }
+
+    /// Answers everybody who waits for a verdict that there will be none.
+    pub(crate) fn abandon(&self) {
+        self.guesses.abandon();
+    }
+}
+
+/// Finds out who calls.
+pub(crate) struct Logins<'a> {
+    pub(crate) tables: &'a Tables,
+    pub(crate) device: &'a Device,
+    pub(crate) life: &'a Lifetime,
+    pub(crate) state: &'a LoginState,
+}
+
+impl Logins<'_> {
     /// Finds out who calls. A warm check costs a keyed hash; a first one the slow hash, on the pool. At most one wrong
     /// guess a second is judged for a name and a neighbourhood; [`crate::identity::guesses`] says why.
     ///
     /// Known and unknown names, and names whose credentials are known, get the same answers in the same order, also when
     /// the pool has no place; for known and unknown names the store is read once.
-    pub async fn authenticate(&self, evidence: Evidence<'_>) -> Result<Caller, Failure> {
+    pub(crate) async fn authenticate(&self, evidence: Evidence<'_>) -> Result<Caller, Failure> {
         let Evidence::Basic { name, passphrase, address } = evidence;
         let Ok(id) = UserId::parse(name) else { return Err(Failure::Denied(Denied::Unauthenticated)) };
         let neighbourhood = Neighbourhood::from(address);
-        let mark = self.limiter.mark(Guess::Login(neighbourhood, name));
-        let tag = self.credentials.tag(name, passphrase);
+        let mark = self.device.limiter.mark(Guess::Login(neighbourhood, name));
+        let tag = self.state.credentials.tag(name, passphrase);
         let known = {
             // Nothing is awaited in here, so no guess of this name and neighbourhood is compared before the strike of the
             // one before it is made.
-            let _comparing = self.guesses.comparing(mark);
-            match self.credentials.known(name, &tag) {
-                Some(revision) if !self.limiter.blocks(mark) => Ok(revision),
-                _ => Err(self.guesses.enter(mark, tag)),
+            let _comparing = self.state.guesses.comparing(mark);
+            match self.state.credentials.known(name, &tag) {
+                Some(revision) if !self.device.limiter.blocks(mark) => Ok(revision),
+                _ => Err(self.state.guesses.enter(mark, tag)),
             }
         };
         let entry = match known {
             Err(entry) => entry,
             Ok(revision) => {
-                let row = self.user(&id).await?.filter(|row| row.revision == revision);
+                let row = stored_user(self.tables, &id).await?.filter(|row| row.revision == revision);
                 match row {
                     // Somebody may have been judged wrong meanwhile.
-                    Some(row) if !self.limiter.blocks(mark) => return self.caller(id, row).await,
-                    _ => self.guesses.enter(mark, tag),
+                    Some(row) if !self.device.limiter.blocks(mark) => return as_caller(self.tables, id, row).await,
+                    _ => self.state.guesses.enter(mark, tag),
                 }
             }
         };
@@ -246,10 +243,10 @@ impl Operational {
             Err(_) => return Err(Failure::Denied(Denied::Busy)),
         };
         // The hash took its time, and it may have been begun for somebody else: what counts is the row as it is now.
-        let row = self.user(&id).await?.filter(|row| row.record.digest.salt.ct_eq(&salt).into());
+        let row = stored_user(self.tables, &id).await?.filter(|row| row.record.digest.salt.ct_eq(&salt).into());
         let row = row.ok_or(Failure::Denied(Denied::Unauthenticated))?;
-        self.credentials.known.insert(name.into(), (tag, row.revision));
-        self.caller(id, row).await
+        self.state.credentials.known.insert(name.into(), (tag, row.revision));
+        as_caller(self.tables, id, row).await
     }
 
     /// Queues the slow hash that gives the verdict. A name that is not there costs what a name that is there costs: one
@@ -261,9 +258,9 @@ impl Operational {
         passphrase: &[u8],
         neighbourhood: Neighbourhood,
     ) -> Result<(), Error> {
-        let row = self.users.read(&SharedPath::user(self.shared.generation, id)).await?;
+        let row = self.tables.users.read(&RowPath::user(self.tables.generation, id)).await?;
         let (exists, expected) = row.map_or((false, NOBODY), |row| (true, row.record.digest));
-        let (passphrase, retired) = (Zeroizing::new(passphrase.to_vec()), self.retired.clone());
+        let (passphrase, retired) = (Zeroizing::new(passphrase.to_vec()), self.life.retired.clone());
         let job = move || {
             if retired.check().is_err() {
                 return;
@@ -275,16 +272,16 @@ impl Operational {
             let right = bool::from(hash.as_slice().ct_eq(expected.hash.as_slice())) && exists;
             judging.judge(if right { Verdict::Right(expected.salt) } else { Verdict::Wrong });
         };
-        self.platform.pool.spawn(Work::Kdf, Party::Address(neighbourhood), Box::new(job));
+        self.device.platform.pool.spawn(Work::Kdf, Party::Address(neighbourhood), Box::new(job));
         Ok(())
     }
 
     /// Looks again at somebody who was believed a while ago: role, tags and namespace as they are now. Whose passphrase
     /// was changed or who was deleted meanwhile is no longer believed.
-    pub async fn renew(&self, caller: Caller) -> Result<Caller, Failure> {
-        let now = self.user(&caller.id).await?.ok_or(Failure::Denied(Denied::Unauthenticated))?;
+    pub(crate) async fn renew(&self, caller: Caller) -> Result<Caller, Failure> {
+        let now = stored_user(self.tables, &caller.id).await?.ok_or(Failure::Denied(Denied::Unauthenticated))?;
         if caller.record().is_as(&now.record) {
-            self.caller(caller.id, now).await
+            as_caller(self.tables, caller.id, now).await
         } else {
             Err(Failure::Denied(Denied::Unauthenticated))
         }
@@ -292,50 +289,40 @@ impl Operational {
 
     /// Somebody who need not prove who they are: in simulations only.
     #[cfg(any(test, feature = "sim"))]
-    pub async fn believe(&self, id: &UserId) -> Result<Caller, Failure> {
-        let row = self.user(id).await?.ok_or(Failure::Denied(Denied::Unauthenticated))?;
-        self.caller(id.clone(), row).await
-    }
-
-    async fn caller(&self, id: UserId, row: Arc<Row<UserRecord>>) -> Result<Caller, Failure> {
-        let home = match &id.namespace {
-            None => Home::Known(Scope { number: ROOT, namespace: None }),
-            Some(namespace) => match self.namespace(namespace).await? {
-                None => Home::Missing,
-                Some(found) => {
-                    let namespace = Some((namespace.clone(), found.revision));
-                    Home::Known(Scope { number: found.record.number, namespace })
-                }
-            },
-        };
-        Ok(Caller { id, row, home })
-    }
-
-    /// Whether `caller` may do `access` with the user `id`. Administrators reach their own namespace; those of the root
-    /// also the users of namespaces that do not exist, and read everyone. Operators reach themselves, to read and to set
-    /// their passphrase.
-    pub async fn reach_user(&self, caller: &Caller, id: UserId, access: UserAccess) -> Result<UserTarget, Error> {
-        let scope = caller.scope()?;
-        let own = scope.namespace();
-        let found = match &id.namespace {
-            None => None,
-            Some(namespace) => self.namespace(namespace).await?,
-        };
-        let namespace = found.map(|row| row.revision);
-        let allowed = match caller.role() {
-            Role::Administrator => match (own, &id.namespace) {
-                (None, None) => true,
-                (None, Some(_)) => namespace.is_none() || access == UserAccess::Read,
-                (Some(own), target) => target.as_ref() == Some(own),
-            },
-            Role::Operator => access != UserAccess::Manage && caller.id == id,
-            Role::Metrics | Role::Backup => false,
-        };
-        if allowed { Ok(UserTarget { id, namespace, party: scope.party() }) } else { Err(Error::Forbidden(None)) }
+    pub(crate) async fn believe(&self, id: &UserId) -> Result<Caller, Failure> {
+        let row = stored_user(self.tables, id).await?.ok_or(Failure::Denied(Denied::Unauthenticated))?;
+        as_caller(self.tables, id.clone(), row).await
     }
 }
 
-/// Why [`Operational::authenticate`] gave no caller.
+async fn as_caller(tables: &Tables, id: UserId, row: Arc<Row<UserRecord>>) -> Result<Caller, Failure> {
+    let home = match &id.namespace {
+        None => Home::Known(Scope { number: ROOT, namespace: None }),
+        Some(namespace) => match stored_namespace(tables, namespace).await? {
+            None => Home::Missing,
+            Some(found) => {
+                let namespace = Some((namespace.clone(), found.revision));
+                Home::Known(Scope { number: found.record.number, namespace })
+            }
+        },
+    };
+    Ok(Caller { id, row, home })
+}
+
+/// A user, if it exists.
+pub(crate) async fn stored_user(tables: &Tables, id: &UserId) -> Result<Option<Arc<Row<UserRecord>>>, Error> {
+    tables.users.get(&RowPath::user(tables.generation, id)).await
+}
+
+/// A namespace, if it exists.
+pub(crate) async fn stored_namespace(
+    tables: &Tables,
+    id: &NamespaceId,
+) -> Result<Option<Arc<Row<NamespaceRecord>>>, Error> {
+    tables.namespaces.get(&RowPath::namespace(tables.generation, id)).await
+}
+
+/// Why [`crate::hsm::phase::Operational::authenticate`] gave no caller.
 #[derive(Debug)]
 pub enum Failure {
     /// They were not believed.
@@ -384,6 +371,7 @@ mod tests {
 
     use super::*;
     use crate::Hsm;
+    use crate::hsm::phase::Operational;
     use crate::platform::{DeviceKeeper, Platform};
     use crate::runtime::pool::{Job, Pool};
     use crate::runtime::{BoxFuture, Clock};

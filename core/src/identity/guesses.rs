@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_channel::oneshot;
 use subtle::ConstantTimeEq;
 
-use crate::identity::limiter::{Admitted, Limiter, Mark};
+use crate::device::limiter::{Admitted, Limiter, Mark};
 
 /// What became of a guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +160,7 @@ mod tests {
     use pollster::block_on;
 
     use super::*;
-    use crate::identity::limiter::Guess;
+    use crate::device::limiter::Guess;
     use crate::runtime::party::Neighbourhood;
     use crate::sim::SimClock;
 

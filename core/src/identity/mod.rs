@@ -2,8 +2,5 @@
 
 pub mod caller;
 pub mod guesses;
-pub mod limiter;
-pub mod namespaces;
-pub mod quotas;
 pub mod right;
 pub mod users;

@@ -14,13 +14,13 @@ use std::sync::Arc;
 
 use async_lock::{RwLock, RwLockReadGuardArc, RwLockWriteGuard};
 
-use crate::device::store::LocalChange;
+use crate::device::store::{Local, LocalChange};
 use crate::error::Error;
-use crate::hsm::phase::Operational;
 use crate::identity::caller::Caller;
-use crate::rows::path::SharedPath;
+use crate::rows::path::RowPath;
 use crate::rows::table::{Record, Table};
-use crate::rows::transaction::{ATTEMPTS, Committed, Draft};
+use crate::rows::tables::Tables;
+use crate::rows::transaction::{Committed, Transaction};
 use crate::store::Revision;
 
 /// On whose behalf something is written.
@@ -31,6 +31,78 @@ pub(crate) enum By<'a> {
     /// The HSM's own.
     Hsm,
 }
+
+/// What became of a change to one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It changed.
+    Done,
+    /// It already was so.
+    Unchanged,
+}
+
+impl Change {
+    /// Itself; `tell` is called if something changed.
+    pub(crate) fn told(self, tell: impl FnOnce()) -> Self {
+        if self == Change::Done {
+            tell();
+        }
+        self
+    }
+}
+
+/// Applies `transaction`, for a caller if they are still who they were when they were believed.
+///
+/// # Errors
+/// [`Error::NotBelieved`] if they are not; then nothing was applied.
+pub(crate) async fn commit(tables: &Tables, by: By<'_>, transaction: Transaction) -> Result<Committed, Error> {
+    let By::Caller(caller) = by else { return tables.commit(transaction).await };
+    let path = RowPath::user(tables.generation, &caller.id);
+    // The last of the transaction's guards, so that its own keep their numbers.
+    let own = transaction.guards();
+    let mut revision = caller.revision();
+    for _ in 0..ATTEMPTS {
+        match tables.commit(transaction.clone().at(&path, revision)).await? {
+            Committed::Conflict(guard) if guard == own => revision = still(tables, caller).await?,
+            committed => return Ok(committed),
+        }
+    }
+    Err(Error::Unavailable("Your user keeps being changed. Try again.".into()))
+}
+
+/// Reads, changes and writes one row until no one else wrote in between. `change` says what the row becomes, `None` if it
+/// already is what it should be; its error ends the attempt. `extra` adds guards and rows to the same transaction. `None`:
+/// there is no such row.
+pub(crate) async fn update<R: Record>(
+    tables: &Tables,
+    by: By<'_>,
+    table: &Table<R>,
+    path: &RowPath<R>,
+    extra: impl Fn(Transaction) -> Transaction,
+    change: impl Fn(R) -> Result<Option<R>, Error>,
+) -> Result<Option<Change>, Error> {
+    for _ in 0..ATTEMPTS {
+        let Some(row) = table.read(path).await? else { return Ok(None) };
+        let (revision, bytes) = (row.revision, row.record.encode().len());
+        let Some(record) = change(row.record)? else { return Ok(Some(Change::Unchanged)) };
+        let transaction = Transaction::default().at(path, revision).put(table.sealed(path, revision, &record)?);
+        let transaction = if record.encode().len() <= bytes { transaction.replacing() } else { transaction };
+        if let Committed::At(_) = commit(tables, by, extra(transaction)).await? {
+            return Ok(Some(Change::Done));
+        }
+    }
+    Err(Error::Unavailable("Others keep changing the same thing. Try again.".into()))
+}
+
+/// Whether `caller` is who they were when they were believed, by the row the store has now, whose revision this gives.
+async fn still(tables: &Tables, caller: &Caller) -> Result<Revision, Error> {
+    let path = RowPath::user(tables.generation, &caller.id);
+    let now = tables.users.read(&path).await?.ok_or(Error::NotBelieved)?;
+    if caller.record().is_as(&now.record) { Ok(now.revision) } else { Err(Error::NotBelieved) }
+}
+
+/// How often a read-modify-write starts over before it gives up.
+pub(crate) const ATTEMPTS: usize = 16;
 
 /// Keeps rights as they are while something is done that no transaction covers. Nothing else is locked by who holds it.
 #[derive(Default)]
@@ -48,76 +120,30 @@ impl Rights {
     pub(crate) async fn take_away(&self) -> Taking<'_> {
         Taking(self.0.write().await)
     }
-}
 
-impl Operational {
-    /// Applies `draft`, for a caller if they are still who they were when they were believed.
-    ///
-    /// # Errors
-    /// [`Error::NotBelieved`] if they are not; then nothing was applied.
-    pub(crate) async fn commit(&self, by: By<'_>, draft: Draft) -> Result<Committed, Error> {
-        let By::Caller(caller) = by else { return self.shared.apply(draft).await };
-        let path = SharedPath::user(self.shared.generation, &caller.id);
-        // The last of the draft's guards, so that those of the draft keep their numbers.
-        let own = draft.guards();
-        let mut revision = caller.revision();
-        for _ in 0..ATTEMPTS {
-            match self.shared.apply(draft.clone().at(&path, revision)).await? {
-                Committed::Conflict(guard) if guard == own => revision = self.still(caller).await?,
-                committed => return Ok(committed),
-            }
-        }
-        Err(Error::Unavailable("Your user keeps being changed. Try again.".into()))
-    }
-
-    /// Reads, changes and writes one row until no one else wrote in between. `change` says what the
-    /// row shall become; its error ends the attempt. `extra` adds guards and rows to the same transaction. `None`: there
-    /// is no such row.
-    pub(crate) async fn update<R: Record>(
-        &self,
-        by: By<'_>,
-        table: &Table<R>,
-        path: &SharedPath,
-        extra: impl Fn(Draft) -> Draft,
-        change: impl Fn(R) -> Result<R, Error>,
-    ) -> Result<Option<()>, Error> {
-        for _ in 0..ATTEMPTS {
-            let Some(row) = table.read(path).await? else { return Ok(None) };
-            let (revision, bytes) = (row.revision, row.record.encode().len());
-            let record = change(row.record)?;
-            let draft = Draft::default().at(path, revision).put(table.sealed(path, revision, &record)?);
-            let draft = if record.encode().len() <= bytes { draft.replacing() } else { draft };
-            if let Committed::At(_) = self.commit(by, extra(draft)).await? {
-                table.replaced(path);
-                return Ok(Some(()));
-            }
-        }
-        Err(Error::Unavailable("Others keep changing the same thing. Try again.".into()))
+    /// Makes sure that `caller` is believed until what this gives is dropped: for what no transaction covers.
+    pub(crate) async fn hold(&self, tables: &Tables, caller: &Caller) -> Result<Held, Error> {
+        let held = Held(self.0.read_arc().await);
+        // What is cached is true: who changes a user holds the other side until the cache knows.
+        let path = RowPath::user(tables.generation, &caller.id);
+        let now = tables.users.get(&path).await?.ok_or(Error::NotBelieved)?;
+        if caller.record().is_as(&now.record) { Ok(held) } else { Err(Error::NotBelieved) }
     }
 
     /// Applies a change to the device's own store on behalf of `caller`.
     ///
     /// # Errors
     /// [`Error::NotBelieved`] if they no longer are; then nothing was applied.
-    pub(crate) async fn commit_local(&self, caller: &Caller, change: LocalChange) -> Result<(), Error> {
-        let _held = self.hold(caller).await?;
-        self.closed.check()?;
-        self.local.commit(change).await
-    }
-
-    /// Makes sure that `caller` is believed until what this gives is dropped: for what no transaction covers.
-    pub async fn hold(&self, caller: &Caller) -> Result<Held, Error> {
-        let held = Held(self.rights.0.read_arc().await);
-        // What is cached is true: who changes a user holds the other side until the cache knows.
-        let now = self.user(&caller.id).await?.ok_or(Error::NotBelieved)?;
-        if caller.record().is_as(&now.record) { Ok(held) } else { Err(Error::NotBelieved) }
-    }
-
-    /// Whether `caller` is who they were when they were believed, by the row the store has now, whose revision this gives.
-    async fn still(&self, caller: &Caller) -> Result<Revision, Error> {
-        let path = SharedPath::user(self.shared.generation, &caller.id);
-        let now = self.users.read(&path).await?.ok_or(Error::NotBelieved)?;
-        if caller.record().is_as(&now.record) { Ok(now.revision) } else { Err(Error::NotBelieved) }
+    pub(crate) async fn commit_local(
+        &self,
+        tables: &Tables,
+        store: &Local,
+        caller: &Caller,
+        change: LocalChange,
+    ) -> Result<(), Error> {
+        let _held = self.hold(tables, caller).await?;
+        tables.check()?;
+        store.commit(change).await
     }
 }
 

@@ -4,21 +4,22 @@ use crate::crypto::passphrase::Digest;
 use crate::crypto::passphrase::Scheme;
 use crate::rows::user::UserRecord;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use casemate_api::limits::PASSPHRASE_MAX_BYTES;
 use casemate_api::{NamespaceId, Passphrase, Role, UserId};
 
 use crate::crypto::kdf;
 use crate::crypto::secret::SecretBytes;
+use crate::device::Device;
 use crate::error::Error;
-use crate::hsm::phase::Operational;
-use crate::identity::caller::{Caller, UserTarget};
+use crate::identity::caller::{Caller, stored_namespace};
 use crate::identity::right::By;
+use crate::identity::right::{self, ATTEMPTS, Change, Rights};
 use crate::platform::Platform;
-use crate::rows::path::{Generation, SharedPath};
-use crate::rows::table::Row;
-use crate::rows::transaction::{ATTEMPTS, Committed, Draft};
+use crate::rows::path::{Generation, RowPath, RowPrefix};
+use crate::rows::tables::Tables;
+use crate::rows::transaction::{Committed, Transaction};
 use crate::runtime::party::Party;
 use crate::runtime::pool::{Work, run_on};
 use crate::store::Revision;
@@ -63,84 +64,116 @@ impl NewUser {
     }
 }
 
-/// What became of a change to a set.
+/// What a caller wants with a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// It changed.
-    Done,
-    /// It already was so.
-    Unchanged,
+pub enum UserAccess {
+    /// Read the user or its tags.
+    Read,
+    /// Create or delete it, or change its tags.
+    Manage,
+    /// Set its passphrase.
+    Passphrase,
 }
 
-impl Change {
-    /// Itself; `tell` is called if something changed.
-    pub(crate) fn told(self, tell: impl FnOnce()) -> Self {
-        if self == Change::Done {
-            tell();
+/// A user id that the caller may reach; whether there is such a user is another question.
+pub struct UserTarget {
+    /// The user.
+    pub id: UserId,
+    /// Its namespace's row when the caller was let in; `None`: there is no such namespace.
+    namespace: Option<Revision>,
+    /// For whom the work is done.
+    party: Party,
+}
+
+impl UserTarget {
+    /// Adds the guard that the namespace is as it was when the caller was let in.
+    pub(crate) fn fence(&self, generation: Generation, transaction: Transaction) -> Transaction {
+        let Some(namespace) = &self.id.namespace else { return transaction };
+        let path = RowPath::namespace(generation, namespace);
+        match self.namespace {
+            None => transaction.absent(&path),
+            Some(revision) => transaction.at(&path, revision),
         }
-        self
     }
 }
 
-/// The row that says that there are digests of scheme 0 to be hardened; it has the form of a namespace's.
-pub(crate) fn to_harden_path(generation: Generation) -> SharedPath {
-    SharedPath::setting(generation, "digests to harden")
+/// The users of an HSM, to change them. Who may is asked before.
+pub struct Users<'a> {
+    pub(crate) tables: &'a Tables,
+    pub(crate) device: &'a Device,
+    pub(crate) rights: &'a Rights,
 }
 
-impl Operational {
+impl Users<'_> {
+    /// Whether `caller` may do `access` with the user `id`. Administrators reach their own namespace; those of the root
+    /// also the users of namespaces that do not exist, and read everyone. Operators reach themselves, to read and to set
+    /// their passphrase.
+    pub async fn reach(&self, caller: &Caller, id: UserId, access: UserAccess) -> Result<UserTarget, Error> {
+        let scope = caller.scope()?;
+        let own = scope.namespace();
+        let found = match &id.namespace {
+            None => None,
+            Some(namespace) => stored_namespace(self.tables, namespace).await?,
+        };
+        let namespace = found.map(|row| row.revision);
+        let allowed = match caller.role() {
+            Role::Administrator => match (own, &id.namespace) {
+                (None, None) => true,
+                (None, Some(_)) => namespace.is_none() || access == UserAccess::Read,
+                (Some(own), target) => target.as_ref() == Some(own),
+            },
+            Role::Operator => access != UserAccess::Manage && caller.id == id,
+            Role::Metrics | Role::Backup => false,
+        };
+        if allowed { Ok(UserTarget { id, namespace, party: scope.party() }) } else { Err(Error::Forbidden(None)) }
+    }
+
     /// Hardens the digests that came with a backup of a NetHSM, if there are any left: about 0.1 s of one core each.
     pub(crate) async fn harden_digests(&self) -> Result<(), Error> {
-        let note = to_harden_path(self.shared.generation);
-        if self.namespaces.read(&note).await?.is_none() {
+        let note = RowPath::hardening(self.tables.generation);
+        if self.tables.hardening.read(&note).await?.is_none() {
             return Ok(());
         }
-        for id in self.user_ids(None).await? {
+        for id in self.ids(None).await? {
             let Ok(id) = UserId::parse(&id) else { continue };
-            let path = SharedPath::user(self.shared.generation, &id);
-            let Some(row) = self.users.read(&path).await? else { continue };
+            let path = RowPath::user(self.tables.generation, &id);
+            let Some(row) = self.tables.users.read(&path).await? else { continue };
             let old = row.record.digest;
             if old.scheme != Scheme::HmacSha256 {
                 continue;
             }
             let hash =
-                run_on(&*self.platform.pool, Work::Kdf, Party::Hsm, move || kdf::harden(&old.hash, &old.salt)).await?;
+                run_on(&*self.device.platform.pool, Work::Kdf, Party::Hsm, move || kdf::harden(&old.hash, &old.salt))
+                    .await?;
             let change = |mut record: UserRecord| {
                 if record.digest.scheme != Scheme::HmacSha256 || record.digest.salt != old.salt {
-                    return Err(Error::Unchanged);
+                    return Ok(None);
                 }
                 record.digest = Digest { scheme: Scheme::Scrypt, salt: old.salt, hash };
-                Ok(record)
+                Ok(Some(record))
             };
-            match self.update(By::Hsm, &self.users, &path, |draft| draft, change).await {
-                Ok(_) | Err(Error::Unchanged) => {}
-                Err(error) => return Err(error),
-            }
+            right::update(self.tables, By::Hsm, &self.tables.users, &path, |transaction| transaction, change).await?;
         }
-        self.commit(By::Hsm, Draft::default().delete(&note)).await?;
+        self.tables.commit(Transaction::default().delete(&note)).await?;
         tracing::info!(target: "hsm.user", "the digests of restored users are hardened");
         Ok(())
     }
 
-    /// A user, if it exists.
-    pub async fn user(&self, id: &UserId) -> Result<Option<Arc<Row<UserRecord>>>, Error> {
-        self.users.get(&SharedPath::user(self.shared.generation, id)).await
-    }
-
     /// Creates a user. `Exists` if the id is taken. The namespace must still be as `target` found it.
-    pub async fn create_user(&self, by: &Caller, target: &UserTarget, new: NewUser) -> Result<(), Error> {
+    pub async fn create(&self, by: &Caller, target: &UserTarget, new: NewUser) -> Result<(), Error> {
         let id = &target.id;
-        let path = SharedPath::user(self.shared.generation, id);
+        let path = RowPath::user(self.tables.generation, id);
         let taken = || Error::Exists("user already exists".into());
-        if self.users.get(&path).await?.is_some() {
+        if self.tables.users.get(&path).await?.is_some() {
             return Err(taken());
         }
-        let digest = digest(&self.platform, target.party, "passphrase", &new.passphrase).await?;
+        let digest = digest(&self.device.platform, target.party, "passphrase", &new.passphrase).await?;
         let record = UserRecord { real_name: new.real_name, role: new.role, digest, tags: BTreeSet::new() };
-        let draft = Draft::default().absent(&path).put(self.users.sealed(&path, Revision::default(), &record)?);
-        match self.commit(By::Caller(by), target.fence(self.shared.generation, draft)).await? {
+        let transaction =
+            Transaction::default().absent(&path).put(self.tables.users.sealed(&path, Revision::default(), &record)?);
+        match right::commit(self.tables, By::Caller(by), target.fence(self.tables.generation, transaction)).await? {
             Committed::At(_) => {
                 tracing::info!(target: "hsm.user", "added {} ({id}): R-{:?}", record.real_name, record.role);
-                self.users.changed(&path);
                 Ok(())
             }
             Committed::Conflict(0) => Err(taken()),
@@ -151,18 +184,19 @@ impl Operational {
     /// Removes a user. `NotFound` if there is none, `Invalid` if it is the caller: so whoever deletes an Administrator of
     /// the root is one that stays, and the last one cannot go. A user who keeps being changed goes all the same: each
     /// change takes a slow hash, and this only a write.
-    pub async fn delete_user(&self, by: &Caller, target: &UserTarget) -> Result<(), Error> {
+    pub async fn delete(&self, by: &Caller, target: &UserTarget) -> Result<(), Error> {
         let id = &target.id;
         if by.id == *id {
             return Err(Error::invalid("Users cannot delete themselves"));
         }
-        let path = SharedPath::user(self.shared.generation, id);
+        let path = RowPath::user(self.tables.generation, id);
         let _taking = self.rights.take_away().await;
         for _ in 0..ATTEMPTS {
-            let row = self.users.read(&path).await?.ok_or_else(Error::not_found)?;
-            let draft = Draft::default().at(&path, row.revision).delete(&path);
-            if let Committed::At(_) = self.commit(By::Caller(by), target.fence(self.shared.generation, draft)).await? {
-                self.users.changed(&path);
+            let row = self.tables.users.read(&path).await?.ok_or_else(Error::not_found)?;
+            let transaction = Transaction::default().at(&path, row.revision).delete(&path);
+            if let Committed::At(_) =
+                right::commit(self.tables, By::Caller(by), target.fence(self.tables.generation, transaction)).await?
+            {
                 tracing::info!(target: "hsm.user", "removed ({id})");
                 return Ok(());
             }
@@ -172,72 +206,65 @@ impl Operational {
 
     /// Sets a user's passphrase; takes effect at once. Of several who set it the last one counts; who sets their own is
     /// believed by the one before it, and so only if that still holds.
-    pub async fn set_user_passphrase(
-        &self,
-        by: &Caller,
-        target: &UserTarget,
-        passphrase: &Passphrase,
-    ) -> Result<(), Error> {
+    pub async fn set_passphrase(&self, by: &Caller, target: &UserTarget, passphrase: &Passphrase) -> Result<(), Error> {
         let id = &target.id;
-        let digest = digest(&self.platform, target.party, "passphrase", passphrase).await?;
-        let path = SharedPath::user(self.shared.generation, id);
+        let digest = digest(&self.device.platform, target.party, "passphrase", passphrase).await?;
+        let path = RowPath::user(self.tables.generation, id);
         let name = Mutex::new(String::new());
         let change = |mut record: UserRecord| {
             *name.lock().unwrap_or_else(PoisonError::into_inner) = record.real_name.clone();
             record.digest = digest.clone();
-            Ok(record)
+            Ok(Some(record))
         };
         // It may be what locks a thief out, so it must be possible on any disk; the hash bounds how often.
-        let fence = |draft: Draft| target.fence(self.shared.generation, draft.reserved());
+        let fence = |transaction: Transaction| target.fence(self.tables.generation, transaction.reserved());
         let _taking = self.rights.take_away().await;
-        self.update(By::Caller(by), &self.users, &path, fence, change).await?.ok_or_else(Error::not_found)?;
+        right::update(self.tables, By::Caller(by), &self.tables.users, &path, fence, change)
+            .await?
+            .ok_or_else(Error::not_found)?;
         tracing::info!(target: "hsm.user", "changed {id} ({}) passphrase", name.into_inner().unwrap_or_else(PoisonError::into_inner));
         Ok(())
     }
 
     /// Gives an Operator a tag.
-    pub async fn add_user_tag(&self, by: &Caller, target: &UserTarget, tag: &str) -> Result<Change, Error> {
-        let change = self.change_user_tags(by, target, |tags| tags.insert(tag.to_owned())).await?;
+    pub async fn add_tag(&self, by: &Caller, target: &UserTarget, tag: &str) -> Result<Change, Error> {
+        let change = self.change_tags(by, target, |tags| tags.insert(tag.to_owned())).await?;
         Ok(change.told(|| tracing::info!(target: "hsm.user", "added a tag to {}: {tag:?}", target.id)))
     }
 
     /// Takes a tag from an Operator.
-    pub async fn remove_user_tag(&self, by: &Caller, target: &UserTarget, tag: &str) -> Result<Change, Error> {
-        let change = self.change_user_tags(by, target, |tags| tags.remove(tag)).await?;
+    pub async fn remove_tag(&self, by: &Caller, target: &UserTarget, tag: &str) -> Result<Change, Error> {
+        let change = self.change_tags(by, target, |tags| tags.remove(tag)).await?;
         Ok(change.told(|| tracing::info!(target: "hsm.user", "removed a tag from {}: {tag:?}", target.id)))
     }
 
-    async fn change_user_tags(
+    async fn change_tags(
         &self,
         by: &Caller,
         target: &UserTarget,
         change: impl Fn(&mut BTreeSet<String>) -> bool,
     ) -> Result<Change, Error> {
-        let path = SharedPath::user(self.shared.generation, &target.id);
-        let fence = |draft| target.fence(self.shared.generation, draft);
+        let path = RowPath::user(self.tables.generation, &target.id);
+        let fence = |transaction| target.fence(self.tables.generation, transaction);
         let changed = |mut record: UserRecord| {
             if record.role != Role::Operator {
                 return Err(Error::invalid("tag operations only exist on operator users"));
             }
-            if change(&mut record.tags) { Ok(record) } else { Err(Error::Unchanged) }
+            Ok(change(&mut record.tags).then_some(record))
         };
-        match self.update(By::Caller(by), &self.users, &path, fence, changed).await {
-            Ok(Some(_)) => Ok(Change::Done),
-            Ok(None) => Err(Error::NotFound(Some("".into()))),
-            Err(Error::Unchanged) => Ok(Change::Unchanged),
-            Err(error) => Err(error),
-        }
+        let changed = right::update(self.tables, By::Caller(by), &self.tables.users, &path, fence, changed).await?;
+        changed.ok_or(Error::NotFound(Some("".into())))
     }
 
     /// Every user a caller of this namespace sees, sorted: all of them for the root.
-    pub async fn user_ids(&self, namespace: Option<&NamespaceId>) -> Result<Vec<String>, Error> {
-        let all = SharedPath::users(self.shared.generation, None);
-        let prefix = SharedPath::users(self.shared.generation, namespace);
+    pub async fn ids(&self, namespace: Option<&NamespaceId>) -> Result<Vec<String>, Error> {
+        let all = RowPrefix::users(self.tables.generation, None);
+        let prefix = RowPrefix::users(self.tables.generation, namespace);
         let mut ids = Vec::new();
         let mut after = None;
         loop {
-            let (paths, more) = self.users.paths(&prefix, after.as_ref()).await?;
-            ids.extend(paths.iter().filter_map(|path| SharedPath::tail(&all, path)).map(str::to_owned));
+            let (paths, more) = self.tables.users.paths(&prefix, after.as_ref()).await?;
+            ids.extend(paths.iter().filter_map(|path| all.tail(path.path())).map(str::to_owned));
             after = paths.last().cloned();
             if !more {
                 return Ok(ids);

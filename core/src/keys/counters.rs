@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
-use crate::hsm::phase::Operational;
-use crate::rows::path::{KeyRef, NamespaceNumber, SharedPath};
-use crate::rows::transaction::Draft;
+use crate::keys::Keyring;
+use crate::rows::path::{KeyRef, NamespaceNumber, RowPath, RowPrefix};
+use crate::rows::transaction::Transaction;
 use crate::store::Revision;
 
 const STRIPES: usize = 64;
@@ -45,6 +45,11 @@ impl Counters {
         self.stripe(key).get(&key).copied().unwrap_or_default()
     }
 
+    /// Forgets the uses of a key that is gone.
+    pub(crate) fn forget(&self, key: KeyRef) {
+        self.take(key);
+    }
+
     /// Drops the uses of all keys of a namespace that is gone.
     pub fn forget_namespace(&self, namespace: NamespaceNumber) {
         for stripe in &self.pending {
@@ -65,63 +70,55 @@ impl Counters {
     }
 }
 
-impl Operational {
-    /// How often the key was used, on all devices.
-    pub(crate) async fn operations(&self, key: KeyRef) -> Result<u64, Error> {
-        let _steady = self.counters.moving.lock().await;
-        let prefix = SharedPath::counters(self.shared.generation, key);
-        let mut total = self.counters.pending(key);
-        let (paths, _) = self.counts.paths(&prefix, None).await?;
-        for path in paths {
-            if let Some(device) = SharedPath::tail(&prefix, &path) {
-                let row = self.counts.get(&SharedPath::counter(self.shared.generation, key, device)).await?;
-                total = total.saturating_add(row.map_or(0, |row| row.record.count));
-            }
-        }
-        Ok(total)
+/// How often the key was used, on all devices.
+pub(crate) async fn operations(ring: Keyring<'_>, key: KeyRef) -> Result<u64, Error> {
+    let (counters, table) = (&ring.state.counters, &ring.tables.counters);
+    let _steady = counters.moving.lock().await;
+    let prefix = RowPrefix::counters(ring.tables.generation, key);
+    let mut total = counters.pending(key);
+    let (paths, _) = table.paths(&prefix, None).await?;
+    for path in paths {
+        total = total.saturating_add(table.get(&path).await?.map_or(0, |row| row.record.count));
     }
+    Ok(total)
+}
 
-    /// Writes every count that changed. Called hourly and before lock, reboot and shutdown.
-    pub async fn flush_counters(&self) -> Result<(), Error> {
-        for group in self.counters.dirty().chunks(GROUP) {
-            let _moving = self.counters.moving.lock().await;
-            let mut taken = Taken { counters: &self.counters, uses: Vec::with_capacity(group.len()) };
-            // A key that was deleted meanwhile has none left.
-            taken.uses.extend(group.iter().map(|key| (*key, self.counters.take(*key))).filter(|(_, uses)| *uses > 0));
-            self.add_uses(&mut taken.uses).await?;
-        }
-        Ok(())
+/// Writes every count that changed. Called hourly and before lock, reboot and shutdown.
+pub(crate) async fn flush(ring: Keyring<'_>) -> Result<(), Error> {
+    let counters = &ring.state.counters;
+    for group in counters.dirty().chunks(GROUP) {
+        let _moving = counters.moving.lock().await;
+        let mut taken = Taken { counters, uses: Vec::with_capacity(group.len()) };
+        // A key that was deleted meanwhile has none left.
+        taken.uses.extend(group.iter().map(|key| (*key, counters.take(*key))).filter(|(_, uses)| *uses > 0));
+        add_uses(ring, &mut taken.uses).await?;
     }
+    Ok(())
+}
 
-    /// Adds uses to the stored counts of this device, which nobody else writes; what was added is taken out of `uses`. The
-    /// first uses of a key are a new row, for which a disk that is nearly full has no room: they wait in memory.
-    async fn add_uses(&self, uses: &mut Vec<(KeyRef, u64)>) -> Result<(), Error> {
-        let (mut known, mut first) = (Vec::new(), Vec::new());
-        for (key, uses) in uses.iter() {
-            let path = SharedPath::counter(self.shared.generation, *key, &self.device_id);
-            let stored = self.counts.read(&path).await?;
-            let count = stored.as_ref().map_or(0, |row| row.record.count).saturating_add(*uses);
-            let sealed = self.counts.sealed(&path, Revision::default(), &CounterRecord { count })?;
-            match &stored {
-                None => first.push((*key, Draft::default().absent(&path).put(sealed), path)),
-                Some(row) => known.push((*key, Draft::default().at(&path, row.revision).put(sealed).reserved(), path)),
-            }
+/// Adds uses to the stored counts of this device, which nobody else writes; what was added is taken out of `uses`. The
+/// first uses of a key are a new row, for which a disk that is nearly full has no room: they wait in memory.
+async fn add_uses(ring: Keyring<'_>, uses: &mut Vec<(KeyRef, u64)>) -> Result<(), Error> {
+    let table = &ring.tables.counters;
+    let (mut known, mut first) = (Vec::new(), Vec::new());
+    for (key, uses) in uses.iter() {
+        let path = RowPath::counter(ring.tables.generation, *key, &ring.device.id);
+        let stored = table.read(&path).await?;
+        let count = stored.as_ref().map_or(0, |row| row.record.count).saturating_add(*uses);
+        let transaction =
+            Transaction::default().put(table.sealed(&path, Revision::default(), &CounterRecord { count })?);
+        match &stored {
+            None => first.push((*key, transaction.absent(&path))),
+            Some(row) => known.push((*key, transaction.at(&path, row.revision).reserved())),
         }
-        for group in [known, first] {
-            let done: Vec<KeyRef> = group.iter().map(|(key, ..)| *key).collect();
-            let (drafts, paths): (Vec<_>, Vec<_>) = group.into_iter().map(|(_, draft, path)| (draft, path)).unzip();
-            // Only this device writes its own counts, so a conflict is the trace of an earlier answer that was lost.
-            self.shared.apply_all(drafts).await?;
-            paths.iter().for_each(|path| self.counts.changed(path));
-            uses.retain(|(key, _)| !done.contains(key));
-        }
-        Ok(())
     }
-
-    /// Forgets the uses of a key that is gone.
-    pub(crate) fn forget_uses(&self, key: KeyRef) {
-        self.counters.take(key);
+    for group in [known, first] {
+        let (done, transactions): (Vec<KeyRef>, Vec<_>) = group.into_iter().unzip();
+        // Only this device writes its own counts, so a conflict is the trace of an earlier answer that was lost.
+        ring.tables.commit_all(transactions).await?;
+        uses.retain(|(key, _)| !done.contains(key));
     }
+    Ok(())
 }
 
 /// Uses on their way to the store. They go back if they do not get there.

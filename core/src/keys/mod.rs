@@ -1,6 +1,8 @@
 //! Keys of one scope: finding, creating, changing, deleting. Use is in [`usable`].
 
 pub mod counters;
+pub mod namespaces;
+pub mod quotas;
 pub mod usable;
 
 use crate::rows::certificate::CertificateRecord;
@@ -10,18 +12,25 @@ use casemate_api::limits::{GENERIC_GENERATE_BITS, LABEL_MAX_BYTES, RSA_GENERATE_
 use casemate_api::{KeyId, KeyType};
 
 use crate::crypto::material::{Material, loads_quickly};
+use crate::device::Device;
 use crate::error::Error;
-use crate::hsm::phase::Operational;
 use crate::identity::caller::{Caller, Scope};
-use crate::identity::quotas::{End, signed, stored_bytes};
 use crate::identity::right::By;
-use crate::identity::users::Change;
+use crate::identity::right::{self, ATTEMPTS, Change};
+use crate::keys::counters::Counters;
+use crate::keys::quotas::Accounts;
+use crate::keys::quotas::{End, signed, stored_bytes};
 use crate::keys::usable::Key;
 use crate::rows::key::{KeyRecord, Mechanisms, check_mechanisms};
-use crate::rows::path::{KeyRef, SharedPath, Uid};
-use crate::rows::transaction::{Committed, Draft};
+use crate::rows::path::RowPrefix;
+use crate::rows::path::{KeyRef, RowPath, Uid};
+use crate::rows::tables::Tables;
+use crate::rows::transaction::{Committed, Transaction};
+use crate::runtime::Rng;
+use crate::runtime::lifetime::Lifetime;
+use crate::runtime::party::Party;
 use crate::runtime::pool::Work;
-use crate::store::{Path, Revision};
+use crate::store::Revision;
 
 /// What a key has besides its material.
 pub struct Properties {
@@ -59,55 +68,86 @@ pub enum NewId {
     Picked,
 }
 
-/// Keys as one scope sees them. Every path it forms lies in that scope.
-pub struct Keys<'a> {
-    op: &'a Operational,
-    scope: &'a Scope,
+/// What the keys of one phase are kept and used with.
+#[derive(Clone, Copy)]
+pub struct Keyring<'a> {
+    pub(crate) tables: &'a Tables,
+    pub(crate) device: &'a Device,
+    pub(crate) life: &'a Lifetime,
+    pub(crate) state: &'a KeyState,
 }
 
-impl Operational {
+/// What is counted in memory while a phase lasts: uses of keys, and what namespaces with a quota hold.
+#[derive(Default)]
+pub(crate) struct KeyState {
+    pub(crate) counters: Counters,
+    pub(crate) accounts: Accounts,
+}
+
+impl<'a> Keyring<'a> {
     /// The keys of `scope`.
-    pub fn keys_of<'a>(&'a self, scope: &'a Scope) -> Keys<'a> {
-        Keys { op: self, scope }
+    pub fn of(self, scope: &'a Scope) -> Keys<'a> {
+        Keys { ring: self, scope }
+    }
+
+    /// The keys of the caller's scope, to change them; `Forbidden` if its namespace does not exist.
+    pub fn managed_by(self, caller: &'a Caller) -> Result<ManagedKeys<'a>, Error> {
+        Ok(ManagedKeys { keys: self.of(caller.scope()?), caller })
+    }
+
+    /// Runs `job` on the pool, unless the phase has ended by then.
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        work: Work,
+        party: Party,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.life.off_thread(&*self.device.platform.pool, work, party, job).await
     }
 }
 
+/// Keys as one scope sees them. Every path it forms lies in that scope.
+pub struct Keys<'a> {
+    ring: Keyring<'a>,
+    scope: &'a Scope,
+}
+
 impl Keys<'_> {
-    fn path(&self, id: &KeyId) -> SharedPath {
-        SharedPath::key(self.op.shared.generation, self.scope.number(), id)
+    fn path(&self, id: &KeyId) -> RowPath<KeyRecord> {
+        RowPath::key(self.ring.tables.generation, self.scope.number(), id)
     }
 
     fn key(&self, uid: Uid) -> KeyRef {
         KeyRef { namespace: self.scope.number(), uid }
     }
 
-    fn certificate_path(&self, uid: Uid) -> SharedPath {
-        SharedPath::certificate(self.op.shared.generation, self.key(uid))
+    fn certificate_path(&self, uid: Uid) -> RowPath<CertificateRecord> {
+        RowPath::certificate(self.ring.tables.generation, self.key(uid))
     }
 
-    fn fence(&self, draft: Draft) -> Draft {
-        self.scope.fence(self.op.shared.generation, draft)
+    fn fence(&self, transaction: Transaction) -> Transaction {
+        self.scope.fence(self.ring.tables.generation, transaction)
     }
 
     /// A key, if it exists in this scope.
     pub async fn get(&self, id: &KeyId) -> Result<Option<Key>, Error> {
-        let row = self.op.keys.get(&self.path(id)).await?;
+        let row = self.ring.tables.keys.get(&self.path(id)).await?;
         Ok(row.map(|row| Key { id: id.clone(), namespace: self.scope.number(), row }))
     }
 
     /// One page of the ids that start with `prefix`, sorted, and where the next page starts, if there is one.
     pub async fn page(&self, prefix: &str, after: Option<&PageEnd>) -> Result<(Vec<KeyId>, Option<PageEnd>), Error> {
-        let all = SharedPath::keys(self.op.shared.generation, self.scope.number(), "");
-        let wanted = SharedPath::keys(self.op.shared.generation, self.scope.number(), prefix);
-        let (paths, more) = self.op.keys.paths(&wanted, after.map(|end| &end.0)).await?;
-        let ids = paths.iter().filter_map(|path| KeyId::parse(SharedPath::tail(&all, path)?).ok()).collect();
+        let all = RowPrefix::keys(self.ring.tables.generation, self.scope.number(), "");
+        let wanted = RowPrefix::keys(self.ring.tables.generation, self.scope.number(), prefix);
+        let (paths, more) = self.ring.tables.keys.paths(&wanted, after.map(|end| &end.0)).await?;
+        let ids = paths.iter().filter_map(|path| KeyId::parse(all.tail(path.path())?).ok()).collect();
         let end = if more { paths.into_iter().next_back().map(PageEnd) } else { None };
         Ok((ids, end))
     }
 
     /// The certificate, verbatim.
     pub async fn certificate(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
-        let row = self.op.certificates.get(&self.certificate_path(key.row.record.uid)).await?;
+        let row = self.ring.tables.certificates.get(&self.certificate_path(key.row.record.uid)).await?;
         Ok(row.map(|row| row.record.0.clone()))
     }
 }
@@ -118,13 +158,6 @@ pub struct ManagedKeys<'a> {
     caller: &'a Caller,
 }
 
-impl Operational {
-    /// The keys of the caller's scope, to change them; `Forbidden` if its namespace does not exist.
-    pub fn keys_managed_by<'a>(&'a self, caller: &'a Caller) -> Result<ManagedKeys<'a>, Error> {
-        Ok(ManagedKeys { keys: self.keys_of(caller.scope()?), caller })
-    }
-}
-
 impl<'a> Deref for ManagedKeys<'a> {
     type Target = Keys<'a>;
     fn deref(&self) -> &Keys<'a> {
@@ -133,8 +166,8 @@ impl<'a> Deref for ManagedKeys<'a> {
 }
 
 impl ManagedKeys<'_> {
-    async fn commit(&self, draft: Draft) -> Result<Committed, Error> {
-        self.op.commit(By::Caller(self.caller), self.fence(draft)).await
+    async fn commit(&self, transaction: Transaction) -> Result<Committed, Error> {
+        right::commit(self.ring.tables, By::Caller(self.caller), self.fence(transaction)).await
     }
 
     /// Generates a key. Length is in bits and counts for RSA and Generic only. Checks come in the documented order.
@@ -166,13 +199,13 @@ impl ManagedKeys<'_> {
         {
             return Err(taken(id));
         }
-        let rng = self.op.platform.rng.clone();
+        let rng = self.ring.device.platform.rng.clone();
         let make = move || Material::generate(key_type, bits, &*rng);
         let material = match key_type {
-            KeyType::RSA => self.op.off_thread(Work::Slow, self.scope.party(), make).await??,
+            KeyType::RSA => self.ring.off_thread(Work::Slow, self.scope.party(), make).await??,
             // Making any other takes as long as loading it.
             _ if loads_quickly(key_type) => make()?,
-            _ => self.op.off_thread(Work::Crypto, self.scope.party(), make).await??,
+            _ => self.ring.off_thread(Work::Crypto, self.scope.party(), make).await??,
         };
         self.create(new_id, material, properties).await
     }
@@ -180,22 +213,21 @@ impl ManagedKeys<'_> {
     /// Stores a new key. `Exists` if the id is taken.
     pub async fn create(&self, new_id: NewId, material: Material, properties: Properties) -> Result<KeyId, Error> {
         let mut uid = Uid::default();
-        self.op.platform.rng.fill(&mut uid);
+        self.ring.device.platform.rng.fill(&mut uid);
         let id = match new_id {
             NewId::Given(id) => id,
-            NewId::Picked => self.op.picked_id()?,
+            NewId::Picked => picked_id(&*self.ring.device.platform.rng)?,
         };
         let path = self.path(&id);
         let record = KeyRecord::new(uid, properties.mechanisms, properties.label, properties.tags, material);
-        let sealed = self.op.keys.sealed(&path, Revision::default(), &record)?;
-        let mut place = self.op.place(self.scope).await?;
-        place.begin(1, signed(sealed.1.len()))?;
-        let draft = Draft::default().absent(&path).put(sealed);
-        let committed = self.commit(draft).await;
+        let sealed = self.ring.tables.keys.sealed(&path, Revision::default(), &record)?;
+        let mut place = quotas::hold(self.ring, self.scope).await?;
+        place.begin(1, signed(sealed.value_bytes()))?;
+        let transaction = Transaction::default().absent(&path).put(sealed);
+        let committed = self.commit(transaction).await;
         place.end(&committed);
         match committed? {
             Committed::At(_) => {
-                self.op.keys.changed(&path);
                 tracing::info!(target: "hsm.key", "created ({id})");
                 if !record.tags.is_empty() {
                     tracing::info!(target: "hsm.key", "tags ({id}): {:?}", record.tags);
@@ -212,26 +244,24 @@ impl ManagedKeys<'_> {
         let id = &key.id;
         let path = self.path(id);
         for _ in 0..ATTEMPTS {
-            let mut place = self.op.place(self.scope).await?;
-            let row = self.op.keys.read(&path).await?.filter(|row| row.record.uid == key.row.record.uid);
+            let mut place = quotas::hold(self.ring, self.scope).await?;
+            let row = self.ring.tables.keys.read(&path).await?.filter(|row| row.record.uid == key.row.record.uid);
             let row = row.ok_or_else(Error::not_found)?;
             let uid = row.record.uid;
             if place.counts() {
-                let certificate = self.op.certificates.read(&self.certificate_path(uid)).await?;
+                let certificate = self.ring.tables.certificates.read(&self.certificate_path(uid)).await?;
                 let certificate = certificate.map_or(0, |row| stored_bytes(&row.record));
                 place.begin(-1, -(stored_bytes(&row.record) + certificate))?;
             }
-            let draft = Draft::default()
+            let transaction = Transaction::default()
                 .at(&path, row.revision)
                 .delete(&path)
                 .delete(&self.certificate_path(uid))
-                .delete(&SharedPath::counter(self.op.shared.generation, self.key(uid), &self.op.device_id));
-            let committed = self.commit(draft).await;
+                .delete(&RowPath::counter(self.ring.tables.generation, self.key(uid), &self.ring.device.id));
+            let committed = self.commit(transaction).await;
             place.end(&committed);
             if let Committed::At(_) = committed? {
-                self.op.keys.changed(&path);
-                self.op.certificates.changed(&self.certificate_path(uid));
-                self.op.forget_uses(self.key(uid));
+                self.ring.state.counters.forget(self.key(uid));
                 tracing::info!(target: "hsm.key", "removed ({id})");
                 return Ok(());
             }
@@ -245,22 +275,21 @@ impl ManagedKeys<'_> {
         let (from, to) = (self.path(id), self.path(new_id));
         let taken = || Error::Exists(format!("Key '{new_id}' already exists").into());
         // It changes no count, but others count on which key has which id.
-        let _place = self.op.place(self.scope).await?;
+        let _place = quotas::hold(self.ring, self.scope).await?;
         for _ in 0..ATTEMPTS {
-            let row = self.op.keys.read(&from).await?.filter(|row| row.record.uid == key.row.record.uid);
+            let row = self.ring.tables.keys.read(&from).await?.filter(|row| row.record.uid == key.row.record.uid);
             let row = row.ok_or_else(Error::not_found)?;
             if from == to {
                 return Err(taken());
             }
-            let draft = Draft::default()
+            let transaction = Transaction::default()
                 .absent(&to)
                 .at(&from, row.revision)
-                .put(self.op.keys.sealed(&to, row.revision, &row.record)?)
-                .delete(&from);
-            let draft = if new_id.as_str().len() <= id.as_str().len() { draft.replacing() } else { draft };
-            match self.commit(draft).await? {
+                .move_to(&from, self.ring.tables.keys.sealed(&to, row.revision, &row.record)?);
+            let transaction =
+                if new_id.as_str().len() <= id.as_str().len() { transaction.replacing() } else { transaction };
+            match self.commit(transaction).await? {
                 Committed::At(_) => {
-                    self.op.keys.moved(&from, &to);
                     tracing::info!(target: "hsm.key", "moved ({id}) to ({new_id})");
                     return Ok(());
                 }
@@ -276,10 +305,10 @@ impl ManagedKeys<'_> {
         check_label(label)?;
         let changed = self.change(id, |mut record| {
             if record.label == label {
-                return Err(Error::Unchanged);
+                return None;
             }
             record.label = label.to_owned();
-            Ok(record)
+            Some(record)
         });
         Ok(changed.await?.told(|| tracing::info!(target: "hsm.key", "update ({id}): label is now '{label}'")))
     }
@@ -288,10 +317,10 @@ impl ManagedKeys<'_> {
     pub async fn add_tag(&self, id: &KeyId, tag: &str) -> Result<Change, Error> {
         let changed =
             self.change(id, |mut record| match record.tags.binary_search_by(|known| known.as_str().cmp(tag)) {
-                Ok(_) => Err(Error::Unchanged),
+                Ok(_) => None,
                 Err(at) => {
                     record.tags.insert(at, tag.to_owned());
-                    Ok(record)
+                    Some(record)
                 }
             });
         Ok(changed.await?.told(|| tracing::info!(target: "hsm.key", "update ({id}): added tag {tag:?}")))
@@ -302,40 +331,32 @@ impl ManagedKeys<'_> {
         let changed = self.change(id, |mut record| {
             let before = record.tags.len();
             record.tags.retain(|known| known != tag);
-            if record.tags.len() == before { Err(Error::Unchanged) } else { Ok(record) }
+            (record.tags.len() != before).then_some(record)
         });
         Ok(changed.await?.told(|| tracing::info!(target: "hsm.key", "update ({id}): removed tag {tag:?}")))
     }
 
-    async fn change(
-        &self,
-        id: &KeyId,
-        change: impl Fn(KeyRecord) -> Result<KeyRecord, Error>,
-    ) -> Result<Change, Error> {
+    async fn change(&self, id: &KeyId, change: impl Fn(KeyRecord) -> Option<KeyRecord>) -> Result<Change, Error> {
         let path = self.path(id);
-        let mut place = self.op.place(self.scope).await?;
+        let mut place = quotas::hold(self.ring, self.scope).await?;
         if place.counts()
-            && let Some(row) = self.op.keys.read(&path).await?
+            && let Some(row) = self.ring.tables.keys.read(&path).await?
         {
             let before = stored_bytes(&row.record);
-            // An error comes again below.
-            if let Ok(changed) = change(row.record) {
+            if let Some(changed) = change(row.record) {
                 place.begin(0, stored_bytes(&changed) - before)?;
             }
         }
-        let changed =
-            self.op.update(By::Caller(self.caller), &self.op.keys, &path, |draft| self.fence(draft), change).await;
+        let tables = self.ring.tables;
+        let fence = |transaction| self.fence(transaction);
+        let by = By::Caller(self.caller);
+        let changed = right::update(tables, by, &tables.keys, &path, fence, |record| Ok(change(record))).await;
         place.end(match &changed {
-            Ok(Some(())) => End::Done,
-            Ok(None) | Err(Error::Unchanged | Error::Full(_)) => End::Not,
+            Ok(Some(Change::Done)) => End::Done,
+            Ok(Some(Change::Unchanged) | None) | Err(Error::Full(_)) => End::Not,
             Err(_) => End::Unknown,
         });
-        match changed {
-            Ok(Some(_)) => Ok(Change::Done),
-            Ok(None) => Err(Error::NotFound(Some("key not found".into()))),
-            Err(Error::Unchanged) => Ok(Change::Unchanged),
-            Err(error) => Err(error),
-        }
+        changed?.ok_or(Error::NotFound(Some("key not found".into())))
     }
 
     /// Stores a certificate. `Exists` if there is one.
@@ -343,17 +364,17 @@ impl ManagedKeys<'_> {
         let path = self.path(id);
         let record = CertificateRecord(certificate);
         for _ in 0..ATTEMPTS {
-            let key = self.op.keys.read(&path).await?.ok_or(Error::NotFound(Some("keyID not found".into())))?;
+            let key =
+                self.ring.tables.keys.read(&path).await?.ok_or(Error::NotFound(Some("keyID not found".into())))?;
             let certificate = self.certificate_path(key.record.uid);
-            let sealed = self.op.certificates.sealed(&certificate, Revision::default(), &record)?;
-            let mut place = self.op.place(self.scope).await?;
-            place.begin(0, signed(sealed.1.len()))?;
-            let draft = Draft::default().absent(&certificate).at(&path, key.revision).put(sealed);
-            let committed = self.commit(draft).await;
+            let sealed = self.ring.tables.certificates.sealed(&certificate, Revision::default(), &record)?;
+            let mut place = quotas::hold(self.ring, self.scope).await?;
+            place.begin(0, signed(sealed.value_bytes()))?;
+            let transaction = Transaction::default().absent(&certificate).at(&path, key.revision).put(sealed);
+            let committed = self.commit(transaction).await;
             place.end(&committed);
             match committed? {
                 Committed::At(_) => {
-                    self.op.certificates.changed(&certificate);
                     tracing::info!(target: "hsm.key", "update ({id}): added certificate");
                     return Ok(());
                 }
@@ -368,15 +389,14 @@ impl ManagedKeys<'_> {
     pub async fn delete_certificate(&self, key: &Key) -> Result<(), Error> {
         let path = self.certificate_path(key.row.record.uid);
         let none = || Error::NotFound(Some("There is no certificate for this KeyID.".into()));
-        let mut place = self.op.place(self.scope).await?;
-        let row = self.op.certificates.read(&path).await?.ok_or_else(none)?;
+        let mut place = quotas::hold(self.ring, self.scope).await?;
+        let row = self.ring.tables.certificates.read(&path).await?.ok_or_else(none)?;
         place.begin(0, -stored_bytes(&row.record))?;
-        let draft = Draft::default().at(&path, row.revision).delete(&path);
-        let committed = self.commit(draft).await;
+        let transaction = Transaction::default().at(&path, row.revision).delete(&path);
+        let committed = self.commit(transaction).await;
         place.end(&committed);
         match committed? {
             Committed::At(_) => {
-                self.op.certificates.changed(&path);
                 tracing::info!(target: "hsm.key", "update ({}): removed certificate", key.id);
                 Ok(())
             }
@@ -386,20 +406,18 @@ impl ManagedKeys<'_> {
 }
 
 /// Where a page of keys ended.
-pub struct PageEnd(Path);
+pub struct PageEnd(RowPath<KeyRecord>);
 
-impl Operational {
-    /// An id nobody has: ten random bytes in hexadecimal.
-    pub fn picked_id(&self) -> Result<KeyId, Error> {
-        KeyId::parse(&self.picked_name()).map_err(|why| Error::internal(why.to_string()))
-    }
+/// An id nobody has: ten random bytes in hexadecimal.
+pub fn picked_id(rng: &dyn Rng) -> Result<KeyId, Error> {
+    KeyId::parse(&picked_name(rng)).map_err(|why| Error::internal(why.to_string()))
+}
 
-    /// The text of [`Operational::picked_id`], for ids of other kinds.
-    pub fn picked_name(&self) -> String {
-        let mut bytes = [0u8; 10];
-        self.platform.rng.fill(&mut bytes);
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
+/// The text of [`picked_id`], for ids of other kinds.
+pub fn picked_name(rng: &dyn Rng) -> String {
+    let mut bytes = [0u8; 10];
+    rng.fill(&mut bytes);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn taken(id: &KeyId) -> Error {
@@ -409,5 +427,3 @@ fn taken(id: &KeyId) -> Error {
 fn gone() -> Error {
     Error::Unavailable("The key or its namespace was changed meanwhile. Try again.".into())
 }
-
-const ATTEMPTS: usize = 16;

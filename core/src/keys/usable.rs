@@ -15,8 +15,8 @@ use crate::crypto::material::loads_quickly;
 use crate::crypto::mech::{self, Live, Public};
 use crate::crypto::x509;
 use crate::error::Error;
-use crate::hsm::phase::Operational;
 use crate::identity::caller::Caller;
+use crate::keys::{Keyring, counters};
 use crate::rows::key::KeyRecord;
 use crate::rows::path::{KeyRef, NamespaceNumber};
 use crate::rows::table::Row;
@@ -69,32 +69,32 @@ impl Key {
     }
 
     /// What `GET /keys/{id}` says.
-    pub async fn describe(&self, op: &Operational) -> Result<body::Key, Error> {
+    pub async fn describe(&self, ring: Keyring<'_>) -> Result<body::Key, Error> {
         let record = &self.row.record;
         Ok(body::Key {
             mechanisms: record.mechanisms.list(),
             key_type: record.key_type(),
-            operations: op.operations(self.key()).await?,
-            public: public_parts(live(op, self.namespace, &self.row).await?.public()),
+            operations: counters::operations(ring, self.key()).await?,
+            public: public_parts(live(ring, self.namespace, &self.row).await?.public()),
             restrictions: Restrictions { tags: record.tags.clone() },
             label: record.label.clone(),
         })
     }
 
     /// The public key as PEM (RFC 7468 §13).
-    pub async fn public_pem(&self, op: &Operational) -> Result<String, Error> {
-        let pem = live(op, self.namespace, &self.row).await?.public().spki_pem();
+    pub async fn public_pem(&self, ring: Keyring<'_>) -> Result<String, Error> {
+        let pem = live(ring, self.namespace, &self.row).await?.public().spki_pem();
         pem.ok_or_else(|| Error::invalid("Generic keys have no public key"))
     }
 
     /// A certificate signing request (RFC 2986). It is no use of the key: neither mechanisms nor tags are asked, and it is
     /// not counted. Runs on the pool, for the largest RSA keys take their time.
-    pub async fn csr(&self, op: &Operational, subject: body::DistinguishedName) -> Result<String, Error> {
+    pub async fn csr(&self, ring: Keyring<'_>, subject: body::DistinguishedName) -> Result<String, Error> {
         if subject.common_name.is_empty() {
             return Err(Error::invalid("JSON field commonName is empty."));
         }
-        let live = live(op, self.namespace, &self.row).await?;
-        op.off_thread(Work::Crypto, Party::Namespace(self.namespace), move || x509::csr_pem(&live, &subject)).await?
+        let live = live(ring, self.namespace, &self.row).await?;
+        ring.off_thread(Work::Crypto, Party::Namespace(self.namespace), move || x509::csr_pem(&live, &subject)).await?
     }
 }
 
@@ -117,13 +117,13 @@ impl Permit {
     /// Performs the operation, on this thread or on the pool as the mechanism table says, and counts it if it succeeds.
     pub async fn run(
         self,
-        op: &Operational,
+        ring: Keyring<'_>,
         input: Zeroizing<Vec<u8>>,
         iv: Option<Vec<u8>>,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        op.retired.check()?;
+        ring.life.retired.check()?;
         let Permit { key, row, mode } = self;
-        let live = live(op, key.namespace, &row).await?;
+        let live = live(ring, key.namespace, &row).await?;
         let material = &row.record.material;
         // A mode that the key's type does not have is answered with an error, which is quick.
         let short = mechanisms::find(material.key_type(), mode)
@@ -132,21 +132,23 @@ impl Permit {
             mech::run(&live, mode, &input, iv.as_deref())?
         } else {
             let job = move || mech::run(&live, mode, &input, iv.as_deref());
-            op.off_thread(Work::Crypto, Party::Namespace(key.namespace), job).await??
+            ring.off_thread(Work::Crypto, Party::Namespace(key.namespace), job).await??
         };
-        op.counters.count(key);
+        ring.state.counters.count(key);
         Ok(output)
     }
 }
 
 /// The private key, ready for use: loaded once, on the pool unless that is short.
-async fn live(op: &Operational, namespace: NamespaceNumber, row: &Arc<Row<KeyRecord>>) -> Result<Arc<Live>, Error> {
+async fn live(ring: Keyring<'_>, namespace: NamespaceNumber, row: &Arc<Row<KeyRecord>>) -> Result<Arc<Live>, Error> {
     let load = async || {
         if loads_quickly(row.record.key_type()) {
             return Ok(Live::load(&row.record.material)?);
         }
         let row = row.clone();
-        Ok(op.off_thread(Work::Crypto, Party::Namespace(namespace), move || Live::load(&row.record.material)).await??)
+        Ok(ring
+            .off_thread(Work::Crypto, Party::Namespace(namespace), move || Live::load(&row.record.material))
+            .await??)
     };
     row.record.live(load).await
 }
@@ -176,6 +178,7 @@ mod tests {
     use super::*;
     use crate::Hsm;
     use crate::crypto::mech::tests::any_key;
+    use crate::hsm::phase::Operational;
     use crate::identity::caller::Evidence;
     use crate::keys::{ManagedKeys, NewId, Properties};
     use crate::platform::Platform;
@@ -215,7 +218,7 @@ mod tests {
         let Ok(admin) = block_on(op.authenticate(evidence)) else { panic!("the admin is let in") };
         let mechanisms = Mechanisms::of(&[Mechanism::RSA_Signature_PKCS1]);
         let properties = Properties::new(mechanisms, String::new(), vec![]).unwrap();
-        let keys = op.keys_managed_by(&admin).unwrap();
+        let keys = op.keys().managed_by(&admin).unwrap();
         block_on(keys.create(NewId::Given(id("k")), any_key(KeyType::RSA), properties)).unwrap();
         (op, admin, pool)
     }
@@ -229,15 +232,15 @@ mod tests {
     }
 
     async fn sign(op: &Operational, admin: &Caller, id: &KeyId) {
-        let key = op.keys_of(admin.scope().unwrap()).get(id).await.unwrap().unwrap();
+        let key = op.keys().of(admin.scope().unwrap()).get(id).await.unwrap().unwrap();
         let permit = Permit { key: key.key(), row: key.row.clone(), mode: Mode::Sign(SignMode::PKCS1) };
-        permit.run(op, Zeroizing::new(vec![7; 51]), None).await.unwrap();
+        permit.run(op.keys(), Zeroizing::new(vec![7; 51]), None).await.unwrap();
     }
 
     #[test]
     fn changes_beside_the_key_itself_do_not_have_it_loaded_again() {
         let (op, admin, _) = world();
-        let keys = op.keys_managed_by(&admin).unwrap();
+        let keys = op.keys().managed_by(&admin).unwrap();
         let before = begun_here("loading a key");
         block_on(async {
             sign(&op, &admin, &id("k")).await;
@@ -254,7 +257,7 @@ mod tests {
             sign(&op, &admin, &id("k")).await;
         });
         assert_eq!(begun_here("loading a key") - before, 1);
-        let figures = op.keys.cache_figures("keys");
+        let figures = op.tables.keys.cache_figures("keys");
         let weight = block_on(keys.get(&id("k"))).unwrap().unwrap().row.record.weight();
         assert_eq!(figures.entries, 1);
         assert!((weight..weight + 200).contains(&figures.bytes), "{figures:?} of {weight}");
@@ -263,14 +266,14 @@ mod tests {
     #[test]
     fn another_key_under_the_same_id_is_loaded_for_itself() {
         let (op, admin, _) = world();
-        let keys = op.keys_managed_by(&admin).unwrap();
+        let keys = op.keys().managed_by(&admin).unwrap();
         let before = begun_here("loading a key");
-        let modulus = |key: Key| block_on(key.public_pem(&op)).unwrap();
+        let modulus = |key: Key| block_on(key.public_pem(op.keys())).unwrap();
         let first = modulus(block_on(keys.get(&id("k"))).unwrap().unwrap());
         block_on(async { keys.delete(&found(&keys, "k").await).await }).unwrap();
-        assert_eq!(op.keys.cache_figures("keys").entries, 0, "nothing of a deleted key stays in memory");
+        assert_eq!(op.tables.keys.cache_figures("keys").entries, 0, "nothing of a deleted key stays in memory");
         let properties = Properties::new(Mechanisms::default(), String::new(), vec![]).unwrap();
-        let other = crate::crypto::material::Material::generate(KeyType::RSA, 1024, &*op.platform.rng).unwrap();
+        let other = crate::crypto::material::Material::generate(KeyType::RSA, 1024, &*op.device.platform.rng).unwrap();
         block_on(keys.create(NewId::Given(id("k")), other, properties)).unwrap();
         assert!(first != modulus(block_on(keys.get(&id("k"))).unwrap().unwrap()));
         assert_eq!(begun_here("loading a key") - before, 2);

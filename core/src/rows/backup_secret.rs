@@ -1,5 +1,6 @@
 //! What stands for the backup passphrase, as stored.
 
+use crate::rows::path::{Generation, RowPath, TableId};
 use zeroize::Zeroizing;
 
 use crate::crypto::secret::BackupKey;
@@ -15,6 +16,8 @@ pub struct BackupSecret {
 }
 
 impl Record for BackupSecret {
+    const TABLE: TableId = TableId::BackupSecrets;
+
     fn encode(&self) -> Zeroizing<Vec<u8>> {
         Writer::new(1).raw(&self.salt).raw(self.key.expose()).finish()
     }
@@ -29,6 +32,13 @@ impl Record for BackupSecret {
     }
     fn weight(&self) -> u64 {
         96
+    }
+}
+
+impl RowPath<BackupSecret> {
+    /// The row of the backup passphrase.
+    pub fn backup_secret(generation: Generation) -> Self {
+        Self::new(generation, &[])
     }
 }
 

@@ -1,5 +1,7 @@
 //! A certificate of a key, as stored.
 
+use crate::rows::path::{Generation, RowPath, RowPrefix, TableId};
+use crate::rows::path::{KeyRef, NamespaceNumber};
 use zeroize::Zeroizing;
 
 use crate::rows::encoding::{BadRecord, Reader, Writer};
@@ -9,6 +11,8 @@ use crate::rows::table::Record;
 pub struct CertificateRecord(pub Vec<u8>);
 
 impl Record for CertificateRecord {
+    const TABLE: TableId = TableId::Certificates;
+
     fn encode(&self) -> Zeroizing<Vec<u8>> {
         Writer::new(1).raw(&self.0).finish()
     }
@@ -20,5 +24,19 @@ impl Record for CertificateRecord {
     }
     fn weight(&self) -> u64 {
         self.0.len() as u64
+    }
+}
+
+impl RowPath<CertificateRecord> {
+    /// The certificate of a key.
+    pub fn certificate(generation: Generation, key: KeyRef) -> Self {
+        Self::new(generation, &[&key.namespace.to_be_bytes(), &key.uid])
+    }
+}
+
+impl RowPrefix<CertificateRecord> {
+    /// The certificates of one namespace.
+    pub fn certificates(generation: Generation, namespace: NamespaceNumber) -> Self {
+        Self::new(generation, &[&namespace.to_be_bytes()])
     }
 }

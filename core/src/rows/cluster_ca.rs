@@ -1,5 +1,6 @@
 //! The authority that signs the TLS certificates of a cluster, as stored.
 
+use crate::rows::path::{Generation, RowPath, TableId};
 use zeroize::Zeroizing;
 
 use crate::rows::encoding::{BadRecord, Reader, Writer};
@@ -12,6 +13,8 @@ pub struct ClusterCa(
 );
 
 impl Record for ClusterCa {
+    const TABLE: TableId = TableId::ClusterCas;
+
     fn encode(&self) -> Zeroizing<Vec<u8>> {
         Writer::new(1).bytes(&self.0).finish()
     }
@@ -26,6 +29,13 @@ impl Record for ClusterCa {
     }
     fn weight(&self) -> u64 {
         self.0.len() as u64
+    }
+}
+
+impl RowPath<ClusterCa> {
+    /// The row of the cluster CA.
+    pub fn cluster_ca(generation: Generation) -> Self {
+        Self::new(generation, &[])
     }
 }
 

@@ -1,9 +1,13 @@
 //! A key as stored: compact and binary, RSA as its primes.
 
+use crate::rows::path::NamespaceNumber;
+use crate::rows::path::{Generation, RowPath, RowPrefix, TableId};
+use casemate_api::KeyId;
 use std::sync::Arc;
 
 use async_lock::OnceCell;
 use casemate_api::Mechanism;
+use casemate_api::limits::ROW_CACHE_BYTES;
 use casemate_api::mechanisms;
 use casemate_api::words::KeyType;
 use zeroize::Zeroizing;
@@ -105,6 +109,9 @@ impl KeyRecord {
 }
 
 impl Record for KeyRecord {
+    const TABLE: TableId = TableId::Keys;
+    const CACHE_BYTES: u64 = ROW_CACHE_BYTES;
+
     fn encode(&self) -> Zeroizing<Vec<u8>> {
         let mut material = Zeroizing::new(Vec::with_capacity(1100));
         self.material.encode(&mut material);
@@ -160,6 +167,20 @@ pub fn check_mechanisms(key_type: KeyType, list: &[Mechanism]) -> Result<Mechani
         return Err(Error::invalid("Empty set of mechanisms"));
     }
     Ok(Mechanisms::of(list))
+}
+
+impl RowPath<KeyRecord> {
+    /// The row of a key.
+    pub fn key(generation: Generation, namespace: NamespaceNumber, id: &KeyId) -> Self {
+        Self::new(generation, &[&namespace.to_be_bytes(), id.as_str().as_bytes()])
+    }
+}
+
+impl RowPrefix<KeyRecord> {
+    /// The keys of one namespace whose ids start with `prefix`.
+    pub fn keys(generation: Generation, namespace: NamespaceNumber, prefix: &str) -> Self {
+        Self::new(generation, &[&namespace.to_be_bytes(), prefix.as_bytes()])
+    }
 }
 
 #[cfg(test)]

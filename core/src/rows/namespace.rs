@@ -1,5 +1,7 @@
 //! A namespace as stored, with its quota.
 
+use crate::rows::path::{Generation, RowPath, RowPrefix, TableId};
+use casemate_api::NamespaceId;
 use zeroize::Zeroizing;
 
 use crate::rows::encoding::{BadRecord, Reader, Writer};
@@ -22,6 +24,8 @@ impl NamespaceRecord {
 }
 
 impl Record for NamespaceRecord {
+    const TABLE: TableId = TableId::Namespaces;
+
     fn encode(&self) -> Zeroizing<Vec<u8>> {
         // Most have none, and are as they always were.
         if self.quota == Quota::default() {
@@ -61,6 +65,20 @@ pub struct Quota {
     pub keys: Option<u64>,
     /// Bytes of the rows of keys and certificates, as they are stored.
     pub bytes: Option<u64>,
+}
+
+impl RowPath<NamespaceRecord> {
+    /// The row of a namespace.
+    pub fn namespace(generation: Generation, id: &NamespaceId) -> Self {
+        Self::new(generation, &[id.as_str().as_bytes()])
+    }
+}
+
+impl RowPrefix<NamespaceRecord> {
+    /// All namespaces.
+    pub fn namespaces(generation: Generation) -> Self {
+        Self::new(generation, &[])
+    }
 }
 
 #[cfg(test)]

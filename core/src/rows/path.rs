@@ -1,8 +1,9 @@
 //! Names of rows. The shared store and the local store have path types of their own, so that a device's secrets cannot
 //! be written where every member of a cluster reads.
 
-use casemate_api::{KeyId, NamespaceId, UserId};
+use std::marker::PhantomData;
 
+use crate::rows::table::Record;
 use crate::store::Path;
 
 /// Number of a restore generation. Every shared row lives in one; a restore fills the next and then moves the pointer.
@@ -26,11 +27,12 @@ pub struct KeyRef {
     pub uid: Uid,
 }
 
-/// A table of the shared store.
+/// A table of the shared store. Each holds records of one type, sealed under a key of its own. Number 6 was used before 0.1.0
+/// (see [`super::migrate`]) and is not given again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum TableId {
-    /// Name → number.
+    /// Name of a namespace → number and quota.
     Namespaces = 1,
     /// User → record.
     Users = 2,
@@ -40,10 +42,35 @@ pub enum TableId {
     Certificates = 4,
     /// Namespace number, key uid, device → count.
     Counters = 5,
-    /// Name → value.
-    Settings = 6,
     /// Path in a backup, part → what is to be restored.
     Staged = 7,
+    /// One row: what stands for the backup passphrase.
+    BackupSecrets = 8,
+    /// One row: the authority of the cluster.
+    ClusterCas = 9,
+    /// One row: the highest number given to a namespace.
+    NamespaceNumbers = 10,
+    /// Number of a deleted namespace → its rows are not all removed yet.
+    Remains = 11,
+    /// One row while there are digests of NetHSM's to be hardened.
+    Hardening = 12,
+}
+
+impl TableId {
+    /// Every table.
+    pub const ALL: [TableId; 11] = [
+        TableId::Namespaces,
+        TableId::Users,
+        TableId::Keys,
+        TableId::Certificates,
+        TableId::Counters,
+        TableId::Staged,
+        TableId::BackupSecrets,
+        TableId::ClusterCas,
+        TableId::NamespaceNumbers,
+        TableId::Remains,
+        TableId::Hardening,
+    ];
 }
 
 /// The row that holds the number of the current generation, in clear, because it is read before anything is unlocked.
@@ -51,132 +78,89 @@ pub fn generation_pointer() -> Path {
     Path(Box::from(b"\0generation".as_slice()))
 }
 
-/// A row of the shared store.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SharedPath(Path);
+/// The name of a row of the table that holds records of type `R`. Only the file of that record makes one, so a row cannot be
+/// read from, or written to, another table.
+pub struct RowPath<R> {
+    path: Path,
+    record: PhantomData<fn() -> R>,
+}
 
-impl SharedPath {
-    fn new(generation: Generation, table: TableId, parts: &[&[u8]]) -> Self {
+/// How the paths of several rows of one table begin.
+pub struct RowPrefix<R>(RowPath<R>);
+
+impl<R: Record> RowPath<R> {
+    /// The row named by `parts`, joined.
+    pub(super) fn new(generation: Generation, parts: &[&[u8]]) -> Self {
         // The leading 1 keeps every generation behind the pointer row.
-        let mut bytes = Vec::with_capacity(6 + parts.iter().map(|part| part.len()).sum::<usize>());
+        let mut bytes = Vec::with_capacity(TABLE_BYTES + parts.iter().map(|part| part.len()).sum::<usize>());
         bytes.push(1);
         bytes.extend_from_slice(&generation.to_be_bytes());
-        bytes.push(table as u8);
-        for part in parts {
-            bytes.extend_from_slice(part);
-        }
-        Self(Path(bytes.into()))
+        bytes.push(R::TABLE as u8);
+        parts.iter().for_each(|part| bytes.extend_from_slice(part));
+        Self { path: Path(bytes.into()), record: PhantomData }
     }
 
-    /// The row of a namespace.
-    pub fn namespace(generation: Generation, id: &NamespaceId) -> Self {
-        Self::new(generation, TableId::Namespaces, &[id.as_str().as_bytes()])
-    }
-
-    /// The row of a user.
-    pub fn user(generation: Generation, id: &UserId) -> Self {
-        match &id.namespace {
-            None => Self::new(generation, TableId::Users, &[id.name.as_str().as_bytes()]),
-            Some(namespace) => Self::new(
-                generation,
-                TableId::Users,
-                &[namespace.as_str().as_bytes(), b"~", id.name.as_str().as_bytes()],
-            ),
-        }
-    }
-
-    /// Prefix of the users of one namespace; of all users without one.
-    pub fn users(generation: Generation, namespace: Option<&NamespaceId>) -> Self {
-        match namespace {
-            None => Self::new(generation, TableId::Users, &[]),
-            Some(namespace) => Self::new(generation, TableId::Users, &[namespace.as_str().as_bytes(), b"~"]),
-        }
-    }
-
-    /// Prefix of all namespaces.
-    pub fn namespaces(generation: Generation) -> Self {
-        Self::new(generation, TableId::Namespaces, &[])
-    }
-
-    /// The row of a key.
-    pub fn key(generation: Generation, namespace: NamespaceNumber, id: &KeyId) -> Self {
-        Self::keys(generation, namespace, id.as_str())
-    }
-
-    /// Prefix of the keys of one namespace whose ids start with `prefix`.
-    pub fn keys(generation: Generation, namespace: NamespaceNumber, prefix: &str) -> Self {
-        Self::new(generation, TableId::Keys, &[&namespace.to_be_bytes(), prefix.as_bytes()])
-    }
-
-    /// The certificate of a key.
-    pub fn certificate(generation: Generation, key: KeyRef) -> Self {
-        Self::new(generation, TableId::Certificates, &[&key.namespace.to_be_bytes(), &key.uid])
-    }
-
-    /// Prefix of the certificates of one namespace.
-    pub fn certificates(generation: Generation, namespace: NamespaceNumber) -> Self {
-        Self::new(generation, TableId::Certificates, &[&namespace.to_be_bytes()])
-    }
-
-    /// The count of a key's uses on one device.
-    pub fn counter(generation: Generation, key: KeyRef, device: &str) -> Self {
-        Self::new(generation, TableId::Counters, &[&key.namespace.to_be_bytes(), &key.uid, device.as_bytes()])
-    }
-
-    /// Prefix of the counts of one key on all devices.
-    pub fn counters(generation: Generation, key: KeyRef) -> Self {
-        Self::new(generation, TableId::Counters, &[&key.namespace.to_be_bytes(), &key.uid])
-    }
-
-    /// Prefix of the counts of all keys of one namespace.
-    pub fn all_counters(generation: Generation, namespace: NamespaceNumber) -> Self {
-        Self::new(generation, TableId::Counters, &[&namespace.to_be_bytes()])
-    }
-
-    /// A single value of the HSM as a whole.
-    pub fn setting(generation: Generation, name: &str) -> Self {
-        Self::new(generation, TableId::Settings, &[name.as_bytes()])
-    }
-
-    /// Prefix of all rows of one generation.
-    pub fn generation(generation: Generation) -> Self {
-        let prefix = Self::new(generation, TableId::Namespaces, &[]).0.as_bytes().to_vec();
-        Self(Path(prefix.split_last().map_or(Box::default(), |(_, prefix)| prefix.into())))
-    }
-
-    /// A part of an entry of a backup. The path in the backup holds no zero byte.
-    pub fn staged(generation: Generation, path: &str, part: u32) -> Self {
-        Self::new(generation, TableId::Staged, &[path.as_bytes(), &[0], &part.to_be_bytes()])
-    }
-
-    /// Prefix of the entries of a backup whose paths start with `prefix`.
-    pub fn all_staged(generation: Generation, prefix: &str) -> Self {
-        Self::new(generation, TableId::Staged, &[prefix.as_bytes()])
-    }
-
-    /// The path in the backup, and the part, that a row of [`SharedPath::staged`] holds.
-    pub fn staged_name(row: &Path) -> Option<(&str, u32)> {
-        // One byte in front, the generation, the table; behind it a zero byte and the part.
-        let (head, part) = row.as_bytes().split_last_chunk::<4>()?;
-        let path = head.get(6..)?.strip_suffix(&[0])?;
-        Some((std::str::from_utf8(path).ok()?, u32::from_be_bytes(*part)))
+    /// The row of this path as the store has it; only a table says so of what it found in itself.
+    pub(super) fn found(path: Path) -> Self {
+        Self { path, record: PhantomData }
     }
 
     /// The path as the store takes it.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// The path as the store takes it.
     pub fn into_path(self) -> Path {
-        self.0
-    }
-
-    /// What follows `prefix` in a row's path, as text; ids are ASCII.
-    pub fn tail<'a>(prefix: &SharedPath, row: &'a Path) -> Option<&'a str> {
-        std::str::from_utf8(row.as_bytes().strip_prefix(prefix.0.as_bytes())?).ok()
+        self.path
     }
 }
+
+impl<R> PartialEq for RowPath<R> {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
+impl<R> Clone for RowPath<R> {
+    fn clone(&self) -> Self {
+        Self { path: self.path.clone(), record: PhantomData }
+    }
+}
+
+impl<R: Record> RowPrefix<R> {
+    /// The rows whose names begin with `parts`, joined.
+    pub(super) fn new(generation: Generation, parts: &[&[u8]]) -> Self {
+        Self(RowPath::new(generation, parts))
+    }
+
+    /// The prefix as the store takes it.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// What follows the prefix in a row's path, as text; ids are ASCII.
+    pub fn tail<'a>(&self, row: &'a Path) -> Option<&'a str> {
+        std::str::from_utf8(row.as_bytes().strip_prefix(self.path().as_bytes())?).ok()
+    }
+}
+
+/// Prefix of all rows of one generation.
+pub fn generation_prefix(generation: Generation) -> Path {
+    let [a, b, c, d] = generation.to_be_bytes();
+    Path(Box::from([1, a, b, c, d]))
+}
+
+/// The generation and the table of a row; `None`: it is a row of no table, or of one that this version does not know.
+pub(super) fn table_of(path: &Path) -> Option<(Generation, TableId)> {
+    let (head, _) = path.as_bytes().split_first_chunk::<TABLE_BYTES>()?;
+    let [1, a, b, c, d, table] = *head else { return None };
+    let table = TableId::ALL.into_iter().find(|known| *known as u8 == table)?;
+    Some((Generation::from_be_bytes([a, b, c, d]), table))
+}
+
+/// What comes in front of a row's own name: a one, the generation, the table.
+pub(super) const TABLE_BYTES: usize = 6;
 
 /// A row of the device's own store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,24 +227,4 @@ impl LocalPath {
 /// Rows in the order of their numbers.
 fn numbered(prefix: &[u8], number: u64) -> Path {
     Path([prefix, &number.to_be_bytes()].concat().into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn namespaces_share_no_prefix() {
-        let users = |name: &str| SharedPath::users(1, Some(&NamespaceId::parse(name).unwrap()));
-        let user = SharedPath::user(1, &UserId::parse("namespace11~u").unwrap());
-        assert_eq!(SharedPath::tail(&users("namespace1"), user.path()), None);
-        assert_eq!(SharedPath::tail(&users("namespace11"), user.path()), Some("u"));
-    }
-
-    #[test]
-    fn users_sort_as_the_api_lists_them() {
-        let path = |name: &str| SharedPath::user(1, &UserId::parse(name).unwrap());
-        assert!(path("admin").path() < path("ns1~u").path());
-        assert!(path("ns1").path() < path("ns1~u").path());
-    }
 }

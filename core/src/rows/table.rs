@@ -1,24 +1,25 @@
-//! Typed rows over an opaque store: sealed below, cached above.
+//! One table of the shared store: typed rows over opaque bytes, sealed below, cached above.
 //!
 //! Every value is sealed with AES-256-GCM under a key derived for its path alone, and bound to that path, so that rows
 //! cannot be swapped, and random nonces stay far from their limit. A stored value is
 //! `format ‖ version ‖ nonce ‖ ciphertext ‖ tag`; format and version are bound too.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use casemate_api::limits::LIST_PAGE_ROWS;
-use casemate_api::sentences;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use zeroize::Zeroizing;
 
 use crate::crypto::seal;
-use crate::crypto::secret::StoreKey;
+use crate::crypto::secret::{DomainKey, StoreKey};
 use crate::error::Error;
 use crate::rows::encoding::BadRecord;
-use crate::rows::path::SharedPath;
+use crate::rows::path::{RowPath, RowPrefix, TableId};
 use crate::runtime::Rng;
+use crate::runtime::lifetime::Closed;
 use crate::runtime::tally::Tally;
 use crate::store::{Path, Range, Read, Revision, Store, Versioned};
 
@@ -58,6 +59,10 @@ fn row_aad(path: &Path, header: &[u8]) -> Vec<u8> {
 
 /// What a table holds.
 pub trait Record: Sized + Send + Sync + 'static {
+    /// The table that holds these records and no others.
+    const TABLE: TableId;
+    /// Memory that the table may cache, in bytes.
+    const CACHE_BYTES: u64 = 16 << 20;
     /// The stored form, version tag first.
     fn encode(&self) -> Zeroizing<Vec<u8>>;
     /// Reads every version of the stored form.
@@ -81,8 +86,8 @@ pub struct Row<R> {
 /// A row in the cache.
 struct Cached<R> {
     row: Arc<Row<R>>,
-    /// Whether the store has another one by now, and this is only kept for what that one takes over.
-    replaced: bool,
+    /// The transaction that put another one in its place, if it is only kept for what that one takes over.
+    replaced: Option<Revision>,
 }
 
 impl<R> Clone for Cached<R> {
@@ -100,34 +105,24 @@ impl<R: Record> Weighter<Path, Cached<R>> for ByWeight {
     }
 }
 
-/// Refuses everything once the phase it belongs to is closed.
+/// Numbers the times at which everything that was cached before is void, because nobody knows what was written: a commit
+/// whose answer was lost, a watch that was interrupted.
 #[derive(Clone, Default)]
-pub struct Closed(Arc<AtomicBool>);
+pub struct CacheEpoch(Arc<AtomicU64>);
 
-impl Closed {
-    /// From now on [`Closed::check`] refuses.
-    pub fn close(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-
-    /// `Err` once closed.
-    pub fn check(&self) -> Result<(), Error> {
-        if self.0.load(Ordering::SeqCst) { Err(Error::Precondition(sentences::WRONG_STATE.into())) } else { Ok(()) }
-    }
-}
-
-/// Counts the writes of which nobody knows whether they were applied: whatever was cached before one may be stale.
-#[derive(Clone, Default)]
-pub struct Doubt(Arc<AtomicU64>);
-
-impl Doubt {
-    /// Another such write.
-    pub fn raise(&self) {
+impl CacheEpoch {
+    /// Begins the next one.
+    pub fn begin(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
+
+    fn number(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
 }
 
-/// What a [`Table`] is made of.
+/// What a [`Table`] shares with the others.
+#[derive(Clone)]
 pub struct Ground {
     /// Where its rows are.
     pub store: Arc<dyn Store>,
@@ -136,18 +131,65 @@ pub struct Ground {
     /// Ends it.
     pub closed: Closed,
     /// Voids what it cached.
-    pub doubt: Doubt,
+    pub epoch: CacheEpoch,
+}
+
+/// What seals the rows of one table.
+pub struct RowKey<R> {
+    key: StoreKey,
+    record: PhantomData<fn() -> R>,
+}
+
+/// A sealed row on its way to the store.
+#[derive(Clone)]
+pub struct SealedRow {
+    pub(super) path: Path,
+    pub(super) value: Vec<u8>,
+}
+
+impl SealedRow {
+    /// Bytes of the value, as it is stored.
+    pub fn value_bytes(&self) -> usize {
+        self.value.len()
+    }
+
+    /// Path and value as a store takes them.
+    pub fn into_parts(self) -> (Path, Vec<u8>) {
+        (self.path, self.value)
+    }
+}
+
+impl<R: Record> RowKey<R> {
+    /// The key that follows from a Domain Key for the table of `R`.
+    pub fn of(domain: &DomainKey) -> Self {
+        Self::from(seal::derive(domain.expose(), &[b"shared store", &[R::TABLE as u8]]))
+    }
+
+    /// Seals `record` for `path`. `seen` is the newest revision its writer knew.
+    pub fn seal(&self, path: &RowPath<R>, seen: Revision, record: &R, rng: &dyn Rng) -> SealedRow {
+        let value = seal_row(&self.key, path.path(), seen, &record.encode(), rng);
+        SealedRow { path: path.path().clone(), value }
+    }
+
+    /// Opens what [`RowKey::seal`] made for the same path.
+    pub fn open(&self, path: &Path, value: &[u8]) -> Result<R, Error> {
+        let read = || R::decode(&open_row(&self.key, path, value)?);
+        read().map_err(|why| Error::internal(format!("row {}: {why}", path.as_bytes().escape_ascii())))
+    }
+}
+
+impl<R> From<StoreKey> for RowKey<R> {
+    fn from(key: StoreKey) -> Self {
+        Self { key, record: PhantomData }
+    }
 }
 
 /// One table of the shared store.
 pub struct Table<R> {
-    store: Arc<dyn Store>,
-    key: StoreKey,
-    rng: Arc<dyn Rng>,
-    closed: Closed,
-    doubt: Doubt,
-    /// The doubts that were there when the cache was last emptied.
-    doubts: AtomicU64,
+    ground: Ground,
+    key: RowKey<R>,
+    /// The epoch in which the cache was last emptied.
+    epoch: AtomicU64,
     cache: Cache<Path, Cached<R>, ByWeight>,
     /// Counts the changes that touched a stripe of paths: a fill that began before a change must not outlive it.
     changes: [Mutex<u64>; STRIPES],
@@ -174,15 +216,11 @@ const STRIPES: usize = 64;
 
 impl<R: Record> Table<R> {
     /// A table whose values are sealed under `key`; it caches up to `cache_bytes`.
-    pub fn new(ground: Ground, key: StoreKey, cache_bytes: u64) -> Self {
-        let Ground { store, rng, closed, doubt } = ground;
+    pub fn new(ground: Ground, key: RowKey<R>, cache_bytes: u64) -> Self {
         Self {
-            store,
             key,
-            rng,
-            closed,
-            doubts: AtomicU64::new(doubt.0.load(Ordering::SeqCst)),
-            doubt,
+            epoch: AtomicU64::new(ground.epoch.number()),
+            ground,
             cache: Cache::with_weighter(4096, cache_bytes, ByWeight),
             changes: [const { Mutex::new(0) }; STRIPES],
             hits: Tally::default(),
@@ -191,97 +229,112 @@ impl<R: Record> Table<R> {
     }
 
     /// The row at `path`, from the cache if it is there.
-    pub async fn get(&self, path: &SharedPath) -> Result<Option<Arc<Row<R>>>, Error> {
-        self.closed.check()?;
-        self.drop_doubtful();
-        if let Some(Cached { row, replaced: false }) = self.cache.get(path.path()) {
+    pub async fn get(&self, path: &RowPath<R>) -> Result<Option<Arc<Row<R>>>, Error> {
+        self.ground.closed.check()?;
+        self.follow_epoch();
+        let path = path.path();
+        if let Some(Cached { row, replaced: None }) = self.cache.get(path) {
             self.hits.add();
             return Ok(Some(row));
         }
         self.misses.add();
-        let before = *self.stripe(path.path());
-        let Some(found) = self.store.get(path.path(), Read::Fresh).await? else {
+        let before = *self.stripe(path);
+        let Some(found) = self.ground.store.get(path, Read::Fresh).await? else {
             // What was moved here may have been removed before that was noted: nothing of it stays in memory.
-            self.forget(path.path());
+            self.forget(path);
             return Ok(None);
         };
-        let mut row = self.open(path.path(), &found)?;
-        let now = self.stripe(path.path());
+        let mut row = self.open(path, &found)?;
+        let now = self.stripe(path);
         if *now != before {
             return Ok(Some(Arc::new(row)));
         }
-        match self.cache.get(path.path()) {
+        match self.cache.get(path) {
             // Another reader was first: what it makes of the row shall be made once.
-            Some(Cached { row, replaced: false }) => return Ok(Some(row)),
+            Some(Cached { row, replaced: None }) => return Ok(Some(row)),
             Some(older) => row.record.take_over(&older.row.record),
             None => {}
         }
         let row = Arc::new(row);
-        self.cache.insert(path.path().clone(), Cached { row: row.clone(), replaced: false });
+        self.cache.insert(path.clone(), Cached { row: row.clone(), replaced: None });
         Ok(Some(row))
     }
 
     /// The row at `path` as the store has it now, past the cache: for read-modify-write.
-    pub async fn read(&self, path: &SharedPath) -> Result<Option<Row<R>>, Error> {
-        self.closed.check()?;
-        let found = self.store.get(path.path(), Read::Fresh).await?;
+    pub async fn read(&self, path: &RowPath<R>) -> Result<Option<Row<R>>, Error> {
+        self.ground.closed.check()?;
+        let found = self.ground.store.get(path.path(), Read::Fresh).await?;
         found.map(|found| self.open(path.path(), &found)).transpose()
     }
 
-    /// One page of rows whose paths start with `prefix`, behind `after`; paths only.
-    pub async fn paths(&self, prefix: &SharedPath, after: Option<&Path>) -> Result<(Vec<Path>, bool), Error> {
-        self.closed.check()?;
+    /// One page of rows whose paths start with `prefix`, behind `after`; paths only, and whether there are more.
+    pub async fn paths(
+        &self,
+        prefix: &RowPrefix<R>,
+        after: Option<&RowPath<R>>,
+    ) -> Result<(Vec<RowPath<R>>, bool), Error> {
+        self.ground.closed.check()?;
         let start = match after {
             None => prefix.path().clone(),
-            Some(after) => after.next(),
+            Some(after) => after.path().next(),
         };
         let range = Range { start, end: prefix.path().after_prefix(), limit: LIST_PAGE_ROWS, keys_only: true };
-        let page = self.store.range(range, Read::Fresh).await?;
-        Ok((page.rows.into_iter().map(|(path, _)| path).collect(), page.more))
+        let page = self.ground.store.range(range, Read::Fresh).await?;
+        Ok((page.rows.into_iter().map(|(path, _)| RowPath::found(path)).collect(), page.more))
     }
 
-    /// Seals `record` for `path`, ready for a transaction.
-    pub fn sealed(&self, path: &SharedPath, seen: Revision, record: &R) -> Result<(Path, Vec<u8>), Error> {
-        self.closed.check()?;
-        let value = seal_row(&self.key, path.path(), seen, &record.encode(), &*self.rng);
-        Ok((path.path().clone(), value))
+    /// Seals `record` for `path`, ready for a transaction. `seen` is the newest revision its writer knew.
+    pub fn sealed(&self, path: &RowPath<R>, seen: Revision, record: &R) -> Result<SealedRow, Error> {
+        self.ground.closed.check()?;
+        Ok(self.key.seal(path, seen, record, &*self.ground.rng))
     }
 
-    /// Takes note that a row was written or removed: the next reader asks the store. Nothing is put into the cache here,
-    /// because two writers may come here in another order than their commits had.
-    pub fn changed(&self, path: &SharedPath) {
-        self.forget(path.path());
+    /// Takes note that a row was removed: the next reader asks the store.
+    pub(super) fn forget(&self, path: &Path) {
+        let mut changes = self.stripe(path);
+        *changes += 1;
+        self.cache.remove(path);
     }
 
-    /// The same of a row that was written anew: the next reader takes over what can be.
-    pub fn replaced(&self, path: &SharedPath) {
-        let path = path.path();
+    /// Takes note that the transaction `at` wrote a row: the next reader asks the store, and takes over what can be. What was
+    /// written is not put into the cache here, because two writers may come here in another order than their commits had.
+    pub(super) fn replaced(&self, path: &Path, at: Revision) {
         let mut changes = self.stripe(path);
         *changes += 1;
         if let Some((_, older)) = self.cache.remove(path) {
-            self.keep(path, older);
+            self.keep(path, older, at);
         }
     }
 
-    /// The same of a row that was moved.
-    pub fn moved(&self, from: &SharedPath, to: &SharedPath) {
+    /// Takes note that the transaction `at` moved a row.
+    pub(super) fn moved(&self, from: &Path, to: &Path, at: Revision) {
         let older = {
-            let mut changes = self.stripe(from.path());
+            let mut changes = self.stripe(from);
             *changes += 1;
-            self.cache.remove(from.path())
+            self.cache.remove(from)
         };
-        let mut changes = self.stripe(to.path());
+        let mut changes = self.stripe(to);
         *changes += 1;
-        self.cache.remove(to.path());
+        self.cache.remove(to);
         if let Some((_, older)) = older {
-            self.keep(to.path(), older);
+            self.keep(to, older, at);
         }
     }
 
-    /// Keeps a row that is replaced, if it has anything to hand on. The caller holds the path's stripe.
-    fn keep(&self, path: &Path, older: Cached<R>) {
+    /// Takes note of what the store says was done by the transaction `at`, by whomever. What is cached already as of then, or
+    /// later, stays.
+    pub(super) fn noticed(&self, path: &Path, at: Revision) {
+        let mut changes = self.stripe(path);
+        *changes += 1;
+        if self.cache.get(path).is_some_and(|cached| cached.replaced.unwrap_or(cached.row.revision) < at) {
+            self.cache.remove(path);
+        }
+    }
+
+    /// Keeps a row that was replaced, if it has anything to hand on. The caller holds the path's stripe.
+    fn keep(&self, path: &Path, older: Cached<R>, at: Revision) {
         if R::HANDS_ON {
-            self.cache.insert(path.clone(), Cached { replaced: true, ..older });
+            self.cache.insert(path.clone(), Cached { replaced: Some(at), ..older });
         }
     }
 
@@ -304,27 +357,18 @@ impl<R: Record> Table<R> {
         self.cache.clear();
     }
 
-    /// Empties the cache after a write whose outcome nobody knows.
-    fn drop_doubtful(&self) {
-        let raised = self.doubt.0.load(Ordering::SeqCst);
-        if self.doubts.load(Ordering::SeqCst) != raised {
+    /// Empties the cache once in each epoch.
+    fn follow_epoch(&self) {
+        let now = self.ground.epoch.number();
+        if self.epoch.load(Ordering::SeqCst) != now {
             // Cleared before it is said to be: a reader beside this one clears once more rather than reads a stale row.
             self.clear();
-            self.doubts.store(raised, Ordering::SeqCst);
+            self.epoch.store(now, Ordering::SeqCst);
         }
     }
 
-    /// Takes note of a row that was removed, known by its raw path.
-    pub fn forget(&self, path: &Path) {
-        let mut changes = self.stripe(path);
-        *changes += 1;
-        self.cache.remove(path);
-    }
-
     fn open(&self, path: &Path, found: &Versioned) -> Result<Row<R>, Error> {
-        let read = || R::decode(&open_row(&self.key, path, &found.value)?);
-        let record = read().map_err(|why| Error::internal(format!("row {}: {why}", path.as_bytes().escape_ascii())))?;
-        Ok(Row { record, revision: found.revision })
+        Ok(Row { record: self.key.open(path, &found.value)?, revision: found.revision })
     }
 
     #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
@@ -356,7 +400,7 @@ mod tests {
     }
 
     fn ground(store: Arc<SimStore>, closed: Closed) -> Ground {
-        Ground { store, rng: Arc::new(Fixed), closed, doubt: Doubt::default() }
+        Ground { store, rng: Arc::new(Fixed), closed, epoch: CacheEpoch::default() }
     }
 
     fn key(byte: u8) -> StoreKey {
@@ -399,12 +443,13 @@ mod tests {
     #[test]
     fn a_fill_that_began_before_a_change_does_not_outlive_it() {
         let id = casemate_api::NamespaceId::parse("ns").unwrap();
-        let path = SharedPath::namespace(1, &id);
+        let path = RowPath::namespace(1, &id);
         let store = Arc::new(SimStore::new(1));
-        let table: Table<NamespaceRecord> = Table::new(ground(store.clone(), Closed::default()), key(1), 1 << 20);
+        let table: Table<NamespaceRecord> =
+            Table::new(ground(store.clone(), Closed::default()), RowKey::from(key(1)), 1 << 20);
         let write = |number| {
             let record = NamespaceRecord::new(number);
-            let put = vec![table.sealed(&path, Revision::default(), &record).unwrap()];
+            let put = vec![table.sealed(&path, Revision::default(), &record).unwrap().into_parts()];
             let outcome = pollster::block_on(store.commit(vec![Txn { put, ..Txn::default() }])).unwrap();
             assert!(matches!(outcome[..], [Outcome::Committed(_)]));
         };
@@ -412,7 +457,7 @@ mod tests {
         // The change comes between the fill's read of the store and its insertion.
         let before = *table.stripe(path.path());
         write(2);
-        table.changed(&path);
+        table.replaced(path.path(), Revision(2));
         assert_ne!(*table.stripe(path.path()), before);
         let row = pollster::block_on(table.get(&path)).unwrap().unwrap();
         assert_eq!(row.record.number, 2);
@@ -420,13 +465,14 @@ mod tests {
 
     #[test]
     fn nothing_cached_outlives_a_write_of_unknown_outcome() {
-        let path = SharedPath::namespace(1, &casemate_api::NamespaceId::parse("ns").unwrap());
+        let path = RowPath::namespace(1, &casemate_api::NamespaceId::parse("ns").unwrap());
         let store = Arc::new(SimStore::new(1));
-        let doubt = Doubt::default();
-        let ground = Ground { doubt: doubt.clone(), ..ground(store.clone(), Closed::default()) };
-        let table: Table<NamespaceRecord> = Table::new(ground, key(1), 1 << 20);
+        let epoch = CacheEpoch::default();
+        let ground = Ground { epoch: epoch.clone(), ..ground(store.clone(), Closed::default()) };
+        let table: Table<NamespaceRecord> = Table::new(ground, RowKey::from(key(1)), 1 << 20);
         let write = |number| {
-            let put = vec![table.sealed(&path, Revision::default(), &NamespaceRecord::new(number)).unwrap()];
+            let put =
+                vec![table.sealed(&path, Revision::default(), &NamespaceRecord::new(number)).unwrap().into_parts()];
             pollster::block_on(store.commit(vec![Txn { put, ..Txn::default() }])).unwrap();
         };
         let number = || pollster::block_on(table.get(&path)).unwrap().unwrap().record.number;
@@ -434,16 +480,17 @@ mod tests {
         assert_eq!(number(), 1);
         write(2);
         assert_eq!(number(), 1, "the cache was not told");
-        doubt.raise();
+        epoch.begin();
         assert_eq!(number(), 2);
     }
 
     #[test]
     fn a_row_misses_the_cache_once() {
-        let path = SharedPath::namespace(1, &casemate_api::NamespaceId::parse("ns").unwrap());
+        let path = RowPath::namespace(1, &casemate_api::NamespaceId::parse("ns").unwrap());
         let store = Arc::new(SimStore::new(1));
-        let table: Table<NamespaceRecord> = Table::new(ground(store.clone(), Closed::default()), key(1), 1 << 20);
-        let put = vec![table.sealed(&path, Revision::default(), &NamespaceRecord::new(1)).unwrap()];
+        let table: Table<NamespaceRecord> =
+            Table::new(ground(store.clone(), Closed::default()), RowKey::from(key(1)), 1 << 20);
+        let put = vec![table.sealed(&path, Revision::default(), &NamespaceRecord::new(1)).unwrap().into_parts()];
         pollster::block_on(store.commit(vec![Txn { put, ..Txn::default() }])).unwrap();
         for _ in 0..3 {
             pollster::block_on(table.get(&path)).unwrap().unwrap();
@@ -457,8 +504,8 @@ mod tests {
     fn a_closed_table_answers_nothing() {
         let closed = Closed::default();
         let store = Arc::new(SimStore::new(1));
-        let table: Table<NamespaceRecord> = Table::new(ground(store, closed.clone()), key(1), 1 << 20);
-        let path = SharedPath::namespace(1, &casemate_api::NamespaceId::parse("ns").unwrap());
+        let table: Table<NamespaceRecord> = Table::new(ground(store, closed.clone()), RowKey::from(key(1)), 1 << 20);
+        let path = RowPath::namespace(1, &casemate_api::NamespaceId::parse("ns").unwrap());
         assert!(pollster::block_on(table.get(&path)).unwrap().is_none());
         closed.close();
         assert!(pollster::block_on(table.get(&path)).is_err());

@@ -1,5 +1,7 @@
 //! A user as stored.
 
+use crate::rows::path::{Generation, RowPath, RowPrefix, TableId};
+use casemate_api::{NamespaceId, UserId};
 use std::collections::BTreeSet;
 
 use casemate_api::Role;
@@ -23,6 +25,9 @@ pub struct UserRecord {
 }
 
 impl Record for UserRecord {
+    const TABLE: TableId = TableId::Users;
+    const CACHE_BYTES: u64 = 64 << 20;
+
     fn encode(&self) -> Zeroizing<Vec<u8>> {
         let role = match self.role {
             Role::Administrator => 1,
@@ -82,6 +87,28 @@ impl UserRecord {
     }
 }
 
+impl RowPath<UserRecord> {
+    /// The row of a user.
+    pub fn user(generation: Generation, id: &UserId) -> Self {
+        match &id.namespace {
+            None => Self::new(generation, &[id.name.as_str().as_bytes()]),
+            Some(namespace) => {
+                Self::new(generation, &[namespace.as_str().as_bytes(), b"~", id.name.as_str().as_bytes()])
+            }
+        }
+    }
+}
+
+impl RowPrefix<UserRecord> {
+    /// The users of one namespace; all users without one.
+    pub fn users(generation: Generation, namespace: Option<&NamespaceId>) -> Self {
+        match namespace {
+            None => Self::new(generation, &[]),
+            Some(namespace) => Self::new(generation, &[namespace.as_str().as_bytes(), b"~"]),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +127,20 @@ mod tests {
         assert!(UserRecord::decode(&record.encode()[..60]).is_err());
         let again = UserRecord::decode(&record.encode()).unwrap();
         assert_eq!((again.real_name, again.role, again.tags), (record.real_name, record.role, record.tags));
+    }
+
+    #[test]
+    fn namespaces_share_no_prefix() {
+        let users = |name: &str| RowPrefix::users(1, Some(&NamespaceId::parse(name).unwrap()));
+        let user = RowPath::user(1, &UserId::parse("namespace11~u").unwrap());
+        assert_eq!(users("namespace1").tail(user.path()), None);
+        assert_eq!(users("namespace11").tail(user.path()), Some("u"));
+    }
+
+    #[test]
+    fn users_sort_as_the_api_lists_them() {
+        let path = |name: &str| RowPath::user(1, &UserId::parse(name).unwrap());
+        assert!(path("admin").path() < path("ns1~u").path());
+        assert!(path("ns1").path() < path("ns1~u").path());
     }
 }

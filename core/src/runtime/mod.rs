@@ -1,5 +1,6 @@
 //! What code of any kind needs to run: time, randomness, futures, workers. Below every other room.
 
+pub mod lifetime;
 pub mod party;
 pub mod pool;
 pub mod stall;

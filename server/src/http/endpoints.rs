@@ -8,8 +8,8 @@ use casemate_api::body::keys::{self as key_bodies, DistinguishedName};
 use casemate_api::body::{
     Created, cluster as cluster_bodies, config as config_bodies, system as system_bodies, users as user_bodies,
 };
-use casemate_core::identity::caller::UserAccess::{Manage, Passphrase, Read};
 use casemate_core::identity::caller::Whence::{Anywhere, Root};
+use casemate_core::identity::users::UserAccess::{Manage, Passphrase, Read};
 use serde_json::{Map, Value};
 
 use super::decode::{Types, ignored, import, json, judged_json, long_json, none, octets, pem, stream, untyped_json};

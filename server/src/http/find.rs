@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_api::{IdError, KeyId, NamespaceId, Tag, UserId};
-use casemate_core::identity::caller::{Caller, UserAccess, UserTarget};
+use casemate_core::identity::caller::Caller;
+use casemate_core::identity::users::{UserAccess, UserTarget};
 use casemate_core::keys::usable::Key;
 use casemate_core::rows::path::NamespaceNumber;
 use casemate_core::rows::table::Row;
@@ -158,7 +159,7 @@ pub struct ExistingKey;
 
 async fn existing_key(op: &Op, caller: &Caller, id: &str) -> Result<Key, Error> {
     let id = KeyId::parse(id).map_err(invalid)?;
-    op.keys_of(caller.scope()?).get(&id).await?.ok_or_else(Error::not_found)
+    op.keys().of(caller.scope()?).get(&id).await?.ok_or_else(Error::not_found)
 }
 
 impl Find<Op> for ExistingKey {
@@ -282,7 +283,7 @@ pub struct FoundUser {
 
 async fn reach_user(op: &Op, caller: &Caller, call: &Call, access: UserAccess) -> Result<UserTarget, Error> {
     let id = UserId::parse(first(call)).map_err(invalid)?;
-    op.reach_user(caller, id, access).await
+    op.users().reach(caller, id, access).await
 }
 
 impl Find<Op> for ExistingUser {
@@ -387,7 +388,7 @@ impl Find<Op> for ExistingNamespace {
     }
     async fn find(&self, op: &Op, _: &Caller, (): (), call: &Call) -> Result<FoundNamespace, Error> {
         let id = NamespaceId::parse(first(call)).map_err(invalid)?;
-        let row = op.namespace(&id).await?.ok_or_else(Error::not_found)?;
+        let row = op.namespaces().get(&id).await?.ok_or_else(Error::not_found)?;
         Ok(FoundNamespace { id, number: row.record.number })
     }
 }

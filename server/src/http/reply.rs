@@ -154,7 +154,6 @@ impl Refusal {
             Error::Forbidden(Some(message)) => Self::because(StatusCode::FORBIDDEN, message),
             Error::Invalid(message) => Self::because(StatusCode::BAD_REQUEST, message),
             Error::Precondition(message) => Self::because(StatusCode::PRECONDITION_FAILED, message),
-            Error::Unchanged => Self { typed: true, ..Self::bare(StatusCode::NOT_MODIFIED) },
             Error::TooMany(message) => Self::because(StatusCode::TOO_MANY_REQUESTS, message),
             Error::Unavailable(message) => {
                 Self::because(StatusCode::SERVICE_UNAVAILABLE, message).with("retry-after", "1")

@@ -397,5 +397,5 @@ fn the_cluster_ca_signs_every_certificate_from_then_on() {
     let passphrase = casemate_api::Passphrase::from_text(crate::rig::UNLOCK.to_owned());
     pollster::block_on(rig.hsm.unlock(Ipv4Addr::LOCALHOST.into(), &passphrase)).unwrap();
     let op = rig.hsm.operational().unwrap();
-    assert_eq!(pollster::block_on(op.cluster_ca_pem()).unwrap(), ours.pem());
+    assert_eq!(pollster::block_on(op.config().cluster_ca_pem()).unwrap(), ours.pem());
 }

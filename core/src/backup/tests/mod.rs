@@ -3,6 +3,7 @@
 mod crash;
 mod hostile;
 mod nethsm;
+mod stored;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,10 +14,9 @@ use pollster::block_on;
 
 use crate::backup::format::{Field, Frame, Parser, Version, push_end, push_framed, push_start};
 use crate::backup::read::{Item, Reader};
-use crate::backup::restore::RestoreArguments;
 use crate::backup::upstream::{self, DeviceItem, Store as Upstream};
 use crate::config;
-use crate::config::tls::cluster_ca_path;
+use crate::config::tls::cluster_ca;
 use crate::crypto::digest::sha256;
 use crate::crypto::mech::Live;
 use crate::crypto::mech::tests::{TestRng, any_key};
@@ -25,15 +25,16 @@ use crate::crypto::secret::DomainKey;
 use crate::crypto::{kdf, seal, x509};
 use crate::device::procedure::Step;
 use crate::hsm::phase::Operational;
+use crate::hsm::restore::RestoreArguments;
 use crate::identity::caller::Caller;
 use crate::platform::Platform;
 use crate::rows::certificate::CertificateRecord;
 use crate::rows::cluster_ca::ClusterCa;
 use crate::rows::counter::CounterRecord;
 use crate::rows::key::{KeyRecord, Mechanisms};
-use crate::rows::path::{KeyRef, LocalPath, NamespaceNumber, SharedPath};
+use crate::rows::path::{KeyRef, LocalPath, NamespaceNumber, RowPath, RowPrefix};
 use crate::rows::tls_identity::TlsIdentity;
-use crate::rows::transaction::Draft;
+use crate::rows::transaction::Transaction;
 use crate::rows::user::UserRecord;
 use crate::runtime::{BoxFuture, Rng};
 use crate::sim::{Sim, SimStore};
@@ -102,32 +103,33 @@ fn asking(hsm: &Hsm) -> Option<Caller> {
 }
 
 fn put_key(op: &Operational, namespace: NamespaceNumber, id: &str, record: KeyRecord, count: u64) {
-    let generation = op.shared.generation;
+    let generation = op.tables.generation;
     let key = KeyRef { namespace, uid: record.uid };
-    let mut draft = Draft::default();
+    let mut transaction = Transaction::default();
     if count > 0 {
         let certificate = CertificateRecord((0..=255).collect());
-        let row = SharedPath::certificate(generation, key);
-        draft = draft.put(op.certificates.sealed(&row, Revision::default(), &certificate).unwrap());
+        let row = RowPath::certificate(generation, key);
+        transaction = transaction.put(op.tables.certificates.sealed(&row, Revision::default(), &certificate).unwrap());
         for (device, count) in [("A", 1), ("B", count - 1)] {
-            let row = SharedPath::counter(generation, key, device);
-            draft = draft.put(op.counts.sealed(&row, Revision::default(), &CounterRecord { count }).unwrap());
+            let row = RowPath::counter(generation, key, device);
+            transaction = transaction
+                .put(op.tables.counters.sealed(&row, Revision::default(), &CounterRecord { count }).unwrap());
         }
     }
-    let row = SharedPath::key(generation, namespace, &KeyId::parse(id).unwrap());
-    draft = draft.put(op.keys.sealed(&row, Revision::default(), &record).unwrap());
-    block_on(op.shared.apply(draft)).unwrap();
-    op.keys.changed(&row);
+    let row = RowPath::key(generation, namespace, &KeyId::parse(id).unwrap());
+    transaction = transaction.put(op.tables.keys.sealed(&row, Revision::default(), &record).unwrap());
+    block_on(op.tables.commit(transaction)).unwrap();
 }
 
 fn put_user(op: &Operational, id: &str, scheme: Scheme) {
     let digest = Digest { scheme, salt: [id.len() as u8; 16], hash: sha256(id.as_bytes()) };
     let tags = ["a".to_owned(), "b".to_owned()].into();
     let user = UserRecord { real_name: format!("{id} \"ü\"\n"), role: Role::Operator, digest, tags };
-    let row = SharedPath::user(op.shared.generation, &UserId::parse(id).unwrap());
-    block_on(op.shared.apply(Draft::default().put(op.users.sealed(&row, Revision::default(), &user).unwrap())))
-        .unwrap();
-    op.users.changed(&row);
+    let row = RowPath::user(op.tables.generation, &UserId::parse(id).unwrap());
+    block_on(
+        op.tables.commit(Transaction::default().put(op.tables.users.sealed(&row, Revision::default(), &user).unwrap())),
+    )
+    .unwrap();
 }
 
 type Rows = Vec<(Path, Vec<u8>)>;
@@ -141,28 +143,28 @@ fn world() -> (Sim, Arc<Hsm>) {
         block_on(hsm.provision(secret(UNLOCK), secret("the admin passphrase"), TIME)).unwrap();
         let op = op(&hsm);
         let by = admin(&op);
-        block_on(op.change_backup_passphrase(&by, &secret(BACKUP), &secret(""))).unwrap();
+        block_on(op.backups().change_passphrase(&by, &secret(BACKUP), &secret(""))).unwrap();
         block_on(op.set_unattended_boot(&by, true)).unwrap();
         for id in ["gone", "ns1", "ns2"] {
-            block_on(op.create_namespace(&by, &ns(id))).unwrap();
+            block_on(op.namespaces().create(&by, &ns(id))).unwrap();
         }
-        block_on(op.delete_namespace(&by, &ns("gone"), 1)).unwrap();
+        block_on(op.namespaces().delete(&by, &ns("gone"), 1)).unwrap();
         for id in ["operator", "ns1~operator", "ns2~operator"] {
             put_user(&op, id, Scheme::Scrypt);
         }
         for (number, key_type) in (1..).zip(KeyType::ALL) {
             put_key(&op, 0, key_type.as_str(), some_key(key_type, "laßel"), if number % 2 == 0 { number } else { 0 });
         }
-        let number = block_on(op.namespace(&ns("ns1"))).unwrap().unwrap().record.number;
+        let number = block_on(op.namespaces().get(&ns("ns1"))).unwrap().unwrap().record.number;
         for at in 0..70 {
             put_key(&op, number, &format!("k{at}"), some_key(KeyType::Curve25519, ""), 0);
         }
         let (network, logging) = configured();
-        block_on(op.set_network(&by, &network)).unwrap();
-        block_on(op.set_logging(&by, &logging)).unwrap();
-        let row = cluster_ca_path(op.shared.generation);
-        let sealed = op.cluster_cas.sealed(&row, Revision::default(), &ClusterCa(vec![0x30, 1, 2])).unwrap();
-        block_on(op.shared.apply(Draft::default().put(sealed))).unwrap();
+        block_on(op.config().set_network(&by, &network)).unwrap();
+        block_on(op.config().set_logging(&by, &logging)).unwrap();
+        let row = RowPath::cluster_ca(op.tables.generation);
+        let sealed = op.tables.cluster_cas.sealed(&row, Revision::default(), &ClusterCa(vec![0x30, 1, 2])).unwrap();
+        block_on(op.tables.commit(Transaction::default().put(sealed))).unwrap();
         (sim.store.raw_rows(), sim.local.raw_rows())
     });
     let sim = device(1);
@@ -185,7 +187,7 @@ fn configured() -> (Network, Logging) {
 }
 
 fn stored_config(hsm: &Hsm) -> (Option<Network>, Option<Logging>) {
-    (block_on(config::stored(&hsm.local)).unwrap(), block_on(config::stored(&hsm.local)).unwrap())
+    (block_on(config::stored(&hsm.device.store)).unwrap(), block_on(config::stored(&hsm.device.store)).unwrap())
 }
 
 fn fill(store: &SimStore, rows: &Rows) {
@@ -195,32 +197,32 @@ fn fill(store: &SimStore, rows: &Rows) {
 /// Everything that users can see of an HSM, and the keys themselves.
 fn described(hsm: &Hsm) -> Vec<String> {
     let op = op(hsm);
-    let generation = op.shared.generation;
+    let generation = op.tables.generation;
     let mut lines = Vec::new();
-    for id in block_on(op.user_ids(None)).unwrap() {
+    for id in block_on(op.users().ids(None)).unwrap() {
         let row = block_on(op.user(&UserId::parse(&id).unwrap())).unwrap().unwrap();
         let UserRecord { real_name, role, digest, tags } = &row.record;
         lines.push(format!("{id} {real_name} {role:?} {:?} {:?} {tags:?}", digest.scheme, (digest.salt, digest.hash)));
     }
-    lines.extend(block_on(op.cluster_ca()).unwrap().map(|authority| format!("authority {authority:?}")));
+    lines.extend(block_on(cluster_ca(&op.tables)).unwrap().map(|authority| format!("authority {authority:?}")));
     let mut scopes = vec![(String::new(), 0)];
-    for id in block_on(op.namespace_ids()).unwrap() {
-        let number = block_on(op.namespace(&ns(&id))).unwrap().unwrap().record.number;
+    for id in block_on(op.namespaces().ids()).unwrap() {
+        let number = block_on(op.namespaces().get(&ns(&id))).unwrap().unwrap().record.number;
         lines.push(format!("namespace {id}"));
         scopes.push((id, number));
     }
     for (namespace, number) in scopes {
-        let prefix = SharedPath::keys(generation, number, "");
-        for path in block_on(op.keys.paths(&prefix, None)).unwrap().0 {
-            let id = SharedPath::tail(&prefix, &path).unwrap();
-            let row = SharedPath::key(generation, number, &KeyId::parse(id).unwrap());
-            let record = &block_on(op.keys.get(&row)).unwrap().unwrap().record;
+        let prefix = RowPrefix::keys(generation, number, "");
+        for path in block_on(op.tables.keys.paths(&prefix, None)).unwrap().0 {
+            let id = prefix.tail(path.path()).unwrap();
+            let row = RowPath::key(generation, number, &KeyId::parse(id).unwrap());
+            let record = &block_on(op.tables.keys.get(&row)).unwrap().unwrap().record;
             let key = KeyRef { namespace: number, uid: record.uid };
-            let certificate = block_on(op.certificates.get(&SharedPath::certificate(generation, key))).unwrap();
+            let certificate = block_on(op.tables.certificates.get(&RowPath::certificate(generation, key))).unwrap();
             let certificate = certificate.map(|row| row.record.0.clone());
             let mut material = Vec::new();
             record.material.encode(&mut material);
-            let uses = block_on(op.operations(key)).unwrap();
+            let uses = block_on(crate::keys::counters::operations(op.keys(), key)).unwrap();
             let (mechanisms, label, tags) = (record.mechanisms.list(), &record.label, &record.tags);
             lines.push(format!("{namespace}/{id} {mechanisms:?} {label} {tags:?} {uses} {certificate:?} {material:?}"));
         }
@@ -230,9 +232,9 @@ fn described(hsm: &Hsm) -> Vec<String> {
 
 fn backup_of(hsm: &Hsm) -> Vec<u8> {
     let op = op(hsm);
-    let mut backup = block_on(op.begin_backup()).unwrap();
+    let mut backup = block_on(op.backups().begin()).unwrap();
     let mut file = Vec::new();
-    while let Some(piece) = block_on(backup.next_piece(&op)).unwrap() {
+    while let Some(piece) = block_on(backup.next_piece(op.backups())).unwrap() {
         file.extend(piece);
     }
     assert_eq!(file[file.len() - 19..], *b"_NETHSM_BACKUP_END_");
@@ -286,11 +288,11 @@ fn a_backup_restores_everything_on_another_device() {
 
     let other = device(2);
     let copy = boot(&other);
-    let tls = block_on(copy.local.get(LocalPath::Tls)).unwrap().unwrap();
+    let tls = block_on(copy.device.store.get(LocalPath::Tls)).unwrap().unwrap();
     restore(&copy, &file).unwrap();
     assert_eq!(copy.state(), State::Locked);
-    let restored = block_on(copy.local.get(LocalPath::Tls)).unwrap().unwrap();
-    assert!(*restored != *tls && *restored == *block_on(hsm.local.get(LocalPath::Tls)).unwrap().unwrap());
+    let restored = block_on(copy.device.store.get(LocalPath::Tls)).unwrap().unwrap();
+    assert!(*restored != *tls && *restored == *block_on(hsm.device.store.get(LocalPath::Tls)).unwrap().unwrap());
     assert_eq!(copy.now().as_second(), now.as_second());
 
     let before = other.store.raw_rows();
@@ -309,9 +311,9 @@ fn a_backup_restores_everything_on_another_device() {
     let copy = boot(&other);
     unlock(&copy, UNLOCK).unwrap();
     assert_eq!(described(&copy), expected);
-    block_on(op(&copy).create_namespace(&admin(&op(&copy)), &ns("ns3"))).unwrap();
+    block_on(op(&copy).namespaces().create(&admin(&op(&copy)), &ns("ns3"))).unwrap();
     // Numbers of namespaces go on behind those that were given.
-    assert_eq!(block_on(op(&copy).namespace(&ns("ns3"))).unwrap().unwrap().record.number, 3);
+    assert_eq!(block_on(op(&copy).namespaces().get(&ns("ns3"))).unwrap().unwrap().record.number, 3);
 }
 
 #[test]
@@ -328,9 +330,9 @@ fn a_backup_of_this_hsm_is_restored_while_it_serves() {
     assert_eq!(described(&hsm), expected);
     assert_eq!(hsm.now().to_string(), "2031-01-01T00:00:00Z");
     assert_eq!(generations(&sim), [3]);
-    assert_eq!(block_on(Step::noted(&hsm.local)).unwrap(), None);
+    assert_eq!(block_on(Step::noted(&hsm.device.store)).unwrap(), None);
     assert!(block_on(op(&hsm).unattended_boot()).unwrap(), "nothing of the device changed");
-    block_on(op(&hsm).create_namespace(&admin(&op(&hsm)), &ns("ns3"))).unwrap();
+    block_on(op(&hsm).namespaces().create(&admin(&op(&hsm)), &ns("ns3"))).unwrap();
     restore(&hsm, &file).unwrap();
     assert_eq!(described(&hsm), expected);
     let hsm = boot(&sim);
@@ -346,14 +348,14 @@ fn a_backup_of_another_hsm_locks_this_one_until_its_passphrase_comes() {
     let copy = boot(&other);
     block_on(copy.provision(secret("another unlock passphrase"), secret("another admin passphrase"), TIME)).unwrap();
     block_on(op(&copy).set_unattended_boot(&admin(&op(&copy)), true)).unwrap();
-    let tls = block_on(copy.local.get(LocalPath::Tls)).unwrap().unwrap();
+    let tls = block_on(copy.device.store.get(LocalPath::Tls)).unwrap().unwrap();
     assert_eq!(refusal(restore_as(&copy, &file, None, None)), "No backupPassphrase provided");
     assert_eq!(copy.state(), State::Operational);
     restore(&copy, &file).unwrap();
     assert_eq!(copy.state(), State::Locked);
     assert!(unlock(&copy, "neither of the two passphrases").is_err());
     // It is this one's own network face that stays, and its old users do not come back with a reboot.
-    assert_eq!(*block_on(copy.local.get(LocalPath::Tls)).unwrap().unwrap(), *tls);
+    assert_eq!(*block_on(copy.device.store.get(LocalPath::Tls)).unwrap().unwrap(), *tls);
     assert_eq!(stored_config(&copy), (None, None));
     let copy = boot(&other);
     assert_eq!(copy.state(), State::Locked);
@@ -407,8 +409,8 @@ fn a_restore_does_not_outlast_the_phase_it_began_in() {
     // A backup that is being made ends with the phase, too.
     unlock(&hsm, UNLOCK).unwrap();
     let op = op(&hsm);
-    let mut backup = block_on(op.begin_backup()).unwrap();
-    block_on(backup.next_piece(&op)).unwrap();
+    let mut backup = block_on(op.backups().begin()).unwrap();
+    block_on(backup.next_piece(op.backups())).unwrap();
     let held = Arc::downgrade(&op);
     let by = admin(&op);
     block_on(hsm.lock(op, &by)).unwrap();
@@ -420,16 +422,16 @@ fn a_backup_ends_in_time_and_not_many_run_at_once() {
     use casemate_api::limits::{BACKUP_MAX_MS, BACKUPS_RUNNING_MAX};
     let (sim, hsm) = world();
     let op = op(&hsm);
-    let mut running: Vec<_> = (0..BACKUPS_RUNNING_MAX).map(|_| block_on(op.begin_backup()).unwrap()).collect();
-    assert!(matches!(block_on(op.begin_backup()), Err(Error::Unavailable(_))));
+    let mut running: Vec<_> = (0..BACKUPS_RUNNING_MAX).map(|_| block_on(op.backups().begin()).unwrap()).collect();
+    assert!(matches!(block_on(op.backups().begin()), Err(Error::Unavailable(_))));
     let mut late = running.pop().unwrap();
-    assert!(block_on(op.begin_backup()).is_err(), "the late one still has its place");
-    block_on(late.next_piece(&op)).unwrap();
+    assert!(block_on(op.backups().begin()).is_err(), "the late one still has its place");
+    block_on(late.next_piece(op.backups())).unwrap();
     sim.clock.advance(std::time::Duration::from_millis(BACKUP_MAX_MS + 1));
-    assert!(block_on(late.next_piece(&op)).is_err());
-    assert!(block_on(late.next_piece(&op)).is_err(), "it does not go on, nor end as if it were whole");
+    assert!(block_on(late.next_piece(op.backups())).is_err());
+    assert!(block_on(late.next_piece(op.backups())).is_err(), "it does not go on, nor end as if it were whole");
     drop(late);
-    assert!(block_on(op.begin_backup()).is_ok());
+    assert!(block_on(op.backups().begin()).is_ok());
 }
 
 #[test]
@@ -439,10 +441,10 @@ fn large_entries_are_staged_in_parts() {
     let key = KeyRef { namespace: 0, uid: record.uid };
     let from = op(&source);
     put_key(&from, 0, "large", record, 0);
-    let row = SharedPath::certificate(from.shared.generation, key);
+    let row = RowPath::certificate(from.tables.generation, key);
     let large = CertificateRecord(vec![7; 1 << 20]);
-    let sealed = from.certificates.sealed(&row, Revision::default(), &large).unwrap();
-    block_on(from.shared.apply(Draft::default().put(sealed))).unwrap();
+    let sealed = from.tables.certificates.sealed(&row, Revision::default(), &large).unwrap();
+    block_on(from.tables.commit(Transaction::default().put(sealed))).unwrap();
     let (file, expected) = (backup_of(&source), described(&source));
     let hsm = boot(&device(12));
     restore(&hsm, &file).unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A file as a NetHSM writes it.
-fn nethsm(version: Version, tweak: impl Fn(&mut Vec<(String, Vec<u8>)>, &DomainKey)) -> Vec<u8> {
+pub(super) fn nethsm(version: Version, tweak: impl Fn(&mut Vec<(String, Vec<u8>)>, &DomainKey)) -> Vec<u8> {
     let domain = DomainKey::new([0x42; 32]);
     let (unlock_salt, backup_salt, config_key) = ([1; 16], [2; 16], [3; 32]);
     let unlock = kdf::unlock_key(UNLOCK.as_bytes(), &unlock_salt);
@@ -117,7 +117,7 @@ fn files_of_a_nethsm_are_restored_with_its_users_and_their_passphrases() {
         assert_eq!(lines.iter().filter(|line| line.contains(" 7 Some([255, 0, 34, 92]) ")).count(), 2);
         assert!(logs_in(&hsm, "admin", "passphrase of admin") && logs_in(&hsm, "ns1~two", "passphrase of ns1~two"));
         // Their digests are made hard ones, and the passphrases stay.
-        block_on(op(&hsm).harden_digests()).unwrap();
+        block_on(op(&hsm).users().harden_digests()).unwrap();
         assert!(described(&hsm).iter().all(|line| !line.contains("HmacSha256")));
         assert!(logs_in(&hsm, "operator", "passphrase of operator") && !logs_in(&hsm, "operator", "other"));
         // What is backed up here now is restored here without a passphrase, and knows the slow digests.
@@ -206,7 +206,7 @@ fn our_files_have_what_a_nethsm_needs_to_boot() {
             found.insert(entry.path, entry.value);
         }
     }
-    assert!(reader.at_end() && head.ours && head.device_id == hsm.device_id);
+    assert!(reader.at_end() && head.ours && head.device_id == hsm.device_id());
     assert_eq!((found["/config/version"].as_slice(), found["/.initialized"].as_slice()), (&b"1"[..], &b""[..]));
     for store in [Upstream::Users, Upstream::Keys, Upstream::Namespaces] {
         let path = store.version_path();
@@ -302,7 +302,7 @@ fn the_former_unlock_passphrase_undoes_a_restore_until_the_new_one_was_used() {
     let other = boot(&device(31));
     block_on(other.provision(secret("a passphrase that is lost"), secret("the admin passphrase"), TIME)).unwrap();
     let by = admin(&op(&other));
-    block_on(op(&other).change_backup_passphrase(&by, &secret(BACKUP), &secret(""))).unwrap();
+    block_on(op(&other).backups().change_passphrase(&by, &secret(BACKUP), &secret(""))).unwrap();
     let file = backup_of(&other);
 
     restore(&own, &file).unwrap();
@@ -313,7 +313,7 @@ fn the_former_unlock_passphrase_undoes_a_restore_until_the_new_one_was_used() {
     sim.clock.advance(std::time::Duration::from_secs(2));
     unlock(&own, UNLOCK).unwrap();
     assert_eq!(described(&own), before);
-    assert_eq!(block_on(Step::noted(&own.local)).unwrap(), None);
+    assert_eq!(block_on(Step::noted(&own.device.store)).unwrap(), None);
     assert!(block_on(op(&own).unattended_boot()).unwrap(), "its unattended boot is back, too");
     assert_eq!(generations(&sim), [1], "what was staged is gone");
 

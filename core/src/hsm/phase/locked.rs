@@ -4,29 +4,23 @@ use std::sync::Arc;
 
 use crate::backup::convert::finish_import;
 use crate::crypto::secret::DomainKey;
-use crate::device::slots;
-use crate::device::store::Local;
+use crate::device::{Device, slots};
 use crate::error::Error;
 use crate::hsm::phase::Operational;
-use crate::identity::limiter::Limiter;
-use crate::platform::Platform;
 
 /// The HSM without its Domain Key.
 pub struct Locked {
-    platform: Platform,
-    local: Arc<Local>,
-    limiter: Arc<Limiter>,
-    device_id: String,
+    device: Arc<Device>,
 }
 
 impl Locked {
-    pub(crate) fn new(platform: Platform, local: Arc<Local>, limiter: Arc<Limiter>, device_id: String) -> Self {
-        Self { platform, local, limiter, device_id }
+    pub(crate) fn new(device: Arc<Device>) -> Self {
+        Self { device }
     }
 
     /// Opens slot 1. `None`: unattended boot is off.
     pub(crate) async fn boot_unattended(&self) -> Result<Option<Arc<Operational>>, Error> {
-        match slots::open_slot1(&self.local).await? {
+        match slots::open_slot1(&self.device.store).await? {
             None => Ok(None),
             Some(domain) => self.open(domain).await.map(Some),
         }
@@ -34,9 +28,8 @@ impl Locked {
 
     /// Becomes Operational with the Domain Key that a slot held.
     pub(crate) async fn open(&self, domain: DomainKey) -> Result<Arc<Operational>, Error> {
-        Box::pin(finish_import(&self.platform, &self.local, &self.device_id, &domain)).await?;
-        let (platform, limiter) = (self.platform.clone(), self.limiter.clone());
+        Box::pin(finish_import(&self.device, &domain)).await?;
         // On the heap, for the future of a whole phase is large, and futures are moved while they are made.
-        Box::pin(Operational::open(platform, self.local.clone(), limiter, self.device_id.clone(), domain)).await
+        Box::pin(Operational::open(self.device.clone(), domain)).await
     }
 }

@@ -22,7 +22,6 @@ use casemate_api::State;
 
 pub use locked::Locked;
 pub use operational::Operational;
-pub(crate) use operational::table_key;
 pub(crate) use unprovisioned::undo as undo_provisioning;
 pub use unprovisioned::{Provision, Unprovisioned};
 

@@ -7,23 +7,22 @@ use std::sync::Arc;
 use casemate_api::{Passphrase, Role, UserId};
 
 use crate::crypto::secret::DomainKey;
+use crate::device::Device;
 use crate::device::procedure::Step;
 use crate::device::slots;
 use crate::device::store::{Local, LocalChange};
 use crate::error::Error;
-use crate::hsm::phase::operational::Tables;
 use crate::identity::users;
 use crate::platform::Platform;
-use crate::rows::path::{Generation, LocalPath, SharedPath, TableId, generation_pointer};
-use crate::rows::table::{Closed, Doubt, Table};
+use crate::rows::path::{Generation, LocalPath, RowPath, generation_pointer};
+use crate::rows::table::RowKey;
 use crate::rows::user::UserRecord;
 use crate::runtime::party::Party;
 use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Txn};
 
 /// The HSM before it has any secret.
 pub struct Unprovisioned {
-    platform: Platform,
-    local: Arc<Local>,
+    device: Arc<Device>,
 }
 
 /// What provisioning needs.
@@ -40,8 +39,8 @@ pub struct Provision {
 const FIRST: Generation = 1;
 
 impl Unprovisioned {
-    pub(crate) fn new(platform: Platform, local: Arc<Local>) -> Self {
-        Self { platform, local }
+    pub(crate) fn new(device: Arc<Device>) -> Self {
+        Self { device }
     }
 
     /// Makes a Domain Key and the user `admin`. Steps: note the step, write the shared rows, write the slots and clear
@@ -49,32 +48,32 @@ impl Unprovisioned {
     pub async fn provision(&self, wanted: &Provision) -> Result<DomainKey, Error> {
         users::check_length("unlockPassphrase", &wanted.unlock_passphrase)?;
         users::check_length("adminPassphrase", &wanted.admin_passphrase)?;
-        let domain = DomainKey::random(&*self.platform.rng);
-        let digest = users::digest(&self.platform, Party::Hsm, "adminPassphrase", &wanted.admin_passphrase).await?;
+        let domain = DomainKey::random(&*self.device.platform.rng);
+        let digest =
+            users::digest(&self.device.platform, Party::Hsm, "adminPassphrase", &wanted.admin_passphrase).await?;
         let passphrase = wanted.unlock_passphrase.expose();
-        let slots = slots::with_slot0(LocalChange::default(), &self.platform, Party::Hsm, passphrase, &domain).await?;
+        let slots =
+            slots::with_slot0(LocalChange::default(), &self.device.platform, Party::Hsm, passphrase, &domain).await?;
 
-        self.local.commit(Step::Provision.note(without_slots())).await?;
-        sweep(&self.platform).await?;
+        self.device.store.commit(Step::Provision.note(without_slots())).await?;
+        sweep(&self.device.platform).await?;
         self.write_admin(&domain, digest).await?;
         let offset = wanted.clock_offset_s.to_be_bytes();
-        self.local.commit(slots.put(LocalPath::ClockOffset, offset).delete(LocalPath::Step)).await?;
+        self.device.store.commit(slots.put(LocalPath::ClockOffset, offset).delete(LocalPath::Step)).await?;
         Ok(domain)
     }
 
     async fn write_admin(&self, domain: &DomainKey, digest: Digest) -> Result<(), Error> {
-        let (closed, doubt) = (Closed::default(), Doubt::default());
-        let tables = Tables { platform: &self.platform, domain, closed: &closed, doubt: &doubt };
-        let table: Table<UserRecord> = tables.open(TableId::Users, 0);
         let id = UserId::parse("admin").map_err(|why| Error::internal(why.to_string()))?;
         let record = UserRecord { real_name: "admin".into(), role: Role::Administrator, digest, tags: BTreeSet::new() };
-        let row = table.sealed(&SharedPath::user(FIRST, &id), Revision::default(), &record)?;
+        let path = RowPath::user(FIRST, &id);
+        let row = RowKey::of(domain).seal(&path, Revision::default(), &record, &*self.device.platform.rng);
         let txn = Txn {
             expect: vec![(generation_pointer(), Expect::Absent)],
-            put: vec![(generation_pointer(), FIRST.to_be_bytes().to_vec()), row],
+            put: vec![(generation_pointer(), FIRST.to_be_bytes().to_vec()), row.into_parts()],
             ..Txn::default()
         };
-        match self.platform.store.commit(vec![txn]).await?.pop() {
+        match self.device.platform.store.commit(vec![txn]).await?.pop() {
             Some(Outcome::Committed(_)) => Ok(()),
             _ => Err(Error::Unavailable("The store did not confirm the change. Try again.".into())),
         }

@@ -18,8 +18,9 @@ use super::*;
 use crate::Hsm;
 use crate::crypto::material::Material;
 use crate::crypto::passphrase::{Digest, Scheme};
-use crate::identity::caller::UserAccess;
+use crate::hsm::phase::Operational;
 use crate::identity::users::NewUser;
+use crate::identity::users::UserAccess;
 use crate::keys::{NewId, Properties};
 use crate::platform::{DeviceKeeper, Platform};
 use crate::rows::key::Mechanisms;
@@ -149,42 +150,42 @@ async fn carry_out(op: &Operational, number: usize, record: &Record, history: &H
     let name = format!("n{number}");
     match &record.act {
         Act::DeleteUser(other) => {
-            let target = op.reach_user(&caller, user(other), UserAccess::Manage).await?;
-            op.delete_user(&caller, &target).await
+            let target = op.users().reach(&caller, user(other), UserAccess::Manage).await?;
+            op.users().delete(&caller, &target).await
         }
         Act::SetPassphrase(other) => {
-            let target = op.reach_user(&caller, user(other), UserAccess::Passphrase).await?;
-            op.set_user_passphrase(&caller, &target, &passphrase()).await
+            let target = op.users().reach(&caller, user(other), UserAccess::Passphrase).await?;
+            op.users().set_passphrase(&caller, &target, &passphrase()).await
         }
         Act::CreateUser => {
-            let target = op.reach_user(&caller, user(&name), UserAccess::Manage).await?;
+            let target = op.users().reach(&caller, user(&name), UserAccess::Manage).await?;
             let new = NewUser { real_name: String::new(), role: Role::Administrator, passphrase: passphrase() };
-            op.create_user(&caller, &target, new).await
+            op.users().create(&caller, &target, new).await
         }
-        Act::CreateNamespace => op.create_namespace(&caller, &NamespaceId::parse("ns").unwrap()).await,
+        Act::CreateNamespace => op.namespaces().create(&caller, &NamespaceId::parse("ns").unwrap()).await,
         Act::DeleteNamespace => {
             let id = NamespaceId::parse("ns").unwrap();
-            let row = op.namespace(&id).await?.ok_or_else(Error::not_found)?;
+            let row = op.namespaces().get(&id).await?.ok_or_else(Error::not_found)?;
             record.found.store(history.now(), Ordering::SeqCst);
-            op.delete_namespace(&caller, &id, row.record.number).await
+            op.namespaces().delete(&caller, &id, row.record.number).await
         }
         Act::CreateKey => {
-            let material = Material::generate(KeyType::Curve25519, 0, &*op.platform.rng)?;
+            let material = Material::generate(KeyType::Curve25519, 0, &*op.device.platform.rng)?;
             let properties = Properties::new(Mechanisms::of(&[Mechanism::EdDSA_Signature]), String::new(), Vec::new())?;
-            op.keys_managed_by(&caller)?.create(NewId::Given(key()), material, properties).await.map(drop)
+            op.keys().managed_by(&caller)?.create(NewId::Given(key()), material, properties).await.map(drop)
         }
         Act::DeleteKey => {
-            let keys = op.keys_managed_by(&caller)?;
+            let keys = op.keys().managed_by(&caller)?;
             let found = keys.get(&key()).await?.ok_or_else(Error::not_found)?;
             record.found.store(history.now(), Ordering::SeqCst);
             after_you().await;
             keys.delete(&found).await
         }
-        Act::Configure => op.set_ntp(&caller, &Ntp { ntp_ip: None, nts_name: Some(name) }).await,
+        Act::Configure => op.config().set_ntp(&caller, &Ntp { ntp_ip: None, nts_name: Some(name) }).await,
         Act::BootUnattended => op.set_unattended_boot(&caller, number.is_multiple_of(2)).await,
         Act::Tag => {
-            let target = op.reach_user(&caller, user("operator"), UserAccess::Manage).await?;
-            op.add_user_tag(&caller, &target, &name).await.map(drop)
+            let target = op.users().reach(&caller, user("operator"), UserAccess::Manage).await?;
+            op.users().add_tag(&caller, &target, &name).await.map(drop)
         }
     }
 }
@@ -208,9 +209,9 @@ fn device() -> Sim {
         for (salt, (name, role)) in (1..).zip(names) {
             let digest = Digest { scheme: Scheme::Scrypt, salt: [salt; 16], hash: [salt; 32] };
             let record = UserRecord { real_name: name.into(), role, digest, tags: BTreeSet::new() };
-            let path = SharedPath::user(op.shared.generation, &user(name));
-            let row = op.users.sealed(&path, Revision::default(), &record).unwrap();
-            block_on(op.shared.apply(Draft::default().put(row))).unwrap();
+            let path = RowPath::user(op.tables.generation, &user(name));
+            let row = op.tables.users.sealed(&path, Revision::default(), &record).unwrap();
+            block_on(op.tables.commit(Transaction::default().put(row))).unwrap();
         }
         [sim.store.raw_rows(), sim.local.raw_rows()]
     });

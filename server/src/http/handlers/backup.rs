@@ -6,7 +6,7 @@ use std::time::Duration;
 use casemate_api::body::system::RestoreRequest;
 use casemate_api::limits::{BACKUP_STALL_MS, REPLY_PACE_BYTES_PER_S, RESTORE_ARGUMENTS_MAX_BYTES};
 use casemate_api::sentences;
-use casemate_core::backup::restore::{Restore, RestoreArguments, Restored};
+use casemate_core::hsm::restore::{Restore, RestoreArguments, Restored};
 use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 use tokio::sync::Mutex;
@@ -22,7 +22,7 @@ use crate::http::upload::Upload;
 /// `POST /system/backup`: streamed piece by piece, holding the phase only while a piece is made, so that a slow client
 /// cannot keep the HSM from locking.
 pub async fn backup(op: Op, caller: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    let mut backup = op.begin_backup().await?;
+    let mut backup = op.backups().begin().await?;
     let weak = op.weak();
     drop(op);
     let (writer, body) = ReplyBody::stream();
@@ -38,7 +38,7 @@ pub async fn backup(op: Op, caller: Caller, (): (), (): ()) -> Result<Reply, Err
                 tracing::warn!(target: "hsm.backup", %error, "a backup broke off");
                 return;
             }
-            let piece = match backup.next_piece(&op).await {
+            let piece = match backup.next_piece(op.backups()).await {
                 Ok(Some(piece)) => piece,
                 Ok(None) => break,
                 Err(error) => {

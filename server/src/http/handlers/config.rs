@@ -18,7 +18,7 @@ pub async fn set_unlock_passphrase(op: Op, caller: Caller, (): (), body: ChangeP
 
 /// `PUT /config/backup-passphrase`
 pub async fn set_backup_passphrase(op: Op, caller: Caller, (): (), body: ChangePassphrase) -> Result<Reply, Error> {
-    op.change_backup_passphrase(&caller, &body.new_passphrase, &body.current_passphrase).await?;
+    op.backups().change_passphrase(&caller, &body.new_passphrase, &body.current_passphrase).await?;
     Ok(Reply::no_content())
 }
 
@@ -36,34 +36,34 @@ pub async fn set_unattended_boot(op: Op, caller: Caller, (): (), body: Unattende
 
 /// `GET /config/network`
 pub async fn network(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    Reply::json(&op.network().await?)
+    Reply::json(&op.config().network().await?)
 }
 
 /// `PUT /config/network`
 pub async fn set_network(op: Op, caller: Caller, (): (), body: Network) -> Result<Reply, Error> {
-    op.set_network(&caller, &body).await?;
+    op.config().set_network(&caller, &body).await?;
     Ok(Reply::no_content())
 }
 
 /// `GET /config/logging`
 pub async fn logging(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    Reply::json(&op.logging().await?)
+    Reply::json(&op.config().logging().await?)
 }
 
 /// `PUT /config/logging`
 pub async fn set_logging(op: Op, caller: Caller, (): (), body: Logging) -> Result<Reply, Error> {
-    op.set_logging(&caller, &body).await?;
+    op.config().set_logging(&caller, &body).await?;
     Ok(Reply::no_content())
 }
 
 /// `GET /config/ntp`
 pub async fn ntp(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    Reply::json(&op.ntp().await?)
+    Reply::json(&op.config().ntp().await?)
 }
 
 /// `PUT /config/ntp`
 pub async fn set_ntp(op: Op, caller: Caller, (): (), body: Ntp) -> Result<Reply, Error> {
-    op.set_ntp(&caller, &body).await?;
+    op.config().set_ntp(&caller, &body).await?;
     Ok(Reply::no_content())
 }
 
@@ -73,7 +73,7 @@ pub async fn time(_: Op, _: Caller, hsm: Arc<Hsm>, (): ()) -> Result<Reply, Erro
 }
 
 /// `PUT /config/time`
-pub async fn set_time(op: Op, caller: Caller, hsm: Arc<Hsm>, body: Time) -> Result<Reply, Error> {
-    hsm.set_time(&op, &caller, &body.time).await?;
+pub async fn set_time(op: Op, caller: Caller, _: Arc<Hsm>, body: Time) -> Result<Reply, Error> {
+    op.config().set_time(&caller, &body.time).await?;
     Ok(Reply::no_content())
 }

@@ -15,7 +15,7 @@ use casemate_core::Error;
 use casemate_core::crypto::material::Material;
 use casemate_core::hsm::phase::Operational;
 use casemate_core::identity::caller::{Caller, Scope};
-use casemate_core::identity::users::Change;
+use casemate_core::identity::right::Change;
 use casemate_core::keys::usable::Key;
 use casemate_core::keys::{NewId, PageEnd, Properties};
 use casemate_core::rows::key::Mechanisms;
@@ -41,7 +41,7 @@ pub async fn list(op: Op, caller: Caller, listing: Listing, (): ()) -> Result<Re
 /// `GET /keys/{key}` and `GET /keys/{prefix}*`
 pub async fn read(op: Op, caller: Caller, found: KeyOrPrefix, (): ()) -> Result<Reply, Error> {
     match found {
-        KeyOrPrefix::One(key) => Reply::json(&key.describe(&op).await?),
+        KeyOrPrefix::One(key) => Reply::json(&key.describe(op.keys()).await?),
         KeyOrPrefix::Prefix(listing) => listed(op, caller, listing).await,
     }
 }
@@ -127,7 +127,7 @@ struct Wanted {
 impl Wanted {
     /// Appends one page to `list`.
     async fn page(&self, op: &Operational, after: Option<&PageEnd>, list: &mut List) -> Result<Option<PageEnd>, Error> {
-        let keys = op.keys_of(&self.scope);
+        let keys = op.keys().of(&self.scope);
         let (ids, end) = keys.page(&self.listing.prefix, after).await?;
         for (number, id) in ids.into_iter().enumerate() {
             // Of rows that are in the cache nothing is waited for.
@@ -143,7 +143,7 @@ impl Wanted {
     }
 
     async fn wants(&self, op: &Operational, id: &KeyId) -> Result<bool, Error> {
-        let Some(key) = op.keys_of(&self.scope).get(id).await? else { return Ok(false) };
+        let Some(key) = op.keys().of(&self.scope).get(id).await? else { return Ok(false) };
         let label = self.listing.label.as_ref().is_none_or(|label| key.label() == label);
         let usable = self.usable_by.as_ref().is_none_or(|caller| caller.has_one_of(key.tags()));
         Ok(label && usable)
@@ -162,7 +162,7 @@ pub async fn generate(
     (metrics, _): (Arc<Metrics>, Duration),
     wanted: bodies::GenerateKey,
 ) -> Result<Reply, Error> {
-    let keys = op.keys_managed_by(&caller)?;
+    let keys = op.keys().managed_by(&caller)?;
     let bodies::GenerateKey { mechanisms, key_type, length, id, restrictions, label } = wanted;
     let id = keys.generate(&id, key_type, length, &mechanisms, (label, restrictions.tags)).await?;
     metrics.count(Count::Generate);
@@ -173,14 +173,14 @@ pub async fn generate(
 pub async fn import(op: Op, caller: Caller, (): (), body: Import) -> Result<Reply, Error> {
     let party = caller.scope()?.party();
     let (material, properties) = op.off_thread(Work::Slow, party, || imported(body)).await??;
-    created(&op.keys_managed_by(&caller)?.create(NewId::Picked, material, properties).await?)
+    created(&op.keys().managed_by(&caller)?.create(NewId::Picked, material, properties).await?)
 }
 
 /// `PUT /keys/{key}`
 pub async fn import_as(op: Op, caller: Caller, id: KeyId, body: Import) -> Result<Reply, Error> {
     let party = caller.scope()?.party();
     let (material, properties) = op.off_thread(Work::Slow, party, || imported(body)).await??;
-    op.keys_managed_by(&caller)?.create(NewId::Given(id), material, properties).await?;
+    op.keys().managed_by(&caller)?.create(NewId::Given(id), material, properties).await?;
     Ok(Reply::no_content())
 }
 
@@ -199,64 +199,64 @@ fn imported(body: Import) -> Result<(Material, Properties), Error> {
 
 /// `DELETE /keys/{key}`
 pub async fn delete(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
-    op.keys_managed_by(&caller)?.delete(&key).await?;
+    op.keys().managed_by(&caller)?.delete(&key).await?;
     Ok(Reply::no_content())
 }
 
 /// `GET /keys/{key}/public.pem`
 pub async fn public_pem(op: Op, _: Caller, key: Key, (): ()) -> Result<Reply, Error> {
-    Ok(Reply::ok(key.public_pem(&op).await?))
+    Ok(Reply::ok(key.public_pem(op.keys()).await?))
 }
 
 /// `POST /keys/{key}/csr.pem`
 pub async fn csr(op: Op, _: Caller, key: Key, subject: bodies::DistinguishedName) -> Result<Reply, Error> {
-    Ok(Reply::ok(key.csr(&op, subject).await?))
+    Ok(Reply::ok(key.csr(op.keys(), subject).await?))
 }
 
 /// `GET /keys/{key}/cert`
 pub async fn certificate(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
-    let found = op.keys_of(caller.scope()?).certificate(&key).await?;
+    let found = op.keys().of(caller.scope()?).certificate(&key).await?;
     found.map(Reply::ok).ok_or_else(Error::not_found)
 }
 
 /// `PUT /keys/{key}/cert`
 pub async fn set_certificate(op: Op, caller: Caller, id: KeyId, certificate: Vec<u8>) -> Result<Reply, Error> {
-    op.keys_managed_by(&caller)?.set_certificate(&id, certificate).await?;
+    op.keys().managed_by(&caller)?.set_certificate(&id, certificate).await?;
     Ok(Reply::created())
 }
 
 /// `DELETE /keys/{key}/cert`
 pub async fn delete_certificate(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
-    op.keys_managed_by(&caller)?.delete_certificate(&key).await?;
+    op.keys().managed_by(&caller)?.delete_certificate(&key).await?;
     Ok(Reply::no_content())
 }
 
 /// `PUT /keys/{key}/label`
 pub async fn set_label(op: Op, caller: Caller, id: KeyId, body: bodies::SetLabel) -> Result<Reply, Error> {
-    Ok(put_into_set(op.keys_managed_by(&caller)?.set_label(&id, &body.label).await?))
+    Ok(put_into_set(op.keys().managed_by(&caller)?.set_label(&id, &body.label).await?))
 }
 
 /// `DELETE /keys/{key}/label`
 pub async fn delete_label(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
-    op.keys_managed_by(&caller)?.set_label(&key.id, "").await?;
+    op.keys().managed_by(&caller)?.set_label(&key.id, "").await?;
     Ok(Reply::no_content())
 }
 
 /// `POST /keys/{key}/move`
 pub async fn rename(op: Op, caller: Caller, key: Key, body: bodies::MoveKey) -> Result<Reply, Error> {
     let new_id = KeyId::parse(&body.new_id).map_err(|why| Error::invalid(why.to_string()))?;
-    op.keys_managed_by(&caller)?.rename(&key, &new_id).await?;
+    op.keys().managed_by(&caller)?.rename(&key, &new_id).await?;
     Reply::json(&Created { id: new_id.to_string() })
 }
 
 /// `PUT /keys/{key}/restrictions/tags/{tag}`
 pub async fn add_tag(op: Op, caller: Caller, (id, tag): (KeyId, Tag), (): ()) -> Result<Reply, Error> {
-    Ok(put_into_set(op.keys_managed_by(&caller)?.add_tag(&id, tag.as_str()).await?))
+    Ok(put_into_set(op.keys().managed_by(&caller)?.add_tag(&id, tag.as_str()).await?))
 }
 
 /// `DELETE /keys/{key}/restrictions/tags/{tag}`
 pub async fn remove_tag(op: Op, caller: Caller, (id, tag): (KeyId, Tag), (): ()) -> Result<Reply, Error> {
-    taken_from_set(op.keys_managed_by(&caller)?.remove_tag(&id, tag.as_str()).await)
+    taken_from_set(op.keys().managed_by(&caller)?.remove_tag(&id, tag.as_str()).await)
 }
 
 /// `204` for a change, `304` for none.
@@ -283,7 +283,7 @@ pub async fn sign(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::S
     let (key, party) = (key.usable_by(&caller)?, caller.scope()?.party());
     let message = message(&op, party, body.message).await?;
     let mode = Mode::Sign(body.mode);
-    let output = key.permit(mode)?.run(&op, message, None).await?;
+    let output = key.permit(mode)?.run(op.keys(), message, None).await?;
     metrics.operation(Count::Sign, of_mode(mode));
     replied(&op, party, output, |text| Reply::json(&bodies::Signature { signature: text })).await
 }
@@ -298,7 +298,7 @@ pub async fn decrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies
     };
     let mode = Mode::Decrypt(body.mode);
     let permit = key.permit(mode)?;
-    let output = permit.run(&op, encrypted, iv).await?;
+    let output = permit.run(op.keys(), encrypted, iv).await?;
     metrics.operation(Count::Decrypt, of_mode(mode));
     replied(&op, party, output, |text| Reply::json(&bodies::Decrypted { decrypted: Zeroizing::new(text) })).await
 }
@@ -313,7 +313,7 @@ pub async fn encrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies
     };
     let mode = Mode::Encrypt(body.mode);
     let permit = key.permit(mode)?;
-    let output = permit.run(&op, plain, Some(iv.clone())).await?;
+    let output = permit.run(op.keys(), plain, Some(iv.clone())).await?;
     metrics.operation(Count::Encrypt, of_mode(mode));
     let iv = BASE64.encode(iv);
     replied(&op, party, output, |text| Reply::json(&bodies::Encrypted { encrypted: text, iv })).await

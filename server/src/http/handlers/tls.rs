@@ -13,38 +13,38 @@ use crate::http::row::Op;
 
 /// `GET /config/tls/public.pem`
 pub async fn public_key(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    Ok(Reply::ok(op.tls_public_key_pem().await?))
+    Ok(Reply::ok(op.config().tls_public_key_pem().await?))
 }
 
 /// `GET /config/tls/cert.pem`
 pub async fn chain(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    Ok(Reply::ok(op.tls_chain_pem().await?))
+    Ok(Reply::ok(op.config().tls_chain_pem().await?))
 }
 
 /// `PUT /config/tls/cert.pem`
 pub async fn set_chain(op: Op, caller: Caller, hsm: Arc<Hsm>, pem: Vec<u8>) -> Result<Reply, Error> {
-    op.set_tls_chain(&caller, &pem, hsm.now()).await?;
+    op.config().set_tls_chain(&caller, &pem, hsm.now()).await?;
     Ok(Reply::created().at(format!("{BASE}/config/tls/cert.pem")))
 }
 
 /// `POST /config/tls/csr.pem`
 pub async fn csr(op: Op, _: Caller, (): (), subject: DistinguishedName) -> Result<Reply, Error> {
-    Ok(Reply::ok(op.tls_csr(subject).await?))
+    Ok(Reply::ok(op.config().tls_csr(subject).await?))
 }
 
 /// `POST /config/tls/generate`
 pub async fn generate(op: Op, caller: Caller, (): (), wanted: GenerateTlsKey) -> Result<Reply, Error> {
-    op.generate_tls_key(&caller, wanted.key_type, wanted.length).await?;
+    op.config().generate_tls_key(&caller, wanted.key_type, wanted.length).await?;
     Ok(Reply::no_content())
 }
 
 /// `GET /config/tls/cluster-ca.pem`
 pub async fn cluster_ca(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    Ok(Reply::ok(op.cluster_ca_pem().await?))
+    Ok(Reply::ok(op.config().cluster_ca_pem().await?))
 }
 
 /// `PUT /config/tls/cluster-ca.pem`
 pub async fn set_cluster_ca(op: Op, caller: Caller, hsm: Arc<Hsm>, pem: Vec<u8>) -> Result<Reply, Error> {
-    op.set_cluster_ca(&caller, &pem, hsm.now()).await?;
+    op.config().set_cluster_ca(&caller, &pem, hsm.now()).await?;
     Ok(Reply::created().at(format!("{BASE}/config/tls/cluster-ca.pem")))
 }

@@ -4,8 +4,9 @@ use casemate_api::body::Created;
 use casemate_api::body::users as bodies;
 use casemate_api::{NamespaceId, Role, Tag, UserId, UserName};
 use casemate_core::Error;
-use casemate_core::identity::caller::{Caller, UserAccess, UserTarget};
+use casemate_core::identity::caller::Caller;
 use casemate_core::identity::users::NewUser;
+use casemate_core::identity::users::{UserAccess, UserTarget};
 use hyper::StatusCode;
 
 use super::keys::{put_into_set, taken_from_set};
@@ -16,7 +17,7 @@ use crate::http::row::Op;
 
 /// `GET /users`
 pub async fn list(op: Op, caller: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    let ids = op.user_ids(caller.scope()?.namespace()).await?;
+    let ids = op.users().ids(caller.scope()?.namespace()).await?;
     let items: Vec<_> = ids.into_iter().map(|user| bodies::UserItem { user }).collect();
     Reply::json(&items)
 }
@@ -55,14 +56,14 @@ pub async fn create_as(op: Op, caller: Caller, id: UserId, new: bodies::NewUser)
 async fn create(op: &Op, caller: &Caller, id: UserId, new: bodies::NewUser) -> Result<(), Error> {
     let new = NewUser { real_name: new.real_name, role: new.role, passphrase: new.passphrase };
     new.check()?;
-    let target = op.reach_user(caller, id, UserAccess::Manage).await.map_err(|error| match error {
+    let target = op.users().reach(caller, id, UserAccess::Manage).await.map_err(|error| match error {
         Error::Forbidden(None) if caller.is_root() => {
             Error::Forbidden(Some("R-User trying to create N-User for an already created namespace".into()))
         }
         Error::Forbidden(None) => Error::Forbidden(Some("N-User trying to create user for another namespace".into())),
         other => other,
     })?;
-    op.create_user(caller, &target, new).await
+    op.users().create(caller, &target, new).await
 }
 
 /// `GET /users/{user}`
@@ -73,7 +74,7 @@ pub async fn read(_: Op, _: Caller, user: FoundUser, (): ()) -> Result<Reply, Er
 
 /// `DELETE /users/{user}`
 pub async fn delete(op: Op, caller: Caller, user: FoundUser, (): ()) -> Result<Reply, Error> {
-    op.delete_user(&caller, &user.target).await?;
+    op.users().delete(&caller, &user.target).await?;
     Ok(Reply::no_content())
 }
 
@@ -84,7 +85,7 @@ pub async fn set_passphrase(
     user: FoundUser,
     body: bodies::NewPassphrase,
 ) -> Result<Reply, Error> {
-    op.set_user_passphrase(&caller, &user.target, &body.passphrase).await?;
+    op.users().set_passphrase(&caller, &user.target, &body.passphrase).await?;
     Ok(Reply::no_content())
 }
 
@@ -98,12 +99,12 @@ pub async fn tags(_: Op, _: Caller, user: FoundUser, (): ()) -> Result<Reply, Er
 
 /// `PUT /users/{user}/tags/{tag}`
 pub async fn add_tag(op: Op, caller: Caller, (target, tag): (UserTarget, Tag), (): ()) -> Result<Reply, Error> {
-    Ok(put_into_set(op.add_user_tag(&caller, &target, tag.as_str()).await?))
+    Ok(put_into_set(op.users().add_tag(&caller, &target, tag.as_str()).await?))
 }
 
 /// `DELETE /users/{user}/tags/{tag}`
 pub async fn remove_tag(op: Op, caller: Caller, (target, tag): (UserTarget, Tag), (): ()) -> Result<Reply, Error> {
     // Other users than Operators have no tags to remove.
-    let removed = op.remove_user_tag(&caller, &target, tag.as_str()).await;
+    let removed = op.users().remove_tag(&caller, &target, tag.as_str()).await;
     taken_from_set(removed.map_err(|error| if let Error::Invalid(_) = error { Error::not_found() } else { error }))
 }

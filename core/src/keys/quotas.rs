@@ -14,13 +14,16 @@ use casemate_api::NamespaceId;
 use casemate_api::limits::BACKUP_PAGE_ROWS;
 
 use crate::error::Error;
-use crate::hsm::phase::Operational;
 use crate::identity::caller::{Caller, Scope};
 use crate::identity::right::By;
-use crate::rows::path::{NamespaceNumber, SharedPath};
+use crate::identity::{caller, right};
+use crate::keys::Keyring;
+use crate::keys::namespaces::Namespaces;
+use crate::rows::path::{NamespaceNumber, RowPath, RowPrefix};
 use crate::rows::table::Record;
-use crate::rows::transaction::{Committed, Draft};
-use crate::store::{Range, Snapshot};
+use crate::rows::tables::Tables;
+use crate::rows::transaction::{Committed, Transaction};
+use crate::store::{Path, Range, Snapshot};
 
 /// What a namespace holds, in the same measures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,54 +130,55 @@ impl Drop for Held {
     }
 }
 
-impl Operational {
-    /// Holds the account of a scope.
-    pub(crate) async fn place(&self, scope: &Scope) -> Result<Place, Error> {
-        let Some(namespace) = scope.namespace() else { return Ok(Place(None)) };
-        let quota = self.namespace(namespace).await?.map(|row| row.record.quota).unwrap_or_default();
-        if quota == Quota::default() {
-            return Ok(Place(None));
-        }
-        let mut usage = self.accounts.of(scope.number()).lock_arc().await;
-        if usage.is_none() {
-            *usage = Some(self.count(scope.number()).await?);
-        }
-        Ok(Place(Some(Held { usage, after: None, quota, namespace: namespace.clone() })))
+/// Holds the account of a scope.
+pub(crate) async fn hold(ring: Keyring<'_>, scope: &Scope) -> Result<Place, Error> {
+    let Some(namespace) = scope.namespace() else { return Ok(Place(None)) };
+    let quota = caller::stored_namespace(ring.tables, namespace).await?.map(|row| row.record.quota).unwrap_or_default();
+    if quota == Quota::default() {
+        return Ok(Place(None));
     }
+    let mut usage = ring.state.accounts.of(scope.number()).lock_arc().await;
+    if usage.is_none() {
+        *usage = Some(count(ring.tables, scope.number()).await?);
+    }
+    Ok(Place(Some(Held { usage, after: None, quota, namespace: namespace.clone() })))
+}
 
+impl Namespaces<'_> {
     /// The quota of a namespace and what it holds now. Without a quota all of it is read for that.
-    pub async fn namespace_quota(&self, id: &NamespaceId) -> Result<(Quota, Usage), Error> {
-        let row = self.namespace(id).await?.ok_or_else(Error::not_found)?;
+    pub async fn quota(&self, id: &NamespaceId) -> Result<(Quota, Usage), Error> {
+        let row = self.get(id).await?.ok_or_else(Error::not_found)?;
         let (quota, number) = (row.record.quota, row.record.number);
         // Held for counting alone, too: however many ask, a namespace is counted once at a time.
-        let mut usage = self.accounts.of(number).lock_arc().await;
+        let mut usage = self.state.accounts.of(number).lock_arc().await;
         if quota == Quota::default() {
-            return Ok((quota, self.count(number).await?));
+            return Ok((quota, count(self.tables, number).await?));
         }
         let known = match *usage {
             Some(usage) => usage,
-            None => self.count(number).await?,
+            None => count(self.tables, number).await?,
         };
         *usage = Some(known);
         Ok((quota, known))
     }
 
     /// Sets the quota of a namespace. It may be below what is there: then nothing is added until enough is deleted.
-    pub async fn set_namespace_quota(&self, by: &Caller, id: &NamespaceId, quota: Quota) -> Result<(), Error> {
-        let path = SharedPath::namespace(self.shared.generation, id);
-        let mut row = self.namespaces.read(&path).await?.ok_or_else(Error::not_found)?;
+    pub async fn set_quota(&self, by: &Caller, id: &NamespaceId, quota: Quota) -> Result<(), Error> {
+        let table = &self.tables.namespaces;
+        let path = RowPath::namespace(self.tables.generation, id);
+        let mut row = table.read(&path).await?.ok_or_else(Error::not_found)?;
         if row.record.quota == Quota::default() {
             // Nobody has kept it since there was no quota.
-            self.accounts.forget(row.record.number);
+            self.state.accounts.forget(row.record.number);
         }
         row.record.quota = quota;
-        let sealed = self.namespaces.sealed(&path, row.revision, &row.record)?;
-        match self.commit(By::Caller(by), Draft::default().at(&path, row.revision).put(sealed).reserved()).await? {
+        let sealed = table.sealed(&path, row.revision, &row.record)?;
+        let transaction = Transaction::default().at(&path, row.revision).put(sealed).reserved();
+        match right::commit(self.tables, By::Caller(by), transaction).await? {
             Committed::Conflict(_) => Err(Error::Unavailable("The namespace was changed meanwhile. Try again.".into())),
             Committed::At(_) => {
-                self.namespaces.changed(&path);
                 // Counted anew: somebody may have counted under the quota of before.
-                self.accounts.forget(row.record.number);
+                self.state.accounts.forget(row.record.number);
                 let text = |max: Option<u64>| max.map_or_else(|| "any".to_owned(), |max| max.to_string());
                 let (keys, bytes) = (text(quota.keys), text(quota.bytes));
                 tracing::info!(target: "hsm.namespace", "quota of ({id}): {keys} keys, {bytes} bytes");
@@ -182,30 +186,30 @@ impl Operational {
             }
         }
     }
+}
 
-    async fn count(&self, number: NamespaceNumber) -> Result<Usage, Error> {
-        let generation = self.shared.generation;
-        // One view, so that a key that is renamed meanwhile is counted once.
-        let view = self.platform.store.snapshot().await?;
-        let (keys, bytes) = self.count_rows(&*view, &SharedPath::keys(generation, number, "")).await?;
-        let (_, more) = self.count_rows(&*view, &SharedPath::certificates(generation, number)).await?;
-        Ok(Usage { keys, bytes: bytes + more })
-    }
+async fn count(tables: &Tables, number: NamespaceNumber) -> Result<Usage, Error> {
+    let generation = tables.generation;
+    // One view, so that a key that is renamed meanwhile is counted once.
+    let view = tables.snapshot().await?;
+    let (keys, bytes) = count_rows(tables, &*view, RowPrefix::keys(generation, number, "").path()).await?;
+    let (_, more) = count_rows(tables, &*view, RowPrefix::certificates(generation, number).path()).await?;
+    Ok(Usage { keys, bytes: bytes + more })
+}
 
-    /// Rows and bytes of values whose paths start with `prefix`.
-    async fn count_rows(&self, view: &dyn Snapshot, prefix: &SharedPath) -> Result<(u64, u64), Error> {
-        // Rows may be large, so these are few at once.
-        let mut range = Range::prefix(prefix.path(), BACKUP_PAGE_ROWS);
-        let (mut rows, mut bytes) = (0, 0);
-        loop {
-            self.closed.check()?;
-            let page = view.range(range.clone()).await?;
-            rows += page.rows.len() as u64;
-            bytes += page.rows.iter().map(|(_, row)| row.value.len() as u64).sum::<u64>();
-            match page.rows.last() {
-                Some((last, _)) if page.more => range.start = last.next(),
-                _ => return Ok((rows, bytes)),
-            }
+/// Rows and bytes of values whose paths start with `prefix`.
+async fn count_rows(tables: &Tables, view: &dyn Snapshot, prefix: &Path) -> Result<(u64, u64), Error> {
+    // Rows may be large, so these are few at once.
+    let mut range = Range::prefix(prefix, BACKUP_PAGE_ROWS);
+    let (mut rows, mut bytes) = (0, 0);
+    loop {
+        tables.check()?;
+        let page = view.range(range.clone()).await?;
+        rows += page.rows.len() as u64;
+        bytes += page.rows.iter().map(|(_, row)| row.value.len() as u64).sum::<u64>();
+        match page.rows.last() {
+            Some((last, _)) if page.more => range.start = last.next(),
+            _ => return Ok((rows, bytes)),
         }
     }
 }

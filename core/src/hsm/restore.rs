@@ -30,14 +30,16 @@ use crate::backup::passphrase::backup_key;
 use crate::backup::read::{Entry, Head, Item, Reader};
 use crate::backup::stage::{self, Moved, Staging};
 use crate::backup::upstream::{DeviceItem, Place};
+use crate::config::parse_time;
 use crate::crypto::seal;
 use crate::crypto::secret::{BackupKey, DomainKey};
+use crate::device::Device;
 use crate::device::procedure::Step;
 use crate::device::slots;
 use crate::device::store::LocalChange;
 use crate::error::Error;
 use crate::hsm::phase::{Locked, Operational, Phase, Unprovisioned};
-use crate::hsm::{hold_soon, parse_time, wall, wrong_state};
+use crate::hsm::{hold_soon, wrong_state};
 use crate::identity::caller::Caller;
 use crate::rows::path::{Generation, LocalPath};
 use crate::runtime::party::Party;
@@ -132,8 +134,8 @@ impl Hsm {
             }
         };
         Ok(Restore {
-            began: self.platform.clock.monotonic(),
-            looked: self.platform.clock.monotonic(),
+            began: self.device.platform.clock.monotonic(),
+            looked: self.device.platform.clock.monotonic(),
             hsm: self.clone(),
             arguments: RestoreArguments::default(),
             origin,
@@ -154,7 +156,7 @@ impl Hsm {
 impl Restore {
     /// Takes what comes with the file; before its first bytes.
     pub fn arguments(&mut self, arguments: RestoreArguments) {
-        self.began = self.hsm.platform.clock.monotonic();
+        self.began = self.hsm.device.platform.clock.monotonic();
         self.arguments = arguments;
     }
 
@@ -176,7 +178,7 @@ impl Restore {
     /// Now and then, whether whoever restores is still believed: a large file may come for weeks, and keeps others from
     /// restoring.
     async fn look_again(&mut self) -> Result<(), Error> {
-        let now = self.hsm.platform.clock.monotonic();
+        let now = self.hsm.device.platform.clock.monotonic();
         if let Origin::Operational(op, by) = &self.origin
             && now.saturating_sub(self.looked) >= Duration::from_millis(UPLOAD_LOOK_MS)
         {
@@ -236,9 +238,9 @@ impl Restore {
         }
         let undone = async {
             let _guard = self.hsm.transition.lock().await;
-            if let Some(Step::Stage { .. }) = Step::noted(&self.hsm.local).await? {
-                stage::sweep(&self.hsm.platform).await?;
-                self.hsm.local.commit(LocalChange::default().delete(LocalPath::Step)).await?;
+            if let Some(Step::Stage { .. }) = Step::noted(&self.hsm.device.store).await? {
+                stage::sweep(&self.hsm.device.platform).await?;
+                self.hsm.device.store.commit(LocalChange::default().delete(LocalPath::Step)).await?;
             }
             Ok::<(), Error>(())
         };
@@ -272,7 +274,7 @@ impl Restore {
         let own = match (&self.arguments.passphrase, &self.origin) {
             (None, Origin::Operational(op, _)) => {
                 let op = op.upgrade().ok_or_else(wrong_state)?;
-                let secret = op.backup_secret().await?.filter(|row| row.record.salt == salt);
+                let secret = op.backups().secret().await?.filter(|row| row.record.salt == salt);
                 secret.map(|row| BackupKey::new(*row.record.key.expose()))
             }
             _ => None,
@@ -283,7 +285,7 @@ impl Restore {
         self.turn = Some(Turn::take(&self.hsm.restoring)?);
         match (own, &self.arguments.passphrase) {
             (Some(key), _) => Ok(key),
-            (None, Some(passphrase)) => backup_key(&self.hsm.platform, Party::Hsm, passphrase, salt).await,
+            (None, Some(passphrase)) => backup_key(&self.hsm.device.platform, Party::Hsm, passphrase, salt).await,
             (None, None) => Err(Error::invalid("No backupPassphrase provided")),
         }
     }
@@ -300,17 +302,17 @@ impl Restore {
 
     /// Notes the step, removes what earlier attempts left, and opens the generation that entries go to.
     async fn stage(&mut self, head: &Head) -> Result<(), Error> {
-        let (platform, local) = (self.hsm.platform.clone(), self.hsm.local.clone());
+        let Device { platform, store: local, .. } = &*self.hsm.device;
         let _guard = self.hsm.transition.lock().await;
         self.check_phase()?;
-        if let Some(Step::Import { .. }) = Step::noted(&local).await? {
+        if let Some(Step::Import { .. }) = Step::noted(local).await? {
             return Err(Error::Unavailable("An earlier restore is not over. Reboot and unlock the HSM first.".into()));
         }
-        let (current, expect) = stage::pointer(&platform).await?;
+        let (current, expect) = stage::pointer(platform).await?;
         let generation = current.unwrap_or(0) + 1;
         local.commit(Step::Stage { generation }.note(LocalChange::default())).await?;
-        stage::sweep(&platform).await?;
-        self.staging = Some(Staging::new(&platform, local, generation, expect));
+        stage::sweep(platform).await?;
+        self.staging = Some(Staging::new(self.hsm.device.clone(), generation, expect));
         let (version, device, ours) = (head.version.byte(), &head.device_id, head.ours);
         tracing::info!(target: "hsm.backup", version, device, ours, "a backup is being restored");
         Ok(())
@@ -374,7 +376,7 @@ impl Restore {
 
     /// Whether this HSM's Domain Key is locked exactly as the backup's is, which makes them the same.
     async fn locked_alike(&self, slots: &Slots) -> Result<bool, Error> {
-        let local = &self.hsm.local;
+        let local = &self.hsm.device.store;
         let same = |own: Option<Zeroizing<Vec<u8>>>, other: &[u8]| own.is_some_and(|own| own.as_slice() == other);
         Ok(same(local.get(LocalPath::Slot0).await?, &slots.locked)
             && same(local.get(LocalPath::UnlockSalt).await?, &slots.salt))
@@ -382,10 +384,10 @@ impl Restore {
 
     /// Seconds from the hardware clock to the HSM's, if the arguments set the time: that time, and the time since.
     fn wanted_offset_s(&self) -> Option<i64> {
-        let spent = self.hsm.platform.clock.monotonic().saturating_sub(self.began);
+        let spent = self.hsm.device.platform.clock.monotonic().saturating_sub(self.began);
         let spent = i64::try_from(spent.as_secs()).unwrap_or(0);
         let time = self.arguments.system_time?.as_second();
-        Some(time.saturating_add(spent).saturating_sub(wall(&self.hsm.platform).as_second()))
+        Some(time.saturating_add(spent).saturating_sub(self.hsm.device.wall().as_second()))
     }
 
     /// Replaces the data under the same Domain Key; the HSM stays Operational.
@@ -398,14 +400,14 @@ impl Restore {
         generation: Generation,
     ) -> Result<(), Error> {
         let hsm = &self.hsm;
-        let (_, expect) = stage::pointer(&hsm.platform).await?;
+        let (_, expect) = stage::pointer(&hsm.device.platform).await?;
         let source = Source { generation, version: head.version, expect };
         let to = source.to();
-        let mut conversion = Conversion::new(&hsm.platform, &hsm.local, &hsm.device_id, source, OnBad::Refuse);
+        let mut conversion = Conversion::new(&hsm.device, source, OnBad::Refuse);
         loop {
             // Held for a page only, so that this does not keep the HSM from locking.
             let op = weak.upgrade().ok_or_else(wrong_state)?;
-            op.closed.check()?;
+            op.tables.check()?;
             if !Box::pin(conversion.next(op.domain())).await? {
                 break;
             }
@@ -418,13 +420,13 @@ impl Restore {
             return Err(Error::Unavailable("The unlock passphrase was changed during the restore. Try again.".into()));
         }
         let held = hold_soon(&old, by).await?;
-        match stage::move_pointer(&hsm.platform, expect, to).await {
+        match stage::move_pointer(&hsm.device.platform, expect, to).await {
             Moved::Yes => {}
             Moved::No(why) => return Err(why),
             Moved::Perhaps(why) => {
                 // Serving on would write into data that may be gone already; unlocking reads which ones hold.
                 tracing::error!(target: "hsm", error = %why, "nobody knows whether the restore took place; the HSM is Locked");
-                hsm.enter(Phase::Locked(Arc::new(self.locked())));
+                hsm.enter(hsm.locked());
                 old.retire();
                 hsm.close(old).await;
                 return Err(why);
@@ -434,23 +436,22 @@ impl Restore {
         drop(held);
         report(&conversion);
         let domain = DomainKey::new(*old.domain().expose());
-        let (platform, local, limiter) = (hsm.platform.clone(), hsm.local.clone(), hsm.limiter.clone());
-        match Box::pin(Operational::open(platform, local, limiter, hsm.device_id.clone(), domain)).await {
+        match Box::pin(Operational::open(hsm.device.clone(), domain)).await {
             Ok(new) => hsm.enter(Phase::Operational(new)),
             Err(error) => {
                 tracing::error!(target: "hsm", %error, "the restored data cannot be opened now; the HSM is Locked");
-                hsm.enter(Phase::Locked(Arc::new(self.locked())));
+                hsm.enter(hsm.locked());
             }
         }
         old.retire();
         hsm.close(old).await;
         if let Some(offset_s) = self.wanted_offset_s() {
-            let _changing = hsm.local.changing.lock().await;
-            hsm.local.commit(LocalChange::default().put(LocalPath::ClockOffset, offset_s.to_be_bytes())).await?;
-            hsm.clock_offset_s.store(offset_s, Ordering::Relaxed);
+            let _changing = hsm.device.store.changing.lock().await;
+            hsm.device.store.commit(LocalChange::default().put(LocalPath::ClockOffset, offset_s.to_be_bytes())).await?;
+            hsm.device.use_clock_offset(offset_s);
         }
         drop(guard);
-        clear_up(&hsm.platform, &hsm.local).await;
+        clear_up(&hsm.device.platform, &hsm.device.store).await;
         Ok(())
     }
 
@@ -465,12 +466,12 @@ impl Restore {
         let mut offset_s = self.wanted_offset_s();
         let mut unattended = None;
         if let Origin::Unprovisioned(_) = self.origin {
-            let (items, version, host) = (self.items.clone(), head.version, hsm.platform.host.clone());
+            let (items, version, host) = (self.items.clone(), head.version, hsm.device.platform.host.clone());
             // On the pool, as the TLS key may be a large one.
             let take_over = move || device::take_over(&items, version, &*host, change);
-            change = run_on(&*hsm.platform.pool, Work::Backup, Party::Hsm, take_over).await??;
+            change = run_on(&*hsm.device.platform.pool, Work::Backup, Party::Hsm, take_over).await??;
             offset_s = Some(offset_s.unwrap_or_else(|| device::clock_offset_s(&self.items)));
-            unattended = device::unattended_key(&self.items, head.version, &head.device_id, &hsm.local);
+            unattended = device::unattended_key(&self.items, head.version, &head.device_id, &hsm.device.store);
         }
         let unattended_boot = unattended.is_some();
         change = match unattended {
@@ -488,8 +489,8 @@ impl Restore {
             Origin::Unprovisioned(_) => None,
             Origin::Operational(op, by) => Some((op.upgrade().ok_or_else(wrong_state)?, by)),
         };
-        let locked = Arc::new(self.locked());
-        let changing = hsm.local.changing.lock().await;
+        let locked = Arc::new(Locked::new(hsm.device.clone()));
+        let changing = hsm.device.store.changing.lock().await;
         match old {
             None => {
                 self.commit_import(change, step).await?;
@@ -497,18 +498,18 @@ impl Restore {
             }
             Some((old, by)) => {
                 // Nobody may write a slot of the old Domain Key behind this: who waits for the guard finds the phase closed.
-                let slots_guard = old.changing_unlock.lock().await;
+                let slots_guard = hsm.device.store.changing_unlock.lock().await;
                 let held = hold_soon(&old, by).await?;
                 self.commit_import(change, step).await?;
                 old.retire();
-                old.closed.close();
+                old.tables.close();
                 drop((held, slots_guard));
                 hsm.enter(Phase::Locked(locked.clone()));
                 hsm.close(old).await;
             }
         }
         if let Some(offset_s) = offset_s {
-            hsm.clock_offset_s.store(offset_s, Ordering::Relaxed);
+            hsm.device.use_clock_offset(offset_s);
         }
         drop(changing);
         // It has happened; what fails below can be done again at the next boot or unlock.
@@ -518,10 +519,9 @@ impl Restore {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::error!(target: "hsm", %error, "the restored HSM cannot boot unattended now; it is Locked");
-                    if hsm.local.get(LocalPath::Slot0).await?.is_none() {
+                    if hsm.device.store.get(LocalPath::Slot0).await?.is_none() {
                         // Its file turned out to be of no use, and the restore was undone.
-                        let fresh = Unprovisioned::new(hsm.platform.clone(), hsm.local.clone());
-                        hsm.enter(Phase::Unprovisioned(Arc::new(fresh)));
+                        hsm.enter(hsm.unprovisioned());
                         return Err(error);
                     }
                 }
@@ -534,7 +534,7 @@ impl Restore {
     /// Writes the slots of the backup and the note beside them. If the store does not say whether it did, the note tells.
     /// The slots that it replaces are kept, as they are now: the caller holds whatever keeps them from being changed.
     async fn commit_import(&self, change: LocalChange, step: Step) -> Result<(), Error> {
-        let local = &self.hsm.local;
+        let local = &self.hsm.device.store;
         let change = slots::keep_former(change, local).await?;
         match local.commit(change).await {
             Err(_) if matches!(Step::noted(local).await, Ok(Some(noted)) if noted == step) => Ok(()),
@@ -542,14 +542,9 @@ impl Restore {
         }
     }
 
-    fn locked(&self) -> Locked {
-        let hsm = &self.hsm;
-        Locked::new(hsm.platform.clone(), hsm.local.clone(), hsm.limiter.clone(), hsm.device_id.clone())
-    }
-
     /// Whether what is staged still is this restore's.
     async fn check_step(&self, generation: Generation) -> Result<(), Error> {
-        match Step::noted(&self.hsm.local).await? {
+        match Step::noted(&self.hsm.device.store).await? {
             Some(Step::Stage { generation: noted }) if noted == generation => Ok(()),
             _ => Err(Error::Unavailable("The HSM was changed during the restore. Try again.".into())),
         }

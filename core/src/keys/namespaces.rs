@@ -1,0 +1,121 @@
+//! Namespaces: a name, a number, and what vanishes with them.
+
+use std::sync::Arc;
+
+use casemate_api::NamespaceId;
+
+use crate::error::Error;
+use crate::identity::caller::{self, Caller};
+use crate::identity::right::{self, ATTEMPTS, By};
+use crate::keys::KeyState;
+use crate::rows::chores::{LastNamespaceNumber, Remains};
+use crate::rows::namespace::NamespaceRecord;
+use crate::rows::path::{NamespaceNumber, ROOT, RowPath, RowPrefix};
+use crate::rows::table::Row;
+use crate::rows::tables::Tables;
+use crate::rows::transaction::{Committed, Transaction};
+use crate::store::Revision;
+
+/// The namespaces of an HSM.
+pub struct Namespaces<'a> {
+    pub(crate) tables: &'a Tables,
+    pub(crate) state: &'a KeyState,
+}
+
+impl Namespaces<'_> {
+    /// A namespace, if it exists.
+    pub async fn get(&self, id: &NamespaceId) -> Result<Option<Arc<Row<NamespaceRecord>>>, Error> {
+        caller::stored_namespace(self.tables, id).await
+    }
+
+    /// Creates a namespace. `Exists` if there is one.
+    pub async fn create(&self, by: &Caller, id: &NamespaceId) -> Result<(), Error> {
+        let Tables { namespaces, namespace_numbers, generation, .. } = self.tables;
+        let path = RowPath::namespace(*generation, id);
+        let last_path = RowPath::last_namespace_number(*generation);
+        for _ in 0..ATTEMPTS {
+            if namespaces.read(&path).await?.is_some() {
+                return Err(Error::Exists(format!("Namespace {id} already exists").into()));
+            }
+            let last = namespace_numbers.read(&last_path).await?;
+            let number = last.as_ref().map_or(ROOT, |row| row.record.0).checked_add(1);
+            let number = number.ok_or_else(|| Error::internal("namespace numbers are used up"))?;
+            let unseen = Revision::default();
+            let transaction = Transaction::default()
+                .absent(&path)
+                .found(&last_path, last.map(|row| row.revision))
+                .put(namespaces.sealed(&path, unseen, &NamespaceRecord::new(number))?)
+                .put(namespace_numbers.sealed(&last_path, unseen, &LastNamespaceNumber(number))?);
+            if let Committed::At(_) = right::commit(self.tables, By::Caller(by), transaction).await? {
+                tracing::info!(target: "hsm.namespace", "created ({id})");
+                return Ok(());
+            }
+        }
+        Err(Error::Unavailable("Others keep creating namespaces. Try again.".into()))
+    }
+
+    /// Deletes the namespace that was found under this number, and all its keys. One write makes them unreachable; what is
+    /// left is swept afterwards. Its users stay, powerless.
+    pub async fn delete(&self, by: &Caller, id: &NamespaceId, number: NamespaceNumber) -> Result<(), Error> {
+        let path = RowPath::namespace(self.tables.generation, id);
+        let row = self.tables.namespaces.read(&path).await?.ok_or_else(Error::not_found)?;
+        if row.record.number != number {
+            return Err(changed_meanwhile());
+        }
+        let remains = RowPath::remains(self.tables.generation, number);
+        let note = self.tables.remains.sealed(&remains, Revision::default(), &Remains)?;
+        let transaction = Transaction::default().at(&path, row.revision).delete(&path).put(note).reserved();
+        match right::commit(self.tables, By::Caller(by), transaction).await? {
+            Committed::Conflict(_) => Err(changed_meanwhile()),
+            Committed::At(_) => {
+                self.state.accounts.forget(number);
+                tracing::info!(target: "hsm.namespace", "removed ({id})");
+                // The namespace is gone; what is left of it takes room only, and is swept later if it cannot be now.
+                if let Err(error) = self.sweep(number).await {
+                    tracing::warn!(target: "hsm.namespace", %error, "the keys of ({id}) are not swept yet");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Sweeps what deletions that a crash interrupted left behind. Nobody can reach it; it only takes room.
+    pub(crate) async fn sweep_remains(&self) -> Result<(), Error> {
+        let prefix = RowPrefix::all_remains(self.tables.generation);
+        let (paths, _) = self.tables.remains.paths(&prefix, None).await?;
+        for number in paths.iter().filter_map(RowPath::number) {
+            self.sweep(number).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what a deleted namespace left behind. Idempotent.
+    async fn sweep(&self, number: NamespaceNumber) -> Result<(), Error> {
+        self.state.counters.forget_namespace(number);
+        let Tables { keys, certificates, counters, generation, .. } = self.tables;
+        self.tables.sweep(keys, &RowPrefix::keys(*generation, number, "")).await?;
+        self.tables.sweep(certificates, &RowPrefix::certificates(*generation, number)).await?;
+        self.tables.sweep(counters, &RowPrefix::all_counters(*generation, number)).await?;
+        self.tables.commit(Transaction::default().delete(&RowPath::remains(*generation, number))).await?;
+        Ok(())
+    }
+
+    /// Every namespace, sorted.
+    pub async fn ids(&self) -> Result<Vec<String>, Error> {
+        let prefix = RowPrefix::namespaces(self.tables.generation);
+        let mut ids = Vec::new();
+        let mut after = None;
+        loop {
+            let (paths, more) = self.tables.namespaces.paths(&prefix, after.as_ref()).await?;
+            ids.extend(paths.iter().filter_map(|path| prefix.tail(path.path())).map(str::to_owned));
+            after = paths.last().cloned();
+            if !more {
+                return Ok(ids);
+            }
+        }
+    }
+}
+
+fn changed_meanwhile() -> Error {
+    Error::Unavailable("The namespace was changed meanwhile. Try again.".into())
+}
