@@ -216,6 +216,7 @@ fn boot(
         tokio::select! {
             () = hsm.clone().keep_house() => {}
             () = hsm.clone().keep_probing() => {}
+            () = hsm.clone().keep_watching() => {}
             () = hsm.clone().keep_audit() => {}
             () = stop.requested() => {}
         }

@@ -39,7 +39,7 @@ use crate::rows::tls_identity::TlsIdentity;
 use crate::runtime::lifetime::by_size;
 use crate::runtime::party::Party;
 use crate::runtime::pool::first_of;
-use crate::store::{Read, StoreError};
+use crate::store::{Event, Path, Range, Read, StoreError, Watch};
 
 /// One HSM.
 pub struct Hsm {
@@ -424,6 +424,49 @@ impl Hsm {
         }
     }
 
+    /// Follows what is written to the shared store, by whomever, forever: what others change is not answered from the
+    /// caches any more. Run it beside the service.
+    pub async fn keep_watching(self: Arc<Self>) {
+        loop {
+            let Ok(mut watch) = self.watch_rows().await else {
+                self.device.platform.clock.sleep(Duration::from_secs(1)).await;
+                continue;
+            };
+            // What was cached until now may be older than what the watch begins with.
+            self.notice(&Event::Lost);
+            loop {
+                let event = watch.next().await;
+                self.notice(&event);
+                if !matches!(event, Event::Changed { .. }) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Tells the tables of the phase that is open, if there is one, also while it waits for its store to come back. One that
+    /// is opened later has nothing cached yet.
+    fn notice(&self, event: &Event) {
+        match &**self.phase.load() {
+            Phase::Operational(op) => op.tables.notice(event),
+            Phase::Failed(Failed { resume: Some(phase) }) => {
+                if let Phase::Operational(op) = &**phase {
+                    op.tables.notice(event);
+                }
+            }
+            Phase::Unprovisioned(_) | Phase::Locked(_) | Phase::Failed(_) => {}
+        }
+    }
+
+    /// Every row of every generation, from now on.
+    async fn watch_rows(&self) -> Result<Box<dyn Watch>, StoreError> {
+        let store = &self.device.platform.store;
+        let rows = || Path(Box::from([]));
+        let one = Range { keys_only: true, ..Range::prefix(&rows(), 1) };
+        let now = store.range(one, Read::Fresh).await?.revision;
+        store.watch(rows(), now).await
+    }
+
     /// Watches the store, forever: when it stays away the HSM is Failed, when it is back the phase before resumes. Run
     /// it beside the service.
     pub async fn keep_probing(self: Arc<Self>) {
@@ -529,4 +572,66 @@ async fn flush(op: &Operational) {
 
 pub(crate) fn wrong_state() -> Error {
     Error::Precondition(sentences::WRONG_STATE.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use casemate_api::{NamespaceId, UserId};
+    use pollster::block_on;
+
+    use super::*;
+    use crate::platform::DeviceKeeper;
+    use crate::rows::path::RowPath;
+    use crate::rows::tables::Tables;
+    use crate::rows::transaction::Transaction;
+    use crate::sim::Sim;
+
+    #[test]
+    fn what_another_handle_of_the_store_writes_is_not_answered_from_the_cache() {
+        let sim = Sim::new(3);
+        sim.device.load().unwrap();
+        let hsm = block_on(Hsm::boot(sim.platform())).unwrap();
+        let secret = |text: &str| Passphrase::from_text(text.into());
+        block_on(hsm.provision(secret("unlock passphrase"), secret("admin passphrase"), "2026-01-01T00:00:00Z"))
+            .unwrap();
+        let op = hsm.operational().unwrap();
+        let mut watching = pin!(hsm.clone().keep_watching());
+        let mut follow = || assert!(watching.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        follow();
+        let admin = block_on(op.believe(&UserId::parse("admin").unwrap())).unwrap();
+        let id = NamespaceId::parse("ns").unwrap();
+        block_on(op.namespaces().create(&admin, &id)).unwrap();
+        let exists = || block_on(op.namespaces().get(&id)).unwrap().is_some();
+        let misses = || op.tables.namespaces.cache_figures("").misses;
+        assert!(exists());
+        let before = misses();
+        follow();
+        assert!(exists());
+        assert_eq!(misses(), before, "what is cached as of that write, or later, stays");
+
+        let other = block_on(Tables::open(sim.store.clone(), sim.rng.clone(), op.domain())).unwrap();
+        let path = RowPath::namespace(other.generation, &id);
+        block_on(other.commit(Transaction::default().delete(&path))).unwrap();
+        assert!(exists(), "the watch has not been looked at");
+        follow();
+        assert!(!exists());
+
+        // An interrupted watch may have missed something: nothing that was cached counts, and it begins again.
+        block_on(op.namespaces().create(&admin, &id)).unwrap();
+        assert!(exists());
+        follow();
+        sim.store.lose_watches();
+        block_on(other.commit(Transaction::default().delete(&path))).unwrap();
+        follow();
+        assert!(!exists());
+        block_on(op.namespaces().create(&admin, &id)).unwrap();
+        assert!(exists());
+        block_on(other.commit(Transaction::default().delete(&path))).unwrap();
+        follow();
+        assert!(!exists());
+    }
 }

@@ -1,4 +1,19 @@
 //! What is stored in the shared store: names of rows, records, and the tables that seal and cache them.
+//!
+//! A row belongs to the table of its record, and no other table takes its name:
+//!
+//! ```compile_fail
+//! use casemate_core::rows::{path::RowPath, tables::Tables, user::UserRecord};
+//! async fn read(tables: &Tables, path: &RowPath<UserRecord>) {
+//!     let _ = tables.keys.get(path).await; // the path of a user
+//! }
+//! ```
+//! ```
+//! use casemate_core::rows::{path::RowPath, tables::Tables, user::UserRecord};
+//! async fn read(tables: &Tables, path: &RowPath<UserRecord>) {
+//!     let _ = tables.users.get(path).await;
+//! }
+//! ```
 
 pub mod backup_secret;
 pub mod certificate;

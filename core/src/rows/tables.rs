@@ -250,3 +250,88 @@ fn table<R: Record>(ground: &Ground, domain: &DomainKey) -> Table<R> {
 fn unconfirmed() -> Error {
     Error::Unavailable("The store did not confirm the change. Read before you try again.".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use casemate_api::{KeyId, NamespaceId, UserId};
+    use pollster::block_on;
+
+    use super::*;
+    use crate::rows::path::RowPath;
+    use crate::sim::{SimRng, SimStore};
+
+    fn tables() -> (Arc<SimStore>, Tables) {
+        let store = Arc::new(SimStore::new(1));
+        store.tamper(generation_pointer(), 1u32.to_be_bytes().to_vec());
+        let domain = DomainKey::new([7; 32]);
+        let tables = block_on(Tables::open(store.clone(), Arc::new(SimRng::new(2)), &domain)).unwrap();
+        (store, tables)
+    }
+
+    fn ns(name: &str) -> RowPath<NamespaceRecord> {
+        RowPath::namespace(1, &NamespaceId::parse(name).unwrap())
+    }
+
+    fn put(tables: &Tables, path: &RowPath<NamespaceRecord>, number: u32) -> Transaction {
+        let row = tables.namespaces.sealed(path, Revision::default(), &NamespaceRecord::new(number)).unwrap();
+        Transaction::default().put(row)
+    }
+
+    fn number(tables: &Tables, path: &RowPath<NamespaceRecord>) -> Option<u32> {
+        block_on(tables.namespaces.get(path)).unwrap().map(|row| row.record.number)
+    }
+
+    #[test]
+    fn a_commit_voids_what_it_wrote_and_nothing_else() {
+        let (_, tables) = tables();
+        let (a, b) = (ns("a"), ns("b"));
+        block_on(tables.commit_all(vec![put(&tables, &a, 1), put(&tables, &b, 2)])).unwrap();
+        assert_eq!((number(&tables, &a), number(&tables, &b)), (Some(1), Some(2)));
+        let misses = || tables.namespaces.cache_figures("").misses;
+        let before = misses();
+        block_on(tables.commit(put(&tables, &a, 3))).unwrap();
+        assert_eq!((number(&tables, &a), number(&tables, &b)), (Some(3), Some(2)));
+        assert_eq!(misses() - before, 1);
+        block_on(tables.commit(Transaction::default().delete(&a))).unwrap();
+        assert_eq!(number(&tables, &a), None);
+    }
+
+    #[test]
+    fn of_many_commits_those_that_were_applied_are_voided_also_beside_one_that_nobody_can_settle() {
+        let (store, tables) = tables();
+        let paths: Vec<_> = (0..8).map(|at| ns(&format!("n{at}"))).collect();
+        let all = |number| paths.iter().map(|path| put(&tables, path, number)).collect::<Vec<_>>();
+        block_on(tables.commit_all(all(1))).unwrap();
+        paths.iter().for_each(|path| assert_eq!(number(&tables, path), Some(1)));
+        store.lose_answers(3);
+        // Chance may have it that none of the three was applied, and then that is said.
+        let _ = block_on(tables.commit_all(all(2)));
+        for path in &paths {
+            let stored = block_on(tables.namespaces.read(path)).unwrap().unwrap().record.number;
+            assert_eq!(number(&tables, path), Some(stored));
+        }
+    }
+
+    #[test]
+    fn what_the_store_reports_reaches_its_own_table_and_spares_what_is_newer() {
+        let (store, tables) = tables();
+        let path = ns("a");
+        let Committed::At(first) = block_on(tables.commit(put(&tables, &path, 1))).unwrap() else { panic!() };
+        assert_eq!(number(&tables, &path), Some(1));
+        let sealed = tables.namespaces.sealed(&path, first, &NamespaceRecord::new(2)).unwrap();
+        let (raw, value) = sealed.into_parts();
+        store.tamper(raw.clone(), value);
+        let event = |path: &Path, revision| Event::Changed { path: path.clone(), revision };
+        tables.notice(&event(&raw, first));
+        assert_eq!(number(&tables, &path), Some(1), "it is cached as of that write");
+        let user = RowPath::user(1, &UserId::parse("a").unwrap());
+        let key = RowPath::key(1, 0, &KeyId::parse("a").unwrap());
+        let other_generation = RowPath::namespace(2, &NamespaceId::parse("a").unwrap());
+        for other in [user.path(), key.path(), other_generation.path(), &generation_pointer(), &Path(Box::from([]))] {
+            tables.notice(&event(other, Revision(first.0 + 1)));
+        }
+        assert_eq!(number(&tables, &path), Some(1), "that was said of other rows");
+        tables.notice(&event(&raw, Revision(first.0 + 1)));
+        assert_eq!(number(&tables, &path), Some(2));
+    }
+}
