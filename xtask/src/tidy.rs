@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::metadata::{self, Depth, list, text};
+use crate::rooms;
 use crate::source::{before_tests, code_only, lines_naming};
 use crate::steps::cargo;
 
@@ -108,7 +109,7 @@ const HOUSES: &[House] = &[
         package: "xtask",
         folder: "xtask",
         ours: &[],
-        only: Some(&["anyhow", "serde_json"]),
+        only: Some(&["anyhow", "proc-macro2", "serde_json", "syn"]),
         never: &[],
         unsaid: &[],
     },
@@ -168,6 +169,7 @@ pub(crate) fn all() -> Result<()> {
     for file in rust_files()? {
         file_rules(&file, &mut findings);
     }
+    findings.broken.extend(rooms::broken()?);
     findings.report()
 }
 
