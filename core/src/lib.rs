@@ -35,7 +35,7 @@ pub mod stall;
 mod step;
 pub mod store;
 pub mod table;
-mod tally;
+pub mod tally;
 pub mod update;
 pub mod users;
 pub mod x509;
