@@ -160,7 +160,7 @@ impl Operational {
         self.commit_local(by, LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
         swap();
         let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
-        let hex: String = fingerprint.iter().map(|byte| format!("{byte:02X}")).collect();
+        let hex = base16ct::upper::encode_string(&fingerprint);
         tracing::info!(target: "hsm", "the TLS certificate is now the one with SHA-256 {hex}");
         Ok(())
     }
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn the_stored_form_of_version_1_does_not_change() {
         let record = ClusterCa(vec![0xaa, 0xbb]);
-        let hex: String = record.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = base16ct::lower::encode_string(&record.encode());
         assert_eq!(hex, include_str!("../../testdata/formats/cluster-ca-v1.hex").trim());
         assert_eq!(ClusterCa::decode(&record.encode()).unwrap().0, record.0);
         assert!(ClusterCa::decode(&[2, 0, 0, 0, 0]).is_err() && ClusterCa::decode(&[1, 0, 0, 0, 0, 0]).is_err());

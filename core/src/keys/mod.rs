@@ -422,7 +422,7 @@ impl Operational {
     pub fn picked_name(&self) -> String {
         let mut bytes = [0u8; 10];
         self.platform.rng.fill(&mut bytes);
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        base16ct::lower::encode_string(&bytes)
     }
 }
 
