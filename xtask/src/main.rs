@@ -14,6 +14,7 @@ mod setup;
 mod siege;
 mod source;
 mod steps;
+mod supply;
 mod test;
 mod tidy;
 
@@ -28,7 +29,7 @@ cargo xtask COMMAND
 
   check                 formatting, clippy, house rules, unit tests, documentation: before every commit
   test [--keep-going]   everything CI runs; installs what is missing (apt packages, Python packages) and says so
-  tidy                  the house rules alone: who may depend on whom, licences, unsafe, file sizes
+  tidy                  the house rules alone: who may depend on whom, licences, supply chain, unsafe, file sizes
   tidy --rooms          which room of the core uses which, and all circles, of rooms and of files
   compat [PYTEST ARGS]  real clients (nitropy, Python SDK, curl, OpenSSL, schemathesis) against a running casemated
   fuzz                  20 seconds of seeded mutations on every parser, with the stable compiler

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::metadata;
-use crate::steps::{run, succeeds};
+use crate::steps::{cargo, run, succeeds};
 
 /// A Debian package and how to tell that it is not needed.
 struct Package {
@@ -91,6 +91,16 @@ pub(crate) fn rust_components() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Builds cargo-deny if it is not there: two to five minutes, once.
+pub(crate) fn cargo_deny() -> Result<()> {
+    if succeeds("cargo", &["deny", "--version"]) {
+        return Ok(());
+    }
+    println!("missing: cargo-deny (licences, bans, sources, advisories)");
+    run(cargo(&["install", "--locked", "cargo-deny", "--version", "0.20.2"]).env_remove("CARGO_TARGET_DIR"))
+        .context("please install cargo-deny")
 }
 
 /// A Python environment with the pinned clients; made anew when the list of requirements changes. Returns its `bin`.
