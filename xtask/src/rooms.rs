@@ -77,35 +77,36 @@ pub(crate) fn broken() -> Result<Vec<String>> {
     Ok(judge(&core()?, ROOMS, LOOSE))
 }
 
-/// Prints the arrows between rooms and every circle, of rooms and of files.
+/// Prints the arrows between rooms, those between the files of each room, and every circle of either.
 pub(crate) fn print() -> Result<()> {
     let core = core()?;
-    let between = by_ends(core.arrows.iter(), |file| room_of(file).to_owned());
     println!("Arrows between rooms, with the number of places");
-    for room in between.keys().map(|(from, _)| from).collect::<BTreeSet<_>>() {
-        let to: Vec<String> = between
-            .iter()
-            .filter(|((from, to), _)| from == room && to != room)
-            .map(|((_, to), arrows)| format!("{to} {}", arrows.len()))
-            .collect();
-        println!("  {room} -> {}", to.join(", "));
-    }
-    println!("\nCircles between rooms");
-    print_circles(&between);
+    print_graph(&by_ends(core.arrows.iter(), |file| room_of(file).to_owned()));
     for room in core.files.iter().map(|file| room_of(file)).collect::<BTreeSet<_>>() {
         let inside = by_ends(core.arrows.iter().filter(|arrow| is_within(arrow, room)), str::to_owned);
-        if !circles(&inside).is_empty() {
-            println!("\nCircles between the files of {room}");
-            print_circles(&inside);
+        if !inside.is_empty() {
+            println!("\nArrows between the files of {room}");
+            print_graph(&inside);
         }
     }
     Ok(())
 }
 
+fn print_graph(graph: &Graph<'_>) {
+    for node in graph.keys().map(|(from, _)| from).collect::<BTreeSet<_>>() {
+        let ends = graph.iter().filter(|((from, to), _)| from == node && to != node);
+        let ends: Vec<String> = ends.map(|((_, to), arrows)| format!("{to} {}", arrows.len())).collect();
+        if !ends.is_empty() {
+            println!("  {node} -> {}", ends.join(", "));
+        }
+    }
+    print_circles(graph);
+}
+
 /// The circles of a graph, and every arrow that is part of one.
 fn print_circles(graph: &Graph<'_>) {
     for circle in circles(graph) {
-        println!("  {}", circle.iter().copied().collect::<Vec<_>>().join(", "));
+        println!("  circle: {}", circle.iter().copied().collect::<Vec<_>>().join(", "));
         for ((from, to), arrows) in graph {
             if from != to && circle.contains(from.as_str()) && circle.contains(to.as_str()) {
                 println!("    {from} -> {to}");
