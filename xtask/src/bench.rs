@@ -7,6 +7,7 @@
 
 mod backup;
 mod cli;
+mod instructions;
 mod load;
 mod rig;
 
@@ -17,8 +18,8 @@ use anyhow::{Context, Result, bail};
 
 use self::load::{Load, Protocol, Request};
 use self::rig::{OPERATOR, Patience, Server};
-use crate::metadata;
-use crate::steps::{cargo, run as run_command, succeeds};
+use crate::steps::{cargo, run as run_command};
+use crate::{metadata, setup};
 
 /// One operation of the table.
 struct Row {
@@ -74,14 +75,16 @@ const QUICK: Plan =
 
 const HELP: &str = "\
 cargo xtask bench [--quick] [--no-memory] [ROW…]
+cargo xtask bench instructions
 cargo xtask bench cli [--quick]
 
   --quick      short windows: to see that it works, not to quote
   --no-memory  leave out the part that creates 100,000 keys
   ROW          only these: RSA-2048, P-256, …
+  instructions only those of a P-256 request, beside its ECDSA: a busy machine does not change them
   cli          what a command of casemate costs, beside curl
 
-Needs Linux with two cores, taskset (util-linux), curl and h2load (Debian: nghttp2-client).";
+Needs Linux with two cores, taskset, curl, h2load and valgrind; installs what is missing where there is apt-get.";
 
 /// Measures and prints the table, as Markdown.
 pub(crate) fn run(args: &[&str]) -> Result<()> {
@@ -90,11 +93,13 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     }
     let mut plan = FULL;
     let mut memory = true;
+    let mut instructions_only = false;
     let mut rows: Vec<&Row> = Vec::new();
     for arg in args {
         match *arg {
             "--quick" => plan = QUICK,
             "--no-memory" => memory = false,
+            "instructions" => instructions_only = true,
             "--help" => {
                 println!("{HELP}");
                 return Ok(());
@@ -108,19 +113,22 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     if rows.is_empty() {
         rows = ROWS.iter().collect();
     }
-    for (tool, flag) in [("taskset", "--version"), ("curl", "--version"), ("h2load", "--version")] {
-        if !succeeds(tool, &[flag]) {
-            bail!("{tool} is missing: apt-get install util-linux curl nghttp2-client");
-        }
-    }
+    setup::benchmark_packages()?;
     run_command(&mut cargo(&["build", "--release", "--locked", "-p", "casemate-server", "--bin", "casemated"]))?;
-    run_command(&mut cargo(&["build", "--release", "--locked", "-p", "casemate-server", "--example", "raw"]))?;
+    if !instructions_only {
+        run_command(&mut cargo(&["build", "--release", "--locked", "-p", "casemate-server", "--example", "raw"]))?;
+    }
     let release = metadata::target_dir()?.join("release");
     print!("\n{}", rig::machine());
-    let mut quiet = Patience::new(plan.patience);
-    efficiency(&plan, &mut quiet, &rows, &release)?;
-    if memory {
-        capacity(&plan, &mut quiet, &release)?;
+    if !instructions_only {
+        let mut quiet = Patience::new(plan.patience);
+        efficiency(&plan, &mut quiet, &rows, &release)?;
+        if memory {
+            capacity(&plan, &mut quiet, &release)?;
+        }
+    }
+    if let Some(row) = rows.iter().find(|row| row.name == "P-256") {
+        instructions::measure(&release, row)?;
     }
     Ok(())
 }

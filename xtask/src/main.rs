@@ -9,10 +9,12 @@ mod compat;
 mod fuzz;
 mod listing;
 mod metadata;
+mod rooms;
 mod setup;
 mod siege;
 mod source;
 mod steps;
+mod supply;
 mod test;
 mod tidy;
 
@@ -27,7 +29,8 @@ cargo xtask COMMAND
 
   check                 formatting, clippy, house rules, unit tests, documentation: before every commit
   test [--keep-going]   everything CI runs; installs what is missing (apt packages, Python packages) and says so
-  tidy                  the house rules alone: who may depend on whom, licences, unsafe, file sizes
+  tidy                  the house rules alone: who may depend on whom, licences, supply chain, unsafe, file sizes
+  tidy --rooms          which room of the core uses which, and all circles, of rooms and of files
   compat [PYTEST ARGS]  real clients (nitropy, Python SDK, curl, OpenSSL, schemathesis) against a running casemated
   fuzz                  20 seconds of seeded mutations on every parser, with the stable compiler
   fuzz TARGET [ARGS]    one target under cargo-fuzz (nightly), for as long as you like
@@ -56,6 +59,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["test"] => Steps::run(OnFailure::Stop, test::all),
         ["test", "--keep-going"] => Steps::run(OnFailure::KeepGoing, test::all),
         ["tidy"] => Steps::run(OnFailure::Stop, |steps| steps.step("tidy", tidy::all)),
+        ["tidy", "--rooms"] => rooms::print(),
         ["compat", rest @ ..] => Steps::run(OnFailure::Stop, |steps| compat::all(steps, rest)),
         ["fuzz"] => Steps::run(OnFailure::Stop, |steps| steps.step("fuzz smoke", fuzz::smoke)),
         ["fuzz", target, rest @ ..] => fuzz::libfuzzer(target, rest),

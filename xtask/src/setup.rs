@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::metadata;
-use crate::steps::{run, succeeds};
+use crate::steps::{cargo, run, succeeds};
 
 /// A Debian package and how to tell that it is not needed.
 struct Package {
@@ -44,9 +44,40 @@ const PACKAGES: &[Package] = &[
     },
 ];
 
-/// Installs the missing Debian packages, with `sudo` if we are not root.
+/// What the benchmark needs besides.
+const FOR_BENCHMARKS: &[Package] = &[
+    Package {
+        name: "util-linux",
+        what_for: "taskset: the server and its clients on cores of their own",
+        present: || succeeds("taskset", &["--version"]),
+    },
+    Package { name: "curl", what_for: "setting up the server", present: || succeeds("curl", &["--version"]) },
+    Package { name: "nghttp2-client", what_for: "h2load: load", present: || succeeds("h2load", &["--version"]) },
+];
+
+const VALGRIND: Package = Package {
+    name: "valgrind",
+    what_for: "callgrind: counting instructions",
+    present: || succeeds("valgrind", &["--version"]),
+};
+
+/// Installs the missing Debian packages of the tests, with `sudo` if we are not root.
 pub(crate) fn system_packages() -> Result<()> {
-    let missing: Vec<&Package> = PACKAGES.iter().filter(|package| !(package.present)()).collect();
+    install(PACKAGES)
+}
+
+/// The same for the benchmark.
+pub(crate) fn benchmark_packages() -> Result<()> {
+    install(FOR_BENCHMARKS)
+}
+
+/// The same for the part of the benchmark that counts instructions.
+pub(crate) fn valgrind() -> Result<()> {
+    install(&[VALGRIND])
+}
+
+fn install(packages: &[Package]) -> Result<()> {
+    let missing: Vec<&Package> = packages.iter().filter(|package| !(package.present)()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -91,6 +122,16 @@ pub(crate) fn rust_components() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Builds cargo-deny if it is not there: two to five minutes, once.
+pub(crate) fn cargo_deny() -> Result<()> {
+    if succeeds("cargo", &["deny", "--version"]) {
+        return Ok(());
+    }
+    println!("missing: cargo-deny (licences, bans, sources, advisories)");
+    run(cargo(&["install", "--locked", "cargo-deny", "--version", "0.20.2"]).env_remove("CARGO_TARGET_DIR"))
+        .context("please install cargo-deny")
 }
 
 /// A Python environment with the pinned clients; made anew when the list of requirements changes. Returns its `bin`.

@@ -2,16 +2,17 @@
 //!
 //! Every rule collects what it finds, so that one run shows all of it. A finding fails the run; a remark does not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::metadata::{self, Depth, list, text};
+use crate::rooms;
 use crate::source::{before_tests, code_only, lines_naming};
-use crate::steps::cargo;
+use crate::supply;
 
 /// What a crate of ours may depend on (dev-dependencies are free: tests may see everything) and may not name in its code.
 struct House {
@@ -21,7 +22,7 @@ struct House {
     folder: &'static str,
     /// The crates of ours it may use.
     ours: &'static [&'static str],
-    /// The foreign crates it may use; `None` is any but those in [`BANNED`] and `never`.
+    /// The foreign crates it may use; `None` is any but those in `never` and what `deny.toml` bans.
     only: Option<&'static [&'static str]>,
     /// Foreign crates it may not use.
     never: &'static [&'static str],
@@ -108,7 +109,7 @@ const HOUSES: &[House] = &[
         package: "xtask",
         folder: "xtask",
         ours: &[],
-        only: Some(&["anyhow", "serde_json"]),
+        only: Some(&["anyhow", "proc-macro2", "serde_json", "syn", "toml"]),
         never: &[],
         unsaid: &[],
     },
@@ -117,37 +118,6 @@ const HOUSES: &[House] = &[
 /// The HTTP edge calls the core, which asks `Platform`: it reaches neither a store nor a cluster itself.
 const EDGE: (&str, &[&str]) =
     ("server/src/http", &["crate::store", "crate::cluster", "crate::device", "redb", "casemate_core::store"]);
-
-/// Crates that nothing may bring in, and why.
-const BANNED: &[(&str, &str)] = &[
-    ("ring", "AWS-LC is our one TLS and AEAD provider"),
-    ("openssl", "it is a second opinion in tests, never part of the product"),
-    ("native-tls", "rustls is our TLS"),
-    ("rsa", "RUSTSEC-2023-0071: its private operations leak timing"),
-    ("serde_yaml", "unmaintained"),
-];
-
-/// Crates of which two versions side by side would mean two implementations of the same secret-bearing thing.
-const ONE_VERSION: &[&str] = &["aws-lc-rs", "aws-lc-sys", "k256", "rustls", "subtle", "zeroize", "der", "pkcs8"];
-
-/// Licences (SPDX) of what we ship.
-const LICENCES: &[&str] = &[
-    "MIT",
-    "Apache-2.0",
-    "Apache-2.0 WITH LLVM-exception",
-    "BSD-2-Clause",
-    "BSD-3-Clause",
-    "ISC",
-    "Unicode-3.0",
-    "Zlib",
-    "0BSD",
-    "CC0-1.0",
-    "OpenSSL",
-    "MIT-0",
-    "BSL-1.0",
-    "Unlicense",
-    "CDLA-Permissive-2.0",
-];
 
 /// The only files that may hold `unsafe`.
 const UNSAFE: &[&str] = &["core/src/crypto/mech/ffi.rs", "server/src/process.rs", "pkcs11/src/functions.rs"];
@@ -168,11 +138,13 @@ pub(crate) fn all() -> Result<()> {
     let mut findings = Findings::default();
     let tree = metadata::read(Depth::Tree)?;
     dependencies(&tree, &mut findings)?;
+    supply::judge(&tree, &mut findings.broken, &mut findings.remarks)?;
     manifests(&mut findings)?;
     for file in files(CODE, &["rs"])? {
         file_rules(&file, &mut findings);
     }
     cases(&mut findings)?;
+    findings.broken.extend(rooms::broken()?);
     findings.report()
 }
 
@@ -199,28 +171,19 @@ impl Findings {
     }
 }
 
-/// Who depends on whom, under which licence, in how many versions.
+/// Which of our crates depends on what.
 fn dependencies(tree: &Value, findings: &mut Findings) -> Result<()> {
-    let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let ours: Vec<&str> = list(tree, "workspace_members")?.iter().filter_map(Value::as_str).collect();
     for package in list(tree, "packages")? {
         let name = text(package, "name")?;
-        versions.entry(name).or_default().push(text(package, "version")?);
         if ours.contains(&text(package, "id")?) {
             match HOUSES.iter().find(|house| house.package == name) {
                 Some(house) => directions(house, package, findings)?,
                 None => findings.broken.push(format!("{name} has no rule in xtask/src/tidy.rs: say what it may use")),
             }
-        } else {
-            licence(package, name, findings);
         }
     }
-    for name in ONE_VERSION {
-        if let Some(found) = versions.get(name).filter(|found| found.len() > 1) {
-            findings.broken.push(format!("{name} is there in {} versions: {}", found.len(), found.join(", ")));
-        }
-    }
-    banned(findings)
+    Ok(())
 }
 
 fn directions(house: &House, package: &Value, findings: &mut Findings) -> Result<()> {
@@ -240,72 +203,6 @@ fn directions(house: &House, package: &Value, findings: &mut Findings) -> Result
         }
     }
     Ok(())
-}
-
-/// What ends up in the product. `cargo tree` knows; `cargo metadata` also lists optional packages that nothing enables.
-fn banned(findings: &mut Findings) -> Result<()> {
-    let output = cargo(&["tree", "--workspace", "--locked", "--edges", "normal,build", "--target", "all"])
-        .args(["--prefix", "none", "--format", "{p}"])
-        .output()?;
-    ensure!(output.status.success(), "cargo tree failed:\n{}", String::from_utf8_lossy(&output.stderr));
-    let tree = String::from_utf8_lossy(&output.stdout);
-    let built: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
-    for (name, why) in BANNED.iter().filter(|(name, _)| built.contains(name)) {
-        findings.broken.push(format!("{name} must not be built in: {why}"));
-    }
-    Ok(())
-}
-
-fn licence(package: &Value, name: &str, findings: &mut Findings) {
-    match package.get("license").and_then(Value::as_str) {
-        Some(expression) if permitted(expression) => {}
-        Some(expression) => findings.broken.push(format!("{name} is under {expression}, which is not in our list")),
-        None => findings.remarks.push(format!("{name} names no SPDX licence: look at its licence file")),
-    }
-}
-
-/// Whether an SPDX expression can be met with [`LICENCES`]. Parentheses group, `AND` binds tighter than `OR`.
-fn permitted(expression: &str) -> bool {
-    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
-    let words: Vec<&str> = spaced.split_whitespace().collect();
-    let mut at = 0;
-    let met = any_of(&words, &mut at);
-    met && at == words.len()
-}
-
-fn any_of(words: &[&str], at: &mut usize) -> bool {
-    let mut met = all_of(words, at);
-    while words.get(*at) == Some(&"OR") {
-        *at += 1;
-        met |= all_of(words, at);
-    }
-    met
-}
-
-fn all_of(words: &[&str], at: &mut usize) -> bool {
-    let mut met = one(words, at);
-    while words.get(*at) == Some(&"AND") {
-        *at += 1;
-        met &= one(words, at);
-    }
-    met
-}
-
-fn one(words: &[&str], at: &mut usize) -> bool {
-    let Some(word) = words.get(*at) else { return false };
-    *at += 1;
-    if *word == "(" {
-        let met = any_of(words, at);
-        let closed = words.get(*at) == Some(&")");
-        *at += 1;
-        return met && closed;
-    }
-    let mut name = (*word).to_owned();
-    if let (Some(&"WITH"), Some(exception)) = (words.get(*at), words.get(*at + 1)) {
-        name = format!("{name} WITH {exception}");
-        *at += 2;
-    }
-    LICENCES.contains(&name.as_str())
 }
 
 /// In a manifest every foreign dependency says which job it does.
@@ -482,18 +379,6 @@ mod tests {
         assert_eq!(named("In any case the 404 is not one, nor is lowercase 5. # Case 6"), [6]);
         assert_eq!(named("/// Case 23 and 24 hours, from 9 to 17."), [23, 24]);
         assert_eq!(cases_named("\n\ncase 5"), [(3, 5)]);
-    }
-
-    #[test]
-    fn licence_expressions_are_read_as_spdx_means_them() {
-        for yes in
-            ["MIT", "GPL-3.0 OR MIT", "MIT/Apache-2.0", "(MIT OR GPL-2.0) AND ISC", "Apache-2.0 WITH LLVM-exception"]
-        {
-            assert!(permitted(yes), "{yes}");
-        }
-        for no in ["GPL-3.0", "MIT AND GPL-3.0", "(MIT", "", "MIT AND (GPL-2.0 OR EUPL-1.2)"] {
-            assert!(!permitted(no), "{no}");
-        }
     }
 
     #[test]

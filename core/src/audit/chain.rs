@@ -4,11 +4,12 @@
 //! one is due. A write whose outcome is not known, because its answer was lost or whoever waited for it went away, is
 //! settled by reading the head again before anything else is written, so that no number is given twice.
 
+use base16ct::lower::encode_string as hex;
 use casemate_api::limits::STORE_TXN_MAX_OPS;
 use futures_channel::oneshot;
 
 use super::checkpoint::{Checkpoint, Ends, Signature};
-use super::record::{Event, Hash, Kind, Record, hex};
+use super::record::{Event, Hash, Kind, Record};
 use super::{Audit, Time};
 use crate::Error;
 use crate::device::store::{Local, LocalChange};

@@ -1,11 +1,12 @@
 //! Checkpoints: what the HSM says about its audit log under a signature, and the key it signs with.
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use base16ct::lower::encode_string as hex;
 use casemate_api::KeyType;
 use casemate_api::mechanisms::Mode;
 use casemate_api::words::SignMode;
 
-use super::record::{Hash, Member, encode, hex, line};
+use super::record::{Hash, Member, encode, line};
 use crate::Error;
 use crate::crypto::material::Material;
 use crate::crypto::mech::{self, Live};

@@ -30,7 +30,7 @@ use checkpoint::AuditKey;
 pub use checkpoint::{Checkpoint, Ends, PublicKey, Signature, header, public_key_from_pem};
 use flood::Flood;
 use record::plain;
-pub use record::{Event, Hash, Kind, Record, hex, is_plain};
+pub use record::{Event, Hash, Kind, Record, is_plain};
 
 use crate::device::Device;
 use crate::error::Error;

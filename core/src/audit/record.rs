@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use base16ct::lower::encode_string as hex;
 use casemate_api::limits::AUDIT_TEXT_MAX_CHARS;
 
 use crate::rows::encoding::{BadRecord, Reader, Writer};
@@ -238,14 +239,6 @@ pub(super) fn line<'a>(members: impl Iterator<Item = (&'static str, Member<'a>)>
     }
     line.push_str("}\n");
     line
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 /// A text as records hold it: printable ASCII, everything else and `"`, `\` and `%` as `%XX`, and cut where it is too

@@ -46,9 +46,7 @@ fn exported(audit: &Audit, from: Option<u64>, to: Option<u64>) -> Vec<serde_json
 fn records(audit: &Audit) -> Vec<Record> {
     let lines = exported(audit, None, None);
     let text = |line: &serde_json::Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
-    let bytes = |hex: &str| -> Vec<u8> {
-        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
-    };
+    let bytes = |hex: &str| base16ct::lower::decode_vec(hex).unwrap();
     let mut previous: Hash = bytes(&text(&lines[0], "previous")).try_into().unwrap();
     let key: PublicKey = bytes(&text(&lines[0], "key")).try_into().unwrap();
     let mut next = lines[0]["from"].as_u64().unwrap();
@@ -84,7 +82,7 @@ fn records(audit: &Audit) -> Vec<Record> {
         let record = Record { sequence: line["sequence"].as_u64().unwrap(), time: text(line, "time"), event };
         assert_eq!(record.sequence, next);
         previous = record.hash(&previous);
-        assert_eq!(hex(&previous), text(line, "hash"), "record {next}");
+        assert_eq!(base16ct::lower::encode_string(&previous), text(line, "hash"), "record {next}");
         next += 1;
         found.push(record);
     }

@@ -580,14 +580,11 @@ mod tests {
     use super::*;
     use crate::crypto::mech::Live;
     use crate::crypto::mech::tests::any_key;
+    use base16ct::lower::encode_string as hex;
     use casemate_api::KeyType;
 
     fn domain() -> DomainKey {
         DomainKey::new(std::array::from_fn(|at| u8::try_from(at).unwrap()))
-    }
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     #[test]

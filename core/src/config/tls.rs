@@ -136,7 +136,7 @@ impl Config<'_> {
         self.commit_local(by, LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
         swap();
         let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
-        let hex: String = fingerprint.iter().map(|byte| format!("{byte:02X}")).collect();
+        let hex = base16ct::upper::encode_string(&fingerprint);
         tracing::info!(target: "hsm", "the TLS certificate is now the one with SHA-256 {hex}");
         Ok(())
     }

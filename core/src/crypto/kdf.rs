@@ -56,12 +56,9 @@ pub fn user_digest_v0(passphrase: &[u8], salt: &[u8; 16]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base16ct::lower::encode_string as hex;
 
     const SALT: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
 
     #[test]
     fn unlock_key_matches_the_contract() {

@@ -417,7 +417,7 @@ pub fn picked_id(rng: &dyn Rng) -> Result<KeyId, Error> {
 pub fn picked_name(rng: &dyn Rng) -> String {
     let mut bytes = [0u8; 10];
     rng.fill(&mut bytes);
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    base16ct::lower::encode_string(&bytes)
 }
 
 fn taken(id: &KeyId) -> Error {

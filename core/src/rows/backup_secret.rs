@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn the_stored_form_of_version_1_does_not_change() {
         let record = BackupSecret { salt: [0x11; 16], key: BackupKey::new([0x22; 32]) };
-        let hex: String = record.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = base16ct::lower::encode_string(&record.encode());
         assert_eq!(hex, include_str!("../../testdata/formats/backup-passphrase-v1.hex").trim());
         let read = BackupSecret::decode(&record.encode()).unwrap();
         assert!(read.salt == record.salt && read.key.ct_eq(&record.key));

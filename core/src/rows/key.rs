@@ -208,7 +208,7 @@ mod tests {
             Material::Generic(SecretBytes::from_slice(&[0x44; 16])),
         );
         let golden = include_str!("../../testdata/formats/key-v1.hex").trim();
-        let hex: String = record.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = base16ct::lower::encode_string(&record.encode());
         assert_eq!(hex, golden);
         let again = KeyRecord::decode(&record.encode()).unwrap();
         assert_eq!(

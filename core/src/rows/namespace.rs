@@ -85,9 +85,7 @@ impl RowPrefix<NamespaceRecord> {
 mod tests {
     use super::*;
 
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
+    use base16ct::lower::encode_string as hex;
 
     #[test]
     fn a_namespace_with_a_quota_has_a_form_of_its_own_that_does_not_change() {

@@ -387,16 +387,13 @@ mod tests {
     use crate::rows::tls_identity::TlsIdentity;
     use crate::sim::SimStore;
     use crate::store::{Outcome, Txn};
+    use base16ct::lower::encode_string as hex;
 
     struct Fixed;
     impl Rng for Fixed {
         fn fill(&self, bytes: &mut [u8]) {
             bytes.fill(0x55);
         }
-    }
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     fn ground(store: Arc<SimStore>, closed: Closed) -> Ground {

@@ -122,7 +122,7 @@ mod tests {
             tags: ["berlin".to_owned(), "ü".to_owned()].into(),
         };
         let golden = include_str!("../../testdata/formats/user-v1.hex").trim();
-        let hex: String = record.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = base16ct::lower::encode_string(&record.encode());
         assert_eq!(hex, golden);
         assert!(UserRecord::decode(&record.encode()[..60]).is_err());
         let again = UserRecord::decode(&record.encode()).unwrap();

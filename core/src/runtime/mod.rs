@@ -4,7 +4,7 @@ pub mod lifetime;
 pub mod party;
 pub mod pool;
 pub mod stall;
-pub(crate) mod tally;
+pub mod tally;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,41 +1,60 @@
-//! A count that many threads add to without waiting for each other: each in a cache line of its own.
+//! Counting by many threads that do not wait for each other: each adds in cache lines of its own, and a reader adds them up.
 
 use std::array;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// A count that only grows.
-pub(crate) struct Tally([Shard; SHARDS]);
+/// A `T` for every few threads.
+pub struct Sharded<T>([Shard<T>; SHARDS]);
 
 /// The part of a few threads; processors fetch two lines at once.
 #[repr(align(128))]
 #[derive(Default)]
-struct Shard(AtomicU64);
+struct Shard<T>(T);
 
 const SHARDS: usize = 16;
 
-impl Default for Tally {
-    fn default() -> Self {
-        Self(array::from_fn(|_| Shard::default()))
+impl<T> Sharded<T> {
+    /// All parts as `make` makes them.
+    pub fn new(make: impl Fn() -> T) -> Self {
+        Self(array::from_fn(|_| Shard(make())))
     }
-}
 
-impl Tally {
-    /// One more.
-    pub(crate) fn add(&self) {
+    /// The part that the calling thread counts in; none while the thread ends, so that what it counts then is lost.
+    pub fn mine(&self) -> Option<&T> {
         thread_local! {
             static THREAD: Cell<usize> = Cell::new(NEXT_THREAD.fetch_add(1, Ordering::Relaxed));
         }
-        // Not at hand while a thread ends: what it counts then is lost.
-        let shard = THREAD.try_with(Cell::get).ok().and_then(|thread| self.0.get(thread % SHARDS));
-        if let Some(shard) = shard {
-            shard.0.fetch_add(1, Ordering::Relaxed);
+        let thread = THREAD.try_with(Cell::get).ok()?;
+        self.0.get(thread % SHARDS).map(|shard| &shard.0)
+    }
+
+    /// Every part, to be added up.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|shard| &shard.0)
+    }
+}
+
+impl<T: Default> Default for Sharded<T> {
+    fn default() -> Self {
+        Self::new(T::default)
+    }
+}
+
+/// A count that only grows.
+pub type Tally = Sharded<AtomicU64>;
+
+impl Tally {
+    /// One more.
+    pub fn add(&self) {
+        if let Some(count) = self.mine() {
+            count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// All of them.
-    pub(crate) fn sum(&self) -> u64 {
-        self.0.iter().map(|shard| shard.0.load(Ordering::Relaxed)).sum()
+    pub fn sum(&self) -> u64 {
+        self.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 }
 

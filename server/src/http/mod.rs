@@ -12,7 +12,6 @@ pub mod multipart;
 pub mod negotiate;
 pub mod openapi;
 mod pages;
-pub mod parts;
 mod places;
 pub mod reply;
 pub mod route;

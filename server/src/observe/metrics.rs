@@ -1,19 +1,19 @@
 //! Counters of what the HSM did, and their JSON view for `/metrics`.
 //!
-//! Every thread counts in cache lines of its own, with plain relaxed additions, so that counting costs a request
-//! nanoseconds and never makes two workers wait for each other. Reading adds the threads up.
+//! Every thread counts in cache lines of its own ([`Sharded`]), with plain relaxed additions, so that counting costs a
+//! request nanoseconds and never makes two workers wait for each other. Reading adds the threads up.
 
 use std::array;
-use std::cell::Cell;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use casemate_api::Mechanism;
 use casemate_api::limits::REFUSALS_LOGGED_PER_S;
 use casemate_core::identity::caller::Denied;
+use casemate_core::runtime::tally::Sharded;
 
 /// What is counted beside replies, key operations and commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,11 +82,10 @@ pub struct Metrics {
     refusals: AtomicU64,
     endpoints: OnceLock<Vec<Endpoint>>,
     stores: OnceLock<[PathBuf; 2]>,
-    shards: [Shard; SHARDS],
+    shards: Sharded<Shard>,
 }
 
-/// The counters of a few threads; alone in its cache lines, of which processors fetch two at once.
-#[repr(align(128))]
+/// The counters of a few threads.
 struct Shard {
     counts: [AtomicU64; COUNTS.len()],
     replies: [AtomicU64; STATUSES],
@@ -98,7 +97,7 @@ struct Shard {
     reply_seconds: AtomicU64,
 }
 
-/// How one endpoint answered.
+/// How one endpoint answered; in cache lines of its own, as those of other shards may be beside it.
 #[derive(Default)]
 #[repr(align(128))]
 struct Answers {
@@ -168,7 +167,7 @@ impl Metrics {
             refusals: zero(),
             endpoints: OnceLock::new(),
             stores: OnceLock::new(),
-            shards: array::from_fn(|_| shard()),
+            shards: Sharded::new(shard),
         }
     }
 
@@ -176,7 +175,7 @@ impl Metrics {
     /// counts: the table is the same at every boot.
     pub fn endpoints_are(&self, table: Vec<Endpoint>) {
         let number = self.endpoints.get_or_init(|| table).len();
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             shard.endpoints.get_or_init(|| (0..=number).map(|_| Answers::default()).collect());
         }
     }
@@ -188,7 +187,7 @@ impl Metrics {
 
     /// Counts one event.
     pub fn count(&self, what: Count) {
-        if let Some(counter) = self.shard().and_then(|shard| shard.counts.get(what as usize)) {
+        if let Some(counter) = self.shards.mine().and_then(|shard| shard.counts.get(what as usize)) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -196,14 +195,14 @@ impl Metrics {
     /// Counts a key operation that succeeded: `what` is one of `Sign`, `Decrypt` and `Encrypt`.
     pub fn operation(&self, what: Count, mechanism: Mechanism) {
         self.count(what);
-        if let Some(counter) = self.shard().and_then(|shard| shard.operations.get(mechanism as usize)) {
+        if let Some(counter) = self.shards.mine().and_then(|shard| shard.operations.get(mechanism as usize)) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Counts a group of transactions that was committed in this time.
     pub fn commit(&self, store: StoreName, took: Duration) {
-        if let Some(histogram) = self.shard().and_then(|shard| shard.commits.get(store as usize)) {
+        if let Some(histogram) = self.shards.mine().and_then(|shard| shard.commits.get(store as usize)) {
             histogram.add(took);
         }
     }
@@ -219,7 +218,7 @@ impl Metrics {
 
     /// Counts a reply of this HTTP status that took this long, by the endpoint's number; `None`: by none.
     pub fn reply(&self, endpoint: Option<usize>, status: u16, took: Duration) {
-        let Some(shard) = self.shard() else { return };
+        let Some(shard) = self.shards.mine() else { return };
         if let Some(counter) = usize::from(status).checked_sub(STATUS_MIN).and_then(|at| shard.replies.get(at)) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
@@ -334,20 +333,8 @@ impl Metrics {
         let used = || self.shards.iter().map(seconds).filter(|seconds| *seconds > 0.0);
         used().sum::<f64>() / used().count().max(1) as f64
     }
-
-    fn shard(&self) -> Option<&Shard> {
-        thread_local! {
-            static THREAD: Cell<usize> = Cell::new(NEXT_THREAD.fetch_add(1, Ordering::Relaxed));
-        }
-        // Not at hand while a thread ends: what it counts then is lost.
-        let thread = THREAD.try_with(Cell::get).ok()?;
-        self.shards.get(thread % SHARDS)
-    }
 }
 
-static NEXT_THREAD: AtomicUsize = AtomicUsize::new(0);
-
-const SHARDS: usize = 16;
 const STATUS_MIN: usize = 100;
 const STATUSES: usize = 500;
 

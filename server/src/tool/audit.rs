@@ -341,15 +341,9 @@ fn parse_checkpoint(line: &[u8]) -> Option<(Checkpoint, Signature)> {
     (checkpoint.line(&signature).as_bytes() == line).then_some((checkpoint, signature))
 }
 
-/// Reads hexadecimal of exactly this many bytes.
+/// Reads lower-case hexadecimal of exactly this many bytes.
 fn bytes<const N: usize>(hex: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    let mut pairs = hex.as_bytes().chunks(2);
-    for byte in &mut bytes {
-        let pair = std::str::from_utf8(pairs.next()?).ok()?;
-        *byte = u8::from_str_radix(pair, 16).ok()?;
-    }
-    pairs.next().is_none().then_some(bytes)
+    base16ct::lower::decode_vec(hex).ok()?.try_into().ok()
 }
 
 #[cfg(test)]

@@ -117,9 +117,7 @@ fn aes_cbc_works_on_whole_blocks() {
     let rig = Rig::operational();
     let both = ["AES_Encryption_CBC", "AES_Decryption_CBC"];
     // NIST SP 800-38A, F.2.1: AES-128 in CBC mode, first block.
-    let hex = |text: &str| -> Vec<u8> {
-        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
-    };
+    let hex = |text: &str| base16ct::lower::decode_vec(text).unwrap();
     let (key, iv) = (hex("2b7e151628aed2a6abf7158809cf4f3c"), hex("000102030405060708090a0b0c0d0e0f"));
     let (plain, cipher) = (hex("6bc1bee22e409f96e93d7e117393172a"), hex("7649abac8119b246cee98e9b12e9197d"));
     rig.admin().put("/keys/aes", generic(&both, &key)).is(204);

@@ -335,8 +335,7 @@ fn nothing_secret_is_stored_in_clear() {
         ("the admin passphrase", passphrase_of("admin").into()),
     ];
     for (name, secret) in secrets.clone() {
-        let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-        secrets.push((name, hex.into()));
+        secrets.push((name, base16ct::lower::encode_string(&secret).into()));
         secrets.push((name, BASE64_STANDARD.encode(&secret).trim_end_matches('=').into()));
     }
     let rows: Vec<_> = rig.sim.store.raw_rows().into_iter().chain(rig.sim.local.raw_rows()).collect();

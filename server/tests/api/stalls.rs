@@ -19,7 +19,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 fn hex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    base16ct::mixed::decode_vec(text).unwrap()
 }
 
 fn all_mechanisms(key_type: KeyType) -> Vec<String> {

@@ -1,12 +1,12 @@
 //! Load by h2load, on core 1, and what it did to the server.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::rig::{self, Server, User};
+use super::rig::{self, Scratch, Server, User};
 
 /// What is asked for, over and over.
 pub(super) struct Request {
@@ -104,7 +104,7 @@ pub(super) fn run(server: &Server, request: &Request, protocol: Protocol, reques
 /// `request` once at each of `uris`, 32 at once on one connection.
 pub(super) fn each_once(server: &Server, request: &Request, uris: &[String]) -> Result<Load> {
     let file = Scratch::new("uris");
-    fs::write(&file.0, uris.join("\n"))?;
+    fs::write(file.path(), uris.join("\n"))?;
     h2load(server, request, uris.len(), &["-c", "1", "-m", "32"], &["-i", &file.text()])
 }
 
@@ -114,7 +114,7 @@ fn h2load(server: &Server, request: &Request, requests: usize, how: &[&str], to:
     let mut command = rig::on_core(1, Path::new("h2load"));
     command.args(how).args(["-t", "1", "-n", &requests.to_string(), "--log-file", &log.text()]);
     if let Some(text) = &request.body {
-        fs::write(&body.0, text)?;
+        fs::write(body.path(), text)?;
         command.args(["-d", &body.text(), "-H", "content-type: application/json"]);
     }
     if let Some((name, passphrase)) = request.user {
@@ -130,7 +130,7 @@ fn h2load(server: &Server, request: &Request, requests: usize, how: &[&str], to:
         "not every request was answered with success:\n{text}{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let mut micros = latencies(&log.0)?;
+    let mut micros = latencies(log.path())?;
     micros.sort_unstable();
     let at = |part: f64| micros.get((micros.len() as f64 * part) as usize).map_or(0.0, |us| *us as f64 / 1000.0);
     let cpu_us = cpu.as_secs_f64() * 1e6 / requests as f64;
@@ -159,25 +159,6 @@ fn latencies(log: &Path) -> Result<Vec<u64>> {
     let text = fs::read_to_string(log).context("h2load wrote no log")?;
     let third = |line: &str| line.split('\t').nth(2).and_then(|us| us.trim().parse().ok());
     Ok(text.lines().filter_map(third).collect())
-}
-
-/// A file that goes with its value.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        Self(std::env::temp_dir().join(format!("casemate-bench-{}-{name}", std::process::id())))
-    }
-
-    fn text(&self) -> String {
-        self.0.to_string_lossy().into_owned()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
 }
 
 #[cfg(test)]

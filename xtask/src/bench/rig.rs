@@ -1,5 +1,6 @@
 //! The machine and the server of the benchmark: who runs where, what it costs, and whether the machine is quiet.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -26,7 +27,8 @@ pub(super) fn on_core(core: usize, program: &Path) -> Command {
 /// A server on core 0 with data of its own, which go with it.
 pub(super) struct Server {
     child: Child,
-    binary: PathBuf,
+    /// What to run: the program, or what it runs under, and the arguments.
+    program: Vec<OsString>,
     folder: PathBuf,
     pub(super) address: String,
 }
@@ -40,18 +42,24 @@ pub(super) enum How {
 impl Server {
     /// `name` tells it from others that run beside it.
     pub(super) fn start(release: &Path, name: &str) -> Result<Self> {
+        Self::start_under(&[], release, name)
+    }
+
+    /// The same under another program, with its arguments.
+    pub(super) fn start_under(under: &[&str], release: &Path, name: &str) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("casemate-bench-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
-        let binary = release.join("casemated");
-        let (child, address) = spawn(&binary, &folder)?;
-        Ok(Self { child, binary, folder, address })
+        let program: Vec<OsString> =
+            under.iter().map(OsString::from).chain([release.join("casemated").into_os_string()]).collect();
+        let (child, address) = spawn(&program, &folder)?;
+        Ok(Self { child, program, folder, address })
     }
 
     /// Starts it anew on the same data and says how long that took.
     pub(super) fn restart(&mut self, how: How) -> Result<Duration> {
         self.end(how)?;
         let begun = Instant::now();
-        (self.child, self.address) = spawn(&self.binary, &self.folder)?;
+        (self.child, self.address) = spawn(&self.program, &self.folder)?;
         Ok(begun.elapsed())
     }
 
@@ -159,9 +167,10 @@ impl Drop for Server {
     }
 }
 
-fn spawn(binary: &Path, folder: &Path) -> Result<(Child, String)> {
-    let mut command = on_core(0, binary);
-    command.args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(folder);
+fn spawn(program: &[OsString], folder: &Path) -> Result<(Child, String)> {
+    let (program, arguments) = program.split_first().context("no program")?;
+    let mut command = on_core(0, Path::new(program));
+    command.args(arguments).args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(folder);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let mut lines = BufReader::new(child.stdout.take().context("no standard output")?);
     let mut line = String::new();
@@ -173,6 +182,29 @@ fn spawn(binary: &Path, folder: &Path) -> Result<(Child, String)> {
     // It says a few lines more; a closed pipe is none of its business.
     std::thread::spawn(move || lines.lines().map_while(Result::ok).for_each(drop));
     Ok((child, address))
+}
+
+/// A file that goes with its value.
+pub(super) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(super) fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("casemate-bench-{}-{name}", std::process::id())))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(super) fn text(&self) -> String {
+        self.0.to_string_lossy().into_owned()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// Time that core 0 was busy, for anybody, since the machine started.

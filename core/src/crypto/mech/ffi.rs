@@ -115,17 +115,6 @@ pub(crate) fn random_prime(bits: usize) -> Result<Zeroizing<Vec<u8>>, Failed> {
     prime.to_be()
 }
 
-/// The inverse of `a` modulo the prime `p` by Fermat, a^(p-2), in constant time. `a` must be below `p`; all big-endian.
-pub(crate) fn inverse_mod_prime(a: &[u8], p: &[u8], p_less_2: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failed> {
-    let (result, a, p, exponent, ctx) =
-        (Bn::new()?, Bn::from_be(a)?, Bn::from_be(p)?, Bn::from_be(p_less_2)?, BnCtx::new()?);
-    // SAFETY: all pointers are live for the call; null asks for a Montgomery context of its own.
-    done(unsafe {
-        c::BN_mod_exp_mont_consttime(result.get(), a.get(), exponent.get(), p.get(), ctx.get(), ptr::null())
-    })?;
-    result.to_be()
-}
-
 /// The two primes of a fresh RSA key (FIPS 186-5 A.1.3). `bits` must be a multiple of 128: AWS-LC rounds others down.
 pub(crate) fn random_rsa_primes(bits: usize, e: u64) -> Result<[Zeroizing<Vec<u8>>; 2], Failed> {
     let bits = c_int::try_from(bits).map_err(|_| Failed)?;

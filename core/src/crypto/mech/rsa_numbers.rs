@@ -1,15 +1,15 @@
-//! The numbers of an RSA key, computed from its primes in constant time.
+//! The numbers of an RSA key, computed from its primes.
 //!
-//! What is stored of a key is p, q and e; everything else follows. No inverse modulo a secret is computed by a
-//! variable-time algorithm: for the small public e, the inverse of e modulo m is (m·k + 1)/e with k = -(1/m) mod e, so
-//! all divisions are by the public e, and even those are done by multiplication. q⁻¹ mod p comes from Fermat's theorem.
-//! Lengths of numbers are not secret.
+//! What is stored of a key is p, q and e; everything else follows, computed by `crypto-bigint` in constant time. As e is
+//! small, its inverse modulo m needs no general algorithm: it is (m·k + 1)/e with k = -(1/m) mod e, so that all divisions
+//! are by the public e. Lengths of numbers are not secret.
 
+use crypto_bigint::{BoxedUint, ConcatenatingMul, CtGt, CtSelect, Limb, NonZero, Odd, Reciprocal, U64};
 use zeroize::Zeroizing;
 
-use super::ffi::{self, Failed};
+use super::ffi::Failed;
 
-/// Largest public exponent, in bits. AWS-LC accepts no larger one, and [`Modulo`] relies on it.
+/// Largest public exponent, in bits. AWS-LC accepts no larger one.
 pub(crate) const E_BITS_MAX: u32 = 33;
 
 /// All numbers of a two-prime RSA key (RFC 8017 §3.2), big-endian without leading zeros. `p` is the larger prime.
@@ -31,16 +31,18 @@ impl Numbers {
         let (p, q) = (minimal(p), minimal(q));
         // The coefficient wants q < p. Which of the two was named first tells nothing.
         let (p, q) = if (p.len(), p) > (q.len(), q) { (p, q) } else { (q, p) };
-        let e = Modulo::new(e).ok_or(Failed)?;
-        let (p_limbs, q_limbs) = (limbs(p), limbs(q));
-        let (p1, q1) = (less_one(&p_limbs), less_one(&q_limbs));
+        let exponent = Exponent::new(e).ok_or(Failed)?;
+        let (p_number, q_number) = (number(p), number(q));
+        let (p1, q1) = (less_one(&p_number), less_one(&q_number));
+        let p_odd = Zeroizing::new(p_number.to_odd().into_option().ok_or(Failed)?);
+        let qinv = q_number.invert_odd_mod(&p_odd).into_option().map(Zeroizing::new).ok_or(Failed)?;
         Ok(Self {
-            n: bytes(&product(&p_limbs, &q_limbs)).to_vec(),
-            e: e.modulus,
-            d: bytes(&e.inverse_modulo(&product(&p1, &q1)).ok_or(Failed)?),
-            dp: bytes(&e.inverse_modulo(&p1).ok_or(Failed)?),
-            dq: bytes(&e.inverse_modulo(&q1).ok_or(Failed)?),
-            qinv: ffi::inverse_mod_prime(q, p, &less_two(p))?,
+            n: bytes(&product(&p_number, &q_number)).to_vec(),
+            e,
+            d: bytes(&*exponent.inverse_modulo(&product(&p1, &q1)).ok_or(Failed)?),
+            dp: bytes(&*exponent.inverse_modulo(&p1).ok_or(Failed)?),
+            dq: bytes(&*exponent.inverse_modulo(&q1).ok_or(Failed)?),
+            qinv: bytes(&qinv),
             p: Zeroizing::new(p.to_vec()),
             q: Zeroizing::new(q.to_vec()),
         })
@@ -64,233 +66,160 @@ pub(crate) fn bit_length(number: &[u8]) -> usize {
 
 /// The product of two numbers, big-endian, minimal.
 pub(crate) fn multiply(a: &[u8], b: &[u8]) -> Zeroizing<Vec<u8>> {
-    bytes(&product(&limbs(a), &limbs(b)))
+    bytes(&product(&number(a), &number(b)))
 }
 
 /// Whether `e`, an odd number of at most [`E_BITS_MAX`] bits, divides `number` - 1 for an odd `number`.
-pub(crate) fn divides_less_one(e: u64, number: &[u8]) -> bool {
-    Modulo::new(e).is_none_or(|e| e.reduce(&less_one(&limbs(number))) == 0)
+pub(crate) fn divides_less_one(e: u64, odd: &[u8]) -> bool {
+    Exponent::new(e).is_none_or(|e| e.remainder_of(&less_one(&number(odd))) == 0)
 }
 
 /// Whether two numbers differ within the `bits` highest bits of the larger, so that Fermat's factorisation is hopeless
 /// (FIPS 186-5 A.1.3 asks for 100).
 pub(crate) fn far_apart(p: &[u8], q: &[u8], bits: usize) -> bool {
-    let (p, q) = (limbs(p), limbs(q));
-    let (larger, smaller) = if p.len().cmp(&q.len()).then_with(|| p.iter().rev().cmp(q.iter().rev())).is_gt() {
-        (&p, &q)
-    } else {
-        (&q, &p)
-    };
-    let mut borrow = 0;
-    let mut difference = Limbs::default();
-    for (i, a) in larger.iter().enumerate() {
-        let (x, under) = a.overflowing_sub(smaller.get(i).copied().unwrap_or(0));
-        let (x, under_again) = x.overflowing_sub(borrow);
-        borrow = u64::from(under | under_again);
-        difference.push(x);
-    }
-    bit_length(&bytes(&difference)) + bits > bit_length(&bytes(larger))
+    let precision = precision(p).max(precision(q));
+    let (p, q) = (number_of(p, precision), number_of(q, precision));
+    let q_is_larger = q.ct_gt(&p);
+    let larger = Zeroizing::new(BoxedUint::ct_select(&p, &q, q_is_larger));
+    let smaller = Zeroizing::new(BoxedUint::ct_select(&q, &p, q_is_larger));
+    let difference = Zeroizing::new(larger.wrapping_sub(&*smaller));
+    difference.bits() as usize + bits > larger.bits() as usize
 }
 
-/// A number as words, the lowest first.
-type Limbs = Zeroizing<Vec<u64>>;
+/// A number that is wiped.
+type Number = Zeroizing<BoxedUint>;
 
-fn limbs(number: &[u8]) -> Limbs {
-    let mut limbs = Vec::with_capacity(number.len().div_ceil(8));
-    for chunk in number.rchunks(8) {
-        limbs.push(chunk.iter().fold(0, |limb, byte| limb << 8 | u64::from(*byte)));
-    }
-    Zeroizing::new(limbs)
+/// The bits that `number`, big-endian, may have by its length.
+fn precision(number: &[u8]) -> u32 {
+    u32::try_from(number.len()).unwrap_or(u32::MAX).saturating_mul(8)
 }
 
-fn bytes(limbs: &[u64]) -> Zeroizing<Vec<u8>> {
-    let mut all = Zeroizing::new(Vec::with_capacity(limbs.len() * 8));
-    for limb in limbs.iter().rev() {
-        all.extend_from_slice(&limb.to_be_bytes());
-    }
-    Zeroizing::new(minimal(&all).to_vec())
+fn number(bytes: &[u8]) -> Number {
+    number_of(bytes, precision(bytes))
+}
+
+fn number_of(bytes: &[u8], precision: u32) -> Number {
+    Zeroizing::new(BoxedUint::from_be_slice_truncated(bytes, precision))
+}
+
+/// `number`, big-endian, minimal.
+fn bytes(number: &BoxedUint) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(minimal(&Zeroizing::new(number.to_be_bytes())).to_vec())
 }
 
 /// `odd` - 1.
-fn less_one(odd: &Limbs) -> Limbs {
-    let mut even = odd.clone();
-    if let Some(lowest) = even.first_mut() {
-        *lowest &= !1;
-    }
-    even
+fn less_one(odd: &BoxedUint) -> Number {
+    Zeroizing::new(odd.wrapping_sub(Limb::ONE))
 }
 
-/// `p` - 2, for odd `p` above 2.
-fn less_two(p: &[u8]) -> Zeroizing<Vec<u8>> {
-    let mut result = Zeroizing::new(p.to_vec());
-    let mut borrow = 2;
-    for byte in result.iter_mut().rev() {
-        let (difference, under) = byte.overflowing_sub(borrow);
-        *byte = difference;
-        borrow = u8::from(under);
-    }
-    result
+fn product(a: &BoxedUint, b: &BoxedUint) -> Number {
+    Zeroizing::new(a.concatenating_mul(b))
 }
 
-/// a·b + carry + add, as (low, high) words.
-fn multiply_add(a: u64, b: u64, add: u64, carry: u64) -> (u64, u64) {
-    let wide = u128::from(a) * u128::from(b) + u128::from(add) + u128::from(carry);
-    (wide as u64, (wide >> 64) as u64)
+/// A public exponent, ready to divide by.
+struct Exponent {
+    e: Odd<U64>,
+    divisor: Reciprocal,
 }
 
-fn product(a: &[u64], b: &[u64]) -> Limbs {
-    let mut result = Zeroizing::new(vec![0; a.len() + b.len()]);
-    for (i, x) in a.iter().enumerate() {
-        let mut carry = 0;
-        // The row of b ends where its carry goes.
-        for (place, y) in result.iter_mut().skip(i).zip(b.iter().chain(&[0])) {
-            (*place, carry) = multiply_add(*x, *y, *place, carry);
-        }
-    }
-    result
-}
-
-/// Arithmetic modulo a small odd public number, without divisions at run time.
-struct Modulo {
-    modulus: u64,
-    /// floor((2⁶⁴ - 1) / modulus), for Barrett's reduction.
-    reciprocal: u64,
-}
-
-impl Modulo {
-    /// `None` unless `modulus` is odd, above 1 and of at most [`E_BITS_MAX`] bits.
-    fn new(modulus: u64) -> Option<Self> {
-        (modulus & 1 == 1 && modulus > 1 && modulus >> E_BITS_MAX == 0)
-            .then(|| Self { modulus, reciprocal: u64::MAX / modulus })
-    }
-
-    /// `x` modulo the modulus. The estimated quotient is at most two short.
-    fn reduce_word(&self, x: u64) -> u64 {
-        let quotient = ((u128::from(x) * u128::from(self.reciprocal)) >> 64) as u64;
-        let mut rest = x.wrapping_sub(quotient.wrapping_mul(self.modulus));
-        for _ in 0..2 {
-            // All ones if the rest is still too large, without a branch on it.
-            let smaller = rest.wrapping_sub(self.modulus);
-            let keep = (smaller >> 63).wrapping_neg();
-            rest = (rest & keep) | (smaller & !keep);
-        }
-        rest
-    }
-
-    fn multiply(&self, a: u64, b: u64) -> u64 {
-        // a and b have 33 bits: a·(b's high 17) has 50, the rest shifted by 16 plus a·(b's low 16) 50 again.
-        let high = self.reduce_word(a * (b >> 16));
-        self.reduce_word((high << 16) + a * (b & 0xffff))
-    }
-
-    fn reduce(&self, number: &[u64]) -> u64 {
-        let bytes = number.iter().rev().flat_map(|limb| limb.to_be_bytes());
-        bytes.fold(0, |rest, byte| self.reduce_word(rest << 8 | u64::from(byte)))
-    }
-
-    /// 1/a for `a` prime to the modulus, which must be prime: a^(modulus-2).
-    fn inverse(&self, a: u64) -> u64 {
-        let exponent = self.modulus - 2;
-        let mut result = 1;
-        for bit in (0..u64::BITS - exponent.leading_zeros()).rev() {
-            result = self.multiply(result, result);
-            if exponent >> bit & 1 == 1 {
-                result = self.multiply(result, a);
-            }
-        }
-        result
-    }
-
-    /// The inverse of the modulus (as e) modulo `m`; `None` if they are not coprime.
-    fn inverse_modulo(&self, m: &Limbs) -> Option<Limbs> {
-        let rest = self.reduce(m);
-        if rest == 0 {
+impl Exponent {
+    /// `None` unless `e` is odd, above 1 and of at most [`E_BITS_MAX`] bits.
+    fn new(e: u64) -> Option<Self> {
+        if e == 1 || e >> E_BITS_MAX != 0 {
             return None;
         }
-        let k = self.modulus - self.inverse(rest);
-        let mut carry = 1;
-        let mut scaled = Zeroizing::new(Vec::with_capacity(m.len() + 1));
-        for limb in m.iter().chain(&[0]) {
-            let (low, high) = multiply_add(*limb, k, 0, carry);
-            scaled.push(low);
-            carry = high;
-        }
-        Some(self.divide_exactly(&scaled))
+        let divisor = NonZero::new(Limb::from_u64(e)).into_option()?;
+        Some(Self { e: Odd::new(U64::from_u64(e)).into_option()?, divisor: Reciprocal::new(divisor) })
     }
 
-    /// `number` divided by the modulus, which must divide it (Jebelean's exact division, from the lowest word up).
-    fn divide_exactly(&self, number: &[u64]) -> Limbs {
-        // Newton's iteration: an odd number is its own inverse modulo 8, and each step doubles the bits.
-        let mut inverse = self.modulus;
-        for _ in 0..5 {
-            inverse = inverse.wrapping_mul(2u64.wrapping_sub(self.modulus.wrapping_mul(inverse)));
-        }
-        let mut borrow = 0;
-        let mut quotient = Zeroizing::new(Vec::with_capacity(number.len()));
-        for limb in number {
-            let (rest, under) = limb.overflowing_sub(borrow);
-            let digit = rest.wrapping_mul(inverse);
-            let (_, high) = multiply_add(digit, self.modulus, 0, 0);
-            borrow = high + u64::from(under);
-            quotient.push(digit);
-        }
-        quotient
+    fn remainder_of(&self, number: &BoxedUint) -> u64 {
+        number.rem_limb_with_reciprocal(&self.divisor).0
+    }
+
+    /// The inverse of the exponent modulo `m`; `None` if they are not coprime.
+    fn inverse_modulo(&self, m: &BoxedUint) -> Option<Number> {
+        let rest = Zeroizing::new(U64::from_u64(self.remainder_of(m)));
+        let inverse = Zeroizing::new(rest.invert_odd_mod(&self.e).into_option()?);
+        let k = Zeroizing::new(self.e.wrapping_sub(&inverse));
+        let scaled = Zeroizing::new(Zeroizing::new(m.concatenating_mul(&*k)).wrapping_add(Limb::ONE));
+        Some(Zeroizing::new(scaled.div_rem_limb_with_reciprocal(&self.divisor).0))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use openssl::bn::{BigNum, BigNumContext, BigNumRef};
     use proptest::prelude::*;
 
     const PRIMES: [u64; 7] = [3, 5, 17, 257, 65537, 4_294_967_291, 8_589_934_583];
 
+    fn num(bytes: &[u8]) -> BigNum {
+        BigNum::from_slice(bytes).unwrap()
+    }
+
+    /// `a` modulo `m`.
+    fn rest(a: &BigNum, m: &BigNum) -> BigNum {
+        let mut rest = BigNum::new().unwrap();
+        rest.nnmod(a, m, &mut BigNumContext::new().unwrap()).unwrap();
+        rest
+    }
+
     proptest! {
         #[test]
-        fn words_reduce_and_multiply(x: u64, a: u64, b: u64) {
-            for modulus in PRIMES {
-                let m = Modulo::new(modulus).unwrap();
-                prop_assert_eq!(m.reduce_word(x), x % modulus);
-                let (a, b) = (a % modulus, b % modulus);
-                prop_assert_eq!(u128::from(m.multiply(a, b)), u128::from(a) * u128::from(b) % u128::from(modulus));
-                if a != 0 {
-                    prop_assert_eq!(m.multiply(a, m.inverse(a)), 1);
-                }
+        fn remainders_agree_with_openssl(x: Vec<u8>) {
+            for e in PRIMES {
+                let expected = rest(&num(&x), &num(&e.to_be_bytes()));
+                prop_assert_eq!(num(&Exponent::new(e).unwrap().remainder_of(&number(&x)).to_be_bytes()), expected);
             }
         }
 
         #[test]
-        fn inverses_times_e_are_one(m in proptest::collection::vec(any::<u64>(), 1..9)) {
-            let mut m = Zeroizing::new(m);
-            m[0] &= !1;
+        fn inverses_times_e_are_one(mut m in proptest::collection::vec(any::<u8>(), 1..72)) {
+            *m.last_mut().unwrap() &= !1;
+            let one = BigNum::from_u32(1).unwrap();
+            prop_assume!(num(&m) > one);
             for e in PRIMES {
-                let modulo = Modulo::new(e).unwrap();
-                let Some(d) = modulo.inverse_modulo(&m) else {
-                    prop_assert_eq!(modulo.reduce(&m), 0);
+                let exponent = Exponent::new(e).unwrap();
+                let Some(d) = exponent.inverse_modulo(&number(&m)) else {
+                    prop_assert_eq!(exponent.remainder_of(&number(&m)), 0);
                     continue;
                 };
-                // e·d - 1 must be a multiple k·m with k < e.
-                let ed = num(&product(&d, &[e]));
-                let m = num(&m);
-                prop_assume!(m > openssl::bn::BigNum::from_u32(1).unwrap());
-                let mut ctx = openssl::bn::BigNumContext::new().unwrap();
-                let mut rest = openssl::bn::BigNum::new().unwrap();
-                rest.nnmod(&ed, &m, &mut ctx).unwrap();
-                prop_assert_eq!(rest, openssl::bn::BigNum::from_u32(1).unwrap());
-                prop_assert!(num(&d) < m);
+                let d = num(&bytes(&d));
+                prop_assert_eq!(rest(&(&d * &num(&e.to_be_bytes())), &num(&m)), BigNum::from_u32(1).unwrap());
+                prop_assert!(d < num(&m));
             }
         }
 
         #[test]
         fn products_agree_with_openssl(a: Vec<u8>, b: Vec<u8>) {
-            let (x, y) = (openssl::bn::BigNum::from_slice(&a).unwrap(), openssl::bn::BigNum::from_slice(&b).unwrap());
-            prop_assert_eq!(multiply(&a, &b).to_vec(), (&x * &y).to_vec());
-            prop_assert_eq!(bit_length(&a), x.num_bits() as usize);
+            prop_assert_eq!(multiply(&a, &b).to_vec(), (&num(&a) * &num(&b)).to_vec());
+            prop_assert_eq!(bit_length(&a), num(&a).num_bits() as usize);
         }
     }
 
-    fn num(limbs: &[u64]) -> openssl::bn::BigNum {
-        openssl::bn::BigNum::from_slice(&bytes(limbs)).unwrap()
+    #[test]
+    fn the_numbers_are_those_that_openssl_computes() {
+        for bits in [512, 1000, 1024, 1030, 2048] {
+            let key = openssl::rsa::Rsa::generate(bits).unwrap();
+            let (p, q) = (key.p().unwrap().to_vec(), key.q().unwrap().to_vec());
+            let (larger, smaller) = if num(&p) > num(&q) { (&p, &q) } else { (&q, &p) };
+            let less_one = |prime: &[u8]| &num(prime) - &BigNum::from_u32(1).unwrap();
+            let inverse = |a: &BigNumRef, modulus: &BigNum| {
+                let mut inverse = BigNum::new().unwrap();
+                inverse.mod_inverse(a, modulus, &mut BigNumContext::new().unwrap()).unwrap();
+                inverse.to_vec()
+            };
+            for (first, second) in [(&p, &q), (&q, &p)] {
+                let numbers = Numbers::from_primes(first, second, 65537).unwrap();
+                assert_eq!((&*numbers.p, &*numbers.q), (larger, smaller));
+                assert_eq!((numbers.n, numbers.e), (key.n().to_vec(), 65537));
+                assert_eq!(*numbers.d, inverse(key.e(), &(&less_one(&p) * &less_one(&q))));
+                assert_eq!(*numbers.dp, inverse(key.e(), &less_one(larger)));
+                assert_eq!(*numbers.dq, inverse(key.e(), &less_one(smaller)));
+                assert_eq!(*numbers.qinv, inverse(&num(smaller), &num(larger)));
+            }
+        }
     }
 
     #[test]
@@ -310,7 +239,7 @@ mod tests {
     #[test]
     fn exponents_out_of_range_are_refused() {
         for e in [0, 1, 2, 4, 65536, (1 << 33) + 1, u64::MAX] {
-            assert!(Modulo::new(e).is_none(), "{e}");
+            assert!(Exponent::new(e).is_none(), "{e}");
         }
     }
 }

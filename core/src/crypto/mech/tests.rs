@@ -26,7 +26,7 @@ impl Rng for TestRng {
 }
 
 pub(crate) fn hex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+    base16ct::mixed::decode_vec(text).unwrap()
 }
 
 pub(crate) fn random(len: usize) -> Vec<u8> {

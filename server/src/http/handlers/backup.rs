@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use crate::http::json;
-use crate::http::parts::{Part, Parts};
+use crate::http::multipart::{Part, Parts};
 use crate::http::reply::Reply;
 use crate::http::row::Op;
 use crate::http::serve::ReplyBody;
