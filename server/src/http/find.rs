@@ -13,7 +13,7 @@ use casemate_core::users::UserRecord;
 use casemate_core::{Error, Hsm};
 use percent_encoding::percent_decode;
 
-use super::gate::Call;
+use super::context::Call;
 use super::row::{Column, Find, Op};
 use crate::observe::metrics::Metrics;
 use crate::update::Updates;

@@ -1,8 +1,13 @@
 //! The HTTP edge: bytes to requests, requests to calls of the core, answers to bytes.
 
+mod access;
+mod act;
 pub mod body;
 pub mod budget;
+mod conditions;
+pub mod context;
 pub mod decode;
+pub mod edge;
 pub mod endpoints;
 pub mod find;
 pub mod gate;
@@ -15,6 +20,7 @@ mod pages;
 pub mod parts;
 mod places;
 pub mod reply;
+mod respond;
 pub mod route;
 pub mod row;
 pub mod serve;

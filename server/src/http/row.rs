@@ -16,9 +16,10 @@ use casemate_core::platform::BoxFuture;
 use casemate_core::{Error, Hsm};
 use hyper::Method;
 
+use super::context::Call;
 use super::decode::Body;
-use super::gate::{self, Call};
 use super::reply::{Refusal, Reply};
+use super::respond;
 
 /// Who may call in one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -408,7 +409,7 @@ fn row<C: Column, F: Find<C>, B: Send + 'static>(
     let own = Arc::new((find, body, handler));
     let run = move |call: Call| -> BoxFuture<'static, Result<Reply, Refusal>> {
         let own = own.clone();
-        Box::pin(gate::admit(call, own))
+        Box::pin(respond::admit(call, own))
     };
     Row { number: 0, spec, run: Box::new(run) }
 }

@@ -15,7 +15,7 @@ use casemate_core::right::Held;
 use hyper::body::{Bytes, Incoming};
 
 use super::body::{self, BodyError, Pace};
-use super::gate::Asking;
+use super::context::Asking;
 
 /// A body on its way in.
 pub struct Upload {

@@ -17,7 +17,7 @@ use casemate_core::platform::{Applied, DeviceKeeper, Host, Platform, Swap};
 use casemate_core::sim::{Sim, SimHost, SimRng};
 use casemate_core::store::Path;
 use casemate_core::update::Version;
-use casemate_server::http::gate::Edge;
+use casemate_server::http::edge::Edge;
 use casemate_server::http::row::FailedState;
 use casemate_server::http::serve::{self, Bounds, CertSlot, Running};
 use casemate_server::observe::metrics::Metrics;

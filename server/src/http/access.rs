@@ -1,0 +1,87 @@
+//! Who calls, and whether the policy of the endpoint lets them in: asked before the body is read, and once more behind it.
+//!
+//! Trusts the core alone to say who was believed. Every answer is for the state of now: if that has changed since, nobody is
+//! taken for somebody who has shown something else.
+
+use casemate_api::sentences;
+use casemate_core::caller::{Caller, Denied, Evidence, Failure, allows};
+use hyper::StatusCode;
+use hyper::header;
+
+use super::context::{Asking, Call};
+use super::negotiate::Basic;
+use super::reply::Refusal;
+use super::row::{Column, Rule};
+
+impl Asking {
+    /// Step 7: whether role and namespace let the caller in.
+    pub(super) fn permitted(&self, known: Option<Caller>) -> Result<Option<Caller>, Refusal> {
+        match (self.rule()?, known) {
+            (Rule::Allowed(action, whence), Some(caller)) if allows(&caller, action, whence) => Ok(Some(caller)),
+            (Rule::Allowed(..), Some(_)) => Err(Refusal::bare(StatusCode::FORBIDDEN)),
+            (Rule::Allowed(..), None) => Err(Refusal::anonymous()),
+            // The state has changed since the caller was asked for: who was believed as a user has not shown what is asked
+            // for now, and must not be taken for somebody who has.
+            (_, Some(_)) => Err(Refusal::wrong_state()),
+            (_, None) => Ok(None),
+        }
+    }
+
+    /// Steps 6 and 7 once more, for somebody who was believed before the body came.
+    pub(super) async fn still_allowed(
+        &self,
+        column: &impl Column,
+        known: Option<Caller>,
+    ) -> Result<Option<Caller>, Refusal> {
+        let Rule::Allowed(..) = self.rule()? else { return self.permitted(known) };
+        let op = column.operational().ok_or_else(Refusal::wrong_state)?;
+        let known = known.ok_or_else(Refusal::anonymous)?;
+        let caller = op.renew(known).await.map_err(|failure| self.not_believed(failure))?;
+        self.permitted(Some(caller))
+    }
+
+    /// What the row asks for in the state of now.
+    fn rule(&self) -> Result<Rule, Refusal> {
+        let state = self.hsm.state();
+        let rule = self.spec.who.iter().find(|(open, _)| *open == state);
+        rule.map(|(_, rule)| rule.under(self.failed)).ok_or_else(Refusal::wrong_state)
+    }
+
+    fn not_believed(&self, failure: Failure) -> Refusal {
+        let denied = match failure {
+            Failure::Denied(denied) => denied,
+            Failure::Error(error) => return Refusal::from_core(error, &self.spec),
+        };
+        self.metrics.count(denied.into());
+        if self.metrics.itemise(self.clock.monotonic()) {
+            tracing::warn!(target: "http", address = %self.address, ?denied, "a login was refused");
+        }
+        match denied {
+            Denied::Unauthenticated => Refusal::unauthenticated(),
+            Denied::TooMany => Refusal::because(StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
+            Denied::Busy => Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::BUSY).with("retry-after", "1"),
+        }
+    }
+}
+
+impl Call {
+    /// Step 6: who calls. `None` where nobody is asked.
+    pub(super) async fn authenticated(&self, column: &impl Column) -> Result<Option<Caller>, Refusal> {
+        let rule = self.asking.rule()?;
+        if rule == Rule::Public {
+            return Ok(None);
+        }
+        let Some(header) = self.headers.get(header::AUTHORIZATION) else { return Err(Refusal::anonymous()) };
+        let basic = Basic::parse(header.as_bytes()).ok_or_else(Refusal::unauthenticated)?;
+        if rule == Rule::UnlockHolder {
+            let known =
+                self.asking.hsm.believe_unlock_holder(self.asking.address, basic.name(), basic.expose_passphrase());
+            return known.await.map(|()| None).map_err(|failure| self.asking.not_believed(failure));
+        }
+        // The state may have changed since it was asked for; without the phase nobody can be believed.
+        let op = column.operational().ok_or_else(Refusal::wrong_state)?;
+        let evidence =
+            Evidence::Basic { name: basic.name(), passphrase: basic.expose_passphrase(), address: self.asking.address };
+        op.authenticate(evidence).await.map(Some).map_err(|failure| self.asking.not_believed(failure))
+    }
+}

@@ -1,0 +1,105 @@
+//! What is at a path already, and what the conditions of a request say to it (RFC 9110 §13).
+
+use casemate_api::limits::BODY_INLINE_MAX_BYTES;
+use casemate_core::party::Party;
+use casemate_core::stall;
+use hyper::header::{self, HeaderMap};
+use hyper::{Method, StatusCode};
+
+use super::budget::NoRoom;
+use super::context::{Asking, Call, Trail};
+use super::negotiate::{Current, Effect, Verdict};
+use super::reply::{Content, Refusal, Reply};
+use super::respond::{no_room, unix_time};
+use super::row::Spec;
+
+/// What a changing request with conditions would change.
+pub(super) enum Present {
+    /// Nobody asked.
+    Untagged,
+    /// Nothing is there.
+    Missing,
+    /// Something with this ETag.
+    Tagged(String),
+}
+
+impl Present {
+    pub(super) fn current(&self) -> Current<'_> {
+        match self {
+            Present::Untagged => Current::Untagged,
+            Present::Missing => Current::Missing,
+            Present::Tagged(tag) => Current::Tagged(tag),
+        }
+    }
+}
+
+impl Call {
+    pub(super) fn verdict(&self, current: Current<'_>) -> Verdict {
+        let conditions = self.conditions();
+        if conditions.is_empty() {
+            return Verdict::Proceed;
+        }
+        let effect = if self.reads() { Effect::Reads } else { Effect::Changes };
+        conditions.verdict(effect, current, std::time::SystemTime::UNIX_EPOCH + unix_time(&self.asking.hsm))
+    }
+
+    /// Step 13 for GET, once the reply is known: its ETag, and what the conditions say to it.
+    pub(super) async fn conditional(&self, mut reply: Reply, spec: &Spec) -> Result<Reply, Refusal> {
+        if let Content::Whole(bytes) = &mut reply.body
+            && spec.etag
+        {
+            let whole = std::mem::take(bytes);
+            let length = whole.len();
+            self.grant.cover(length).map_err(|NoRoom| no_room())?;
+            let (party, grant) = (Party::Address(self.asking.address.into()), self.grant.clone());
+            let tag = move || {
+                let tag = etag(&whole);
+                drop(grant);
+                (tag, whole)
+            };
+            let tagged = self.asking.hsm.by_size(length, party, tag).await;
+            let (tag, whole) = tagged.map_err(|error| Refusal::from_core(error, spec))?;
+            (*bytes, reply.tag) = (whole, Some(tag));
+        }
+        match self.verdict(reply.tag.as_deref().map_or(Current::Untagged, Current::Tagged)) {
+            Verdict::Proceed => Ok(reply),
+            Verdict::NotModified => Ok(Reply::unchanged()),
+            Verdict::Failed => Err(Refusal::bare(StatusCode::PRECONDITION_FAILED)),
+        }
+    }
+}
+
+/// What is at the path of a changing request, as its caller would get it.
+pub(super) async fn present(call: &Call) -> Present {
+    let Some(row) = &call.tagged else { return Present::Untagged };
+    let mut headers = HeaderMap::new();
+    headers.extend(call.headers.get(header::AUTHORIZATION).map(|value| (header::AUTHORIZATION, value.clone())));
+    let look = Call {
+        asking: Asking { spec: row.spec.clone(), ..call.asking.clone() },
+        ids: call.ids.clone(),
+        query: None,
+        updates: call.updates.clone(),
+        method: Method::GET,
+        headers,
+        body: None,
+        tagged: None,
+        grant: call.grant.clone(),
+        changes: call.changes.clone(),
+        trail: Trail::Done,
+    };
+    match (row.run)(look).await {
+        Ok(Reply { tag: Some(tag), .. }) => Present::Tagged(tag),
+        Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Present::Missing,
+        Ok(_) | Err(_) => Present::Untagged,
+    }
+}
+
+/// An ETag of a body: equal bodies have equal tags.
+fn etag(body: &[u8]) -> String {
+    if body.len() > BODY_INLINE_MAX_BYTES {
+        stall::begins("tagging a large reply");
+    }
+    let digest = casemate_core::digest::sha256(body);
+    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("\"{hex}\"")
+}
