@@ -22,7 +22,7 @@ use casemate_core::{Error, Hsm};
 use crate::clock::SystemClock;
 use crate::device::FileDevice;
 use crate::http::edge::Edge;
-use crate::http::row::FailedState;
+use crate::http::endpoint::FailedState;
 use crate::http::serve::{self, Bounds, CertSlot};
 use crate::observe::listener::{self, Source};
 use crate::observe::metrics::{Metrics, StoreName};

@@ -1,17 +1,17 @@
 //! Who calls, and whether the policy of the endpoint lets them in: asked before the body is read, and once more behind it.
 //!
-//! Trusts the core alone to say who was believed. Every answer is for the state of now: if that has changed since, nobody is
-//! taken for somebody who has shown something else.
+//! Trusts the core alone to say who was believed. Every answer is for the state of now: if that has changed since, nobody
+//! is taken for somebody who has shown something else.
 
 use casemate_api::sentences;
 use casemate_core::caller::{Caller, Denied, Evidence, Failure, allows};
 use hyper::StatusCode;
 use hyper::header;
 
-use super::context::{Asking, Call};
+use super::context::{Asking, RequestContext};
+use super::endpoint::{Column, Rule};
 use super::negotiate::Basic;
 use super::reply::Refusal;
-use super::row::{Column, Rule};
 
 impl Asking {
     /// Step 7: whether role and namespace let the caller in.
@@ -40,10 +40,10 @@ impl Asking {
         self.permitted(Some(caller))
     }
 
-    /// What the row asks for in the state of now.
+    /// What the endpoint asks for in the state of now.
     fn rule(&self) -> Result<Rule, Refusal> {
         let state = self.hsm.state();
-        let rule = self.spec.who.iter().find(|(open, _)| *open == state);
+        let rule = self.spec.access.iter().find(|(open, _)| *open == state);
         rule.map(|(_, rule)| rule.under(self.failed)).ok_or_else(Refusal::wrong_state)
     }
 
@@ -64,7 +64,7 @@ impl Asking {
     }
 }
 
-impl Call {
+impl RequestContext {
     /// Step 6: who calls. `None` where nobody is asked.
     pub(super) async fn authenticated(&self, column: &impl Column) -> Result<Option<Caller>, Refusal> {
         let rule = self.asking.rule()?;

@@ -1,4 +1,5 @@
-//! A change, carried out to its end whatever its client does meanwhile, between its intent and its outcome in the audit log.
+//! A change, carried out to its end whatever its client does meanwhile, between its intent and its outcome in the audit
+//! log.
 
 use casemate_api::sentences;
 use casemate_core::Error;
@@ -6,12 +7,12 @@ use casemate_core::party::Party;
 use casemate_core::platform::BoxFuture;
 use hyper::StatusCode;
 
-use super::context::{Call, Trail};
+use super::context::{RequestContext, Trail};
 use super::reply::{Refusal, Reply};
 use super::respond::broken;
 use super::trail;
 
-impl Call {
+impl RequestContext {
     /// Runs a change to its end even if the client leaves meanwhile: a write must not be cut off between the store and
     /// the caches above it, nor a lock between the phase and its keys. It takes a place only now that nothing is waited
     /// for from the client, except for what it is uploading, so that strangers who send slowly cannot take them all.

@@ -7,11 +7,11 @@ use hyper::header::{self, HeaderMap};
 use hyper::{Method, StatusCode};
 
 use super::budget::NoRoom;
-use super::context::{Asking, Call, Trail};
+use super::context::{Asking, RequestContext, Trail};
+use super::endpoint::Spec;
 use super::negotiate::{Current, Effect, Verdict};
 use super::reply::{Content, Refusal, Reply};
 use super::respond::{no_room, unix_time};
-use super::row::Spec;
 
 /// What a changing request with conditions would change.
 pub(super) enum Present {
@@ -33,7 +33,7 @@ impl Present {
     }
 }
 
-impl Call {
+impl RequestContext {
     pub(super) fn verdict(&self, current: Current<'_>) -> Verdict {
         let conditions = self.conditions();
         if conditions.is_empty() {
@@ -70,24 +70,24 @@ impl Call {
 }
 
 /// What is at the path of a changing request, as its caller would get it.
-pub(super) async fn present(call: &Call) -> Present {
-    let Some(row) = &call.tagged else { return Present::Untagged };
+pub(super) async fn present(context: &RequestContext) -> Present {
+    let Some(endpoint) = &context.tagged else { return Present::Untagged };
     let mut headers = HeaderMap::new();
-    headers.extend(call.headers.get(header::AUTHORIZATION).map(|value| (header::AUTHORIZATION, value.clone())));
-    let look = Call {
-        asking: Asking { spec: row.spec.clone(), ..call.asking.clone() },
-        ids: call.ids.clone(),
+    headers.extend(context.headers.get(header::AUTHORIZATION).map(|value| (header::AUTHORIZATION, value.clone())));
+    let look = RequestContext {
+        asking: Asking { spec: endpoint.spec.clone(), ..context.asking.clone() },
+        ids: context.ids.clone(),
         query: None,
-        updates: call.updates.clone(),
+        updates: context.updates.clone(),
         method: Method::GET,
         headers,
         body: None,
         tagged: None,
-        grant: call.grant.clone(),
-        changes: call.changes.clone(),
+        grant: context.grant.clone(),
+        changes: context.changes.clone(),
         trail: Trail::Done,
     };
-    match (row.run)(look).await {
+    match (endpoint.run)(look).await {
         Ok(Reply { tag: Some(tag), .. }) => Present::Tagged(tag),
         Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Present::Missing,
         Ok(_) | Err(_) => Present::Untagged,

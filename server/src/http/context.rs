@@ -15,15 +15,15 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::budget::Grant;
+use super::endpoint::{Endpoint, FailedState, Spec};
 use super::negotiate::{Basic, Conditions};
 use super::places::Places;
 use super::route::Ids;
-use super::row::{FailedState, Row, Spec};
 use super::upload::{LeftOver, Upload};
 use crate::observe::metrics::Metrics;
 use crate::update::Updates;
 
-/// Who asks for which row, and of whom: all that is needed to ask for their rights, and to ask again.
+/// Who asks for which endpoint, and of whom: all that is needed to ask for their rights, and to ask again.
 #[derive(Clone)]
 pub struct Asking {
     /// The HSM.
@@ -38,7 +38,7 @@ pub struct Asking {
 }
 
 /// One request on its way through the gate.
-pub struct Call {
+pub struct RequestContext {
     /// Who asks for what.
     pub asking: Asking,
     /// The ids in the path.
@@ -50,8 +50,8 @@ pub struct Call {
     pub(super) method: Method,
     pub(super) headers: HeaderMap,
     pub(super) body: Option<Incoming>,
-    /// The row that reads what this one would change, if that has an ETag.
-    pub(super) tagged: Option<Arc<Row>>,
+    /// The endpoint that reads what this one would change, if that has an ETag.
+    pub(super) tagged: Option<Arc<Endpoint>>,
     /// The memory it may take.
     pub(super) grant: Arc<Grant>,
     pub(super) changes: Arc<Places>,
@@ -70,7 +70,7 @@ pub(super) enum Trail {
     Done,
 }
 
-impl Call {
+impl RequestContext {
     /// Who was believed to call: the name in the credentials, once they were found to be right.
     pub(super) fn user(&self) -> Option<UserId> {
         if self.trail == Trail::Anonymous {

@@ -1,4 +1,4 @@
-//! What bodies a row takes, and how they become the handler's argument.
+//! What bodies an endpoint takes, and how they become the handler's argument.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::body;
+use super::endpoint::SchemaOf;
 use super::json::{self, JsonError};
 use super::multipart;
 use super::negotiate::ContentType;
-use super::row::SchemaOf;
 use super::upload::Upload;
 
-/// Which Content-Types a row takes, and when that is checked.
+/// Which Content-Types an endpoint takes, and when that is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Types {
     /// Any, or none.
@@ -62,7 +62,7 @@ impl Types {
     }
 }
 
-/// Which bodies a row takes.
+/// Which bodies an endpoint takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Takes {
     /// The Content-Types.
@@ -80,7 +80,7 @@ impl Takes {
 
 type Decode<B> = fn(Arc<Hsm>, Party, Option<Vec<u8>>, body::Body) -> BoxFuture<'static, Result<B, Error>>;
 
-/// How the body of a row becomes its handler's argument.
+/// How the body of an endpoint becomes its handler's argument.
 pub struct Body<B> {
     pub(super) takes: Takes,
     pub(super) schema: Option<SchemaOf>,
@@ -141,8 +141,8 @@ pub fn octets() -> Body<Vec<u8>> {
     body(Types::Octets, None, |bytes| Ok(bytes.to_vec()))
 }
 
-/// A body of any size, which the handler takes as it comes. Such a row runs on `Arc<Hsm>`, so that a client that takes its
-/// time does not hold the phase.
+/// A body of any size, which the handler takes as it comes. Such an endpoint runs on `Arc<Hsm>`, so that a client that
+/// takes its time does not hold the phase.
 pub fn stream(types: Types) -> Body<Upload> {
     Body { takes: Takes { types, max_bytes: usize::MAX }, schema: None, decode: How::Streamed(|upload| upload) }
 }

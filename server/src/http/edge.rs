@@ -15,7 +15,8 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::budget::{Grant, NoRoom};
-use super::context::{Asking, Call, Trail};
+use super::context::{Asking, RequestContext, Trail};
+use super::endpoint::{Endpoint, FailedState};
 use super::gate;
 use super::negotiate;
 use super::pages;
@@ -23,10 +24,9 @@ use super::places::Places;
 use super::reply::Refusal;
 use super::respond::{drain, held, no_room, refuse, succeed, unix_time};
 use super::route::{Ids, Resource, Routes};
-use super::row::{FailedState, Row};
 use super::serve::{Peer, ReplyBody, Service};
 use super::trail;
-use crate::observe::metrics::{Endpoint, Metrics};
+use crate::observe::metrics::{EndpointName, Metrics};
 use crate::update::Updates;
 
 /// The HTTP side of one HSM.
@@ -52,10 +52,11 @@ impl Edge {
     ) -> Arc<Self> {
         let routes = Routes::new(super::endpoints::table());
         let openapi = super::openapi::document(&routes, failed).into();
-        let mut rows = routes.rows();
-        rows.sort_by_key(|row| row.number);
-        let endpoint = |row: &&Arc<Row>| Endpoint { method: row.spec.name(), path: row.spec.path };
-        metrics.endpoints_are(rows.iter().map(endpoint).collect());
+        let mut endpoints = routes.endpoints();
+        endpoints.sort_by_key(|endpoint| endpoint.number);
+        let endpoint =
+            |endpoint: &&Arc<Endpoint>| EndpointName { method: endpoint.spec.name(), path: endpoint.spec.path };
+        metrics.endpoints_are(endpoints.iter().map(endpoint).collect());
         Arc::new(Self {
             hsm,
             routes,
@@ -76,7 +77,10 @@ impl Edge {
         tracing::debug!(target: "http.access", "request {} {}", request.method(), request.uri());
         let path = negotiate::decode_path(request.uri().path()).into_owned();
         let found = self.routes.find(&path);
-        let number = found.as_ref().and_then(|(resource, _)| resource.row(request.method())).map(|row| row.number);
+        let number = found
+            .as_ref()
+            .and_then(|(resource, _)| resource.endpoint(request.method()))
+            .map(|endpoint| endpoint.number);
         let mut response = match (peer.account.grant(REQUEST_BYTES + head_bytes(&request)), found) {
             (Err(NoRoom), _) => {
                 let refusal = if request.body().is_end_stream() { no_room() } else { no_room().closing() };
@@ -114,26 +118,26 @@ impl Edge {
         };
         let (spec, result) = match routed {
             Err(refusal) => {
-                if let Some(row) = resource.row(request.method()) {
-                    trail::refused(&self.hsm, &row.spec, &refusal, address, None, &ids);
+                if let Some(endpoint) = resource.endpoint(request.method()) {
+                    trail::refused(&self.hsm, &endpoint.spec, &refusal, address, None, &ids);
                 }
                 let (head, body) = request.into_parts();
                 let kept = drain(&head.headers, Some(body)).await;
                 (None, Err(if kept { refusal } else { refusal.closing() }))
             }
-            Ok(row) => {
+            Ok(endpoint) => {
                 let query = request.uri().query().map(str::to_owned);
                 let (head, incoming) = request.into_parts();
-                let tagged = resource.row(&Method::GET).filter(|row| row.spec.etag).cloned();
+                let tagged = resource.endpoint(&Method::GET).filter(|endpoint| endpoint.spec.etag).cloned();
                 let asking = Asking {
                     hsm: self.hsm.clone(),
                     address,
                     metrics: self.metrics.clone(),
-                    spec: row.spec.clone(),
+                    spec: endpoint.spec.clone(),
                     failed: self.failed,
                     clock: self.clock.clone(),
                 };
-                let call = Call {
+                let context = RequestContext {
                     asking,
                     ids,
                     query,
@@ -146,8 +150,8 @@ impl Edge {
                     changes: self.changes.clone(),
                     trail: Trail::Anonymous,
                 };
-                let reply = (row.run)(call).await;
-                (Some(&row.spec), reply.and_then(|reply| held(reply, grant, &row.spec)))
+                let reply = (endpoint.run)(context).await;
+                (Some(&endpoint.spec), reply.and_then(|reply| held(reply, grant, &endpoint.spec)))
             }
         };
         let mut response = self.dressed(match result {

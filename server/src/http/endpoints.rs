@@ -13,15 +13,15 @@ use casemate_core::caller::Whence::{Anywhere, Root};
 use serde_json::{Map, Value};
 
 use super::decode::{Types, ignored, import, json, judged_json, long_json, none, octets, pem, stream, untyped_json};
+use super::endpoint::Intent::{IfPossible, Never, Proven};
+use super::endpoint::Media::{JsonLines, Octets, Pem, Prometheus};
+use super::endpoint::{Endpoint, delete, failed_to_unlock_holder, get, operational, post, public, put};
 use super::find::*;
 use super::handlers::{audit, backup, cluster, config, health, keys, lock, namespaces, system, tls, users};
-use super::row::Intent::{IfPossible, Never, Proven};
-use super::row::Media::{JsonLines, Octets, Pem, Prometheus};
-use super::row::{Row, delete, failed_to_unlock_holder, get, operational, post, public, put};
 
 /// Every row, in the order of the API document.
 #[rustfmt::skip]
-pub fn table() -> Vec<Row> {
+pub fn table() -> Vec<Endpoint> {
     const ALWAYS: &[casemate_api::State] = &[Unprovisioned, Locked, Operational, Failed];
     const NOT_OPERATIONAL: &[casemate_api::State] = &[Unprovisioned, Locked, Failed];
     vec![

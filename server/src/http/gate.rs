@@ -21,13 +21,13 @@ use hyper::{Method, Request, StatusCode};
 use super::body::{self, BodyError};
 use super::budget::NoRoom;
 use super::conditions::present;
-use super::context::{Call, Trail};
+use super::context::{RequestContext, Trail};
 use super::decode::{Body, How};
+use super::endpoint::{Column, Endpoint, Find, Handler, Spec};
 use super::negotiate::{self, Current, Verdict};
 use super::reply::{Refusal, Reply};
 use super::respond::{broken, no_room};
 use super::route::Resource;
-use super::row::{Column, Find, Handler, Row, Spec};
 use super::upload::LeftOver;
 
 /// Whether a browser sends this for another site than ours. Browsers remember Basic credentials, so a page anywhere could
@@ -44,10 +44,10 @@ pub(super) fn route<'a>(
     resource: &'a Resource,
     method: &Method,
     uri: &hyper::Uri,
-) -> Result<&'a Arc<Row>, Refusal> {
+) -> Result<&'a Arc<Endpoint>, Refusal> {
     let state = hsm.state();
-    let open = |row: &Arc<Row>| row.spec.who.iter().any(|(open, _)| *open == state);
-    if !resource.rows.iter().any(open) {
+    let open = |endpoint: &Arc<Endpoint>| endpoint.spec.access.iter().any(|(open, _)| *open == state);
+    if !resource.endpoints.iter().any(open) {
         return Err(Refusal::wrong_state());
     }
     let known = [
@@ -67,12 +67,13 @@ pub(super) fn route<'a>(
     if target > TARGET_MAX_CHARS {
         return Err(Refusal::bare(StatusCode::URI_TOO_LONG));
     }
-    let row = resource.row(method);
-    let row = row.ok_or_else(|| Refusal::bare(StatusCode::METHOD_NOT_ALLOWED).with("allow", resource.allow()))?;
-    if open(row) { Ok(row) } else { Err(Refusal::wrong_state()) }
+    let endpoint = resource.endpoint(method);
+    let endpoint =
+        endpoint.ok_or_else(|| Refusal::bare(StatusCode::METHOD_NOT_ALLOWED).with("allow", resource.allow()))?;
+    if open(endpoint) { Ok(endpoint) } else { Err(Refusal::wrong_state()) }
 }
 
-pub(super) async fn pass<C, F, B, H>(call: &mut Call, own: Arc<(F, Body<B>, H)>) -> Result<Reply, Refusal>
+pub(super) async fn pass<C, F, B, H>(context: &mut RequestContext, own: Arc<(F, Body<B>, H)>) -> Result<Reply, Refusal>
 where
     C: Column,
     F: Find<C>,
@@ -80,48 +81,51 @@ where
     H: Handler<C, F::Found, B>,
 {
     let (find, takes, handler) = &*own;
-    let spec = call.asking.spec.clone();
+    let spec = context.asking.spec.clone();
     let core = |error: Error| Refusal::from_core(error, &spec);
-    let mut column = C::enter(&call.asking.hsm).ok_or_else(Refusal::wrong_state)?;
-    let known = call.authenticated(&column).await?;
-    if known.is_some() && call.trail == Trail::Anonymous {
-        call.trail = Trail::Believed;
+    let mut column = C::enter(&context.asking.hsm).ok_or_else(Refusal::wrong_state)?;
+    let known = context.authenticated(&column).await?;
+    if known.is_some() && context.trail == Trail::Anonymous {
+        context.trail = Trail::Believed;
     }
-    find.check_id(call).map_err(core)?;
-    let mut caller = C::caller(call.asking.permitted(known)?)?;
-    let mut reached = find.reach(&column, &caller, call).await.map_err(core)?;
-    call.check_head(&spec)?;
+    find.check_id(context).map_err(core)?;
+    let mut caller = C::caller(context.asking.permitted(known)?)?;
+    let mut reached = find.reach(&column, &caller, context).await.map_err(core)?;
+    context.check_head(&spec)?;
     let mut sent = body::Received::default();
-    if call.takes_body() && !spec.takes.streamed() {
+    if context.takes_body() && !spec.takes.streamed() {
         drop(column);
-        sent = call.read_body(&spec).await?;
+        sent = context.read_body(&spec).await?;
         // A body may take its time, in which much can change: the state, the caller's rights, the caller.
-        column = C::enter(&call.asking.hsm).ok_or_else(Refusal::wrong_state)?;
-        caller = C::caller(call.asking.still_allowed(&column, C::known(caller)).await?)?;
-        reached = find.reach(&column, &caller, call).await.map_err(core)?;
+        column = C::enter(&context.asking.hsm).ok_or_else(Refusal::wrong_state)?;
+        caller = C::caller(context.asking.still_allowed(&column, C::known(caller)).await?)?;
+        reached = find.reach(&column, &caller, context).await.map_err(core)?;
     }
 
-    let found = match find.find(&column, &caller, reached, call).await {
+    let found = match find.find(&column, &caller, reached, context).await {
         Ok(found) => found,
         // `If-Match` on something that is not there fails before its absence does.
-        Err(Error::NotFound(_)) if call.verdict(Current::Missing) == Verdict::Failed => {
+        Err(Error::NotFound(_)) if context.verdict(Current::Missing) == Verdict::Failed => {
             return Err(Refusal::bare(StatusCode::PRECONDITION_FAILED));
         }
         Err(error) => return Err(core(error)),
     };
-    let reads = call.reads();
-    if !reads && !call.conditions().is_empty() && call.verdict(present(call).await.current()) == Verdict::Failed {
+    let reads = context.reads();
+    if !reads
+        && !context.conditions().is_empty()
+        && context.verdict(present(context).await.current()) == Verdict::Failed
+    {
         return Err(Refusal::bare(StatusCode::PRECONDITION_FAILED));
     }
-    if call.takes_body() && !spec.takes.types.accept(call.content_type()) {
+    if context.takes_body() && !spec.takes.types.accept(context.content_type()) {
         return Err(Refusal::bare(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
     let left_over = LeftOver::default();
     let length = sent.len();
     let input = match &takes.decode {
         How::Now(decode) => {
-            let (decode, hsm, grant) = (*decode, &call.asking.hsm, call.grant.clone());
-            let party = Party::Address(call.asking.address.into());
+            let (decode, hsm, grant) = (*decode, &context.asking.hsm, context.grant.clone());
+            let party = Party::Address(context.asking.address.into());
             // The body goes with that: it makes room for the copies that are to be made of what is in it. It is counted as
             // long as the pool has it, also if the client leaves.
             let decode = move || {
@@ -133,35 +137,35 @@ where
             hsm.by_size(length, party, decode).await.and_then(|input| input).map_err(core)?
         }
         How::Typed(decode) => {
-            let (header, hsm) = (call.content_type().map(<[u8]>::to_vec), call.asking.hsm.clone());
+            let (header, hsm) = (context.content_type().map(<[u8]>::to_vec), context.asking.hsm.clone());
             // Counted as long as the pool has it, also if the client leaves.
-            let (party, grant) = (Party::Address(call.asking.address.into()), call.grant.clone());
+            let (party, grant) = (Party::Address(context.asking.address.into()), context.grant.clone());
             let sent = hsm.by_size(length, party, move || sent.into_body().counted(grant)).await.map_err(core)?;
             decode(hsm, party, header, sent).await.map_err(core)?
         }
         How::Streamed(take) => {
             // What waits of it, and what is made of that.
-            call.grant.cover(REQUEST_BYTES + 2 * PART_HEAD_MAX_BYTES).map_err(|NoRoom| no_room())?;
-            take(call.upload(&left_over))
+            context.grant.cover(REQUEST_BYTES + 2 * PART_HEAD_MAX_BYTES).map_err(|NoRoom| no_room())?;
+            take(context.upload(&left_over))
         }
     };
     if spec.changes() {
         let own = own.clone();
         let scope = C::user(&caller).and_then(|caller| caller.scope().ok());
-        let party = scope.map_or_else(|| Party::Address(call.asking.address.into()), Scope::party);
+        let party = scope.map_or_else(|| Party::Address(context.asking.address.into()), Scope::party);
         // In a box at once: some of these are large, and would be moved about on the stack of a serving thread.
         let change = Box::pin(async move { own.2.call(column, caller, found, input).await });
-        let result = call.carry_out(party, change).await;
-        call.body = left_over.take();
+        let result = context.carry_out(party, change).await;
+        context.body = left_over.take();
         return result;
     }
     if spec.lists {
         // What is gathered for a list before it is one.
-        call.grant.cover(REQUEST_BYTES + REPLY_STREAM_BYTES).map_err(|NoRoom| no_room())?;
+        context.grant.cover(REQUEST_BYTES + REPLY_STREAM_BYTES).map_err(|NoRoom| no_room())?;
     }
     let reply = if length > REQUEST_BYTES {
         // To its end even if the client leaves: the pool goes on holding the input, so it is to go on being counted.
-        let (own, grant) = (own.clone(), call.grant.clone());
+        let (own, grant) = (own.clone(), context.grant.clone());
         let run = Box::pin(async move {
             let reply = own.2.call(column, caller, found, input).await;
             drop(grant);
@@ -172,10 +176,10 @@ where
         handler.call(column, caller, found, input).await
     };
     let reply = reply.map_err(core)?;
-    if reads { call.conditional(reply, &spec).await } else { Ok(reply) }
+    if reads { context.conditional(reply, &spec).await } else { Ok(reply) }
 }
 
-impl Call {
+impl RequestContext {
     /// Steps 8 to 11: what the other headers may be refused for.
     fn check_head(&self, spec: &Spec) -> Result<(), Refusal> {
         if spec.takes.types.early() && !spec.takes.types.accept(self.content_type()) {

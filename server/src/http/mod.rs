@@ -8,6 +8,7 @@ mod conditions;
 pub mod context;
 pub mod decode;
 pub mod edge;
+pub mod endpoint;
 pub mod endpoints;
 pub mod find;
 pub mod gate;
@@ -22,7 +23,7 @@ mod places;
 pub mod reply;
 mod respond;
 pub mod route;
-pub mod row;
+
 pub mod serve;
 mod trail;
 pub mod upload;

@@ -1,5 +1,5 @@
-//! Replies and refusals become responses: what the audit log is told of a refusal, what is still read of its body, the memory
-//! that a reply takes, its headers.
+//! Replies and refusals become responses: what the audit log is told of a refusal, what is still read of its body, the
+//! memory that a reply takes, its headers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,35 +13,35 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::budget::{Grant, NoRoom};
-use super::context::{Call, Trail};
+use super::context::{RequestContext, Trail};
 use super::decode::Body;
+use super::endpoint::{Column, Find, Handler, Spec};
 use super::gate;
 use super::reply::{Content, Refusal, Reply};
-use super::row::{Column, Find, Handler, Spec};
 use super::serve::ReplyBody;
 use super::trail;
 
 /// Steps 6 to 17: from the credentials to the reply.
-pub(super) async fn admit<C, F, B, H>(mut call: Call, own: Arc<(F, Body<B>, H)>) -> Result<Reply, Refusal>
+pub(super) async fn admit<C, F, B, H>(mut context: RequestContext, own: Arc<(F, Body<B>, H)>) -> Result<Reply, Refusal>
 where
     C: Column,
     F: Find<C>,
     B: Send + 'static,
     H: Handler<C, F::Found, B>,
 {
-    match gate::pass(&mut call, own).await {
+    match gate::pass(&mut context, own).await {
         Err(refusal) => {
-            if call.trail != Trail::Done {
+            if context.trail != Trail::Done {
                 trail::refused(
-                    &call.asking.hsm,
-                    &call.asking.spec,
+                    &context.asking.hsm,
+                    &context.asking.spec,
                     &refusal,
-                    call.asking.address,
-                    call.user(),
-                    &call.ids,
+                    context.asking.address,
+                    context.user(),
+                    &context.ids,
                 );
             }
-            Err(if drain(&call.headers, call.body.take()).await { refusal } else { refusal.closing() })
+            Err(if drain(&context.headers, context.body.take()).await { refusal } else { refusal.closing() })
         }
         reply => reply,
     }

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use casemate_core::update::Version;
 use casemate_server::http::edge::Edge;
-use casemate_server::http::row::FailedState;
+use casemate_server::http::endpoint::FailedState;
 use casemate_server::http::serve::{self, Bounds, CertSlot, Running};
 use casemate_server::observe::metrics::Metrics;
 use casemate_server::process::{End, Stop};

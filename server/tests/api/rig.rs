@@ -18,7 +18,7 @@ use casemate_core::sim::{Sim, SimHost, SimRng};
 use casemate_core::store::Path;
 use casemate_core::update::Version;
 use casemate_server::http::edge::Edge;
-use casemate_server::http::row::FailedState;
+use casemate_server::http::endpoint::FailedState;
 use casemate_server::http::serve::{self, Bounds, CertSlot, Running};
 use casemate_server::observe::metrics::Metrics;
 use casemate_server::pool::Workers;

@@ -1,8 +1,8 @@
-//! What a row of the endpoint table is, and the typing that makes a wrong one not compile.
+//! What an endpoint is: a row of the endpoint table, and the typing that makes a wrong one not compile.
 //!
-//! A row says who may call in which state, what is found by its path, what its body is, and what answers. The first
-//! argument of the handler fixes the state column: one that takes [`Op`] runs only while Operational, and there is no
-//! other way to a key.
+//! An endpoint says who may call in which state, what is found by its path, what its body is, and what answers. The first
+//! argument of the handler fixes the state column: one that takes an [`OperationalGuard`] runs only while Operational, and
+//! there is no other way to a key.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -16,7 +16,7 @@ use casemate_core::platform::BoxFuture;
 use casemate_core::{Error, Hsm};
 use hyper::Method;
 
-use super::context::Call;
+use super::context::RequestContext;
 use super::decode::Body;
 use super::reply::{Refusal, Reply};
 use super::respond;
@@ -55,45 +55,45 @@ impl Rule {
     }
 }
 
-/// Policy of a row whose handler runs in column `C`: a rule for each state in which it is open.
-pub struct Who<C> {
+/// Policy of an endpoint whose handler runs in column `C`: a rule for each state in which it is open.
+pub struct AccessPolicy<C> {
     rules: Vec<(State, Rule)>,
     column: PhantomData<fn() -> C>,
 }
 
 /// Open while Operational, to users whose role may do `action`.
-pub fn operational(action: Action, whence: Whence) -> Who<Op> {
-    Who { rules: vec![(State::Operational, Rule::Allowed(action, whence))], column: PhantomData }
+pub fn operational(action: Action, whence: Whence) -> AccessPolicy<OperationalGuard> {
+    AccessPolicy { rules: vec![(State::Operational, Rule::Allowed(action, whence))], column: PhantomData }
 }
 
 /// Open while Failed, to who knows the unlock passphrase.
-pub fn failed_to_unlock_holder() -> Who<Arc<Hsm>> {
-    Who { rules: vec![(State::Failed, Rule::UnlockHolder)], column: PhantomData }
+pub fn failed_to_unlock_holder() -> AccessPolicy<Arc<Hsm>> {
+    AccessPolicy { rules: vec![(State::Failed, Rule::UnlockHolder)], column: PhantomData }
 }
 
 /// Open in `states` to anybody.
-pub fn public(states: &[State]) -> Who<Arc<Hsm>> {
-    Who { rules: states.iter().map(|state| (*state, Rule::Public)).collect(), column: PhantomData }
+pub fn public(states: &[State]) -> AccessPolicy<Arc<Hsm>> {
+    AccessPolicy { rules: states.iter().map(|state| (*state, Rule::Public)).collect(), column: PhantomData }
 }
 
-impl Who<Op> {
+impl AccessPolicy<OperationalGuard> {
     /// Also open in other states, to anybody; the handler must then cope with every phase.
-    pub fn or(mut self, states: &[State]) -> Who<Arc<Hsm>> {
+    pub fn or(mut self, states: &[State]) -> AccessPolicy<Arc<Hsm>> {
         self.rules.extend(states.iter().map(|state| (*state, Rule::Public)));
-        Who { rules: self.rules, column: PhantomData }
+        AccessPolicy { rules: self.rules, column: PhantomData }
     }
 
     /// Also open while Failed, to whom the setting [`FailedState`] says.
-    pub fn or_failed(mut self) -> Who<Arc<Hsm>> {
+    pub fn or_failed(mut self) -> AccessPolicy<Arc<Hsm>> {
         self.rules.push((State::Failed, Rule::PublicOrUnlockHolder));
-        Who { rules: self.rules, column: PhantomData }
+        AccessPolicy { rules: self.rules, column: PhantomData }
     }
 }
 
 /// The Operational phase, held for the length of one call. Not `Clone`.
-pub struct Op(pub(super) Arc<Operational>);
+pub struct OperationalGuard(pub(super) Arc<Operational>);
 
-impl Op {
+impl OperationalGuard {
     /// Gives up the hold, to who ends the phase.
     pub fn into_inner(self) -> Arc<Operational> {
         self.0
@@ -105,7 +105,7 @@ impl Op {
     }
 }
 
-impl Deref for Op {
+impl Deref for OperationalGuard {
     type Target = Operational;
     fn deref(&self) -> &Operational {
         &self.0
@@ -114,7 +114,7 @@ impl Deref for Op {
 
 /// What a handler runs on.
 pub trait Column: Sized + Send + Sync + 'static {
-    /// Who calls: always known in [`Op`], in other columns only where the state's rule asks.
+    /// Who calls: always known in [`OperationalGuard`], in other columns only where the state's rule asks.
     type Caller: Send + Sync + 'static;
     /// Takes hold of the phase; `None` if the HSM is not in it.
     fn enter(hsm: &Arc<Hsm>) -> Option<Self>;
@@ -128,10 +128,10 @@ pub trait Column: Sized + Send + Sync + 'static {
     fn caller(known: Option<Caller>) -> Result<Self::Caller, Refusal>;
 }
 
-impl Column for Op {
+impl Column for OperationalGuard {
     type Caller = Caller;
     fn enter(hsm: &Arc<Hsm>) -> Option<Self> {
-        hsm.operational().map(Op)
+        hsm.operational().map(OperationalGuard)
     }
     fn operational(&self) -> Option<Arc<Operational>> {
         Some(self.0.clone())
@@ -172,10 +172,10 @@ pub trait Find<C: Column>: Send + Sync + 'static {
     type Reached: Send;
     /// What the handler is given.
     type Found: Send + 'static;
-    /// The ids in the row's path, in order.
+    /// The ids in the endpoint's path, in order.
     const IDS: &'static [&'static str];
     /// Refuses an id that is none before rights are asked, where the contract wants it so.
-    fn check_id(&self, _: &Call) -> Result<(), Error> {
+    fn check_id(&self, _: &RequestContext) -> Result<(), Error> {
         Ok(())
     }
     /// Whether the caller may reach it; part of the 403 step.
@@ -183,7 +183,7 @@ pub trait Find<C: Column>: Send + Sync + 'static {
         &self,
         column: &C,
         caller: &C::Caller,
-        call: &Call,
+        context: &RequestContext,
     ) -> impl Future<Output = Result<Self::Reached, Error>> + Send;
     /// The thing itself; the step of id syntax and existence.
     fn find(
@@ -191,11 +191,11 @@ pub trait Find<C: Column>: Send + Sync + 'static {
         column: &C,
         caller: &C::Caller,
         reached: Self::Reached,
-        call: &Call,
+        context: &RequestContext,
     ) -> impl Future<Output = Result<Self::Found, Error>> + Send;
 }
 
-/// Type of a row's successful replies.
+/// Type of an endpoint's successful replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Media {
     /// `application/json`
@@ -245,14 +245,14 @@ pub enum Intent {
 /// Makes the JSON Schema of a type, for the OpenAPI document.
 pub type SchemaOf = fn(&mut schemars::SchemaGenerator) -> schemars::Schema;
 
-/// Everything about a row but its code.
+/// Everything about an endpoint but its code.
 pub struct Spec {
     /// The method.
     pub method: Method,
     /// The path below the base path, ids in braces.
     pub path: &'static str,
     /// Who, per state.
-    pub who: Vec<(State, Rule)>,
+    pub access: Vec<(State, Rule)>,
     /// The names of the ids in the path.
     pub ids: &'static [&'static str],
     /// Which bodies are taken.
@@ -290,15 +290,15 @@ impl Spec {
     pub fn changes(&self) -> bool {
         let only_uses = |rule: &Rule| matches!(rule, Rule::Allowed(Action::KeyUse | Action::Random, _));
         // What needs no intent, such as a CSR, is a use, too: it waits for the pool and holds no place meanwhile.
-        let uses = self.intent == Intent::Never || self.who.iter().all(|(_, rule)| only_uses(rule));
+        let uses = self.intent == Intent::Never || self.access.iter().all(|(_, rule)| only_uses(rule));
         self.method != Method::GET && !uses
     }
 }
 
-type Run = Box<dyn Fn(Call) -> BoxFuture<'static, Result<Reply, Refusal>> + Send + Sync>;
+type Run = Box<dyn Fn(RequestContext) -> BoxFuture<'static, Result<Reply, Refusal>> + Send + Sync>;
 
 /// One row of the endpoint table.
-pub struct Row {
+pub struct Endpoint {
     /// Its place in the table, by which it is counted.
     pub number: usize,
     /// What it says.
@@ -336,64 +336,64 @@ where
     }
 }
 
-/// A row for `GET`.
+/// An endpoint for `GET`.
 pub fn get<C: Column, F: Find<C>, B: Send + 'static>(
     path: &'static str,
-    who: Who<C>,
+    access: AccessPolicy<C>,
     find: F,
     body: Body<B>,
     handler: impl Handler<C, F::Found, B>,
-) -> Row {
-    row(Method::GET, path, who, find, body, handler)
+) -> Endpoint {
+    endpoint(Method::GET, path, access, find, body, handler)
 }
 
-/// A row for `POST`.
+/// An endpoint for `POST`.
 pub fn post<C: Column, F: Find<C>, B: Send + 'static>(
     path: &'static str,
-    who: Who<C>,
+    access: AccessPolicy<C>,
     find: F,
     body: Body<B>,
     handler: impl Handler<C, F::Found, B>,
-) -> Row {
-    row(Method::POST, path, who, find, body, handler)
+) -> Endpoint {
+    endpoint(Method::POST, path, access, find, body, handler)
 }
 
-/// A row for `PUT`.
+/// An endpoint for `PUT`.
 pub fn put<C: Column, F: Find<C>, B: Send + 'static>(
     path: &'static str,
-    who: Who<C>,
+    access: AccessPolicy<C>,
     find: F,
     body: Body<B>,
     handler: impl Handler<C, F::Found, B>,
-) -> Row {
-    row(Method::PUT, path, who, find, body, handler)
+) -> Endpoint {
+    endpoint(Method::PUT, path, access, find, body, handler)
 }
 
-/// A row for `DELETE`.
+/// An endpoint for `DELETE`.
 pub fn delete<C: Column, F: Find<C>, B: Send + 'static>(
     path: &'static str,
-    who: Who<C>,
+    access: AccessPolicy<C>,
     find: F,
     body: Body<B>,
     handler: impl Handler<C, F::Found, B>,
-) -> Row {
-    row(Method::DELETE, path, who, find, body, handler)
+) -> Endpoint {
+    endpoint(Method::DELETE, path, access, find, body, handler)
 }
 
-fn row<C: Column, F: Find<C>, B: Send + 'static>(
+fn endpoint<C: Column, F: Find<C>, B: Send + 'static>(
     method: Method,
     path: &'static str,
-    who: Who<C>,
+    access: AccessPolicy<C>,
     find: F,
     body: Body<B>,
     handler: impl Handler<C, F::Found, B>,
-) -> Row {
+) -> Endpoint {
     let in_path: Vec<&str> = path.split('/').filter(|segment| segment.starts_with('{')).collect();
     assert_eq!(in_path, F::IDS, "{path}: the ids in the path are those its find knows");
     let spec = Arc::new(Spec {
         method,
         path,
-        who: who.rules,
+        access: access.rules,
         ids: F::IDS,
         takes: body.takes,
         request: body.schema,
@@ -407,14 +407,14 @@ fn row<C: Column, F: Find<C>, B: Send + 'static>(
         intent: Intent::Required,
     });
     let own = Arc::new((find, body, handler));
-    let run = move |call: Call| -> BoxFuture<'static, Result<Reply, Refusal>> {
+    let run = move |context: RequestContext| -> BoxFuture<'static, Result<Reply, Refusal>> {
         let own = own.clone();
-        Box::pin(respond::admit(call, own))
+        Box::pin(respond::admit(context, own))
     };
-    Row { number: 0, spec, run: Box::new(run) }
+    Endpoint { number: 0, spec, run: Box::new(run) }
 }
 
-impl Row {
+impl Endpoint {
     fn with(mut self, change: impl FnOnce(&mut Spec)) -> Self {
         // The builder methods run before anybody else holds the spec.
         if let Some(spec) = Arc::get_mut(&mut self.spec) {
