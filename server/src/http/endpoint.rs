@@ -17,7 +17,7 @@ use casemate_core::{Error, Hsm};
 use hyper::Method;
 
 use super::context::RequestContext;
-use super::decode::Body;
+use super::decode::{self, Body};
 use super::reply::{Refusal, Reply};
 use super::respond;
 
@@ -166,12 +166,28 @@ impl Column for Arc<Hsm> {
     }
 }
 
-/// What a path leads to.
+/// What a path leads to, where a caller who may call at all may reach all of it.
 pub trait Find<C: Column>: Send + Sync + 'static {
+    /// What the handler is given.
+    type Found: Send + Sync + 'static;
+    /// The ids in the endpoint's path, in order.
+    const IDS: &'static [&'static str] = &[];
+    /// The thing itself; the step of id syntax and existence.
+    fn find(
+        &self,
+        column: &C,
+        caller: &C::Caller,
+        context: &RequestContext,
+    ) -> impl Future<Output = Result<Self::Found, Error>> + Send;
+}
+
+/// What a path leads to, in the steps in which the gate asks for it. Everything that is [`Find`] is this, too: with nothing
+/// to reach.
+pub trait FindReachable<C: Column>: Send + Sync + 'static {
     /// What is known once the caller may reach it.
     type Reached: Send;
     /// What the handler is given.
-    type Found: Send + 'static;
+    type Found: Send + Sync + 'static;
     /// The ids in the endpoint's path, in order.
     const IDS: &'static [&'static str];
     /// Refuses an id that is none before rights are asked, where the contract wants it so.
@@ -193,6 +209,24 @@ pub trait Find<C: Column>: Send + Sync + 'static {
         reached: Self::Reached,
         context: &RequestContext,
     ) -> impl Future<Output = Result<Self::Found, Error>> + Send;
+}
+
+impl<C: Column, F: Find<C>> FindReachable<C> for F {
+    type Reached = ();
+    type Found = F::Found;
+    const IDS: &'static [&'static str] = F::IDS;
+    fn reach(&self, _: &C, _: &C::Caller, _: &RequestContext) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+    fn find(
+        &self,
+        column: &C,
+        caller: &C::Caller,
+        (): (),
+        context: &RequestContext,
+    ) -> impl Future<Output = Result<F::Found, Error>> + Send {
+        Find::find(self, column, caller, context)
+    }
 }
 
 /// Type of an endpoint's successful replies.
@@ -336,19 +370,18 @@ where
     }
 }
 
-/// An endpoint for `GET`.
-pub fn get<C: Column, F: Find<C>, B: Send + 'static>(
+/// An endpoint for `GET`, which has no body.
+pub fn get<C: Column, F: FindReachable<C>>(
     path: &'static str,
     access: AccessPolicy<C>,
     find: F,
-    body: Body<B>,
-    handler: impl Handler<C, F::Found, B>,
+    handler: impl Handler<C, F::Found, ()>,
 ) -> Endpoint {
-    endpoint(Method::GET, path, access, find, body, handler)
+    endpoint(Method::GET, path, access, find, decode::none(), handler)
 }
 
 /// An endpoint for `POST`.
-pub fn post<C: Column, F: Find<C>, B: Send + 'static>(
+pub fn post<C: Column, F: FindReachable<C>, B: Send + 'static>(
     path: &'static str,
     access: AccessPolicy<C>,
     find: F,
@@ -359,7 +392,7 @@ pub fn post<C: Column, F: Find<C>, B: Send + 'static>(
 }
 
 /// An endpoint for `PUT`.
-pub fn put<C: Column, F: Find<C>, B: Send + 'static>(
+pub fn put<C: Column, F: FindReachable<C>, B: Send + 'static>(
     path: &'static str,
     access: AccessPolicy<C>,
     find: F,
@@ -369,18 +402,17 @@ pub fn put<C: Column, F: Find<C>, B: Send + 'static>(
     endpoint(Method::PUT, path, access, find, body, handler)
 }
 
-/// An endpoint for `DELETE`.
-pub fn delete<C: Column, F: Find<C>, B: Send + 'static>(
+/// An endpoint for `DELETE`, which has no body.
+pub fn delete<C: Column, F: FindReachable<C>>(
     path: &'static str,
     access: AccessPolicy<C>,
     find: F,
-    body: Body<B>,
-    handler: impl Handler<C, F::Found, B>,
+    handler: impl Handler<C, F::Found, ()>,
 ) -> Endpoint {
-    endpoint(Method::DELETE, path, access, find, body, handler)
+    endpoint(Method::DELETE, path, access, find, decode::none(), handler)
 }
 
-fn endpoint<C: Column, F: Find<C>, B: Send + 'static>(
+fn endpoint<C: Column, F: FindReachable<C>, B: Send + 'static>(
     method: Method,
     path: &'static str,
     access: AccessPolicy<C>,

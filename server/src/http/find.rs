@@ -14,7 +14,7 @@ use casemate_core::{Error, Hsm};
 use percent_encoding::percent_decode;
 
 use super::context::RequestContext;
-use super::endpoint::{Column, Find, OperationalGuard};
+use super::endpoint::{Column, Find, FindReachable, OperationalGuard};
 use crate::observe::metrics::Metrics;
 use crate::update::Updates;
 
@@ -36,13 +36,8 @@ fn second(context: &RequestContext) -> &str {
 pub struct Nothing;
 
 impl<C: Column> Find<C> for Nothing {
-    type Reached = ();
     type Found = ();
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &C, _: &C::Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &C, _: &C::Caller, (): (), _: &RequestContext) -> Result<(), Error> {
+    async fn find(&self, _: &C, _: &C::Caller, _: &RequestContext) -> Result<(), Error> {
         Ok(())
     }
 }
@@ -51,13 +46,8 @@ impl<C: Column> Find<C> for Nothing {
 pub struct TheHsm;
 
 impl<C: Column> Find<C> for TheHsm {
-    type Reached = ();
     type Found = Arc<Hsm>;
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &C, _: &C::Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &C, _: &C::Caller, (): (), context: &RequestContext) -> Result<Arc<Hsm>, Error> {
+    async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Arc<Hsm>, Error> {
         Ok(context.asking.hsm.clone())
     }
 }
@@ -76,13 +66,8 @@ pub struct Records {
 pub struct AuditRange;
 
 impl<C: Column> Find<C> for AuditRange {
-    type Reached = ();
     type Found = Records;
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &C, _: &C::Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &C, _: &C::Caller, (): (), context: &RequestContext) -> Result<Records, Error> {
+    async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Records, Error> {
         Ok(Records { hsm: context.asking.hsm.clone(), from: number(context, "from")?, to: number(context, "to")? })
     }
 }
@@ -97,13 +82,8 @@ fn number(context: &RequestContext, name: &str) -> Result<Option<u64>, Error> {
 pub struct Address;
 
 impl<C: Column> Find<C> for Address {
-    type Reached = ();
     type Found = std::net::IpAddr;
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &C, _: &C::Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &C, _: &C::Caller, (): (), context: &RequestContext) -> Result<std::net::IpAddr, Error> {
+    async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<std::net::IpAddr, Error> {
         Ok(context.asking.address)
     }
 }
@@ -112,13 +92,8 @@ impl<C: Column> Find<C> for Address {
 pub struct Figures;
 
 impl<C: Column> Find<C> for Figures {
-    type Reached = ();
     type Found = (Arc<Metrics>, Duration);
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &C, _: &C::Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &C, _: &C::Caller, (): (), context: &RequestContext) -> Result<Self::Found, Error> {
+    async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
         Ok((context.asking.metrics.clone(), context.now()))
     }
 }
@@ -127,13 +102,8 @@ impl<C: Column> Find<C> for Figures {
 pub struct TheUpdates;
 
 impl<C: Column> Find<C> for TheUpdates {
-    type Reached = ();
     type Found = (Arc<Hsm>, Arc<Updates>);
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &C, _: &C::Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &C, _: &C::Caller, (): (), context: &RequestContext) -> Result<Self::Found, Error> {
+    async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
         Ok((context.asking.hsm.clone(), context.updates.clone()))
     }
 }
@@ -142,13 +112,8 @@ impl<C: Column> Find<C> for TheUpdates {
 pub struct AllFigures;
 
 impl<C: Column> Find<C> for AllFigures {
-    type Reached = ();
     type Found = (Arc<Hsm>, Arc<Metrics>, Duration);
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &C, _: &C::Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &C, _: &C::Caller, (): (), context: &RequestContext) -> Result<Self::Found, Error> {
+    async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
         Ok((context.asking.hsm.clone(), context.asking.metrics.clone(), context.now()))
     }
 }
@@ -162,19 +127,9 @@ async fn existing_key(op: &OperationalGuard, caller: &Caller, id: &str) -> Resul
 }
 
 impl Find<OperationalGuard> for ExistingKey {
-    type Reached = ();
     type Found = Key;
     const IDS: &'static [&'static str] = &["{key}"];
-    async fn reach(&self, _: &OperationalGuard, _: &Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(
-        &self,
-        op: &OperationalGuard,
-        caller: &Caller,
-        (): (),
-        context: &RequestContext,
-    ) -> Result<Key, Error> {
+    async fn find(&self, op: &OperationalGuard, caller: &Caller, context: &RequestContext) -> Result<Key, Error> {
         existing_key(op, caller, first(context)).await
     }
 }
@@ -183,13 +138,9 @@ impl Find<OperationalGuard> for ExistingKey {
 pub struct KeySlot;
 
 impl Find<OperationalGuard> for KeySlot {
-    type Reached = ();
     type Found = KeyId;
     const IDS: &'static [&'static str] = &["{key}"];
-    async fn reach(&self, _: &OperationalGuard, _: &Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &OperationalGuard, _: &Caller, (): (), context: &RequestContext) -> Result<KeyId, Error> {
+    async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<KeyId, Error> {
         KeyId::parse(first(context)).map_err(invalid)
     }
 }
@@ -198,19 +149,9 @@ impl Find<OperationalGuard> for KeySlot {
 pub struct KeySlotAndTag;
 
 impl Find<OperationalGuard> for KeySlotAndTag {
-    type Reached = ();
     type Found = (KeyId, Tag);
     const IDS: &'static [&'static str] = &["{key}", "{tag}"];
-    async fn reach(&self, _: &OperationalGuard, _: &Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(
-        &self,
-        _: &OperationalGuard,
-        _: &Caller,
-        (): (),
-        context: &RequestContext,
-    ) -> Result<(KeyId, Tag), Error> {
+    async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<(KeyId, Tag), Error> {
         Ok((KeyId::parse(first(context)).map_err(invalid)?, Tag::parse(second(context)).map_err(invalid)?))
     }
 }
@@ -229,13 +170,8 @@ pub struct Listing {
 pub struct AllKeys;
 
 impl Find<OperationalGuard> for AllKeys {
-    type Reached = ();
     type Found = Listing;
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &OperationalGuard, _: &Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &OperationalGuard, _: &Caller, (): (), context: &RequestContext) -> Result<Listing, Error> {
+    async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<Listing, Error> {
         let usable = parameters(context).any(|(name, _)| name == "filter");
         Ok(Listing { prefix: String::new(), usable, label: label(context)? })
     }
@@ -253,17 +189,12 @@ pub enum KeyOrPrefix {
 pub struct KeyOrPrefixOf;
 
 impl Find<OperationalGuard> for KeyOrPrefixOf {
-    type Reached = ();
     type Found = KeyOrPrefix;
     const IDS: &'static [&'static str] = &["{key}"];
-    async fn reach(&self, _: &OperationalGuard, _: &Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
     async fn find(
         &self,
         op: &OperationalGuard,
         caller: &Caller,
-        (): (),
         context: &RequestContext,
     ) -> Result<KeyOrPrefix, Error> {
         let Some(prefix) = first(context).strip_suffix('*') else {
@@ -308,7 +239,7 @@ async fn reach_user(
     op.reach_user(caller, id, access).await
 }
 
-impl Find<OperationalGuard> for ExistingUser {
+impl FindReachable<OperationalGuard> for ExistingUser {
     type Reached = UserTarget;
     type Found = FoundUser;
     const IDS: &'static [&'static str] = &["{user}"];
@@ -338,7 +269,7 @@ impl Find<OperationalGuard> for ExistingUser {
 /// A user that the caller may reach and that may or may not exist, and a tag.
 pub struct UserSlotAndTag(pub UserAccess);
 
-impl Find<OperationalGuard> for UserSlotAndTag {
+impl FindReachable<OperationalGuard> for UserSlotAndTag {
     type Reached = UserTarget;
     type Found = (UserTarget, Tag);
     const IDS: &'static [&'static str] = &["{user}", "{tag}"];
@@ -368,13 +299,9 @@ impl Find<OperationalGuard> for UserSlotAndTag {
 pub struct NewUserId;
 
 impl Find<OperationalGuard> for NewUserId {
-    type Reached = ();
     type Found = UserId;
     const IDS: &'static [&'static str] = &["{user}"];
-    async fn reach(&self, _: &OperationalGuard, _: &Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &OperationalGuard, _: &Caller, (): (), context: &RequestContext) -> Result<UserId, Error> {
+    async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<UserId, Error> {
         UserId::parse(first(context)).map_err(invalid)
     }
 }
@@ -383,19 +310,9 @@ impl Find<OperationalGuard> for NewUserId {
 pub struct NewUserNamespace;
 
 impl Find<OperationalGuard> for NewUserNamespace {
-    type Reached = ();
     type Found = NamespaceId;
     const IDS: &'static [&'static str] = &["{user}"];
-    async fn reach(&self, _: &OperationalGuard, _: &Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(
-        &self,
-        _: &OperationalGuard,
-        _: &Caller,
-        (): (),
-        context: &RequestContext,
-    ) -> Result<NamespaceId, Error> {
+    async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<NamespaceId, Error> {
         let namespace = first(context).strip_suffix('~').ok_or_else(|| {
             Error::invalid("To create a user with a picked name in a namespace, the path ends in /users/<namespace>~")
         })?;
@@ -407,19 +324,9 @@ impl Find<OperationalGuard> for NewUserNamespace {
 pub struct NamespaceSlot;
 
 impl Find<OperationalGuard> for NamespaceSlot {
-    type Reached = ();
     type Found = NamespaceId;
     const IDS: &'static [&'static str] = &["{namespace}"];
-    async fn reach(&self, _: &OperationalGuard, _: &Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(
-        &self,
-        _: &OperationalGuard,
-        _: &Caller,
-        (): (),
-        context: &RequestContext,
-    ) -> Result<NamespaceId, Error> {
+    async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<NamespaceId, Error> {
         NamespaceId::parse(first(context)).map_err(invalid)
     }
 }
@@ -436,19 +343,9 @@ pub struct FoundNamespace {
 }
 
 impl Find<OperationalGuard> for ExistingNamespace {
-    type Reached = ();
     type Found = FoundNamespace;
     const IDS: &'static [&'static str] = &["{namespace}"];
-    async fn reach(&self, _: &OperationalGuard, _: &Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(
-        &self,
-        op: &OperationalGuard,
-        _: &Caller,
-        (): (),
-        context: &RequestContext,
-    ) -> Result<FoundNamespace, Error> {
+    async fn find(&self, op: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<FoundNamespace, Error> {
         let id = NamespaceId::parse(first(context)).map_err(invalid)?;
         let row = op.namespace(&id).await?.ok_or_else(Error::not_found)?;
         Ok(FoundNamespace { id, number: row.record.number })
@@ -458,7 +355,7 @@ impl Find<OperationalGuard> for ExistingNamespace {
 /// A namespace that exists: any for the root, else the caller's own.
 pub struct OwnNamespace;
 
-impl Find<OperationalGuard> for OwnNamespace {
+impl FindReachable<OperationalGuard> for OwnNamespace {
     type Reached = ();
     type Found = NamespaceId;
     const IDS: &'static [&'static str] = &["{namespace}"];
@@ -475,7 +372,7 @@ impl Find<OperationalGuard> for OwnNamespace {
         (): (),
         context: &RequestContext,
     ) -> Result<NamespaceId, Error> {
-        Ok(ExistingNamespace.find(op, caller, (), context).await?.id)
+        Ok(Find::find(&ExistingNamespace, op, caller, context).await?.id)
     }
 }
 
@@ -483,17 +380,12 @@ impl Find<OperationalGuard> for OwnNamespace {
 pub struct ExistingKeyToUse;
 
 impl Find<OperationalGuard> for ExistingKeyToUse {
-    type Reached = ();
     type Found = (Key, Arc<Metrics>);
     const IDS: &'static [&'static str] = &["{key}"];
-    async fn reach(&self, _: &OperationalGuard, _: &Caller, _: &RequestContext) -> Result<(), Error> {
-        Ok(())
-    }
     async fn find(
         &self,
         op: &OperationalGuard,
         caller: &Caller,
-        (): (),
         context: &RequestContext,
     ) -> Result<Self::Found, Error> {
         Ok((existing_key(op, caller, first(context)).await?, context.asking.metrics.clone()))

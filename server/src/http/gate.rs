@@ -23,7 +23,7 @@ use super::budget::NoRoom;
 use super::conditions::present;
 use super::context::{RequestContext, Trail};
 use super::decode::{Body, How};
-use super::endpoint::{Column, Endpoint, Find, Handler, Spec};
+use super::endpoint::{Column, Endpoint, FindReachable, Handler, Spec};
 use super::negotiate::{self, Current, Verdict};
 use super::reply::{Refusal, Reply};
 use super::respond::{broken, no_room};
@@ -76,7 +76,7 @@ pub(super) fn route<'a>(
 pub(super) async fn pass<C, F, B, H>(context: &mut RequestContext, own: Arc<(F, Body<B>, H)>) -> Result<Reply, Refusal>
 where
     C: Column,
-    F: Find<C>,
+    F: FindReachable<C>,
     B: Send + 'static,
     H: Handler<C, F::Found, B>,
 {

@@ -15,7 +15,7 @@ use hyper::{Response, StatusCode};
 use super::budget::{Grant, NoRoom};
 use super::context::{RequestContext, Trail};
 use super::decode::Body;
-use super::endpoint::{Column, Find, Handler, Spec};
+use super::endpoint::{Column, FindReachable, Handler, Spec};
 use super::gate;
 use super::reply::{Content, Refusal, Reply};
 use super::serve::ReplyBody;
@@ -25,7 +25,7 @@ use super::trail;
 pub(super) async fn admit<C, F, B, H>(mut context: RequestContext, own: Arc<(F, Body<B>, H)>) -> Result<Reply, Refusal>
 where
     C: Column,
-    F: Find<C>,
+    F: FindReachable<C>,
     B: Send + 'static,
     H: Handler<C, F::Found, B>,
 {
