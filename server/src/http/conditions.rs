@@ -2,12 +2,11 @@
 
 use casemate_api::limits::BODY_INLINE_MAX_BYTES;
 use casemate_core::party::Party;
-use casemate_core::stall;
-use hyper::header::{self, HeaderMap};
-use hyper::{Method, StatusCode};
+use casemate_core::{Error, stall};
+use hyper::StatusCode;
 
 use super::budget::NoRoom;
-use super::context::{Asking, RequestContext, Trail};
+use super::context::RequestContext;
 use super::endpoint::Spec;
 use super::negotiate::{Current, Effect, Verdict};
 use super::reply::{Content, Refusal, Reply};
@@ -48,17 +47,7 @@ impl RequestContext {
         if let Content::Whole(bytes) = &mut reply.body
             && spec.etag
         {
-            let whole = std::mem::take(bytes);
-            let length = whole.len();
-            self.grant.cover(length).map_err(|NoRoom| no_room())?;
-            let (party, grant) = (Party::Address(self.asking.address.into()), self.grant.clone());
-            let tag = move || {
-                let tag = etag(&whole);
-                drop(grant);
-                (tag, whole)
-            };
-            let tagged = self.asking.hsm.by_size(length, party, tag).await;
-            let (tag, whole) = tagged.map_err(|error| Refusal::from_core(error, spec))?;
+            let (tag, whole) = self.tagged(std::mem::take(bytes)).await?;
             (*bytes, reply.tag) = (whole, Some(tag));
         }
         match self.verdict(reply.tag.as_deref().map_or(Current::Untagged, Current::Tagged)) {
@@ -67,30 +56,34 @@ impl RequestContext {
             Verdict::Failed => Err(Refusal::bare(StatusCode::PRECONDITION_FAILED)),
         }
     }
-}
 
-/// What is at the path of a changing request, as its caller would get it.
-pub(super) async fn present(context: &RequestContext) -> Present {
-    let Some(endpoint) = &context.tagged else { return Present::Untagged };
-    let mut headers = HeaderMap::new();
-    headers.extend(context.headers.get(header::AUTHORIZATION).map(|value| (header::AUTHORIZATION, value.clone())));
-    let look = RequestContext {
-        asking: Asking { spec: endpoint.spec.clone(), ..context.asking.clone() },
-        ids: context.ids.clone(),
-        query: None,
-        updates: context.updates.clone(),
-        method: Method::GET,
-        headers,
-        body: None,
-        tagged: None,
-        grant: context.grant.clone(),
-        changes: context.changes.clone(),
-        trail: Trail::Done,
-    };
-    match (endpoint.run)(look).await {
-        Ok(Reply { tag: Some(tag), .. }) => Present::Tagged(tag),
-        Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Present::Missing,
-        Ok(_) | Err(_) => Present::Untagged,
+    /// What is at the path of a change, by what GET would answer there. If that cannot be had, something is there that has no
+    /// ETag: what stands in the way, such as a right or the store, refuses the change itself in its own turn.
+    pub(super) async fn present(&self, content: Result<Option<Vec<u8>>, Error>) -> Present {
+        let tag = match content {
+            Ok(None) => return Present::Untagged,
+            Ok(Some(whole)) => self.tagged(whole).await,
+            Err(error) => Err(Refusal::from_core(error, &self.asking.spec)),
+        };
+        match tag {
+            Ok((tag, _)) => Present::Tagged(tag),
+            Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Present::Missing,
+            Err(_) => Present::Untagged,
+        }
+    }
+
+    /// The ETag of a body, on the pool if that is long, and the body.
+    async fn tagged(&self, whole: Vec<u8>) -> Result<(String, Vec<u8>), Refusal> {
+        let length = whole.len();
+        self.grant.cover(length).map_err(|NoRoom| no_room())?;
+        let (party, grant) = (Party::Address(self.asking.address.into()), self.grant.clone());
+        let tag = move || {
+            let tag = etag(&whole);
+            drop(grant);
+            (tag, whole)
+        };
+        let tagged = self.asking.hsm.by_size(length, party, tag).await;
+        tagged.map_err(|error| Refusal::from_core(error, &self.asking.spec))
     }
 }
 

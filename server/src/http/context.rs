@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::budget::Grant;
-use super::endpoint::{Endpoint, FailedState, Spec};
+use super::endpoint::{FailedState, Spec};
 use super::negotiate::{Basic, Conditions};
 use super::places::Places;
 use super::route::Ids;
@@ -50,8 +50,6 @@ pub struct RequestContext {
     pub(super) method: Method,
     pub(super) headers: HeaderMap,
     pub(super) body: Option<Incoming>,
-    /// The endpoint that reads what this one would change, if that has an ETag.
-    pub(super) tagged: Option<Arc<Endpoint>>,
     /// The memory it may take.
     pub(super) grant: Arc<Grant>,
     pub(super) changes: Arc<Places>,
@@ -66,7 +64,7 @@ pub(super) enum Trail {
     Anonymous,
     /// Nothing, but the caller was believed.
     Believed,
-    /// All there is to say, or it is a look of ours.
+    /// All there is to say.
     Done,
 }
 

@@ -128,7 +128,6 @@ impl Edge {
             Ok(endpoint) => {
                 let query = request.uri().query().map(str::to_owned);
                 let (head, incoming) = request.into_parts();
-                let tagged = resource.endpoint(&Method::GET).filter(|endpoint| endpoint.spec.etag).cloned();
                 let asking = Asking {
                     hsm: self.hsm.clone(),
                     address,
@@ -145,7 +144,6 @@ impl Edge {
                     method: head.method,
                     headers: head.headers,
                     body: Some(incoming),
-                    tagged,
                     grant: grant.clone(),
                     changes: self.changes.clone(),
                     trail: Trail::Anonymous,

@@ -209,6 +209,16 @@ pub trait FindReachable<C: Column>: Send + Sync + 'static {
         reached: Self::Reached,
         context: &RequestContext,
     ) -> impl Future<Output = Result<Self::Found, Error>> + Send;
+    /// What GET answers at the same path for what was found, where that carries an ETag: what conditions of a change are
+    /// held against ([`super::represent`]). `None` where it does not; `NotFound` where there is nothing to read.
+    fn represent(
+        &self,
+        _: &C,
+        _: &C::Caller,
+        _: &Self::Found,
+    ) -> impl Future<Output = Result<Option<Vec<u8>>, Error>> + Send {
+        std::future::ready(Ok(None))
+    }
 }
 
 impl<C: Column, F: Find<C>> FindReachable<C> for F {

@@ -20,7 +20,6 @@ use hyper::{Method, Request, StatusCode};
 
 use super::body::{self, BodyError};
 use super::budget::NoRoom;
-use super::conditions::present;
 use super::context::{RequestContext, Trail};
 use super::decode::{Body, How};
 use super::endpoint::{Column, Endpoint, FindReachable, Handler, Spec};
@@ -111,11 +110,12 @@ where
         Err(error) => return Err(core(error)),
     };
     let reads = context.reads();
-    if !reads
-        && !context.conditions().is_empty()
-        && context.verdict(present(context).await.current()) == Verdict::Failed
-    {
-        return Err(Refusal::bare(StatusCode::PRECONDITION_FAILED));
+    if !reads && !context.conditions().is_empty() {
+        // In a box, for it is rare.
+        let content = Box::pin(find.represent(&column, &caller, &found)).await;
+        if context.verdict(context.present(content).await.current()) == Verdict::Failed {
+            return Err(Refusal::bare(StatusCode::PRECONDITION_FAILED));
+        }
     }
     if context.takes_body() && !spec.takes.types.accept(context.content_type()) {
         return Err(Refusal::bare(StatusCode::UNSUPPORTED_MEDIA_TYPE));

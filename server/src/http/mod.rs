@@ -21,6 +21,7 @@ mod pages;
 pub mod parts;
 mod places;
 pub mod reply;
+pub mod represent;
 mod respond;
 pub mod route;
 

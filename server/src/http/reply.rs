@@ -40,8 +40,7 @@ impl Reply {
 
     /// `200` with compact JSON.
     pub fn json(value: &impl Serialize) -> Result<Self, Error> {
-        let bytes = serde_json::to_vec(value).map_err(|why| Error::internal(why.to_string()))?;
-        Ok(Self::ok(bytes))
+        Ok(Self::ok(json(value)?))
     }
 
     /// `200` with a body that comes.
@@ -81,6 +80,11 @@ impl Reply {
         self.status = status;
         self
     }
+}
+
+/// Compact JSON.
+pub fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(|why| Error::internal(why.to_string()))
 }
 
 /// A request that was not carried out.

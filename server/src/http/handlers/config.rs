@@ -9,6 +9,7 @@ use casemate_core::{Error, Hsm};
 
 use crate::http::endpoint::OperationalGuard;
 use crate::http::reply::Reply;
+use crate::http::represent;
 
 /// `PUT /config/unlock-passphrase`
 pub async fn set_unlock_passphrase(
@@ -34,8 +35,7 @@ pub async fn set_backup_passphrase(
 
 /// `GET /config/unattended-boot`
 pub async fn unattended_boot(op: OperationalGuard, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    let status = if op.unattended_boot().await? { Switch::On } else { Switch::Off };
-    Reply::json(&UnattendedBoot { status })
+    Ok(Reply::ok(represent::unattended_boot(&op).await?))
 }
 
 /// `PUT /config/unattended-boot`
@@ -51,7 +51,7 @@ pub async fn set_unattended_boot(
 
 /// `GET /config/network`
 pub async fn network(op: OperationalGuard, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    Reply::json(&op.network().await?)
+    Ok(Reply::ok(represent::network(&op).await?))
 }
 
 /// `PUT /config/network`
@@ -62,7 +62,7 @@ pub async fn set_network(op: OperationalGuard, caller: Caller, (): (), body: Net
 
 /// `GET /config/logging`
 pub async fn logging(op: OperationalGuard, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    Reply::json(&op.logging().await?)
+    Ok(Reply::ok(represent::logging(&op).await?))
 }
 
 /// `PUT /config/logging`

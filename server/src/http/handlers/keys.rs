@@ -29,6 +29,7 @@ use crate::http::decode::Import;
 use crate::http::endpoint::OperationalGuard;
 use crate::http::find::{KeyOrPrefix, Listing};
 use crate::http::reply::Reply;
+use crate::http::represent;
 use crate::http::route::BASE;
 use crate::http::serve::ReplyBody;
 use crate::observe::metrics::{Count, Metrics};
@@ -41,7 +42,7 @@ pub async fn list(op: OperationalGuard, caller: Caller, listing: Listing, (): ()
 /// `GET /keys/{key}` and `GET /keys/{prefix}*`
 pub async fn read(op: OperationalGuard, caller: Caller, found: KeyOrPrefix, (): ()) -> Result<Reply, Error> {
     match found {
-        KeyOrPrefix::One(key) => Reply::json(&key.describe(&op).await?),
+        KeyOrPrefix::One(key) => Ok(Reply::ok(represent::key(&op, &key).await?)),
         KeyOrPrefix::Prefix(listing) => listed(op, caller, listing).await,
     }
 }
@@ -220,8 +221,7 @@ pub async fn csr(
 
 /// `GET /keys/{key}/cert`
 pub async fn certificate(op: OperationalGuard, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
-    let found = op.keys_of(caller.scope()?).certificate(&key).await?;
-    found.map(Reply::ok).ok_or_else(Error::not_found)
+    Ok(Reply::ok(represent::certificate(&op, &caller, &key).await?))
 }
 
 /// `PUT /keys/{key}/cert`

@@ -9,6 +9,7 @@ use casemate_core::{Error, Hsm};
 
 use crate::http::endpoint::OperationalGuard;
 use crate::http::reply::Reply;
+use crate::http::represent;
 use crate::http::route::BASE;
 
 /// `GET /config/tls/public.pem`
@@ -18,7 +19,7 @@ pub async fn public_key(op: OperationalGuard, _: Caller, (): (), (): ()) -> Resu
 
 /// `GET /config/tls/cert.pem`
 pub async fn chain(op: OperationalGuard, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    Ok(Reply::ok(op.tls_chain_pem().await?))
+    Ok(Reply::ok(represent::tls_chain(&op).await?))
 }
 
 /// `PUT /config/tls/cert.pem`

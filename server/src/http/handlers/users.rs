@@ -12,6 +12,7 @@ use super::keys::{put_into_set, taken_from_set};
 use crate::http::endpoint::OperationalGuard;
 use crate::http::find::FoundUser;
 use crate::http::reply::Reply;
+use crate::http::represent;
 use crate::http::route::BASE;
 
 /// `GET /users`
@@ -72,8 +73,7 @@ async fn create(op: &OperationalGuard, caller: &Caller, id: UserId, new: bodies:
 
 /// `GET /users/{user}`
 pub async fn read(_: OperationalGuard, _: Caller, user: FoundUser, (): ()) -> Result<Reply, Error> {
-    let record = &user.row.record;
-    Reply::json(&bodies::User { real_name: record.real_name.clone(), role: record.role })
+    Ok(Reply::ok(represent::user(&user.row.record)?))
 }
 
 /// `DELETE /users/{user}`
