@@ -8,12 +8,31 @@ use casemate_core::caller::{Caller, Denied, Evidence, Failure, allows};
 use hyper::StatusCode;
 use hyper::header;
 
-use super::context::{Asking, RequestContext};
+use super::context::RequestContext;
 use super::endpoint::{Column, Rule};
 use super::negotiate::Basic;
 use super::reply::Refusal;
 
-impl Asking {
+impl RequestContext {
+    /// Step 6: who calls. `None` where nobody is asked.
+    pub(super) async fn authenticated(&self, column: &impl Column) -> Result<Option<Caller>, Refusal> {
+        let rule = self.rule()?;
+        if rule == Rule::Public {
+            return Ok(None);
+        }
+        let Some(header) = self.headers.get(header::AUTHORIZATION) else { return Err(Refusal::anonymous()) };
+        let basic = Basic::parse(header.as_bytes()).ok_or_else(Refusal::unauthenticated)?;
+        if rule == Rule::UnlockHolder {
+            let known = self.hsm.believe_unlock_holder(self.address, basic.name(), basic.expose_passphrase());
+            return known.await.map(|()| None).map_err(|failure| self.not_believed(failure));
+        }
+        // The state may have changed since it was asked for; without the phase nobody can be believed.
+        let op = column.operational().ok_or_else(Refusal::wrong_state)?;
+        let evidence =
+            Evidence::Basic { name: basic.name(), passphrase: basic.expose_passphrase(), address: self.address };
+        op.authenticate(evidence).await.map(Some).map_err(|failure| self.not_believed(failure))
+    }
+
     /// Step 7: whether role and namespace let the caller in.
     pub(super) fn permitted(&self, known: Option<Caller>) -> Result<Option<Caller>, Refusal> {
         match (self.rule()?, known) {
@@ -61,27 +80,5 @@ impl Asking {
             Denied::TooMany => Refusal::because(StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
             Denied::Busy => Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::BUSY).with("retry-after", "1"),
         }
-    }
-}
-
-impl RequestContext {
-    /// Step 6: who calls. `None` where nobody is asked.
-    pub(super) async fn authenticated(&self, column: &impl Column) -> Result<Option<Caller>, Refusal> {
-        let rule = self.asking.rule()?;
-        if rule == Rule::Public {
-            return Ok(None);
-        }
-        let Some(header) = self.headers.get(header::AUTHORIZATION) else { return Err(Refusal::anonymous()) };
-        let basic = Basic::parse(header.as_bytes()).ok_or_else(Refusal::unauthenticated)?;
-        if rule == Rule::UnlockHolder {
-            let known =
-                self.asking.hsm.believe_unlock_holder(self.asking.address, basic.name(), basic.expose_passphrase());
-            return known.await.map(|()| None).map_err(|failure| self.asking.not_believed(failure));
-        }
-        // The state may have changed since it was asked for; without the phase nobody can be believed.
-        let op = column.operational().ok_or_else(Refusal::wrong_state)?;
-        let evidence =
-            Evidence::Basic { name: basic.name(), passphrase: basic.expose_passphrase(), address: self.asking.address };
-        op.authenticate(evidence).await.map(Some).map_err(|failure| self.asking.not_believed(failure))
     }
 }

@@ -25,11 +25,11 @@ impl RequestContext {
     ) -> Result<Reply, Refusal> {
         let busy = || Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::BUSY).with("retry-after", "1");
         let place = self.changes.take(party).ok_or_else(busy)?;
-        let act = trail::act(&self.asking.spec, self.asking.address, self.user(), &self.ids);
-        if trail::holds_result(&self.asking.spec) {
+        let act = trail::act(&self.spec, self.address, self.user(), &self.ids);
+        if trail::holds_result(&self.spec) {
             self.trail = Trail::Done;
         }
-        let (hsm, spec, grant) = (self.asking.hsm.clone(), self.asking.spec.clone(), self.grant.clone());
+        let (hsm, spec, grant) = (self.hsm.clone(), self.spec.clone(), self.grant.clone());
         let change = async move {
             let result = trail::carried_out(&hsm, &spec, act, change).await;
             drop((place, grant));

@@ -39,7 +39,7 @@ impl RequestContext {
             return Verdict::Proceed;
         }
         let effect = if self.reads() { Effect::Reads } else { Effect::Changes };
-        conditions.verdict(effect, current, std::time::SystemTime::UNIX_EPOCH + unix_time(&self.asking.hsm))
+        conditions.verdict(effect, current, std::time::SystemTime::UNIX_EPOCH + unix_time(&self.hsm))
     }
 
     /// Step 13 for GET, once the reply is known: its ETag, and what the conditions say to it.
@@ -63,7 +63,7 @@ impl RequestContext {
         let tag = match content {
             Ok(None) => return Present::Untagged,
             Ok(Some(whole)) => self.tagged(whole).await,
-            Err(error) => Err(Refusal::from_core(error, &self.asking.spec)),
+            Err(error) => Err(Refusal::from_core(error, &self.spec)),
         };
         match tag {
             Ok((tag, _)) => Present::Tagged(tag),
@@ -76,14 +76,14 @@ impl RequestContext {
     async fn tagged(&self, whole: Vec<u8>) -> Result<(String, Vec<u8>), Refusal> {
         let length = whole.len();
         self.grant.cover(length).map_err(|NoRoom| no_room())?;
-        let (party, grant) = (Party::Address(self.asking.address.into()), self.grant.clone());
+        let (party, grant) = (Party::Address(self.address.into()), self.grant.clone());
         let tag = move || {
             let tag = etag(&whole);
             drop(grant);
             (tag, whole)
         };
-        let tagged = self.asking.hsm.by_size(length, party, tag).await;
-        tagged.map_err(|error| Refusal::from_core(error, &self.asking.spec))
+        let tagged = self.hsm.by_size(length, party, tag).await;
+        tagged.map_err(|error| Refusal::from_core(error, &self.spec))
     }
 }
 

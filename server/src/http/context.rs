@@ -23,30 +23,25 @@ use super::upload::{LeftOver, Upload};
 use crate::observe::metrics::Metrics;
 use crate::update::Updates;
 
-/// Who asks for which endpoint, and of whom: all that is needed to ask for their rights, and to ask again.
-#[derive(Clone)]
-pub struct Asking {
+/// One request on its way through the gate.
+pub struct RequestContext {
     /// The HSM.
     pub hsm: Arc<Hsm>,
     /// The client's address.
     pub address: IpAddr,
     /// The counters of this server.
     pub metrics: Arc<Metrics>,
-    pub(super) spec: Arc<Spec>,
-    pub(super) failed: FailedState,
-    pub(super) clock: Arc<dyn Clock>,
-}
-
-/// One request on its way through the gate.
-pub struct RequestContext {
-    /// Who asks for what.
-    pub asking: Asking,
     /// The ids in the path.
     pub ids: Ids,
     /// What follows `?`.
     pub query: Option<String>,
     /// The updates of this server.
     pub updates: Arc<Updates>,
+    /// What is asked for.
+    pub(super) spec: Arc<Spec>,
+    /// Who is asked while the HSM is Failed.
+    pub(super) failed: FailedState,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) method: Method,
     pub(super) headers: HeaderMap,
     pub(super) body: Option<Incoming>,
@@ -80,12 +75,13 @@ impl RequestContext {
 
     /// Monotonic time.
     pub fn now(&self) -> Duration {
-        self.asking.clock.monotonic()
+        self.clock.monotonic()
     }
 
     /// The body, for a handler that takes it as it comes; what it leaves is to be found in `left_over`.
     pub(super) fn upload(&mut self, left_over: &LeftOver) -> Upload {
-        Upload::new(self.body.take(), self.content_type().map(<[u8]>::to_vec), self.asking.clone(), left_over.clone())
+        let content_type = self.content_type().map(<[u8]>::to_vec);
+        Upload::new(self.body.take(), content_type, self.hsm.clone(), self.clock.clone(), left_over.clone())
     }
 
     pub(super) fn reads(&self) -> bool {

@@ -15,7 +15,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::budget::{Grant, NoRoom};
-use super::context::{Asking, RequestContext, Trail};
+use super::context::{RequestContext, Trail};
 use super::endpoint::{Endpoint, FailedState};
 use super::gate;
 use super::negotiate;
@@ -128,19 +128,16 @@ impl Edge {
             Ok(endpoint) => {
                 let query = request.uri().query().map(str::to_owned);
                 let (head, incoming) = request.into_parts();
-                let asking = Asking {
+                let context = RequestContext {
                     hsm: self.hsm.clone(),
                     address,
                     metrics: self.metrics.clone(),
-                    spec: endpoint.spec.clone(),
-                    failed: self.failed,
-                    clock: self.clock.clone(),
-                };
-                let context = RequestContext {
-                    asking,
                     ids,
                     query,
                     updates: self.updates.clone(),
+                    spec: endpoint.spec.clone(),
+                    failed: self.failed,
+                    clock: self.clock.clone(),
                     method: head.method,
                     headers: head.headers,
                     body: Some(incoming),

@@ -48,7 +48,7 @@ pub struct TheHsm;
 impl<C: Column> Find<C> for TheHsm {
     type Found = Arc<Hsm>;
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Arc<Hsm>, Error> {
-        Ok(context.asking.hsm.clone())
+        Ok(context.hsm.clone())
     }
 }
 
@@ -68,7 +68,7 @@ pub struct AuditRange;
 impl<C: Column> Find<C> for AuditRange {
     type Found = Records;
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Records, Error> {
-        Ok(Records { hsm: context.asking.hsm.clone(), from: number(context, "from")?, to: number(context, "to")? })
+        Ok(Records { hsm: context.hsm.clone(), from: number(context, "from")?, to: number(context, "to")? })
     }
 }
 
@@ -84,7 +84,7 @@ pub struct Address;
 impl<C: Column> Find<C> for Address {
     type Found = std::net::IpAddr;
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<std::net::IpAddr, Error> {
-        Ok(context.asking.address)
+        Ok(context.address)
     }
 }
 
@@ -94,7 +94,7 @@ pub struct Figures;
 impl<C: Column> Find<C> for Figures {
     type Found = (Arc<Metrics>, Duration);
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
-        Ok((context.asking.metrics.clone(), context.now()))
+        Ok((context.metrics.clone(), context.now()))
     }
 }
 
@@ -104,7 +104,7 @@ pub struct TheUpdates;
 impl<C: Column> Find<C> for TheUpdates {
     type Found = (Arc<Hsm>, Arc<Updates>);
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
-        Ok((context.asking.hsm.clone(), context.updates.clone()))
+        Ok((context.hsm.clone(), context.updates.clone()))
     }
 }
 
@@ -114,7 +114,7 @@ pub struct AllFigures;
 impl<C: Column> Find<C> for AllFigures {
     type Found = (Arc<Hsm>, Arc<Metrics>, Duration);
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
-        Ok((context.asking.hsm.clone(), context.asking.metrics.clone(), context.now()))
+        Ok((context.hsm.clone(), context.metrics.clone(), context.now()))
     }
 }
 
@@ -388,6 +388,6 @@ impl Find<OperationalGuard> for ExistingKeyToUse {
         caller: &Caller,
         context: &RequestContext,
     ) -> Result<Self::Found, Error> {
-        Ok((existing_key(op, caller, first(context)).await?, context.asking.metrics.clone()))
+        Ok((existing_key(op, caller, first(context)).await?, context.metrics.clone()))
     }
 }

@@ -80,15 +80,15 @@ where
     H: Handler<C, F::Found, B>,
 {
     let (find, takes, handler) = &*own;
-    let spec = context.asking.spec.clone();
+    let spec = context.spec.clone();
     let core = |error: Error| Refusal::from_core(error, &spec);
-    let mut column = C::enter(&context.asking.hsm).ok_or_else(Refusal::wrong_state)?;
+    let mut column = C::enter(&context.hsm).ok_or_else(Refusal::wrong_state)?;
     let known = context.authenticated(&column).await?;
     if known.is_some() && context.trail == Trail::Anonymous {
         context.trail = Trail::Believed;
     }
     find.check_id(context).map_err(core)?;
-    let mut caller = C::caller(context.asking.permitted(known)?)?;
+    let mut caller = C::caller(context.permitted(known)?)?;
     let mut reached = find.reach(&column, &caller, context).await.map_err(core)?;
     context.check_head(&spec)?;
     let mut sent = body::Received::default();
@@ -96,8 +96,8 @@ where
         drop(column);
         sent = context.read_body(&spec).await?;
         // A body may take its time, in which much can change: the state, the caller's rights, the caller.
-        column = C::enter(&context.asking.hsm).ok_or_else(Refusal::wrong_state)?;
-        caller = C::caller(context.asking.still_allowed(&column, C::known(caller)).await?)?;
+        column = C::enter(&context.hsm).ok_or_else(Refusal::wrong_state)?;
+        caller = C::caller(context.still_allowed(&column, C::known(caller)).await?)?;
         reached = find.reach(&column, &caller, context).await.map_err(core)?;
     }
 
@@ -124,8 +124,8 @@ where
     let length = sent.len();
     let input = match &takes.decode {
         How::Now(decode) => {
-            let (decode, hsm, grant) = (*decode, &context.asking.hsm, context.grant.clone());
-            let party = Party::Address(context.asking.address.into());
+            let (decode, hsm, grant) = (*decode, &context.hsm, context.grant.clone());
+            let party = Party::Address(context.address.into());
             // The body goes with that: it makes room for the copies that are to be made of what is in it. It is counted as
             // long as the pool has it, also if the client leaves.
             let decode = move || {
@@ -137,9 +137,9 @@ where
             hsm.by_size(length, party, decode).await.and_then(|input| input).map_err(core)?
         }
         How::Typed(decode) => {
-            let (header, hsm) = (context.content_type().map(<[u8]>::to_vec), context.asking.hsm.clone());
+            let (header, hsm) = (context.content_type().map(<[u8]>::to_vec), context.hsm.clone());
             // Counted as long as the pool has it, also if the client leaves.
-            let (party, grant) = (Party::Address(context.asking.address.into()), context.grant.clone());
+            let (party, grant) = (Party::Address(context.address.into()), context.grant.clone());
             let sent = hsm.by_size(length, party, move || sent.into_body().counted(grant)).await.map_err(core)?;
             decode(hsm, party, header, sent).await.map_err(core)?
         }
@@ -152,7 +152,7 @@ where
     if spec.changes() {
         let own = own.clone();
         let scope = C::user(&caller).and_then(|caller| caller.scope().ok());
-        let party = scope.map_or_else(|| Party::Address(context.asking.address.into()), Scope::party);
+        let party = scope.map_or_else(|| Party::Address(context.address.into()), Scope::party);
         // In a box at once: some of these are large, and would be moved about on the stack of a serving thread.
         let change = Box::pin(async move { own.2.call(column, caller, found, input).await });
         let result = context.carry_out(party, change).await;
@@ -200,7 +200,7 @@ impl RequestContext {
     async fn read_body(&mut self, spec: &Spec) -> Result<body::Received, Refusal> {
         let limit = spec.takes.max_bytes;
         let Some(incoming) = self.body.take() else { return Ok(body::Received::default()) };
-        let read = body::read(incoming, limit, &self.grant, &*self.asking.clock).await;
+        let read = body::read(incoming, limit, &self.grant, &*self.clock).await;
         let close = |status, why: &'static str| Err(Refusal::because(status, why).closing());
         match read {
             Ok(body) => Ok(body),

@@ -32,14 +32,7 @@ where
     match gate::pass(&mut context, own).await {
         Err(refusal) => {
             if context.trail != Trail::Done {
-                trail::refused(
-                    &context.asking.hsm,
-                    &context.asking.spec,
-                    &refusal,
-                    context.asking.address,
-                    context.user(),
-                    &context.ids,
-                );
+                trail::refused(&context.hsm, &context.spec, &refusal, context.address, context.user(), &context.ids);
             }
             Err(if drain(&context.headers, context.body.take()).await { refusal } else { refusal.closing() })
         }
