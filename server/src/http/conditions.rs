@@ -7,7 +7,6 @@ use hyper::StatusCode;
 
 use super::budget::NoRoom;
 use super::context::RequestContext;
-use super::endpoint::Spec;
 use super::negotiate::{Current, Effect, Verdict};
 use super::reply::{Content, Refusal, Reply};
 use super::respond::{no_room, unix_time};
@@ -43,9 +42,9 @@ impl RequestContext {
     }
 
     /// Step 13 for GET, once the reply is known: its ETag, and what the conditions say to it.
-    pub(super) async fn conditional(&self, mut reply: Reply, spec: &Spec) -> Result<Reply, Refusal> {
+    pub(super) async fn conditional(&self, mut reply: Reply) -> Result<Reply, Refusal> {
         if let Content::Whole(bytes) = &mut reply.body
-            && spec.etag
+            && self.spec.etag
         {
             let (tag, whole) = self.tagged(std::mem::take(bytes)).await?;
             (*bytes, reply.tag) = (whole, Some(tag));

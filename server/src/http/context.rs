@@ -45,6 +45,8 @@ pub struct RequestContext {
     pub(super) method: Method,
     pub(super) headers: HeaderMap,
     pub(super) body: Option<Incoming>,
+    /// Where a handler that took the body leaves what it did not read of it.
+    pub(super) left_over: Option<LeftOver>,
     /// The memory it may take.
     pub(super) grant: Arc<Grant>,
     pub(super) changes: Arc<Places>,
@@ -79,9 +81,10 @@ impl RequestContext {
     }
 
     /// The body, for a handler that takes it as it comes; what it leaves is to be found in `left_over`.
-    pub(super) fn upload(&mut self, left_over: &LeftOver) -> Upload {
+    pub(super) fn upload(&mut self) -> Upload {
+        let left_over = self.left_over.insert(LeftOver::default()).clone();
         let content_type = self.content_type().map(<[u8]>::to_vec);
-        Upload::new(self.body.take(), content_type, self.hsm.clone(), self.clock.clone(), left_over.clone())
+        Upload::new(self.body.take(), content_type, self.hsm.clone(), self.clock.clone(), left_over)
     }
 
     pub(super) fn reads(&self) -> bool {

@@ -12,7 +12,7 @@ use casemate_core::Hsm;
 use casemate_core::platform::{BoxFuture, Clock};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response};
 
 use super::budget::{Grant, NoRoom};
 use super::context::{RequestContext, Trail};
@@ -21,7 +21,6 @@ use super::gate;
 use super::negotiate;
 use super::pages;
 use super::places::Places;
-use super::reply::Refusal;
 use super::respond::{drain, held, no_room, refuse, succeed, unix_time};
 use super::route::{Ids, Resource, Routes};
 use super::serve::{Peer, ReplyBody, Service};
@@ -112,11 +111,7 @@ impl Edge {
         address: IpAddr,
         grant: &Arc<Grant>,
     ) -> Response<ReplyBody> {
-        let routed = match gate::is_cross_site(&request) {
-            true => Err(Refusal::bare(StatusCode::FORBIDDEN)),
-            false => gate::route(&self.hsm, resource, request.method(), request.uri()),
-        };
-        let (spec, result) = match routed {
+        let (spec, result) = match gate::route(&self.hsm, resource, &request) {
             Err(refusal) => {
                 if let Some(endpoint) = resource.endpoint(request.method()) {
                     trail::refused(&self.hsm, &endpoint.spec, &refusal, address, None, &ids);
@@ -141,6 +136,7 @@ impl Edge {
                     method: head.method,
                     headers: head.headers,
                     body: Some(incoming),
+                    left_over: None,
                     grant: grant.clone(),
                     changes: self.changes.clone(),
                     trail: Trail::Anonymous,

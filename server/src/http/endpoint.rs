@@ -351,6 +351,43 @@ pub struct Endpoint {
     pub run: Run,
 }
 
+/// The code of an endpoint, with its types.
+pub struct TypedEndpoint<F, B, H> {
+    pub(super) find: F,
+    pub(super) body: Body<B>,
+    pub(super) handler: H,
+}
+
+/// A request that nothing is left to be refused for, but by the core: what its handler is given, as a value that may be kept.
+///
+/// It does not hold the phase, so that whoever keeps it does not keep the HSM from locking. What was true of its caller and
+/// its target is true for the moment: whoever runs it later must enter the phase and ask for their rights again first.
+pub struct Decoded<C: Column, T, B> {
+    /// Who calls.
+    pub(super) caller: C::Caller,
+    /// What the path leads to.
+    pub(super) found: T,
+    /// What the body says.
+    pub(super) body: B,
+    /// How many bytes the body had.
+    pub(super) body_bytes: usize,
+}
+
+impl<F, B, H> TypedEndpoint<F, B, H> {
+    /// Carries out a decoded request.
+    pub(super) fn run<C: Column>(
+        &self,
+        column: C,
+        decoded: Decoded<C, F::Found, B>,
+    ) -> impl Future<Output = Result<Reply, Error>> + Send
+    where
+        F: FindReachable<C>,
+        H: Handler<C, F::Found, B>,
+    {
+        self.handler.call(column, decoded.caller, decoded.found, decoded.body)
+    }
+}
+
 /// What answers a request that passed the gate.
 pub trait Handler<C: Column, F, B>: Send + Sync + 'static {
     /// Answers.
@@ -448,10 +485,9 @@ fn endpoint<C: Column, F: FindReachable<C>, B: Send + 'static>(
         exists: 409,
         intent: Intent::Required,
     });
-    let own = Arc::new((find, body, handler));
+    let typed = Arc::new(TypedEndpoint { find, body, handler });
     let run = move |context: RequestContext| -> BoxFuture<'static, Result<Reply, Refusal>> {
-        let own = own.clone();
-        Box::pin(respond::admit(context, own))
+        Box::pin(respond::admit(context, typed.clone()))
     };
     Endpoint { number: 0, spec, run: Box::new(run) }
 }

@@ -1,106 +1,114 @@
-//! The order of refusals, written once. Real clients depend on it.
+//! The order of refusals, written once, to be read from top to bottom. Real clients depend on it.
 //!
-//! route 404 → state 412 → method unknown 501 → target too long 414 → method not allowed 405 → credentials 401, 429 → role,
+//! path 404 → state 412 → method unknown 501 → target too long 414 → method not allowed 405 → credentials 401, 429 → role,
 //! namespace and target 403 → early Content-Type 415 → length 413 → Accept 406 → id 400, existence 404 → conditions 412,
 //! 304 → Content-Type 415 → body 400 → whatever the HSM says.
+//!
+//! A path that no endpoint has does not come here: [`super::edge`] gives it to the pages beside the API, which say `404`.
+//! The conditions of a GET are held against its reply, by [`super::conditions`].
 //!
 //! The body is read in between, and while that lasts nobody holds the Operational phase: a slow client cannot keep the
 //! HSM from locking. What the path leads to is looked up afterwards, so that the order of answers is kept.
 
 use std::sync::Arc;
 
-use casemate_api::limits::{PART_HEAD_MAX_BYTES, REPLY_STREAM_BYTES, REQUEST_BYTES, TARGET_MAX_CHARS};
+use casemate_api::limits::TARGET_MAX_CHARS;
 use casemate_api::sentences;
-use casemate_core::caller::Scope;
-use casemate_core::party::Party;
 use casemate_core::{Error, Hsm};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::body::{self, BodyError};
-use super::budget::NoRoom;
 use super::context::{RequestContext, Trail};
-use super::decode::{Body, How};
-use super::endpoint::{Column, Endpoint, FindReachable, Handler, Spec};
+use super::endpoint::{Column, Decoded, Endpoint, FindReachable, Handler, TypedEndpoint};
 use super::negotiate::{self, Current, Verdict};
 use super::reply::{Refusal, Reply};
-use super::respond::{broken, no_room};
 use super::route::Resource;
-use super::upload::LeftOver;
 
-/// Whether a browser sends this for another site than ours. Browsers remember Basic credentials, so a page anywhere could
-/// otherwise have an administrator's browser change something here. Other clients do not send the header.
-pub(super) fn is_cross_site(request: &Request<Incoming>) -> bool {
-    let reads = *request.method() == Method::GET || *request.method() == Method::HEAD;
-    let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
-    !reads && site.is_some_and(|site| site != b"same-origin" && site != b"none")
-}
-
-/// Steps 2 to 5: what can be refused by path, state and method alone.
+/// What can be refused before anybody asks for credentials, by what is known without them; else the endpoint.
 pub(super) fn route<'a>(
     hsm: &Hsm,
     resource: &'a Resource,
-    method: &Method,
-    uri: &hyper::Uri,
+    request: &Request<Incoming>,
 ) -> Result<&'a Arc<Endpoint>, Refusal> {
+    // 403: a browser, on behalf of a page that is not ours.
+    if is_cross_site(request) {
+        return Err(Refusal::bare(StatusCode::FORBIDDEN));
+    }
+
+    // 412: no endpoint of this path is open in this state.
     let state = hsm.state();
     let open = |endpoint: &Arc<Endpoint>| endpoint.spec.access.iter().any(|(open, _)| *open == state);
     if !resource.endpoints.iter().any(open) {
         return Err(Refusal::wrong_state());
     }
-    let known = [
-        Method::GET,
-        Method::HEAD,
-        Method::POST,
-        Method::PUT,
-        Method::DELETE,
-        Method::TRACE,
-        Method::CONNECT,
-        Method::OPTIONS,
-    ];
-    if !known.contains(method) {
+
+    // 501: no method that we know.
+    if !METHODS.contains(request.method()) {
         return Err(Refusal::bare(StatusCode::NOT_IMPLEMENTED));
     }
-    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+
+    // 414: a target that is too long.
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if target > TARGET_MAX_CHARS {
         return Err(Refusal::bare(StatusCode::URI_TOO_LONG));
     }
-    let endpoint = resource.endpoint(method);
-    let endpoint =
-        endpoint.ok_or_else(|| Refusal::bare(StatusCode::METHOD_NOT_ALLOWED).with("allow", resource.allow()))?;
+
+    // 405: no method of this path. And 412: one that is not open in this state, where another one is.
+    let endpoint = resource
+        .endpoint(request.method())
+        .ok_or_else(|| Refusal::bare(StatusCode::METHOD_NOT_ALLOWED).with("allow", resource.allow()))?;
     if open(endpoint) { Ok(endpoint) } else { Err(Refusal::wrong_state()) }
 }
 
-pub(super) async fn pass<C, F, B, H>(context: &mut RequestContext, own: Arc<(F, Body<B>, H)>) -> Result<Reply, Refusal>
+/// Everything from the credentials to the reply.
+pub(super) async fn pass<C, F, B, H>(
+    context: &mut RequestContext,
+    endpoint: Arc<TypedEndpoint<F, B, H>>,
+) -> Result<Reply, Refusal>
 where
     C: Column,
     F: FindReachable<C>,
     B: Send + 'static,
     H: Handler<C, F::Found, B>,
 {
-    let (find, takes, handler) = &*own;
+    let find = &endpoint.find;
     let spec = context.spec.clone();
     let core = |error: Error| Refusal::from_core(error, &spec);
+
+    // 412: the phase has gone since the state was asked for.
     let mut column = C::enter(&context.hsm).ok_or_else(Refusal::wrong_state)?;
+
+    // 401, 429: who calls.
     let known = context.authenticated(&column).await?;
     if known.is_some() && context.trail == Trail::Anonymous {
         context.trail = Trail::Believed;
     }
+
+    // 403: role and namespace, then whether the caller may reach this target. An id that is none is 400 in front of that where
+    // the contract has it so.
     find.check_id(context).map_err(core)?;
     let mut caller = C::caller(context.permitted(known)?)?;
     let mut reached = find.reach(&column, &caller, context).await.map_err(core)?;
-    context.check_head(&spec)?;
+
+    // 415 where that is early, 413, 406.
+    context.check_early_type()?;
+    context.check_length()?;
+    context.check_accept()?;
+
+    // The body: 408, 413, 503, 400 if it does not come as it should.
     let mut sent = body::Received::default();
     if context.takes_body() && !spec.takes.streamed() {
         drop(column);
-        sent = context.read_body(&spec).await?;
+        sent = context.read_body().await?;
         // A body may take its time, in which much can change: the state, the caller's rights, the caller.
         column = C::enter(&context.hsm).ok_or_else(Refusal::wrong_state)?;
         caller = C::caller(context.still_allowed(&column, C::known(caller)).await?)?;
         reached = find.reach(&column, &caller, context).await.map_err(core)?;
     }
 
+    // 400, 404: the id, and whether there is such a thing.
     let found = match find.find(&column, &caller, reached, context).await {
         Ok(found) => found,
         // `If-Match` on something that is not there fails before its absence does.
@@ -109,96 +117,81 @@ where
         }
         Err(error) => return Err(core(error)),
     };
-    let reads = context.reads();
-    if !reads && !context.conditions().is_empty() {
+
+    // 412: the conditions of a change.
+    if !context.reads() && !context.conditions().is_empty() {
         // In a box, for it is rare.
         let content = Box::pin(find.represent(&column, &caller, &found)).await;
         if context.verdict(context.present(content).await.current()) == Verdict::Failed {
             return Err(Refusal::bare(StatusCode::PRECONDITION_FAILED));
         }
     }
+
+    // 415: the type of the body.
     if context.takes_body() && !spec.takes.types.accept(context.content_type()) {
         return Err(Refusal::bare(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
-    let left_over = LeftOver::default();
-    let length = sent.len();
-    let input = match &takes.decode {
-        How::Now(decode) => {
-            let (decode, hsm, grant) = (*decode, &context.hsm, context.grant.clone());
-            let party = Party::Address(context.address.into());
-            // The body goes with that: it makes room for the copies that are to be made of what is in it. It is counted as
-            // long as the pool has it, also if the client leaves.
-            let decode = move || {
-                let body = sent.into_body();
-                let input = decode(&body);
-                drop((body, grant));
-                input
-            };
-            hsm.by_size(length, party, decode).await.and_then(|input| input).map_err(core)?
-        }
-        How::Typed(decode) => {
-            let (header, hsm) = (context.content_type().map(<[u8]>::to_vec), context.hsm.clone());
-            // Counted as long as the pool has it, also if the client leaves.
-            let (party, grant) = (Party::Address(context.address.into()), context.grant.clone());
-            let sent = hsm.by_size(length, party, move || sent.into_body().counted(grant)).await.map_err(core)?;
-            decode(hsm, party, header, sent).await.map_err(core)?
-        }
-        How::Streamed(take) => {
-            // What waits of it, and what is made of that.
-            context.grant.cover(REQUEST_BYTES + 2 * PART_HEAD_MAX_BYTES).map_err(|NoRoom| no_room())?;
-            take(context.upload(&left_over))
-        }
-    };
-    if spec.changes() {
-        let own = own.clone();
-        let scope = C::user(&caller).and_then(|caller| caller.scope().ok());
-        let party = scope.map_or_else(|| Party::Address(context.address.into()), Scope::party);
-        // In a box at once: some of these are large, and would be moved about on the stack of a serving thread.
-        let change = Box::pin(async move { own.2.call(column, caller, found, input).await });
-        let result = context.carry_out(party, change).await;
-        context.body = left_over.take();
-        return result;
-    }
-    if spec.lists {
-        // What is gathered for a list before it is one.
-        context.grant.cover(REQUEST_BYTES + REPLY_STREAM_BYTES).map_err(|NoRoom| no_room())?;
-    }
-    let reply = if length > REQUEST_BYTES {
-        // To its end even if the client leaves: the pool goes on holding the input, so it is to go on being counted.
-        let (own, grant) = (own.clone(), context.grant.clone());
-        let run = Box::pin(async move {
-            let reply = own.2.call(column, caller, found, input).await;
-            drop(grant);
-            reply
-        });
-        tokio::spawn(run).await.map_err(|_| broken())?
-    } else {
-        handler.call(column, caller, found, input).await
-    };
-    let reply = reply.map_err(core)?;
-    if reads { context.conditional(reply, &spec).await } else { Ok(reply) }
+
+    // 400: the body.
+    let body_bytes = sent.len();
+    let body = endpoint.body.decode(sent, context).await?;
+
+    // Whatever the HSM says.
+    context.act(endpoint, column, Decoded { caller, found, body, body_bytes }).await
+}
+
+/// The methods that are answered with anything but 501.
+const METHODS: [Method; 8] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::DELETE,
+    Method::TRACE,
+    Method::CONNECT,
+    Method::OPTIONS,
+];
+
+/// Whether a browser sends this for another site than ours. Browsers remember Basic credentials, so a page anywhere could
+/// otherwise have an administrator's browser change something here. Other clients do not send the header.
+fn is_cross_site(request: &Request<Incoming>) -> bool {
+    let reads = *request.method() == Method::GET || *request.method() == Method::HEAD;
+    let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+    !reads && site.is_some_and(|site| site != b"same-origin" && site != b"none")
 }
 
 impl RequestContext {
-    /// Steps 8 to 11: what the other headers may be refused for.
-    fn check_head(&self, spec: &Spec) -> Result<(), Refusal> {
-        if spec.takes.types.early() && !spec.takes.types.accept(self.content_type()) {
+    /// 415, where the type of a body is checked before it is read.
+    fn check_early_type(&self) -> Result<(), Refusal> {
+        let types = self.spec.takes.types;
+        if types.early() && !types.accept(self.content_type()) {
             return Err(Refusal::bare(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
+        Ok(())
+    }
+
+    /// 413, by the length that is said of the body.
+    fn check_length(&self) -> Result<(), Refusal> {
         if let Some(length) = self.headers.get(header::CONTENT_LENGTH) {
             let length = length.to_str().ok().and_then(|length| length.parse::<usize>().ok());
-            if length.is_none_or(|length| length > spec.takes.max_bytes) {
+            if length.is_none_or(|length| length > self.spec.takes.max_bytes) {
                 return Err(Refusal::bare(StatusCode::PAYLOAD_TOO_LARGE));
             }
         }
+        Ok(())
+    }
+
+    /// 406, by what the client takes.
+    fn check_accept(&self) -> Result<(), Refusal> {
         let lines = |name: HeaderName| self.headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
-        let acceptable = negotiate::accepts(lines(header::ACCEPT), spec.media.essence())
+        let acceptable = negotiate::accepts(lines(header::ACCEPT), self.spec.media.essence())
             && negotiate::accepts_identity(lines(header::ACCEPT_ENCODING));
         if acceptable { Ok(()) } else { Err(Refusal::bare(StatusCode::NOT_ACCEPTABLE)) }
     }
 
-    async fn read_body(&mut self, spec: &Spec) -> Result<body::Received, Refusal> {
-        let limit = spec.takes.max_bytes;
+    /// The body, and what is answered if it does not come as it should.
+    async fn read_body(&mut self) -> Result<body::Received, Refusal> {
+        let limit = self.spec.takes.max_bytes;
         let Some(incoming) = self.body.take() else { return Ok(body::Received::default()) };
         let read = body::read(incoming, limit, &self.grant, &*self.clock).await;
         let close = |status, why: &'static str| Err(Refusal::because(status, why).closing());

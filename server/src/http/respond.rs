@@ -14,22 +14,25 @@ use hyper::{Response, StatusCode};
 
 use super::budget::{Grant, NoRoom};
 use super::context::{RequestContext, Trail};
-use super::decode::Body;
-use super::endpoint::{Column, FindReachable, Handler, Spec};
+use super::endpoint::{Column, FindReachable, Handler, Spec, TypedEndpoint};
 use super::gate;
 use super::reply::{Content, Refusal, Reply};
 use super::serve::ReplyBody;
 use super::trail;
 
-/// Steps 6 to 17: from the credentials to the reply.
-pub(super) async fn admit<C, F, B, H>(mut context: RequestContext, own: Arc<(F, Body<B>, H)>) -> Result<Reply, Refusal>
+/// Lets a request through the gate, from the credentials to the reply. If it is refused the audit log hears of it, once, and
+/// what its client still sends is read for a moment.
+pub(super) async fn admit<C, F, B, H>(
+    mut context: RequestContext,
+    endpoint: Arc<TypedEndpoint<F, B, H>>,
+) -> Result<Reply, Refusal>
 where
     C: Column,
     F: FindReachable<C>,
     B: Send + 'static,
     H: Handler<C, F::Found, B>,
 {
-    match gate::pass(&mut context, own).await {
+    match gate::pass(&mut context, endpoint).await {
         Err(refusal) => {
             if context.trail != Trail::Done {
                 trail::refused(&context.hsm, &context.spec, &refusal, context.address, context.user(), &context.ids);
