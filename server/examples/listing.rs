@@ -4,7 +4,7 @@
 use casemate_api::mechanisms::{Mode, TABLE};
 use casemate_api::{Role, State};
 use casemate_core::caller::Whence;
-use casemate_server::http::endpoint::{FailedState, Rule};
+use casemate_server::http::access::{FailedState, Rule};
 use casemate_server::http::endpoints;
 use casemate_server::http::openapi;
 use casemate_server::http::route::Routes;

@@ -1,20 +1,94 @@
-//! Who calls, and whether the policy of the endpoint lets them in: asked before the body is read, and once more behind it.
+//! The policies of the endpoint table, and the asking: who calls, and whether the endpoint's policy lets them in. That is
+//! asked before the body is read, and once more behind it.
 //!
 //! Trusts the core alone to say who was believed. Every answer is for the state of now: if that has changed since, nobody
 //! is taken for somebody who has shown something else.
 
-use casemate_api::sentences;
-use casemate_core::caller::{Caller, Denied, Evidence, Failure, allows};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use casemate_api::{Action, State, sentences};
+use casemate_core::Hsm;
+use casemate_core::caller::{Caller, Denied, Evidence, Failure, Whence, allows};
 use hyper::StatusCode;
 use hyper::header;
 
 use super::context::RequestContext;
-use super::endpoint::{Column, Rule};
+use super::endpoint::{Column, OperationalGuard};
 use super::negotiate::Basic;
 use super::reply::Refusal;
 
+/// Who may call in one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Anybody, without credentials.
+    Public,
+    /// Users whose role may do this, from where they are.
+    Allowed(Action, Whence),
+    /// The user `unlock` with the unlock passphrase: for what is asked of an HSM whose users cannot be read.
+    UnlockHolder,
+    /// One of the two above: the setting [`FailedState`] says which.
+    PublicOrUnlockHolder,
+}
+
+/// Who may reboot and reset an HSM that is Failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailedState {
+    /// Who knows the unlock passphrase.
+    #[default]
+    Closed,
+    /// Anybody who reaches the port, as NetHSM's contract has it.
+    Open,
+}
+
+impl Rule {
+    /// The rule that holds under this setting.
+    pub fn under(self, failed: FailedState) -> Self {
+        match (self, failed) {
+            (Rule::PublicOrUnlockHolder, FailedState::Open) => Rule::Public,
+            (Rule::PublicOrUnlockHolder, FailedState::Closed) => Rule::UnlockHolder,
+            (rule, _) => rule,
+        }
+    }
+}
+
+/// Policy of an endpoint whose handler runs in column `C`: a rule for each state in which it is open.
+pub struct AccessPolicy<C> {
+    pub(super) rules: Vec<(State, Rule)>,
+    column: PhantomData<fn() -> C>,
+}
+
+/// Open while Operational, to users whose role may do `action`.
+pub fn operational(action: Action, whence: Whence) -> AccessPolicy<OperationalGuard> {
+    AccessPolicy { rules: vec![(State::Operational, Rule::Allowed(action, whence))], column: PhantomData }
+}
+
+/// Open while Failed, to who knows the unlock passphrase.
+pub fn failed_to_unlock_holder() -> AccessPolicy<Arc<Hsm>> {
+    AccessPolicy { rules: vec![(State::Failed, Rule::UnlockHolder)], column: PhantomData }
+}
+
+/// Open in `states` to anybody.
+pub fn public(states: &[State]) -> AccessPolicy<Arc<Hsm>> {
+    AccessPolicy { rules: states.iter().map(|state| (*state, Rule::Public)).collect(), column: PhantomData }
+}
+
+impl AccessPolicy<OperationalGuard> {
+    /// Also open in other states, to anybody; the handler must then cope with every phase.
+    pub fn or(mut self, states: &[State]) -> AccessPolicy<Arc<Hsm>> {
+        self.rules.extend(states.iter().map(|state| (*state, Rule::Public)));
+        AccessPolicy { rules: self.rules, column: PhantomData }
+    }
+
+    /// Also open while Failed, to whom the setting [`FailedState`] says.
+    pub fn or_failed(mut self) -> AccessPolicy<Arc<Hsm>> {
+        self.rules.push((State::Failed, Rule::PublicOrUnlockHolder));
+        AccessPolicy { rules: self.rules, column: PhantomData }
+    }
+}
+
 impl RequestContext {
-    /// Step 6: who calls. `None` where nobody is asked.
+    /// 401, 429: who calls. `None` where nobody is asked.
     pub(super) async fn authenticated(&self, column: &impl Column) -> Result<Option<Caller>, Refusal> {
         let rule = self.rule()?;
         if rule == Rule::Public {
@@ -33,7 +107,7 @@ impl RequestContext {
         op.authenticate(evidence).await.map(Some).map_err(|failure| self.not_believed(failure))
     }
 
-    /// Step 7: whether role and namespace let the caller in.
+    /// 403: whether role and namespace let the caller in.
     pub(super) fn permitted(&self, known: Option<Caller>) -> Result<Option<Caller>, Refusal> {
         match (self.rule()?, known) {
             (Rule::Allowed(action, whence), Some(caller)) if allows(&caller, action, whence) => Ok(Some(caller)),
@@ -46,7 +120,7 @@ impl RequestContext {
         }
     }
 
-    /// Steps 6 and 7 once more, for somebody who was believed before the body came.
+    /// Both once more, for somebody who was believed before the body came.
     pub(super) async fn still_allowed(
         &self,
         column: &impl Column,

@@ -1,4 +1,6 @@
 //! What is at a path already, and what the conditions of a request say to it (RFC 9110 §13).
+//!
+//! Trusts the endpoint to say what GET answers there: it has asked whether this caller may know.
 
 use casemate_api::limits::BODY_INLINE_MAX_BYTES;
 use casemate_core::party::Party;
@@ -13,7 +15,7 @@ use super::respond::{no_room, unix_time};
 
 /// What a changing request with conditions would change.
 pub(super) enum Present {
-    /// Nobody asked.
+    /// Something without an ETag, or nothing that the caller may know of.
     Untagged,
     /// Nothing is there.
     Missing,
@@ -41,7 +43,7 @@ impl RequestContext {
         conditions.verdict(effect, current, std::time::SystemTime::UNIX_EPOCH + unix_time(&self.hsm))
     }
 
-    /// Step 13 for GET, once the reply is known: its ETag, and what the conditions say to it.
+    /// 304, 412 for GET, once the reply is known: its ETag, and what the conditions say to it.
     pub(super) async fn conditional(&self, mut reply: Reply) -> Result<Reply, Refusal> {
         if let Content::Whole(bytes) = &mut reply.body
             && self.spec.etag

@@ -14,8 +14,9 @@ use hyper::Method;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use super::access::FailedState;
 use super::budget::Grant;
-use super::endpoint::{FailedState, Spec};
+use super::endpoint::Spec;
 use super::negotiate::{Basic, Conditions};
 use super::places::Places;
 use super::route::Ids;

@@ -14,9 +14,10 @@ use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response};
 
+use super::access::FailedState;
 use super::budget::{Grant, NoRoom};
 use super::context::{RequestContext, Trail};
-use super::endpoint::{Endpoint, FailedState};
+use super::endpoint::Endpoint;
 use super::gate;
 use super::negotiate;
 use super::pages;

@@ -5,90 +5,21 @@
 //! there is no other way to a key.
 
 use std::future::Future;
-use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use casemate_api::{Action, State};
-use casemate_core::caller::{Caller, Whence};
+use casemate_core::caller::Caller;
 use casemate_core::phase::Operational;
 use casemate_core::platform::BoxFuture;
 use casemate_core::{Error, Hsm};
 use hyper::Method;
 
+use super::access::{AccessPolicy, Rule};
 use super::context::RequestContext;
 use super::decode::{self, Body};
 use super::reply::{Refusal, Reply};
 use super::respond;
-
-/// Who may call in one state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
-    /// Anybody, without credentials.
-    Public,
-    /// Users whose role may do this, from where they are.
-    Allowed(Action, Whence),
-    /// The user `unlock` with the unlock passphrase: for what is asked of an HSM whose users cannot be read.
-    UnlockHolder,
-    /// One of the two above: the setting [`FailedState`] says which.
-    PublicOrUnlockHolder,
-}
-
-/// Who may reboot and reset an HSM that is Failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FailedState {
-    /// Who knows the unlock passphrase.
-    #[default]
-    Closed,
-    /// Anybody who reaches the port, as NetHSM's contract has it.
-    Open,
-}
-
-impl Rule {
-    /// The rule that holds under this setting.
-    pub fn under(self, failed: FailedState) -> Self {
-        match (self, failed) {
-            (Rule::PublicOrUnlockHolder, FailedState::Open) => Rule::Public,
-            (Rule::PublicOrUnlockHolder, FailedState::Closed) => Rule::UnlockHolder,
-            (rule, _) => rule,
-        }
-    }
-}
-
-/// Policy of an endpoint whose handler runs in column `C`: a rule for each state in which it is open.
-pub struct AccessPolicy<C> {
-    rules: Vec<(State, Rule)>,
-    column: PhantomData<fn() -> C>,
-}
-
-/// Open while Operational, to users whose role may do `action`.
-pub fn operational(action: Action, whence: Whence) -> AccessPolicy<OperationalGuard> {
-    AccessPolicy { rules: vec![(State::Operational, Rule::Allowed(action, whence))], column: PhantomData }
-}
-
-/// Open while Failed, to who knows the unlock passphrase.
-pub fn failed_to_unlock_holder() -> AccessPolicy<Arc<Hsm>> {
-    AccessPolicy { rules: vec![(State::Failed, Rule::UnlockHolder)], column: PhantomData }
-}
-
-/// Open in `states` to anybody.
-pub fn public(states: &[State]) -> AccessPolicy<Arc<Hsm>> {
-    AccessPolicy { rules: states.iter().map(|state| (*state, Rule::Public)).collect(), column: PhantomData }
-}
-
-impl AccessPolicy<OperationalGuard> {
-    /// Also open in other states, to anybody; the handler must then cope with every phase.
-    pub fn or(mut self, states: &[State]) -> AccessPolicy<Arc<Hsm>> {
-        self.rules.extend(states.iter().map(|state| (*state, Rule::Public)));
-        AccessPolicy { rules: self.rules, column: PhantomData }
-    }
-
-    /// Also open while Failed, to whom the setting [`FailedState`] says.
-    pub fn or_failed(mut self) -> AccessPolicy<Arc<Hsm>> {
-        self.rules.push((State::Failed, Rule::PublicOrUnlockHolder));
-        AccessPolicy { rules: self.rules, column: PhantomData }
-    }
-}
 
 /// The Operational phase, held for the length of one call. Not `Clone`.
 pub struct OperationalGuard(pub(super) Arc<Operational>);

@@ -12,10 +12,11 @@ use casemate_core::caller::UserAccess::{Manage, Passphrase, Read};
 use casemate_core::caller::Whence::{Anywhere, Root};
 use serde_json::{Map, Value};
 
+use super::access::{failed_to_unlock_holder, operational, public};
 use super::decode::{Types, ignored, import, json, judged_json, long_json, none, octets, pem, stream, untyped_json};
 use super::endpoint::Intent::{IfPossible, Never, Proven};
 use super::endpoint::Media::{JsonLines, Octets, Pem, Prometheus};
-use super::endpoint::{Endpoint, delete, failed_to_unlock_holder, get, operational, post, public, put};
+use super::endpoint::{Endpoint, delete, get, post, put};
 use super::find::*;
 use super::handlers::{audit, backup, cluster, config, health, keys, lock, namespaces, system, tls, users};
 use super::represent::{OfCertificate, OfKey, OfLogging, OfNetwork, OfTlsChain, OfUnattendedBoot, OfUser, Tagged};

@@ -1,6 +1,6 @@
 //! The HTTP edge: bytes to requests, requests to calls of the core, answers to bytes.
 
-mod access;
+pub mod access;
 mod act;
 pub mod body;
 pub mod budget;
@@ -24,7 +24,6 @@ pub mod reply;
 pub mod represent;
 mod respond;
 pub mod route;
-
 pub mod serve;
 mod trail;
 pub mod upload;

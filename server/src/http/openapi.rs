@@ -7,8 +7,9 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use super::access::{FailedState, Rule};
 use super::decode::Types;
-use super::endpoint::{FailedState, Rule, Spec};
+use super::endpoint::Spec;
 use super::route::{BASE, Routes};
 
 /// The document (OpenAPI 3.1.0), as JSON. It tells of this server, and so of its setting `failed`.
