@@ -54,7 +54,7 @@ impl Rule {
 
 /// Policy of an endpoint whose handler runs in column `C`: a rule for each state in which it is open.
 pub struct AccessPolicy<C> {
-    pub(super) rules: Vec<(State, Rule)>,
+    rules: Vec<(State, Rule)>,
     column: PhantomData<fn() -> C>,
 }
 
@@ -71,6 +71,13 @@ pub fn failed_to_unlock_holder() -> AccessPolicy<Arc<Hsm>> {
 /// Open in `states` to anybody.
 pub fn public(states: &[State]) -> AccessPolicy<Arc<Hsm>> {
     AccessPolicy { rules: states.iter().map(|state| (*state, Rule::Public)).collect(), column: PhantomData }
+}
+
+impl<C> AccessPolicy<C> {
+    /// The rules alone, for the endpoint's [`Spec`](super::endpoint::Spec).
+    pub(super) fn into_rules(self) -> Vec<(State, Rule)> {
+        self.rules
+    }
 }
 
 impl AccessPolicy<OperationalGuard> {

@@ -403,7 +403,7 @@ fn endpoint<C: Column, F: FindReachable<C>, B: Send + 'static>(
     let spec = Arc::new(Spec {
         method,
         path,
-        access: access.rules,
+        access: access.into_rules(),
         ids: F::IDS,
         takes: body.takes,
         request: body.schema,
