@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use casemate_api::{Role, State};
+use casemate_core::caller::Whence;
+use casemate_server::http::access::Rule;
 use casemate_server::http::endpoints::table;
 use hyper::Method;
 use serde_json::json;
@@ -104,6 +107,26 @@ fn every_change_takes_the_etag_that_get_gave_and_no_other() {
         conditional().iter().map(|change| (change.method.to_owned(), change.pattern.to_owned())).collect();
     tried.insert(("POST".into(), "/users/{user}".into()));
     assert_eq!(tried, changes_of_tagged_paths(), "each is tried here");
+}
+
+/// A condition answers what GET would: nobody may change at such a path who may not read there.
+#[test]
+fn who_may_make_a_conditional_change_may_read_what_is_there() {
+    let table = table();
+    for (method, path) in changes_of_tagged_paths() {
+        let rule = |wanted: &str| {
+            let row = table.iter().find(|row| row.spec.path == path && row.spec.method.as_str() == wanted).unwrap();
+            match row.spec.access.as_slice() {
+                [(State::Operational, Rule::Allowed(action, whence))] => (*action, *whence),
+                others => panic!("{wanted} {path}: {others:?}"),
+            }
+        };
+        let ((change, change_from), (read, read_from)) = (rule(&method), rule("GET"));
+        for role in Role::ALL.into_iter().filter(|role| role.may(change)) {
+            assert!(role.may(read), "{method} {path}: {role:?}");
+        }
+        assert!(read_from == Whence::Anywhere || change_from == Whence::Root, "{method} {path}");
+    }
 }
 
 #[test]
