@@ -1,6 +1,6 @@
 //! The HTTP side of one HSM: from a request to its response, and all that both need.
 //!
-//! A path leads to an endpoint, whose answer [`super::respond`] forms, or else to a page outside the API. What is done for
+//! A path leads to an endpoint, whose answer `respond.rs` forms, or else to a page outside the API. What is done for
 //! every request whatever it asks for is here: its memory is taken from its client's account, its time is measured, and
 //! its response gets the headers that all have.
 

@@ -5,7 +5,7 @@
 //! 304 → Content-Type 415 → body 400 → whatever the HSM says.
 //!
 //! A path that no endpoint has does not come here: [`super::edge`] gives it to the pages beside the API, which say `404`.
-//! The conditions of a GET are held against its reply, by [`super::conditions`].
+//! The conditions of a GET are held against its reply, by `conditions.rs`.
 //!
 //! The body is read in between, and while that lasts nobody holds the Operational phase: a slow client cannot keep the
 //! HSM from locking. What the path leads to is looked up afterwards, so that the order of answers is kept.
