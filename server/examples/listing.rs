@@ -4,10 +4,10 @@
 use casemate_api::mechanisms::{Mode, TABLE};
 use casemate_api::{Role, State};
 use casemate_core::identity::caller::Whence;
+use casemate_server::http::access::{FailedState, Rule};
 use casemate_server::http::endpoints;
 use casemate_server::http::openapi;
 use casemate_server::http::route::Routes;
-use casemate_server::http::row::{FailedState, Rule};
 
 #[expect(clippy::print_stdout, reason = "this is what it is for")]
 fn main() {
@@ -36,7 +36,7 @@ fn policy() -> String {
         let spec = &row.spec;
         let mut line = format!("{:<7}{:<42}", spec.method.as_str(), spec.path);
         for state in State::ALL {
-            let rule = spec.who.iter().find(|(open, _)| *open == state).map(|(_, rule)| *rule);
+            let rule = spec.access.iter().find(|(open, _)| *open == state).map(|(_, rule)| *rule);
             line += &format!("{:<26}", who(rule));
         }
         text += line.trim_end();

@@ -22,8 +22,8 @@ use casemate_core::{Error, Hsm};
 
 use crate::clock::SystemClock;
 use crate::device::FileDevice;
-use crate::http::gate::Edge;
-use crate::http::row::FailedState;
+use crate::http::access::FailedState;
+use crate::http::edge::Edge;
 use crate::http::serve::{self, Bounds, CertSlot};
 use crate::observe::listener::{self, Source};
 use crate::observe::metrics::{Metrics, StoreName};

@@ -13,7 +13,7 @@ use toml::Spanned;
 use tracing::level_filters::LevelFilter;
 
 use crate::command::Tool;
-use crate::http::row::FailedState;
+use crate::http::access::FailedState;
 
 use crate::observe::lines::LogFormat;
 use crate::observe::syslog;

@@ -1,9 +1,9 @@
-//! What bodies a row takes, and how they become the handler's argument.
+//! What bodies an endpoint takes, and how they become the handler's argument.
 
 use std::sync::Arc;
 
 use casemate_api::body::keys::{ImportArguments, ImportKey};
-use casemate_api::limits::{BODY_MAX_BYTES, BODY_USE_MAX_BYTES};
+use casemate_api::limits::{BODY_MAX_BYTES, BODY_USE_MAX_BYTES, PART_HEAD_MAX_BYTES, REQUEST_BYTES};
 use casemate_core::runtime::BoxFuture;
 use casemate_core::runtime::party::Party;
 use casemate_core::{Error, Hsm};
@@ -11,14 +11,18 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use super::body;
+use super::body::{self, Received};
+use super::budget::NoRoom;
+use super::context::RequestContext;
+use super::endpoint::SchemaOf;
 use super::json::{self, JsonError};
 use super::multipart;
 use super::negotiate::ContentType;
-use super::row::SchemaOf;
+use super::reply::Refusal;
+use super::respond::no_room;
 use super::upload::Upload;
 
-/// Which Content-Types a row takes, and when that is checked.
+/// Which Content-Types an endpoint takes, and when that is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Types {
     /// Any, or none.
@@ -62,7 +66,7 @@ impl Types {
     }
 }
 
-/// Which bodies a row takes.
+/// Which bodies an endpoint takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Takes {
     /// The Content-Types.
@@ -80,7 +84,7 @@ impl Takes {
 
 type Decode<B> = fn(Arc<Hsm>, Party, Option<Vec<u8>>, body::Body) -> BoxFuture<'static, Result<B, Error>>;
 
-/// How the body of a row becomes its handler's argument.
+/// How the body of an endpoint becomes its handler's argument.
 pub struct Body<B> {
     pub(super) takes: Takes,
     pub(super) schema: Option<SchemaOf>,
@@ -94,6 +98,43 @@ pub(super) enum How<B> {
     Typed(Decode<B>),
     /// Not at all: the handler reads it.
     Streamed(fn(Upload) -> B),
+}
+
+impl<B: Send + 'static> Body<B> {
+    /// The handler's argument, of the bytes that were `sent`, or of those that are still to come.
+    pub(super) async fn decode(&self, sent: Received, context: &mut RequestContext) -> Result<B, Refusal> {
+        let length = sent.len();
+        let decoded = match &self.decode {
+            How::Now(decode) => {
+                let (decode, hsm, grant) = (*decode, &context.hsm, context.grant.clone());
+                let party = Party::Address(context.address.into());
+                // The body goes with that: it makes room for the copies that are to be made of what is in it. It is counted
+                // as long as the pool has it, also if the client leaves.
+                let decode = move || {
+                    let body = sent.into_body();
+                    let input = decode(&body);
+                    drop((body, grant));
+                    input
+                };
+                hsm.by_size(length, party, decode).await.and_then(|input| input)
+            }
+            How::Typed(decode) => {
+                let (header, hsm) = (context.content_type().map(<[u8]>::to_vec), context.hsm.clone());
+                // Counted as long as the pool has it, also if the client leaves.
+                let (party, grant) = (Party::Address(context.address.into()), context.grant.clone());
+                match hsm.by_size(length, party, move || sent.into_body().counted(grant)).await {
+                    Ok(sent) => decode(hsm, party, header, sent).await,
+                    Err(error) => Err(error),
+                }
+            }
+            How::Streamed(take) => {
+                // What waits of it, and what is made of that.
+                context.grant.cover(REQUEST_BYTES + 2 * PART_HEAD_MAX_BYTES).map_err(|NoRoom| no_room())?;
+                Ok(take(context.upload()))
+            }
+        };
+        decoded.map_err(|error| Refusal::from_core(error, &context.spec))
+    }
 }
 
 fn body<B>(types: Types, schema: Option<SchemaOf>, decode: fn(&[u8]) -> Result<B, Error>) -> Body<B> {
@@ -141,8 +182,8 @@ pub fn octets() -> Body<Vec<u8>> {
     body(Types::Octets, None, |bytes| Ok(bytes.to_vec()))
 }
 
-/// A body of any size, which the handler takes as it comes. Such a row runs on `Arc<Hsm>`, so that a client that takes its
-/// time does not hold the phase.
+/// A body of any size, which the handler takes as it comes. Such an endpoint runs on `Arc<Hsm>`, so that a client that
+/// takes its time does not hold the phase.
 pub fn stream(types: Types) -> Body<Upload> {
     Body { takes: Takes { types, max_bytes: usize::MAX }, schema: None, decode: How::Streamed(|upload| upload) }
 }

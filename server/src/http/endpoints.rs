@@ -12,94 +12,96 @@ use casemate_core::identity::caller::Whence::{Anywhere, Root};
 use casemate_core::identity::users::UserAccess::{Manage, Passphrase, Read};
 use serde_json::{Map, Value};
 
+use super::access::{failed_to_unlock_holder, operational, public};
 use super::decode::{Types, ignored, import, json, judged_json, long_json, none, octets, pem, stream, untyped_json};
+use super::endpoint::Intent::{IfPossible, Never, Proven};
+use super::endpoint::Media::{JsonLines, Octets, Pem, Prometheus};
+use super::endpoint::{Endpoint, delete, get, post, put};
 use super::find::*;
 use super::handlers::{audit, backup, cluster, config, health, keys, lock, namespaces, system, tls, users};
-use super::row::Intent::{IfPossible, Never, Proven};
-use super::row::Media::{JsonLines, Octets, Pem, Prometheus};
-use super::row::{Row, delete, failed_to_unlock_holder, get, operational, post, public, put};
+use super::represent::{OfCertificate, OfKey, OfLogging, OfNetwork, OfTlsChain, OfUnattendedBoot, OfUser, Tagged};
 
 /// Every row, in the order of the API document.
 #[rustfmt::skip]
-pub fn table() -> Vec<Row> {
+pub fn table() -> Vec<Endpoint> {
     const ALWAYS: &[casemate_api::State] = &[Unprovisioned, Locked, Operational, Failed];
     const NOT_OPERATIONAL: &[casemate_api::State] = &[Unprovisioned, Locked, Failed];
     vec![
         // method, path                 who, per state                                         find                 body            handler
-        get("/info",                    public(ALWAYS),                                        Nothing,             none(),         health::info).gives::<system_bodies::Info>(200).etag().head(),
-        get("/health/alive",            public(&[Unprovisioned, Locked]),                      Nothing,             none(),         health::alive).answers(200).no_cache().head(),
-        get("/health/ready",            public(&[Operational]),                                Nothing,             none(),         health::ready).answers(200).no_cache().head(),
-        get("/health/state",            public(ALWAYS),                                        Nothing,             none(),         health::state).gives::<system_bodies::HealthState>(200).no_cache().head(),
-        get("/health/diagnose",         operational(System, Root).or(NOT_OPERATIONAL),         Nothing,             none(),         health::diagnose).gives::<system_bodies::Diagnosis>(200).no_cache().head(),
-        get("/metrics",                 operational(Metrics, Anywhere),                        Figures,             none(),         health::metrics).gives::<Map<String, Value>>(200).no_cache().head(),
-        get("/metrics/prometheus",      operational(Metrics, Anywhere),                        AllFigures,          none(),         health::prometheus).answers(200).media(Prometheus).no_cache().head(),
+        get("/info",                    public(ALWAYS),                                        Nothing,                              health::info).gives::<system_bodies::Info>(200).etag().head(),
+        get("/health/alive",            public(&[Unprovisioned, Locked]),                      Nothing,                              health::alive).answers(200).no_cache().head(),
+        get("/health/ready",            public(&[Operational]),                                Nothing,                              health::ready).answers(200).no_cache().head(),
+        get("/health/state",            public(ALWAYS),                                        Nothing,                              health::state).gives::<system_bodies::HealthState>(200).no_cache().head(),
+        get("/health/diagnose",         operational(System, Root).or(NOT_OPERATIONAL),         Nothing,                              health::diagnose).gives::<system_bodies::Diagnosis>(200).no_cache().head(),
+        get("/metrics",                 operational(Metrics, Anywhere),                        Figures,                              health::metrics).gives::<Map<String, Value>>(200).no_cache().head(),
+        get("/metrics/prometheus",      operational(Metrics, Anywhere),                        AllFigures,                           health::prometheus).answers(200).media(Prometheus).no_cache().head(),
 
         post("/provision",              public(&[Unprovisioned]),                              Nothing,             untyped_json(), lock::provision).no_cache(),
         post("/unlock",                 public(&[Locked]),                                     Address,             judged_json(),  lock::unlock).no_cache().intent(Proven),
         post("/lock",                   operational(System, Root),                             TheHsm,              none(),         lock::lock).no_cache().intent(IfPossible),
         post("/random",                 operational(Random, Anywhere),                         Nothing,             untyped_json(), system::random).gives::<system_bodies::Random>(200).no_cache(),
 
-        get("/keys",                    operational(KeyRead, Anywhere),                        AllKeys,             none(),         keys::list).gives::<Vec<key_bodies::KeyItem>>(200).lists(),
+        get("/keys",                    operational(KeyRead, Anywhere),                        AllKeys,                              keys::list).gives::<Vec<key_bodies::KeyItem>>(200).lists(),
         post("/keys",                   operational(KeyManage, Anywhere),                      Nothing,             import(),       keys::import).gives::<Created>(201).exists(400),
         post("/keys/generate",          operational(KeyManage, Anywhere),                      Figures,             json(),         keys::generate).gives::<Created>(201).exists(400).no_cache(),
-        get("/keys/{key}",              operational(KeyRead, Anywhere),                        KeyOrPrefixOf,       none(),         keys::read).gives::<key_bodies::Key>(200).etag(),
-        put("/keys/{key}",              operational(KeyManage, Anywhere),                      KeySlot,             import(),       keys::import_as).exists(400),
-        delete("/keys/{key}",           operational(KeyManage, Anywhere),                      ExistingKey,         none(),         keys::delete),
-        get("/keys/{key}/public.pem",   operational(KeyRead, Anywhere),                        ExistingKey,         none(),         keys::public_pem).answers(200).media(Pem).etag(),
+        get("/keys/{key}",              operational(KeyRead, Anywhere),                        KeyOrPrefixOf,                        keys::read).gives::<key_bodies::Key>(200).etag(),
+        put("/keys/{key}",              operational(KeyManage, Anywhere),                      Tagged(KeySlot, OfKey), import(),   keys::import_as).exists(400),
+        delete("/keys/{key}",           operational(KeyManage, Anywhere),                      Tagged(ExistingKey, OfKey),           keys::delete),
+        get("/keys/{key}/public.pem",   operational(KeyRead, Anywhere),                        ExistingKey,                          keys::public_pem).answers(200).media(Pem).etag(),
         post("/keys/{key}/csr.pem",     operational(KeyRead, Anywhere),                        ExistingKey,         untyped_json::<DistinguishedName>(), keys::csr).answers(200).media(Pem).no_cache().intent(Never),
         post("/keys/{key}/decrypt",     operational(KeyUse, Anywhere),                         ExistingKeyToUse,    long_json(),    keys::decrypt).gives::<key_bodies::Decrypted>(200).no_cache(),
         post("/keys/{key}/encrypt",     operational(KeyUse, Anywhere),                         ExistingKeyToUse,    long_json(),    keys::encrypt).gives::<key_bodies::Encrypted>(200).no_cache(),
         post("/keys/{key}/sign",        operational(KeyUse, Anywhere),                         ExistingKeyToUse,    long_json(),    keys::sign).gives::<key_bodies::Signature>(200).no_cache(),
-        get("/keys/{key}/cert",         operational(KeyRead, Anywhere),                        ExistingKey,         none(),         keys::certificate).answers(200).media(Octets).etag(),
-        put("/keys/{key}/cert",         operational(KeyManage, Anywhere),                      KeySlot,             octets(),       keys::set_certificate).answers(201).media(Octets),
-        delete("/keys/{key}/cert",      operational(KeyManage, Anywhere),                      ExistingKey,         none(),         keys::delete_certificate).media(Octets),
+        get("/keys/{key}/cert",         operational(KeyRead, Anywhere),                        ExistingKey,                          keys::certificate).answers(200).media(Octets).etag(),
+        put("/keys/{key}/cert",         operational(KeyManage, Anywhere),                      Tagged(KeySlot, OfCertificate), octets(), keys::set_certificate).answers(201).media(Octets),
+        delete("/keys/{key}/cert",      operational(KeyManage, Anywhere),                      Tagged(ExistingKey, OfCertificate),   keys::delete_certificate).media(Octets),
         put("/keys/{key}/label",        operational(KeyManage, Anywhere),                      KeySlot,             json(),         keys::set_label).no_cache(),
-        delete("/keys/{key}/label",     operational(KeyManage, Anywhere),                      ExistingKey,         none(),         keys::delete_label).no_cache(),
+        delete("/keys/{key}/label",     operational(KeyManage, Anywhere),                      ExistingKey,                          keys::delete_label).no_cache(),
         post("/keys/{key}/move",        operational(KeyManage, Anywhere),                      ExistingKey,         untyped_json(), keys::rename).gives::<Created>(200).no_cache(),
         put("/keys/{key}/restrictions/tags/{tag}",    operational(KeyManage, Anywhere),        KeySlotAndTag,       ignored(),      keys::add_tag).no_cache(),
-        delete("/keys/{key}/restrictions/tags/{tag}", operational(KeyManage, Anywhere),        KeySlotAndTag,       none(),         keys::remove_tag).no_cache(),
+        delete("/keys/{key}/restrictions/tags/{tag}", operational(KeyManage, Anywhere),        KeySlotAndTag,                        keys::remove_tag).no_cache(),
 
         post("/cluster/force-new",      failed_to_unlock_holder(),                             Nothing,             none(),         cluster::force_new).no_cache().intent(Never),
-        get("/cluster/members",         operational(System, Root),                             Nothing,             none(),         cluster::members).gives::<Vec<cluster_bodies::ClusterMember>>(200),
+        get("/cluster/members",         operational(System, Root),                             Nothing,                              cluster::members).gives::<Vec<cluster_bodies::ClusterMember>>(200),
 
-        get("/namespaces",              operational(Namespaces, Root),                         Nothing,             none(),         namespaces::list).gives::<Vec<user_bodies::NamespaceItem>>(200).head().lists(),
+        get("/namespaces",              operational(Namespaces, Root),                         Nothing,                              namespaces::list).gives::<Vec<user_bodies::NamespaceItem>>(200).head().lists(),
         put("/namespaces/{namespace}",  operational(Namespaces, Root),                         NamespaceSlot,       ignored(),      namespaces::create).exists(400),
-        delete("/namespaces/{namespace}", operational(Namespaces, Root),                       ExistingNamespace,   none(),         namespaces::delete),
-        get("/namespaces/{namespace}/quota", operational(Namespaces, Anywhere),                OwnNamespace,        none(),         namespaces::quota).gives::<user_bodies::NamespaceQuota>(200).no_cache(),
+        delete("/namespaces/{namespace}", operational(Namespaces, Root),                       ExistingNamespace,                    namespaces::delete),
+        get("/namespaces/{namespace}/quota", operational(Namespaces, Anywhere),                OwnNamespace,                         namespaces::quota).gives::<user_bodies::NamespaceQuota>(200).no_cache(),
         put("/namespaces/{namespace}/quota", operational(Namespaces, Root),                    ExistingNamespace,   json(),         namespaces::set_quota).no_cache(),
 
-        get("/users",                   operational(UserManage, Anywhere),                     Nothing,             none(),         users::list).gives::<Vec<user_bodies::UserItem>>(200).lists(),
+        get("/users",                   operational(UserManage, Anywhere),                     Nothing,                              users::list).gives::<Vec<user_bodies::UserItem>>(200).lists(),
         post("/users",                  operational(UserManage, Anywhere),                     Nothing,             json(),         users::create_here).gives::<Created>(201),
-        get("/users/{user}",            operational(UserRead, Anywhere),                       ExistingUser(Read),  none(),         users::read).gives::<user_bodies::User>(200).etag(),
-        put("/users/{user}",            operational(UserManage, Anywhere),                     NewUserId,           json(),         users::create_as).answers(201),
+        get("/users/{user}",            operational(UserRead, Anywhere),                       ExistingUser(Read),                   users::read).gives::<user_bodies::User>(200).etag(),
+        put("/users/{user}",            operational(UserManage, Anywhere),                     Tagged(NewUserId, OfUser), json(),  users::create_as).answers(201),
         post("/users/{user}",           operational(UserManage, Anywhere),                     NewUserNamespace,    json(),         users::create_in).gives::<Created>(201),
-        delete("/users/{user}",         operational(UserManage, Anywhere),                     ExistingUser(Manage), none(),        users::delete),
+        delete("/users/{user}",         operational(UserManage, Anywhere),                     Tagged(ExistingUser(Manage), OfUser), users::delete),
         post("/users/{user}/passphrase", operational(UserPassphrase, Anywhere),                ExistingUser(Passphrase), untyped_json(), users::set_passphrase).no_cache(),
-        get("/users/{user}/tags",       operational(UserRead, Anywhere),                       ExistingUser(Read),  none(),         users::tags).gives::<Vec<String>>(200).no_cache(),
+        get("/users/{user}/tags",       operational(UserRead, Anywhere),                       ExistingUser(Read),                   users::tags).gives::<Vec<String>>(200).no_cache(),
         put("/users/{user}/tags/{tag}",    operational(UserManage, Anywhere),                  UserSlotAndTag(Manage), ignored(),   users::add_tag).no_cache(),
-        delete("/users/{user}/tags/{tag}", operational(UserManage, Anywhere),                  UserSlotAndTag(Manage), none(),      users::remove_tag).no_cache(),
+        delete("/users/{user}/tags/{tag}", operational(UserManage, Anywhere),                  UserSlotAndTag(Manage),               users::remove_tag).no_cache(),
 
         put("/config/unlock-passphrase", operational(Config, Root),                            Nothing,             json(),         config::set_unlock_passphrase).no_cache(),
         put("/config/backup-passphrase", operational(Config, Root),                            Nothing,             json(),         config::set_backup_passphrase).no_cache(),
-        get("/config/unattended-boot",  operational(Config, Root),                             Nothing,             none(),         config::unattended_boot).gives::<config_bodies::UnattendedBoot>(200).etag(),
-        put("/config/unattended-boot",  operational(Config, Root),                             Nothing,             json(),         config::set_unattended_boot),
-        get("/config/tls/public.pem",   operational(Config, Root),                             Nothing,             none(),         tls::public_key).answers(200).media(Pem).etag().head(),
-        get("/config/tls/cert.pem",     operational(Config, Root),                             Nothing,             none(),         tls::chain).answers(200).media(Pem).etag(),
-        put("/config/tls/cert.pem",     operational(Config, Root),                             TheHsm,              pem(),          tls::set_chain).answers(201).media(Pem),
+        get("/config/unattended-boot",  operational(Config, Root),                             Nothing,                              config::unattended_boot).gives::<config_bodies::UnattendedBoot>(200).etag(),
+        put("/config/unattended-boot",  operational(Config, Root),                             Tagged(Nothing, OfUnattendedBoot), json(), config::set_unattended_boot),
+        get("/config/tls/public.pem",   operational(Config, Root),                             Nothing,                              tls::public_key).answers(200).media(Pem).etag().head(),
+        get("/config/tls/cert.pem",     operational(Config, Root),                             Nothing,                              tls::chain).answers(200).media(Pem).etag(),
+        put("/config/tls/cert.pem",     operational(Config, Root),                             Tagged(TheHsm, OfTlsChain), pem(),  tls::set_chain).answers(201).media(Pem),
         post("/config/tls/csr.pem",     operational(Config, Root),                             Nothing,             untyped_json::<DistinguishedName>(), tls::csr).answers(200).media(Pem).no_cache().intent(Never),
         post("/config/tls/generate",    operational(Config, Root),                             Nothing,             untyped_json(), tls::generate).no_cache(),
-        get("/config/tls/cluster-ca.pem", operational(Config, Root),                           Nothing,             none(),         tls::cluster_ca).answers(200).media(Pem),
+        get("/config/tls/cluster-ca.pem", operational(Config, Root),                           Nothing,                              tls::cluster_ca).answers(200).media(Pem),
         put("/config/tls/cluster-ca.pem", operational(Config, Root),                           TheHsm,              pem(),          tls::set_cluster_ca).answers(201).media(Pem),
-        get("/config/network",          operational(Config, Root),                             Nothing,             none(),         config::network).gives::<config_bodies::Network>(200).etag(),
-        put("/config/network",          operational(Config, Root),                             Nothing,             json(),         config::set_network),
-        get("/config/logging",          operational(Config, Root),                             Nothing,             none(),         config::logging).gives::<config_bodies::Logging>(200).etag(),
-        put("/config/logging",          operational(Config, Root),                             Nothing,             json(),         config::set_logging),
-        get("/config/ntp",              operational(Config, Root),                             Nothing,             none(),         config::ntp).gives::<config_bodies::Ntp>(200),
+        get("/config/network",          operational(Config, Root),                             Nothing,                              config::network).gives::<config_bodies::Network>(200).etag(),
+        put("/config/network",          operational(Config, Root),                             Tagged(Nothing, OfNetwork), json(), config::set_network),
+        get("/config/logging",          operational(Config, Root),                             Nothing,                              config::logging).gives::<config_bodies::Logging>(200).etag(),
+        put("/config/logging",          operational(Config, Root),                             Tagged(Nothing, OfLogging), json(), config::set_logging),
+        get("/config/ntp",              operational(Config, Root),                             Nothing,                              config::ntp).gives::<config_bodies::Ntp>(200),
         put("/config/ntp",              operational(Config, Root),                             Nothing,             json(),         config::set_ntp),
-        get("/config/time",             operational(Config, Root),                             TheHsm,              none(),         config::time).gives::<config_bodies::Time>(200).no_cache(),
-        put("/config/time",             operational(Config, Root),                             TheHsm,              json(),         config::set_time).no_cache(),
+        get("/config/time",             operational(Config, Root),                             TheHsm,                               config::time).gives::<config_bodies::Time>(200).no_cache(),
+        put("/config/time",             operational(Config, Root),                             Nothing,             json(),         config::set_time).no_cache(),
 
-        get("/system/info",             operational(System, Root),                             Nothing,             none(),         system::info).gives::<system_bodies::SystemInfo>(200).etag().head(),
+        get("/system/info",             operational(System, Root),                             Nothing,                              system::info).gives::<system_bodies::SystemInfo>(200).etag().head(),
         post("/system/reboot",          operational(System, Root).or_failed(),                 Nothing,             none(),         system::reboot).no_cache().intent(IfPossible),
         post("/system/shutdown",        operational(System, Root).or(NOT_OPERATIONAL),         Nothing,             none(),         system::shutdown).no_cache().intent(IfPossible),
         post("/system/update",          operational(System, Root).or(&[]),                     TheUpdates,          stream(Types::Any), system::update).gives::<system_bodies::ReleaseNotes>(200).no_cache(),
@@ -109,7 +111,7 @@ pub fn table() -> Vec<Row> {
         post("/system/restore",         operational(System, Root).or(&[Unprovisioned]),        Nothing,             stream(Types::Given), backup::restore).no_cache(),
         post("/system/factory-reset",   operational(System, Root).or_failed(),                 Nothing,             none(),         system::factory_reset).no_cache().intent(IfPossible),
 
-        get("/audit",                   operational(Audit, Root),                              AuditRange,          none(),         audit::export).answers(200).media(JsonLines).no_cache(),
-        get("/audit/key.pem",           operational(Audit, Root),                              TheHsm,              none(),         audit::key).answers(200).media(Pem).etag(),
+        get("/audit",                   operational(Audit, Root),                              AuditRange,                           audit::export).answers(200).media(JsonLines).no_cache(),
+        get("/audit/key.pem",           operational(Audit, Root),                              TheHsm,                               audit::key).answers(200).media(Pem).etag(),
     ]
 }

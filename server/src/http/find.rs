@@ -14,8 +14,8 @@ use casemate_core::rows::user::UserRecord;
 use casemate_core::{Error, Hsm};
 use percent_encoding::percent_decode;
 
-use super::gate::Call;
-use super::row::{Column, Find, Op};
+use super::context::RequestContext;
+use super::endpoint::{Column, Find, FindReachable, OperationalGuard};
 use crate::observe::metrics::Metrics;
 use crate::update::Updates;
 
@@ -23,13 +23,13 @@ fn invalid(why: IdError) -> Error {
     Error::invalid(why.to_string())
 }
 
-fn first(call: &Call) -> &str {
-    let [first, _] = &call.ids;
+fn first(context: &RequestContext) -> &str {
+    let [first, _] = &context.ids;
     first
 }
 
-fn second(call: &Call) -> &str {
-    let [_, second] = &call.ids;
+fn second(context: &RequestContext) -> &str {
+    let [_, second] = &context.ids;
     second
 }
 
@@ -37,13 +37,8 @@ fn second(call: &Call) -> &str {
 pub struct Nothing;
 
 impl<C: Column> Find<C> for Nothing {
-    type Reached = ();
     type Found = ();
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &C, _: &C::Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &C, _: &C::Caller, (): (), _: &Call) -> Result<(), Error> {
+    async fn find(&self, _: &C, _: &C::Caller, _: &RequestContext) -> Result<(), Error> {
         Ok(())
     }
 }
@@ -52,14 +47,9 @@ impl<C: Column> Find<C> for Nothing {
 pub struct TheHsm;
 
 impl<C: Column> Find<C> for TheHsm {
-    type Reached = ();
     type Found = Arc<Hsm>;
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &C, _: &C::Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<Arc<Hsm>, Error> {
-        Ok(call.asking.hsm.clone())
+    async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Arc<Hsm>, Error> {
+        Ok(context.hsm.clone())
     }
 }
 
@@ -77,19 +67,14 @@ pub struct Records {
 pub struct AuditRange;
 
 impl<C: Column> Find<C> for AuditRange {
-    type Reached = ();
     type Found = Records;
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &C, _: &C::Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<Records, Error> {
-        Ok(Records { hsm: call.asking.hsm.clone(), from: number(call, "from")?, to: number(call, "to")? })
+    async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Records, Error> {
+        Ok(Records { hsm: context.hsm.clone(), from: number(context, "from")?, to: number(context, "to")? })
     }
 }
 
-fn number(call: &Call, name: &str) -> Result<Option<u64>, Error> {
-    let Some((_, value)) = parameters(call).find(|(given, _)| *given == name) else { return Ok(None) };
+fn number(context: &RequestContext, name: &str) -> Result<Option<u64>, Error> {
+    let Some((_, value)) = parameters(context).find(|(given, _)| *given == name) else { return Ok(None) };
     let number = value.parse().ok().filter(|_| value.bytes().all(|byte| byte.is_ascii_digit()));
     number.map(Some).ok_or_else(|| Error::invalid(format!("{name} must be the number of a record.")))
 }
@@ -98,14 +83,9 @@ fn number(call: &Call, name: &str) -> Result<Option<u64>, Error> {
 pub struct Address;
 
 impl<C: Column> Find<C> for Address {
-    type Reached = ();
     type Found = std::net::IpAddr;
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &C, _: &C::Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<std::net::IpAddr, Error> {
-        Ok(call.asking.address)
+    async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<std::net::IpAddr, Error> {
+        Ok(context.address)
     }
 }
 
@@ -113,14 +93,9 @@ impl<C: Column> Find<C> for Address {
 pub struct Figures;
 
 impl<C: Column> Find<C> for Figures {
-    type Reached = ();
     type Found = (Arc<Metrics>, Duration);
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &C, _: &C::Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<Self::Found, Error> {
-        Ok((call.asking.metrics.clone(), call.now()))
+    async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
+        Ok((context.metrics.clone(), context.now()))
     }
 }
 
@@ -128,14 +103,9 @@ impl<C: Column> Find<C> for Figures {
 pub struct TheUpdates;
 
 impl<C: Column> Find<C> for TheUpdates {
-    type Reached = ();
     type Found = (Arc<Hsm>, Arc<Updates>);
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &C, _: &C::Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<Self::Found, Error> {
-        Ok((call.asking.hsm.clone(), call.updates.clone()))
+    async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
+        Ok((context.hsm.clone(), context.updates.clone()))
     }
 }
 
@@ -143,64 +113,47 @@ impl<C: Column> Find<C> for TheUpdates {
 pub struct AllFigures;
 
 impl<C: Column> Find<C> for AllFigures {
-    type Reached = ();
     type Found = (Arc<Hsm>, Arc<Metrics>, Duration);
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &C, _: &C::Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &C, _: &C::Caller, (): (), call: &Call) -> Result<Self::Found, Error> {
-        Ok((call.asking.hsm.clone(), call.asking.metrics.clone(), call.now()))
+    async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
+        Ok((context.hsm.clone(), context.metrics.clone(), context.now()))
     }
 }
 
 /// A key of the caller's scope, which exists.
 pub struct ExistingKey;
 
-async fn existing_key(op: &Op, caller: &Caller, id: &str) -> Result<Key, Error> {
+async fn existing_key(op: &OperationalGuard, caller: &Caller, id: &str) -> Result<Key, Error> {
     let id = KeyId::parse(id).map_err(invalid)?;
     op.keys().of(caller.scope()?).get(&id).await?.ok_or_else(Error::not_found)
 }
 
-impl Find<Op> for ExistingKey {
-    type Reached = ();
+impl Find<OperationalGuard> for ExistingKey {
     type Found = Key;
     const IDS: &'static [&'static str] = &["{key}"];
-    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, op: &Op, caller: &Caller, (): (), call: &Call) -> Result<Key, Error> {
-        existing_key(op, caller, first(call)).await
+    async fn find(&self, op: &OperationalGuard, caller: &Caller, context: &RequestContext) -> Result<Key, Error> {
+        existing_key(op, caller, first(context)).await
     }
 }
 
 /// The id of a key that may or may not exist: `PUT` goes on.
 pub struct KeySlot;
 
-impl Find<Op> for KeySlot {
-    type Reached = ();
+impl Find<OperationalGuard> for KeySlot {
     type Found = KeyId;
     const IDS: &'static [&'static str] = &["{key}"];
-    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &Op, _: &Caller, (): (), call: &Call) -> Result<KeyId, Error> {
-        KeyId::parse(first(call)).map_err(invalid)
+    async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<KeyId, Error> {
+        KeyId::parse(first(context)).map_err(invalid)
     }
 }
 
 /// A key that may or may not exist, and a tag.
 pub struct KeySlotAndTag;
 
-impl Find<Op> for KeySlotAndTag {
-    type Reached = ();
+impl Find<OperationalGuard> for KeySlotAndTag {
     type Found = (KeyId, Tag);
     const IDS: &'static [&'static str] = &["{key}", "{tag}"];
-    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &Op, _: &Caller, (): (), call: &Call) -> Result<(KeyId, Tag), Error> {
-        Ok((KeyId::parse(first(call)).map_err(invalid)?, Tag::parse(second(call)).map_err(invalid)?))
+    async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<(KeyId, Tag), Error> {
+        Ok((KeyId::parse(first(context)).map_err(invalid)?, Tag::parse(second(context)).map_err(invalid)?))
     }
 }
 
@@ -217,16 +170,11 @@ pub struct Listing {
 /// All keys of the caller's scope, filtered by the query.
 pub struct AllKeys;
 
-impl Find<Op> for AllKeys {
-    type Reached = ();
+impl Find<OperationalGuard> for AllKeys {
     type Found = Listing;
-    const IDS: &'static [&'static str] = &[];
-    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &Op, _: &Caller, (): (), call: &Call) -> Result<Listing, Error> {
-        let usable = parameters(call).any(|(name, _)| name == "filter");
-        Ok(Listing { prefix: String::new(), usable, label: label(call)? })
+    async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<Listing, Error> {
+        let usable = parameters(context).any(|(name, _)| name == "filter");
+        Ok(Listing { prefix: String::new(), usable, label: label(context)? })
     }
 }
 
@@ -241,29 +189,30 @@ pub enum KeyOrPrefix {
 /// A key, or a prefix with `*` behind it.
 pub struct KeyOrPrefixOf;
 
-impl Find<Op> for KeyOrPrefixOf {
-    type Reached = ();
+impl Find<OperationalGuard> for KeyOrPrefixOf {
     type Found = KeyOrPrefix;
     const IDS: &'static [&'static str] = &["{key}"];
-    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, op: &Op, caller: &Caller, (): (), call: &Call) -> Result<KeyOrPrefix, Error> {
-        let Some(prefix) = first(call).strip_suffix('*') else {
-            return existing_key(op, caller, first(call)).await.map(KeyOrPrefix::One);
+    async fn find(
+        &self,
+        op: &OperationalGuard,
+        caller: &Caller,
+        context: &RequestContext,
+    ) -> Result<KeyOrPrefix, Error> {
+        let Some(prefix) = first(context).strip_suffix('*') else {
+            return existing_key(op, caller, first(context)).await.map(KeyOrPrefix::One);
         };
         let prefix = KeyId::parse(prefix).map_err(invalid)?.to_string();
-        Ok(KeyOrPrefix::Prefix(Listing { prefix, usable: false, label: label(call)? }))
+        Ok(KeyOrPrefix::Prefix(Listing { prefix, usable: false, label: label(context)? }))
     }
 }
 
-fn parameters(call: &Call) -> impl Iterator<Item = (&str, &str)> {
-    let pairs = call.query.as_deref().unwrap_or_default().split('&');
+fn parameters(context: &RequestContext) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = context.query.as_deref().unwrap_or_default().split('&');
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
-fn label(call: &Call) -> Result<Option<String>, Error> {
-    let Some((_, value)) = parameters(call).find(|(name, _)| *name == "label") else { return Ok(None) };
+fn label(context: &RequestContext) -> Result<Option<String>, Error> {
+    let Some((_, value)) = parameters(context).find(|(name, _)| *name == "label") else { return Ok(None) };
     let bytes: Vec<u8> = percent_decode(value.replace('+', " ").as_bytes()).collect();
     let label = String::from_utf8(bytes).map_err(|_| Error::invalid("Label is not valid UTF-8"))?;
     casemate_core::keys::check_label(&label)?;
@@ -281,22 +230,38 @@ pub struct FoundUser {
     pub row: Arc<Row<UserRecord>>,
 }
 
-async fn reach_user(op: &Op, caller: &Caller, call: &Call, access: UserAccess) -> Result<UserTarget, Error> {
-    let id = UserId::parse(first(call)).map_err(invalid)?;
+async fn reach_user(
+    op: &OperationalGuard,
+    caller: &Caller,
+    context: &RequestContext,
+    access: UserAccess,
+) -> Result<UserTarget, Error> {
+    let id = UserId::parse(first(context)).map_err(invalid)?;
     op.users().reach(caller, id, access).await
 }
 
-impl Find<Op> for ExistingUser {
+impl FindReachable<OperationalGuard> for ExistingUser {
     type Reached = UserTarget;
     type Found = FoundUser;
     const IDS: &'static [&'static str] = &["{user}"];
-    fn check_id(&self, call: &Call) -> Result<(), Error> {
-        UserId::parse(first(call)).map(drop).map_err(invalid)
+    fn check_id(&self, context: &RequestContext) -> Result<(), Error> {
+        UserId::parse(first(context)).map(drop).map_err(invalid)
     }
-    async fn reach(&self, op: &Op, caller: &Caller, call: &Call) -> Result<UserTarget, Error> {
-        reach_user(op, caller, call, self.0).await
+    async fn reach(
+        &self,
+        op: &OperationalGuard,
+        caller: &Caller,
+        context: &RequestContext,
+    ) -> Result<UserTarget, Error> {
+        reach_user(op, caller, context, self.0).await
     }
-    async fn find(&self, op: &Op, _: &Caller, target: UserTarget, _: &Call) -> Result<FoundUser, Error> {
+    async fn find(
+        &self,
+        op: &OperationalGuard,
+        _: &Caller,
+        target: UserTarget,
+        _: &RequestContext,
+    ) -> Result<FoundUser, Error> {
         let row = op.user(&target.id).await?.ok_or_else(Error::not_found)?;
         Ok(FoundUser { target, row })
     }
@@ -305,48 +270,51 @@ impl Find<Op> for ExistingUser {
 /// A user that the caller may reach and that may or may not exist, and a tag.
 pub struct UserSlotAndTag(pub UserAccess);
 
-impl Find<Op> for UserSlotAndTag {
+impl FindReachable<OperationalGuard> for UserSlotAndTag {
     type Reached = UserTarget;
     type Found = (UserTarget, Tag);
     const IDS: &'static [&'static str] = &["{user}", "{tag}"];
-    fn check_id(&self, call: &Call) -> Result<(), Error> {
-        UserId::parse(first(call)).map(drop).map_err(invalid)
+    fn check_id(&self, context: &RequestContext) -> Result<(), Error> {
+        UserId::parse(first(context)).map(drop).map_err(invalid)
     }
-    async fn reach(&self, op: &Op, caller: &Caller, call: &Call) -> Result<UserTarget, Error> {
-        reach_user(op, caller, call, self.0).await
+    async fn reach(
+        &self,
+        op: &OperationalGuard,
+        caller: &Caller,
+        context: &RequestContext,
+    ) -> Result<UserTarget, Error> {
+        reach_user(op, caller, context, self.0).await
     }
-    async fn find(&self, _: &Op, _: &Caller, target: UserTarget, call: &Call) -> Result<(UserTarget, Tag), Error> {
-        Ok((target, Tag::parse(second(call)).map_err(invalid)?))
+    async fn find(
+        &self,
+        _: &OperationalGuard,
+        _: &Caller,
+        target: UserTarget,
+        context: &RequestContext,
+    ) -> Result<(UserTarget, Tag), Error> {
+        Ok((target, Tag::parse(second(context)).map_err(invalid)?))
     }
 }
 
 /// The id of a user to create. Whether the caller may is asked after the body, as the contract has it.
 pub struct NewUserId;
 
-impl Find<Op> for NewUserId {
-    type Reached = ();
+impl Find<OperationalGuard> for NewUserId {
     type Found = UserId;
     const IDS: &'static [&'static str] = &["{user}"];
-    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &Op, _: &Caller, (): (), call: &Call) -> Result<UserId, Error> {
-        UserId::parse(first(call)).map_err(invalid)
+    async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<UserId, Error> {
+        UserId::parse(first(context)).map_err(invalid)
     }
 }
 
 /// The namespace of a user to create whose name the HSM picks: `namespace~`.
 pub struct NewUserNamespace;
 
-impl Find<Op> for NewUserNamespace {
-    type Reached = ();
+impl Find<OperationalGuard> for NewUserNamespace {
     type Found = NamespaceId;
     const IDS: &'static [&'static str] = &["{user}"];
-    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &Op, _: &Caller, (): (), call: &Call) -> Result<NamespaceId, Error> {
-        let namespace = first(call).strip_suffix('~').ok_or_else(|| {
+    async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<NamespaceId, Error> {
+        let namespace = first(context).strip_suffix('~').ok_or_else(|| {
             Error::invalid("To create a user with a picked name in a namespace, the path ends in /users/<namespace>~")
         })?;
         NamespaceId::parse(namespace).map_err(invalid)
@@ -356,15 +324,11 @@ impl Find<Op> for NewUserNamespace {
 /// The id of a namespace that may or may not exist.
 pub struct NamespaceSlot;
 
-impl Find<Op> for NamespaceSlot {
-    type Reached = ();
+impl Find<OperationalGuard> for NamespaceSlot {
     type Found = NamespaceId;
     const IDS: &'static [&'static str] = &["{namespace}"];
-    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, _: &Op, _: &Caller, (): (), call: &Call) -> Result<NamespaceId, Error> {
-        NamespaceId::parse(first(call)).map_err(invalid)
+    async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<NamespaceId, Error> {
+        NamespaceId::parse(first(context)).map_err(invalid)
     }
 }
 
@@ -379,15 +343,11 @@ pub struct FoundNamespace {
     pub number: NamespaceNumber,
 }
 
-impl Find<Op> for ExistingNamespace {
-    type Reached = ();
+impl Find<OperationalGuard> for ExistingNamespace {
     type Found = FoundNamespace;
     const IDS: &'static [&'static str] = &["{namespace}"];
-    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, op: &Op, _: &Caller, (): (), call: &Call) -> Result<FoundNamespace, Error> {
-        let id = NamespaceId::parse(first(call)).map_err(invalid)?;
+    async fn find(&self, op: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<FoundNamespace, Error> {
+        let id = NamespaceId::parse(first(context)).map_err(invalid)?;
         let row = op.namespaces().get(&id).await?.ok_or_else(Error::not_found)?;
         Ok(FoundNamespace { id, number: row.record.number })
     }
@@ -396,32 +356,39 @@ impl Find<Op> for ExistingNamespace {
 /// A namespace that exists: any for the root, else the caller's own.
 pub struct OwnNamespace;
 
-impl Find<Op> for OwnNamespace {
+impl FindReachable<OperationalGuard> for OwnNamespace {
     type Reached = ();
     type Found = NamespaceId;
     const IDS: &'static [&'static str] = &["{namespace}"];
-    async fn reach(&self, _: &Op, caller: &Caller, call: &Call) -> Result<(), Error> {
+    async fn reach(&self, _: &OperationalGuard, caller: &Caller, context: &RequestContext) -> Result<(), Error> {
         match caller.scope()?.namespace() {
-            Some(own) if own.as_str() != first(call) => Err(Error::Forbidden(None)),
+            Some(own) if own.as_str() != first(context) => Err(Error::Forbidden(None)),
             Some(_) | None => Ok(()),
         }
     }
-    async fn find(&self, op: &Op, caller: &Caller, (): (), call: &Call) -> Result<NamespaceId, Error> {
-        Ok(ExistingNamespace.find(op, caller, (), call).await?.id)
+    async fn find(
+        &self,
+        op: &OperationalGuard,
+        caller: &Caller,
+        (): (),
+        context: &RequestContext,
+    ) -> Result<NamespaceId, Error> {
+        Ok(Find::find(&ExistingNamespace, op, caller, context).await?.id)
     }
 }
 
 /// A key of the caller's scope, and where its use is counted.
 pub struct ExistingKeyToUse;
 
-impl Find<Op> for ExistingKeyToUse {
-    type Reached = ();
+impl Find<OperationalGuard> for ExistingKeyToUse {
     type Found = (Key, Arc<Metrics>);
     const IDS: &'static [&'static str] = &["{key}"];
-    async fn reach(&self, _: &Op, _: &Caller, _: &Call) -> Result<(), Error> {
-        Ok(())
-    }
-    async fn find(&self, op: &Op, caller: &Caller, (): (), call: &Call) -> Result<Self::Found, Error> {
-        Ok((existing_key(op, caller, first(call)).await?, call.asking.metrics.clone()))
+    async fn find(
+        &self,
+        op: &OperationalGuard,
+        caller: &Caller,
+        context: &RequestContext,
+    ) -> Result<Self::Found, Error> {
+        Ok((existing_key(op, caller, first(context)).await?, context.metrics.clone()))
     }
 }

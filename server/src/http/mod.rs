@@ -1,8 +1,14 @@
 //! The HTTP edge: bytes to requests, requests to calls of the core, answers to bytes.
 
+pub mod access;
+mod act;
 pub mod body;
 pub mod budget;
+mod conditions;
+pub mod context;
 pub mod decode;
+pub mod edge;
+pub mod endpoint;
 pub mod endpoints;
 pub mod find;
 pub mod gate;
@@ -14,8 +20,9 @@ pub mod openapi;
 mod pages;
 mod places;
 pub mod reply;
+pub mod represent;
+mod respond;
 pub mod route;
-pub mod row;
 pub mod serve;
 mod trail;
 pub mod upload;

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use casemate_api::limits::PART_HEAD_MAX_BYTES;
 use casemate_core::Error;
-use casemate_core::platform::BoxFuture;
+use casemate_core::runtime::BoxFuture;
 use http_body_util::{BodyDataStream, Full};
 use hyper::body::{Body as Pieces, Bytes, Frame};
 use zeroize::Zeroizing;

@@ -7,9 +7,10 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use super::access::{FailedState, Rule};
 use super::decode::Types;
+use super::endpoint::Spec;
 use super::route::{BASE, Routes};
-use super::row::{FailedState, Rule, Spec};
 
 /// The document (OpenAPI 3.1.0), as JSON. It tells of this server, and so of its setting `failed`.
 pub fn document(routes: &Routes, failed: FailedState) -> Vec<u8> {
@@ -20,8 +21,8 @@ pub fn document(routes: &Routes, failed: FailedState) -> Vec<u8> {
     let mut generator = SchemaGenerator::new(settings);
     let error = generator.subschema_for::<ErrorBody<'_>>();
     let mut paths: Map<String, Value> = Map::new();
-    for row in routes.rows() {
-        let spec = &row.spec;
+    for endpoint in routes.endpoints() {
+        let spec = &endpoint.spec;
         let path = paths.entry(spec.path).or_insert_with(|| json!({}));
         if let Value::Object(methods) = path {
             methods.insert(spec.method.as_str().to_lowercase(), operation(spec, failed, &mut generator, &error));
@@ -46,8 +47,8 @@ pub fn document(routes: &Routes, failed: FailedState) -> Vec<u8> {
 }
 
 fn operation(spec: &Spec, failed: FailedState, generator: &mut SchemaGenerator, error: &schemars::Schema) -> Value {
-    let states: Vec<State> = spec.who.iter().map(|(state, _)| *state).collect();
-    let holding = || spec.who.iter().map(|(_, rule)| rule.under(failed));
+    let states: Vec<State> = spec.access.iter().map(|(state, _)| *state).collect();
+    let holding = || spec.access.iter().map(|(_, rule)| rule.under(failed));
     let rules = || holding().filter_map(|rule| if let Rule::Allowed(a, w) = rule { Some((a, w)) } else { None });
     let open = holding().any(|rule| rule == Rule::Public);
     let mut roles: Vec<String> = Role::ALL
@@ -148,7 +149,7 @@ fn responses(spec: &Spec, generator: &mut SchemaGenerator, error: &schemars::Sch
     let mut success = json!({"description": "Done."});
     let content = match schema {
         Some(schema) => Some(json!({"application/json": {"schema": schema(generator)}})),
-        None if status == 200 && spec.media != super::row::Media::Json => {
+        None if status == 200 && spec.media != super::endpoint::Media::Json => {
             Some(json!({spec.media.as_str(): {"schema": {"type": "string"}}}))
         }
         None => None,

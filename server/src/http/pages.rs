@@ -9,7 +9,7 @@ use hyper::{Method, Response, StatusCode};
 
 use super::serve::ReplyBody;
 
-/// Answers a path that is no row of the table. `openapi` is the OpenAPI document.
+/// Answers a path that is no endpoint's. `openapi` is the OpenAPI document.
 pub(super) fn answer(hsm: &Hsm, openapi: &Bytes, method: &Method, path: &str) -> Response<ReplyBody> {
     let read = method == Method::GET || method == Method::HEAD;
     let page = if read { page(hsm.state(), openapi, path) } else { None };

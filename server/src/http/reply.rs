@@ -7,10 +7,10 @@ use casemate_core::error::Text;
 use hyper::StatusCode;
 use serde::Serialize;
 
-use super::row::Spec;
+use super::endpoint::Spec;
 use super::serve::ReplyBody;
 
-/// What a handler answers. The row adds the headers.
+/// What a handler answers. The endpoint adds the headers.
 pub struct Reply {
     /// The status.
     pub status: StatusCode,
@@ -26,9 +26,9 @@ pub struct Reply {
 
 /// Body of a [`Reply`].
 pub enum Content {
-    /// Known bytes, of the row's type.
+    /// Known bytes, of the endpoint's type.
     Whole(Vec<u8>),
-    /// Bytes that come, of the row's type.
+    /// Bytes that come, of the endpoint's type.
     Stream(ReplyBody),
 }
 
@@ -40,8 +40,7 @@ impl Reply {
 
     /// `200` with compact JSON.
     pub fn json(value: &impl Serialize) -> Result<Self, Error> {
-        let bytes = serde_json::to_vec(value).map_err(|why| Error::internal(why.to_string()))?;
-        Ok(Self::ok(bytes))
+        Ok(Self::ok(json(value)?))
     }
 
     /// `200` with a body that comes.
@@ -83,6 +82,11 @@ impl Reply {
     }
 }
 
+/// Compact JSON.
+pub fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(|why| Error::internal(why.to_string()))
+}
+
 /// A request that was not carried out.
 #[derive(Debug)]
 pub struct Refusal {
@@ -90,7 +94,7 @@ pub struct Refusal {
     pub status: StatusCode,
     /// The sentence of the JSON body; none: the body is empty.
     pub message: Option<Text>,
-    /// Whether an empty body still carries the row's Content-Type.
+    /// Whether an empty body still carries the endpoint's Content-Type.
     pub typed: bool,
     /// One more header.
     pub header: Option<(&'static str, String)>,
@@ -142,7 +146,7 @@ impl Refusal {
         self.message.as_ref().map(json).unwrap_or_default()
     }
 
-    /// An error of the core, as the row `spec` answers it.
+    /// An error of the core, as the endpoint `spec` answers it.
     pub fn from_core(error: Error, spec: &Spec) -> Self {
         let exists = StatusCode::from_u16(spec.exists).unwrap_or(StatusCode::CONFLICT);
         match error {

@@ -1,4 +1,4 @@
-//! From a path to the rows that share it. Literal segments win over ids, one trailing slash is ignored, and an empty
+//! From a path to the endpoints that share it. Literal segments win over ids, one trailing slash is ignored, and an empty
 //! segment is an empty id, which its syntax refuses.
 
 use std::collections::HashMap;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hyper::Method;
 
-use super::row::Row;
+use super::endpoint::Endpoint;
 
 /// The path below which the API lives.
 pub const BASE: &str = "/api/v1";
@@ -31,23 +31,23 @@ pub struct Routes {
 /// One path and its methods.
 pub struct Resource {
     segments: Vec<&'static str>,
-    /// Its rows, in the order of the table.
-    pub rows: Vec<Arc<Row>>,
+    /// Its endpoints, in the order of the table.
+    pub endpoints: Vec<Arc<Endpoint>>,
 }
 
 impl Routes {
     /// Orders the table.
-    pub fn new(table: Vec<Row>) -> Self {
+    pub fn new(table: Vec<Endpoint>) -> Self {
         let mut paths: HashMap<&str, Vec<Resource>> = HashMap::new();
-        for (number, mut row) in table.into_iter().enumerate() {
-            row.number = number;
-            let segments: Vec<_> = row.spec.path.split('/').skip(1).collect();
-            assert!(segments.len() <= SEGMENTS_MAX, "{}: longer than any lookup", row.spec.path);
+        for (number, mut endpoint) in table.into_iter().enumerate() {
+            endpoint.number = number;
+            let segments: Vec<_> = endpoint.spec.path.split('/').skip(1).collect();
+            assert!(segments.len() <= SEGMENTS_MAX, "{}: longer than any lookup", endpoint.spec.path);
             let first = segments.first().copied().unwrap_or_default();
             let here = paths.entry(first).or_default();
             match here.iter_mut().find(|resource| resource.segments == segments) {
-                Some(resource) => resource.rows.push(Arc::new(row)),
-                None => here.push(Resource { segments, rows: vec![Arc::new(row)] }),
+                Some(resource) => resource.endpoints.push(Arc::new(endpoint)),
+                None => here.push(Resource { segments, endpoints: vec![Arc::new(endpoint)] }),
             }
         }
         for resources in paths.values_mut() {
@@ -73,11 +73,11 @@ impl Routes {
         Some((resource, resource.ids(segments)?))
     }
 
-    /// Every row, ordered by path.
-    pub fn rows(&self) -> Vec<&Arc<Row>> {
-        let mut rows: Vec<_> = self.paths.values().flatten().flat_map(|resource| &resource.rows).collect();
-        rows.sort_by_key(|row| (row.spec.path, row.spec.method.as_str().to_owned()));
-        rows
+    /// Every endpoint, ordered by path.
+    pub fn endpoints(&self) -> Vec<&Arc<Endpoint>> {
+        let mut endpoints: Vec<_> = self.paths.values().flatten().flat_map(|resource| &resource.endpoints).collect();
+        endpoints.sort_by_key(|endpoint| (endpoint.spec.path, endpoint.spec.method.as_str().to_owned()));
+        endpoints
     }
 }
 
@@ -98,10 +98,10 @@ impl Resource {
         Some(ids)
     }
 
-    /// The row for `method`; HEAD is answered by GET where the row says so.
-    pub fn row(&self, method: &Method) -> Option<&Arc<Row>> {
-        let get = || self.rows.iter().find(|row| row.spec.method == Method::GET && row.spec.head);
-        match self.rows.iter().find(|row| row.spec.method == method) {
+    /// The endpoint for `method`; HEAD is answered by GET where the endpoint says so.
+    pub fn endpoint(&self, method: &Method) -> Option<&Arc<Endpoint>> {
+        let get = || self.endpoints.iter().find(|endpoint| endpoint.spec.method == Method::GET && endpoint.spec.head);
+        match self.endpoints.iter().find(|endpoint| endpoint.spec.method == method) {
             None if method == Method::HEAD => get(),
             found => found,
         }
@@ -109,8 +109,8 @@ impl Resource {
 
     /// The allowed methods as the `Allow` header spells them.
     pub fn allow(&self) -> String {
-        let mut methods: Vec<&str> = self.rows.iter().map(|row| row.spec.method.as_str()).collect();
-        if self.rows.iter().any(|row| row.spec.head) {
+        let mut methods: Vec<&str> = self.endpoints.iter().map(|endpoint| endpoint.spec.method.as_str()).collect();
+        if self.endpoints.iter().any(|endpoint| endpoint.spec.head) {
             methods.push("HEAD");
         }
         methods.join(",")

@@ -8,9 +8,9 @@ use casemate_core::audit::{Act, Audit};
 use casemate_core::{Error, Hsm};
 use hyper::{Method, StatusCode};
 
+use super::endpoint::{Intent, Spec};
 use super::reply::{Refusal, Reply};
 use super::route::Ids;
-use super::row::{Intent, Spec};
 
 /// Who asks for what.
 pub(super) fn act(spec: &Spec, address: IpAddr, user: Option<UserId>, ids: &Ids) -> Act {

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use casemate_api::limits::{UPLOAD_LOOK_MS, UPLOAD_SILENCE_MS};
 use casemate_api::sentences;
+use casemate_core::Hsm;
 use casemate_core::error::Error;
 use casemate_core::identity::caller::Caller;
 use casemate_core::identity::right::Held;
+use casemate_core::runtime::Clock;
 use hyper::body::{Bytes, Incoming};
 
 use super::body::{self, BodyError, Pace};
-use super::gate::Asking;
 
 /// A body on its way in.
 pub struct Upload {
@@ -24,7 +25,8 @@ pub struct Upload {
     looked: Option<Duration>,
     pace: Option<Pace>,
     content_type: Option<Vec<u8>>,
-    asking: Asking,
+    hsm: Arc<Hsm>,
+    clock: Arc<dyn Clock>,
     left_over: LeftOver,
 }
 
@@ -43,17 +45,18 @@ impl Upload {
     pub(super) fn new(
         body: Option<Incoming>,
         content_type: Option<Vec<u8>>,
-        asking: Asking,
+        hsm: Arc<Hsm>,
+        clock: Arc<dyn Clock>,
         left_over: LeftOver,
     ) -> Self {
-        Self { body, received: 0, looked: None, pace: None, content_type, asking, left_over }
+        Self { body, received: 0, looked: None, pace: None, content_type, hsm, clock, left_over }
     }
 
     /// The next piece; `None` at the end. `Invalid` if the client broke off or sends too slowly.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let Some(incoming) = &mut self.body else { return Ok(None) };
         loop {
-            let frame = body::next(&mut *incoming, self.received, &mut self.pace, &*self.asking.clock);
+            let frame = body::next(&mut *incoming, self.received, &mut self.pace, &*self.clock);
             // What was sent fast must not earn hours of silence: a client that has gone without a word keeps others out.
             let silence = Duration::from_millis(UPLOAD_SILENCE_MS);
             let frame = tokio::time::timeout(silence, frame).await.unwrap_or(Err(BodyError::Slow));
@@ -82,13 +85,13 @@ impl Upload {
     /// what this gives is dropped. [`Error::NotBelieved`] or [`Error::Precondition`] if not.
     pub async fn confirm(&mut self, caller: Option<&Caller>) -> Result<Held, Error> {
         let caller = caller.ok_or(Error::NotBelieved)?;
-        let op = self.asking.hsm.operational().ok_or(Error::Precondition(sentences::WRONG_STATE.into()))?;
+        let op = self.hsm.operational().ok_or(Error::Precondition(sentences::WRONG_STATE.into()))?;
         op.hold(caller).await
     }
 
     /// Now and then, whether the caller may still do this: a body may come for days, and keep others out.
     pub async fn look_again(&mut self, caller: Option<&Caller>) -> Result<(), Error> {
-        let now = self.asking.clock.monotonic();
+        let now = self.clock.monotonic();
         let last = *self.looked.get_or_insert(now);
         if now.saturating_sub(last) >= Duration::from_millis(UPLOAD_LOOK_MS) {
             self.looked = Some(now);

@@ -53,9 +53,9 @@ pub fn start(listener: std::net::TcpListener, source: Arc<Source>, stop: &Stop) 
 }
 
 async fn accept(listener: TcpListener, source: Arc<Source>) {
-    let places = Arc::new(Semaphore::new(METRICS_CONNECTIONS_MAX));
+    let connections = Arc::new(Semaphore::new(METRICS_CONNECTIONS_MAX));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(connection) = connections.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let source = source.clone();
@@ -63,7 +63,7 @@ async fn accept(listener: TcpListener, source: Arc<Source>) {
                     let patience = Duration::from_millis(METRICS_TIMEOUT_MS);
                     // Who is too slow is cut off; who went away is no news.
                     let _ = tokio::time::timeout(patience, serve(stream, source)).await;
-                    drop(place);
+                    drop(connection);
                 });
             }
             Err(_) => tokio::time::sleep(ACCEPT_RETRY).await,
@@ -76,7 +76,7 @@ async fn serve(stream: TcpStream, source: Arc<Source>) -> hyper::Result<()> {
         let source = source.clone();
         async move { Ok::<_, Infallible>(answer(&request, &source)) }
     });
-    // One request a connection: a scrape every few seconds need not keep one of the few places.
+    // One request a connection: a scrape every few seconds need not keep one of the few connections.
     let mut http = http1::Builder::new();
     http.keep_alive(false).header_read_timeout(None).max_buf_size(HEAD_MAX_BYTES);
     http.serve_connection(TokioIo::new(stream), answer).await

@@ -68,7 +68,7 @@ impl StoreName {
 
 /// A row of the endpoint table, as metrics name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct EndpointName {
     /// The method.
     pub method: &'static str,
     /// The path, with ids in braces.
@@ -80,7 +80,7 @@ pub struct Metrics {
     since: Duration,
     refusal_second: AtomicU64,
     refusals: AtomicU64,
-    endpoints: OnceLock<Vec<Endpoint>>,
+    endpoints: OnceLock<Vec<EndpointName>>,
     stores: OnceLock<[PathBuf; 2]>,
     shards: Sharded<Shard>,
 }
@@ -142,7 +142,7 @@ pub const BOUNDS_NS: [u64; 9] =
 #[derive(Debug, PartialEq)]
 pub struct Answered {
     /// The endpoint; `None` is what belongs to none.
-    pub endpoint: Option<Endpoint>,
+    pub endpoint: Option<EndpointName>,
     /// Replies by status, those that occurred; `None` is any other status.
     pub codes: Vec<(Option<u16>, u64)>,
     /// How long they took.
@@ -173,7 +173,7 @@ impl Metrics {
 
     /// Says which endpoints there are; [`Metrics::reply`] numbers them by their place in `table`. Only the first word
     /// counts: the table is the same at every boot.
-    pub fn endpoints_are(&self, table: Vec<Endpoint>) {
+    pub fn endpoints_are(&self, table: Vec<EndpointName>) {
         let number = self.endpoints.get_or_init(|| table).len();
         for shard in self.shards.iter() {
             shard.endpoints.get_or_init(|| (0..=number).map(|_| Answers::default()).collect());
@@ -401,7 +401,7 @@ mod tests {
     #[test]
     fn endpoints_are_told_apart_by_status_and_duration() {
         let metrics = Metrics::new(Duration::ZERO);
-        let (a, b) = (Endpoint { method: "GET", path: "/a" }, Endpoint { method: "PUT", path: "/b" });
+        let (a, b) = (EndpointName { method: "GET", path: "/a" }, EndpointName { method: "PUT", path: "/b" });
         metrics.endpoints_are(vec![a, b]);
         metrics.reply(Some(1), 200, Duration::from_micros(250));
         metrics.reply(Some(1), 200, Duration::from_micros(251));

@@ -50,7 +50,7 @@ fn process(out: &mut Text, metrics: &Metrics, hsm: &Hsm, now: Duration) {
 fn http(out: &mut Text, metrics: &Metrics) {
     let answered = metrics.answered();
     out.family("casemate_http_requests_total", Kind::Counter, "Requests answered, by endpoint and status.");
-    let names = |endpoint: Option<super::metrics::Endpoint>| {
+    let names = |endpoint: Option<super::metrics::EndpointName>| {
         endpoint.map_or(("other", "other"), |endpoint| (endpoint.method, endpoint.path))
     };
     for one in &answered {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use casemate_api::State;
 use casemate_core::Hsm;
+use casemate_server::http::endpoint::{Intent, Spec};
 use casemate_server::http::endpoints::table;
-use casemate_server::http::row::{Intent, Spec};
 use casemate_server::tool::audit::verify;
 use pollster::block_on;
 use serde_json::{Value, json};

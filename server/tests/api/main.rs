@@ -21,6 +21,7 @@ mod wire;
 mod access;
 mod audit;
 mod backup;
+mod conditions;
 mod config;
 mod crypto;
 mod device_config;

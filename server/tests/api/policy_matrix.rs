@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use casemate_api::State;
+use casemate_server::http::endpoint::Spec;
 use casemate_server::http::endpoints::table;
-use casemate_server::http::row::Spec;
 
 use crate::golden;
 use crate::rig::{Client, Content, Rig, ed25519, passphrase_of, sign_something};

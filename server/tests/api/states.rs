@@ -5,7 +5,7 @@ use std::time::Duration;
 use casemate_api::State;
 use serde_json::{Value, json};
 
-use casemate_server::http::row::FailedState;
+use casemate_server::http::access::FailedState;
 
 use crate::rig::{Rig, SYSTEM_TIME, UNLOCK, passphrase_of};
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 
+use crate::http::endpoint::OperationalGuard;
 use crate::http::find::Records;
 use crate::http::reply::Reply;
-use crate::http::row::Op;
 use crate::http::serve::ReplyBody;
 
 /// `GET /audit`: one page is answered whole; more are streamed, and break off if the HSM is locked meanwhile.
-pub async fn export(op: Op, _: Caller, wanted: Records, (): ()) -> Result<Reply, Error> {
+pub async fn export(op: OperationalGuard, _: Caller, wanted: Records, (): ()) -> Result<Reply, Error> {
     let audit = wanted.hsm.audit.clone();
     let mut export = audit.export(wanted.from, wanted.to).await?;
     let first = audit.page(&mut export).await?.unwrap_or_default();
@@ -44,6 +44,6 @@ pub async fn export(op: Op, _: Caller, wanted: Records, (): ()) -> Result<Reply,
 }
 
 /// `GET /audit/key.pem`
-pub async fn key(_: Op, _: Caller, hsm: Arc<Hsm>, (): ()) -> Result<Reply, Error> {
+pub async fn key(_: OperationalGuard, _: Caller, hsm: Arc<Hsm>, (): ()) -> Result<Reply, Error> {
     Ok(Reply::ok(hsm.audit.public_key_pem()?))
 }

@@ -12,16 +12,16 @@ use casemate_core::{Error, Hsm};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
+use crate::http::endpoint::OperationalGuard;
 use crate::http::json;
 use crate::http::multipart::{Part, Parts};
 use crate::http::reply::Reply;
-use crate::http::row::Op;
 use crate::http::serve::ReplyBody;
 use crate::http::upload::Upload;
 
 /// `POST /system/backup`: streamed piece by piece, holding the phase only while a piece is made, so that a slow client
 /// cannot keep the HSM from locking.
-pub async fn backup(op: Op, caller: Caller, (): (), (): ()) -> Result<Reply, Error> {
+pub async fn backup(op: OperationalGuard, caller: Caller, (): (), (): ()) -> Result<Reply, Error> {
     let mut backup = op.backups().begin().await?;
     let weak = op.weak();
     drop(op);

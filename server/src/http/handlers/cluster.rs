@@ -6,11 +6,11 @@ use casemate_api::body::cluster::ClusterMember;
 use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 
+use crate::http::endpoint::OperationalGuard;
 use crate::http::reply::Reply;
-use crate::http::row::Op;
 
 /// `GET /cluster/members`: this node alone.
-pub async fn members(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
+pub async fn members(op: OperationalGuard, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
     // Ids of members are 64 bits in hexadecimal; the device's letters are as good as any.
     let id = op.device_id().bytes().take(8).map(|byte| format!("{byte:02x}")).collect();
     Reply::json(&[ClusterMember { id, name: "casemate".into(), urls: Vec::new(), learner: false }])

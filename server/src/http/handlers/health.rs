@@ -7,8 +7,8 @@ use casemate_api::body::system::{ClusterState, Diagnosis, HealthState, Info, Log
 use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 
+use crate::http::endpoint::OperationalGuard;
 use crate::http::reply::Reply;
-use crate::http::row::Op;
 use crate::observe::metrics::Metrics;
 use crate::observe::prometheus;
 
@@ -17,12 +17,12 @@ pub async fn info(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Repl
     Reply::json(&Info { vendor: "Casemate".into(), product: "Casemate".into() })
 }
 
-/// `GET /health/alive`: the row's states say it all.
+/// `GET /health/alive`: the endpoint's states say it all.
 pub async fn alive(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
     Ok(Reply::ok(""))
 }
 
-/// `GET /health/ready`: the row's states say it all.
+/// `GET /health/ready`: the endpoint's states say it all.
 pub async fn ready(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
     Ok(Reply::ok(""))
 }
@@ -40,12 +40,17 @@ pub async fn diagnose(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<
 }
 
 /// `GET /metrics`
-pub async fn metrics(_: Op, _: Caller, (metrics, now): (Arc<Metrics>, Duration), (): ()) -> Result<Reply, Error> {
+pub async fn metrics(
+    _: OperationalGuard,
+    _: Caller,
+    (metrics, now): (Arc<Metrics>, Duration),
+    (): (),
+) -> Result<Reply, Error> {
     Ok(Reply::ok(metrics.json(now)))
 }
 
 /// `GET /metrics/prometheus`
-pub async fn prometheus(op: Op, _: Caller, found: Figured, (): ()) -> Result<Reply, Error> {
+pub async fn prometheus(op: OperationalGuard, _: Caller, found: Figured, (): ()) -> Result<Reply, Error> {
     // The text asks the HSM for its phase, as where there is none; this call need not hold it as well.
     drop(op);
     let (hsm, metrics, now) = found;

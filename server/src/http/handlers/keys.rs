@@ -26,29 +26,30 @@ use hyper::StatusCode;
 use zeroize::Zeroizing;
 
 use crate::http::decode::Import;
+use crate::http::endpoint::OperationalGuard;
 use crate::http::find::{KeyOrPrefix, Listing};
 use crate::http::reply::Reply;
+use crate::http::represent;
 use crate::http::route::BASE;
-use crate::http::row::Op;
 use crate::http::serve::ReplyBody;
 use crate::observe::metrics::{Count, Metrics};
 
 /// `GET /keys`
-pub async fn list(op: Op, caller: Caller, listing: Listing, (): ()) -> Result<Reply, Error> {
+pub async fn list(op: OperationalGuard, caller: Caller, listing: Listing, (): ()) -> Result<Reply, Error> {
     listed(op, caller, listing).await
 }
 
 /// `GET /keys/{key}` and `GET /keys/{prefix}*`
-pub async fn read(op: Op, caller: Caller, found: KeyOrPrefix, (): ()) -> Result<Reply, Error> {
+pub async fn read(op: OperationalGuard, caller: Caller, found: KeyOrPrefix, (): ()) -> Result<Reply, Error> {
     match found {
-        KeyOrPrefix::One(key) => Reply::json(&key.describe(op.keys()).await?),
+        KeyOrPrefix::One(key) => Ok(Reply::ok(represent::key(&op, &key).await?)),
         KeyOrPrefix::Prefix(listing) => listed(op, caller, listing).await,
     }
 }
 
 /// A list that fits one page is answered whole; a longer one is streamed page by page, holding the phase only while a
 /// page is read, so that a slow client cannot keep the HSM from locking.
-async fn listed(op: Op, caller: Caller, listing: Listing) -> Result<Reply, Error> {
+async fn listed(op: OperationalGuard, caller: Caller, listing: Listing) -> Result<Reply, Error> {
     let scope = caller.scope()?.clone();
     let usable_by = (listing.usable && caller.role() == Role::Operator).then_some(caller);
     let wanted = Wanted { scope, listing, usable_by };
@@ -157,7 +158,7 @@ fn created(id: &KeyId) -> Result<Reply, Error> {
 
 /// `POST /keys/generate`
 pub async fn generate(
-    op: Op,
+    op: OperationalGuard,
     caller: Caller,
     (metrics, _): (Arc<Metrics>, Duration),
     wanted: bodies::GenerateKey,
@@ -170,14 +171,14 @@ pub async fn generate(
 }
 
 /// `POST /keys`
-pub async fn import(op: Op, caller: Caller, (): (), body: Import) -> Result<Reply, Error> {
+pub async fn import(op: OperationalGuard, caller: Caller, (): (), body: Import) -> Result<Reply, Error> {
     let party = caller.scope()?.party();
     let (material, properties) = op.off_thread(Work::Slow, party, || imported(body)).await??;
     created(&op.keys().managed_by(&caller)?.create(NewId::Picked, material, properties).await?)
 }
 
 /// `PUT /keys/{key}`
-pub async fn import_as(op: Op, caller: Caller, id: KeyId, body: Import) -> Result<Reply, Error> {
+pub async fn import_as(op: OperationalGuard, caller: Caller, id: KeyId, body: Import) -> Result<Reply, Error> {
     let party = caller.scope()?.party();
     let (material, properties) = op.off_thread(Work::Slow, party, || imported(body)).await??;
     op.keys().managed_by(&caller)?.create(NewId::Given(id), material, properties).await?;
@@ -198,64 +199,78 @@ fn imported(body: Import) -> Result<(Material, Properties), Error> {
 }
 
 /// `DELETE /keys/{key}`
-pub async fn delete(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
+pub async fn delete(op: OperationalGuard, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
     op.keys().managed_by(&caller)?.delete(&key).await?;
     Ok(Reply::no_content())
 }
 
 /// `GET /keys/{key}/public.pem`
-pub async fn public_pem(op: Op, _: Caller, key: Key, (): ()) -> Result<Reply, Error> {
+pub async fn public_pem(op: OperationalGuard, _: Caller, key: Key, (): ()) -> Result<Reply, Error> {
     Ok(Reply::ok(key.public_pem(op.keys()).await?))
 }
 
 /// `POST /keys/{key}/csr.pem`
-pub async fn csr(op: Op, _: Caller, key: Key, subject: bodies::DistinguishedName) -> Result<Reply, Error> {
+pub async fn csr(
+    op: OperationalGuard,
+    _: Caller,
+    key: Key,
+    subject: bodies::DistinguishedName,
+) -> Result<Reply, Error> {
     Ok(Reply::ok(key.csr(op.keys(), subject).await?))
 }
 
 /// `GET /keys/{key}/cert`
-pub async fn certificate(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
-    let found = op.keys().of(caller.scope()?).certificate(&key).await?;
-    found.map(Reply::ok).ok_or_else(Error::not_found)
+pub async fn certificate(op: OperationalGuard, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
+    Ok(Reply::ok(represent::certificate(&op, &caller, &key).await?))
 }
 
 /// `PUT /keys/{key}/cert`
-pub async fn set_certificate(op: Op, caller: Caller, id: KeyId, certificate: Vec<u8>) -> Result<Reply, Error> {
+pub async fn set_certificate(
+    op: OperationalGuard,
+    caller: Caller,
+    id: KeyId,
+    certificate: Vec<u8>,
+) -> Result<Reply, Error> {
     op.keys().managed_by(&caller)?.set_certificate(&id, certificate).await?;
     Ok(Reply::created())
 }
 
 /// `DELETE /keys/{key}/cert`
-pub async fn delete_certificate(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
+pub async fn delete_certificate(op: OperationalGuard, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
     op.keys().managed_by(&caller)?.delete_certificate(&key).await?;
     Ok(Reply::no_content())
 }
 
 /// `PUT /keys/{key}/label`
-pub async fn set_label(op: Op, caller: Caller, id: KeyId, body: bodies::SetLabel) -> Result<Reply, Error> {
+pub async fn set_label(
+    op: OperationalGuard,
+    caller: Caller,
+    id: KeyId,
+    body: bodies::SetLabel,
+) -> Result<Reply, Error> {
     Ok(put_into_set(op.keys().managed_by(&caller)?.set_label(&id, &body.label).await?))
 }
 
 /// `DELETE /keys/{key}/label`
-pub async fn delete_label(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
+pub async fn delete_label(op: OperationalGuard, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
     op.keys().managed_by(&caller)?.set_label(&key.id, "").await?;
     Ok(Reply::no_content())
 }
 
 /// `POST /keys/{key}/move`
-pub async fn rename(op: Op, caller: Caller, key: Key, body: bodies::MoveKey) -> Result<Reply, Error> {
+pub async fn rename(op: OperationalGuard, caller: Caller, key: Key, body: bodies::MoveKey) -> Result<Reply, Error> {
     let new_id = KeyId::parse(&body.new_id).map_err(|why| Error::invalid(why.to_string()))?;
     op.keys().managed_by(&caller)?.rename(&key, &new_id).await?;
     Reply::json(&Created { id: new_id.to_string() })
 }
 
 /// `PUT /keys/{key}/restrictions/tags/{tag}`
-pub async fn add_tag(op: Op, caller: Caller, (id, tag): (KeyId, Tag), (): ()) -> Result<Reply, Error> {
+pub async fn add_tag(op: OperationalGuard, caller: Caller, (id, tag): (KeyId, Tag), (): ()) -> Result<Reply, Error> {
     Ok(put_into_set(op.keys().managed_by(&caller)?.add_tag(&id, tag.as_str()).await?))
 }
 
 /// `DELETE /keys/{key}/restrictions/tags/{tag}`
-pub async fn remove_tag(op: Op, caller: Caller, (id, tag): (KeyId, Tag), (): ()) -> Result<Reply, Error> {
+pub async fn remove_tag(op: OperationalGuard, caller: Caller, (id, tag): (KeyId, Tag), (): ()) -> Result<Reply, Error> {
     taken_from_set(op.keys().managed_by(&caller)?.remove_tag(&id, tag.as_str()).await)
 }
 
@@ -279,7 +294,12 @@ pub(super) fn taken_from_set(change: Result<Change, Error>) -> Result<Reply, Err
 type ToUse = (Key, Arc<Metrics>);
 
 /// `POST /keys/{key}/sign`
-pub async fn sign(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Sign) -> Result<Reply, Error> {
+pub async fn sign(
+    op: OperationalGuard,
+    caller: Caller,
+    (key, metrics): ToUse,
+    body: bodies::Sign,
+) -> Result<Reply, Error> {
     let (key, party) = (key.usable_by(&caller)?, caller.scope()?.party());
     let message = message(&op, party, body.message).await?;
     let mode = Mode::Sign(body.mode);
@@ -289,7 +309,12 @@ pub async fn sign(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::S
 }
 
 /// `POST /keys/{key}/decrypt`
-pub async fn decrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Decrypt) -> Result<Reply, Error> {
+pub async fn decrypt(
+    op: OperationalGuard,
+    caller: Caller,
+    (key, metrics): ToUse,
+    body: bodies::Decrypt,
+) -> Result<Reply, Error> {
     let (key, party) = (key.usable_by(&caller)?, caller.scope()?.party());
     let encrypted = message(&op, party, body.encrypted).await?;
     let iv = match body.iv {
@@ -304,7 +329,12 @@ pub async fn decrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies
 }
 
 /// `POST /keys/{key}/encrypt`
-pub async fn encrypt(op: Op, caller: Caller, (key, metrics): ToUse, body: bodies::Encrypt) -> Result<Reply, Error> {
+pub async fn encrypt(
+    op: OperationalGuard,
+    caller: Caller,
+    (key, metrics): ToUse,
+    body: bodies::Encrypt,
+) -> Result<Reply, Error> {
     let (key, party) = (key.usable_by(&caller)?, caller.scope()?.party());
     let plain = message(&op, party, body.message).await?;
     let iv = match body.iv {

@@ -7,9 +7,9 @@ use casemate_api::body::system::{Provision, Unlock};
 use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 
+use crate::http::endpoint::OperationalGuard;
 use crate::http::json::JsonError;
 use crate::http::reply::Reply;
-use crate::http::row::Op;
 
 /// `POST /provision`
 pub async fn provision(hsm: Arc<Hsm>, _: Option<Caller>, (): (), wanted: Provision) -> Result<Reply, Error> {
@@ -36,7 +36,7 @@ pub async fn unlock(
 }
 
 /// `POST /lock`: the caller's own hold on the phase ends with the call.
-pub async fn lock(op: Op, caller: Caller, hsm: Arc<Hsm>, (): ()) -> Result<Reply, Error> {
+pub async fn lock(op: OperationalGuard, caller: Caller, hsm: Arc<Hsm>, (): ()) -> Result<Reply, Error> {
     hsm.lock(op.into_inner(), &caller).await?;
     Ok(Reply::no_content())
 }

@@ -1,4 +1,4 @@
-//! What answers each row: thin, one call of the core each.
+//! What answers each endpoint: thin, one call of the core each.
 
 pub mod audit;
 pub mod backup;

@@ -14,13 +14,13 @@ use casemate_core::identity::right::Held;
 use casemate_core::{Error, Hsm};
 use zeroize::Zeroizing;
 
+use crate::http::endpoint::OperationalGuard;
 use crate::http::reply::Reply;
-use crate::http::row::Op;
 use crate::http::upload::Upload;
 use crate::update::{Updates, current_version};
 
 /// `POST /random`
-pub async fn random(op: Op, _: Caller, (): (), body: RandomRequest) -> Result<Reply, Error> {
+pub async fn random(op: OperationalGuard, _: Caller, (): (), body: RandomRequest) -> Result<Reply, Error> {
     let length = usize::try_from(body.length).ok().filter(|length| (1..=RANDOM_MAX_BYTES).contains(length));
     let length = length
         .ok_or_else(|| Error::invalid("Invalid data for JSON schema: length: length must be between 1 and 1024"))?;
@@ -29,7 +29,7 @@ pub async fn random(op: Op, _: Caller, (): (), body: RandomRequest) -> Result<Re
 }
 
 /// `GET /system/info`
-pub async fn info(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
+pub async fn info(op: OperationalGuard, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
     let Version { major, minor } = current_version();
     Reply::json(&SystemInfo {
         software_version: format!("{major}.{minor}"),

@@ -7,44 +7,45 @@ use casemate_api::body::keys::DistinguishedName;
 use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 
+use crate::http::endpoint::OperationalGuard;
 use crate::http::reply::Reply;
+use crate::http::represent;
 use crate::http::route::BASE;
-use crate::http::row::Op;
 
 /// `GET /config/tls/public.pem`
-pub async fn public_key(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
+pub async fn public_key(op: OperationalGuard, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
     Ok(Reply::ok(op.config().tls_public_key_pem().await?))
 }
 
 /// `GET /config/tls/cert.pem`
-pub async fn chain(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    Ok(Reply::ok(op.config().tls_chain_pem().await?))
+pub async fn chain(op: OperationalGuard, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
+    Ok(Reply::ok(represent::tls_chain(&op).await?))
 }
 
 /// `PUT /config/tls/cert.pem`
-pub async fn set_chain(op: Op, caller: Caller, hsm: Arc<Hsm>, pem: Vec<u8>) -> Result<Reply, Error> {
+pub async fn set_chain(op: OperationalGuard, caller: Caller, hsm: Arc<Hsm>, pem: Vec<u8>) -> Result<Reply, Error> {
     op.config().set_tls_chain(&caller, &pem, hsm.now()).await?;
     Ok(Reply::created().at(format!("{BASE}/config/tls/cert.pem")))
 }
 
 /// `POST /config/tls/csr.pem`
-pub async fn csr(op: Op, _: Caller, (): (), subject: DistinguishedName) -> Result<Reply, Error> {
+pub async fn csr(op: OperationalGuard, _: Caller, (): (), subject: DistinguishedName) -> Result<Reply, Error> {
     Ok(Reply::ok(op.config().tls_csr(subject).await?))
 }
 
 /// `POST /config/tls/generate`
-pub async fn generate(op: Op, caller: Caller, (): (), wanted: GenerateTlsKey) -> Result<Reply, Error> {
+pub async fn generate(op: OperationalGuard, caller: Caller, (): (), wanted: GenerateTlsKey) -> Result<Reply, Error> {
     op.config().generate_tls_key(&caller, wanted.key_type, wanted.length).await?;
     Ok(Reply::no_content())
 }
 
 /// `GET /config/tls/cluster-ca.pem`
-pub async fn cluster_ca(op: Op, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
+pub async fn cluster_ca(op: OperationalGuard, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
     Ok(Reply::ok(op.config().cluster_ca_pem().await?))
 }
 
 /// `PUT /config/tls/cluster-ca.pem`
-pub async fn set_cluster_ca(op: Op, caller: Caller, hsm: Arc<Hsm>, pem: Vec<u8>) -> Result<Reply, Error> {
+pub async fn set_cluster_ca(op: OperationalGuard, caller: Caller, hsm: Arc<Hsm>, pem: Vec<u8>) -> Result<Reply, Error> {
     op.config().set_cluster_ca(&caller, &pem, hsm.now()).await?;
     Ok(Reply::created().at(format!("{BASE}/config/tls/cluster-ca.pem")))
 }

@@ -10,31 +10,37 @@ use casemate_core::identity::users::{UserAccess, UserTarget};
 use hyper::StatusCode;
 
 use super::keys::{put_into_set, taken_from_set};
+use crate::http::endpoint::OperationalGuard;
 use crate::http::find::FoundUser;
 use crate::http::reply::Reply;
+use crate::http::represent;
 use crate::http::route::BASE;
-use crate::http::row::Op;
 
 /// `GET /users`
-pub async fn list(op: Op, caller: Caller, (): (), (): ()) -> Result<Reply, Error> {
+pub async fn list(op: OperationalGuard, caller: Caller, (): (), (): ()) -> Result<Reply, Error> {
     let ids = op.users().ids(caller.scope()?.namespace()).await?;
     let items: Vec<_> = ids.into_iter().map(|user| bodies::UserItem { user }).collect();
     Reply::json(&items)
 }
 
 /// `POST /users`: a user of the caller's namespace whose name the HSM picks.
-pub async fn create_here(op: Op, caller: Caller, (): (), new: bodies::NewUser) -> Result<Reply, Error> {
+pub async fn create_here(op: OperationalGuard, caller: Caller, (): (), new: bodies::NewUser) -> Result<Reply, Error> {
     let namespace = caller.scope()?.namespace().cloned();
     create_picked(&op, &caller, namespace, new).await
 }
 
 /// `POST /users/{namespace}~`
-pub async fn create_in(op: Op, caller: Caller, namespace: NamespaceId, new: bodies::NewUser) -> Result<Reply, Error> {
+pub async fn create_in(
+    op: OperationalGuard,
+    caller: Caller,
+    namespace: NamespaceId,
+    new: bodies::NewUser,
+) -> Result<Reply, Error> {
     create_picked(&op, &caller, Some(namespace), new).await
 }
 
 async fn create_picked(
-    op: &Op,
+    op: &OperationalGuard,
     caller: &Caller,
     namespace: Option<NamespaceId>,
     new: bodies::NewUser,
@@ -47,13 +53,13 @@ async fn create_picked(
 }
 
 /// `PUT /users/{user}`
-pub async fn create_as(op: Op, caller: Caller, id: UserId, new: bodies::NewUser) -> Result<Reply, Error> {
+pub async fn create_as(op: OperationalGuard, caller: Caller, id: UserId, new: bodies::NewUser) -> Result<Reply, Error> {
     let location = format!("{BASE}/users/{id}");
     create(&op, &caller, id, new).await?;
     Ok(Reply::created().at(location))
 }
 
-async fn create(op: &Op, caller: &Caller, id: UserId, new: bodies::NewUser) -> Result<(), Error> {
+async fn create(op: &OperationalGuard, caller: &Caller, id: UserId, new: bodies::NewUser) -> Result<(), Error> {
     let new = NewUser { real_name: new.real_name, role: new.role, passphrase: new.passphrase };
     new.check()?;
     let target = op.users().reach(caller, id, UserAccess::Manage).await.map_err(|error| match error {
@@ -67,20 +73,19 @@ async fn create(op: &Op, caller: &Caller, id: UserId, new: bodies::NewUser) -> R
 }
 
 /// `GET /users/{user}`
-pub async fn read(_: Op, _: Caller, user: FoundUser, (): ()) -> Result<Reply, Error> {
-    let record = &user.row.record;
-    Reply::json(&bodies::User { real_name: record.real_name.clone(), role: record.role })
+pub async fn read(_: OperationalGuard, _: Caller, user: FoundUser, (): ()) -> Result<Reply, Error> {
+    Ok(Reply::ok(represent::user(&user.row.record)?))
 }
 
 /// `DELETE /users/{user}`
-pub async fn delete(op: Op, caller: Caller, user: FoundUser, (): ()) -> Result<Reply, Error> {
+pub async fn delete(op: OperationalGuard, caller: Caller, user: FoundUser, (): ()) -> Result<Reply, Error> {
     op.users().delete(&caller, &user.target).await?;
     Ok(Reply::no_content())
 }
 
 /// `POST /users/{user}/passphrase`
 pub async fn set_passphrase(
-    op: Op,
+    op: OperationalGuard,
     caller: Caller,
     user: FoundUser,
     body: bodies::NewPassphrase,
@@ -90,7 +95,7 @@ pub async fn set_passphrase(
 }
 
 /// `GET /users/{user}/tags`: of Operators only.
-pub async fn tags(_: Op, _: Caller, user: FoundUser, (): ()) -> Result<Reply, Error> {
+pub async fn tags(_: OperationalGuard, _: Caller, user: FoundUser, (): ()) -> Result<Reply, Error> {
     if user.row.record.role != Role::Operator {
         return Err(Error::not_found());
     }
@@ -98,12 +103,22 @@ pub async fn tags(_: Op, _: Caller, user: FoundUser, (): ()) -> Result<Reply, Er
 }
 
 /// `PUT /users/{user}/tags/{tag}`
-pub async fn add_tag(op: Op, caller: Caller, (target, tag): (UserTarget, Tag), (): ()) -> Result<Reply, Error> {
+pub async fn add_tag(
+    op: OperationalGuard,
+    caller: Caller,
+    (target, tag): (UserTarget, Tag),
+    (): (),
+) -> Result<Reply, Error> {
     Ok(put_into_set(op.users().add_tag(&caller, &target, tag.as_str()).await?))
 }
 
 /// `DELETE /users/{user}/tags/{tag}`
-pub async fn remove_tag(op: Op, caller: Caller, (target, tag): (UserTarget, Tag), (): ()) -> Result<Reply, Error> {
+pub async fn remove_tag(
+    op: OperationalGuard,
+    caller: Caller,
+    (target, tag): (UserTarget, Tag),
+    (): (),
+) -> Result<Reply, Error> {
     // Other users than Operators have no tags to remove.
     let removed = op.users().remove_tag(&caller, &target, tag.as_str()).await;
     taken_from_set(removed.map_err(|error| if let Error::Invalid(_) = error { Error::not_found() } else { error }))

@@ -1,98 +1,30 @@
-//! What a row of the endpoint table is, and the typing that makes a wrong one not compile.
+//! What an endpoint is: a row of the endpoint table, and the typing that makes a wrong one not compile.
 //!
-//! A row says who may call in which state, what is found by its path, what its body is, and what answers. The first
-//! argument of the handler fixes the state column: one that takes [`Op`] runs only while Operational, and there is no
-//! other way to a key.
+//! An endpoint says who may call in which state, what is found by its path, what its body is, and what answers. The first
+//! argument of the handler fixes the state column: one that takes an [`OperationalGuard`] runs only while Operational, and
+//! there is no other way to a key.
 
 use std::future::Future;
-use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use casemate_api::{Action, State};
 use casemate_core::hsm::phase::Operational;
-use casemate_core::identity::caller::{Caller, Whence};
+use casemate_core::identity::caller::Caller;
 use casemate_core::runtime::BoxFuture;
 use casemate_core::{Error, Hsm};
 use hyper::Method;
 
-use super::decode::Body;
-use super::gate::{self, Call};
+use super::access::{AccessPolicy, Rule};
+use super::context::RequestContext;
+use super::decode::{self, Body};
 use super::reply::{Refusal, Reply};
-
-/// Who may call in one state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
-    /// Anybody, without credentials.
-    Public,
-    /// Users whose role may do this, from where they are.
-    Allowed(Action, Whence),
-    /// The user `unlock` with the unlock passphrase: for what is asked of an HSM whose users cannot be read.
-    UnlockHolder,
-    /// One of the two above: the setting [`FailedState`] says which.
-    PublicOrUnlockHolder,
-}
-
-/// Who may reboot and reset an HSM that is Failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FailedState {
-    /// Who knows the unlock passphrase.
-    #[default]
-    Closed,
-    /// Anybody who reaches the port, as NetHSM's contract has it.
-    Open,
-}
-
-impl Rule {
-    /// The rule that holds under this setting.
-    pub fn under(self, failed: FailedState) -> Self {
-        match (self, failed) {
-            (Rule::PublicOrUnlockHolder, FailedState::Open) => Rule::Public,
-            (Rule::PublicOrUnlockHolder, FailedState::Closed) => Rule::UnlockHolder,
-            (rule, _) => rule,
-        }
-    }
-}
-
-/// Policy of a row whose handler runs in column `C`: a rule for each state in which it is open.
-pub struct Who<C> {
-    rules: Vec<(State, Rule)>,
-    column: PhantomData<fn() -> C>,
-}
-
-/// Open while Operational, to users whose role may do `action`.
-pub fn operational(action: Action, whence: Whence) -> Who<Op> {
-    Who { rules: vec![(State::Operational, Rule::Allowed(action, whence))], column: PhantomData }
-}
-
-/// Open while Failed, to who knows the unlock passphrase.
-pub fn failed_to_unlock_holder() -> Who<Arc<Hsm>> {
-    Who { rules: vec![(State::Failed, Rule::UnlockHolder)], column: PhantomData }
-}
-
-/// Open in `states` to anybody.
-pub fn public(states: &[State]) -> Who<Arc<Hsm>> {
-    Who { rules: states.iter().map(|state| (*state, Rule::Public)).collect(), column: PhantomData }
-}
-
-impl Who<Op> {
-    /// Also open in other states, to anybody; the handler must then cope with every phase.
-    pub fn or(mut self, states: &[State]) -> Who<Arc<Hsm>> {
-        self.rules.extend(states.iter().map(|state| (*state, Rule::Public)));
-        Who { rules: self.rules, column: PhantomData }
-    }
-
-    /// Also open while Failed, to whom the setting [`FailedState`] says.
-    pub fn or_failed(mut self) -> Who<Arc<Hsm>> {
-        self.rules.push((State::Failed, Rule::PublicOrUnlockHolder));
-        Who { rules: self.rules, column: PhantomData }
-    }
-}
+use super::respond;
 
 /// The Operational phase, held for the length of one call. Not `Clone`.
-pub struct Op(pub(super) Arc<Operational>);
+pub struct OperationalGuard(pub(super) Arc<Operational>);
 
-impl Op {
+impl OperationalGuard {
     /// Gives up the hold, to who ends the phase.
     pub fn into_inner(self) -> Arc<Operational> {
         self.0
@@ -104,7 +36,7 @@ impl Op {
     }
 }
 
-impl Deref for Op {
+impl Deref for OperationalGuard {
     type Target = Operational;
     fn deref(&self) -> &Operational {
         &self.0
@@ -113,7 +45,7 @@ impl Deref for Op {
 
 /// What a handler runs on.
 pub trait Column: Sized + Send + Sync + 'static {
-    /// Who calls: always known in [`Op`], in other columns only where the state's rule asks.
+    /// Who calls: always known in [`OperationalGuard`], in other columns only where the state's rule asks.
     type Caller: Send + Sync + 'static;
     /// Takes hold of the phase; `None` if the HSM is not in it.
     fn enter(hsm: &Arc<Hsm>) -> Option<Self>;
@@ -127,10 +59,10 @@ pub trait Column: Sized + Send + Sync + 'static {
     fn caller(known: Option<Caller>) -> Result<Self::Caller, Refusal>;
 }
 
-impl Column for Op {
+impl Column for OperationalGuard {
     type Caller = Caller;
     fn enter(hsm: &Arc<Hsm>) -> Option<Self> {
-        hsm.operational().map(Op)
+        hsm.operational().map(OperationalGuard)
     }
     fn operational(&self) -> Option<Arc<Operational>> {
         Some(self.0.clone())
@@ -165,16 +97,32 @@ impl Column for Arc<Hsm> {
     }
 }
 
-/// What a path leads to.
+/// What a path leads to, where a caller who may call at all may reach all of it.
 pub trait Find<C: Column>: Send + Sync + 'static {
+    /// What the handler is given.
+    type Found: Send + Sync + 'static;
+    /// The ids in the endpoint's path, in order.
+    const IDS: &'static [&'static str] = &[];
+    /// The thing itself; the step of id syntax and existence.
+    fn find(
+        &self,
+        column: &C,
+        caller: &C::Caller,
+        context: &RequestContext,
+    ) -> impl Future<Output = Result<Self::Found, Error>> + Send;
+}
+
+/// What a path leads to, in the steps in which the gate asks for it. Everything that is [`Find`] is this, too: with nothing
+/// to reach.
+pub trait FindReachable<C: Column>: Send + Sync + 'static {
     /// What is known once the caller may reach it.
     type Reached: Send;
     /// What the handler is given.
-    type Found: Send + 'static;
-    /// The ids in the row's path, in order.
+    type Found: Send + Sync + 'static;
+    /// The ids in the endpoint's path, in order.
     const IDS: &'static [&'static str];
     /// Refuses an id that is none before rights are asked, where the contract wants it so.
-    fn check_id(&self, _: &Call) -> Result<(), Error> {
+    fn check_id(&self, _: &RequestContext) -> Result<(), Error> {
         Ok(())
     }
     /// Whether the caller may reach it; part of the 403 step.
@@ -182,7 +130,7 @@ pub trait Find<C: Column>: Send + Sync + 'static {
         &self,
         column: &C,
         caller: &C::Caller,
-        call: &Call,
+        context: &RequestContext,
     ) -> impl Future<Output = Result<Self::Reached, Error>> + Send;
     /// The thing itself; the step of id syntax and existence.
     fn find(
@@ -190,11 +138,39 @@ pub trait Find<C: Column>: Send + Sync + 'static {
         column: &C,
         caller: &C::Caller,
         reached: Self::Reached,
-        call: &Call,
+        context: &RequestContext,
     ) -> impl Future<Output = Result<Self::Found, Error>> + Send;
+    /// What GET answers at the same path for what was found, where that carries an ETag: what conditions of a change are
+    /// held against ([`super::represent`]). `None` where it does not; `NotFound` where there is nothing to read.
+    fn represent(
+        &self,
+        _: &C,
+        _: &C::Caller,
+        _: &Self::Found,
+    ) -> impl Future<Output = Result<Option<Vec<u8>>, Error>> + Send {
+        std::future::ready(Ok(None))
+    }
 }
 
-/// Type of a row's successful replies.
+impl<C: Column, F: Find<C>> FindReachable<C> for F {
+    type Reached = ();
+    type Found = F::Found;
+    const IDS: &'static [&'static str] = F::IDS;
+    fn reach(&self, _: &C, _: &C::Caller, _: &RequestContext) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+    fn find(
+        &self,
+        column: &C,
+        caller: &C::Caller,
+        (): (),
+        context: &RequestContext,
+    ) -> impl Future<Output = Result<F::Found, Error>> + Send {
+        Find::find(self, column, caller, context)
+    }
+}
+
+/// Type of an endpoint's successful replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Media {
     /// `application/json`
@@ -244,14 +220,14 @@ pub enum Intent {
 /// Makes the JSON Schema of a type, for the OpenAPI document.
 pub type SchemaOf = fn(&mut schemars::SchemaGenerator) -> schemars::Schema;
 
-/// Everything about a row but its code.
+/// Everything about an endpoint but its code.
 pub struct Spec {
     /// The method.
     pub method: Method,
     /// The path below the base path, ids in braces.
     pub path: &'static str,
     /// Who, per state.
-    pub who: Vec<(State, Rule)>,
+    pub access: Vec<(State, Rule)>,
     /// The names of the ids in the path.
     pub ids: &'static [&'static str],
     /// Which bodies are taken.
@@ -289,21 +265,58 @@ impl Spec {
     pub fn changes(&self) -> bool {
         let only_uses = |rule: &Rule| matches!(rule, Rule::Allowed(Action::KeyUse | Action::Random, _));
         // What needs no intent, such as a CSR, is a use, too: it waits for the pool and holds no place meanwhile.
-        let uses = self.intent == Intent::Never || self.who.iter().all(|(_, rule)| only_uses(rule));
+        let uses = self.intent == Intent::Never || self.access.iter().all(|(_, rule)| only_uses(rule));
         self.method != Method::GET && !uses
     }
 }
 
-type Run = Box<dyn Fn(Call) -> BoxFuture<'static, Result<Reply, Refusal>> + Send + Sync>;
+type Run = Box<dyn Fn(RequestContext) -> BoxFuture<'static, Result<Reply, Refusal>> + Send + Sync>;
 
 /// One row of the endpoint table.
-pub struct Row {
+pub struct Endpoint {
     /// Its place in the table, by which it is counted.
     pub number: usize,
     /// What it says.
     pub spec: Arc<Spec>,
     /// What it does: everything from the credentials to the reply.
     pub run: Run,
+}
+
+/// The code of an endpoint, with its types.
+pub struct TypedEndpoint<F, B, H> {
+    pub(super) find: F,
+    pub(super) body: Body<B>,
+    pub(super) handler: H,
+}
+
+/// A request that nothing is left to be refused for, but by the core: what its handler is given, as a value that may be kept.
+///
+/// It does not hold the phase, so that whoever keeps it does not keep the HSM from locking. What was true of its caller and
+/// its target is true for the moment: whoever runs it later must enter the phase and ask for their rights again first.
+pub struct Decoded<C: Column, T, B> {
+    /// Who calls.
+    pub(super) caller: C::Caller,
+    /// What the path leads to.
+    pub(super) found: T,
+    /// What the body says.
+    pub(super) body: B,
+    /// How many bytes the body had.
+    pub(super) body_bytes: usize,
+}
+
+impl<F, B, H> TypedEndpoint<F, B, H> {
+    /// Carries out a decoded request.
+    pub(super) fn run<C: Column>(
+        &self,
+        column: C,
+        decoded: Decoded<C, F::Found, B>,
+    ) -> impl Future<Output = Result<Reply, Error>> + Send
+    where
+        F: FindReachable<C>,
+        H: Handler<C, F::Found, B>,
+    {
+        self.handler.call(column, decoded.caller, decoded.found, decoded.body)
+    }
 }
 
 /// What answers a request that passed the gate.
@@ -335,64 +348,62 @@ where
     }
 }
 
-/// A row for `GET`.
-pub fn get<C: Column, F: Find<C>, B: Send + 'static>(
+/// An endpoint for `GET`, which has no body.
+pub fn get<C: Column, F: FindReachable<C>>(
     path: &'static str,
-    who: Who<C>,
+    access: AccessPolicy<C>,
+    find: F,
+    handler: impl Handler<C, F::Found, ()>,
+) -> Endpoint {
+    endpoint(Method::GET, path, access, find, decode::none(), handler)
+}
+
+/// An endpoint for `POST`.
+pub fn post<C: Column, F: FindReachable<C>, B: Send + 'static>(
+    path: &'static str,
+    access: AccessPolicy<C>,
     find: F,
     body: Body<B>,
     handler: impl Handler<C, F::Found, B>,
-) -> Row {
-    row(Method::GET, path, who, find, body, handler)
+) -> Endpoint {
+    endpoint(Method::POST, path, access, find, body, handler)
 }
 
-/// A row for `POST`.
-pub fn post<C: Column, F: Find<C>, B: Send + 'static>(
+/// An endpoint for `PUT`.
+pub fn put<C: Column, F: FindReachable<C>, B: Send + 'static>(
     path: &'static str,
-    who: Who<C>,
+    access: AccessPolicy<C>,
     find: F,
     body: Body<B>,
     handler: impl Handler<C, F::Found, B>,
-) -> Row {
-    row(Method::POST, path, who, find, body, handler)
+) -> Endpoint {
+    endpoint(Method::PUT, path, access, find, body, handler)
 }
 
-/// A row for `PUT`.
-pub fn put<C: Column, F: Find<C>, B: Send + 'static>(
+/// An endpoint for `DELETE`, which has no body.
+pub fn delete<C: Column, F: FindReachable<C>>(
     path: &'static str,
-    who: Who<C>,
+    access: AccessPolicy<C>,
     find: F,
-    body: Body<B>,
-    handler: impl Handler<C, F::Found, B>,
-) -> Row {
-    row(Method::PUT, path, who, find, body, handler)
+    handler: impl Handler<C, F::Found, ()>,
+) -> Endpoint {
+    endpoint(Method::DELETE, path, access, find, decode::none(), handler)
 }
 
-/// A row for `DELETE`.
-pub fn delete<C: Column, F: Find<C>, B: Send + 'static>(
-    path: &'static str,
-    who: Who<C>,
-    find: F,
-    body: Body<B>,
-    handler: impl Handler<C, F::Found, B>,
-) -> Row {
-    row(Method::DELETE, path, who, find, body, handler)
-}
-
-fn row<C: Column, F: Find<C>, B: Send + 'static>(
+fn endpoint<C: Column, F: FindReachable<C>, B: Send + 'static>(
     method: Method,
     path: &'static str,
-    who: Who<C>,
+    access: AccessPolicy<C>,
     find: F,
     body: Body<B>,
     handler: impl Handler<C, F::Found, B>,
-) -> Row {
+) -> Endpoint {
     let in_path: Vec<&str> = path.split('/').filter(|segment| segment.starts_with('{')).collect();
     assert_eq!(in_path, F::IDS, "{path}: the ids in the path are those its find knows");
     let spec = Arc::new(Spec {
         method,
         path,
-        who: who.rules,
+        access: access.into_rules(),
         ids: F::IDS,
         takes: body.takes,
         request: body.schema,
@@ -405,15 +416,14 @@ fn row<C: Column, F: Find<C>, B: Send + 'static>(
         exists: 409,
         intent: Intent::Required,
     });
-    let own = Arc::new((find, body, handler));
-    let run = move |call: Call| -> BoxFuture<'static, Result<Reply, Refusal>> {
-        let own = own.clone();
-        Box::pin(gate::admit(call, own))
+    let typed = Arc::new(TypedEndpoint { find, body, handler });
+    let run = move |context: RequestContext| -> BoxFuture<'static, Result<Reply, Refusal>> {
+        Box::pin(respond::admit(context, typed.clone()))
     };
-    Row { number: 0, spec, run: Box::new(run) }
+    Endpoint { number: 0, spec, run: Box::new(run) }
 }
 
-impl Row {
+impl Endpoint {
     fn with(mut self, change: impl FnOnce(&mut Spec)) -> Self {
         // The builder methods run before anybody else holds the spec.
         if let Some(spec) = Arc::get_mut(&mut self.spec) {

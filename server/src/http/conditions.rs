@@ -1,0 +1,100 @@
+//! What is at a path already, and what the conditions of a request say to it (RFC 9110 §13).
+//!
+//! Trusts the endpoint to say what GET answers there: it has asked whether this caller may know.
+
+use casemate_api::limits::BODY_INLINE_MAX_BYTES;
+use casemate_core::Error;
+use casemate_core::runtime::party::Party;
+use casemate_core::runtime::stall;
+use hyper::StatusCode;
+
+use super::budget::NoRoom;
+use super::context::RequestContext;
+use super::negotiate::{Current, Effect, Verdict};
+use super::reply::{Content, Refusal, Reply};
+use super::respond::{no_room, unix_time};
+
+/// What a changing request with conditions would change.
+pub(super) enum Present {
+    /// Something without an ETag, or nothing that the caller may know of.
+    Untagged,
+    /// Nothing is there.
+    Missing,
+    /// Something with this ETag.
+    Tagged(String),
+}
+
+impl Present {
+    pub(super) fn current(&self) -> Current<'_> {
+        match self {
+            Present::Untagged => Current::Untagged,
+            Present::Missing => Current::Missing,
+            Present::Tagged(tag) => Current::Tagged(tag),
+        }
+    }
+}
+
+impl RequestContext {
+    pub(super) fn verdict(&self, current: Current<'_>) -> Verdict {
+        let conditions = self.conditions();
+        if conditions.is_empty() {
+            return Verdict::Proceed;
+        }
+        let effect = if self.reads() { Effect::Reads } else { Effect::Changes };
+        conditions.verdict(effect, current, std::time::SystemTime::UNIX_EPOCH + unix_time(&self.hsm))
+    }
+
+    /// 304, 412 for GET, once the reply is known: its ETag, and what the conditions say to it.
+    pub(super) async fn conditional(&self, mut reply: Reply) -> Result<Reply, Refusal> {
+        if let Content::Whole(bytes) = &mut reply.body
+            && self.spec.etag
+        {
+            let (tag, whole) = self.tagged(std::mem::take(bytes)).await?;
+            (*bytes, reply.tag) = (whole, Some(tag));
+        }
+        match self.verdict(reply.tag.as_deref().map_or(Current::Untagged, Current::Tagged)) {
+            Verdict::Proceed => Ok(reply),
+            Verdict::NotModified => Ok(Reply::unchanged()),
+            Verdict::Failed => Err(Refusal::bare(StatusCode::PRECONDITION_FAILED)),
+        }
+    }
+
+    /// What is at the path of a change, by what GET would answer there. If that cannot be had, something is there that has no
+    /// ETag: what stands in the way, such as a right or the store, refuses the change itself in its own turn.
+    pub(super) async fn present(&self, content: Result<Option<Vec<u8>>, Error>) -> Present {
+        let tag = match content {
+            Ok(None) => return Present::Untagged,
+            Ok(Some(whole)) => self.tagged(whole).await,
+            Err(error) => Err(Refusal::from_core(error, &self.spec)),
+        };
+        match tag {
+            Ok((tag, _)) => Present::Tagged(tag),
+            Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Present::Missing,
+            Err(_) => Present::Untagged,
+        }
+    }
+
+    /// The ETag of a body, on the pool if that is long, and the body.
+    async fn tagged(&self, whole: Vec<u8>) -> Result<(String, Vec<u8>), Refusal> {
+        let length = whole.len();
+        self.grant.cover(length).map_err(|NoRoom| no_room())?;
+        let (party, grant) = (Party::Address(self.address.into()), self.grant.clone());
+        let tag = move || {
+            let tag = etag(&whole);
+            drop(grant);
+            (tag, whole)
+        };
+        let tagged = self.hsm.by_size(length, party, tag).await;
+        tagged.map_err(|error| Refusal::from_core(error, &self.spec))
+    }
+}
+
+/// An ETag of a body: equal bodies have equal tags.
+fn etag(body: &[u8]) -> String {
+    if body.len() > BODY_INLINE_MAX_BYTES {
+        stall::begins("tagging a large reply");
+    }
+    let digest = casemate_core::crypto::digest::sha256(body);
+    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("\"{hex}\"")
+}

@@ -1,0 +1,111 @@
+//! What is known of one request on its way from the route to the reply.
+//!
+//! It holds what was sent and whom to ask about it, and decides nothing: what a request is refused for, and in which order,
+//! is in [`super::gate`]. Nothing in it is trusted but what the gate has looked at.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_api::UserId;
+use casemate_core::Hsm;
+use casemate_core::runtime::Clock;
+use hyper::Method;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use super::access::FailedState;
+use super::budget::Grant;
+use super::endpoint::Spec;
+use super::negotiate::{Basic, Conditions};
+use super::places::Places;
+use super::route::Ids;
+use super::upload::{LeftOver, Upload};
+use crate::observe::metrics::Metrics;
+use crate::update::Updates;
+
+/// One request on its way through the gate.
+pub struct RequestContext {
+    /// The HSM.
+    pub hsm: Arc<Hsm>,
+    /// The client's address.
+    pub address: IpAddr,
+    /// The counters of this server.
+    pub metrics: Arc<Metrics>,
+    /// The ids in the path.
+    pub ids: Ids,
+    /// What follows `?`.
+    pub query: Option<String>,
+    /// The updates of this server.
+    pub updates: Arc<Updates>,
+    /// What is asked for.
+    pub(super) spec: Arc<Spec>,
+    /// Who is asked while the HSM is Failed.
+    pub(super) failed: FailedState,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) method: Method,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Option<Incoming>,
+    /// Where a handler that took the body leaves what it did not read of it.
+    pub(super) left_over: Option<LeftOver>,
+    /// The memory it may take.
+    pub(super) grant: Arc<Grant>,
+    pub(super) changes: Arc<Places>,
+    /// What the audit log knows of it.
+    pub(super) trail: Trail,
+}
+
+/// What the audit log knows of a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trail {
+    /// Nothing, and nobody was believed.
+    Anonymous,
+    /// Nothing, but the caller was believed.
+    Believed,
+    /// All there is to say.
+    Done,
+}
+
+impl RequestContext {
+    /// Who was believed to call: the name in the credentials, once they were found to be right.
+    pub(super) fn user(&self) -> Option<UserId> {
+        if self.trail == Trail::Anonymous {
+            return None;
+        }
+        let basic = Basic::parse(self.headers.get(header::AUTHORIZATION)?.as_bytes())?;
+        UserId::parse(basic.name()).ok()
+    }
+
+    /// Monotonic time.
+    pub fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    /// The body, for a handler that takes it as it comes; what it leaves is to be found in `left_over`.
+    pub(super) fn upload(&mut self) -> Upload {
+        let left_over = self.left_over.insert(LeftOver::default()).clone();
+        let content_type = self.content_type().map(<[u8]>::to_vec);
+        Upload::new(self.body.take(), content_type, self.hsm.clone(), self.clock.clone(), left_over)
+    }
+
+    pub(super) fn reads(&self) -> bool {
+        self.method == Method::GET || self.method == Method::HEAD
+    }
+
+    pub(super) fn takes_body(&self) -> bool {
+        self.method == Method::PUT || self.method == Method::POST
+    }
+
+    pub(super) fn content_type(&self) -> Option<&[u8]> {
+        self.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes)
+    }
+
+    pub(super) fn conditions(&self) -> Conditions<'_> {
+        let text = |name: HeaderName| self.headers.get(name).and_then(|value| value.to_str().ok());
+        Conditions {
+            if_match: text(header::IF_MATCH),
+            if_none_match: text(header::IF_NONE_MATCH),
+            if_modified_since: text(header::IF_MODIFIED_SINCE),
+        }
+    }
+}

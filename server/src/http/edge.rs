@@ -1,0 +1,183 @@
+//! The HTTP side of one HSM: from a request to its response, and all that both need.
+//!
+//! A path leads to an endpoint, whose answer `respond.rs` forms, or else to a page outside the API. What is done for
+//! every request whatever it asks for is here: its memory is taken from its client's account, its time is measured, and
+//! its response gets the headers that all have.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use casemate_api::limits::{CHANGES_RUNNING_MAX, REQUEST_BYTES};
+use casemate_core::Hsm;
+use casemate_core::runtime::{BoxFuture, Clock};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response};
+
+use super::access::FailedState;
+use super::budget::{Grant, NoRoom};
+use super::context::{RequestContext, Trail};
+use super::endpoint::Endpoint;
+use super::gate;
+use super::negotiate;
+use super::pages;
+use super::places::Places;
+use super::respond::{drain, held, no_room, refuse, succeed, unix_time};
+use super::route::{Ids, Resource, Routes};
+use super::serve::{Peer, ReplyBody, Service};
+use super::trail;
+use crate::observe::metrics::{EndpointName, Metrics};
+use crate::update::Updates;
+
+/// The HTTP side of one HSM.
+pub struct Edge {
+    hsm: Arc<Hsm>,
+    routes: Routes,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    updates: Arc<Updates>,
+    failed: FailedState,
+    openapi: Bytes,
+    changes: Arc<Places>,
+}
+
+impl Edge {
+    /// Everything that answers requests for `hsm`; `failed` says whom while that is Failed.
+    pub fn new(
+        hsm: Arc<Hsm>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        updates: Arc<Updates>,
+        failed: FailedState,
+    ) -> Arc<Self> {
+        let routes = Routes::new(super::endpoints::table());
+        let openapi = super::openapi::document(&routes, failed).into();
+        let mut endpoints = routes.endpoints();
+        endpoints.sort_by_key(|endpoint| endpoint.number);
+        let endpoint =
+            |endpoint: &&Arc<Endpoint>| EndpointName { method: endpoint.spec.name(), path: endpoint.spec.path };
+        metrics.endpoints_are(endpoints.iter().map(endpoint).collect());
+        Arc::new(Self {
+            hsm,
+            routes,
+            clock,
+            metrics,
+            updates,
+            failed,
+            openapi,
+            changes: Places::new(CHANGES_RUNNING_MAX),
+        })
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<ReplyBody> {
+        let begun = self.clock.monotonic();
+        let head = *request.method() == Method::HEAD;
+        // At debug, not at info as in NetHSM: two lines for each signature are a load of their own.
+        tracing::debug!(target: "http.access", "request {} {}", request.method(), request.uri());
+        let path = negotiate::decode_path(request.uri().path()).into_owned();
+        let found = self.routes.find(&path);
+        let number = found
+            .as_ref()
+            .and_then(|(resource, _)| resource.endpoint(request.method()))
+            .map(|endpoint| endpoint.number);
+        let mut response = match (peer.account.grant(REQUEST_BYTES + head_bytes(&request)), found) {
+            (Err(NoRoom), _) => {
+                let refusal = if request.body().is_end_stream() { no_room() } else { no_room().closing() };
+                self.dressed(refuse(refusal, None))
+            }
+            (Ok(grant), Some((resource, ids))) => {
+                let response = self.routed(resource, ids, request, peer.address.ip(), &grant).await;
+                response.map(|body| body.holding(grant))
+            }
+            (Ok(grant), None) => {
+                let response = pages::answer(&self.hsm, &self.openapi, request.method(), &path);
+                response.map(|body| body.holding(grant))
+            }
+        };
+        if head {
+            *response.body_mut() = ReplyBody::empty();
+        }
+        let (code, took) = (response.status().as_u16(), self.clock.monotonic().saturating_sub(begun));
+        tracing::debug!(target: "http.access", "response {code} response time {:.6}", took.as_secs_f64());
+        self.metrics.reply(number, code, took);
+        response
+    }
+
+    async fn routed(
+        &self,
+        resource: &Resource,
+        ids: Ids,
+        request: Request<Incoming>,
+        address: IpAddr,
+        grant: &Arc<Grant>,
+    ) -> Response<ReplyBody> {
+        let (spec, result) = match gate::route(&self.hsm, resource, &request) {
+            Err(refusal) => {
+                if let Some(endpoint) = resource.endpoint(request.method()) {
+                    trail::refused(&self.hsm, &endpoint.spec, &refusal, address, None, &ids);
+                }
+                let (head, body) = request.into_parts();
+                let kept = drain(&head.headers, Some(body)).await;
+                (None, Err(if kept { refusal } else { refusal.closing() }))
+            }
+            Ok(endpoint) => {
+                let query = request.uri().query().map(str::to_owned);
+                let (head, incoming) = request.into_parts();
+                let context = RequestContext {
+                    hsm: self.hsm.clone(),
+                    address,
+                    metrics: self.metrics.clone(),
+                    ids,
+                    query,
+                    updates: self.updates.clone(),
+                    spec: endpoint.spec.clone(),
+                    failed: self.failed,
+                    clock: self.clock.clone(),
+                    method: head.method,
+                    headers: head.headers,
+                    body: Some(incoming),
+                    left_over: None,
+                    grant: grant.clone(),
+                    changes: self.changes.clone(),
+                    trail: Trail::Anonymous,
+                };
+                let reply = (endpoint.run)(context).await;
+                (Some(&endpoint.spec), reply.and_then(|reply| held(reply, grant, &endpoint.spec)))
+            }
+        };
+        let mut response = self.dressed(match result {
+            Ok(reply) => succeed(reply, spec.map(|spec| &**spec)),
+            Err(refusal) => refuse(refusal, spec.map(|spec| &**spec)),
+        });
+        if spec.is_some_and(|spec| spec.no_cache) {
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        }
+        response
+    }
+
+    /// With the headers that every reply of the API has.
+    fn dressed(&self, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
+        let headers = response.headers_mut();
+        let date = httpdate::fmt_http_date(std::time::SystemTime::UNIX_EPOCH + unix_time(&self.hsm));
+        headers.extend(HeaderValue::from_str(&date).ok().map(|date| (header::DATE, date)));
+        headers
+            .insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding, Accept-Charset, Accept-Language"));
+        response
+    }
+}
+
+impl Service for Edge {
+    fn call(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> BoxFuture<'static, Response<ReplyBody>> {
+        Box::pin(async move { self.answer(request, peer).await })
+    }
+}
+
+/// What the head of a request takes in memory.
+fn head_bytes(request: &Request<Incoming>) -> usize {
+    let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
+    lines.sum()
+}
+
+/// What a header takes beside its text.
+const HEADER_BYTES: usize = 128;

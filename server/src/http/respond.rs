@@ -1,0 +1,136 @@
+//! Replies and refusals become responses: what the audit log is told of a refusal, what is still read of its body, the
+//! memory that a reply takes, its headers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_api::limits::{DRAIN_MAX_BYTES, DRAIN_MAX_MS, REPLY_STREAM_BYTES, REQUEST_BYTES};
+use casemate_api::sentences;
+use casemate_core::Hsm;
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use super::budget::{Grant, NoRoom};
+use super::context::{RequestContext, Trail};
+use super::endpoint::{Column, FindReachable, Handler, Spec, TypedEndpoint};
+use super::gate;
+use super::reply::{Content, Refusal, Reply};
+use super::serve::ReplyBody;
+use super::trail;
+
+/// Lets a request through the gate, from the credentials to the reply. If it is refused the audit log hears of it, once, and
+/// what its client still sends is read for a moment.
+pub(super) async fn admit<C, F, B, H>(
+    mut context: RequestContext,
+    endpoint: Arc<TypedEndpoint<F, B, H>>,
+) -> Result<Reply, Refusal>
+where
+    C: Column,
+    F: FindReachable<C>,
+    B: Send + 'static,
+    H: Handler<C, F::Found, B>,
+{
+    match gate::pass(&mut context, endpoint).await {
+        Err(refusal) => {
+            if context.trail != Trail::Done {
+                trail::refused(&context.hsm, &context.spec, &refusal, context.address, context.user(), &context.ids);
+            }
+            Err(if drain(&context.headers, context.body.take()).await { refusal } else { refusal.closing() })
+        }
+        reply => reply,
+    }
+}
+
+/// Reads on for a moment when a request is refused before its body was read: many clients look for the answer only when
+/// they have sent everything, and a connection that is closed on them before that loses it. Returns whether the end was
+/// reached; else the connection is out of step, and the client is to be told that it ends.
+pub(super) async fn drain(headers: &HeaderMap, body: Option<Incoming>) -> bool {
+    let Some(mut body) = body else { return true };
+    // Who waits for `100 Continue` has sent nothing and shall not begin.
+    if body.is_end_stream() || headers.contains_key(header::EXPECT) {
+        return body.is_end_stream();
+    }
+    let mut left = DRAIN_MAX_BYTES;
+    let read = async {
+        while let Some(frame) = body.frame().await {
+            left = left.saturating_sub(frame.ok()?.data_ref().map_or(0, |data| data.len()));
+            if left == 0 {
+                return None;
+            }
+        }
+        Some(())
+    };
+    let read = tokio::time::timeout(Duration::from_millis(DRAIN_MAX_MS), read).await;
+    read.is_ok_and(|end| end.is_some())
+}
+
+/// The reply with what it takes of the budget from here on, until it is taken.
+pub(super) fn held(reply: Reply, grant: &Grant, spec: &Spec) -> Result<Reply, Refusal> {
+    let bytes = match &reply.body {
+        Content::Whole(bytes) => bytes.len(),
+        Content::Stream(_) => REPLY_STREAM_BYTES,
+    };
+    // What small ones could give back is not worth the way to the account.
+    grant.shrink(bytes.max(2 * REQUEST_BYTES));
+    match grant.cover(bytes) {
+        // Nobody is told that a change was not made when it was; their replies are short.
+        Err(NoRoom) if !spec.changes() => Err(no_room()),
+        Ok(()) | Err(NoRoom) => Ok(reply),
+    }
+}
+
+/// The client makes the server hold as much as it may.
+pub(super) fn no_room() -> Refusal {
+    Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::BUSY).with("retry-after", "1")
+}
+
+pub(super) fn broken() -> Refusal {
+    Refusal::because(StatusCode::INTERNAL_SERVER_ERROR, "Internal error. Check the log.")
+}
+
+pub(super) fn succeed(reply: Reply, spec: Option<&Spec>) -> Response<ReplyBody> {
+    let body = match reply.body {
+        Content::Whole(bytes) => ReplyBody::whole(bytes),
+        Content::Stream(body) => body,
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = reply.status;
+    let headers = response.headers_mut();
+    if let Some(spec) = spec {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(spec.media.as_str()));
+    }
+    let mut insert = |name, text: Option<String>| {
+        headers.extend(text.and_then(|text| HeaderValue::from_str(&text).ok()).map(|value| (name, value)));
+    };
+    insert(header::ETAG, reply.tag);
+    insert(header::LOCATION, reply.location);
+    insert(HeaderName::from_static("casemate-note"), reply.note.map(str::to_owned));
+    response
+}
+
+pub(super) fn refuse(refusal: Refusal, spec: Option<&Spec>) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::whole(refusal.body()));
+    *response.status_mut() = refusal.status;
+    let headers = response.headers_mut();
+    if refusal.close {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if refusal.message.is_some() {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    } else if let (true, Some(spec)) = (refusal.typed, spec) {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(spec.media.as_str()));
+    }
+    if let Some((name, value)) = refusal.header
+        && let Ok(value) = HeaderValue::from_str(&value)
+    {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+    response
+}
+
+/// The HSM's time since 1970, for headers.
+pub(super) fn unix_time(hsm: &Hsm) -> Duration {
+    Duration::from_secs(u64::try_from(hsm.now().as_second()).unwrap_or(0))
+}
