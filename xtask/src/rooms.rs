@@ -25,46 +25,48 @@ struct Room {
 }
 
 /// What may use what. `lib.rs` may use everything and is used by nothing.
-const ROOMS: &[Room] = &[];
+const ROOMS: &[Room] = &[
+    Room { name: "error", may_use: &[], circles: &[] },
+    Room { name: "runtime", may_use: &["error"], circles: &[] },
+    Room { name: "store", may_use: &["error", "runtime"], circles: &[] },
+    Room { name: "crypto", may_use: &["error", "runtime"], circles: &[] },
+    Room { name: "rows", may_use: &["crypto", "error", "runtime", "store"], circles: &[] },
+    Room { name: "platform", may_use: &["crypto", "rows", "runtime", "store"], circles: &[] },
+    Room { name: "device", may_use: &["crypto", "error", "platform", "rows", "runtime", "store"], circles: &[] },
+    Room {
+        name: "identity",
+        may_use: &["crypto", "device", "error", "platform", "rows", "runtime", "store"],
+        circles: &[],
+    },
+    Room {
+        name: "keys",
+        may_use: &["crypto", "device", "error", "identity", "rows", "runtime", "store"],
+        circles: &[],
+    },
+    Room { name: "audit", may_use: &["crypto", "device", "error", "rows", "runtime", "store"], circles: &[] },
+    Room {
+        name: "config",
+        may_use: &["crypto", "device", "error", "identity", "platform", "rows", "runtime", "store"],
+        circles: &[],
+    },
+    Room {
+        name: "backup",
+        may_use: &["config", "crypto", "device", "error", "identity", "keys", "platform", "rows", "runtime", "store"],
+        circles: &[],
+    },
+    Room {
+        name: "hsm",
+        may_use: &[
+            "audit", "backup", "config", "crypto", "device", "error", "identity", "keys", "platform", "rows",
+            "runtime", "store",
+        ],
+        circles: &[],
+    },
+    Room { name: "sim", may_use: &["crypto", "error", "platform", "rows", "runtime", "store"], circles: &[] },
+];
 
 /// Modules of `core/src/lib.rs` that are in no room yet: nothing is asked of them. This list may only shrink.
-const LOOSE: &[&str] = &[
-    "audit",
-    "backup",
-    "caller",
-    "config",
-    "counters",
-    "digest",
-    "error",
-    "guesses",
-    "hsm",
-    "kdf",
-    "keys",
-    "limiter",
-    "local",
-    "mech",
-    "namespaces",
-    "party",
-    "path",
-    "phase",
-    "platform",
-    "quotas",
-    "record",
-    "right",
-    "seal",
-    "secret",
-    "shared",
-    "sim",
-    "slots",
-    "stall",
-    "step",
-    "store",
-    "table",
-    "tally",
-    "update",
-    "users",
-    "x509",
-];
+const LOOSE: &[&str] = &[];
 
 /// Where the rooms are.
 const SOURCE: &str = "core/src";
