@@ -1,12 +1,8 @@
 //! What bodies a row takes, and how they become the handler's argument.
 
-use std::sync::Arc;
-
 use casemate_api::body::keys::{ImportArguments, ImportKey};
 use casemate_api::limits::{BODY_MAX_BYTES, BODY_USE_MAX_BYTES};
-use casemate_core::party::Party;
-use casemate_core::platform::BoxFuture;
-use casemate_core::{Error, Hsm};
+use casemate_core::Error;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
@@ -78,7 +74,7 @@ impl Takes {
     }
 }
 
-type Decode<B> = fn(Arc<Hsm>, Party, Option<Vec<u8>>, body::Body) -> BoxFuture<'static, Result<B, Error>>;
+type Decode<B> = fn(Option<&[u8]>, body::Body) -> Result<B, Error>;
 
 /// How the body of a row becomes its handler's argument.
 pub struct Body<B> {
@@ -90,7 +86,7 @@ pub struct Body<B> {
 pub(super) enum How<B> {
     /// From the bytes alone.
     Now(fn(&[u8]) -> Result<B, Error>),
-    /// From the Content-Type and the bytes, with the HSM's pool for large ones.
+    /// From the Content-Type and the bytes.
     Typed(Decode<B>),
     /// Not at all: the handler reads it.
     Streamed(fn(Upload) -> B),
@@ -162,19 +158,14 @@ pub enum Import {
 
 /// A key to import: JSON, or two parts of which the second is PEM.
 pub fn import() -> Body<Import> {
-    let decode: Decode<Import> = |hsm, party, content_type, body| {
-        Box::pin(async move {
-            let header = content_type.unwrap_or_default();
-            let multipart = ContentType::parse(&header).is_some_and(|parsed| parsed.is("multipart/form-data"));
-            if !multipart {
-                return Ok(Import::Json(hsm.by_size(body.len(), party, move || json::parse(&body)).await??));
-            }
-            let header = String::from_utf8_lossy(&header).into_owned();
-            let parts = multipart::import_parts(&header, body).await.map_err(|why| Error::invalid(why.to_string()))?;
-            let (arguments, key_file) = (parts.arguments, parts.key_file);
-            let arguments = hsm.by_size(arguments.len(), party, move || json::parse(&arguments)).await??;
-            Ok(Import::Pem(arguments, key_file))
-        })
+    let decode: Decode<Import> = |content_type, body| {
+        let header = content_type.unwrap_or_default();
+        if !ContentType::parse(header).is_some_and(|parsed| parsed.is("multipart/form-data")) {
+            return Ok(Import::Json(json::parse(&body)?));
+        }
+        let parts = multipart::import_parts(&String::from_utf8_lossy(header), body);
+        let parts = parts.map_err(|why| Error::invalid(why.to_string()))?;
+        Ok(Import::Pem(json::parse(&parts.arguments)?, parts.key_file))
     };
     let takes = Takes { types: Types::JsonOrMultipart, max_bytes: BODY_MAX_BYTES };
     Body { takes, schema: schema_of::<ImportKey>(), decode: How::Typed(decode) }

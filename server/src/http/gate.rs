@@ -31,6 +31,7 @@ use super::budget::{Grant, NoRoom};
 use super::decode::{Body, How};
 use super::negotiate::{self, Basic, Conditions, Current, Effect, Verdict};
 use super::pages;
+use super::pieces::Pieces;
 use super::places::Places;
 use super::reply::{Content, Refusal, Reply};
 use super::route::{Ids, Resource, Routes};
@@ -372,11 +373,14 @@ where
             hsm.by_size(length, party, decode).await.and_then(|input| input).map_err(core)?
         }
         How::Typed(decode) => {
-            let (header, hsm) = (call.content_type().map(<[u8]>::to_vec), call.asking.hsm.clone());
-            // Counted as long as the pool has it, also if the client leaves.
-            let (party, grant) = (Party::Address(call.asking.address.into()), call.grant.clone());
-            let sent = hsm.by_size(length, party, move || sent.into_body().counted(grant)).await.map_err(core)?;
-            decode(hsm, party, header, sent).await.map_err(core)?
+            let (decode, hsm, grant) = (*decode, &call.asking.hsm, call.grant.clone());
+            let (party, header) = (Party::Address(call.asking.address.into()), call.content_type().map(<[u8]>::to_vec));
+            let decode = move || {
+                let input = decode(header.as_deref(), sent.into_body());
+                drop(grant);
+                input
+            };
+            hsm.by_size(length, party, decode).await.and_then(|input| input).map_err(core)?
         }
         How::Streamed(take) => {
             // What waits of it, and what is made of that.
@@ -710,18 +714,18 @@ async fn present(call: &Call) -> Present {
 }
 
 /// An ETag of a body: equal bodies have equal tags.
-fn etag(body: &[u8]) -> String {
+fn etag(body: &Pieces) -> String {
     if body.len() > BODY_INLINE_MAX_BYTES {
         stall::begins("tagging a large reply");
     }
-    let digest = casemate_core::digest::sha256(body);
+    let digest = casemate_core::digest::sha256_of(body.iter());
     let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     format!("\"{hex}\"")
 }
 
 fn succeed(reply: Reply, spec: Option<&Spec>) -> Response<ReplyBody> {
     let body = match reply.body {
-        Content::Whole(bytes) => ReplyBody::whole(bytes),
+        Content::Whole(bytes) => ReplyBody::pieces(bytes),
         Content::Stream(body) => body,
     };
     let mut response = Response::new(body);

@@ -13,6 +13,7 @@ pub mod negotiate;
 pub mod openapi;
 mod pages;
 pub mod parts;
+pub mod pieces;
 mod places;
 pub mod reply;
 pub mod route;

@@ -2,6 +2,11 @@
 //!
 //! Trusts nothing of the body; `multer` does the framing. Its buffers are wiped by the allocator, the parts by themselves.
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use casemate_api::limits::BODY_INLINE_MAX_BYTES;
+use casemate_core::stall;
 use http_body_util::{BodyDataStream, Full};
 use hyper::body::Bytes;
 use zeroize::Zeroizing;
@@ -22,8 +27,20 @@ pub struct ImportParts {
 pub struct NotTwoParts;
 
 /// Splits `body`. Parts named `arguments` and `key_file` may come in any order; with other names (some clients use
-/// file names) the parameters come first.
-pub async fn import_parts(content_type: &str, body: Body) -> Result<ImportParts, NotTwoParts> {
+/// file names) the parameters come first. Belongs on the pool if the body is long.
+pub fn import_parts(content_type: &str, body: Body) -> Result<ImportParts, NotTwoParts> {
+    if body.len() > BODY_INLINE_MAX_BYTES {
+        stall::begins("taking a large form apart");
+    }
+    let split = pin!(split(content_type, body));
+    match split.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(parts) => parts,
+        // Never: the whole body is there, so that there is nothing to wait for.
+        Poll::Pending => Err(NotTwoParts),
+    }
+}
+
+async fn split(content_type: &str, body: Body) -> Result<ImportParts, NotTwoParts> {
     let boundary = multer::parse_boundary(content_type).map_err(|_| NotTwoParts)?;
     let bytes_max = body.len();
     let stream = BodyDataStream::new(Full::new(Bytes::from_owner(body)));
@@ -95,7 +112,7 @@ mod tests {
             let full = Full::new(Bytes::copy_from_slice(text));
             let grant = Budget::new(1 << 30).account([192, 0, 2, 1].into()).grant(0).unwrap();
             let body = body::read(full, 1 << 20, &grant, &Standing).await.unwrap();
-            let parts = import_parts(content_type, body.into_body()).await?;
+            let parts = import_parts(content_type, body.into_body())?;
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             Ok((text(&parts.arguments), text(&parts.key_file)))
         })

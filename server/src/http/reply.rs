@@ -7,6 +7,7 @@ use casemate_core::error::Text;
 use hyper::StatusCode;
 use serde::Serialize;
 
+use super::pieces::Pieces;
 use super::row::Spec;
 use super::serve::ReplyBody;
 
@@ -27,26 +28,31 @@ pub struct Reply {
 /// Body of a [`Reply`].
 pub enum Content {
     /// Known bytes, of the row's type.
-    Whole(Vec<u8>),
+    Whole(Pieces),
     /// Bytes that come, of the row's type.
     Stream(ReplyBody),
 }
 
 impl Reply {
-    /// `200` with bytes.
+    /// `200` with bytes, which are cut into pieces if they are many; then this belongs on the pool.
     pub fn ok(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { status: StatusCode::OK, location: None, note: None, body: Content::Whole(bytes.into()), tag: None }
+        Self::of(Content::Whole(bytes.into().into()))
+    }
+
+    fn of(body: Content) -> Self {
+        Self { status: StatusCode::OK, location: None, note: None, body, tag: None }
     }
 
     /// `200` with compact JSON.
     pub fn json(value: &impl Serialize) -> Result<Self, Error> {
-        let bytes = serde_json::to_vec(value).map_err(|why| Error::internal(why.to_string()))?;
-        Ok(Self::ok(bytes))
+        let mut json = Pieces::with_capacity(JSON_BYTES);
+        serde_json::to_writer(&mut json, value).map_err(|why| Error::internal(why.to_string()))?;
+        Ok(Self::of(Content::Whole(json)))
     }
 
     /// `200` with a body that comes.
     pub fn stream(body: ReplyBody) -> Self {
-        Self { body: Content::Stream(body), ..Self::ok("") }
+        Self::of(Content::Stream(body))
     }
 
     /// `204`
@@ -82,6 +88,9 @@ impl Reply {
         self
     }
 }
+
+/// Most replies are no longer.
+const JSON_BYTES: usize = 128;
 
 /// A request that was not carried out.
 #[derive(Debug)]

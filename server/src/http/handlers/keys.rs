@@ -215,8 +215,9 @@ pub async fn csr(op: Op, _: Caller, key: Key, subject: bodies::DistinguishedName
 
 /// `GET /keys/{key}/cert`
 pub async fn certificate(op: Op, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
-    let found = op.keys_of(caller.scope()?).certificate(&key).await?;
-    found.map(Reply::ok).ok_or_else(Error::not_found)
+    let scope = caller.scope()?;
+    let found = op.keys_of(scope).certificate(&key).await?.ok_or_else(Error::not_found)?;
+    op.by_size(found.len(), scope.party(), move || Reply::ok(found)).await
 }
 
 /// `PUT /keys/{key}/cert`
