@@ -71,8 +71,7 @@ impl Hsm {
             other => BootError::Store(other.to_string()),
         };
         crate::step::recover(&platform, &local).await.map_err(store)?;
-        let offset = local.get(LocalPath::ClockOffset).await.map_err(store)?;
-        let offset = offset.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map_or(0, i64::from_be_bytes);
+        let offset = stored_offset_s(&local).await.map_err(store)?;
         match config::stored::<Logging>(&local).await {
             Ok(Some(logging)) => platform.host.log_to(&logging),
             Ok(None) => {}
@@ -90,7 +89,8 @@ impl Hsm {
                 Ok(None) => Phase::Locked(Arc::new(locked)),
                 Err(error) => {
                     tracing::error!(target: "hsm", %error, "unattended boot failed; the HSM stays Locked");
-                    // Unless a restore on a new device turned out to be of no use, and was undone.
+                    // Unless a restore on a new device turned out to be of no use, and was undone, its time with it.
+                    clock_offset_s.store(stored_offset_s(&local).await.map_err(store)?, Ordering::Relaxed);
                     match local.get(LocalPath::Slot0).await.map_err(store)? {
                         Some(_) => Phase::Locked(Arc::new(locked)),
                         None => Phase::Unprovisioned(Arc::new(Unprovisioned::new(platform.clone(), local.clone()))),
@@ -213,8 +213,13 @@ impl Hsm {
                 return Err(Error::Unavailable("The restore was unlocked meanwhile. Try again.".into()));
             }
             undo_import(platform, local, "the former unlock passphrase undid it").await?;
+            self.reload_clock_offset().await?;
         }
         let unlocked = Box::pin(phase.open(domain)).await;
+        if matches!(unlocked, Err(Error::Invalid(_))) {
+            // A restore may have turned out to be of no use, and was undone.
+            self.reload_clock_offset().await?;
+        }
         if matches!(unlocked, Err(Error::Invalid(_))) && self.local.get(LocalPath::Slot0).await?.is_none() {
             // A restore on a new device that turned out to be of no use was undone.
             let fresh = Unprovisioned::new(self.platform.clone(), self.local.clone());
@@ -310,6 +315,13 @@ impl Hsm {
             // Resolves with `Canceled` when the last sender is dropped.
             first_of(gone, limit).await;
         }
+    }
+
+    /// Takes the stored time for the HSM's, after a restore was undone that had brought another. The caller holds the
+    /// transition, and outside of the Operational phase nobody else sets it.
+    pub(crate) async fn reload_clock_offset(&self) -> Result<(), Error> {
+        self.clock_offset_s.store(stored_offset_s(&self.local).await?, Ordering::Relaxed);
+        Ok(())
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
@@ -501,7 +513,9 @@ pub(crate) async fn hold_soon(op: &Operational, by: &Caller) -> Result<Held, Err
 }
 
 /// Whether `by` may still do what only takes power away from the HSM. That must not depend on a disk: if the store does not
-/// tell, or not soon, they may.
+/// tell, or not soon, they may. Also if it is busy: that takes a flood of reads, behind which an owner who locks must not have
+/// to wait. What is let through unseen is little: `by` was believed when the request was let in, and their row is in the cache
+/// unless it was changed since.
 async fn may_leave(op: &Operational, by: &Caller) -> Result<Option<Held>, Error> {
     match hold_soon(op, by).await {
         Ok(held) => Ok(Some(held)),
@@ -518,6 +532,12 @@ async fn flush(op: &Operational) {
 
 pub(crate) fn wrong_state() -> Error {
     Error::Precondition(sentences::WRONG_STATE.into())
+}
+
+/// Seconds from the hardware clock to the HSM's, as they are stored.
+async fn stored_offset_s(local: &Local) -> Result<i64, Error> {
+    let stored = local.get(LocalPath::ClockOffset).await?;
+    Ok(stored.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map_or(0, i64::from_be_bytes))
 }
 
 pub(crate) fn wall(platform: &Platform) -> Timestamp {

@@ -518,6 +518,7 @@ impl Restore {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::error!(target: "hsm", %error, "the restored HSM cannot boot unattended now; it is Locked");
+                    hsm.reload_clock_offset().await?;
                     if hsm.local.get(LocalPath::Slot0).await?.is_none() {
                         // Its file turned out to be of no use, and the restore was undone.
                         let fresh = Unprovisioned::new(hsm.platform.clone(), hsm.local.clone());
