@@ -263,7 +263,8 @@ impl<R: Record> Table<R> {
         }
     }
 
-    /// The same of a row that was moved.
+    /// The same of a row that was moved. If `to` was removed or moved on before this says so, what is kept there is of a row
+    /// that is gone: it serves nobody, and goes at the next read of that path, for the bound of the cache, or with the phase.
     pub fn moved(&self, from: &SharedPath, to: &SharedPath) {
         let older = {
             let mut changes = self.stripe(from.path());

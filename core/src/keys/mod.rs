@@ -351,8 +351,8 @@ impl ManagedKeys<'_> {
             self.op.update(By::Caller(self.caller), &self.op.keys, &path, |draft| self.fence(draft), change).await;
         place.end(match &changed {
             Ok(Some(())) => End::Done,
-            Ok(None) | Err(Error::Unchanged | Error::Full(_)) => End::Not,
-            Err(_) => End::Unknown,
+            Ok(None) | Err(Error::Unchanged) => End::Not,
+            Err(why) => why.into(),
         });
         match changed {
             Ok(Some(_)) => Ok(Change::Done),
