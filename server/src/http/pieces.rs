@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use casemate_api::limits::REPLY_PIECE_BYTES;
+use casemate_api::limits::{REPLY_PIECE_BYTES, REQUEST_BYTES};
 use casemate_core::stall;
 use tokio::runtime::Handle;
 
@@ -87,17 +87,27 @@ impl io::Write for Pieces {
 }
 
 /// Lets go of `pieces` that nobody wants any more, one after the other, and serves others in between; `held`, which they
-/// are counted in, goes with the last. Outside of a runtime nobody is served, and they go at once.
-pub(super) fn let_go<P: Send + 'static>(mut pieces: VecDeque<P>, held: Option<Arc<Grant>>) {
+/// are counted in, shrinks to what is left of them. Outside of a runtime nobody is served, and they go at once.
+pub(super) fn let_go<P>(mut pieces: VecDeque<P>, held: Option<Arc<Grant>>)
+where
+    P: AsRef<[u8]> + Send + 'static,
+{
     if pieces.len() <= 1 {
         return;
     }
     let Ok(runtime) = Handle::try_current() else { return stall::begins(WIPING) };
+    let mut left: usize = pieces.iter().map(|piece| piece.as_ref().len()).sum();
+    // At once: of these no copies will be made, and their client may be back before they are gone. Not below what the request
+    // counts for, which may still be there.
+    let shrink = move |left: usize| held.iter().for_each(|held| held.shrink(left.max(2 * REQUEST_BYTES)));
+    shrink(left);
     runtime.spawn(async move {
-        while pieces.pop_front().is_some() {
+        while let Some(piece) = pieces.pop_front() {
+            left -= piece.as_ref().len();
+            drop(piece);
+            shrink(left);
             tokio::task::yield_now().await;
         }
-        drop(held);
     });
 }
 
