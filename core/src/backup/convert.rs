@@ -314,7 +314,7 @@ pub(crate) async fn import_waits(platform: &Platform, local: &Local) -> Result<b
     Ok(current != Some(Source { generation, version, expect }.to()))
 }
 
-/// Gives a device back the slots it had before a restore that was not opened yet, so that nobody is locked out.
+/// Gives a device back the slots and the time it had before a restore that was not opened yet, so that nobody is locked out.
 pub(crate) async fn undo_import(platform: &Platform, local: &Local, why: &str) -> Result<(), Error> {
     let change = slots::back_to_former(LocalChange::default().delete(LocalPath::Step), local).await?;
     local.commit(change).await?;

@@ -16,14 +16,15 @@ use crate::runtime::pool::{Work, run_on};
 
 const SLOT0_AAD: &[u8] = b"passphrase";
 
-/// The rows that open the Domain Key, and where a restore keeps them until it is over.
-const FORMER: [(LocalPath, LocalPath); 3] = [
+/// The rows that open the Domain Key and the time that came with them, and where a restore keeps them until it is over.
+const FORMER: [(LocalPath, LocalPath); 4] = [
     (LocalPath::Slot0, LocalPath::FormerSlot0),
     (LocalPath::Slot1, LocalPath::FormerSlot1),
     (LocalPath::UnlockSalt, LocalPath::FormerSalt),
+    (LocalPath::ClockOffset, LocalPath::FormerClockOffset),
 ];
 
-/// Adds to `change` that the slots of now are kept: if what a restore brings cannot be used, they come back.
+/// Adds to `change` that the slots and the time of now are kept: if what a restore brings cannot be used, they come back.
 pub(crate) async fn keep_former(mut change: LocalChange, local: &Local) -> Result<LocalChange, Error> {
     for (now, former) in FORMER {
         change = match local.get(now).await? {
@@ -34,7 +35,7 @@ pub(crate) async fn keep_former(mut change: LocalChange, local: &Local) -> Resul
     Ok(change)
 }
 
-/// Adds to `change` that the slots of before come back, or that there are none again.
+/// Adds to `change` that the slots and the time of before come back, or that there are none again.
 pub(crate) async fn back_to_former(mut change: LocalChange, local: &Local) -> Result<LocalChange, Error> {
     for (now, former) in FORMER {
         change = match local.get(former).await? {
@@ -45,7 +46,7 @@ pub(crate) async fn back_to_former(mut change: LocalChange, local: &Local) -> Re
     Ok(change)
 }
 
-/// Adds to `change` that the slots of before are gone for good.
+/// Adds to `change` that the slots and the time of before are gone for good.
 pub(crate) fn forget_former(change: LocalChange) -> LocalChange {
     FORMER.into_iter().fold(change, |change, (_, former)| change.delete(former))
 }

@@ -91,7 +91,8 @@ impl Hsm {
                 Ok(None) => Phase::Locked(Arc::new(locked)),
                 Err(error) => {
                     tracing::error!(target: "hsm", %error, "unattended boot failed; the HSM stays Locked");
-                    // Unless a restore on a new device turned out to be of no use, and was undone.
+                    // Unless a restore on a new device turned out to be of no use, and was undone, its time with it.
+                    device.read_clock_offset().await.map_err(store)?;
                     if provisioned().await? { Phase::Locked(Arc::new(locked)) } else { unprovisioned() }
                 }
             }
@@ -197,8 +198,13 @@ impl Hsm {
                 return Err(Error::Unavailable("The restore was unlocked meanwhile. Try again.".into()));
             }
             undo_import(platform, local, "the former unlock passphrase undid it").await?;
+            self.device.read_clock_offset().await?;
         }
         let unlocked = Box::pin(phase.open(domain)).await;
+        if matches!(unlocked, Err(Error::Invalid(_))) {
+            // A restore may have turned out to be of no use, and was undone.
+            self.device.read_clock_offset().await?;
+        }
         if matches!(unlocked, Err(Error::Invalid(_))) && self.device.store.get(LocalPath::Slot0).await?.is_none() {
             // A restore on a new device that turned out to be of no use was undone.
             self.enter(self.unprovisioned());
@@ -555,7 +561,9 @@ pub(crate) async fn hold_soon(op: &Operational, by: &Caller) -> Result<Held, Err
 }
 
 /// Whether `by` may still do what only takes power away from the HSM. That must not depend on a disk: if the store does not
-/// tell, or not soon, they may.
+/// tell, or not soon, they may. Also if it is busy: that takes a flood of reads, behind which an owner who locks must not have
+/// to wait. What is let through unseen is little: `by` was believed when the request was let in, and their row is in the cache
+/// unless it was changed since.
 async fn may_leave(op: &Operational, by: &Caller) -> Result<Option<Held>, Error> {
     match hold_soon(op, by).await {
         Ok(held) => Ok(Some(held)),

@@ -519,6 +519,7 @@ impl Restore {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::error!(target: "hsm", %error, "the restored HSM cannot boot unattended now; it is Locked");
+                    hsm.device.read_clock_offset().await?;
                     if hsm.device.store.get(LocalPath::Slot0).await?.is_none() {
                         // Its file turned out to be of no use, and the restore was undone.
                         hsm.enter(hsm.unprovisioned());

@@ -353,8 +353,8 @@ impl ManagedKeys<'_> {
         let changed = right::update(tables, by, &tables.keys, &path, fence, |record| Ok(change(record))).await;
         place.end(match &changed {
             Ok(Some(Change::Done)) => End::Done,
-            Ok(Some(Change::Unchanged) | None) | Err(Error::Full(_)) => End::Not,
-            Err(_) => End::Unknown,
+            Ok(Some(Change::Unchanged) | None) => End::Not,
+            Err(why) => why.into(),
         });
         changed?.ok_or(Error::NotFound(Some("key not found".into())))
     }

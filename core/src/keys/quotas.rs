@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_lock::MutexGuardArc;
 use casemate_api::NamespaceId;
 use casemate_api::limits::BACKUP_PAGE_ROWS;
+use casemate_api::sentences;
 
 use crate::error::Error;
 use crate::identity::caller::{Caller, Scope};
@@ -79,8 +80,20 @@ impl From<&Result<Committed, Error>> for End {
     fn from(result: &Result<Committed, Error>) -> Self {
         match result {
             Ok(Committed::At(_)) => End::Done,
-            Ok(Committed::Conflict(_)) | Err(Error::Full(_)) => End::Not,
-            Err(_) => End::Unknown,
+            Ok(Committed::Conflict(_)) => End::Not,
+            Err(why) => why.into(),
+        }
+    }
+}
+
+impl From<&Error> for End {
+    /// What leaves it open costs a count of the whole namespace, so a store that others keep busy must not be taken for that.
+    fn from(why: &Error) -> Self {
+        match why {
+            Error::Full(_) | Error::NotBelieved => End::Not,
+            // The store says this in place of beginning; of a lost answer it says that it did not confirm.
+            Error::Unavailable(text) if text == sentences::BUSY => End::Not,
+            _ => End::Unknown,
         }
     }
 }
@@ -222,4 +235,20 @@ pub(crate) fn stored_bytes(record: &impl Record) -> i64 {
 /// A length as a change.
 pub(crate) fn signed(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreError;
+
+    #[test]
+    fn a_store_that_is_busy_leaves_nothing_open() {
+        let end = |why: StoreError| End::from(&Err(Error::from(why)));
+        assert!(end(StoreError::Busy) == End::Not);
+        assert!(end(StoreError::Full) == End::Not);
+        assert!(end(StoreError::Unreachable("gone".into())) == End::Unknown);
+        let unconfirmed = "The store did not confirm the change. Read before you try again.";
+        assert!(End::from(&Error::Unavailable(unconfirmed.into())) == End::Unknown);
+    }
 }

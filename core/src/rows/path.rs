@@ -177,6 +177,8 @@ pub enum LocalPath {
     FormerSlot1,
     /// Salt of the Unlock Key from before a restore.
     FormerSalt,
+    /// Clock offset from before a restore.
+    FormerClockOffset,
     /// Seconds from the hardware clock to the HSM's.
     ClockOffset,
     /// TLS private key and certificate chain.
@@ -209,6 +211,7 @@ impl LocalPath {
             LocalPath::FormerSlot0 => b"former/slot/0",
             LocalPath::FormerSlot1 => b"former/slot/1",
             LocalPath::FormerSalt => b"former/unlock-salt",
+            LocalPath::FormerClockOffset => b"former/clock-offset",
             LocalPath::ClockOffset => b"clock-offset",
             LocalPath::Tls => b"tls",
             LocalPath::Network => b"network",

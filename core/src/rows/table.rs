@@ -306,7 +306,9 @@ impl<R: Record> Table<R> {
         }
     }
 
-    /// Takes note that the transaction `at` moved a row.
+    /// Takes note that the transaction `at` moved a row. If `to` was removed or moved on before this is noted, what is kept there
+    /// is of a row that is gone: it serves nobody, and goes at the next read of that path, for the bound of the cache, or with
+    /// the phase.
     pub(super) fn moved(&self, from: &Path, to: &Path, at: Revision) {
         let older = {
             let mut changes = self.stripe(from);

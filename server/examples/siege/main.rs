@@ -1,5 +1,5 @@
-//! A siege of a `casemated` of its own: a million hostile requests from 64 addresses, and one honest client who goes on
-//! signing beside them. Prints what came of it, and fails with a sentence for each promise that was not kept.
+//! A siege of a `casemated` of its own: a million hostile requests from 64 addresses, and beside them one honest
+//! client who goes on signing and one who logs in every second. Prints what came of it, and fails with a sentence for each promise that was not kept.
 //!
 //! ```text
 //! cargo xtask siege          # builds both in release mode and runs it

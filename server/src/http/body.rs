@@ -3,6 +3,7 @@
 //! A body may hold a passphrase or a key, so it lives in memory that is wiped. Nothing is trusted, the declared length
 //! least of all: memory is taken as bytes arrive, never more than four times as much, and counted before it is taken.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::ops::Deref;
 use std::pin::Pin;
@@ -17,6 +18,7 @@ use hyper::body::{Bytes, Frame};
 use zeroize::Zeroizing;
 
 use super::budget::{Grant, NoRoom};
+use super::pieces::let_go;
 
 /// Why a body was not read. After any of them the connection is not worth keeping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,14 +41,6 @@ pub enum BodyError {
 #[derive(Default)]
 pub struct Body {
     bytes: Zeroizing<Vec<u8>>,
-    _grant: Option<Arc<Grant>>,
-}
-
-impl Body {
-    /// The same, which keeps what it is counted in.
-    pub(super) fn counted(self, grant: Arc<Grant>) -> Self {
-        Self { bytes: self.bytes, _grant: Some(grant) }
-    }
 }
 
 impl Deref for Body {
@@ -66,8 +60,17 @@ impl AsRef<[u8]> for Body {
 #[derive(Default)]
 pub struct Received {
     /// All but the last are full.
-    pieces: Vec<Zeroizing<Vec<u8>>>,
+    pieces: VecDeque<Zeroizing<Vec<u8>>>,
     length: usize,
+    /// What it is counted in.
+    grant: Option<Arc<Grant>>,
+}
+
+impl Drop for Received {
+    /// A client may leave or be refused in the midst of it.
+    fn drop(&mut self) {
+        let_go(std::mem::take(&mut self.pieces), self.grant.take());
+    }
 }
 
 impl Received {
@@ -84,19 +87,19 @@ impl Received {
     /// The body in one: on the pool if it is long.
     pub fn into_body(mut self) -> Body {
         if self.pieces.len() <= 1 {
-            return Body { bytes: self.pieces.pop().unwrap_or_default(), _grant: None };
+            return Body { bytes: self.pieces.pop_front().unwrap_or_default() };
         }
         stall::begins("joining a long body");
         let mut bytes = Zeroizing::new(Vec::with_capacity(self.length));
-        for piece in self.pieces {
+        for piece in std::mem::take(&mut self.pieces) {
             bytes.extend_from_slice(&piece);
         }
-        Body { bytes, _grant: None }
+        Body { bytes }
     }
 }
 
 /// Reads `body`, at most `limit` bytes, chunked or not. `grant` grows to cover it and the copies made of it.
-pub async fn read<B>(mut body: B, limit: usize, grant: &Grant, clock: &dyn Clock) -> Result<Received, BodyError>
+pub async fn read<B>(mut body: B, limit: usize, grant: &Arc<Grant>, clock: &dyn Clock) -> Result<Received, BodyError>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
 {
@@ -106,7 +109,8 @@ where
     }
     // The body will not outgrow its declared length: then neither does the memory.
     let limit = hint.exact().and_then(|exact| usize::try_from(exact).ok()).unwrap_or(limit);
-    let mut into = Growing { received: Received::default(), room: 0, limit, grant };
+    let received = Received { pieces: VecDeque::new(), length: 0, grant: Some(grant.clone()) };
+    let mut into = Growing { received, room: 0, limit, grant };
     let mut pace = None;
     while let Some(frame) = next(&mut body, into.received.length, &mut pace, clock).await? {
         if let Ok(data) = frame.into_data() {
@@ -135,7 +139,7 @@ impl Growing<'_> {
                 self.grow(data.len())?;
             }
             let (now, later) = data.split_at(data.len().min(self.room - self.received.length));
-            if let Some(last) = self.received.pieces.last_mut() {
+            if let Some(last) = self.received.pieces.back_mut() {
                 last.extend_from_slice(now);
             }
             self.received.length += now.len();
@@ -158,10 +162,10 @@ impl Growing<'_> {
         self.grant.cover(room * BODY_COPIES)?;
         // By hand: a vector that grows on its own leaves its old bytes behind.
         let mut grown = Zeroizing::new(Vec::with_capacity(piece));
-        if first && let Some(old) = self.received.pieces.pop() {
+        if first && let Some(old) = self.received.pieces.pop_back() {
             grown.extend_from_slice(&old);
         }
-        self.received.pieces.push(grown);
+        self.received.pieces.push_back(grown);
         self.room = room;
         Ok(())
     }
@@ -228,8 +232,7 @@ const FIRST_BYTES: usize = 1 << 10;
 mod tests {
     use super::*;
     use http_body_util::Full;
-    use std::collections::VecDeque;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use crate::http::budget::Budget;
 
@@ -315,6 +318,23 @@ mod tests {
         assert_eq!(sent(200 << 10).err(), Some(BodyError::Busy));
         drop(grant);
         assert_eq!(budget.left(), 1 << 20);
+    }
+
+    #[test]
+    fn what_was_read_for_nobody_is_let_go_piece_by_piece() {
+        let (budget, grant) = grant(8 << 20);
+        let clock = Jumping::default();
+        run(async {
+            let body = read(Full::new(Bytes::from(vec![1; 1 << 20])), 1 << 20, &grant, &clock).await.unwrap();
+            let before = stall::begun_here("wiping what nobody wants");
+            drop((body, grant));
+            assert_eq!(stall::begun_here("wiping what nobody wants"), before);
+            assert!(budget.left() < 8 << 20, "what is still there counts");
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(budget.left(), 8 << 20);
+        });
     }
 
     fn capacity(body: &Received) -> usize {

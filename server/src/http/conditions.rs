@@ -11,6 +11,7 @@ use hyper::StatusCode;
 use super::budget::NoRoom;
 use super::context::RequestContext;
 use super::negotiate::{Current, Effect, Verdict};
+use super::pieces::Pieces;
 use super::reply::{Content, Refusal, Reply};
 use super::respond::{no_room, unix_time};
 
@@ -49,7 +50,8 @@ impl RequestContext {
         if let Content::Whole(bytes) = &mut reply.body
             && self.spec.etag
         {
-            let (tag, whole) = self.tagged(std::mem::take(bytes)).await?;
+            let whole = std::mem::take(bytes);
+            let (tag, whole) = self.tagged(whole.len(), move || whole).await?;
             (*bytes, reply.tag) = (whole, Some(tag));
         }
         match self.verdict(reply.tag.as_deref().map_or(Current::Untagged, Current::Tagged)) {
@@ -64,7 +66,7 @@ impl RequestContext {
     pub(super) async fn present(&self, content: Result<Option<Vec<u8>>, Error>) -> Present {
         let tag = match content {
             Ok(None) => return Present::Untagged,
-            Ok(Some(whole)) => self.tagged(whole).await,
+            Ok(Some(whole)) => self.tagged(whole.len(), move || whole.into()).await,
             Err(error) => Err(Refusal::from_core(error, &self.spec)),
         };
         match tag {
@@ -74,12 +76,16 @@ impl RequestContext {
         }
     }
 
-    /// The ETag of a body, on the pool if that is long, and the body.
-    async fn tagged(&self, whole: Vec<u8>) -> Result<(String, Vec<u8>), Refusal> {
-        let length = whole.len();
+    /// The ETag of `length` bytes that `pieces` gives, on the pool if they are many, and the bytes.
+    async fn tagged(
+        &self,
+        length: usize,
+        pieces: impl FnOnce() -> Pieces + Send + 'static,
+    ) -> Result<(String, Pieces), Refusal> {
         self.grant.cover(length).map_err(|NoRoom| no_room())?;
         let (party, grant) = (Party::Address(self.address.into()), self.grant.clone());
         let tag = move || {
+            let whole = pieces();
             let tag = etag(&whole);
             drop(grant);
             (tag, whole)
@@ -90,11 +96,11 @@ impl RequestContext {
 }
 
 /// An ETag of a body: equal bodies have equal tags.
-fn etag(body: &[u8]) -> String {
+fn etag(body: &Pieces) -> String {
     if body.len() > BODY_INLINE_MAX_BYTES {
         stall::begins("tagging a large reply");
     }
-    let digest = casemate_core::crypto::digest::sha256(body);
-    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{hex}\"")
+    let digest = casemate_core::crypto::digest::sha256_of(body.iter());
+    let half = digest.get(..16).unwrap_or_default();
+    format!("\"{}\"", base16ct::lower::encode_string(half))
 }

@@ -1,12 +1,9 @@
 //! What bodies an endpoint takes, and how they become the handler's argument.
 
-use std::sync::Arc;
-
 use casemate_api::body::keys::{ImportArguments, ImportKey};
 use casemate_api::limits::{BODY_MAX_BYTES, BODY_USE_MAX_BYTES, PART_HEAD_MAX_BYTES, REQUEST_BYTES};
-use casemate_core::runtime::BoxFuture;
+use casemate_core::Error;
 use casemate_core::runtime::party::Party;
-use casemate_core::{Error, Hsm};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
@@ -82,7 +79,7 @@ impl Takes {
     }
 }
 
-type Decode<B> = fn(Arc<Hsm>, Party, Option<Vec<u8>>, body::Body) -> BoxFuture<'static, Result<B, Error>>;
+type Decode<B> = fn(Option<&[u8]>, body::Body) -> Result<B, Error>;
 
 /// How the body of an endpoint becomes its handler's argument.
 pub struct Body<B> {
@@ -94,7 +91,7 @@ pub struct Body<B> {
 pub(super) enum How<B> {
     /// From the bytes alone.
     Now(fn(&[u8]) -> Result<B, Error>),
-    /// From the Content-Type and the bytes, with the HSM's pool for large ones.
+    /// From the Content-Type and the bytes.
     Typed(Decode<B>),
     /// Not at all: the handler reads it.
     Streamed(fn(Upload) -> B),
@@ -119,13 +116,16 @@ impl<B: Send + 'static> Body<B> {
                 hsm.by_size(length, party, decode).await.and_then(|input| input)
             }
             How::Typed(decode) => {
-                let (header, hsm) = (context.content_type().map(<[u8]>::to_vec), context.hsm.clone());
+                let (decode, hsm, grant) = (*decode, &context.hsm, context.grant.clone());
+                let header = context.content_type().map(<[u8]>::to_vec);
+                let party = Party::Address(context.address.into());
                 // Counted as long as the pool has it, also if the client leaves.
-                let (party, grant) = (Party::Address(context.address.into()), context.grant.clone());
-                match hsm.by_size(length, party, move || sent.into_body().counted(grant)).await {
-                    Ok(sent) => decode(hsm, party, header, sent).await,
-                    Err(error) => Err(error),
-                }
+                let decode = move || {
+                    let input = decode(header.as_deref(), sent.into_body());
+                    drop(grant);
+                    input
+                };
+                hsm.by_size(length, party, decode).await.and_then(|input| input)
             }
             How::Streamed(take) => {
                 // What waits of it, and what is made of that.
@@ -203,19 +203,14 @@ pub enum Import {
 
 /// A key to import: JSON, or two parts of which the second is PEM.
 pub fn import() -> Body<Import> {
-    let decode: Decode<Import> = |hsm, party, content_type, body| {
-        Box::pin(async move {
-            let header = content_type.unwrap_or_default();
-            let multipart = ContentType::parse(&header).is_some_and(|parsed| parsed.is("multipart/form-data"));
-            if !multipart {
-                return Ok(Import::Json(hsm.by_size(body.len(), party, move || json::parse(&body)).await??));
-            }
-            let header = String::from_utf8_lossy(&header).into_owned();
-            let parts = multipart::import_parts(&header, body).await.map_err(|why| Error::invalid(why.to_string()))?;
-            let (arguments, key_file) = (parts.arguments, parts.key_file);
-            let arguments = hsm.by_size(arguments.len(), party, move || json::parse(&arguments)).await??;
-            Ok(Import::Pem(arguments, key_file))
-        })
+    let decode: Decode<Import> = |content_type, body| {
+        let header = content_type.unwrap_or_default();
+        if !ContentType::parse(header).is_some_and(|parsed| parsed.is("multipart/form-data")) {
+            return Ok(Import::Json(json::parse(&body)?));
+        }
+        let parts = multipart::import_parts(&String::from_utf8_lossy(header), body);
+        let parts = parts.map_err(|why| Error::invalid(why.to_string()))?;
+        Ok(Import::Pem(json::parse(&parts.arguments)?, parts.key_file))
     };
     let takes = Takes { types: Types::JsonOrMultipart, max_bytes: BODY_MAX_BYTES };
     Body { takes, schema: schema_of::<ImportKey>(), decode: How::Typed(decode) }

@@ -18,6 +18,7 @@ pub mod multipart;
 pub mod negotiate;
 pub mod openapi;
 mod pages;
+pub mod pieces;
 mod places;
 pub mod reply;
 pub mod represent;

@@ -5,16 +5,16 @@
 //! yet only a little is kept, so that headers without an end do not fill the memory. The buffers of `multer` are wiped by
 //! the allocator.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
-use casemate_api::limits::PART_HEAD_MAX_BYTES;
+use casemate_api::limits::{BODY_INLINE_MAX_BYTES, PART_HEAD_MAX_BYTES};
 use casemate_core::Error;
-use casemate_core::runtime::BoxFuture;
+use casemate_core::runtime::{BoxFuture, stall};
 use http_body_util::{BodyDataStream, Full};
-use hyper::body::{Body as Pieces, Bytes, Frame};
+use hyper::body::{Body as HttpBody, Bytes, Frame};
 use zeroize::Zeroizing;
 
 use super::body::Body;
@@ -49,7 +49,7 @@ impl Parts {
 
     fn of<P>(content_type: &str, pieces: P, waiting: Arc<AtomicUsize>) -> Result<Self, Error>
     where
-        P: Pieces<Data = Bytes> + Send + 'static,
+        P: HttpBody<Data = Bytes> + Send + 'static,
         P::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let boundary =
@@ -97,7 +97,7 @@ struct Pulled {
     waiting: Arc<AtomicUsize>,
 }
 
-impl Pieces for Pulled {
+impl HttpBody for Pulled {
     type Data = Bytes;
     type Error = Error;
 
@@ -142,8 +142,20 @@ pub struct ImportParts {
 pub struct NotTwoParts;
 
 /// Splits `body`. Parts named `arguments` and `key_file` may come in any order; with other names (some clients use
-/// file names) the parameters come first.
-pub async fn import_parts(content_type: &str, body: Body) -> Result<ImportParts, NotTwoParts> {
+/// file names) the parameters come first. Belongs on the pool if the body is long.
+pub fn import_parts(content_type: &str, body: Body) -> Result<ImportParts, NotTwoParts> {
+    if body.len() > BODY_INLINE_MAX_BYTES {
+        stall::begins("taking a large form apart");
+    }
+    let split = pin!(split(content_type, body));
+    match split.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(parts) => parts,
+        // Never: the whole body is there, so that there is nothing to wait for.
+        Poll::Pending => Err(NotTwoParts),
+    }
+}
+
+async fn split(content_type: &str, body: Body) -> Result<ImportParts, NotTwoParts> {
     let bytes_max = body.len();
     let mut parts = Parts::whole(content_type, body).map_err(|_| NotTwoParts)?;
     let first = read(&mut parts, bytes_max).await?.ok_or(NotTwoParts)?;
@@ -214,7 +226,7 @@ mod tests {
             let full = Full::new(Bytes::copy_from_slice(text));
             let grant = Budget::new(1 << 30).account([192, 0, 2, 1].into()).grant(0).unwrap();
             let body = body::read(full, 1 << 20, &grant, &Standing).await.unwrap();
-            let parts = import_parts(content_type, body.into_body()).await?;
+            let parts = import_parts(content_type, body.into_body())?;
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             Ok((text(&parts.arguments), text(&parts.key_file)))
         })

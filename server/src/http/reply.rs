@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 
 use super::endpoint::Spec;
+use super::pieces::Pieces;
 use super::serve::ReplyBody;
 
 /// What a handler answers. The endpoint adds the headers.
@@ -27,25 +28,31 @@ pub struct Reply {
 /// Body of a [`Reply`].
 pub enum Content {
     /// Known bytes, of the endpoint's type.
-    Whole(Vec<u8>),
+    Whole(Pieces),
     /// Bytes that come, of the endpoint's type.
     Stream(ReplyBody),
 }
 
 impl Reply {
-    /// `200` with bytes.
+    /// `200` with bytes, which are cut into pieces if they are many; then this belongs on the pool.
     pub fn ok(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { status: StatusCode::OK, location: None, note: None, body: Content::Whole(bytes.into()), tag: None }
+        Self::of(Content::Whole(bytes.into().into()))
+    }
+
+    fn of(body: Content) -> Self {
+        Self { status: StatusCode::OK, location: None, note: None, body, tag: None }
     }
 
     /// `200` with compact JSON.
     pub fn json(value: &impl Serialize) -> Result<Self, Error> {
-        Ok(Self::ok(json(value)?))
+        let mut json = Pieces::with_capacity(JSON_BYTES);
+        serde_json::to_writer(&mut json, value).map_err(|why| Error::internal(why.to_string()))?;
+        Ok(Self::of(Content::Whole(json)))
     }
 
     /// `200` with a body that comes.
     pub fn stream(body: ReplyBody) -> Self {
-        Self { body: Content::Stream(body), ..Self::ok("") }
+        Self::of(Content::Stream(body))
     }
 
     /// `204`
@@ -86,6 +93,9 @@ impl Reply {
 pub fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(value).map_err(|why| Error::internal(why.to_string()))
 }
+
+/// Most replies are no longer.
+const JSON_BYTES: usize = 128;
 
 /// A request that was not carried out.
 #[derive(Debug)]

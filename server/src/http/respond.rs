@@ -92,7 +92,7 @@ pub(super) fn broken() -> Refusal {
 
 pub(super) fn succeed(reply: Reply, spec: Option<&Spec>) -> Response<ReplyBody> {
     let body = match reply.body {
-        Content::Whole(bytes) => ReplyBody::whole(bytes),
+        Content::Whole(bytes) => ReplyBody::pieces(bytes),
         Content::Stream(body) => body,
     };
     let mut response = Response::new(body);

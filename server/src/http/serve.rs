@@ -11,6 +11,7 @@ mod doors;
 mod pace;
 mod shares;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -46,6 +47,7 @@ use self::pace::{Activity, Counted, Running as RunningRequest, Watch};
 pub(in crate::http) use self::shares::client_of;
 use self::shares::{Share, Shares};
 use super::budget::{Account, Budget, Grant};
+use super::pieces::{Pieces, let_go};
 use crate::process::Stop;
 
 /// What answers requests.
@@ -264,7 +266,8 @@ pub struct ReplyBody {
 }
 
 enum Content {
-    Whole(Bytes),
+    /// What comes next, and pieces after it.
+    Whole(Bytes, VecDeque<Vec<u8>>),
     Stream(mpsc::Receiver<Piece>),
 }
 
@@ -281,7 +284,13 @@ impl ReplyBody {
 
     /// A body of known bytes; the reply carries its length.
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
-        Self { content: Content::Whole(bytes.into()), grant: None }
+        Self { content: Content::Whole(bytes.into(), VecDeque::new()), grant: None }
+    }
+
+    /// The same in pieces.
+    pub fn pieces(pieces: Pieces) -> Self {
+        let (first, more) = pieces.apart();
+        Self { content: Content::Whole(first.into(), more), grant: None }
     }
 
     /// A body of unknown length, and its writer. At most `REPLY_PIECES_MAX` pieces wait for a slow client.
@@ -291,8 +300,18 @@ impl ReplyBody {
     }
 
     /// The same body, which holds `grant` until its last piece is taken.
-    pub fn holding(self, grant: Arc<Grant>) -> Self {
-        Self { grant: Some(grant), ..self }
+    pub fn holding(mut self, grant: Arc<Grant>) -> Self {
+        self.grant = Some(grant);
+        self
+    }
+}
+
+impl Drop for ReplyBody {
+    /// The client may have gone before it has taken much of it.
+    fn drop(&mut self) {
+        if let Content::Whole(_, more) = &mut self.content {
+            let_go(std::mem::take(more), self.grant.take());
+        }
     }
 }
 
@@ -337,8 +356,12 @@ impl Body for ReplyBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut self.content {
-            Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Content::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(next_piece(bytes))))),
+            Content::Whole(bytes, more) => {
+                if bytes.is_empty() {
+                    *bytes = more.pop_front().unwrap_or_default().into();
+                }
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(next_piece(bytes)))))
+            }
             Content::Stream(pieces) => pieces.poll_recv(cx).map(|piece| match piece {
                 Some(Piece::Data(bytes)) => Some(Ok(Frame::data(bytes))),
                 Some(Piece::End) => None,
@@ -348,12 +371,15 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.content, Content::Whole(bytes) if bytes.is_empty())
+        matches!(&self.content, Content::Whole(bytes, more) if bytes.is_empty() && more.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Whole(bytes, more) => {
+                let more: usize = more.iter().map(Vec::len).sum();
+                SizeHint::with_exact((bytes.len() + more) as u64)
+            }
             Content::Stream(_) => SizeHint::default(),
         }
     }

@@ -321,6 +321,32 @@ fn on_a_nearly_full_disk_only_what_adds_is_refused() {
     assert!(matches!(delete("b"), Ok(Outcome::Committed(_))));
 }
 
+/// What replaces a row needs the room of both while somebody reads from a view of before, so of the last it gets none.
+#[test]
+fn a_replacement_beside_a_view_is_refused_when_half_of_the_reserve_is_gone() {
+    let folder = Scratch::new();
+    let store = open(&folder.path("store"));
+    let (before, after) = (vec![7; MIB as usize], vec![8; MIB as usize]);
+    commit(&store, put("a", &before)).unwrap();
+    let view = block_on(store.snapshot()).unwrap();
+    let replace = |value: &[u8]| commit(&store, Txn { room: Room::Replacing, ..put("a", value) });
+    pretend(&store, 63 * MIB);
+    assert_eq!(commit(&store, put("b", b"1")), Err(StoreError::Full));
+    assert!(matches!(replace(&after), Ok(Outcome::Committed(_))), "there is half of it left");
+    pretend(&store, 32 * MIB);
+    assert_eq!(replace(&before), Err(StoreError::Full));
+    assert_eq!(get(&store, "a"), Ok(Some(after)), "nothing was done");
+    // It takes all of its commit with it; what makes room, and what is kept room for, goes on.
+    let mixed =
+        vec![Txn { room: Room::Reserved, ..put("record", b"1") }, Txn { room: Room::Replacing, ..put("a", b"2") }];
+    assert_eq!(block_on(store.commit(mixed)), Err(StoreError::Full));
+    assert_eq!(get(&store, "record"), Ok(None));
+    assert!(matches!(commit(&store, Txn { room: Room::Reserved, ..put("record", b"1") }), Ok(Outcome::Committed(_))));
+    let delete = Txn { delete: vec![path("a")], room: Room::Replacing, ..Txn::default() };
+    assert!(matches!(commit(&store, delete), Ok(Outcome::Committed(_))));
+    drop(view);
+}
+
 #[test]
 fn room_that_deletions_leave_in_the_file_is_found_again_after_a_start() {
     let folder = Scratch::new();

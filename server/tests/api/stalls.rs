@@ -126,6 +126,9 @@ fn no_long_body_is_handled_on_a_serving_thread() {
     post("/keys/ed/sign", json!({"mode": "EdDSA", "message": long, "unknown": ""})).is(400);
     rig.admin().content_type("application/octet-stream").put("/keys/ed/cert", vec![7; LONG]).is(201);
     rig.admin().get("/keys/ed/cert").is(200);
+    let part = |name: &str| format!("--b\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{long}\r\n");
+    let form = [part("arguments"), part("key_file"), "--b--\r\n".to_owned()].concat();
+    rig.admin().content_type("multipart/form-data; boundary=b").put("/keys/form", form.as_str()).is(400);
     rig.anonymous().post("/provision", format!("{{a:\"{long}\"}}").as_str()).is(412);
     rig.admin().put("/config/backup-passphrase", json!({"newPassphrase": long, "currentPassphrase": ""})).is(400);
     assert_unstalled(&[
@@ -134,6 +137,8 @@ fn no_long_body_is_handled_on_a_serving_thread() {
         "encoding a long output",
         "using a key",
         "tagging a large reply",
+        "cutting a long reply",
+        "taking a large form apart",
     ]);
 }
 

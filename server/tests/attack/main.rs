@@ -23,6 +23,7 @@ mod log;
 mod memory;
 mod restore;
 mod revocation;
+mod rsa;
 mod siege;
 mod tenant;
 mod unlock;

@@ -62,6 +62,7 @@ const WEIGHTS: u64 = 10_000;
 
 const ADMIN: &str = "admin:the administrator's passphrase";
 const OPERATOR: &str = "operator:the operator's passphrase";
+const CLERK: &str = "clerk:the clerk's passphrase";
 const BOSS: &str = "tenant~boss:the tenant's passphrase";
 const WORKER: &str = "tenant~worker:the worker's passphrase";
 const WRONG: &str = "not the passphrase";
@@ -96,6 +97,7 @@ pub fn setting() -> Vec<Ask> {
         Ask::put("/users/operator", user("Operator", secret(OPERATOR))).login(admin()),
         Ask::post("/keys/generate", key.to_string()).login(admin()),
         honest_signature(),
+        Ask::put("/users/clerk", user("Operator", secret(CLERK))).login(admin()),
         // Before the namespace is there: afterwards it is its own administrators' alone.
         Ask::put("/users/tenant~boss", user("Administrator", secret(BOSS))).login(admin()),
         Ask::put("/namespaces/tenant", []).login(admin()),
@@ -110,6 +112,11 @@ pub fn setting() -> Vec<Ask> {
 pub fn honest_signature() -> Ask {
     let body = json!({ "mode": "ECDSA", "message": BASE64_STANDARD.encode(DIGEST) });
     Ask::post("/keys/honest/sign", body.to_string()).login(OPERATOR.to_owned())
+}
+
+/// What the honest client asks for that logs in: its own user.
+pub fn honest_login() -> Ask {
+    Ask::get("/users/clerk").login(CLERK.to_owned())
 }
 
 /// The bytes from which the fuzz targets start, and no bytes at all.

@@ -1,21 +1,28 @@
-//! The honest client: one connection, a signature every ten milliseconds, and a watch on how long each took.
+//! The honest clients, and a watch on how long each answer took. One signs every ten milliseconds on one connection; one
+//! logs in every second from an address of its own, each time on a new connection, and reads its own user.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::line::{Line, PATIENCE, Reply};
-use super::{HOME, attacks, runtime};
+use super::{Ask, HOME, attacks, runtime};
 
 /// Time from one signature to the next.
 const EVERY: Duration = Duration::from_millis(10);
+/// Time from one login to the next.
+const LOGIN_EVERY: Duration = Duration::from_secs(1);
+/// Where the one who logs in is.
+const DESK: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// What became of the honest client's requests.
+/// What became of an honest client's requests.
 pub struct Honest {
+    /// Who it is.
+    pub who: &'static str,
     statuses: BTreeMap<u16, u64>,
     /// From the moment each was due, so that one that had to queue behind a slow one counts as slow; in order of length.
     took: Vec<Duration>,
@@ -29,7 +36,7 @@ pub struct Honest {
 
 impl Honest {
     /// Requests that were answered 200.
-    pub fn signatures(&self) -> u64 {
+    pub fn successes(&self) -> u64 {
         self.statuses.get(&200).copied().unwrap_or(0)
     }
 
@@ -45,23 +52,46 @@ impl Honest {
     }
 }
 
+/// What an honest client does again and again.
+struct Errand {
+    who: &'static str,
+    source: IpAddr,
+    every: Duration,
+    ask: Ask,
+    /// Whether each request has a connection of its own.
+    afresh: bool,
+}
+
 /// Signs until it is over.
 pub fn sign(server: SocketAddr, over: &AtomicBool) -> io::Result<Honest> {
     let ask = attacks::honest_signature();
-    let mut honest = Honest { statuses: BTreeMap::new(), took: Vec::new(), hasty: 0, unanswered: 0, reconnects: 0 };
+    run(server, over, &Errand { who: "The honest client", source: HOME, every: EVERY, ask, afresh: false })
+}
+
+/// Logs in until it is over. Nobody has seen its credentials before the siege, so the first needs a hash among all those
+/// that the attackers want.
+pub fn log_in(server: SocketAddr, over: &AtomicBool) -> io::Result<Honest> {
+    let ask = attacks::honest_login();
+    run(server, over, &Errand { who: "The client that logs in", source: DESK, every: LOGIN_EVERY, ask, afresh: true })
+}
+
+fn run(server: SocketAddr, over: &AtomicBool, errand: &Errand) -> io::Result<Honest> {
+    let who = errand.who;
+    let mut honest =
+        Honest { who, statuses: BTreeMap::new(), took: Vec::new(), hasty: 0, unanswered: 0, reconnects: 0 };
     runtime()?.block_on(async {
         let mut line = None;
         let begun = Instant::now();
         let mut number = 0;
         while !over.load(Ordering::Relaxed) {
-            let due = begun + EVERY * number;
+            let due = begun + errand.every * number;
             number += 1;
             // The only task of this thread: it may sleep, and a timer of the runtime would be off by a millisecond.
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            let mut answer = call(&mut line, server, &ask).await;
+            let mut answer = call(&mut line, server, errand).await;
             if answer.is_err() {
                 honest.reconnects += 1;
-                answer = call(&mut line, server, &ask).await;
+                answer = call(&mut line, server, errand).await;
             }
             match answer {
                 Ok(reply) => {
@@ -77,14 +107,14 @@ pub fn sign(server: SocketAddr, over: &AtomicBool) -> io::Result<Honest> {
     Ok(honest)
 }
 
-async fn call(line: &mut Option<Line>, server: SocketAddr, ask: &super::Ask) -> io::Result<Reply> {
+async fn call(line: &mut Option<Line>, server: SocketAddr, errand: &Errand) -> io::Result<Reply> {
     let work = async {
         let mut open = match line.take() {
             Some(open) => open,
-            None => Line::open(HOME, server).await?,
+            None => Line::open(errand.source, server).await?,
         };
-        let reply = open.call(ask).await?;
-        if !reply.last {
+        let reply = open.call(&errand.ask).await?;
+        if !reply.last && !errand.afresh {
             *line = Some(open);
         }
         Ok(reply)
@@ -97,7 +127,8 @@ impl fmt::Display for Honest {
         let statuses: Vec<_> = self.statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
         writeln!(
             f,
-            "the honest client: {} answers ({}), {} without an answer, {} reconnects",
+            "{}: {} answers ({}), {} without an answer, {} reconnects",
+            self.who,
             self.took.len(),
             statuses.join(", "),
             self.unanswered,

@@ -1,8 +1,9 @@
-//! A siege: hostile requests of every kind from many addresses, and one honest client who goes on signing beside them.
+//! A siege: hostile requests of every kind from many addresses, and honest clients beside them: one who goes on signing, and
+//! one who logs in again and again.
 //!
 //! `examples/siege` lays a long one to a server of its own and prints figures; `attack/siege.rs` lays a short one as a test.
 //! The attackers have the network, all names, and the credentials of an administrator of one namespace; what they must not
-//! get is the honest client's time, the server's memory, or its life.
+//! get is the honest clients' time, the server's memory, or its life.
 
 mod attacker;
 mod attacks;
@@ -61,8 +62,10 @@ pub enum Outcome {
 pub struct Report {
     /// Hostile requests by kind and outcome.
     pub hostile: BTreeMap<(&'static str, Outcome), u64>,
-    /// The honest client's side of it.
+    /// The side of the honest client who signs.
     pub honest: Honest,
+    /// The side of the one who logs in.
+    pub logins: Honest,
     /// Most memory of the server that was seen.
     pub rss_max_bytes: u64,
     /// Whether it answers afterwards, and from a state that it should be in.
@@ -92,13 +95,15 @@ pub fn lay(plan: &Plan) -> io::Result<Report> {
     let seeds = attacks::seeds()?;
     thread::scope(|scope| {
         let honest = scope.spawn(|| honest::sign(plan.server, &over));
+        let logins = scope.spawn(|| honest::log_in(plan.server, &over));
         let memory = scope.spawn(|| watch(plan.pid, &over));
         let hostile = attack(plan, seeds, begun + plan.limit);
         let took = begun.elapsed();
         over.store(true, Ordering::Relaxed);
         let honest = honest.join().map_err(|_| io::Error::other("the honest client panicked"))??;
+        let logins = logins.join().map_err(|_| io::Error::other("the client that logs in panicked"))??;
         let rss_max_bytes = memory.join().map_err(|_| io::Error::other("the watch over the memory panicked"))?;
-        Ok(Report { hostile: hostile?, honest, rss_max_bytes, alive: is_alive(plan.server)?, took })
+        Ok(Report { hostile: hostile?, honest, logins, rss_max_bytes, alive: is_alive(plan.server)?, took })
     })
 }
 
@@ -178,18 +183,20 @@ impl Report {
         if !self.alive {
             faults.push("The server does not answer any more.".to_owned());
         }
-        for (status, count) in self.honest.failures() {
-            faults.push(format!("The honest client was answered {status} {count} times."));
-        }
-        if self.honest.hasty > 0 {
-            let count = self.honest.hasty;
-            faults.push(format!("The honest client was answered 503 without Retry-After {count} times."));
-        }
-        if self.honest.unanswered > 0 {
-            faults.push(format!("The honest client got no answer {} times.", self.honest.unanswered));
-        }
-        if self.honest.signatures() == 0 {
-            faults.push("The honest client got no signature at all.".to_owned());
+        for honest in [&self.honest, &self.logins] {
+            let mut fault = |what: String| faults.push(format!("{} {what}", honest.who));
+            for (status, count) in honest.failures() {
+                fault(format!("was answered {status} {count} times."));
+            }
+            if honest.hasty > 0 {
+                fault(format!("was answered 503 without Retry-After {} times.", honest.hasty));
+            }
+            if honest.unanswered > 0 {
+                fault(format!("got no answer {} times.", honest.unanswered));
+            }
+            if honest.successes() == 0 {
+                fault("got nothing at all.".to_owned());
+            }
         }
         if self.rss_max_bytes > RSS_MAX_BYTES {
             faults.push(format!("The server held {} MB of memory.", self.rss_max_bytes / 1_000_000));
@@ -210,7 +217,7 @@ impl fmt::Display for Report {
         for (kind, outcomes) in kinds {
             writeln!(f, "  {kind:<46}  {}", outcomes.join(", "))?;
         }
-        writeln!(f, "{}", self.honest)?;
+        writeln!(f, "{}\n{}", self.honest, self.logins)?;
         writeln!(f, "most memory of the server (RSS, once a second): {} MB", self.rss_max_bytes / 1_000_000)
     }
 }

@@ -324,6 +324,42 @@ fn the_former_unlock_passphrase_undoes_a_restore_until_the_new_one_was_used() {
     assert!(matches!(unlock(&own, UNLOCK), Err(Error::Forbidden(_))), "from then on there is no way back");
 }
 
+/// The time that comes with a restore goes with it.
+#[test]
+fn an_undone_restore_gives_the_clock_back_too() {
+    const LATER: &str = "2041-02-03T04:05:06Z";
+    let year = |hsm: &Hsm| hsm.now().to_string()[..4].to_owned();
+    let nobody = |entries: &mut Vec<(String, Vec<u8>)>, _: &DomainKey| {
+        entries.retain(|(path, _)| path != "/authentication/admin");
+    };
+    let file = nethsm(Version::V1, nobody);
+
+    let (sim, own) = world();
+    let before = year(&own);
+    assert_ne!(before, "2041");
+    restore_as(&own, &file, Some(BACKUP), Some(LATER)).unwrap();
+    assert_eq!(year(&own), "2041");
+    unlock(&own, UNLOCK).unwrap_err();
+    assert_eq!(year(&own), before, "undone because of its file");
+    assert_eq!(year(&boot(&sim)), before);
+
+    let other = boot(&device(32));
+    block_on(other.provision(secret("a passphrase that is lost"), secret("the admin passphrase"), TIME)).unwrap();
+    let by = admin(&op(&other));
+    block_on(op(&other).backups().change_passphrase(&by, &secret(BACKUP), &secret(""))).unwrap();
+    let own = boot(&sim);
+    restore_as(&own, &backup_of(&other), Some(BACKUP), Some(LATER)).unwrap();
+    unlock(&own, UNLOCK).unwrap();
+    assert_eq!(year(&own), before, "undone by the former unlock passphrase");
+    assert_eq!(year(&boot(&sim)), before);
+
+    let fresh = boot(&device(33));
+    let before = year(&fresh);
+    restore_as(&fresh, &file, Some(BACKUP), Some(LATER)).unwrap();
+    unlock(&fresh, UNLOCK).unwrap_err();
+    assert_eq!((fresh.state(), year(&fresh)), (State::Unprovisioned, before));
+}
+
 /// V0 has no end mark: what is cut off between two entries shows by the entry that every file ends with.
 #[test]
 fn a_v0_file_that_breaks_off_between_entries_is_refused() {

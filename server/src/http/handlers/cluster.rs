@@ -12,7 +12,7 @@ use crate::http::reply::Reply;
 /// `GET /cluster/members`: this node alone.
 pub async fn members(op: OperationalGuard, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
     // Ids of members are 64 bits in hexadecimal; the device's letters are as good as any.
-    let id = op.device_id().bytes().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let id = base16ct::lower::encode_string(op.device_id().as_bytes().get(..8).unwrap_or_default());
     Reply::json(&[ClusterMember { id, name: "casemate".into(), urls: Vec::new(), learner: false }])
 }
 

@@ -221,7 +221,8 @@ pub async fn csr(
 
 /// `GET /keys/{key}/cert`
 pub async fn certificate(op: OperationalGuard, caller: Caller, key: Key, (): ()) -> Result<Reply, Error> {
-    Ok(Reply::ok(represent::certificate(&op, &caller, &key).await?))
+    let found = represent::certificate(&op, &caller, &key).await?;
+    op.by_size(found.len(), caller.scope()?.party(), move || Reply::ok(found)).await
 }
 
 /// `PUT /keys/{key}/cert`

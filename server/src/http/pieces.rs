@@ -1,0 +1,168 @@
+//! Long bytes in pieces of memory of their own.
+//!
+//! Whatever is freed is wiped first, and to do that with megabytes at once would hold up a thread that serves requests. So a
+//! long body or reply is never one block of memory there, and what is left of it is let go piece by piece.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use casemate_api::limits::{REPLY_PIECE_BYTES, REQUEST_BYTES};
+use casemate_core::runtime::stall;
+use tokio::runtime::Handle;
+
+use super::budget::Grant;
+
+/// Known bytes: what is short is one piece, and costs nothing more than a vector.
+#[derive(Default)]
+pub struct Pieces {
+    /// Full before there is another.
+    first: Vec<u8>,
+    more: VecDeque<Vec<u8>>,
+}
+
+impl Pieces {
+    /// Nothing yet, with room for `bytes`.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { first: Vec::with_capacity(bytes.min(REPLY_PIECE_BYTES)), more: VecDeque::new() }
+    }
+
+    /// Bytes in all pieces.
+    pub fn len(&self) -> usize {
+        self.iter().map(<[u8]>::len).sum()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+
+    /// The pieces, of [`REPLY_PIECE_BYTES`] at most each.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(&self.first).chain(&self.more).map(Vec::as_slice)
+    }
+
+    /// The first piece and the others.
+    pub fn apart(self) -> (Vec<u8>, VecDeque<Vec<u8>>) {
+        (self.first, self.more)
+    }
+
+    fn append(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let last = self.more.back_mut().unwrap_or(&mut self.first);
+            let room = REPLY_PIECE_BYTES - last.len();
+            if room == 0 {
+                self.more.push_back(Vec::with_capacity(bytes.len().min(REPLY_PIECE_BYTES)));
+                continue;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(room));
+            last.extend_from_slice(now);
+            bytes = later;
+        }
+    }
+}
+
+impl From<Vec<u8>> for Pieces {
+    /// Belongs on the pool if `bytes` are many.
+    fn from(bytes: Vec<u8>) -> Self {
+        if bytes.len() <= REPLY_PIECE_BYTES {
+            return Self { first: bytes, more: VecDeque::new() };
+        }
+        stall::begins("cutting a long reply");
+        let mut pieces = Self::with_capacity(REPLY_PIECE_BYTES);
+        pieces.append(&bytes);
+        pieces
+    }
+}
+
+impl io::Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.append(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Lets go of `pieces` that nobody wants any more, one after the other, and serves others in between; `held`, which they
+/// are counted in, shrinks to what is left of them. Outside of a runtime nobody is served, and they go at once.
+pub(super) fn let_go<P>(mut pieces: VecDeque<P>, held: Option<Arc<Grant>>)
+where
+    P: AsRef<[u8]> + Send + 'static,
+{
+    if pieces.len() <= 1 {
+        return;
+    }
+    let Ok(runtime) = Handle::try_current() else { return stall::begins(WIPING) };
+    let mut left: usize = pieces.iter().map(|piece| piece.as_ref().len()).sum();
+    // At once: of these no copies will be made, and their client may be back before they are gone. Not below what the request
+    // counts for, which may still be there.
+    let shrink = move |left: usize| held.iter().for_each(|held| held.shrink(left.max(2 * REQUEST_BYTES)));
+    shrink(left);
+    runtime.spawn(async move {
+        while let Some(piece) = pieces.pop_front() {
+            left -= piece.as_ref().len();
+            drop(piece);
+            shrink(left);
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+/// What [`let_go`] says where it cannot take its time.
+const WIPING: &str = "wiping what nobody wants";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::budget::Budget;
+    use crate::http::serve::ReplyBody;
+    use http_body_util::BodyExt;
+    use std::io::Write;
+
+    const LONG: usize = 10 * REPLY_PIECE_BYTES + 1;
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn bytes_are_cut_and_written_into_pieces_and_come_out_as_they_were() {
+        let bytes: Vec<u8> = (0..LONG).map(|at| (at % 251) as u8).collect();
+        for step in [1_000, REPLY_PIECE_BYTES, LONG] {
+            let mut written = Pieces::with_capacity(10);
+            bytes.chunks(step).for_each(|part| written.write_all(part).unwrap());
+            for pieces in [written, Pieces::from(bytes.clone())] {
+                assert_eq!((pieces.len(), pieces.is_empty(), pieces.iter().count()), (LONG, false, 11));
+                assert!(pieces.iter().all(|piece| piece.len() <= REPLY_PIECE_BYTES));
+                let body = ReplyBody::pieces(pieces);
+                assert_eq!(hyper::body::Body::size_hint(&body).exact(), Some(LONG as u64));
+                assert!(run(body.collect()).unwrap().to_bytes() == bytes, "in steps of {step}");
+            }
+        }
+        let empty = Pieces::from(Vec::new());
+        assert!(empty.is_empty());
+        assert!(hyper::body::Body::is_end_stream(&ReplyBody::pieces(empty)));
+    }
+
+    #[test]
+    fn a_reply_that_nobody_takes_is_let_go_piece_by_piece() {
+        let budget = Budget::new(8 << 20);
+        let grant = budget.account([192, 0, 2, 1].into()).grant(LONG).unwrap();
+        let before = stall::begun_here(WIPING);
+        let reply = || ReplyBody::pieces(vec![7; LONG].into());
+        run(async {
+            drop(reply().holding(grant));
+            assert_eq!(stall::begun_here(WIPING), before);
+            assert!(budget.left() < 8 << 20, "what is still there counts");
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(budget.left(), 8 << 20);
+        });
+        drop(reply());
+        assert_eq!(stall::begun_here(WIPING), before + 1, "outside of a runtime it goes at once");
+    }
+}
