@@ -1,9 +1,6 @@
 //! What went wrong, by what the caller can do about it.
 
-use casemate_api::sentences;
 use std::borrow::Cow;
-
-use crate::store::StoreError;
 
 /// A sentence that may be shown to a client.
 pub type Text = Cow<'static, str>;
@@ -56,20 +53,5 @@ impl Error {
     /// [`Error::NotFound`] whose reply has no body.
     pub fn not_found() -> Self {
         Error::NotFound(None)
-    }
-}
-
-impl From<StoreError> for Error {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Unreachable(why) => {
-                tracing::error!(why, "the store cannot be reached");
-                Error::Unavailable("The store cannot be reached. Check the log.".into())
-            }
-            StoreError::Busy => Error::Unavailable(sentences::BUSY.into()),
-            StoreError::Full => Error::Full(sentences::DISK_FULL.into()),
-            StoreError::Damaged(why) => Error::Internal(format!("the store is damaged: {why}").into()),
-            StoreError::TooLarge => Error::Invalid("The value is too large to be stored.".into()),
-        }
     }
 }

@@ -3,6 +3,8 @@
 //! Whoever holds the chain writes what has queued up, all in one transaction: records, the new head, a checkpoint when
 //! one is due. A write whose outcome is not known, because its answer was lost or whoever waited for it went away, is
 //! settled by reading the head again before anything else is written, so that no number is given twice.
+//!
+//! This is the part of [`Audit`] that writes: the two files are one idea and use each other.
 
 use base16ct::lower::encode_string as hex;
 use casemate_api::limits::STORE_TXN_MAX_OPS;

@@ -13,8 +13,7 @@ use casemate_api::limits::{
     AUDIT_REFUSAL_MS, AUDIT_REFUSAL_PAIRS_MAX, AUDIT_REFUSALS_ITEMISED, AUDIT_WINDOW_MAX_MS, AUDIT_WINDOW_MS,
 };
 
-use super::reason;
-use super::record::{Event, Kind};
+use super::record::{Event, Kind, reason};
 
 /// The refusals of the window that runs.
 #[derive(Default)]

@@ -30,7 +30,7 @@ use checkpoint::AuditKey;
 pub use checkpoint::{Checkpoint, Ends, PublicKey, Signature, header, public_key_from_pem};
 use flood::Flood;
 use record::plain;
-pub use record::{Event, Hash, Kind, Record, is_plain};
+pub use record::{Event, Hash, Kind, Record, is_plain, reason};
 
 use crate::device::Device;
 use crate::error::Error;
@@ -87,29 +87,6 @@ impl Act {
             target: plain(&self.target),
             ..Event::new(kind)
         }
-    }
-}
-
-/// An HTTP status in a word.
-pub fn reason(status: u16) -> &'static str {
-    match status {
-        200..=299 => "done",
-        304 => "unchanged",
-        400 => "invalid",
-        401 => "unauthenticated",
-        403 => "forbidden",
-        404 => "missing",
-        405 => "method",
-        406 => "not-acceptable",
-        408 => "slow",
-        409 => "exists",
-        412 => "precondition",
-        413 | 414 => "too-large",
-        415 => "media-type",
-        429 => "too-many",
-        503 => "unavailable",
-        507 => "full",
-        _ => "fault",
     }
 }
 

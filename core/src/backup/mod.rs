@@ -7,6 +7,7 @@
 
 pub(crate) mod convert;
 pub(crate) mod device;
+pub mod envelope;
 pub mod format;
 pub mod inspect;
 pub mod json;
@@ -21,7 +22,7 @@ use std::sync::atomic::AtomicUsize;
 
 use crate::crypto::secret::DomainKey;
 use crate::error::Error;
-use crate::keys::Keyring;
+use crate::keys::ring::Keyring;
 use crate::runtime::party::Party;
 use crate::runtime::pool::Work;
 

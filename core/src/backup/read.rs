@@ -5,33 +5,13 @@
 //! hashes everything in front of it. That a file was written here is told by its field 6, which no one without the
 //! passphrase can make; such a file is refused without that entry, others are taken as NetHSM takes them.
 
-use aws_lc_rs::digest::{Context, SHA256};
-use aws_lc_rs::hmac;
-use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::backup::envelope::{Head, Manifest, Sealer, is_marked};
 use crate::backup::format::{ENTRY_LABEL, Field, FormatError, Frame, Parser, Version, split_framed};
 use crate::backup::upstream::MANIFEST;
-use crate::backup::write::Sealer;
 use crate::crypto::seal;
 use crate::crypto::secret::{BackupKey, StoreKey};
-use crate::runtime::Rng;
-
-/// What stands in front of the entries.
-pub struct Head {
-    /// Version of the format.
-    pub version: Version,
-    /// Salt of the backup passphrase.
-    pub salt: [u8; 16],
-    /// The Domain Key, sealed under the Unlock Key.
-    pub locked_domain_key: Vec<u8>,
-    /// The device it is of; empty in V0.
-    pub device_id: String,
-    /// What seals that device's configuration; absent in V0.
-    pub config_key: Option<StoreKey>,
-    /// Whether the file was written here and ends with a manifest.
-    pub ours: bool,
-}
 
 /// One value.
 pub struct Entry {
@@ -192,69 +172,4 @@ const LOCKED_DOMAIN_KEY_BYTES: usize = 60;
 
 fn open(key: &BackupKey, label: &'static str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, FormatError> {
     seal::open(key.expose(), label.as_bytes(), sealed).map_err(|_| FormatError::Sealed(label))
-}
-
-/// What a file consists of, counted and hashed.
-pub struct Manifest {
-    count: u64,
-    hash: Context,
-}
-
-impl Manifest {
-    /// Nothing yet but what stands in front of the entries.
-    pub fn of(head: &Head) -> Self {
-        let mut manifest = Self { count: 0, hash: Context::new(&SHA256) };
-        let config: &[u8] = head.config_key.as_ref().map_or(&[], |key| key.expose());
-        for field in
-            [&[head.version.byte()], &head.salt[..], &head.locked_domain_key, head.device_id.as_bytes(), config]
-        {
-            manifest.part(field);
-        }
-        manifest
-    }
-
-    /// One more entry.
-    pub fn add(&mut self, path: &str, value: &[u8]) {
-        self.count += 1;
-        self.part(path.as_bytes());
-        self.part(value);
-    }
-
-    /// The value of the entry [`MANIFEST`]: version, count, hash.
-    pub fn finish(self) -> Vec<u8> {
-        let mut value = vec![1];
-        value.extend_from_slice(&self.count.to_be_bytes());
-        value.extend_from_slice(self.hash.finish().as_ref());
-        value
-    }
-
-    fn part(&mut self, bytes: &[u8]) {
-        self.hash.update(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
-        self.hash.update(bytes);
-    }
-}
-
-/// Half of a marked key.
-const MARK_BYTES: usize = 16;
-
-/// A fresh key for a device's configuration whose second half says, to who has the Backup Key, that it was made here.
-pub fn marked_key(key: &BackupKey, rng: &dyn Rng) -> StoreKey {
-    let mut bytes = Zeroizing::new([0; 32]);
-    let (fresh, mark) = bytes.split_at_mut(MARK_BYTES);
-    rng.fill(fresh);
-    mark.copy_from_slice(&mark_of(key, fresh));
-    StoreKey::new(*bytes)
-}
-
-fn is_marked(key: &BackupKey, config: &StoreKey) -> bool {
-    let (fresh, mark) = config.expose().split_at(MARK_BYTES);
-    mark_of(key, fresh).ct_eq(mark).into()
-}
-
-fn mark_of(key: &BackupKey, fresh: &[u8]) -> [u8; MARK_BYTES] {
-    let derived = seal::derive(key.expose(), &[b"backup mark"]);
-    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, derived.expose()), fresh);
-    let mut mark = [0; MARK_BYTES];
-    mark.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
-    mark
 }

@@ -11,22 +11,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use aws_lc_rs::hmac;
 use casemate_api::NamespaceId;
 use casemate_api::limits::{BACKUP_MAX_MS, BACKUP_PAGE_ROWS, BACKUPS_RUNNING_MAX, STORE_TXN_MAX_OPS};
 use zeroize::Zeroizing;
 
 use crate::backup::Backups;
 use crate::backup::device;
+use crate::backup::envelope::{Head, Manifest, Sealer, marked_key};
 use crate::backup::format::{self, ENTRY_LABEL, Field, TooLong, Version};
-use crate::backup::read::{Head, Manifest, marked_key};
 use crate::backup::upstream::{self, DeviceItem, STORE_VERSION, Store};
 use crate::config::tls::cluster_ca;
-use crate::crypto::seal;
 use crate::crypto::secret::StoreKey;
 use crate::device::slots;
 use crate::error::Error;
-use crate::keys::counters;
 use crate::rows::backup_secret::BackupSecret;
 use crate::rows::certificate::CertificateRecord;
 use crate::rows::counter::CounterRecord;
@@ -76,7 +73,7 @@ impl Backups<'_> {
         let secret = self.secret().await?.ok_or_else(unset)?;
         let place = Place::take(self.running)?;
         // So that what was counted until now is in the view.
-        counters::flush(self.ring).await?;
+        self.ring.flush_counters().await?;
         let damaged = || Error::internal("slot 0 is missing");
         let (locked_domain_key, unlock_salt) = {
             // Both are written together, and must be read together.
@@ -370,39 +367,6 @@ impl Piece {
 impl From<TooLong> for Error {
     fn from(why: TooLong) -> Self {
         Error::internal(why.to_string())
-    }
-}
-
-/// Seals with nonces that are a keyed hash of what is sealed.
-pub(super) struct Sealer {
-    key: StoreKey,
-    nonces: hmac::Key,
-}
-
-impl Sealer {
-    pub(super) fn new(key: &[u8; 32]) -> Self {
-        let nonces = seal::derive(key, &[b"backup nonces"]);
-        Self { key: StoreKey::new(*key), nonces: hmac::Key::new(hmac::HMAC_SHA256, nonces.expose()) }
-    }
-
-    /// `label` holds no zero byte, so that label and value cannot run into each other.
-    pub(super) fn seal(&self, label: &[u8], plain: &[u8]) -> Vec<u8> {
-        seal::seal_at(self.key.expose(), self.nonce(label, plain), label, plain)
-    }
-
-    /// Whether this is how we would have sealed it: nobody else has such nonces.
-    pub(super) fn is_ours(&self, label: &[u8], plain: &[u8], sealed: &[u8]) -> bool {
-        sealed.starts_with(&self.nonce(label, plain))
-    }
-
-    fn nonce(&self, label: &[u8], plain: &[u8]) -> [u8; 12] {
-        let mut context = hmac::Context::with_key(&self.nonces);
-        for part in [label, &[0], plain] {
-            context.update(part);
-        }
-        let mut nonce = [0; 12];
-        nonce.iter_mut().zip(context.sign().as_ref()).for_each(|(to, from)| *to = *from);
-        nonce
     }
 }
 

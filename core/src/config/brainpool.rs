@@ -3,8 +3,8 @@
 use aws_lc_rs::digest;
 use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id};
 
-use crate::crypto::mech::ecdsa::Curve;
 use crate::crypto::mech::ffi;
+use crate::crypto::mech::ffi::Curve;
 
 /// ECDSA on one curve with one hash.
 struct Ecdsa {

@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 
 use super::material::{Material, scalar_bytes};
 use crate::Error;
-use crate::crypto::mech::ffi::{self, Failed};
 use crate::crypto::mech::rsa_numbers::{E_BITS_MAX, bit_length, divides_less_one, minimal, multiply};
+use crate::crypto::mech::{Failed, ffi};
 use crate::crypto::mech::{Live, MechError};
 use crate::crypto::secret::{SecretBytes, Seed};
 use crate::runtime::stall;

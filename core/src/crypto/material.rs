@@ -10,12 +10,9 @@
 //! | 10 | Generic | the bytes |
 
 use casemate_api::KeyType;
-use zeroize::Zeroizing;
 
 use crate::crypto::mech::rsa_numbers::{bit_length, minimal};
-use crate::crypto::mech::{Live, MechError, rsa};
-use crate::crypto::secret::{Secret, SecretBytes, Seed};
-use crate::runtime::Rng;
+use crate::crypto::secret::{SecretBytes, Seed};
 
 /// A private key as it is stored. No `Debug`, no `Clone`; wiped on drop.
 pub enum Material {
@@ -53,7 +50,7 @@ pub(crate) fn loads_quickly(key_type: KeyType) -> bool {
 }
 
 /// Bytes of a private scalar; `None` for types that have none.
-pub(super) fn scalar_bytes(key_type: KeyType) -> Option<usize> {
+pub(crate) fn scalar_bytes(key_type: KeyType) -> Option<usize> {
     match key_type {
         KeyType::EC_P256 | KeyType::EC_P256K1 | KeyType::BrainpoolP256 => Some(32),
         KeyType::EC_P384 | KeyType::BrainpoolP384 => Some(48),
@@ -110,31 +107,6 @@ impl Material {
         }
     }
 
-    /// Makes a fresh key. `bits` is the RSA modulus (1024 to 8192, any count) or the Generic length, rounded up to whole
-    /// bytes; other types ignore it. RSA takes from tens of milliseconds (2048 bits) to half a minute (8192), draws from
-    /// AWS-LC's own generator and not from `rng`.
-    pub fn generate(key_type: KeyType, bits: usize, rng: &dyn Rng) -> Result<Self, MechError> {
-        match key_type {
-            KeyType::RSA => {
-                let [p, q] = rsa::generate(bits)?.map(|prime| SecretBytes::from_slice(&prime));
-                Ok(Material::Rsa { p, q, e: rsa::GENERATED_E })
-            }
-            KeyType::Curve25519 => Ok(Material::Ed25519(Secret::random(rng))),
-            KeyType::Generic => {
-                let mut bytes = vec![0; bits.div_ceil(8)];
-                rng.fill(&mut bytes);
-                Ok(Material::Generic(SecretBytes::from_vec(bytes)))
-            }
-            KeyType::EC_P256
-            | KeyType::EC_P384
-            | KeyType::EC_P521
-            | KeyType::EC_P256K1
-            | KeyType::BrainpoolP256
-            | KeyType::BrainpoolP384
-            | KeyType::BrainpoolP512 => random_scalar(key_type, rng),
-        }
-    }
-
     /// Appends the encoding.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
@@ -162,7 +134,7 @@ impl Material {
         }
     }
 
-    /// Reads an encoding. `None` if it is none; whether its numbers make a key is for [`Live::load`] to find out.
+    /// Reads an encoding. `None` if it is none; whether its numbers make a key is for [`Live::load`](crate::crypto::mech::Live::load) to find out.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (tag, rest) = bytes.split_first()?;
         match *tag {
@@ -188,30 +160,10 @@ impl Material {
     }
 }
 
-/// A scalar drawn evenly from 1 to the order less one, by drawing until one fits (FIPS 186-5 A.2.2). The least likely
-/// curve, BrainpoolP256, takes two of three draws; 128 in a row fail only if the random source is broken.
-fn random_scalar(key_type: KeyType, rng: &dyn Rng) -> Result<Material, MechError> {
-    let len = scalar_bytes(key_type).ok_or(MechError("not an EC key type"))?;
-    for _ in 0..128 {
-        let mut scalar = Zeroizing::new(vec![0; len]);
-        rng.fill(&mut scalar);
-        // The order of P-521 has 521 bits, one more than 65 bytes.
-        if key_type == KeyType::EC_P521
-            && let Some(highest) = scalar.first_mut()
-        {
-            *highest &= 1;
-        }
-        let material = Material::Ec { key_type, scalar: SecretBytes::from_slice(&scalar) };
-        if Live::load(&material).is_ok() {
-            return Ok(material);
-        }
-    }
-    Err(MechError("the random source gives no scalar"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::mech::Live;
     use crate::crypto::mech::tests::{TestRng, any_key, hex};
     use crate::runtime::Rng;
     use proptest::prelude::*;

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
-use crate::keys::Keyring;
 use crate::rows::path::{KeyRef, NamespaceNumber, RowPath, RowPrefix};
+use crate::rows::tables::Tables;
 use crate::rows::transaction::Transaction;
 use crate::store::Revision;
 
@@ -71,10 +71,10 @@ impl Counters {
 }
 
 /// How often the key was used, on all devices.
-pub(crate) async fn operations(ring: Keyring<'_>, key: KeyRef) -> Result<u64, Error> {
-    let (counters, table) = (&ring.state.counters, &ring.tables.counters);
+pub(crate) async fn operations(tables: &Tables, counters: &Counters, key: KeyRef) -> Result<u64, Error> {
+    let table = &tables.counters;
     let _steady = counters.moving.lock().await;
-    let prefix = RowPrefix::counters(ring.tables.generation, key);
+    let prefix = RowPrefix::counters(tables.generation, key);
     let mut total = counters.pending(key);
     let (paths, _) = table.paths(&prefix, None).await?;
     for path in paths {
@@ -83,26 +83,25 @@ pub(crate) async fn operations(ring: Keyring<'_>, key: KeyRef) -> Result<u64, Er
     Ok(total)
 }
 
-/// Writes every count that changed. Called hourly and before lock, reboot and shutdown.
-pub(crate) async fn flush(ring: Keyring<'_>) -> Result<(), Error> {
-    let counters = &ring.state.counters;
+/// Writes every count of this device that changed.
+pub(crate) async fn flush(tables: &Tables, counters: &Counters, device_id: &str) -> Result<(), Error> {
     for group in counters.dirty().chunks(GROUP) {
         let _moving = counters.moving.lock().await;
         let mut taken = Taken { counters, uses: Vec::with_capacity(group.len()) };
         // A key that was deleted meanwhile has none left.
         taken.uses.extend(group.iter().map(|key| (*key, counters.take(*key))).filter(|(_, uses)| *uses > 0));
-        add_uses(ring, &mut taken.uses).await?;
+        add_uses(tables, device_id, &mut taken.uses).await?;
     }
     Ok(())
 }
 
 /// Adds uses to the stored counts of this device, which nobody else writes; what was added is taken out of `uses`. The
 /// first uses of a key are a new row, for which a disk that is nearly full has no room: they wait in memory.
-async fn add_uses(ring: Keyring<'_>, uses: &mut Vec<(KeyRef, u64)>) -> Result<(), Error> {
-    let table = &ring.tables.counters;
+async fn add_uses(tables: &Tables, device_id: &str, uses: &mut Vec<(KeyRef, u64)>) -> Result<(), Error> {
+    let table = &tables.counters;
     let (mut known, mut first) = (Vec::new(), Vec::new());
     for (key, uses) in uses.iter() {
-        let path = RowPath::counter(ring.tables.generation, *key, &ring.device.id);
+        let path = RowPath::counter(tables.generation, *key, device_id);
         let stored = table.read(&path).await?;
         let count = stored.as_ref().map_or(0, |row| row.record.count).saturating_add(*uses);
         let transaction =
@@ -115,7 +114,7 @@ async fn add_uses(ring: Keyring<'_>, uses: &mut Vec<(KeyRef, u64)>) -> Result<()
     for group in [known, first] {
         let (done, transactions): (Vec<KeyRef>, Vec<_>) = group.into_iter().unzip();
         // Only this device writes its own counts, so a conflict is the trace of an earlier answer that was lost.
-        ring.tables.commit_all(transactions).await?;
+        tables.commit_all(transactions).await?;
         uses.retain(|(key, _)| !done.contains(key));
     }
     Ok(())

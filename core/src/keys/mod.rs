@@ -3,6 +3,7 @@
 pub mod counters;
 pub mod namespaces;
 pub mod quotas;
+pub mod ring;
 pub mod usable;
 
 use crate::rows::certificate::CertificateRecord;
@@ -12,23 +13,18 @@ use casemate_api::limits::{GENERIC_GENERATE_BITS, LABEL_MAX_BYTES, RSA_GENERATE_
 use casemate_api::{KeyId, KeyType};
 
 use crate::crypto::material::{Material, loads_quickly};
-use crate::device::Device;
 use crate::error::Error;
 use crate::identity::caller::{Caller, Scope};
 use crate::identity::right::By;
 use crate::identity::right::{self, ATTEMPTS, Change};
-use crate::keys::counters::Counters;
-use crate::keys::quotas::Accounts;
 use crate::keys::quotas::{End, signed, stored_bytes};
+use crate::keys::ring::Keyring;
 use crate::keys::usable::Key;
 use crate::rows::key::{KeyRecord, Mechanisms, check_mechanisms};
 use crate::rows::path::RowPrefix;
 use crate::rows::path::{KeyRef, RowPath, Uid};
-use crate::rows::tables::Tables;
 use crate::rows::transaction::{Committed, Transaction};
 use crate::runtime::Rng;
-use crate::runtime::lifetime::Lifetime;
-use crate::runtime::party::Party;
 use crate::runtime::pool::Work;
 use crate::store::Revision;
 
@@ -68,22 +64,6 @@ pub enum NewId {
     Picked,
 }
 
-/// What the keys of one phase are kept and used with.
-#[derive(Clone, Copy)]
-pub struct Keyring<'a> {
-    pub(crate) tables: &'a Tables,
-    pub(crate) device: &'a Device,
-    pub(crate) life: &'a Lifetime,
-    pub(crate) state: &'a KeyState,
-}
-
-/// What is counted in memory while a phase lasts: uses of keys, and what namespaces with a quota hold.
-#[derive(Default)]
-pub(crate) struct KeyState {
-    pub(crate) counters: Counters,
-    pub(crate) accounts: Accounts,
-}
-
 impl<'a> Keyring<'a> {
     /// The keys of `scope`.
     pub fn of(self, scope: &'a Scope) -> Keys<'a> {
@@ -93,16 +73,6 @@ impl<'a> Keyring<'a> {
     /// The keys of the caller's scope, to change them; `Forbidden` if its namespace does not exist.
     pub fn managed_by(self, caller: &'a Caller) -> Result<ManagedKeys<'a>, Error> {
         Ok(ManagedKeys { keys: self.of(caller.scope()?), caller })
-    }
-
-    /// Runs `job` on the pool, unless the phase has ended by then.
-    async fn off_thread<T: Send + 'static>(
-        &self,
-        work: Work,
-        party: Party,
-        job: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Error> {
-        self.life.off_thread(&*self.device.platform.pool, work, party, job).await
     }
 }
 
@@ -221,7 +191,7 @@ impl ManagedKeys<'_> {
         let path = self.path(&id);
         let record = KeyRecord::new(uid, properties.mechanisms, properties.label, properties.tags, material);
         let sealed = self.ring.tables.keys.sealed(&path, Revision::default(), &record)?;
-        let mut place = quotas::hold(self.ring, self.scope).await?;
+        let mut place = self.ring.hold_account(self.scope).await?;
         place.begin(1, signed(sealed.value_bytes()))?;
         let transaction = Transaction::default().absent(&path).put(sealed);
         let committed = self.commit(transaction).await;
@@ -244,7 +214,7 @@ impl ManagedKeys<'_> {
         let id = &key.id;
         let path = self.path(id);
         for _ in 0..ATTEMPTS {
-            let mut place = quotas::hold(self.ring, self.scope).await?;
+            let mut place = self.ring.hold_account(self.scope).await?;
             let row = self.ring.tables.keys.read(&path).await?.filter(|row| row.record.uid == key.row.record.uid);
             let row = row.ok_or_else(Error::not_found)?;
             let uid = row.record.uid;
@@ -275,7 +245,7 @@ impl ManagedKeys<'_> {
         let (from, to) = (self.path(id), self.path(new_id));
         let taken = || Error::Exists(format!("Key '{new_id}' already exists").into());
         // It changes no count, but others count on which key has which id.
-        let _place = quotas::hold(self.ring, self.scope).await?;
+        let _place = self.ring.hold_account(self.scope).await?;
         for _ in 0..ATTEMPTS {
             let row = self.ring.tables.keys.read(&from).await?.filter(|row| row.record.uid == key.row.record.uid);
             let row = row.ok_or_else(Error::not_found)?;
@@ -338,7 +308,7 @@ impl ManagedKeys<'_> {
 
     async fn change(&self, id: &KeyId, change: impl Fn(KeyRecord) -> Option<KeyRecord>) -> Result<Change, Error> {
         let path = self.path(id);
-        let mut place = quotas::hold(self.ring, self.scope).await?;
+        let mut place = self.ring.hold_account(self.scope).await?;
         if place.counts()
             && let Some(row) = self.ring.tables.keys.read(&path).await?
         {
@@ -368,7 +338,7 @@ impl ManagedKeys<'_> {
                 self.ring.tables.keys.read(&path).await?.ok_or(Error::NotFound(Some("keyID not found".into())))?;
             let certificate = self.certificate_path(key.record.uid);
             let sealed = self.ring.tables.certificates.sealed(&certificate, Revision::default(), &record)?;
-            let mut place = quotas::hold(self.ring, self.scope).await?;
+            let mut place = self.ring.hold_account(self.scope).await?;
             place.begin(0, signed(sealed.value_bytes()))?;
             let transaction = Transaction::default().absent(&certificate).at(&path, key.revision).put(sealed);
             let committed = self.commit(transaction).await;
@@ -389,7 +359,7 @@ impl ManagedKeys<'_> {
     pub async fn delete_certificate(&self, key: &Key) -> Result<(), Error> {
         let path = self.certificate_path(key.row.record.uid);
         let none = || Error::NotFound(Some("There is no certificate for this KeyID.".into()));
-        let mut place = quotas::hold(self.ring, self.scope).await?;
+        let mut place = self.ring.hold_account(self.scope).await?;
         let row = self.ring.tables.certificates.read(&path).await?.ok_or_else(none)?;
         place.begin(0, -stored_bytes(&row.record))?;
         let transaction = Transaction::default().at(&path, row.revision).delete(&path);

@@ -7,9 +7,10 @@ use casemate_api::NamespaceId;
 use crate::error::Error;
 use crate::identity::caller::{self, Caller};
 use crate::identity::right::{self, ATTEMPTS, By};
-use crate::keys::KeyState;
+use crate::keys::counters::Counters;
+use crate::keys::quotas::{Accounts, Usage, count};
 use crate::rows::chores::{LastNamespaceNumber, Remains};
-use crate::rows::namespace::NamespaceRecord;
+use crate::rows::namespace::{NamespaceRecord, Quota};
 use crate::rows::path::{NamespaceNumber, ROOT, RowPath, RowPrefix};
 use crate::rows::table::Row;
 use crate::rows::tables::Tables;
@@ -19,7 +20,8 @@ use crate::store::Revision;
 /// The namespaces of an HSM.
 pub struct Namespaces<'a> {
     pub(crate) tables: &'a Tables,
-    pub(crate) state: &'a KeyState,
+    pub(crate) counters: &'a Counters,
+    pub(crate) accounts: &'a Accounts,
 }
 
 impl Namespaces<'_> {
@@ -68,7 +70,7 @@ impl Namespaces<'_> {
         match right::commit(self.tables, By::Caller(by), transaction).await? {
             Committed::Conflict(_) => Err(changed_meanwhile()),
             Committed::At(_) => {
-                self.state.accounts.forget(number);
+                self.accounts.forget(number);
                 tracing::info!(target: "hsm.namespace", "removed ({id})");
                 // The namespace is gone; what is left of it takes room only, and is swept later if it cannot be now.
                 if let Err(error) = self.sweep(number).await {
@@ -91,7 +93,7 @@ impl Namespaces<'_> {
 
     /// Removes what a deleted namespace left behind. Idempotent.
     async fn sweep(&self, number: NamespaceNumber) -> Result<(), Error> {
-        self.state.counters.forget_namespace(number);
+        self.counters.forget_namespace(number);
         let Tables { keys, certificates, counters, generation, .. } = self.tables;
         self.tables.sweep(keys, &RowPrefix::keys(*generation, number, "")).await?;
         self.tables.sweep(certificates, &RowPrefix::certificates(*generation, number)).await?;
@@ -111,6 +113,48 @@ impl Namespaces<'_> {
             after = paths.last().cloned();
             if !more {
                 return Ok(ids);
+            }
+        }
+    }
+
+    /// The quota of a namespace and what it holds now. Without a quota all of it is read for that.
+    pub async fn quota(&self, id: &NamespaceId) -> Result<(Quota, Usage), Error> {
+        let row = self.get(id).await?.ok_or_else(Error::not_found)?;
+        let (quota, number) = (row.record.quota, row.record.number);
+        // Held for counting alone, too: however many ask, a namespace is counted once at a time.
+        let mut usage = self.accounts.of(number).lock_arc().await;
+        if quota == Quota::default() {
+            return Ok((quota, count(self.tables, number).await?));
+        }
+        let known = match *usage {
+            Some(usage) => usage,
+            None => count(self.tables, number).await?,
+        };
+        *usage = Some(known);
+        Ok((quota, known))
+    }
+
+    /// Sets the quota of a namespace. It may be below what is there: then nothing is added until enough is deleted.
+    pub async fn set_quota(&self, by: &Caller, id: &NamespaceId, quota: Quota) -> Result<(), Error> {
+        let table = &self.tables.namespaces;
+        let path = RowPath::namespace(self.tables.generation, id);
+        let mut row = table.read(&path).await?.ok_or_else(Error::not_found)?;
+        if row.record.quota == Quota::default() {
+            // Nobody has kept it since there was no quota.
+            self.accounts.forget(row.record.number);
+        }
+        row.record.quota = quota;
+        let sealed = table.sealed(&path, row.revision, &row.record)?;
+        let transaction = Transaction::default().at(&path, row.revision).put(sealed).reserved();
+        match right::commit(self.tables, By::Caller(by), transaction).await? {
+            Committed::Conflict(_) => Err(Error::Unavailable("The namespace was changed meanwhile. Try again.".into())),
+            Committed::At(_) => {
+                // Counted anew: somebody may have counted under the quota of before.
+                self.accounts.forget(row.record.number);
+                let text = |max: Option<u64>| max.map_or_else(|| "any".to_owned(), |max| max.to_string());
+                let (keys, bytes) = (text(quota.keys), text(quota.bytes));
+                tracing::info!(target: "hsm.namespace", "quota of ({id}): {keys} keys, {bytes} bytes");
+                Ok(())
             }
         }
     }

@@ -15,15 +15,12 @@ use casemate_api::limits::BACKUP_PAGE_ROWS;
 use casemate_api::sentences;
 
 use crate::error::Error;
-use crate::identity::caller::{Caller, Scope};
-use crate::identity::right::By;
-use crate::identity::{caller, right};
-use crate::keys::Keyring;
-use crate::keys::namespaces::Namespaces;
-use crate::rows::path::{NamespaceNumber, RowPath, RowPrefix};
-use crate::rows::table::Record;
+use crate::identity::caller;
+use crate::identity::caller::Scope;
+use crate::rows::path::{NamespaceNumber, RowPrefix};
+use crate::rows::record::Record;
 use crate::rows::tables::Tables;
-use crate::rows::transaction::{Committed, Transaction};
+use crate::rows::transaction::Committed;
 use crate::store::{Path, Range, Snapshot};
 
 /// What a namespace holds, in the same measures.
@@ -40,10 +37,11 @@ pub struct Usage {
 pub(crate) struct Accounts(Mutex<HashMap<NamespaceNumber, Account>>);
 
 /// `None` until it is counted.
-type Account = Arc<async_lock::Mutex<Option<Usage>>>;
+pub(crate) type Account = Arc<async_lock::Mutex<Option<Usage>>>;
 
 impl Accounts {
-    fn of(&self, number: NamespaceNumber) -> Account {
+    /// That of one namespace.
+    pub(crate) fn of(&self, number: NamespaceNumber) -> Account {
         self.lock().entry(number).or_default().clone()
     }
 
@@ -144,64 +142,21 @@ impl Drop for Held {
 }
 
 /// Holds the account of a scope.
-pub(crate) async fn hold(ring: Keyring<'_>, scope: &Scope) -> Result<Place, Error> {
+pub(crate) async fn hold(tables: &Tables, accounts: &Accounts, scope: &Scope) -> Result<Place, Error> {
     let Some(namespace) = scope.namespace() else { return Ok(Place(None)) };
-    let quota = caller::stored_namespace(ring.tables, namespace).await?.map(|row| row.record.quota).unwrap_or_default();
+    let quota = caller::stored_namespace(tables, namespace).await?.map(|row| row.record.quota).unwrap_or_default();
     if quota == Quota::default() {
         return Ok(Place(None));
     }
-    let mut usage = ring.state.accounts.of(scope.number()).lock_arc().await;
+    let mut usage = accounts.of(scope.number()).lock_arc().await;
     if usage.is_none() {
-        *usage = Some(count(ring.tables, scope.number()).await?);
+        *usage = Some(count(tables, scope.number()).await?);
     }
     Ok(Place(Some(Held { usage, after: None, quota, namespace: namespace.clone() })))
 }
 
-impl Namespaces<'_> {
-    /// The quota of a namespace and what it holds now. Without a quota all of it is read for that.
-    pub async fn quota(&self, id: &NamespaceId) -> Result<(Quota, Usage), Error> {
-        let row = self.get(id).await?.ok_or_else(Error::not_found)?;
-        let (quota, number) = (row.record.quota, row.record.number);
-        // Held for counting alone, too: however many ask, a namespace is counted once at a time.
-        let mut usage = self.state.accounts.of(number).lock_arc().await;
-        if quota == Quota::default() {
-            return Ok((quota, count(self.tables, number).await?));
-        }
-        let known = match *usage {
-            Some(usage) => usage,
-            None => count(self.tables, number).await?,
-        };
-        *usage = Some(known);
-        Ok((quota, known))
-    }
-
-    /// Sets the quota of a namespace. It may be below what is there: then nothing is added until enough is deleted.
-    pub async fn set_quota(&self, by: &Caller, id: &NamespaceId, quota: Quota) -> Result<(), Error> {
-        let table = &self.tables.namespaces;
-        let path = RowPath::namespace(self.tables.generation, id);
-        let mut row = table.read(&path).await?.ok_or_else(Error::not_found)?;
-        if row.record.quota == Quota::default() {
-            // Nobody has kept it since there was no quota.
-            self.state.accounts.forget(row.record.number);
-        }
-        row.record.quota = quota;
-        let sealed = table.sealed(&path, row.revision, &row.record)?;
-        let transaction = Transaction::default().at(&path, row.revision).put(sealed).reserved();
-        match right::commit(self.tables, By::Caller(by), transaction).await? {
-            Committed::Conflict(_) => Err(Error::Unavailable("The namespace was changed meanwhile. Try again.".into())),
-            Committed::At(_) => {
-                // Counted anew: somebody may have counted under the quota of before.
-                self.state.accounts.forget(row.record.number);
-                let text = |max: Option<u64>| max.map_or_else(|| "any".to_owned(), |max| max.to_string());
-                let (keys, bytes) = (text(quota.keys), text(quota.bytes));
-                tracing::info!(target: "hsm.namespace", "quota of ({id}): {keys} keys, {bytes} bytes");
-                Ok(())
-            }
-        }
-    }
-}
-
-async fn count(tables: &Tables, number: NamespaceNumber) -> Result<Usage, Error> {
+/// What a namespace holds now; all of it is read for that.
+pub(crate) async fn count(tables: &Tables, number: NamespaceNumber) -> Result<Usage, Error> {
     let generation = tables.generation;
     // One view, so that a key that is renamed meanwhile is counted once.
     let view = tables.snapshot().await?;

@@ -16,7 +16,7 @@ use crate::crypto::mech::{self, Live, Public};
 use crate::crypto::x509;
 use crate::error::Error;
 use crate::identity::caller::Caller;
-use crate::keys::{Keyring, counters};
+use crate::keys::ring::Keyring;
 use crate::rows::key::KeyRecord;
 use crate::rows::path::{KeyRef, NamespaceNumber};
 use crate::rows::table::Row;
@@ -74,7 +74,7 @@ impl Key {
         Ok(body::Key {
             mechanisms: record.mechanisms.list(),
             key_type: record.key_type(),
-            operations: counters::operations(ring, self.key()).await?,
+            operations: ring.operations(self.key()).await?,
             public: public_parts(live(ring, self.namespace, &self.row).await?.public()),
             restrictions: Restrictions { tags: record.tags.clone() },
             label: record.label.clone(),
@@ -183,7 +183,7 @@ mod tests {
     use crate::keys::{ManagedKeys, NewId, Properties};
     use crate::platform::Platform;
     use crate::rows::key::Mechanisms;
-    use crate::rows::table::Record;
+    use crate::rows::record::Record;
     use crate::runtime::pool::{Job, Pool};
     use crate::runtime::stall::begun_here;
     use crate::sim::Sim;

@@ -1,11 +1,12 @@
 //! What stands for the backup passphrase, as stored.
 
-use crate::rows::path::{Generation, RowPath, TableId};
+use crate::rows::path::{Generation, RowPath};
+use crate::rows::record::TableId;
 use zeroize::Zeroizing;
 
 use crate::crypto::secret::BackupKey;
 use crate::rows::encoding::{BadRecord, Reader, Writer};
-use crate::rows::table::Record;
+use crate::rows::record::Record;
 
 /// What stands for the backup passphrase.
 pub struct BackupSecret {

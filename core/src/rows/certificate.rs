@@ -1,11 +1,12 @@
 //! A certificate of a key, as stored.
 
-use crate::rows::path::{Generation, RowPath, RowPrefix, TableId};
+use crate::rows::path::{Generation, RowPath, RowPrefix};
 use crate::rows::path::{KeyRef, NamespaceNumber};
+use crate::rows::record::TableId;
 use zeroize::Zeroizing;
 
 use crate::rows::encoding::{BadRecord, Reader, Writer};
-use crate::rows::table::Record;
+use crate::rows::record::Record;
 
 /// Bytes stored with a key as they are, usually a certificate.
 pub struct CertificateRecord(pub Vec<u8>);

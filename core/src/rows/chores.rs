@@ -3,8 +3,9 @@
 use zeroize::Zeroizing;
 
 use crate::rows::encoding::{BadRecord, Reader, Writer};
-use crate::rows::path::{Generation, NamespaceNumber, RowPath, RowPrefix, TableId};
-use crate::rows::table::Record;
+use crate::rows::path::{Generation, NamespaceNumber, RowPath, RowPrefix};
+use crate::rows::record::Record;
+use crate::rows::record::TableId;
 
 /// The highest number given to a namespace, as stored. The row is absent until there was one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

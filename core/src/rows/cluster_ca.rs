@@ -1,10 +1,11 @@
 //! The authority that signs the TLS certificates of a cluster, as stored.
 
-use crate::rows::path::{Generation, RowPath, TableId};
+use crate::rows::path::{Generation, RowPath};
+use crate::rows::record::TableId;
 use zeroize::Zeroizing;
 
 use crate::rows::encoding::{BadRecord, Reader, Writer};
-use crate::rows::table::Record;
+use crate::rows::record::Record;
 
 /// The certificate of the authority that signs the TLS certificates of a cluster, as stored.
 pub struct ClusterCa(

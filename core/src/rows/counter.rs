@@ -1,11 +1,12 @@
 //! How often a key was used on one device, as stored.
 
-use crate::rows::path::{Generation, RowPath, RowPrefix, TableId};
+use crate::rows::path::{Generation, RowPath, RowPrefix};
 use crate::rows::path::{KeyRef, NamespaceNumber};
+use crate::rows::record::TableId;
 use zeroize::Zeroizing;
 
 use crate::rows::encoding::{BadRecord, Reader, Writer};
-use crate::rows::table::Record;
+use crate::rows::record::Record;
 
 /// A count as stored.
 pub struct CounterRecord {

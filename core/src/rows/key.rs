@@ -1,7 +1,8 @@
 //! A key as stored: compact and binary, RSA as its primes.
 
 use crate::rows::path::NamespaceNumber;
-use crate::rows::path::{Generation, RowPath, RowPrefix, TableId};
+use crate::rows::path::{Generation, RowPath, RowPrefix};
+use crate::rows::record::TableId;
 use casemate_api::KeyId;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::crypto::mech::Live;
 use crate::error::Error;
 use crate::rows::encoding::{BadRecord, Reader, Writer};
 use crate::rows::path::Uid;
-use crate::rows::table::Record;
+use crate::rows::record::Record;
 
 /// A set of mechanisms, listed in the API's order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,8 +13,10 @@ use crate::rows::backup_secret::BackupSecret;
 use crate::rows::chores::{Hardening, LastNamespaceNumber, Remains};
 use crate::rows::cluster_ca::ClusterCa;
 use crate::rows::namespace::NamespaceRecord;
-use crate::rows::path::{Generation, RowPath, TableId, generation_prefix};
-use crate::rows::table::{Record, RowKey, SealedRow, open_row};
+use crate::rows::path::{Generation, RowPath, generation_prefix};
+use crate::rows::record::Record;
+use crate::rows::record::TableId;
+use crate::rows::table::{RowKey, SealedRow, open_row};
 use crate::runtime::Rng;
 use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Room, Store, Txn, Versioned};
 

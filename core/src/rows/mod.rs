@@ -25,6 +25,7 @@ pub mod key;
 mod migrate;
 pub mod namespace;
 pub mod path;
+pub mod record;
 pub mod staged;
 pub mod table;
 pub mod tables;

@@ -1,12 +1,13 @@
 //! A namespace as stored, with its quota.
 
-use crate::rows::path::{Generation, RowPath, RowPrefix, TableId};
+use crate::rows::path::{Generation, RowPath, RowPrefix};
+use crate::rows::record::TableId;
 use casemate_api::NamespaceId;
 use zeroize::Zeroizing;
 
 use crate::rows::encoding::{BadRecord, Reader, Writer};
 use crate::rows::path::NamespaceNumber;
-use crate::rows::table::Record;
+use crate::rows::record::Record;
 
 /// A namespace as stored.
 pub struct NamespaceRecord {

@@ -3,17 +3,12 @@
 
 use std::marker::PhantomData;
 
-use crate::rows::table::Record;
+use crate::rows::record::{Record, TableId};
+pub use crate::runtime::party::{NamespaceNumber, ROOT};
 use crate::store::Path;
 
 /// Number of a restore generation. Every shared row lives in one; a restore fills the next and then moves the pointer.
 pub type Generation = u32;
-
-/// Number of a namespace, fresh for each creation: a name that is created anew starts empty. The root is number 0.
-pub type NamespaceNumber = u32;
-
-/// The number of the root, which always exists.
-pub const ROOT: NamespaceNumber = 0;
 
 /// Random and unique for each key, and stable while the key is renamed.
 pub type Uid = [u8; 16];
@@ -25,52 +20,6 @@ pub struct KeyRef {
     pub namespace: NamespaceNumber,
     /// Its uid.
     pub uid: Uid,
-}
-
-/// A table of the shared store. Each holds records of one type, sealed under a key of its own. Number 6 was used before 0.1.0
-/// (see [`super::migrate`]) and is not given again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum TableId {
-    /// Name of a namespace → number and quota.
-    Namespaces = 1,
-    /// User → record.
-    Users = 2,
-    /// Namespace number, key id → record.
-    Keys = 3,
-    /// Namespace number, key uid → certificate.
-    Certificates = 4,
-    /// Namespace number, key uid, device → count.
-    Counters = 5,
-    /// Path in a backup, part → what is to be restored.
-    Staged = 7,
-    /// One row: what stands for the backup passphrase.
-    BackupSecrets = 8,
-    /// One row: the authority of the cluster.
-    ClusterCas = 9,
-    /// One row: the highest number given to a namespace.
-    NamespaceNumbers = 10,
-    /// Number of a deleted namespace → its rows are not all removed yet.
-    Remains = 11,
-    /// One row while there are digests of NetHSM's to be hardened.
-    Hardening = 12,
-}
-
-impl TableId {
-    /// Every table.
-    pub const ALL: [TableId; 11] = [
-        TableId::Namespaces,
-        TableId::Users,
-        TableId::Keys,
-        TableId::Certificates,
-        TableId::Counters,
-        TableId::Staged,
-        TableId::BackupSecrets,
-        TableId::ClusterCas,
-        TableId::NamespaceNumbers,
-        TableId::Remains,
-        TableId::Hardening,
-    ];
 }
 
 /// The row that holds the number of the current generation, in clear, because it is read before anything is unlocked.

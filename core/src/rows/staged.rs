@@ -3,8 +3,9 @@
 use zeroize::Zeroizing;
 
 use crate::rows::encoding::{BadRecord, Reader, Writer};
-use crate::rows::path::{Generation, RowPath, RowPrefix, TABLE_BYTES, TableId};
-use crate::rows::table::Record;
+use crate::rows::path::{Generation, RowPath, RowPrefix, TABLE_BYTES};
+use crate::rows::record::Record;
+use crate::rows::record::TableId;
 use crate::store::Path;
 
 /// A version of the format that entries of a backup come in.

@@ -17,7 +17,8 @@ use crate::crypto::seal;
 use crate::crypto::secret::{DomainKey, StoreKey};
 use crate::error::Error;
 use crate::rows::encoding::BadRecord;
-use crate::rows::path::{RowPath, RowPrefix, TableId};
+use crate::rows::path::{RowPath, RowPrefix};
+use crate::rows::record::Record;
 use crate::runtime::Rng;
 use crate::runtime::lifetime::Closed;
 use crate::runtime::tally::Tally;
@@ -55,24 +56,6 @@ fn row_aad(path: &Path, header: &[u8]) -> Vec<u8> {
     let mut aad = path.as_bytes().to_vec();
     aad.extend_from_slice(header);
     aad
-}
-
-/// What a table holds.
-pub trait Record: Sized + Send + Sync + 'static {
-    /// The table that holds these records and no others.
-    const TABLE: TableId;
-    /// Memory that the table may cache, in bytes.
-    const CACHE_BYTES: u64 = 16 << 20;
-    /// The stored form, version tag first.
-    fn encode(&self) -> Zeroizing<Vec<u8>>;
-    /// Reads every version of the stored form.
-    fn decode(bytes: &[u8]) -> Result<Self, BadRecord>;
-    /// Memory it takes while cached, in bytes, roughly.
-    fn weight(&self) -> u64;
-    /// Whether there is anything to take over from what a row was before.
-    const HANDS_ON: bool = false;
-    /// Takes over what took long to make from `older`, which stood in the same row or, before a move, in another one.
-    fn take_over(&mut self, _older: &Self) {}
 }
 
 /// An opened row.

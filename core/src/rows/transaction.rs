@@ -1,7 +1,8 @@
 //! One atomic write to the shared store, as its writer puts it together. [`super::tables::Tables::commit`] carries it out.
 
 use crate::rows::path::RowPath;
-use crate::rows::table::{Record, SealedRow};
+use crate::rows::record::Record;
+use crate::rows::table::SealedRow;
 use crate::store::{Expect, Path, Revision, Room, Txn};
 
 /// Guards and rows: applied whole if every guard holds, else not at all.

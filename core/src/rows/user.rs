@@ -1,6 +1,7 @@
 //! A user as stored.
 
-use crate::rows::path::{Generation, RowPath, RowPrefix, TableId};
+use crate::rows::path::{Generation, RowPath, RowPrefix};
+use crate::rows::record::TableId;
 use casemate_api::{NamespaceId, UserId};
 use std::collections::BTreeSet;
 
@@ -10,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::passphrase::{Digest, Scheme};
 use crate::rows::encoding::{BadRecord, Reader, Writer};
-use crate::rows::table::Record;
+use crate::rows::record::Record;
 
 /// A user as stored.
 pub struct UserRecord {

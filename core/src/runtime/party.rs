@@ -2,7 +2,11 @@
 
 use std::net::IpAddr;
 
-use crate::rows::path::{NamespaceNumber, ROOT};
+/// Number of a namespace, fresh for each creation: a name that is created anew starts empty. The root is number 0.
+pub type NamespaceNumber = u32;
+
+/// The number of the root, which always exists.
+pub const ROOT: NamespaceNumber = 0;
 
 /// For whom work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,6 +2,7 @@
 //! Nothing here is safe for real keys.
 
 mod clock;
+pub mod conformance;
 mod device;
 mod rng;
 mod store;

@@ -253,7 +253,7 @@ mod tests {
     use super::*;
     use crate::runtime::Clock;
     use crate::sim::SimClock;
-    use crate::store::conformance;
+    use crate::sim::conformance;
 
     fn put(path: &str) -> Txn {
         Txn { put: vec![(Path(path.as_bytes().into()), b"value".to_vec())], ..Txn::default() }

@@ -1,9 +1,10 @@
 //! The one seam to storage: ordered bytes with revisions, and a single mutation, compare-and-commit.
 
-#[cfg(any(test, feature = "sim"))]
-pub mod conformance;
 pub mod history;
 
+use casemate_api::sentences;
+
+use crate::error::Error;
 use crate::runtime::BoxFuture;
 
 /// Name of a row. Rows are ordered by these bytes.
@@ -135,6 +136,21 @@ pub enum StoreError {
     /// A value or transaction is beyond the limits.
     #[error("the value is too large to be stored")]
     TooLarge,
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unreachable(why) => {
+                tracing::error!(why, "the store cannot be reached");
+                Error::Unavailable("The store cannot be reached. Check the log.".into())
+            }
+            StoreError::Busy => Error::Unavailable(sentences::BUSY.into()),
+            StoreError::Full => Error::Full(sentences::DISK_FULL.into()),
+            StoreError::Damaged(why) => Error::Internal(format!("the store is damaged: {why}").into()),
+            StoreError::TooLarge => Error::Invalid("The value is too large to be stored.".into()),
+        }
+    }
 }
 
 /// Which rows a range read covers: `start` to before `end`, at most `limit` of them, in order.

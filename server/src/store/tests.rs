@@ -14,8 +14,9 @@ use std::time::Duration;
 use casemate_api::limits::{STORE_COMMITS_WAITING_MAX, STORE_READS_WAITING_MAX};
 use casemate_core::runtime::{Clock, Rng};
 use casemate_core::sim::SimRng;
+use casemate_core::sim::conformance;
 use casemate_core::store::{
-    Event, Expect, Outcome, Path, Range, Read, Revision, Room, Snapshot, Store, StoreError, Txn, conformance,
+    Event, Expect, Outcome, Path, Range, Read, Revision, Room, Snapshot, Store, StoreError, Txn,
 };
 use pollster::block_on;
 

@@ -222,7 +222,7 @@ fn described(hsm: &Hsm) -> Vec<String> {
             let certificate = certificate.map(|row| row.record.0.clone());
             let mut material = Vec::new();
             record.material.encode(&mut material);
-            let uses = block_on(crate::keys::counters::operations(op.keys(), key)).unwrap();
+            let uses = block_on(op.keys().operations(key)).unwrap();
             let (mechanisms, label, tags) = (record.mechanisms.list(), &record.label, &record.tags);
             lines.push(format!("{namespace}/{id} {mechanisms:?} {label} {tags:?} {uses} {certificate:?} {material:?}"));
         }

@@ -5,7 +5,7 @@ use aws_lc_rs::cipher::{
 };
 use zeroize::Zeroizing;
 
-use super::Output;
+use super::error::Output;
 use crate::Error;
 use crate::crypto::secret::SecretBytes;
 

@@ -8,7 +8,8 @@ use casemate_api::KeyType;
 use casemate_api::mechanisms::Mode;
 use casemate_api::words::{DecryptMode, EncryptMode, SignMode};
 
-use super::{Key, Live, MechError, Public, ecdsa, run};
+use super::error::MechError;
+use super::{Key, Live, Public, ecdsa, run};
 use crate::Error;
 
 const MESSAGE: &[u8] = b"a message that a key is tried with";

@@ -4,20 +4,9 @@
 use casemate_api::KeyType;
 use zeroize::Zeroizing;
 
-use super::ffi::EcKey;
-use super::{MechError, Output};
+use super::error::{MechError, Output};
+use super::ffi::{Curve, EcKey};
 use crate::Error;
-
-/// The curves AWS-LC computes on for us.
-#[derive(Clone, Copy)]
-pub(crate) enum Curve {
-    P256,
-    P384,
-    P521,
-    BrainpoolP256,
-    BrainpoolP384,
-    BrainpoolP512,
-}
 
 /// An EC key ready to use.
 pub(super) struct Key {

@@ -3,7 +3,7 @@
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use zeroize::Zeroizing;
 
-use super::{MechError, Output};
+use super::error::{MechError, Output};
 use crate::Error;
 use crate::crypto::secret::Seed;
 

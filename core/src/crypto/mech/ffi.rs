@@ -13,12 +13,8 @@ use aws_lc_sys as c;
 use casemate_api::mechanisms::Hash;
 use zeroize::Zeroizing;
 
-use super::ecdsa::Curve;
+use super::error::Failed;
 use super::rsa_numbers::Numbers;
-
-/// AWS-LC refused. Why is known to the caller, or nothing a caller could act on.
-#[derive(Debug)]
-pub(crate) struct Failed;
 
 /// Reads a C status: 1 is success. Also empties the thread's error queue, which nobody reads.
 fn done(status: c_int) -> Result<(), Failed> {
@@ -269,6 +265,17 @@ impl RsaKey {
             unsafe { c::EVP_PKEY_decrypt(ctx.get(), out, len, input.as_ptr(), input.len()) }
         })
     }
+}
+
+/// The curves AWS-LC computes on for us.
+#[derive(Clone, Copy)]
+pub(crate) enum Curve {
+    P256,
+    P384,
+    P521,
+    BrainpoolP256,
+    BrainpoolP384,
+    BrainpoolP512,
 }
 
 fn group(curve: Curve) -> *const c::EC_GROUP {

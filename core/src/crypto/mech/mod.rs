@@ -7,7 +7,9 @@ mod aes;
 mod check;
 pub(crate) mod ecdsa;
 mod eddsa;
+mod error;
 pub(crate) mod ffi;
+pub mod generate;
 pub(crate) mod rsa;
 pub(crate) mod rsa_numbers;
 mod secp256k1;
@@ -25,20 +27,8 @@ pub use crate::crypto::public::Public;
 use crate::crypto::secret::SecretBytes;
 use crate::runtime::stall;
 pub use check::check;
-
-/// What a mechanism returns. Wiped on drop, as plaintext is among it.
-type Output = Zeroizing<Vec<u8>>;
-
-/// A cryptographic library refused what it should not refuse. The text is for the log and holds nothing secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct MechError(pub(crate) &'static str);
-
-impl From<MechError> for Error {
-    fn from(error: MechError) -> Self {
-        Error::internal(error.0)
-    }
-}
+pub(crate) use error::Failed;
+pub use error::MechError;
 
 /// A private key parsed and ready to use, from any number of threads at once. Wiped on drop.
 pub struct Live(Key);
@@ -55,7 +45,7 @@ impl Live {
     /// Parses the key, at about the cost of one to two uses: 0.01 ms for P-256, 0.4 ms for RSA of 2048 bits, a tenth of a
     /// second for 16384. Fails for numbers that make no key.
     pub fn load(material: &Material) -> Result<Self, MechError> {
-        use ecdsa::Curve;
+        use ffi::Curve;
         if !loads_quickly(material.key_type()) {
             stall::begins("loading a key");
         }

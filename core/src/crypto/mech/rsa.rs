@@ -6,9 +6,9 @@
 use casemate_api::mechanisms::Hash;
 use zeroize::Zeroizing;
 
+use super::error::{MechError, Output};
 use super::ffi::{self, Padding, RsaKey};
 use super::rsa_numbers::{Numbers, bit_length, divides_less_one, far_apart, minimal};
-use super::{MechError, Output};
 use crate::Error;
 use crate::runtime::stall;
 

@@ -7,7 +7,7 @@
 use crypto_bigint::{BoxedUint, ConcatenatingMul, CtGt, CtSelect, Limb, NonZero, Odd, Reciprocal, U64};
 use zeroize::Zeroizing;
 
-use super::ffi::Failed;
+use super::error::Failed;
 
 /// Largest public exponent, in bits. AWS-LC accepts no larger one.
 pub(crate) const E_BITS_MAX: u32 = 33;

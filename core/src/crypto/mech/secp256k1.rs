@@ -9,7 +9,7 @@ use k256::elliptic_curve::sec1::ToSec1Point;
 use k256::{NonZeroScalar, Secp256k1, SecretKey, schnorr};
 use zeroize::Zeroizing;
 
-use super::{MechError, Output};
+use super::error::{MechError, Output};
 use crate::Error;
 
 /// A secp256k1 key ready to use.

@@ -89,7 +89,7 @@ fn hash(md: &MdRef, data: &[u8]) -> Vec<u8> {
     out
 }
 
-pub(crate) fn invalid(result: Result<Output, Error>) -> String {
+pub(crate) fn invalid(result: Result<Zeroizing<Vec<u8>>, Error>) -> String {
     match result {
         Err(Error::Invalid(text)) => text.into_owned(),
         Err(other) => panic!("{other:?}"),

@@ -18,7 +18,7 @@ use crate::identity::caller::{self, Caller, Evidence, Failure, LoginState, Login
 use crate::identity::right::{Held, Rights};
 use crate::identity::users::{self, Users};
 use crate::keys::namespaces::Namespaces;
-use crate::keys::{KeyState, Keyring, counters};
+use crate::keys::ring::{KeyState, Keyring};
 use crate::rows::path::LocalPath;
 use crate::rows::table::{CacheFigures, Row};
 use crate::rows::tables::Tables;
@@ -98,7 +98,7 @@ impl Operational {
 
     /// The namespaces.
     pub fn namespaces(&self) -> Namespaces<'_> {
-        Namespaces { tables: &self.tables, state: &self.keys }
+        Namespaces { tables: &self.tables, counters: &self.keys.counters, accounts: &self.keys.accounts }
     }
 
     /// The keys, of which a scope shows a part.
@@ -167,7 +167,7 @@ impl Operational {
 
     /// Writes every count of key use that changed. Called hourly and before lock, reboot and shutdown.
     pub async fn flush_counters(&self) -> Result<(), Error> {
-        counters::flush(self.keys()).await
+        self.keys().flush_counters().await
     }
 
     /// Ten characters that name this device.

@@ -10,8 +10,10 @@ use std::task::Poll;
 
 use casemate_api::limits::{STORE_HISTORY_EVENTS, STORE_TXN_MAX_OPS, STORE_VALUE_MAX_BYTES};
 
-use super::{Event, Expect, Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Watch};
 use crate::sim::SimRng;
+use crate::store::{
+    Event, Expect, Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Watch,
+};
 
 /// Runs the whole suite on stores that `make` makes.
 pub async fn run<S: Store>(make: impl AsyncFn() -> Arc<S>) {

@@ -1,0 +1,55 @@
+//! What keys are kept and used with: the tables, the device, the life of the phase, and what is counted in memory.
+
+use crate::device::Device;
+use crate::error::Error;
+use crate::identity::caller::Scope;
+use crate::keys::counters::{self, Counters};
+use crate::keys::quotas::{self, Accounts, Place};
+use crate::rows::path::KeyRef;
+use crate::rows::tables::Tables;
+use crate::runtime::lifetime::Lifetime;
+use crate::runtime::party::Party;
+use crate::runtime::pool::Work;
+
+/// What the keys of one phase are kept and used with.
+#[derive(Clone, Copy)]
+pub struct Keyring<'a> {
+    pub(crate) tables: &'a Tables,
+    pub(crate) device: &'a Device,
+    pub(crate) life: &'a Lifetime,
+    pub(crate) state: &'a KeyState,
+}
+
+/// What is counted in memory while a phase lasts: uses of keys, and what namespaces with a quota hold.
+#[derive(Default)]
+pub(crate) struct KeyState {
+    pub(crate) counters: Counters,
+    pub(crate) accounts: Accounts,
+}
+
+impl Keyring<'_> {
+    /// Runs `job` on the pool, unless the phase has ended by then.
+    pub(crate) async fn off_thread<T: Send + 'static>(
+        &self,
+        work: Work,
+        party: Party,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.life.off_thread(&*self.device.platform.pool, work, party, job).await
+    }
+
+    /// Holds the account of a scope, if it has a quota.
+    pub(crate) async fn hold_account(&self, scope: &Scope) -> Result<Place, Error> {
+        quotas::hold(self.tables, &self.state.accounts, scope).await
+    }
+
+    /// How often the key was used, on all devices.
+    pub(crate) async fn operations(&self, key: KeyRef) -> Result<u64, Error> {
+        counters::operations(self.tables, &self.state.counters, key).await
+    }
+
+    /// Writes every count that changed. Called hourly and before lock, reboot and shutdown.
+    pub(crate) async fn flush_counters(&self) -> Result<(), Error> {
+        counters::flush(self.tables, &self.state.counters, &self.device.id).await
+    }
+}
