@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::tls::Fingerprint;
+use crate::fingerprint::Fingerprint;
 
 /// Every way in which a call can fail. `Display` is one sentence or two: what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -231,4 +231,34 @@ fn list(nodes: &[Trouble]) -> String {
         .map(|trouble| format!("{} ({})", trouble.node, trouble.cause.to_string().trim_end_matches('.')))
         .collect();
     if each.is_empty() { "no node was asked".into() } else { each.join(", ") }
+}
+
+/// The error of a call that no node answered: the one that tells most about what to do.
+pub(crate) fn sum_up(mut troubles: Vec<Trouble>, too_slow: Option<Duration>) -> Error {
+    let of_trust =
+        |t: &Trouble| matches!(t.cause, Cause::Untrusted { .. } | Cause::NotPinned { .. } | Cause::Expired { .. });
+    let telling = troubles.iter().position(of_trust);
+    if let Some(at) = telling {
+        let Trouble { node, cause } = troubles.swap_remove(at);
+        match cause {
+            Cause::Untrusted { fingerprint, why } => return Error::Untrusted { node, fingerprint, why },
+            Cause::NotPinned { fingerprint } => return Error::NotPinned { node, fingerprint },
+            Cause::Expired { fingerprint } => return Error::Expired { node, fingerprint },
+            cause => troubles.push(Trouble { node, cause }),
+        }
+    }
+    let too_many = troubles.last().is_some_and(|trouble| trouble.cause == Cause::TooMany);
+    if let Some(limit) = too_slow.filter(|_| !too_many) {
+        return Error::TooSlow { limit, nodes: troubles };
+    }
+    let all = |cause: Cause| troubles.iter().all(|trouble| trouble.cause == cause);
+    let (in_wrong_state, too_many) = (all(Cause::WrongState), all(Cause::TooMany));
+    match troubles.pop() {
+        Some(Trouble { node, .. }) if in_wrong_state => Error::WrongState { node },
+        Some(Trouble { node, .. }) if too_many => Error::TooMany { node },
+        last => {
+            troubles.extend(last);
+            Error::Unreachable { nodes: troubles }
+        }
+    }
 }

@@ -19,10 +19,10 @@ use rustls::client::Resumption;
 use ureq::config::AutoHeaderValue;
 use ureq::http::Uri;
 
-use crate::Settings;
 use crate::clock;
 use crate::error::Error;
 use crate::pick::{Pick, Picker, Tried};
+use crate::settings::Settings;
 use crate::tls;
 use crate::wire::{Dialer, Later};
 
@@ -181,7 +181,7 @@ fn authority(node: &str) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Trust;
+    use crate::tls::Trust;
 
     /// What a child finds after `fork`: lines marked with another process, and a lock that nobody will ever release.
     #[test]

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use ureq::http::uri::Authority;
 
+use crate::client::Client;
 use crate::clock;
-use crate::error::{Cause, Error, Trouble};
-use crate::session::sum_up;
-use crate::tls::{Fingerprint, looking};
-use crate::wire::{bare, dial, look_up, shake_hands};
-use crate::{Client, Trust};
+use crate::error::{Cause, Error, Trouble, sum_up};
+use crate::fingerprint::Fingerprint;
+use crate::tls::{Trust, looking};
+use crate::wire::{Setback, bare, dial, look_up, shake_hands};
 
 /// One look at a node. A step that failed leaves those after it empty.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Client {
         probe.addresses = Ok(addresses);
         let peer = tcp.and_then(|tcp| match tcp.peer_addr() {
             Ok(peer) => Ok((tcp, peer)),
-            Err(why) => Err(crate::wire::Setback(Cause::NoConnection(why.kind()))),
+            Err(why) => Err(Setback(Cause::NoConnection(why.kind()))),
         });
         let (tcp, peer) = match peer {
             Ok(found) => found,

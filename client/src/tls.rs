@@ -6,10 +6,8 @@
 use std::fmt;
 use std::iter;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_name;
@@ -18,9 +16,9 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use subtle::ConstantTimeEq;
 
-use crate::error::Error;
+use crate::error::{Cause, Error};
+use crate::fingerprint::Fingerprint;
 
 /// Whom a client believes to be its HSM.
 #[derive(Clone, Debug)]
@@ -34,62 +32,6 @@ pub enum Trust {
     Pinned(Vec<Fingerprint>),
     /// Anyone. Passphrases and keys are then read by whoever stands between: for tests only.
     Anyone,
-}
-
-/// SHA-256 of a certificate in DER, written as hex with or without colons.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Fingerprint([u8; 32]);
-
-impl Fingerprint {
-    /// The fingerprint of a certificate in DER.
-    pub fn of(certificate: &[u8]) -> Self {
-        let mut bytes = [0; 32];
-        for (to, from) in bytes.iter_mut().zip(digest(&SHA256, certificate).as_ref()) {
-            *to = *from;
-        }
-        Self(bytes)
-    }
-
-    fn is(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    /// As `openssl x509 -fingerprint -sha256` prints it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, byte) in self.0.iter().enumerate() {
-            let colon = if at == 0 { "" } else { ":" };
-            write!(f, "{colon}{byte:02X}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// The text is no SHA-256 fingerprint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a SHA-256 fingerprint has 64 hex digits, with or without colons between the bytes")]
-pub struct NoFingerprint;
-
-impl FromStr for Fingerprint {
-    type Err = NoFingerprint;
-
-    fn from_str(text: &str) -> Result<Self, NoFingerprint> {
-        let digits: Vec<u32> =
-            text.chars().filter(|c| *c != ':').map(|c| c.to_digit(16)).collect::<Option<_>>().ok_or(NoFingerprint)?;
-        let bytes: Vec<u8> =
-            digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | *digit as u8)).collect();
-        if digits.len() != 64 {
-            return Err(NoFingerprint);
-        }
-        bytes.try_into().map(Self).map_err(|_| NoFingerprint)
-    }
 }
 
 /// Why a certificate was not taken, with what it takes to trust it. Travels through rustls as the cause of its error.
@@ -128,6 +70,16 @@ impl Rejected {
         match error {
             rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => cause.downcast_ref(),
             _ => None,
+        }
+    }
+}
+
+impl From<Rejected> for Cause {
+    fn from(Rejected { fingerprint, wrong }: Rejected) -> Self {
+        match wrong {
+            Wrong::Expired => Cause::Expired { fingerprint },
+            Wrong::NotPinned => Cause::NotPinned { fingerprint },
+            Wrong::Other(why) => Cause::Untrusted { fingerprint, why },
         }
     }
 }
@@ -345,29 +297,5 @@ impl ServerCertVerifier for Looker {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.verifier.supported_verify_schemes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn fingerprints_are_read_as_they_are_written(bytes: [u8; 32]) {
-            let fingerprint = Fingerprint(bytes);
-            let text = fingerprint.to_string();
-            prop_assert_eq!(text.parse(), Ok(fingerprint));
-            prop_assert_eq!(text.replace(':', "").to_lowercase().parse(), Ok(fingerprint));
-            prop_assert_eq!(text[1..].parse::<Fingerprint>(), Err(NoFingerprint));
-        }
-    }
-
-    #[test]
-    fn other_texts_are_no_fingerprints() {
-        for text in ["", "AA", &"AA".repeat(33), &"GG".repeat(32), &"A".repeat(63)] {
-            assert_eq!(text.parse::<Fingerprint>(), Err(NoFingerprint), "{text}");
-        }
     }
 }

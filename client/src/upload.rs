@@ -2,11 +2,10 @@
 
 use std::io::{self, Read};
 
-use aws_lc_rs::rand;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::session::{JSON, OCTETS, to_json};
+use crate::media::{Form, JSON, OCTETS, to_json};
 use crate::wipe::WipedBytes;
 
 /// Something to upload: a reader, how many bytes it gives, and who is told how far it is.
@@ -55,52 +54,6 @@ impl<'a> Upload<'a> {
     /// Bytes of the whole body.
     pub(crate) fn total(&self) -> u64 {
         self.before.as_slice().len() as u64 + self.length + self.after.len() as u64
-    }
-}
-
-/// A form with two parts in memory, as `POST /keys` takes it with PEM.
-pub(crate) fn form(arguments: &impl Serialize, name: &str, content: &[u8]) -> Result<(String, WipedBytes), Error> {
-    let form = Form::new()?;
-    let mut body = WipedBytes::with_capacity(content.len() + 1024);
-    form.part(&mut body, "arguments", JSON, to_json(arguments)?.as_slice());
-    form.part(&mut body, name, "text/plain", content);
-    form.close(&mut body);
-    Ok((form.content_type(), body))
-}
-
-/// A form's boundary, drawn at random, so that no content holds it.
-struct Form {
-    boundary: String,
-}
-
-impl Form {
-    fn new() -> Result<Self, Error> {
-        let mut random = [0_u8; 16];
-        rand::fill(&mut random).map_err(|_| Error::Settings("the system gives no random bytes".into()))?;
-        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { boundary: format!("casemate-{hex}") })
-    }
-
-    fn content_type(&self) -> String {
-        format!("multipart/form-data; boundary={}", self.boundary)
-    }
-
-    fn open(&self, body: &mut WipedBytes, name: &str, content_type: &str) {
-        let head = format!(
-            "--{}\r\ncontent-disposition: form-data; name=\"{name}\"\r\ncontent-type: {content_type}\r\n\r\n",
-            self.boundary
-        );
-        body.push(head.as_bytes());
-    }
-
-    fn part(&self, body: &mut WipedBytes, name: &str, content_type: &str, content: &[u8]) {
-        self.open(body, name, content_type);
-        body.push(content);
-        body.push(b"\r\n");
-    }
-
-    fn close(&self, body: &mut WipedBytes) {
-        body.push(format!("\r\n--{}--\r\n", self.boundary).as_bytes());
     }
 }
 

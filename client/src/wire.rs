@@ -21,7 +21,7 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTi
 
 use crate::clock;
 use crate::error::Cause;
-use crate::tls::{Rejected, Wrong};
+use crate::tls::Rejected;
 use crate::wipe::WipedBuffers;
 
 /// No connection came about, so no byte of the request was sent. Travels through ureq as the cause of its error.
@@ -137,16 +137,6 @@ fn of_handshake(error: &io::Error) -> Cause {
         return Cause::NoTls(error.kind().to_string());
     };
     Rejected::behind(tls).map_or_else(|| Cause::NoTls(tls.to_string()), |rejected| rejected.clone().into())
-}
-
-impl From<Rejected> for Cause {
-    fn from(Rejected { fingerprint, wrong }: Rejected) -> Self {
-        match wrong {
-            Wrong::Expired => Cause::Expired { fingerprint },
-            Wrong::NotPinned => Cause::NotPinned { fingerprint },
-            Wrong::Other(why) => Cause::Untrusted { fingerprint, why },
-        }
-    }
 }
 
 fn is_timeout(error: &io::Error) -> bool {

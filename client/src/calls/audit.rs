@@ -5,7 +5,9 @@ use std::io::Write;
 use ureq::http::Method;
 
 use crate::error::Error;
-use crate::session::{Call, PEM, Session};
+use crate::media::PEM;
+use crate::request::Call;
+use crate::session::Session;
 
 /// Calls of `/audit`.
 pub struct Audit<'a>(&'a Session);

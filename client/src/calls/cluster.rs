@@ -6,9 +6,10 @@ use casemate_api::body::cluster::{ClusterMember, Invitation, Join, MemberUrls};
 use casemate_api::body::system::Diagnosis;
 use ureq::http::Method;
 
-use crate::calls::quoted;
 use crate::error::Error;
-use crate::session::{Call, JSON, Session, to_json};
+use crate::media::{JSON, to_json};
+use crate::request::{Call, quoted};
+use crate::session::Session;
 
 /// Calls of `/cluster`.
 pub struct Cluster<'a>(&'a Session);

@@ -10,7 +10,9 @@ use serde::de::DeserializeOwned;
 use ureq::http::Method;
 
 use crate::error::Error;
-use crate::session::{Call, JSON, PEM, Session, to_json};
+use crate::media::{JSON, PEM, to_json};
+use crate::request::Call;
+use crate::session::Session;
 
 /// Calls of `/config`.
 pub struct Config<'a>(&'a Session);

@@ -7,7 +7,9 @@ use casemate_api::body::system::{Diagnosis, HealthState, Info, Random, RandomReq
 use ureq::http::Method;
 
 use crate::error::Error;
-use crate::session::{Call, JSON, Session, to_json};
+use crate::media::{JSON, to_json};
+use crate::request::Call;
+use crate::session::Session;
 
 /// Calls of `/health`, about one device.
 pub struct Health<'a>(&'a Session);

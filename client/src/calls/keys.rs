@@ -10,11 +10,11 @@ use serde::Serialize;
 use ureq::http::Method;
 use zeroize::Zeroizing;
 
-use super::quoted;
 use crate::error::Error;
+use crate::media::{JSON, OCTETS, PEM, form, to_json};
+use crate::request::{Call, Changed, quoted};
 use crate::retry::Repeat;
-use crate::session::{Call, Changed, JSON, OCTETS, PEM, Session, to_json};
-use crate::upload::form;
+use crate::session::Session;
 
 /// Calls of `/keys`. Which keys they see depends on the user's namespace.
 pub struct Keys<'a>(&'a Session);

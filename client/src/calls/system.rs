@@ -11,7 +11,9 @@ use serde::de::IgnoredAny;
 use ureq::http::Method;
 
 use crate::error::Error;
-use crate::session::{Call, JSON, Session, to_json};
+use crate::media::{JSON, to_json};
+use crate::request::Call;
+use crate::session::Session;
 use crate::upload::Upload;
 
 /// Calls of `/system`.

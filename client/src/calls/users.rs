@@ -7,8 +7,10 @@ use casemate_api::body::users::{
 use casemate_api::{NamespaceId, Passphrase, Tag, UserId};
 
 use crate::error::Error;
+use crate::media::JSON;
+use crate::request::Changed;
 use crate::retry::Repeat;
-use crate::session::{Changed, JSON, Session};
+use crate::session::Session;
 
 /// Calls of `/users`.
 pub struct Users<'a>(&'a Session);
