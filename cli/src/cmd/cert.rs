@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use casemate_api::KeyId;
 use clap::Subcommand;
 
+use super::bytes::{Format, read, show};
 use super::config::tls;
 use super::csr::Whose;
-use super::usage::{Format, read, show};
 use crate::exit::Failure;
 use crate::profile::Context;
 use crate::render;

@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::usage::{Format, show};
+use super::bytes::{Format, show};
 use crate::exit::{Failure, local};
 use crate::profile::Context;
 use crate::prompt;

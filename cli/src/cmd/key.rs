@@ -9,10 +9,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::args::{changed, word};
+use super::bytes::read;
 use super::csr::KeyCsr;
 use super::pkcs12::Pkcs12;
-use super::usage::read;
-use super::{cert, changed, public, word};
+use super::{cert, public};
 use crate::exit::{Failure, local};
 use crate::profile::Context;
 

@@ -1,8 +1,10 @@
 //! The commands, one file per noun.
 
 mod apply;
+pub(crate) mod args;
 mod audit;
 mod backup;
+mod bytes;
 mod cert;
 mod cluster;
 mod config;
@@ -23,11 +25,7 @@ mod update;
 mod usage;
 mod user;
 
-use casemate_api::NamespaceId;
-use casemate_client::Changed;
 use clap::Subcommand;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 
 use crate::exit::Failure;
 use crate::profile::Context;
@@ -127,20 +125,4 @@ impl Command {
             Command::Diff(arguments) => arguments.run(context),
         }
     }
-}
-
-/// Parses a word of the API, in its own spelling; the error lists the words there are.
-fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_json::from_value(Value::from(text)).map_err(|why| why.to_string())
-}
-
-/// A namespace as an argument.
-fn namespace(text: &str) -> Result<NamespaceId, casemate_api::IdError> {
-    NamespaceId::parse(text)
-}
-
-/// Says whether something was changed.
-fn changed(context: &Context, changed: Changed, text: &str) -> Result<(), Failure> {
-    let is = changed == Changed::Yes;
-    context.out.line(&json!({ "changed": is }), if is { text } else { "It was so already." })
 }

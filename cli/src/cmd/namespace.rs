@@ -5,7 +5,7 @@ use casemate_api::body::users::NewNamespaceQuota;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::namespace;
+use super::args::namespace;
 use crate::exit::Failure;
 use crate::profile::Context;
 

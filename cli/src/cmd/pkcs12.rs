@@ -10,7 +10,7 @@ use p12_keystore::{CertificateBag, Pkcs12Archive};
 use x509_cert::der::pem::{LineEnding, encode_string};
 use zeroize::Zeroizing;
 
-use super::usage::read;
+use super::bytes::read;
 use crate::exit::{Failure, local};
 use crate::prompt;
 

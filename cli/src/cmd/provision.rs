@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::config::{now, rfc3339};
+use crate::clock::{now_rfc3339, rfc3339};
 use crate::exit::{Failure, local};
 use crate::file::{NewFile, Replace};
 use crate::profile::Context;
@@ -110,7 +110,7 @@ impl Provision {
         hand_over(&kept, self.passphrases_to.as_deref(), terminal.as_ref())?;
         let names: Vec<_> = kept.into_iter().map(|(what, _)| what).collect();
 
-        let system_time = self.system_time.map_or_else(now, rfc3339);
+        let system_time = self.system_time.map_or_else(now_rfc3339, rfc3339);
         // Needed once more, for the login.
         let again =
             |secret: &Passphrase| Passphrase::from_text(str::from_utf8(secret.expose()).unwrap_or_default().to_owned());
@@ -135,7 +135,7 @@ impl Provision {
         }
         // The HSM was busy for a while after it was told the time.
         if self.system_time.is_none()
-            && let Err(why) = session.config().set_time(now())
+            && let Err(why) = session.config().set_time(now_rfc3339())
         {
             render::warning(&format!("The HSM is set up, but its clock may be late. {why}"));
         }

@@ -9,7 +9,7 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::config::rfc3339;
+use crate::clock::rfc3339;
 use crate::exit::Failure;
 use crate::file::sized;
 use crate::profile::Context;

@@ -15,8 +15,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::config::now;
-use crate::clock;
+use crate::clock::{self, now_rfc3339};
 use crate::exit::{Failure, local};
 use crate::profile::Context;
 use crate::{prompt, strength};
@@ -67,7 +66,7 @@ impl Test {
         anonymous.provision(&system::Provision {
             unlock_passphrase: again(&unlock),
             admin_passphrase: admin,
-            system_time: now(),
+            system_time: now_rfc3339(),
         })?;
         let mut tried = vec![("provision".to_owned(), begun.elapsed().as_millis())];
         let went = operator(context, &session).and_then(|operator| {

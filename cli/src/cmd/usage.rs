@@ -1,52 +1,23 @@
 //! `sign`, `decrypt`, `encrypt`: keys at work, on files or standard input.
 
 use std::fmt::Debug;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Algorithm, Context as Hasher, SHA1_FOR_LEGACY_USE_ONLY, SHA224, SHA256, SHA384, SHA512};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use casemate_api::body::keys;
-use casemate_api::limits::BODY_USE_MAX_BYTES;
 use casemate_api::mechanisms::{self, Hash, Input, Mode, Row, TABLE};
 use casemate_api::{DecryptMode, EncryptMode, KeyId, SignMode};
 use casemate_client::Session;
 use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
-use super::word;
+use super::args::word;
+use super::bytes::{Format, open, read, show};
 use crate::exit::{Failure, local};
 use crate::profile::Context;
-use crate::render;
-
-/// How bytes are printed. With `--json` they are base64.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// The bytes themselves
-    Raw,
-    /// One line of base64
-    #[default]
-    Base64,
-    /// One line of hex
-    Hex,
-}
-
-/// Prints bytes, in JSON as the member `name`.
-pub(crate) fn show(context: &Context, name: &str, bytes: &[u8], format: Format) -> Result<(), Failure> {
-    if context.out.json {
-        return context.out.text(name, &Zeroizing::new(BASE64_STANDARD.encode(bytes)));
-    }
-    match format {
-        Format::Raw => render::raw(bytes),
-        Format::Base64 => context.out.text(name, &Zeroizing::new(BASE64_STANDARD.encode(bytes))),
-        Format::Hex => {
-            let hex: Zeroizing<String> = Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
-            context.out.text(name, &hex)
-        }
-    }
-}
 
 /// Arguments of `sign`.
 #[derive(Args)]
@@ -279,30 +250,4 @@ impl Encrypt {
         // Not a table: it would break the lines of long ciphertexts.
         context.out.lines(&reply, [format!("encrypted {}", reply.encrypted), format!("iv {}", reply.iv)])
     }
-}
-
-/// What fits into this is read without moving, so that nothing of it stays behind where nobody wipes.
-const READ_CAPACITY: usize = 1 << 20;
-
-/// A whole file or standard input, as far as an HSM takes it.
-pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let limit = BODY_USE_MAX_BYTES / 4 * 3;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(READ_CAPACITY));
-    open(path)?
-        .take(limit as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(local(format_args!("{} cannot be read", path.display())))?;
-    if bytes.len() > limit {
-        let path = path.display();
-        return Err(Failure::Usage(format!("{path} is larger than the {limit} bytes an HSM takes at once.")));
-    }
-    Ok(bytes)
-}
-
-fn open(path: &Path) -> Result<Box<dyn Read>, Failure> {
-    if path == Path::new("-") {
-        return Ok(Box::new(io::stdin().lock()));
-    }
-    let file = File::open(path).map_err(local(format_args!("{} cannot be read", path.display())))?;
-    Ok(Box::new(file))
 }

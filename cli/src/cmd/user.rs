@@ -7,7 +7,7 @@ use casemate_api::{Role, Tag, UserId};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{changed, word};
+use super::args::{changed, word};
 use crate::exit::Failure;
 use crate::profile::Context;
 use crate::prompt;

@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{member, url};
+use super::args::{member, url};
 use crate::exit::{Failure, local};
 use crate::file::NewFile;
 use crate::profile::Context;

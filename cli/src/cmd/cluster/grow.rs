@@ -11,9 +11,9 @@ use casemate_api::{State, UserId};
 use casemate_client::{Cause, Error, Fingerprint, Session};
 use clap::Args;
 
+use super::args::url;
 use super::declare::newcomer;
 use super::join::{JOIN_S, joined, promote};
-use super::url;
 use crate::exit::Failure;
 use crate::profile::Context;
 use crate::progress::say;

@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::clock;
-use crate::cmd::usage::read;
+use crate::cmd::bytes::read;
 use crate::exit::Failure;
 use crate::profile::Context;
 use crate::progress::say;

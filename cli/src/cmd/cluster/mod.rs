@@ -1,5 +1,6 @@
 //! `cluster …`: nodes that share users and keys (NetHSM 4.0 and later).
 
+mod args;
 mod declare;
 mod grow;
 mod join;
@@ -10,6 +11,8 @@ use std::path::PathBuf;
 
 use casemate_api::UserId;
 use clap::Subcommand;
+
+use args::{member, url};
 
 use crate::clock;
 use crate::exit::Failure;
@@ -109,20 +112,4 @@ fn force_new(context: &Context, file: Option<PathBuf>) -> Result<(), Failure> {
     context.out.done(&format!(
         "{node} reboots as a cluster of one. Reset the other nodes before they join it: their data does not fit any more."
     ))
-}
-
-/// An address of a member as an argument.
-fn url(text: &str) -> Result<String, String> {
-    match text.strip_prefix("https://") {
-        Some(rest) if !rest.is_empty() => Ok(text.to_owned()),
-        _ => Err("an address of a member is https://IP:PORT, mostly with the port 2380".into()),
-    }
-}
-
-/// The id of a member as an argument: it becomes part of a path.
-fn member(text: &str) -> Result<String, String> {
-    if !text.is_empty() && text.len() <= 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Ok(text.to_ascii_lowercase());
-    }
-    Err("a member's id is up to 16 hex digits; `casemate cluster status` shows it".into())
 }

@@ -8,8 +8,8 @@ use casemate_api::body::cluster::ClusterMember;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::args::url;
 use super::declare::{Place, lost, newcomer};
-use super::url;
 use crate::exit::{Failure, local};
 use crate::profile::Context;
 use crate::progress::say;

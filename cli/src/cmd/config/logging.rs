@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use casemate_api::body::config::{LogLevel, Logging};
 use clap::{Args, Subcommand};
 
-use super::word;
+use crate::cmd::args::word;
 use crate::exit::Failure;
 use crate::profile::Context;
 

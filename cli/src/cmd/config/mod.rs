@@ -15,12 +15,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 
-use super::word;
+use crate::cmd::args::word;
 use crate::exit::Failure;
 use crate::profile::Context;
 use crate::prompt;
-
-pub(crate) use time::{now, rfc3339};
 
 /// Configure an HSM.
 #[derive(Subcommand)]

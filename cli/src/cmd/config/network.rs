@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use casemate_api::body::config::{Cidr6, Network, NetworkV6};
 use clap::{Args, Subcommand};
 
-use super::word;
+use crate::cmd::args::word;
 use crate::exit::Failure;
 use crate::profile::Context;
 

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use casemate_api::body::config::Ntp;
 use clap::{Args, Subcommand};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::json;
 
+use crate::clock::{now_rfc3339, rfc3339};
 use crate::exit::Failure;
 use crate::profile::Context;
 
@@ -53,7 +54,7 @@ impl Command {
         let time = match self {
             Command::Show => session.config().time()?,
             Command::Set { time } => {
-                let time = time.map_or_else(now, rfc3339);
+                let time = time.map_or_else(now_rfc3339, rfc3339);
                 session.config().set_time(time.clone())?;
                 time
             }
@@ -84,14 +85,4 @@ pub(crate) fn members(ntp: &Ntp) -> Vec<(&'static str, String)> {
     let none = || "none".to_owned();
     let server = ntp.ntp_ip.map_or_else(none, |ip| ip.to_string());
     vec![("NTP server", server), ("NTS server", ntp.nts_name.clone().unwrap_or_else(none))]
-}
-
-/// The time here, to the nearest second, as the API takes it.
-pub(crate) fn now() -> String {
-    rfc3339(Timestamp::now() + SignedDuration::from_millis(500))
-}
-
-/// A time as the API takes it: whole seconds, offset zero (RFC 3339 §5.6).
-pub(crate) fn rfc3339(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -9,9 +9,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::json;
 
-use super::word;
+use crate::cmd::args::word;
+use crate::cmd::bytes::read;
 use crate::cmd::csr::{self, Subject};
-use crate::cmd::usage::read;
 use crate::exit::{Failure, local};
 use crate::profile::Context;
 

@@ -6,8 +6,8 @@ use casemate_api::KeyId;
 use casemate_client::{Error, KeyFilter};
 use serde_json::{Value, json};
 
-use super::Report;
 use super::node::Node;
+use super::report::Report;
 
 /// Compares the nodes that took the login.
 pub(super) fn look(nodes: &[Node], report: &mut Report) {

@@ -5,108 +5,14 @@
 mod agreement;
 mod certificate;
 mod node;
+mod report;
 
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
+
+use report::{Check, Outcome, Report};
 
 use crate::exit::Failure;
 use crate::profile::Context;
-
-/// How a check ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Outcome {
-    /// As it should be.
-    Ok,
-    /// It works, but somebody should look at it.
-    Warn,
-    /// It does not work.
-    Fail,
-    /// Not looked at; `seen` says why.
-    Skip,
-}
-
-/// One finding. The members of the JSON stay.
-#[derive(Serialize)]
-struct Check {
-    /// At which node; none: about all of them.
-    node: Option<String>,
-    check: &'static str,
-    result: Outcome,
-    /// A short sentence without a full stop.
-    seen: String,
-    /// What to do.
-    next: Option<String>,
-    /// What was seen, for scripts.
-    #[serde(skip_serializing_if = "Value::is_null")]
-    data: Value,
-}
-
-impl Check {
-    fn line(&self) -> String {
-        let result = match self.result {
-            Outcome::Ok => "ok",
-            Outcome::Warn => "warn",
-            Outcome::Fail => "fail",
-            Outcome::Skip => "skip",
-        };
-        let node = self.node.as_deref().map(|node| format!("{node} ")).unwrap_or_default();
-        let next = self.next.as_deref().map(|next| format!(" {next}")).unwrap_or_default();
-        format!("{result:<4}  {node}{}: {}.{next}", self.check, self.seen.trim_end_matches('.'))
-    }
-}
-
-/// All findings so far.
-struct Report {
-    /// At which node is looked now.
-    node: Option<String>,
-    checks: Vec<Check>,
-    /// Exit code of the first failure.
-    code: Option<(u8, &'static str)>,
-}
-
-impl Report {
-    fn add(
-        &mut self,
-        check: &'static str,
-        result: Outcome,
-        seen: impl Into<String>,
-        next: Option<String>,
-        data: Value,
-    ) {
-        self.checks.push(Check { node: self.node.clone(), check, result, seen: seen.into(), next, data });
-    }
-
-    fn ok(&mut self, check: &'static str, seen: impl Into<String>, data: Value) {
-        self.add(check, Outcome::Ok, seen, None, data);
-    }
-
-    fn warn(&mut self, check: &'static str, seen: impl Into<String>, next: impl Into<String>, data: Value) {
-        self.add(check, Outcome::Warn, seen, Some(next.into()), data);
-    }
-
-    fn skip(&mut self, check: &'static str, seen: impl Into<String>) {
-        self.add(check, Outcome::Skip, seen, None, Value::Null);
-    }
-
-    fn fail(
-        &mut self,
-        check: &'static str,
-        code: (u8, &'static str),
-        seen: impl Into<String>,
-        next: impl Into<String>,
-        data: Value,
-    ) {
-        self.code.get_or_insert(code);
-        self.add(check, Outcome::Fail, seen, Some(next.into()), data);
-    }
-
-    /// A failure that says itself what to do.
-    fn failure(&mut self, check: &'static str, failure: &Failure) {
-        self.code.get_or_insert(failure.code());
-        self.add(check, Outcome::Fail, failure.to_string(), None, Value::Null);
-    }
-}
 
 /// Looks at every node, then at what they should have in common.
 pub(crate) fn run(context: &Context) -> Result<(), Failure> {

@@ -7,7 +7,8 @@ use casemate_client::{Cause, Error, Probe, Session, Shown, Trust};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Report, certificate};
+use super::certificate;
+use super::report::Report;
 use crate::exit::Failure;
 use crate::profile::Context;
 
