@@ -152,3 +152,97 @@ fn there(path: &Path, replace: Replace) -> Failure {
     let force = if replace == Replace::No { ", or --force to replace it" } else { "" };
     Failure::Local(format!("{} is there already: take another name{force}.", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use casemate_testkit::Folder;
+
+    use super::*;
+
+    fn names(folder: &Folder) -> Vec<String> {
+        let entries = fs::read_dir(folder.path("")).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn write(target: &Path, replace: Replace, content: &[u8]) -> Result<Written, Failure> {
+        let mut file = NewFile::create(target, replace)?;
+        file.write_all(content).unwrap();
+        file.finish()
+    }
+
+    #[test]
+    fn a_finished_file_is_whole_and_for_its_owner_alone() {
+        let folder = Folder::new();
+        let target = folder.path("new");
+        let mut file = NewFile::create(&target, Replace::No).unwrap();
+        file.write_all(b"abc").unwrap();
+        assert!(!target.exists(), "it has no name before it is whole");
+        assert!(names(&folder).iter().all(|name| name.starts_with(".new.") && name.ends_with(".part")));
+        let modes = |name: &str| fs::metadata(folder.path(name)).unwrap().permissions().mode() & 0o777;
+        assert!(names(&folder).iter().all(|name| modes(name) == 0o600));
+        let written = file.finish().unwrap();
+        assert_eq!((written.bytes, fs::read(&target).unwrap().as_slice()), (3, b"abc".as_slice()));
+        assert_eq!(written.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!((names(&folder), modes("new")), (vec!["new".to_owned()], 0o600));
+    }
+
+    #[test]
+    fn a_file_that_is_not_finished_leaves_nothing() {
+        let folder = Folder::new();
+        let target = PathBuf::from(folder.file("old", "old"));
+        let mut file = NewFile::create(&target, Replace::Yes).unwrap();
+        file.write_all(b"half").unwrap();
+        drop(file);
+        assert_eq!((names(&folder), fs::read(&target).unwrap().as_slice()), (vec!["old".into()], b"old".as_slice()));
+    }
+
+    #[test]
+    fn only_force_replaces_a_file_also_one_that_was_made_meanwhile() {
+        let folder = Folder::new();
+        let target = PathBuf::from(folder.file("old", "old"));
+        for replace in [Replace::No, Replace::Never] {
+            assert!(write(&target, replace, b"new").is_err());
+            let late = folder.path("late");
+            let file = NewFile::create(&late, replace).unwrap();
+            fs::write(&late, "meanwhile").unwrap();
+            assert!(file.finish().is_err());
+            assert_eq!(fs::read(&late).unwrap(), b"meanwhile");
+            fs::remove_file(late).unwrap();
+        }
+        assert_eq!(fs::read(&target).unwrap(), b"old");
+        write(&target, Replace::Yes, b"new").unwrap();
+        assert_eq!((names(&folder), fs::read(&target).unwrap().as_slice()), (vec!["old".into()], b"new".as_slice()));
+    }
+
+    #[test]
+    fn no_link_is_followed_or_replaced() {
+        let folder = Folder::new();
+        let (file, link) = (folder.file("file", "old"), folder.path("link"));
+        symlink(&file, &link).unwrap();
+        symlink("nowhere", folder.path("dangling")).unwrap();
+        for replace in [Replace::Yes, Replace::No, Replace::Never] {
+            assert!(write(&link, replace, b"new").is_err());
+            assert!(write(&folder.path("dangling"), replace, b"new").is_err());
+        }
+        // One that was made meanwhile is replaced, not followed.
+        let late = folder.path("late");
+        let written = NewFile::create(&late, Replace::Yes).unwrap();
+        symlink(&file, &late).unwrap();
+        written.finish().unwrap();
+        assert!(!fs::symlink_metadata(&late).unwrap().is_symlink());
+        assert_eq!(fs::read(file).unwrap(), b"old");
+    }
+
+    #[test]
+    fn a_stream_is_spooled_into_a_file_without_a_name() {
+        let (mut file, length) = spool(&mut b"what comes".as_slice()).unwrap();
+        let mut read = String::new();
+        file.read_to_string(&mut read).unwrap();
+        assert_eq!((length, read.as_str()), (10, "what comes"));
+        assert_eq!(std::os::unix::fs::MetadataExt::nlink(&file.metadata().unwrap()), 0);
+    }
+}

@@ -30,3 +30,29 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use casemate_testkit::Folder;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_for_its_owner_alone() {
+        let folder = Folder::new();
+        let path = folder.path("made/below/file");
+        for content in ["one", "two"] {
+            replace(&path, content.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        let below = path.parent().unwrap();
+        assert_eq!(fs::read_dir(below).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(fs::metadata(below).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(folder.path("made")).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(replace(below, b"x").is_err(), "a folder is not replaced");
+        assert_eq!(fs::read_dir(folder.path("made")).unwrap().count(), 1);
+    }
+}
