@@ -4,12 +4,12 @@ mod apply;
 mod clock;
 mod cmd;
 mod exit;
-mod file;
+mod input_file;
+mod output_file;
 mod profile;
 mod progress;
 mod prompt;
 mod render;
-mod replace;
 mod strength;
 mod terminal;
 

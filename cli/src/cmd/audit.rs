@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use crate::exit::Failure;
-use crate::file::NewFile;
+use crate::output_file::NewFile;
 use crate::profile::Context;
 
 /// Export what was done.

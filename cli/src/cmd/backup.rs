@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use crate::exit::Failure;
-use crate::file::NewFile;
+use crate::output_file::NewFile;
 use crate::profile::Context;
 use crate::progress::Progress;
 

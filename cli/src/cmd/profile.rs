@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use toml_edit::{Array, DocumentMut, Item, Table};
 
 use crate::exit::{Failure, local};
+use crate::output_file::replace;
 use crate::profile::{Global, Profile, missing, parse, usual_path};
 use crate::prompt;
 use crate::render::Out;
-use crate::replace::replace;
 use crate::terminal::{Answer, Terminal};
 
 /// Manage the profiles of this machine.

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::{now_rfc3339, rfc3339};
 use crate::exit::{Failure, local};
-use crate::file::{NewFile, Replace};
+use crate::output_file::{NewFile, Replace};
 use crate::profile::Context;
 use crate::terminal::{Answer, Terminal};
 use crate::{prompt, render, strength};

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::clock::rfc3339;
 use crate::exit::Failure;
-use crate::file::sized;
+use crate::input_file::sized;
 use crate::profile::Context;
 use crate::progress::Progress;
 use crate::prompt;

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use crate::exit::Failure;
-use crate::file::sized;
+use crate::input_file::sized;
 use crate::profile::Context;
 use crate::progress::Progress;
 

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::args::{member, url};
 use crate::exit::{Failure, local};
-use crate::file::NewFile;
+use crate::output_file::NewFile;
 use crate::profile::Context;
 use crate::progress::say;
 

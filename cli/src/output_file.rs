@@ -1,12 +1,17 @@
-//! Files that are written whole or not at all, and files of unknown length that are to be sent.
+//! Files that are written whole or not at all.
+//!
+//! What is written goes into a temporary file beside the target, because a rename does not leave a file system. It is on the
+//! disk before it gets the name of the target, and the name is on the disk before the command says that it is done: whoever
+//! looks finds the old file or the new one, also after a crash.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::ffi::OsString;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{self, SHA256};
-use aws_lc_rs::rand;
+use tempfile::NamedTempFile;
 
 use crate::exit::{Failure, local};
 
@@ -33,9 +38,7 @@ impl From<bool> for Replace {
 pub(crate) struct NewFile {
     target: PathBuf,
     replace: Replace,
-    /// None: it has taken its place.
-    part: Option<PathBuf>,
-    file: File,
+    file: NamedTempFile,
     hash: digest::Context,
     bytes: u64,
 }
@@ -50,102 +53,94 @@ pub(crate) struct Written {
 impl NewFile {
     /// Begins one.
     pub(crate) fn create(target: &Path, replace: Replace) -> Result<Self, Failure> {
-        let Some(name) = target.file_name() else {
+        if target.file_name().is_none() {
             return Err(Failure::Usage(format!("{} is no name of a file.", target.display())));
-        };
+        }
         if replace != Replace::Yes && target.symlink_metadata().is_ok() {
             return Err(there(target, replace));
         }
         if target.symlink_metadata().is_ok_and(|there| !there.is_file()) {
             return Err(Failure::Usage(format!("{} is no regular file. Choose another name.", target.display())));
         }
-        let part = target.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), unique()?));
-        let file = create(&part).map_err(local(format_args!("{} cannot be written", target.display())))?;
+        let file = create_beside(target).map_err(local(format_args!("{} cannot be written", target.display())))?;
         let hash = digest::Context::new(&SHA256);
-        Ok(Self { target: target.to_owned(), replace, part: Some(part), file, hash, bytes: 0 })
+        Ok(Self { target: target.to_owned(), replace, file, hash, bytes: 0 })
     }
 
     /// Puts it in its place, on the disk for good.
-    pub(crate) fn finish(mut self) -> Result<Written, Failure> {
-        let Some(part) = &self.part else { return Err(there(&self.target, self.replace)) };
-        let name = self.target.display();
-        self.file.sync_all().map_err(local(format_args!("{name} cannot be written")))?;
-        match self.replace {
-            Replace::Yes => fs::rename(part, &self.target),
-            // A link never replaces: who made the file meanwhile keeps it. Sticks with FAT have no links.
-            Replace::No | Replace::Never => match fs::hard_link(part, &self.target) {
-                Ok(()) => fs::remove_file(part),
-                Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Err(why),
-                Err(_) if self.target.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
-                Err(_) => fs::rename(part, &self.target),
-            },
-        }
-        .map_err(|why| match why.kind() {
-            io::ErrorKind::AlreadyExists => there(&self.target, self.replace),
+    pub(crate) fn finish(self) -> Result<Written, Failure> {
+        let Self { target, replace, file, hash, bytes } = self;
+        let name = target.display();
+        file.as_file().sync_all().map_err(local(format_args!("{name} cannot be written")))?;
+        let placed = match replace {
+            Replace::Yes => file.persist(&target).map_err(|why| why.error),
+            Replace::No | Replace::Never => place_beside_others(file, &target),
+        };
+        placed.map_err(|why| match why.kind() {
+            io::ErrorKind::AlreadyExists => there(&target, replace),
             _ => local(format_args!("{name} cannot be written"))(why),
         })?;
-        self.part = None;
-        let folder = self.target.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(local(format_args!("The folder of {} cannot be written", self.target.display())))?;
-        let hash = self.hash.clone().finish();
-        Ok(Written { bytes: self.bytes, sha256: hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect() })
+        sync_folder_of(&target).map_err(local(format_args!("The folder of {name} cannot be written")))?;
+        let hash = hash.finish();
+        Ok(Written { bytes, sha256: hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect() })
     }
 }
 
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let amount = self.file.write(bytes)?;
+        // The file itself: an error of its wrapper would tell the temporary name.
+        let amount = self.file.as_file_mut().write(bytes)?;
         self.hash.update(bytes.get(..amount).unwrap_or_default());
         self.bytes += amount as u64;
         Ok(amount)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.file.as_file_mut().flush()
     }
 }
 
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        if let Some(part) = &self.part {
-            // What cannot be removed has a name that says what it is.
-            let _ = fs::remove_file(part);
-        }
-    }
+/// Writes `bytes` to `path`, for the owner alone, in place of what is there; makes its folder if need be. A symbolic link is
+/// replaced, not followed.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let write = || {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder_of(path))?;
+        let mut file = create_beside(path)?;
+        file.as_file_mut().write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|why| why.error)?;
+        sync_folder_of(path)
+    };
+    write().map_err(local(format_args!("{} cannot be written", path.display())))
 }
 
-/// A file to send, and its length. Standard input (`-`) and pipes have none until they were read: they are put into a file
-/// without a name first.
-pub(crate) fn sized(path: &Path) -> Result<(File, u64), Failure> {
-    let unreadable = local(format!("{} cannot be read", path.display()));
-    let sized = if path == Path::new("-") { spool(&mut io::stdin().lock()) } else { open_sized(path) };
-    sized.map_err(unreadable)
+/// A new file `.NAME.RANDOM.part` with mode 0600 in the folder of `target`. Dropped, it is removed; one that outlives a crash
+/// has a name that tells what it is.
+fn create_beside(target: &Path) -> io::Result<NamedTempFile> {
+    let mut prefix = OsString::from(".");
+    prefix.push(target.file_name().unwrap_or_default());
+    prefix.push(".");
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(&prefix).suffix(".part").rand_bytes(16);
+    builder.make_in(folder_of(target), |path| OpenOptions::new().write(true).create_new(true).mode(0o600).open(path))
 }
 
-fn open_sized(path: &Path) -> io::Result<(File, u64)> {
-    let mut file = File::open(path)?;
-    let about = file.metadata()?;
-    if about.is_file() { Ok((file, about.len())) } else { spool(&mut file) }
+/// Gives `file` the name `target` unless there is something of that name: who made it meanwhile keeps it.
+fn place_beside_others(file: NamedTempFile, target: &Path) -> io::Result<File> {
+    file.persist_noclobber(target).or_else(|why| match why.error.kind() {
+        io::ErrorKind::AlreadyExists => Err(why.error),
+        _ if target.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
+        // Some file systems can neither rename without replacing nor link.
+        _ => why.file.persist(target).map_err(|why| why.error),
+    })
 }
 
-fn spool(from: &mut dyn Read) -> io::Result<(File, u64)> {
-    let path = std::env::temp_dir().join(format!(".casemate.{}.part", unique().map_err(io::Error::other)?));
-    let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-    fs::remove_file(&path)?;
-    let length = io::copy(from, &mut file)?;
-    file.rewind()?;
-    Ok((file, length))
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
-pub(crate) fn unique() -> Result<String, Failure> {
-    let mut random = [0_u8; 8];
-    rand::fill(&mut random).map_err(|_| Failure::Local("The system gives no random bytes.".into()))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
 }
 
 fn there(path: &Path, replace: Replace) -> Failure {
@@ -155,6 +150,7 @@ fn there(path: &Path, replace: Replace) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use casemate_testkit::Folder;
@@ -188,6 +184,14 @@ mod tests {
         assert_eq!((written.bytes, fs::read(&target).unwrap().as_slice()), (3, b"abc".as_slice()));
         assert_eq!(written.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!((names(&folder), modes("new")), (vec!["new".to_owned()], 0o600));
+    }
+
+    #[test]
+    fn an_error_names_the_file_that_was_asked_for() {
+        let folder = Folder::new();
+        let target = folder.path("nowhere/new");
+        let why = NewFile::create(&target, Replace::No).err().unwrap().to_string();
+        assert_eq!(why, format!("{} cannot be written: No such file or directory (os error 2).", target.display()));
     }
 
     #[test]
@@ -238,11 +242,19 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_spooled_into_a_file_without_a_name() {
-        let (mut file, length) = spool(&mut b"what comes".as_slice()).unwrap();
-        let mut read = String::new();
-        file.read_to_string(&mut read).unwrap();
-        assert_eq!((length, read.as_str()), (10, "what comes"));
-        assert_eq!(std::os::unix::fs::MetadataExt::nlink(&file.metadata().unwrap()), 0);
+    fn a_file_is_replaced_as_a_whole_and_for_its_owner_alone() {
+        let folder = Folder::new();
+        let path = folder.path("made/below/file");
+        for content in ["one", "two"] {
+            replace(&path, content.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        let below = path.parent().unwrap();
+        assert_eq!(fs::read_dir(below).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(fs::metadata(below).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(folder.path("made")).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(replace(below, b"x").is_err(), "a folder is not replaced");
+        assert_eq!(fs::read_dir(folder.path("made")).unwrap().count(), 1);
     }
 }
