@@ -14,6 +14,7 @@ use aws_lc_rs::digest::{self, SHA256};
 use tempfile::NamedTempFile;
 
 use crate::exit::{Failure, local};
+use crate::render::hex;
 
 /// Whether a file that is there may be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +83,7 @@ impl NewFile {
         })?;
         sync_folder_of(&target).map_err(local(format_args!("The folder of {name} cannot be written")))?;
         let hash = hash.finish();
-        Ok(Written { bytes, sha256: hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect() })
+        Ok(Written { bytes, sha256: hex(hash.as_ref()) })
     }
 }
 

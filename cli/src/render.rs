@@ -133,6 +133,15 @@ pub(crate) fn warning(text: &str) {
     let _ = writeln!(io::stderr().lock(), "casemate: warning: {}", clean(text));
 }
 
+/// `bytes` as lower-case hex. The text does not move while it grows, so a caller that wipes it leaves no copy.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.extend([byte >> 4, byte & 15].into_iter().filter_map(|digit| char::from_digit(digit.into(), 16)));
+    }
+    text
+}
+
 /// Names and messages come from others: what could steer the terminal is shown as a mark.
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
@@ -160,6 +169,11 @@ fn steers(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hex_has_two_digits_a_byte() {
+        assert_eq!(hex(&[0, 0x0f, 0xa0, 0xff]), "000fa0ff");
+    }
 
     #[test]
     fn nothing_steers_the_terminal() {

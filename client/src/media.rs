@@ -39,8 +39,7 @@ impl Form {
     pub(crate) fn new() -> Result<Self, Error> {
         let mut random = [0_u8; 16];
         rand::fill(&mut random).map_err(|_| Error::Settings("the system gives no random bytes".into()))?;
-        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { boundary: format!("casemate-{hex}") })
+        Ok(Self { boundary: format!("casemate-{:032x}", u128::from_be_bytes(random)) })
     }
 
     pub(crate) fn content_type(&self) -> String {

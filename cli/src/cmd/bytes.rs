@@ -34,10 +34,7 @@ pub(crate) fn show(context: &Context, name: &str, bytes: &[u8], format: Format) 
     match format {
         Format::Raw => render::raw(bytes),
         Format::Base64 => context.out.text(name, &Zeroizing::new(BASE64_STANDARD.encode(bytes))),
-        Format::Hex => {
-            let hex: Zeroizing<String> = Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
-            context.out.text(name, &hex)
-        }
+        Format::Hex => context.out.text(name, &Zeroizing::new(render::hex(bytes))),
     }
 }
 
