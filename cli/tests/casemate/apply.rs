@@ -9,9 +9,9 @@ use casemate_api::{Passphrase, UserId};
 use casemate_client::{Client, Settings, Trust};
 use serde_json::{Value, json};
 
-use crate::lossy::{Lose, Lossy};
+use crate::harness::{ADMIN, Hsm, Ran, run};
+use crate::lossy_proxy::{Lose, LossyProxy};
 use crate::pty::Person;
-use crate::rig::{ADMIN, Hsm, Ran, run};
 
 const CI_ADMIN: &str = "passphrase of ci~admin";
 const RUNNER: &str = "passphrase of ci~runner";
@@ -395,7 +395,7 @@ fn prunes_through(what: Lose) {
 
 /// Applies a file that has one step to do over a line that loses something of it.
 fn applies_through(hsm: &Hsm, what: Lose, text: &str, options: &[&str]) {
-    let lossy = Lossy::before(&hsm.address, what);
+    let lossy = LossyProxy::in_front_of(&hsm.address, what);
     let file = hsm.folder.file("one.toml", text);
     let before =
         |arguments: &[&str]| at(&lossy.address, &hsm.folder.path(""), &[arguments, &[file.as_str()], options].concat());

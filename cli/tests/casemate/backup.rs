@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
+use crate::harness::{ADMIN, Hsm, OPERATOR, run};
 use crate::pty::Person;
-use crate::rig::{ADMIN, Hsm, OPERATOR, run};
 
 /// An HSM with the key `k`, a backup passphrase (that of the file `op`) and a user `backup`.
 fn hsm() -> Hsm {
@@ -67,11 +67,11 @@ fn a_backup_that_is_refused_leaves_no_file() {
 fn a_backup_that_breaks_off_leaves_no_file() {
     let half =
         "HTTP/1.1 200 X\r\ncontent-type: application/octet-stream\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhalf-\r\n";
-    let odd = casemate_testkit::Odd::start(move |_| casemate_testkit::Does::HangsUpAfter(half.into()));
-    let folder = crate::rig::Folder::new();
+    let server = casemate_testkit::MockServer::start(move |_| casemate_testkit::Reaction::SendAndClose(half.into()));
+    let folder = crate::harness::Folder::new();
     let file = folder.at("bak");
-    let arguments = ["--host", &odd.address, "--insecure", "--user", "b", "backup", "--to", &file];
-    let said = crate::rig::run(&arguments, &[("CASEMATE_PASSPHRASE", OPERATOR)], b"").fails(1);
+    let arguments = ["--host", &server.address, "--insecure", "--user", "b", "backup", "--to", &file];
+    let said = crate::harness::run(&arguments, &[("CASEMATE_PASSPHRASE", OPERATOR)], b"").fails(1);
     assert!(said.contains("broke off after 5 bytes") && said.contains("Nothing was kept"), "{said}");
     assert_eq!(fs::read_dir(folder.path("")).unwrap().count(), 0);
 }
@@ -155,9 +155,10 @@ fn a_person_is_asked_and_sees_how_far_it_is() {
 #[test]
 fn what_does_not_begin_like_a_backup_is_none() {
     for body in ["", "<html>a portal</html>"] {
-        let odd = casemate_testkit::Odd::start(move |_| casemate_testkit::reply_as("application/octet-stream", body));
-        let folder = crate::rig::Folder::new();
-        let login = ["--insecure", "--host", &odd.address, "--user", "backup"];
+        let server =
+            casemate_testkit::MockServer::start(move |_| casemate_testkit::reply_as("application/octet-stream", body));
+        let folder = crate::harness::Folder::new();
+        let login = ["--insecure", "--host", &server.address, "--user", "backup"];
         let file = folder.at("bak");
         for to in [file.as_str(), "-"] {
             let made = run(&[&login[..], &["backup", "--to", to]].concat(), &[("CASEMATE_PASSPHRASE", OPERATOR)], b"");

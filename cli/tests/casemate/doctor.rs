@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::odd::{Web, plain};
-use crate::rig::{ADMIN, Hsm, OPERATOR, Ran, run};
+use crate::harness::{ADMIN, Hsm, OPERATOR, Ran, run};
+use crate::other_servers::{Web, plain};
 
 /// What the doctor found: its JSON, after this exit code.
 #[track_caller]

@@ -4,8 +4,8 @@ use std::net::TcpListener;
 
 use serde_json::Value;
 
-use crate::odd::{Web, plain};
-use crate::rig::{ADMIN, Hsm, run};
+use crate::harness::{ADMIN, Hsm, run};
+use crate::other_servers::{Web, plain};
 
 #[test]
 fn nobody_answers_at_a_wrong_host() {

@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use crate::harness::{ADMIN, Folder, Hsm};
 use crate::pty::Person;
-use crate::rig::{ADMIN, Folder, Hsm};
 
 const PASSWORD: &str = "of the file";
 

@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use crate::odd::Web;
+use crate::harness::{ADMIN, Hsm, Ran, run};
+use crate::other_servers::Web;
 use crate::pty::Person;
-use crate::rig::{ADMIN, Hsm, Ran, run};
 
 /// The pin as an untrusted certificate says it.
 fn pin(hsm: &Hsm) -> String {

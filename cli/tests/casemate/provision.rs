@@ -7,8 +7,8 @@ use casemate_api::{Passphrase, UserId};
 use casemate_client::{Client, Settings, Trust};
 use serde_json::{Value, json};
 
+use crate::harness::{Hsm, run};
 use crate::pty::Person;
-use crate::rig::{Hsm, run};
 
 const UNLOCK: &str = "gravel tumble oyster kite";
 const ADMIN: &str = "walnut copper drizzle seven";

@@ -5,8 +5,8 @@ use std::fs;
 use casemate_testkit::Vendor;
 use serde_json::json;
 
+use crate::harness::{ADMIN, Hsm};
 use crate::pty::Person;
-use crate::rig::{ADMIN, Hsm};
 
 /// The version that the vendor's program was told to install.
 fn installed(hsm: &Hsm) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::rig::{ADMIN, Hsm};
+use crate::harness::{ADMIN, Hsm};
 
 #[test]
 fn users_are_added_shown_tagged_and_deleted() {

@@ -8,5 +8,5 @@
 mod calls;
 mod failover;
 mod load;
-mod odd;
+mod misbehaviour;
 mod trust;

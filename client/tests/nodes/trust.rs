@@ -3,7 +3,7 @@
 use std::fs;
 
 use casemate_client::{Client, Error, Fingerprint, Settings, Trust};
-use casemate_testkit::{Hsm, Identity, Odd, fingerprint, reply};
+use casemate_testkit::{Hsm, Identity, MockServer, fingerprint, reply};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 
 fn info(address: &str, trust: Trust) -> Result<(), Error> {
@@ -50,14 +50,14 @@ fn a_pinned_certificate_without_its_key_is_not_enough() {
     let honest = identity(&named("localhost"), None);
     let thief = Identity { certificate: honest.certificate.clone(), key: KeyPair::generate().unwrap().serialize_der() };
     let pin = Trust::Pinned(vec![Fingerprint::of(&honest.certificate)]);
-    let odd = Odd::start_as(honest, |_| reply(200, r#"{"vendor":"a","product":"b"}"#));
-    info(&odd.address, pin.clone()).unwrap();
-    let odd = Odd::start_as(thief, |_| reply(200, r#"{"vendor":"a","product":"b"}"#));
-    match info(&odd.address, pin) {
+    let server = MockServer::start_as(honest, |_| reply(200, r#"{"vendor":"a","product":"b"}"#));
+    info(&server.address, pin.clone()).unwrap();
+    let server = MockServer::start_as(thief, |_| reply(200, r#"{"vendor":"a","product":"b"}"#));
+    match info(&server.address, pin) {
         Err(Error::Unreachable { nodes }) => assert!(nodes[0].cause.to_string().contains("no TLS"), "{nodes:?}"),
         other => panic!("{other:?}"),
     }
-    assert_eq!(odd.requests(), 0, "nothing was sent to the thief");
+    assert_eq!(server.requests(), 0, "nothing was sent to the thief");
 }
 
 #[test]
@@ -65,11 +65,11 @@ fn a_ca_file_vouches_for_names_and_addresses_and_nothing_else() {
     let (ca, path) = authority("ca");
     let (_, other) = authority("other");
     let answer = |_: &str| reply(200, r#"{"vendor":"a","product":"b"}"#);
-    let good = Odd::start_as(identity(&named("127.0.0.1"), Some(&ca)), answer);
+    let good = MockServer::start_as(identity(&named("127.0.0.1"), Some(&ca)), answer);
     info(&good.address, Trust::CaFile(path.clone())).unwrap();
     assert!(matches!(info(&good.address, Trust::CaFile(other.clone())), Err(Error::Untrusted { .. })));
     assert!(matches!(info(&good.address, Trust::System), Err(Error::Untrusted { .. })));
-    let elsewhere = Odd::start_as(identity(&named("hsm.example"), Some(&ca)), answer);
+    let elsewhere = MockServer::start_as(identity(&named("hsm.example"), Some(&ca)), answer);
     assert!(matches!(info(&elsewhere.address, Trust::CaFile(path.clone())), Err(Error::Untrusted { .. })));
     fs::remove_file(path).unwrap();
     fs::remove_file(other).unwrap();
@@ -83,10 +83,10 @@ fn an_expired_certificate_is_said_to_be_expired() {
     params.not_after = date_time_ymd(2021, 1, 1);
     let expired = identity(&params, Some(&ca));
     let shown = Fingerprint::of(&expired.certificate);
-    let odd = Odd::start_as(expired, |_| reply(200, "{}"));
-    let error = info(&odd.address, Trust::CaFile(path.clone())).unwrap_err();
+    let server = MockServer::start_as(expired, |_| reply(200, "{}"));
+    let error = info(&server.address, Trust::CaFile(path.clone())).unwrap_err();
     assert!(matches!(error, Error::Expired { fingerprint, .. } if fingerprint == shown), "{error:?}");
-    assert_eq!(odd.requests(), 0);
+    assert_eq!(server.requests(), 0);
     fs::remove_file(path).unwrap();
 }
 
@@ -104,15 +104,15 @@ fn a_probe_sees_everything_and_sends_nothing() {
     let (ca, path) = authority("probe");
     let identity = identity(&named("hsm.example"), Some(&ca));
     let shown = Fingerprint::of(&identity.certificate);
-    let odd = Odd::start_as(identity, |_| reply(200, "{}"));
-    let look = |trust| Client::new(Settings { trust, ..Settings::of([&odd.address]) }).unwrap().shown(0).unwrap();
+    let server = MockServer::start_as(identity, |_| reply(200, "{}"));
+    let look = |trust| Client::new(Settings { trust, ..Settings::of([&server.address]) }).unwrap().shown(0).unwrap();
     let seen = look(Trust::CaFile(path.clone()));
     assert_eq!((seen.fingerprint, seen.chain.len(), seen.names_host), (shown, 1, false));
     assert_eq!(seen.version, "TLSv1_3");
     assert!(matches!(seen.expect_trusted("x"), Err(Error::Untrusted { fingerprint, .. }) if fingerprint == shown));
     look(Trust::Pinned(vec![shown])).expect_trusted("x").unwrap();
     look(Trust::Anyone).expect_trusted("x").unwrap();
-    assert_eq!(odd.requests(), 0);
+    assert_eq!(server.requests(), 0);
     fs::remove_file(path).unwrap();
 }
 
@@ -120,8 +120,8 @@ fn a_probe_sees_everything_and_sends_nothing() {
 fn a_probe_notices_who_does_not_hold_the_key() {
     let honest = identity(&named("localhost"), None);
     let thief = Identity { certificate: honest.certificate, key: KeyPair::generate().unwrap().serialize_der() };
-    let odd = Odd::start_as(thief, |_| reply(200, "{}"));
-    let client = Client::new(Settings { trust: Trust::Anyone, ..Settings::of([&odd.address]) }).unwrap();
+    let server = MockServer::start_as(thief, |_| reply(200, "{}"));
+    let client = Client::new(Settings { trust: Trust::Anyone, ..Settings::of([&server.address]) }).unwrap();
     assert!(matches!(client.probe(0).unwrap().tls, Some(Err(casemate_client::Cause::NoTls(_)))));
     assert!(matches!(client.shown(0), Err(Error::Unreachable { .. })));
     assert!(matches!(client.probe(1), Err(Error::WhichNode { .. })));
