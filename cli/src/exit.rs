@@ -71,7 +71,7 @@ fn hint(error: &Error) -> String {
             format!(" To pin it: --pin {fingerprint}, or pin = [\"{fingerprint}\"] in the profile.")
         }
         Error::WrongState { .. } => " `casemate state` shows it.".into(),
-        Error::WhichNode { .. } => " Give it with --host.".into(),
+        Error::NodeRequired { .. } => " Give it with --host.".into(),
         _ => String::new(),
     }
 }
@@ -95,10 +95,10 @@ impl Failure {
             Failure::At { why, .. } => why.code(),
             Failure::Call(error) => match error {
                 Error::Local(_) | Error::Incomplete { .. } => (1, "local"),
-                Error::Settings(_) | Error::WhichNode { .. } => (2, "usage"),
-                Error::Unreachable { .. } | Error::TooSlow { .. } => (3, "unreachable"),
+                Error::Settings(_) | Error::NodeRequired { .. } => (2, "usage"),
+                Error::Unreachable { .. } | Error::DeadlineExceeded { .. } => (3, "unreachable"),
                 Error::Untrusted { .. } | Error::NotPinned { .. } | Error::Expired { .. } => (4, "untrusted"),
-                Error::Unauthenticated { .. } | Error::TooMany { .. } => (5, "unauthenticated"),
+                Error::Unauthenticated { .. } | Error::TooManyLogins { .. } => (5, "unauthenticated"),
                 Error::Forbidden { .. } => (6, "forbidden"),
                 Error::NotFound { .. } => (7, "not-found"),
                 Error::WrongState { .. } => (8, "wrong-state"),

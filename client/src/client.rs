@@ -1,4 +1,4 @@
-//! The client itself: HSMs, and sessions with them.
+//! The client: a set of nodes, and sessions with them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use crate::pool::Pool;
 use crate::session::Session;
 use crate::settings::Settings;
 
-/// HSMs that can be talked to. Clones share connections and what is known about the nodes.
+/// A client of one or several nodes. Clones share connections and what is known about the nodes.
 #[derive(Clone)]
 pub struct Client(pub(crate) Arc<Pool>);
 
 impl Client {
-    /// Checks the settings and reads the root certificates; connects to nobody yet.
+    /// Checks the settings and reads the root certificates; does not connect yet. Fails with [`Error::Settings`].
     pub fn new(settings: Settings) -> Result<Self, Error> {
         Pool::new(settings).map(|pool| Self(Arc::new(pool)))
     }
@@ -26,18 +26,18 @@ impl Client {
         &self.0.nodes
     }
 
-    /// Calls without credentials.
+    /// A session without credentials.
     pub fn anonymous(&self) -> Session {
         Session::new(Arc::clone(&self.0), None)
     }
 
-    /// Calls as `user`. Nothing is sent yet: every request carries the credentials, and a wrong passphrase shows at the
-    /// first one.
+    /// A session of `user`. Nothing is sent yet: every request carries the credentials, so a wrong passphrase is found
+    /// out by the first one.
     pub fn log_in(&self, user: &UserId, passphrase: Passphrase) -> Session {
         Session::new(Arc::clone(&self.0), Some((user, passphrase)))
     }
 
-    /// TLS handshakes so far in this process; a fork begins with those of its parent.
+    /// The number of TLS handshakes so far. After a fork, the child goes on from the number of its parent.
     pub fn handshakes(&self) -> u64 {
         self.0.handshakes.load(Ordering::Relaxed)
     }

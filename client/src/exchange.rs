@@ -1,160 +1,161 @@
-//! One attempt at one node: the request as ureq sends it, the reply as it comes, and how what fails is called.
+//! One attempt at one node: sends the request through ureq, reads the reply, and tells how far a failed attempt came.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use casemate_api::limits::CLIENT_REPLY_MAX_BYTES;
 use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, RETRY_AFTER};
-use ureq::http::{Method, Request, Response};
+use ureq::http::{self, Method, Response, request::Builder};
 use ureq::{AsSendBody, Body};
 use zeroize::Zeroizing;
 
-use crate::credentials::User;
+use crate::credentials::Credentials;
 use crate::error::{Cause, Error};
-use crate::pool::Lines;
-use crate::request::{Answer, Call};
+use crate::pool::Connections;
+use crate::request::{Reply, Request};
 use crate::retry::{Outcome, Repeat};
+use crate::transport::NotSent;
 use crate::wipe::WipedBytes;
-use crate::wire::Setback;
 
-/// How one attempt ended, and the answer if there is one.
-pub(crate) type Attempt = (Outcome, Option<Answer>);
-
-/// The request line and the headers that every request has.
-pub(crate) fn head(call: &Call<'_>, node: &str, user: Option<&User>) -> Result<ureq::http::request::Builder, Error> {
-    let uri = format!("https://{node}/api/v1{}", call.path);
-    let mut request = Request::builder().method(call.method).uri(uri).header(ACCEPT, call.accept);
-    if let Some(user) = user {
-        request = request.header(AUTHORIZATION, user.authorization()?);
-    }
-    Ok(request)
-}
-
-/// Sends `call` to `node`. The outer error is the caller's, the inner one the network's.
-pub(crate) fn send(
-    lines: &Lines,
-    node: &str,
-    user: Option<&User>,
-    call: &Call<'_>,
-    time: Time,
-) -> Result<Result<Response<Body>, ureq::Error>, Error> {
-    let head = head(call, node, user)?;
-    Ok(match call.body {
-        Some((content_type, bytes)) => go(lines, build(head.header(CONTENT_TYPE, content_type), bytes)?, time),
-        None if matches!(*call.method, Method::POST | Method::PUT) => go(lines, build(head, NOTHING)?, time),
-        None => go(lines, build(head, ())?, time),
-    })
-}
-
-/// Reads a whole reply.
-pub(crate) fn read_whole(node: String, mut reply: Response<Body>) -> Attempt {
-    let status = reply.status().as_u16();
-    let retry_after_s =
-        reply.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-    let length = reply.body().content_length().unwrap_or_default().min(CLIENT_REPLY_MAX_BYTES);
-    let mut bytes = WipedBytes::with_capacity(usize::try_from(length).unwrap_or_default());
-    let mut body = reply.body_mut().with_config().limit(CLIENT_REPLY_MAX_BYTES).reader();
-    if let Err((_, side)) = copy(&mut body, &mut bytes) {
-        let cause = match side {
-            Side::Node(why) | Side::Local(why) => of_body(&why),
-        };
-        return (Outcome::Lost(cause), None);
-    }
-    let body = bytes.into_inner();
-    let message = if status >= 400 { message(&body) } else { String::new() };
-    let date = reply.headers().get(DATE).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let (outcome, answer) = answer(node, status, message, retry_after_s, body);
-    (outcome, answer.map(|answer| Answer { date, ..answer }))
-}
-
-/// A whole answer.
-pub(crate) fn answer(
-    node: String,
-    status: u16,
-    message: String,
-    retry_after_s: Option<u64>,
-    body: Zeroizing<Vec<u8>>,
-) -> Attempt {
-    let answer = Answer { node, status, date: None, body, repeat: Repeat::Freely };
-    (Outcome::Answer { status, message, retry_after_s }, Some(answer))
-}
+/// How one attempt ended, and the reply if there is one.
+pub(crate) type Attempt = (Outcome, Option<Reply>);
 
 /// Time limits of one attempt.
 #[derive(Clone, Copy)]
-pub(crate) enum Time {
+pub(crate) enum TimeLimit {
     /// From the first byte of the request to the last of the reply.
     Whole(Duration),
-    /// Of each read and each write.
+    /// For each read and each write.
     Stream { read: Duration, write: Duration },
 }
 
-/// An empty body that says that it is empty.
-const NOTHING: &[u8] = &[];
-
-pub(crate) fn build<B>(head: ureq::http::request::Builder, body: B) -> Result<Request<B>, Error> {
-    head.body(body).map_err(|why| Error::Settings(format!("this cannot be asked for: {why}")))
+/// The head of `request` to `node`, without `Content-Type`.
+pub(crate) fn head(request: &Request<'_>, node: &str, credentials: Option<&Credentials>) -> Result<Builder, Error> {
+    let uri = format!("https://{node}/api/v1{}", request.path);
+    let mut head = http::Request::builder().method(request.method).uri(uri).header(ACCEPT, request.accept);
+    if let Some(credentials) = credentials {
+        head = head.header(AUTHORIZATION, credentials.authorization()?);
+    }
+    Ok(head)
 }
 
-pub(crate) fn go<B: AsSendBody>(lines: &Lines, request: Request<B>, time: Time) -> Result<Response<Body>, ureq::Error> {
-    let config = lines.agent.configure_request(request);
-    let config = match time {
-        Time::Whole(limit) => config.timeout_global(Some(limit)),
-        Time::Stream { read, write } => config.timeout_per_read(Some(read)).timeout_per_write(Some(write)),
+/// Sends `request` to `node`. The outer error is the caller's fault, the inner one the node's or the network's.
+pub(crate) fn send(
+    connections: &Connections,
+    node: &str,
+    credentials: Option<&Credentials>,
+    request: &Request<'_>,
+    time_limit: TimeLimit,
+) -> Result<Result<Response<Body>, ureq::Error>, Error> {
+    let head = head(request, node, credentials)?;
+    match request.body {
+        Some((content_type, bytes)) => {
+            transmit(connections, head.header(CONTENT_TYPE, content_type), bytes, time_limit)
+        }
+        None if matches!(*request.method, Method::POST | Method::PUT) => {
+            transmit(connections, head, EMPTY_BODY, time_limit)
+        }
+        None => transmit(connections, head, (), time_limit),
+    }
+}
+
+/// Sends a head with a body, with the errors of [`send`].
+pub(crate) fn transmit<B: AsSendBody>(
+    connections: &Connections,
+    head: Builder,
+    body: B,
+    time_limit: TimeLimit,
+) -> Result<Result<Response<Body>, ureq::Error>, Error> {
+    let request = head.body(body).map_err(|why| Error::Settings(format!("this request cannot be formed: {why}")))?;
+    let config = connections.agent.configure_request(request);
+    let config = match time_limit {
+        TimeLimit::Whole(limit) => config.timeout_global(Some(limit)),
+        TimeLimit::Stream { read, write } => config.timeout_per_read(Some(read)).timeout_per_write(Some(write)),
     };
-    lines.agent.run(config.build())
+    Ok(connections.agent.run(config.build()))
+}
+
+/// A body of length zero, which is sent with `Content-Length: 0`; without a body ureq sends no length.
+const EMPTY_BODY: &[u8] = &[];
+
+/// Reads a complete reply, at most [`CLIENT_REPLY_MAX_BYTES`].
+pub(crate) fn read_whole(node: String, mut response: Response<Body>) -> Attempt {
+    let status = response.status().as_u16();
+    let retry_after_s =
+        response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let length = response.body().content_length().unwrap_or_default().min(CLIENT_REPLY_MAX_BYTES);
+    let mut bytes = WipedBytes::with_capacity(usize::try_from(length).unwrap_or_default());
+    let mut body = response.body_mut().with_config().limit(CLIENT_REPLY_MAX_BYTES).reader();
+    if let Err((_, CopyError::Read(why) | CopyError::Write(why))) = copy(&mut body, &mut bytes) {
+        return (Outcome::Lost(cause_of_broken_body(&why)), None);
+    }
+    let body = bytes.into_inner();
+    let message = if status >= 400 { message(&body) } else { String::new() };
+    let date = response.headers().get(DATE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let reply = Reply { node, status, date, body, repeat: Repeat::Freely };
+    (Outcome::Reply { status, message, retry_after_s }, Some(reply))
+}
+
+/// The attempt of a download whose body was written elsewhere.
+pub(crate) fn downloaded(node: String) -> Attempt {
+    let reply = Reply { node, status: 200, date: None, body: Zeroizing::default(), repeat: Repeat::Freely };
+    (Outcome::Reply { status: 200, message: String::new(), retry_after_s: None }, Some(reply))
 }
 
 /// Which end of a copy failed.
-pub(crate) enum Side {
-    Node(io::Error),
-    Local(io::Error),
+pub(crate) enum CopyError {
+    /// The source.
+    Read(io::Error),
+    /// The destination.
+    Write(io::Error),
 }
 
-pub(crate) fn copy(from: &mut dyn Read, to: &mut dyn Write) -> Result<u64, (u64, Side)> {
+/// Copies until the end of `from` through a buffer that is wiped. Returns the bytes copied, also with the error.
+pub(crate) fn copy(from: &mut dyn Read, to: &mut dyn Write) -> Result<u64, (u64, CopyError)> {
     let mut buffer = Zeroizing::new(vec![0; 32 << 10]);
     let mut bytes = 0;
     loop {
-        let amount = from.read(&mut buffer).map_err(|why| (bytes, Side::Node(why)))?;
+        let amount = from.read(&mut buffer).map_err(|why| (bytes, CopyError::Read(why)))?;
         if amount == 0 {
-            return to.flush().map(|()| bytes).map_err(|why| (bytes, Side::Local(why)));
+            return to.flush().map(|()| bytes).map_err(|why| (bytes, CopyError::Write(why)));
         }
-        to.write_all(buffer.get(..amount).unwrap_or_default()).map_err(|why| (bytes, Side::Local(why)))?;
+        to.write_all(buffer.get(..amount).unwrap_or_default()).map_err(|why| (bytes, CopyError::Write(why)))?;
         bytes += amount as u64;
     }
 }
 
-/// The sentence of an error's body, made safe to print; empty if there is none.
+/// The message in the body of an error, without control characters; empty if there is none.
 fn message(body: &[u8]) -> String {
     #[derive(serde::Deserialize)]
-    struct Said {
+    struct ErrorBody {
         message: String,
     }
-    let said = serde_json::from_slice(body).map(|said: Said| said.message).unwrap_or_default();
-    said.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect()
+    let message = serde_json::from_slice(body).map(|body: ErrorBody| body.message).unwrap_or_default();
+    message.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX_CHARS).collect()
 }
 
-/// Longest sentence of a server that is shown.
+/// Longest message of a server that is shown.
 const MESSAGE_MAX_CHARS: usize = 500;
 
-/// Why a request has no answer.
-pub(crate) fn of_ureq(error: ureq::Error) -> Outcome {
+/// How an attempt without a reply ended.
+pub(crate) fn outcome_of_failure(error: ureq::Error) -> Outcome {
     match error {
-        ureq::Error::Other(cause) => match cause.downcast::<Setback>() {
-            Ok(setback) => Outcome::NotBegun(setback.0),
-            Err(other) => Outcome::Lost(Cause::NoHttp(other.to_string())),
+        ureq::Error::Other(cause) => match cause.downcast::<NotSent>() {
+            Ok(not_sent) => Outcome::NotSent(not_sent.0),
+            Err(other) => Outcome::Lost(Cause::InvalidHttp(other.to_string())),
         },
         ureq::Error::Timeout(_) => Outcome::Lost(Cause::TimedOut),
-        ureq::Error::Io(why) => Outcome::Lost(Cause::Broken(why.kind())),
-        other => Outcome::Lost(Cause::NoHttp(other.to_string())),
+        ureq::Error::Io(why) => Outcome::Lost(Cause::ConnectionLost(why.kind())),
+        other => Outcome::Lost(Cause::InvalidHttp(other.to_string())),
     }
 }
 
-/// Why a reply's body is not whole.
-pub(crate) fn of_body(error: &io::Error) -> Cause {
+/// Why the body of a reply is incomplete.
+pub(crate) fn cause_of_broken_body(error: &io::Error) -> Cause {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
         Some(ureq::Error::Timeout(_)) => Cause::TimedOut,
-        Some(ureq::Error::Io(why)) => Cause::Broken(why.kind()),
-        Some(other) => Cause::NoHttp(other.to_string()),
-        None => Cause::Broken(error.kind()),
+        Some(ureq::Error::Io(why)) => Cause::ConnectionLost(why.kind()),
+        Some(other) => Cause::InvalidHttp(other.to_string()),
+        None => Cause::ConnectionLost(error.kind()),
     }
 }

@@ -6,12 +6,12 @@ use std::str::FromStr;
 use aws_lc_rs::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
 
-/// SHA-256 of a certificate in DER, written as hex with or without colons.
+/// SHA-256 (FIPS 180-4) of a certificate in DER, written as 64 hex digits with or without colons.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// The fingerprint of a certificate in DER.
+    /// The fingerprint of this certificate in DER.
     pub fn of(certificate: &[u8]) -> Self {
         let mut bytes = [0; 32];
         for (to, from) in bytes.iter_mut().zip(digest(&SHA256, certificate).as_ref()) {
@@ -20,7 +20,7 @@ impl Fingerprint {
         Self(bytes)
     }
 
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    pub(crate) fn matches(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
 }
@@ -42,23 +42,27 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// The text is no SHA-256 fingerprint.
+/// The text is not a SHA-256 fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a SHA-256 fingerprint has 64 hex digits, with or without colons between the bytes")]
-pub struct NoFingerprint;
+pub struct FingerprintError;
 
 impl FromStr for Fingerprint {
-    type Err = NoFingerprint;
+    type Err = FingerprintError;
 
-    fn from_str(text: &str) -> Result<Self, NoFingerprint> {
-        let digits: Vec<u32> =
-            text.chars().filter(|c| *c != ':').map(|c| c.to_digit(16)).collect::<Option<_>>().ok_or(NoFingerprint)?;
+    fn from_str(text: &str) -> Result<Self, FingerprintError> {
+        let digits: Vec<u32> = text
+            .chars()
+            .filter(|c| *c != ':')
+            .map(|c| c.to_digit(16))
+            .collect::<Option<_>>()
+            .ok_or(FingerprintError)?;
         let bytes: Vec<u8> =
             digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | *digit as u8)).collect();
         if digits.len() != 64 {
-            return Err(NoFingerprint);
+            return Err(FingerprintError);
         }
-        bytes.try_into().map(Self).map_err(|_| NoFingerprint)
+        bytes.try_into().map(Self).map_err(|_| FingerprintError)
     }
 }
 
@@ -74,14 +78,14 @@ mod tests {
             let text = fingerprint.to_string();
             prop_assert_eq!(text.parse(), Ok(fingerprint));
             prop_assert_eq!(text.replace(':', "").to_lowercase().parse(), Ok(fingerprint));
-            prop_assert_eq!(text[1..].parse::<Fingerprint>(), Err(NoFingerprint));
+            prop_assert_eq!(text[1..].parse::<Fingerprint>(), Err(FingerprintError));
         }
     }
 
     #[test]
-    fn other_texts_are_no_fingerprints() {
+    fn other_texts_are_refused() {
         for text in ["", "AA", &"AA".repeat(33), &"GG".repeat(32), &"A".repeat(63)] {
-            assert_eq!(text.parse::<Fingerprint>(), Err(NoFingerprint), "{text}");
+            assert_eq!(text.parse::<Fingerprint>(), Err(FingerprintError), "{text}");
         }
     }
 }

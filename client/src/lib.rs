@@ -1,9 +1,8 @@
 //! A blocking client of the REST API of Casemate and NetHSM.
 //!
-//! It is the one transport under the command line, the PKCS#11 module and the replication between sites: several nodes
-//! in turn, failover, repetition of what may be repeated, kept connections, and certificates by the system's roots, a CA
-//! file or a pinned fingerprint. It has no runtime and starts no thread, so it can live in any process and survives
-//! `fork`: a child makes connections of its own.
+//! It uses several nodes in turn, tries another one when a node fails, repeats what may be repeated, keeps connections
+//! open, and trusts certificates by the system's roots, a CA file or a pinned fingerprint. It has no runtime and starts
+//! no threads, so it works in any process, also after `fork`: a child makes connections of its own.
 //!
 //! ```no_run
 //! use casemate_api::body::keys::Sign;
@@ -18,9 +17,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What a call does when a node fails is decided in `retry.rs`, which node is asked in `pick.rs`. A change whose answer was
-//! lost comes back as [`Error::Unknown`] and is never repeated. Where that matters, create with an id of your own: then a
-//! second attempt cannot make a second key, and a look at the id tells whether the first was carried out.
+//! `retry.rs` decides what happens when a node fails, `pick.rs` which node is asked. A change whose answer was lost is
+//! reported as [`Error::Unknown`] and never repeated. Where that matters, create keys with an id of your choice: then a
+//! second attempt cannot create a second key, and reading the id tells whether the first attempt succeeded.
 
 mod calls;
 mod client;
@@ -29,18 +28,18 @@ mod credentials;
 mod error;
 mod exchange;
 mod fingerprint;
+mod inspect;
 mod media;
 mod pick;
 mod pool;
-mod probe;
 mod request;
 mod retry;
 mod session;
 mod settings;
 mod tls;
+mod transport;
 mod upload;
 mod wipe;
-mod wire;
 
 pub use calls::audit::Audit;
 pub use calls::cluster::Cluster;
@@ -50,9 +49,9 @@ pub use calls::keys::{KeyFilter, Keys};
 pub use calls::system::System;
 pub use calls::users::{Namespaces, Users};
 pub use client::Client;
-pub use error::{Cause, Error, Trouble};
-pub use fingerprint::{Fingerprint, NoFingerprint};
-pub use probe::{Probe, Shown};
+pub use error::{Cause, Error, NodeFailure};
+pub use fingerprint::{Fingerprint, FingerprintError};
+pub use inspect::{Inspection, TlsInfo};
 pub use request::Changed;
 pub use retry::Repeat;
 pub use session::Session;

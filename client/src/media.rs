@@ -1,4 +1,4 @@
-//! What bodies are made of: content types, JSON, and forms (RFC 7578).
+//! Content types, and bodies of JSON and forms (RFC 7578).
 
 use aws_lc_rs::rand;
 use serde::Serialize;
@@ -8,19 +8,20 @@ use crate::wipe::WipedBytes;
 
 /// JSON (RFC 8259).
 pub(crate) const JSON: &str = "application/json";
-/// PEM, as the API names it.
+/// PEM (RFC 7468), as the API names it.
 pub(crate) const PEM: &str = "application/x-pem-file";
-/// Bytes.
+/// Any bytes.
 pub(crate) const OCTETS: &str = "application/octet-stream";
 
-/// `body` in a buffer that wipes itself.
+/// `body` as JSON, in a buffer that is wiped.
 pub(crate) fn to_json(body: &impl Serialize) -> Result<WipedBytes, Error> {
     let mut bytes = WipedBytes::with_capacity(256);
-    serde_json::to_writer(&mut bytes, body).map_err(|why| Error::Settings(format!("the request is no JSON: {why}")))?;
+    serde_json::to_writer(&mut bytes, body)
+        .map_err(|why| Error::Settings(format!("the request cannot be written as JSON: {why}")))?;
     Ok(bytes)
 }
 
-/// A form with two parts in memory, as `POST /keys` takes it with PEM.
+/// A form with two parts, as `POST /keys` takes a key in PEM: its content type and its body.
 pub(crate) fn form(arguments: &impl Serialize, name: &str, content: &[u8]) -> Result<(String, WipedBytes), Error> {
     let form = Form::new()?;
     let mut body = WipedBytes::with_capacity(content.len() + 1024);
@@ -30,7 +31,7 @@ pub(crate) fn form(arguments: &impl Serialize, name: &str, content: &[u8]) -> Re
     Ok((form.content_type(), body))
 }
 
-/// A form's boundary, drawn at random, so that no content holds it.
+/// A form with a random boundary, which no content contains.
 pub(crate) struct Form {
     boundary: String,
 }
@@ -38,7 +39,7 @@ pub(crate) struct Form {
 impl Form {
     pub(crate) fn new() -> Result<Self, Error> {
         let mut random = [0_u8; 16];
-        rand::fill(&mut random).map_err(|_| Error::Settings("the system gives no random bytes".into()))?;
+        rand::fill(&mut random).map_err(|_| Error::Settings("the system provides no random bytes".into()))?;
         Ok(Self { boundary: format!("casemate-{:032x}", u128::from_be_bytes(random)) })
     }
 

@@ -1,4 +1,4 @@
-//! Calls with one user's credentials: the loop over nodes, and the thin generic layer under every endpoint.
+//! Calls with one user's credentials: the loop over nodes, and the generic calls on which all endpoints stand.
 
 use std::fmt;
 use std::io::Write;
@@ -15,43 +15,48 @@ use ureq::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use zeroize::Zeroizing;
 
 use crate::clock;
-use crate::credentials::User;
-use crate::error::{Cause, Error, Trouble, sum_up};
-use crate::exchange::{Attempt, Side, Time, answer, build, copy, go, head, of_body, of_ureq, read_whole, send};
+use crate::credentials::Credentials;
+use crate::error::{Cause, Error, NodeFailure, summarize};
+use crate::exchange::{
+    Attempt, CopyError, TimeLimit, cause_of_broken_body, copy, downloaded, head, outcome_of_failure, read_whole, send,
+    transmit,
+};
 use crate::media::{JSON, OCTETS, to_json};
 use crate::pick::Tried;
-use crate::pool::{Lines, Pool};
-use crate::request::{Answer, Call, Changed, Place};
-use crate::retry::{Outcome, Repeat, Verdict, judge};
-use crate::upload::{Counted, Upload};
+use crate::pool::{Connections, Pool};
+use crate::request::{Changed, Reply, Request, Target};
+use crate::retry::{Decision, Outcome, Repeat, decide};
+use crate::upload::{Upload, UploadBody};
 
-/// Calls as one user, or as nobody. Clones share the credentials.
+/// Calls as one user, or without credentials. Clones share the credentials.
 #[derive(Clone)]
 pub struct Session {
     pool: Arc<Pool>,
-    user: Option<Arc<User>>,
-    only: Option<usize>,
+    credentials: Option<Arc<Credentials>>,
+    /// The node that [`Session::at`] chose.
+    node: Option<usize>,
 }
 
-/// The thin layer. The typed calls of [`Session::keys`] and its like stand on it; use it for what they do not know yet.
+/// The generic calls. The typed calls, such as those of [`Session::keys`], are built on them; use these for endpoints
+/// that have no typed call yet. Their errors are the variants of [`Error`].
 impl Session {
-    /// The same session for one node only, an index into [`crate::Client::nodes`]. Calls about a device need one, unless
-    /// the client knows one node only.
+    /// The same session for one node only, an index into [`crate::Client::nodes`]. Calls about a device need one,
+    /// unless the client has one node only. [`Error::NodeRequired`] if there is no such node.
     pub fn at(&self, node: usize) -> Result<Self, Error> {
         if node >= self.pool.nodes.len() {
-            return Err(Error::WhichNode { nodes: self.pool.nodes.clone() });
+            return Err(Error::NodeRequired { nodes: self.pool.nodes.clone() });
         }
-        Ok(Self { only: Some(node), ..self.clone() })
+        Ok(Self { node: Some(node), ..self.clone() })
     }
 
     /// `GET` of JSON below `/api/v1`.
     pub fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        self.run(Call::get(path))?.json()
+        self.run(Request::get(path))?.json()
     }
 
-    /// `GET` of anything else, such as a certificate.
+    /// `GET` of content of another type, such as a certificate.
     pub fn get_bytes(&self, path: &str, accept: &'static str) -> Result<Zeroizing<Vec<u8>>, Error> {
-        Ok(self.run(Call::get(path).accept(accept))?.body)
+        Ok(self.run(Request::get(path).accepting(accept))?.body)
     }
 
     /// `POST` of JSON with a reply of JSON.
@@ -62,13 +67,14 @@ impl Session {
         repeat: Repeat,
     ) -> Result<T, Error> {
         let body = to_json(body)?;
-        self.run(Call { repeat, ..Call::change(&Method::POST, path).with(JSON, body.as_slice()) })?.json()
+        self.run(Request { repeat, ..Request::change(&Method::POST, path).with_body(JSON, body.as_slice()) })?.json()
     }
 
-    /// `POST` of JSON without a reply that matters.
+    /// `POST` of JSON; the body of the reply is ignored.
     pub fn post(&self, path: &str, body: &impl Serialize) -> Result<Changed, Error> {
         let body = to_json(body)?;
-        self.run(Call::change(&Method::POST, path).with(JSON, body.as_slice())).map(|answer| answer.changed())
+        let request = Request::change(&Method::POST, path).with_body(JSON, body.as_slice());
+        self.run(request).map(|reply| reply.changed())
     }
 
     /// `PUT` of JSON.
@@ -79,200 +85,215 @@ impl Session {
 
     /// `PUT` of bytes.
     pub fn put(&self, path: &str, content_type: &str, bytes: &[u8]) -> Result<Changed, Error> {
-        let call = Call::change(&Method::PUT, path).with(content_type, bytes).accept("*/*");
-        self.run(call).map(|answer| answer.changed())
+        let request = Request::change(&Method::PUT, path).with_body(content_type, bytes).accepting("*/*");
+        self.run(request).map(|reply| reply.changed())
     }
 
     /// `DELETE`
     pub fn delete(&self, path: &str) -> Result<(), Error> {
-        self.run(Call::change(&Method::DELETE, path).accept("*/*")).map(drop)
+        self.run(Request::change(&Method::DELETE, path).accepting("*/*")).map(drop)
     }
 
-    /// `POST` whose reply streams into `to`, such as a backup; how many bytes. Nodes are changed only before the first
-    /// byte. `Err(Incomplete)`: some bytes were written and more should have come.
+    /// `POST` whose reply is streamed to `to`, such as a backup. Returns the number of bytes. Another node is tried only
+    /// before the first byte; after it, a failure is [`Error::Incomplete`].
     pub fn download(&self, path: &str, to: &mut dyn Write) -> Result<u64, Error> {
-        self.fetch(Call::change(&Method::POST, path).freely().accept(OCTETS), to)
+        self.download_reply(Request::change(&Method::POST, path).repeatable().accepting(OCTETS), to)
     }
 
-    /// The same of any call.
-    pub(crate) fn fetch(&self, call: Call<'_>, to: &mut dyn Write) -> Result<u64, Error> {
-        let mut fetched = 0;
-        self.choose(call, &mut |lines, node, _| {
-            let time = Time::Stream { read: self.pool.settings.request, write: self.pool.settings.request };
-            let mut reply = match send(lines, &self.pool.name(node), self.user.as_deref(), &call, time)? {
-                Ok(reply) => reply,
-                Err(why) => return Ok((of_ureq(why), None)),
+    /// As [`Session::download`], for any request.
+    pub(crate) fn download_reply(&self, request: Request<'_>, to: &mut dyn Write) -> Result<u64, Error> {
+        let mut downloaded_bytes = 0;
+        self.with_failover(request, &mut |connections, node, _| {
+            let name = self.pool.name(node);
+            let time_limit = TimeLimit::Stream { read: self.pool.settings.request, write: self.pool.settings.request };
+            let mut response = match send(connections, &name, self.credentials.as_deref(), &request, time_limit)? {
+                Ok(response) => response,
+                Err(why) => return Ok((outcome_of_failure(why), None)),
             };
-            match reply.status().as_u16() {
+            match response.status().as_u16() {
                 200 => {}
                 status @ (201..=299 | 304) => {
-                    let why = format!("a download does not begin with {status}");
-                    return Err(Error::Garbled { node: self.pool.name(node), why });
+                    return Err(Error::Garbled { node: name, why: format!("a download does not begin with {status}") });
                 }
-                _ => return Ok(read_whole(self.pool.name(node), reply)),
+                _ => return Ok(read_whole(name, response)),
             }
-            match copy(&mut reply.body_mut().as_reader(), to) {
-                Ok(bytes) => fetched = bytes,
-                Err((_, Side::Local(why))) => return Err(Error::Local(why)),
-                Err((0, Side::Node(why))) => return Ok((Outcome::Lost(of_body(&why)), None)),
-                Err((bytes, Side::Node(why))) => {
-                    return Err(Error::Incomplete { node: self.pool.name(node), bytes, cause: of_body(&why) });
+            match copy(&mut response.body_mut().as_reader(), to) {
+                Ok(bytes) => downloaded_bytes = bytes,
+                Err((_, CopyError::Write(why))) => return Err(Error::Local(why)),
+                Err((0, CopyError::Read(why))) => return Ok((Outcome::Lost(cause_of_broken_body(&why)), None)),
+                Err((bytes, CopyError::Read(why))) => {
+                    return Err(Error::Incomplete { node: name, bytes, cause: cause_of_broken_body(&why) });
                 }
             }
-            Ok(answer(self.pool.name(node), 200, String::new(), None, Zeroizing::default()))
+            Ok(downloaded(name))
         })?;
-        Ok(fetched)
+        Ok(downloaded_bytes)
     }
 
-    /// `POST` of a stream, such as an update or a restore, to one node. It is sent once.
+    /// `POST` of a stream, such as an update or a backup to restore, to one node. It is sent at most once, as the
+    /// stream can be read only once.
     pub fn upload<T: DeserializeOwned>(&self, path: &str, upload: Upload<'_>) -> Result<Option<T>, Error> {
-        let call = Call::change(&Method::POST, path).at_one();
+        let request = Request::change(&Method::POST, path).to_one_node();
         let mut upload = Some(upload);
-        let mut last = Cause::TooMany;
-        let answer = self.choose(call, &mut |lines, node, _| {
+        let mut last = Cause::TooManyLogins;
+        let reply = self.with_failover(request, &mut |connections, node, _| {
             let Some(upload) = upload.take() else {
-                return Ok((Outcome::NotBegun(last.clone()), None));
+                return Ok((Outcome::NotSent(last.clone()), None));
             };
-            let request =
-                head(&call, &self.pool.name(node), self.user.as_deref())?.header(CONTENT_TYPE, upload.content_type());
-            let request = request.header(CONTENT_LENGTH, upload.total());
-            let mut body = Counted::new(upload);
-            // The node does its work before it answers, and that may take as long as a command of its host.
+            let name = self.pool.name(node);
+            let head = head(&request, &name, self.credentials.as_deref())?
+                .header(CONTENT_TYPE, upload.content_type())
+                .header(CONTENT_LENGTH, upload.total_bytes());
+            let mut body = UploadBody::new(upload);
+            // The node does its work before it answers, which may take as long as a command of its host.
             let read = Duration::from_millis(2 * UPDATE_COMMAND_MAX_MS).max(self.pool.settings.request);
-            let time = Time::Stream { read, write: self.pool.settings.request };
-            let sent = go(lines, build(request, SendBody::from_reader(&mut body))?, time);
+            let time_limit = TimeLimit::Stream { read, write: self.pool.settings.request };
+            let sent = transmit(connections, head, SendBody::from_reader(&mut body), time_limit)?;
             if let Some(why) = body.failure() {
                 return Err(Error::Local(why));
             }
             let attempt = match sent {
-                Ok(reply) => read_whole(self.pool.name(node), reply),
-                Err(why) => (of_ureq(why), None),
+                Ok(response) => read_whole(name, response),
+                Err(why) => (outcome_of_failure(why), None),
             };
-            if let Verdict::Elsewhere(cause) = judge(call.repeat, &attempt.0) {
+            if let Decision::TryAnotherNode(cause) = decide(request.repeat, &attempt.0) {
                 last = cause;
             }
             Ok(attempt)
         })?;
-        if answer.body.is_empty() { Ok(None) } else { answer.json().map(Some) }
+        if reply.body.is_empty() { Ok(None) } else { reply.json().map(Some) }
     }
 }
 
-/// One attempt: with these lines, at this node, within this time.
-type Try<'a> = dyn FnMut(&Lines, usize, Duration) -> Result<Attempt, Error> + 'a;
+/// Makes one attempt over these connections, at this node, within this time.
+type AttemptFn<'a> = dyn FnMut(&Connections, usize, Duration) -> Result<Attempt, Error> + 'a;
+
+/// What asking one node came to.
+enum NodeResult {
+    Reply(Reply),
+    Failed(Cause),
+}
+
+/// With less time left than this no attempt is made: it would end as a request whose answer was lost, although it was
+/// never sent.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(20);
 
 impl Session {
-    pub(crate) fn new(pool: Arc<Pool>, user: Option<(&UserId, Passphrase)>) -> Self {
-        let user = user.map(|(name, passphrase)| Arc::new(User { name: name.to_string(), passphrase }));
-        Self { pool, user, only: None }
+    pub(crate) fn new(pool: Arc<Pool>, credentials: Option<(&UserId, Passphrase)>) -> Self {
+        let credentials =
+            credentials.map(|(user, passphrase)| Arc::new(Credentials { user: user.to_string(), passphrase }));
+        Self { pool, credentials, node: None }
     }
 
-    /// Carries `call` out.
-    pub(crate) fn run(&self, call: Call<'_>) -> Result<Answer, Error> {
-        self.choose(call, &mut |lines, node, limit| {
-            Ok(match send(lines, &self.pool.name(node), self.user.as_deref(), &call, Time::Whole(limit))? {
-                Ok(reply) => read_whole(self.pool.name(node), reply),
-                Err(why) => (of_ureq(why), None),
+    /// Carries `request` out. Statuses that are errors are returned as such.
+    pub(crate) fn run(&self, request: Request<'_>) -> Result<Reply, Error> {
+        self.with_failover(request, &mut |connections, node, limit| {
+            let name = self.pool.name(node);
+            let time_limit = TimeLimit::Whole(limit);
+            Ok(match send(connections, &name, self.credentials.as_deref(), &request, time_limit)? {
+                Ok(response) => read_whole(name, response),
+                Err(why) => (outcome_of_failure(why), None),
             })
         })
     }
 
-    /// Asks node after node by `attempt`, as `retry.rs` allows, until there is an answer.
-    fn choose(&self, call: Call<'_>, attempt: &mut Try<'_>) -> Result<Answer, Error> {
-        let fixed = self.fixed(call.place)?;
+    /// Asks node after node by `attempt`, as `retry.rs` allows, until there is a reply.
+    fn with_failover(&self, request: Request<'_>, attempt: &mut AttemptFn<'_>) -> Result<Reply, Error> {
+        let only = self.only_node(request.target)?;
         let settings = &self.pool.settings;
-        let lines = self.pool.lines();
-        let begun = clock::now();
-        let deadline = settings.deadline.max(call.patience);
-        let rest = || deadline.saturating_sub(begun.elapsed());
-        let mut troubles = Vec::new();
+        let connections = self.pool.connections();
+        let started = clock::now();
+        let deadline = settings.deadline.max(request.min_time_limit);
+        let time_left = || deadline.saturating_sub(started.elapsed());
+        let mut failures = Vec::new();
         for round in 0..settings.rounds.max(1) {
             if round > 0 {
-                clock::sleep(settings.pause.min(rest()));
+                clock::sleep(settings.pause.min(time_left()));
             }
             let mut tried = Tried::default();
             loop {
-                let next = match fixed {
+                let next = match only {
                     Some(node) if tried == Tried::default() => Some(node),
                     Some(_) => None,
-                    None => lines.pick(&mut tried, &self.pool, rest()),
+                    None => connections.pick(&mut tried, &self.pool, time_left()),
                 };
                 let Some(node) = next else { break };
-                if rest() < SHORTEST_ATTEMPT {
-                    return Err(Error::TooSlow { limit: deadline, nodes: troubles });
+                if time_left() < SHORTEST_ATTEMPT {
+                    return Err(Error::DeadlineExceeded { limit: deadline, nodes: failures });
                 }
                 tried.add(node);
-                match self.ask(call, &lines, node, fixed.is_none(), &rest, attempt)? {
-                    Asked::Answer(answer) => return Ok(answer),
-                    Asked::Trouble(cause) => troubles.push(Trouble { node: self.pool.name(node), cause }),
+                match self.ask_node(request, &connections, node, only.is_none(), &time_left, attempt)? {
+                    NodeResult::Reply(reply) => return Ok(reply),
+                    NodeResult::Failed(cause) => failures.push(NodeFailure { node: self.pool.name(node), cause }),
                 }
             }
         }
-        Err(sum_up(troubles, (rest() < SHORTEST_ATTEMPT).then_some(deadline)))
+        Err(summarize(failures, (time_left() < SHORTEST_ATTEMPT).then_some(deadline)))
     }
 
-    /// Asks `node`. If it only wants to be left alone for a moment it is asked again: once if there are others, else as
-    /// long as there is time.
-    fn ask(
+    /// Asks `node`. If it takes no login for a moment, it is asked again: once if there are other nodes, else as long as
+    /// there is time. `report`: whether the outcome counts for the choice of nodes.
+    fn ask_node(
         &self,
-        call: Call<'_>,
-        lines: &Lines,
+        request: Request<'_>,
+        connections: &Connections,
         node: usize,
-        learn: bool,
-        rest: &dyn Fn() -> Duration,
-        attempt: &mut Try<'_>,
-    ) -> Result<Asked, Error> {
+        report: bool,
+        time_left: &dyn Fn() -> Duration,
+        attempt: &mut AttemptFn<'_>,
+    ) -> Result<NodeResult, Error> {
         for waited in 0_u32.. {
-            let limit = self.pool.settings.request.max(call.patience);
-            let (outcome, answer) = attempt(lines, node, limit.min(rest()))?;
-            let verdict = judge(call.repeat, &outcome);
-            if learn {
-                match verdict {
-                    Verdict::Answer | Verdict::Later(_) => lines.well(node),
-                    Verdict::Elsewhere(_) | Verdict::Unknown(_) => lines.failed(node),
+            let limit = self.pool.settings.request.max(request.min_time_limit);
+            let (outcome, reply) = attempt(connections, node, limit.min(time_left()))?;
+            let decision = decide(request.repeat, &outcome);
+            if report {
+                match decision {
+                    Decision::Return | Decision::RetryAfterMs(_) => connections.succeeded(node),
+                    Decision::TryAnotherNode(_) | Decision::Unknown(_) => connections.failed(node),
                 }
             }
-            match verdict {
-                Verdict::Answer => {
-                    let answer = answer.map(|answer| Answer { repeat: call.repeat, ..answer });
-                    return self.judge_status(node, outcome, answer).map(Asked::Answer);
+            match decision {
+                Decision::Return => {
+                    let reply = reply.map(|reply| Reply { repeat: request.repeat, ..reply });
+                    return self.check_status(node, outcome, reply).map(NodeResult::Reply);
                 }
-                Verdict::Elsewhere(cause) => return Ok(Asked::Trouble(cause)),
-                Verdict::Unknown(cause) => return Err(Error::Unknown { node: self.pool.name(node), cause }),
-                Verdict::Later(ms) => {
+                Decision::TryAnotherNode(cause) => return Ok(NodeResult::Failed(cause)),
+                Decision::Unknown(cause) => return Err(Error::Unknown { node: self.pool.name(node), cause }),
+                Decision::RetryAfterMs(ms) => {
                     let wait = Duration::from_millis(ms);
-                    if learn && waited > 0 && self.pool.nodes.len() > 1 || wait + SHORTEST_ATTEMPT >= rest() {
+                    if report && waited > 0 && self.pool.nodes.len() > 1 || wait + SHORTEST_ATTEMPT >= time_left() {
                         break;
                     }
                     clock::sleep(wait);
                 }
             }
         }
-        Ok(Asked::Trouble(Cause::TooMany))
+        Ok(NodeResult::Failed(Cause::TooManyLogins))
     }
 
-    /// The node that a call about a device goes to; none: any.
-    fn fixed(&self, place: Place) -> Result<Option<usize>, Error> {
-        match (place, self.only) {
+    /// The only node that may get a request; none: any may.
+    fn only_node(&self, target: Target) -> Result<Option<usize>, Error> {
+        match (target, self.node) {
             (_, Some(node)) => Ok(Some(node)),
-            (Place::Any, None) => Ok(None),
-            (Place::One, None) if self.pool.nodes.len() == 1 => Ok(Some(0)),
-            (Place::One, None) => Err(Error::WhichNode { nodes: self.pool.nodes.clone() }),
+            (Target::AnyNode, None) => Ok(None),
+            (Target::OneNode, None) if self.pool.nodes.len() == 1 => Ok(Some(0)),
+            (Target::OneNode, None) => Err(Error::NodeRequired { nodes: self.pool.nodes.clone() }),
         }
     }
 
-    /// Answers that are errors for the caller.
-    fn judge_status(&self, node: usize, outcome: Outcome, answer: Option<Answer>) -> Result<Answer, Error> {
+    /// The reply, or the error that its status stands for.
+    fn check_status(&self, node: usize, outcome: Outcome, reply: Option<Reply>) -> Result<Reply, Error> {
         let node = self.pool.name(node);
-        let Outcome::Answer { status, message, .. } = outcome else {
+        let Outcome::Reply { status, message, .. } = outcome else {
             return Err(Error::Garbled { node, why: "there is none".into() });
         };
-        match (status, answer) {
-            (200..=299 | 304, Some(answer)) => Ok(answer),
+        match (status, reply) {
+            (200..=299 | 304, Some(reply)) => Ok(reply),
             (401, _) => Err(Error::Unauthenticated { node }),
             (403, _) => Err(Error::Forbidden { node, message }),
             (404, _) => Err(Error::NotFound { node, message }),
             (400..=499, _) if message.is_empty() => {
-                Err(Error::Refused { node, status, message: "it does not say why".into() })
+                Err(Error::Refused { node, status, message: "no reason was given".into() })
             }
             (400..=499 | 507, _) => Err(Error::Refused { node, status, message }),
             _ => Err(Error::Garbled { node, why: format!("an HSM does not answer {status}") }),
@@ -280,18 +301,9 @@ impl Session {
     }
 }
 
-/// What came of asking one node.
-enum Asked {
-    Answer(Answer),
-    Trouble(Cause),
-}
-
-/// With less time than this nothing is begun: it would end as a request whose answer was lost, though it never left.
-const SHORTEST_ATTEMPT: Duration = Duration::from_millis(20);
-
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = self.user.as_ref().map(|user| &user.name);
-        f.debug_struct("Session").field("user", &user).field("only", &self.only).finish_non_exhaustive()
+        let user = self.credentials.as_ref().map(|credentials| &credentials.user);
+        f.debug_struct("Session").field("user", &user).field("node", &self.node).finish_non_exhaustive()
     }
 }

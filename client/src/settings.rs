@@ -9,25 +9,26 @@ use crate::tls::Trust;
 /// How a client behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The HSMs: `host`, `host:port` or `https://host:port`; port 443 unless given. They share users and keys.
+    /// The nodes: `host`, `host:port` or `https://host:port`, by default with port 443. They share users and keys.
     pub nodes: Vec<String>,
-    /// Which certificates are believed.
+    /// Which certificates are trusted.
     pub trust: Trust,
-    /// Time to connect and shake hands. Looking a name up is the system's and within its own limits, here and below; an
-    /// address needs none.
+    /// Time limit for connecting and the TLS handshake. Name lookup is done by the system within its own limits, which
+    /// are not part of this one or of those below.
     pub connect: Duration,
-    /// Time for one attempt at one node; in an upload or download, for each read and each write.
+    /// Time limit for one attempt at one node; in an upload or download, for each read and each write.
     pub request: Duration,
-    /// Time for a call with all its repetitions. Uploads and downloads end when they end.
+    /// Time limit for a call with all its attempts. Uploads and downloads have none.
     pub deadline: Duration,
-    /// How many times all nodes are asked before a call is given up.
+    /// How many times all nodes are asked before a call fails.
     pub rounds: u32,
-    /// Pause between two rounds.
+    /// Pause before all nodes are asked again.
     pub pause: Duration,
 }
 
 impl Settings {
-    /// The usual behaviour, with the system's roots.
+    /// The defaults for these nodes: the limits of `api/src/limits.rs`, one round, and the root certificates of the
+    /// system.
     pub fn of<N: Into<String>>(nodes: impl IntoIterator<Item = N>) -> Self {
         Self {
             nodes: nodes.into_iter().map(Into::into).collect(),

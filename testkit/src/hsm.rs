@@ -31,8 +31,8 @@ impl Hsm {
         Self::start_with(|_| Vec::new())
     }
 
-    /// Starts one that is Unprovisioned, with further arguments. `settings` returns them and may create the files that they
-    /// name in the folder.
+    /// Starts one that is Unprovisioned, with further arguments. `settings` returns them and may create the files that
+    /// they name in the folder.
     pub fn start_with(settings: impl FnOnce(&Folder) -> Vec<String>) -> Self {
         let folder = Folder::new();
         let settings = settings(&folder);

@@ -1,7 +1,7 @@
 //! What the tests of several crates share. Nothing but tests depends on it.
 //!
-//! [`Hsm`] is a real `casemated`; [`MockServer`] answers as a test wants; [`nethsm`] starts a mock that answers as NetHSM is
-//! documented to.
+//! [`Hsm`] is a real `casemated`; [`MockServer`] answers as a test wants; [`nethsm`] starts a mock that answers as
+//! NetHSM is documented to.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "tests wait and look at their environment")]

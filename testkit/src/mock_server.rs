@@ -34,8 +34,8 @@ pub enum Reaction {
     SendAndClose(Vec<u8>),
     /// Sends nothing for a minute.
     Stall,
-    /// Sends single bytes of a TLS record that never ends, for a minute. Anybody on the network path could do that, as it takes
-    /// no key.
+    /// Sends single bytes of a TLS record that never ends, for a minute. Anybody on the network path could do that, as
+    /// it takes no key.
     Drip,
 }
 

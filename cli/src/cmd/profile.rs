@@ -114,7 +114,7 @@ fn add(name: &str, global: Global, file: Config, out: &Out) -> Result<(), Failur
 fn ask_for_trust(client: &Client, trust: &Trust) -> Result<Vec<String>, Failure> {
     let (mut pins, mut strangers) = (Vec::new(), Vec::new());
     for (at, node) in client.nodes().iter().enumerate() {
-        let shown = client.shown(at)?;
+        let shown = client.inspect_tls(at)?;
         if let Err(why) = shown.expect_trusted(node) {
             // A person decides about strangers only where nothing else was said. `--yes` is no look at a fingerprint.
             if !matches!(trust, Trust::System) {

@@ -68,7 +68,7 @@ impl Restore {
         let progress = Progress::new(context, Some(length));
         let mut tell = |bytes| progress.at(bytes);
         let arguments = RestoreRequest { backup_passphrase, system_time: time.map(rfc3339) };
-        session.system().restore(&arguments, Upload::new(&mut file, length).telling(&mut tell))?;
+        session.system().restore(&arguments, Upload::new(&mut file, length).on_progress(&mut tell))?;
         drop(progress);
         // It is done: that its state cannot be seen is no failure of it.
         let state = anonymous.health().state().ok();

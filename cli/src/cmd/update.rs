@@ -89,7 +89,7 @@ fn upload(context: &Context, session: &Session, file: &Path) -> Result<ReleaseNo
     let (mut image, length) = sized(file)?;
     let progress = Progress::new(context, Some(length));
     let mut tell = |bytes| progress.at(bytes);
-    Ok(session.system().update(Upload::new(&mut image, length).telling(&mut tell))?)
+    Ok(session.system().update(Upload::new(&mut image, length).on_progress(&mut tell))?)
 }
 
 fn show(context: &Context, notes: &ReleaseNotes) -> Result<(), Failure> {

@@ -84,7 +84,7 @@ fn an_untrusted_certificate_ends_the_look_and_says_how_to_pin_it() {
     assert!(line.starts_with("fail  ") && line.contains(&format!("--pin {pin}")), "{text}");
     let wrong = "00".repeat(32);
     let value = found(run(&["--host", &hsm.address, "--pin", &wrong, "--json", "doctor"], &[], b""), 4);
-    assert!(check(&value, "trust")["seen"].as_str().unwrap().contains("not one of those that are pinned"));
+    assert!(check(&value, "trust")["seen"].as_str().unwrap().contains("not one of the pinned certificates"));
 }
 
 #[test]

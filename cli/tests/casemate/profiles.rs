@@ -68,7 +68,9 @@ fn nobody_is_trusted_without_a_person_or_a_pin() {
     assert!(with(&file, &add).fails(4).contains(&format!("--pin {pin}")));
     assert!(with(&file, &[&["--insecure"], &add[..]].concat()).fails(2).contains("trusts a certificate"));
     let wrong = "00".repeat(32);
-    assert!(with(&file, &[&["--pin", &wrong], &add[..]].concat()).fails(4).contains("not one of those"));
+    assert!(
+        with(&file, &[&["--pin", &wrong], &add[..]].concat()).fails(4).contains("not one of the pinned certificates")
+    );
     assert!(fs::metadata(&file).is_err());
     let added = with(&file, &[&["--json", "--pin", &pin], &add[..]].concat()).json();
     assert_eq!((&added["profile"], &added["pin"]), (&json!("lab"), &json!([pin])));

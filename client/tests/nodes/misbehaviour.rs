@@ -1,4 +1,4 @@
-//! Servers that stall, break off, or answer what no healthy HSM answers, and what the client makes of it.
+//! How the client deals with servers that stall, break off, or answer as no healthy HSM does.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ fn a_creation_whose_answer_was_lost_is_unknown_and_not_repeated_and_a_signature_
     for cut in ["", "HTTP/1.1 201 Created\r\ncontent-length: 10\r\n\r\n{\"id"] {
         let bad = MockServer::start(move |_| Reaction::SendAndClose(cut.into()));
         let good = good();
-        // Whichever node comes first: two calls reach both.
+        // Whichever node is first, two calls reach both.
         for _ in 0..2 {
             let session = session(&[&bad, &good]);
             let mut unknown = 0;
@@ -79,7 +79,7 @@ fn a_creation_whose_answer_was_lost_is_unknown_and_not_repeated_and_a_signature_
 }
 
 #[test]
-fn a_creation_goes_elsewhere_when_a_node_says_that_it_did_nothing() {
+fn a_creation_is_sent_to_another_node_when_the_first_did_nothing() {
     for (status, body) in [
         (412, r#"{"message":"Service not available"}"#),
         (501, ""),
@@ -100,7 +100,7 @@ fn a_creation_goes_elsewhere_when_a_node_says_that_it_did_nothing() {
 }
 
 #[test]
-fn a_creation_that_was_answered_with_success_is_not_called_a_failure() {
+fn a_creation_that_was_answered_with_success_is_not_reported_as_failed() {
     for body in ["", "{\"id\"", "<html>", "[]"] {
         let server = MockServer::start(move |_| reply(201, body));
         let error = generate(&session(&[&server])).unwrap_err();
@@ -122,10 +122,10 @@ fn a_download_without_a_length_that_is_cut_off_is_not_whole() {
 }
 
 #[test]
-fn where_no_login_is_taken_for_long_another_node_is_asked() {
+fn while_a_node_accepts_no_login_another_one_is_asked() {
     let (shut, good) = (MockServer::start(|_| reply(429, "")), good());
     let session = session(&[&shut, &good]);
-    // Whichever node comes first: two calls reach both.
+    // Whichever node is first, two calls reach both.
     for _ in 0..2 {
         assert_eq!(sign(&session).unwrap(), "AA==");
     }
@@ -134,7 +134,7 @@ fn where_no_login_is_taken_for_long_another_node_is_asked() {
 }
 
 #[test]
-fn answers_about_the_request_are_never_asked_for_elsewhere() {
+fn after_an_answer_about_the_request_no_other_node_is_asked() {
     for status in [400, 401, 403, 404, 409] {
         let first = MockServer::start(move |_| reply(status, r#"{"message":"no\u001b[2J"}"#));
         let second = MockServer::start(move |_| reply(status, r#"{"message":"no\u001b[2J"}"#));
@@ -166,8 +166,8 @@ fn a_node_that_stalls_costs_its_time_limit_once() {
 }
 
 #[test]
-fn a_stalled_server_ends_in_time_whether_it_takes_connections_or_not() {
-    // A listener that nobody serves: the kernel takes the connection, and no handshake ever comes.
+fn time_limits_hold_whether_a_server_accepts_connections_or_not() {
+    // A listener without a server: the kernel accepts the connection, but there is no handshake.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let (stalled, drips) = (MockServer::start(|_| Reaction::Stall), MockServer::start(|_| Reaction::Drip));
     for address in [silent.local_addr().unwrap().to_string(), stalled.address.clone(), drips.address.clone()] {
@@ -182,7 +182,7 @@ fn a_stalled_server_ends_in_time_whether_it_takes_connections_or_not() {
         let session = Client::new(settings).unwrap().anonymous();
         let begun = Instant::now();
         match session.info() {
-            Err(Error::TooSlow { nodes, .. }) => assert_eq!(nodes[0].cause, Cause::TimedOut),
+            Err(Error::DeadlineExceeded { nodes, .. }) => assert_eq!(nodes[0].cause, Cause::TimedOut),
             Err(Error::Unreachable { nodes }) => assert_eq!(nodes[0].cause, Cause::TimedOut),
             other => panic!("{other:?}"),
         }
@@ -209,11 +209,11 @@ fn too_many_requests_are_waited_for_at_the_same_node() {
         ..Settings::of([server.address.clone()])
     };
     let error = Client::new(settings).unwrap().anonymous().info().unwrap_err();
-    assert!(matches!(error, Error::TooMany { .. }), "{error:?}");
+    assert!(matches!(error, Error::TooManyLogins { .. }), "{error:?}");
 }
 
 #[test]
-fn a_download_that_breaks_off_says_how_much_came() {
+fn the_error_of_a_download_that_breaks_off_has_the_bytes_that_came() {
     let server = MockServer::start(|_| {
         Reaction::SendAndClose(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n0123456789".to_vec())
     });
@@ -229,7 +229,7 @@ fn a_download_that_breaks_off_says_how_much_came() {
 }
 
 #[test]
-fn what_is_no_hsm_is_said_to_be_none() {
+fn a_server_that_is_not_an_hsm_is_recognised() {
     for body in ["", "<html>", r#"{"vendor":1}"#] {
         let server = MockServer::start(move |_| reply(200, body));
         assert!(matches!(client(&[&server]).anonymous().info(), Err(Error::Garbled { .. })), "{body}");

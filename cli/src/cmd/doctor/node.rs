@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use casemate_api::State;
-use casemate_client::{Cause, Error, Probe, Session, Shown, Trust};
+use casemate_client::{Cause, Error, Inspection, Session, TlsInfo, Trust};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ pub(super) fn look(
     at: usize,
     report: &mut Report,
 ) -> Result<Option<Node>, Failure> {
-    if !way(context.client.trust(), context.client.probe(at)?, report) {
+    if !connection(context.client.trust(), context.client.inspect(at)?, report) {
         return Ok(None);
     }
     let anonymous = context.client.anonymous().at(at)?;
@@ -70,8 +70,8 @@ pub(super) fn look(
 }
 
 /// Name, connection, TLS and certificate; whether it makes sense to send a request.
-fn way(trust: &Trust, probe: Probe, report: &mut Report) -> bool {
-    match probe.addresses {
+fn connection(trust: &Trust, inspection: Inspection, report: &mut Report) -> bool {
+    match inspection.addresses {
         Ok(addresses) => {
             let addresses: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
             report.ok("address", addresses.join(", "), json!({ "addresses": addresses }));
@@ -81,7 +81,7 @@ fn way(trust: &Trust, probe: Probe, report: &mut Report) -> bool {
             report.fail("address", UNREACHABLE, why.to_string(), next, Value::Null);
         }
     }
-    match probe.connection {
+    match inspection.connection {
         None => {}
         Some(Ok((address, took))) => {
             let data = json!({ "address": address.to_string(), "ms": ms(took) });
@@ -95,7 +95,7 @@ fn way(trust: &Trust, probe: Probe, report: &mut Report) -> bool {
             report.fail("connection", UNREACHABLE, why.to_string(), next, Value::Null);
         }
     }
-    match probe.tls {
+    match inspection.tls {
         None => false,
         Some(Ok(shown)) => tls(trust, &shown, report),
         Some(Err(why)) => {
@@ -106,7 +106,7 @@ fn way(trust: &Trust, probe: Probe, report: &mut Report) -> bool {
     }
 }
 
-fn tls(trust: &Trust, shown: &Shown, report: &mut Report) -> bool {
+fn tls(trust: &Trust, shown: &TlsInfo, report: &mut Report) -> bool {
     let version = shown.version.replace("TLSv", "TLS ").replace('_', ".");
     let data = json!({ "version": version, "ms": ms(shown.took) });
     report.ok("tls", format!("{version}, shaken hands within {} ms", ms(shown.took)), data);
@@ -139,7 +139,7 @@ fn tls(trust: &Trust, shown: &Shown, report: &mut Report) -> bool {
 }
 
 /// What the certificate says. `counts`: whether its names and dates matter for the trust.
-fn facts(counts: bool, shown: &Shown, report: &mut Report) {
+fn facts(counts: bool, shown: &TlsInfo, report: &mut Report) {
     let Some(facts) = shown.chain.first().and_then(|leaf| certificate::read(leaf)) else {
         let data = json!({ "fingerprint": shown.fingerprint.to_string() });
         report.warn("certificate", "it cannot be read", "Have the HSM make a new one.", data);
