@@ -421,17 +421,17 @@ fn what_is_wrong_in_a_file_is_one_sentence_with_its_place() {
             format!("{user}passphrase = \"{CI_ADMIN}\""),
             "c.toml line 4: a passphrase must not be in this file",
         ),
-        (
-            "d.toml",
-            format!("[config]\nbackup-passphrase = \"{BACKUP}\""),
-            "d.toml line 2: a passphrase must not be",
-        ),
+        ("d.toml", format!("[config]\nbackup-passphrase = \"{BACKUP}\""), "d.toml line 2: a passphrase must not be"),
         (
             "e.toml",
             format!("{key}private = {{ data = \"x\" }}"),
             "e.toml line 5: a private key must not be in this file",
         ),
-        ("f.toml", "[[users]]\nname = \"u u\"\nrole = \"Operator\"".into(), "f.toml line 2: \"u u\" is not a valid user name"),
+        (
+            "f.toml",
+            "[[users]]\nname = \"u u\"\nrole = \"Operator\"".into(),
+            "f.toml line 2: \"u u\" is not a valid user name",
+        ),
         ("g.toml", "[[users]]\nname = \"u\"\nrole = \"Boss\"".into(), "g.toml line 3: unknown variant `Boss`"),
         (
             "h.toml",
