@@ -1,35 +1,37 @@
-//! The transcripts of `docs/cli/*.md` are true: each command is run, in the order of its file, against real HSMs of the
-//! file's own, and prints what the file says.
+//! Runs the transcripts of `docs/cli/*.md`: each command, in the order of its file and against HSMs of its own, has to print
+//! what the file shows.
 //!
-//! A new file needs nothing here, unless it wants other HSMs than one that is Operational: see [`stage`]. Write the
+//! A new file needs nothing here, unless it wants other HSMs than one that is Operational: see [`hsms_of`]. Write the
 //! commands; `TRYCMD=overwrite cargo test -p casemate-cli --test transcripts` fills in what they print; then put `[..]`
-//! where it is by chance. Commands run on a desk with the files of [`Desk`], and the profiles `default` (the Administrator
-//! `admin`), `op`, `metrics` and `backup`.
+//! where it differs from run to run. Commands run in an [`Environment`] with its files and the profiles `default` (the
+//! Administrator `admin`), `op`, `metrics` and `backup`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "tests look at their environment")]
 
 #[path = "transcripts/commands.rs"]
 mod commands;
-#[path = "transcripts/desk.rs"]
-mod desk;
+#[path = "transcripts/environment.rs"]
+mod environment;
 
 use std::path::PathBuf;
 use std::{fs, thread};
 
-use desk::{Desk, Start};
+use environment::{Environment, HsmKind};
 
-/// The HSMs of a file, by the profile that names them. Without more ado: one that is Operational.
-fn stage(file: &str) -> &'static [(&'static str, Start)] {
+/// The HSMs of a file, each under its profile. Unless a file is listed, there is one that is Operational.
+fn hsms_of(file: &str) -> &'static [(&'static str, HsmKind)] {
     match file {
-        "setup" => &[("default", Start::Fresh), ("amsterdam", Start::Fresh), ("stuttgart", Start::Fresh)],
-        "configure" => &[("default", Start::Operational), ("amsterdam", Start::Operational)],
-        "update" => &[("default", Start::Updatable), ("amsterdam", Start::Updatable)],
-        "system" => {
-            &[("default", Start::Operational), ("amsterdam", Start::Operational), ("stuttgart", Start::Operational)]
-        }
-        "nethsm" => &[("default", Start::NetHsm)],
-        _ => &[("default", Start::Operational)],
+        "setup" => &[("default", HsmKind::Fresh), ("amsterdam", HsmKind::Fresh), ("stuttgart", HsmKind::Fresh)],
+        "configure" => &[("default", HsmKind::Operational), ("amsterdam", HsmKind::Operational)],
+        "update" => &[("default", HsmKind::Updatable), ("amsterdam", HsmKind::Updatable)],
+        "system" => &[
+            ("default", HsmKind::Operational),
+            ("amsterdam", HsmKind::Operational),
+            ("stuttgart", HsmKind::Operational),
+        ],
+        "nethsm" => &[("default", HsmKind::NetHsm)],
+        _ => &[("default", HsmKind::Operational)],
     }
 }
 
@@ -44,7 +46,7 @@ const NOT_SHOWN: &[&str] = &[
     "cluster set-urls",
     "cluster witness",
     "config tls cluster-ca rm",
-    // It wants the address of an HSM, which is another one each time.
+    // It needs the address of an HSM, which differs from run to run.
     "profile add",
 ];
 
@@ -73,10 +75,10 @@ fn every_transcript_is_what_happens() {
         for (name, path) in &files {
             // trycmd runs the commands of a file one after the other, and the files of one `TestCases` at once.
             scope.spawn(move || {
-                let desk = Desk::new(stage(name));
+                let environment = Environment::new(hsms_of(name));
                 let cases = trycmd::TestCases::new();
-                cases.register_bins(desk.programs());
-                for (variable, value) in desk.variables() {
+                cases.register_bins(environment.programs());
+                for (variable, value) in environment.variables() {
                     cases.insert_var(variable, value).unwrap();
                 }
                 cases.case(path).run();

@@ -1,201 +1,199 @@
-//! What went wrong, by what the caller can do about it. No variant carries a passphrase, a body or a header.
+//! Errors, by what the caller can do about them. No variant carries a passphrase, a body or a header.
 
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::tls::Fingerprint;
+use crate::fingerprint::Fingerprint;
 
-/// Every way in which a call can fail. `Display` is one sentence or two: what, where, and what to do.
+/// Every way in which a call can fail. `Display` is one sentence or two: what happened, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The HSM read the request and says no; asking again changes nothing. `message` is the HSM's own.
+    /// The HSM refused the request; sending it again changes nothing. Other statuses from `400` to `499`, and `507`.
     #[error("{node} refused this ({status}): {message}")]
     Refused {
-        /// Who refused.
+        /// The node that refused.
         node: String,
         /// The HTTP status.
         status: u16,
-        /// Why, in the HSM's words.
+        /// The message of the HSM.
         message: String,
     },
-    /// User name or passphrase is wrong, or none was given (`401`).
-    #[error("{node} does not know this user with this passphrase. Check both and log in again.")]
+    /// User name or passphrase is wrong or missing (`401`).
+    #[error("{node} does not accept this user name and passphrase. Check both and log in again.")]
     Unauthenticated {
-        /// Who refused.
+        /// The node that refused.
         node: String,
     },
     /// The user may not do this (`403`).
     #[error(
-        "{node} does not allow this to this user{}. Log in as a user with the role, namespace and tags it takes.",
+        "{node} does not allow this user to do that{}. Log in as a user with the required role, namespace and tags.",
         because(message)
     )]
     Forbidden {
-        /// Who refused.
+        /// The node that refused.
         node: String,
-        /// Why, in the HSM's words; may be empty.
+        /// The message of the HSM; may be empty.
         message: String,
     },
-    /// There is no such key, user or whatever was asked for, or the user does not see it (`404`).
-    #[error("{node} has nothing of that name{}. Check the id and the namespace.", because(message))]
+    /// The key, user or other object does not exist, or the user may not see it (`404`).
+    #[error("{node} has no object of that name{}. Check the id and the namespace.", because(message))]
     NotFound {
-        /// Who answered.
+        /// The node that answered.
         node: String,
-        /// More, in the HSM's words; may be empty.
+        /// The message of the HSM; may be empty.
         message: String,
     },
-    /// The HSM is in a state in which there is no such service (`412`).
-    #[error(
-        "{node} does not offer this in its present state. Look at its state, and provision or unlock it if that is what is missing."
-    )]
+    /// The HSM does not offer this in its current state (`412`).
+    #[error("{node} does not offer this in its current state. Provision or unlock it if necessary.")]
     WrongState {
-        /// Which node; the last one asked, if there are several.
+        /// The node; the last one that was asked, if there are several.
         node: String,
     },
-    /// Failed logins block further ones for a second, and the block did not end in time (`429`).
-    #[error("{node} takes no login right now because one failed just before. Wait a second and try again.")]
-    TooMany {
-        /// Which node.
+    /// A failed login blocks further ones for a second, and the block did not end in time (`429`).
+    #[error("{node} accepts no login for a moment, because one has just failed. Wait a second and try again.")]
+    TooManyLogins {
+        /// The node.
         node: String,
     },
-    /// The node's certificate is not one this client trusts. Nothing was sent to it.
+    /// The client does not trust the node's certificate. No request was sent.
     #[error(
         "The certificate of {node} is not trusted: {why}. Its SHA-256 fingerprint is {fingerprint}; pin it only if the HSM's operator confirms it."
     )]
     Untrusted {
-        /// Which node.
+        /// The node.
         node: String,
-        /// What it showed.
+        /// The fingerprint of its certificate.
         fingerprint: Fingerprint,
-        /// What is wrong with it.
+        /// Why it is not trusted.
         why: String,
     },
-    /// Other certificates are pinned than the node's. Nothing was sent to it.
+    /// The node's certificate is not among the pinned ones. No request was sent.
     #[error(
-        "The certificate of {node} is not one of those that are pinned: it was replaced, or somebody stands between. Its SHA-256 fingerprint is {fingerprint}; ask the HSM's operator, and pin it only if it is the HSM's."
+        "The certificate of {node} is not one of the pinned certificates: it was replaced, or someone intercepts the connection. Its SHA-256 fingerprint is {fingerprint}; pin it only if the HSM's operator confirms it."
     )]
     NotPinned {
-        /// Which node.
+        /// The node.
         node: String,
-        /// What it showed.
+        /// The fingerprint of its certificate.
         fingerprint: Fingerprint,
     },
-    /// The node's certificate has expired. Nothing was sent to it.
-    #[error("The certificate of {node} has expired. Have it renewed; its SHA-256 fingerprint is {fingerprint}.")]
+    /// The node's certificate has expired. No request was sent.
+    #[error("The certificate of {node} has expired. Renew it; its SHA-256 fingerprint is {fingerprint}.")]
     Expired {
-        /// Which node.
+        /// The node.
         node: String,
-        /// What it showed.
+        /// The fingerprint of its certificate.
         fingerprint: Fingerprint,
     },
-    /// No node carried it out, and it is certain that none did if the call changes something.
-    #[error("No HSM could do this: {}. Check the addresses, the network and the HSMs.", list(nodes))]
+    /// No node carried the call out. If it changes something, it is certain that nothing was changed.
+    #[error("{}: {}. Check the addresses, the network and the HSMs.", what_failed(nodes), list(nodes))]
     Unreachable {
-        /// What happened at each node that was asked, in order.
-        nodes: Vec<Trouble>,
+        /// The failure of each node that was asked, in order.
+        nodes: Vec<NodeFailure>,
     },
-    /// The call changes something, and its answer was lost. It was not repeated.
-    #[error("The answer of {node} was lost ({cause}): it may have been carried out. Look before you try again.")]
+    /// The call changes something, and its answer was lost: it may have been carried out. It was not repeated.
+    #[error("The answer of {node} was lost ({cause}), so the change may have been made. Check before you try again.")]
     Unknown {
-        /// Which node.
+        /// The node.
         node: String,
-        /// What happened.
+        /// Why.
         cause: Cause,
     },
-    /// The time limit of the whole call passed.
-    #[error("It was not done within {} s: {}. Try again, or allow more time.", limit.as_secs_f32(), list(nodes))]
-    TooSlow {
-        /// The limit.
+    /// The time limit of the whole call was exceeded.
+    #[error("This took longer than {} s: {}. Try again, or allow more time.", limit.as_secs_f32(), list(nodes))]
+    DeadlineExceeded {
+        /// The time limit.
         limit: Duration,
-        /// What happened at each node that was asked, in order.
-        nodes: Vec<Trouble>,
+        /// The failure of each node that was asked, in order.
+        nodes: Vec<NodeFailure>,
     },
-    /// The answer is not what this API answers: another service, or another version of the API.
-    #[error("The answer of {node} makes no sense here: {why}. Check that the address is an HSM's.")]
+    /// The answer does not follow this API: it comes from another service, or from another version of the API.
+    #[error("{node} did not answer as an HSM does: {why}. Check that the address is that of an HSM.")]
     Garbled {
-        /// Which node.
+        /// The node.
         node: String,
-        /// What was expected and what came.
+        /// What is wrong with the answer.
         why: String,
     },
-    /// A download broke off; what was written so far is not complete.
+    /// A download broke off; what was written is incomplete.
     #[error(
-        "The download from {node} broke off after {bytes} bytes ({cause}): what was written is incomplete. Delete it and try again."
+        "The download from {node} broke off after {bytes} bytes ({cause}). Delete the incomplete file and try again."
     )]
     Incomplete {
-        /// Which node.
+        /// The node.
         node: String,
-        /// Bytes that were written.
+        /// The number of bytes that were written.
         bytes: u64,
-        /// What happened.
+        /// Why.
         cause: Cause,
     },
-    /// The call is about one device, and the session knows several.
-    #[error("This is done on one HSM at a time: choose one of {}.", nodes.join(", "))]
-    WhichNode {
+    /// The call is about one device, and the session is for several nodes.
+    #[error("This concerns one HSM: choose one of {}.", nodes.join(", "))]
+    NodeRequired {
         /// The nodes to choose from.
         nodes: Vec<String>,
     },
-    /// The client was set up wrongly.
-    #[error("The client's settings do not work: {0}.")]
+    /// The settings of the client do not work, or a call cannot be formed.
+    #[error("This cannot be done: {0}.")]
     Settings(String),
-    /// The caller's own reader or writer failed.
-    #[error("Reading or writing the local data failed: {0}.")]
+    /// The caller's reader or writer failed.
+    #[error("The local file cannot be read or written: {0}.")]
     Local(#[source] io::Error),
 }
 
-/// What happened at one node.
+/// The failure of one node.
 #[derive(Debug)]
-pub struct Trouble {
-    /// Which node.
+pub struct NodeFailure {
+    /// The node.
     pub node: String,
-    /// What happened.
+    /// Why.
     pub cause: Cause,
 }
 
-/// Why one attempt at one node came to nothing.
+/// Why an attempt at one node failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The host name has no address.
-    NoAddress(String),
-    /// No connection.
-    NoConnection(io::ErrorKind),
+    /// The host name could not be resolved.
+    LookupFailed(String),
+    /// No connection could be made.
+    ConnectFailed(io::ErrorKind),
     /// The TLS handshake failed.
-    NoTls(String),
+    TlsFailed(String),
     /// The certificate is not trusted.
     Untrusted {
-        /// What was shown.
+        /// The fingerprint of its certificate.
         fingerprint: Fingerprint,
-        /// What is wrong with it.
+        /// Why it is not trusted.
         why: String,
     },
-    /// Another certificate is pinned.
+    /// Other certificates are pinned.
     NotPinned {
-        /// What was shown.
+        /// The fingerprint of its certificate.
         fingerprint: Fingerprint,
     },
     /// The certificate has expired.
     Expired {
-        /// What was shown.
+        /// The fingerprint of its certificate.
         fingerprint: Fingerprint,
     },
-    /// A time limit passed.
+    /// A time limit was exceeded.
     TimedOut,
-    /// The connection broke.
-    Broken(io::ErrorKind),
-    /// The answer was no HTTP.
-    NoHttp(String),
-    /// The answer makes no sense.
+    /// The connection was lost.
+    ConnectionLost(io::ErrorKind),
+    /// The answer was not valid HTTP.
+    InvalidHttp(String),
+    /// The body of the answer cannot be read.
     Unreadable(String),
-    /// The node is in the wrong state.
+    /// The node does not offer this in its current state.
     WrongState,
-    /// The node took no login.
-    TooMany,
-    /// The node answered with a failure of its own.
+    /// The node accepts no login for a moment.
+    TooManyLogins,
+    /// The node answered with an error of its own.
     Failed {
         /// The HTTP status.
         status: u16,
-        /// The HSM's words; may be empty.
+        /// The message of the HSM; may be empty.
         message: String,
     },
 }
@@ -203,18 +201,18 @@ pub enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Cause::NoAddress(why) => write!(f, "its name has no address: {why}"),
-            Cause::NoConnection(kind) => write!(f, "no connection: {kind}"),
-            Cause::NoTls(why) => write!(f, "no TLS: {why}"),
+            Cause::LookupFailed(why) => write!(f, "its name cannot be resolved: {why}"),
+            Cause::ConnectFailed(kind) => write!(f, "{kind}"),
+            Cause::TlsFailed(why) => write!(f, "the TLS handshake failed: {why}"),
             Cause::Untrusted { why, .. } => write!(f, "its certificate is not trusted: {why}"),
-            Cause::NotPinned { .. } => f.write_str("its certificate is not one of those that are pinned"),
+            Cause::NotPinned { .. } => f.write_str("its certificate is not one of the pinned certificates"),
             Cause::Expired { .. } => f.write_str("its certificate has expired"),
             Cause::TimedOut => f.write_str("no answer in time"),
-            Cause::Broken(kind) => write!(f, "the connection broke: {kind}"),
-            Cause::NoHttp(why) => write!(f, "no HTTP: {why}"),
-            Cause::Unreadable(why) => write!(f, "it cannot be understood: {why}"),
-            Cause::WrongState => f.write_str("it is in another state"),
-            Cause::TooMany => f.write_str("it takes no login for a moment"),
+            Cause::ConnectionLost(kind) => write!(f, "the connection was lost: {kind}"),
+            Cause::InvalidHttp(why) => write!(f, "its answer is not valid HTTP: {why}"),
+            Cause::Unreadable(why) => write!(f, "its answer cannot be read: {why}"),
+            Cause::WrongState => f.write_str("it does not offer this in its current state"),
+            Cause::TooManyLogins => f.write_str("it accepts no login for a moment"),
             Cause::Failed { status, message } if message.is_empty() => write!(f, "it answered {status}"),
             Cause::Failed { status, message } => write!(f, "it answered {status}: {message}"),
         }
@@ -225,10 +223,50 @@ fn because(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {}", message.trim_end_matches('.')) }
 }
 
-fn list(nodes: &[Trouble]) -> String {
+/// How the sentence about these failures begins: whether a node answered at all.
+fn what_failed(nodes: &[NodeFailure]) -> &'static str {
+    let answered = |failure: &NodeFailure| {
+        matches!(failure.cause, Cause::WrongState | Cause::TooManyLogins | Cause::Unreadable(_) | Cause::Failed { .. })
+    };
+    if nodes.iter().any(answered) { "No HSM could carry this out" } else { "Cannot reach any HSM" }
+}
+
+fn list(nodes: &[NodeFailure]) -> String {
     let each: Vec<_> = nodes
         .iter()
-        .map(|trouble| format!("{} ({})", trouble.node, trouble.cause.to_string().trim_end_matches('.')))
+        .map(|failure| format!("{} ({})", failure.node, failure.cause.to_string().trim_end_matches('.')))
         .collect();
     if each.is_empty() { "no node was asked".into() } else { each.join(", ") }
+}
+
+/// The error of a call that no node answered: the one that tells best what to do. `too_slow` is the time limit, if it was
+/// exceeded.
+pub(crate) fn summarize(mut failures: Vec<NodeFailure>, too_slow: Option<Duration>) -> Error {
+    let is_of_certificate = |failure: &NodeFailure| {
+        matches!(failure.cause, Cause::Untrusted { .. } | Cause::NotPinned { .. } | Cause::Expired { .. })
+    };
+    let certificate = failures.iter().position(is_of_certificate);
+    if let Some(at) = certificate {
+        let NodeFailure { node, cause } = failures.swap_remove(at);
+        match cause {
+            Cause::Untrusted { fingerprint, why } => return Error::Untrusted { node, fingerprint, why },
+            Cause::NotPinned { fingerprint } => return Error::NotPinned { node, fingerprint },
+            Cause::Expired { fingerprint } => return Error::Expired { node, fingerprint },
+            cause => failures.push(NodeFailure { node, cause }),
+        }
+    }
+    let too_many = failures.last().is_some_and(|failure| failure.cause == Cause::TooManyLogins);
+    if let Some(limit) = too_slow.filter(|_| !too_many) {
+        return Error::DeadlineExceeded { limit, nodes: failures };
+    }
+    let all = |cause: Cause| failures.iter().all(|failure| failure.cause == cause);
+    let (in_wrong_state, too_many) = (all(Cause::WrongState), all(Cause::TooManyLogins));
+    match failures.pop() {
+        Some(NodeFailure { node, .. }) if in_wrong_state => Error::WrongState { node },
+        Some(NodeFailure { node, .. }) if too_many => Error::TooManyLogins { node },
+        last => {
+            failures.extend(last);
+            Error::Unreachable { nodes: failures }
+        }
+    }
 }

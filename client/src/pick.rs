@@ -1,11 +1,11 @@
-//! Which node is asked next: round-robin over the nodes that are well, and when the others get another chance.
+//! Which node is asked next: round-robin over the nodes that work, and when the others get another chance.
 //!
-//! Pure: it knows no sockets and no clock. Nodes are numbers, time is milliseconds since any beginning, and whoever
-//! carries out a pick reports back with [`Picker::well`], [`Picker::ready`] or [`Picker::failed`].
+//! Pure: it uses no sockets and no clock. Nodes are indices, times are milliseconds since any fixed moment, and whoever
+//! carries out a pick reports back with [`Picker::succeeded`], [`Picker::ready`] or [`Picker::failed`].
 
 use casemate_api::limits::{CLIENT_ASIDE_MAX_MS, CLIENT_ASIDE_MS, CLIENT_NODES_MAX, CLIENT_PROBE_MS};
 
-/// What is known about the nodes.
+/// What is known about the nodes, and whose turn it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Picker {
     nodes: Vec<Health>,
@@ -16,18 +16,18 @@ pub(crate) struct Picker {
 /// What is known about one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Health {
-    /// Times in a row that it failed when it was given a chance. Saying that it is ready does not clear them, an answer does.
+    /// How many times in a row it failed. An answer to a request resets this, an answer to a probe does not.
     strikes: u32,
-    /// `None`: it is used.
+    /// `None`: requests are sent to it.
     aside: Option<Aside>,
 }
 
-/// A node that failed.
+/// A node that failed and gets no requests for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Aside {
-    /// Until then it is left alone.
+    /// When it gets another chance.
     until_ms: u64,
-    /// Since when somebody asks whether it is ready.
+    /// When a caller began to probe it.
     probed_since_ms: Option<u64>,
 }
 
@@ -36,11 +36,11 @@ struct Aside {
 pub(crate) enum Pick {
     /// Send the request to this node.
     Use(usize),
-    /// Ask this node whether it is ready and report; then pick again.
+    /// Ask this node whether it is ready, report the result, and pick again.
     Probe(usize),
 }
 
-/// The nodes that one call has tried, and whether it has probed one: that is asked of no call twice.
+/// The nodes that one call has tried, and whether it has probed one: each call makes at most one probe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tried {
     nodes: u64,
@@ -48,12 +48,12 @@ pub(crate) struct Tried {
 }
 
 impl Tried {
-    /// Remembers `node`.
+    /// Adds `node`.
     pub(crate) fn add(&mut self, node: usize) {
         self.nodes |= bit(node);
     }
 
-    /// Remembers that a node was probed.
+    /// Notes that a node was probed.
     pub(crate) fn probed(&mut self) {
         self.probed = true;
     }
@@ -64,29 +64,29 @@ impl Tried {
 }
 
 fn bit(node: usize) -> u64 {
-    assert!(node < CLIENT_NODES_MAX, "a client is not built with more nodes");
+    assert!(node < CLIENT_NODES_MAX, "a client has no more nodes");
     1 << node
 }
 
 impl Picker {
-    /// `count` nodes of which nothing bad is known. The first round begins at `first`, so that many clients started at
-    /// once do not all begin at the same node.
+    /// A picker of `count` nodes without known failures. The first round begins at `first`, so that clients that start
+    /// at the same time do not all begin at the same node.
     pub(crate) fn new(count: usize, first: usize) -> Self {
         Self { nodes: vec![Health::default(); count], next: first.checked_rem(count).unwrap_or(0) }
     }
 
     /// The next node of a call that has tried `tried`; `None` if it has tried all.
     ///
-    /// A node whose time aside is over is probed first, by one caller at a time, as long as there is a node that is
-    /// well: a request that could go to a good node is never the one to find out that another is still bad. If none is
-    /// well, the one whose time aside ends first is used as it is.
+    /// A node whose time aside is over is probed first, by one caller at a time, if another node works: a request that a
+    /// working node could answer is never used to find out that a node still fails. If no node works, the one whose time
+    /// aside ends first is used without a probe.
     pub(crate) fn pick(&mut self, now_ms: u64, tried: Tried) -> Option<Pick> {
         let count = self.nodes.len();
         let round: Vec<usize> = (0..count).map(|step| (self.next + step) % count).collect();
         let open = |node: &usize| !tried.holds(*node);
 
-        let well = round.iter().copied().filter(open).find(|node| self.health(*node).aside.is_none());
-        let Some(well) = well else {
+        let working = round.iter().copied().filter(open).find(|node| self.health(*node).aside.is_none());
+        let Some(working) = working else {
             let node = round.into_iter().filter(open).min_by_key(|node| self.until_ms(*node))?;
             self.next = (node + 1) % count;
             return Some(Pick::Use(node));
@@ -98,25 +98,25 @@ impl Picker {
             }
             return Some(Pick::Probe(due));
         }
-        self.next = (well + 1) % count;
-        Some(Pick::Use(well))
+        self.next = (working + 1) % count;
+        Some(Pick::Use(working))
     }
 
-    /// `node` gave an answer that a node in order gives.
-    pub(crate) fn well(&mut self, node: usize) {
+    /// `node` answered a request as a working node does.
+    pub(crate) fn succeeded(&mut self, node: usize) {
         if let Some(health) = self.nodes.get_mut(node) {
             *health = Health::default();
         }
     }
 
-    /// `node` says that it is ready. Whether it is shows at the next request.
+    /// `node` answered a probe. The next request shows whether it works.
     pub(crate) fn ready(&mut self, node: usize) {
         if let Some(health) = self.nodes.get_mut(node) {
             health.aside = None;
         }
     }
 
-    /// `node` could not be reached, broke down or is in the wrong state. Many calls that fail together count once.
+    /// `node` could not be reached, failed or is in the wrong state. Failures during its time aside count once.
     pub(crate) fn failed(&mut self, node: usize, now_ms: u64) {
         let Some(health) = self.nodes.get_mut(node) else { return };
         if health.aside.is_some_and(|aside| now_ms < aside.until_ms) {
@@ -127,9 +127,9 @@ impl Picker {
         health.aside = Some(Aside { until_ms, probed_since_ms: None });
     }
 
-    /// Whether nothing bad is known about `node`.
+    /// Whether requests are sent to `node`.
     #[cfg(test)]
-    fn is_well(&self, node: usize) -> bool {
+    fn is_working(&self, node: usize) -> bool {
         self.health(node).aside.is_none()
     }
 
@@ -141,16 +141,16 @@ impl Picker {
         self.health(node).aside.map_or(0, |aside| aside.until_ms)
     }
 
-    /// Its time aside is over, and nobody asks it right now. Who asked and never reported is forgotten.
+    /// Whether its time aside is over and nobody is probing it. A probe that was never reported on expires.
     fn is_due(&self, node: usize, now_ms: u64) -> bool {
         self.health(node).aside.is_some_and(|aside| {
-            let asked = aside.probed_since_ms.is_some_and(|since| now_ms < since.saturating_add(2 * CLIENT_PROBE_MS));
-            aside.until_ms <= now_ms && !asked
+            let probing = aside.probed_since_ms.is_some_and(|since| now_ms < since.saturating_add(2 * CLIENT_PROBE_MS));
+            aside.until_ms <= now_ms && !probing
         })
     }
 }
 
-/// How long a node is left alone after that many failures in a row.
+/// How long a node is set aside after that many failures in a row, in milliseconds.
 fn aside_ms(strikes: u32) -> u64 {
     let doublings = strikes.saturating_sub(1).min(16);
     (CLIENT_ASIDE_MS << doublings).min(CLIENT_ASIDE_MAX_MS)
@@ -169,22 +169,22 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_are_well_take_turns() {
+    fn working_nodes_take_turns() {
         let mut picker = Picker::new(3, 1);
         let order: Vec<_> = (0..7).map(|_| use_of(picker.pick(0, Tried::default()))).collect();
         assert_eq!(order, [1, 2, 0, 1, 2, 0, 1]);
     }
 
     #[test]
-    fn a_failed_node_is_left_alone_then_probed_by_one_then_used() {
+    fn a_failed_node_is_set_aside_then_probed_by_one_caller_then_used() {
         let mut picker = Picker::new(2, 0);
         picker.failed(0, 1_000);
         for now in [1_000, 1_500, 1_999] {
             assert_eq!(picker.pick(now, Tried::default()), Some(Pick::Use(1)));
         }
         assert_eq!(picker.pick(2_000, Tried::default()), Some(Pick::Probe(0)));
-        assert_eq!(picker.pick(2_000, Tried::default()), Some(Pick::Use(1)), "one asks, the others work");
-        picker.well(0);
+        assert_eq!(picker.pick(2_000, Tried::default()), Some(Pick::Use(1)), "one caller probes");
+        picker.succeeded(0);
         assert_eq!(picker.pick(2_100, Tried::default()), Some(Pick::Use(0)));
     }
 
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_ready_and_fails_all_the_same_is_left_alone_longer_and_longer() {
+    fn a_node_that_is_ready_but_fails_is_set_aside_longer_each_time() {
         let mut picker = Picker::new(2, 0);
         let (mut now, mut times) = (0, Vec::new());
         for _ in 0..4 {
@@ -211,13 +211,13 @@ mod tests {
             picker.ready(0);
         }
         assert_eq!(times, [1_000, 2_000, 4_000, 8_000]);
-        picker.well(0);
+        picker.succeeded(0);
         picker.failed(0, now);
         assert_eq!(picker.until_ms(0) - now, 1_000);
     }
 
     #[test]
-    fn who_probes_and_never_reports_is_forgotten() {
+    fn a_probe_without_a_report_expires() {
         let mut picker = Picker::new(2, 0);
         picker.failed(0, 0);
         assert_eq!(picker.pick(1_000, Tried::default()), Some(Pick::Probe(0)));
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_aside_doubles_up_to_a_minute_and_a_crowd_counts_once() {
+    fn the_time_aside_doubles_up_to_a_minute_and_simultaneous_failures_count_once() {
         let mut picker = Picker::new(2, 0);
         let mut now = 0;
         let mut times = Vec::new();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_are_aside_the_least_bad_is_used_and_each_once() {
+    fn when_all_are_aside_each_is_used_once_in_order_of_their_times() {
         let mut picker = Picker::new(3, 0);
         for (node, now) in [(0, 300), (1, 100), (2, 200)] {
             picker.failed(node, now);
@@ -269,7 +269,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Event {
         Passes(u64),
-        Dies(usize),
+        Fails(usize),
         Recovers(usize),
         Call,
     }
@@ -277,7 +277,7 @@ mod tests {
     fn events(count: usize) -> impl Strategy<Value = Vec<Event>> {
         let event = prop_oneof![
             3 => (0_u64..5_000).prop_map(Event::Passes),
-            1 => (0..count).prop_map(Event::Dies),
+            1 => (0..count).prop_map(Event::Fails),
             1 => (0..count).prop_map(Event::Recovers),
             6 => Just(Event::Call),
         ];
@@ -287,10 +287,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-        /// A whole client against nodes that die and come back: whatever happens, a call reaches a living node if there
-        /// is one, asks no node twice, probes none twice, and ends.
+        /// Whatever nodes fail and recover, a call reaches a working node if there is one, asks and probes no node
+        /// twice, and ends.
         #[test]
-        fn a_call_reaches_a_living_node_if_there_is_one(
+        fn a_call_reaches_a_working_node_if_there_is_one(
             (count, events) in (1_usize..6).prop_flat_map(|count| (Just(count), events(count))),
             first in 0_usize..10,
         ) {
@@ -300,7 +300,7 @@ mod tests {
             for event in events {
                 match event {
                     Event::Passes(ms) => now += ms,
-                    Event::Dies(node) => alive[node] = false,
+                    Event::Fails(node) => alive[node] = false,
                     Event::Recovers(node) => alive[node] = true,
                     Event::Call => {
                         let (mut tried, mut used, mut probed) = (Tried::default(), Vec::new(), Vec::new());
@@ -310,14 +310,14 @@ mod tests {
                                 Some(Pick::Probe(node)) => {
                                     prop_assert!(!probed.contains(&node) && !used.contains(&node));
                                     probed.push(node);
-                                    if alive[node] { picker.well(node) } else { picker.failed(node, now) }
+                                    if alive[node] { picker.succeeded(node) } else { picker.failed(node, now) }
                                 }
                                 Some(Pick::Use(node)) => {
                                     prop_assert!(!used.contains(&node));
                                     used.push(node);
                                     tried.add(node);
                                     if alive[node] {
-                                        picker.well(node);
+                                        picker.succeeded(node);
                                         break Some(node);
                                     }
                                     picker.failed(node, now);
@@ -330,7 +330,7 @@ mod tests {
             }
         }
 
-        /// With everybody alive, no node is more than one request ahead of another.
+        /// If all nodes work, no node gets more than one request more than another.
         #[test]
         fn turns_are_fair(count in 1_usize..8, calls in 1_usize..100, first in 0_usize..8) {
             let mut picker = Picker::new(count, first);
@@ -341,9 +341,9 @@ mod tests {
             prop_assert!(served.iter().max().unwrap() - served.iter().min().unwrap() <= 1);
         }
 
-        /// A node that came back is used again after at most a minute of calls.
+        /// A node that recovered is used again within a minute.
         #[test]
-        fn who_recovers_is_used_again(failures in 1_u32..40) {
+        fn a_recovered_node_is_used_again(failures in 1_u32..40) {
             let mut picker = Picker::new(2, 0);
             let mut now = 0;
             for _ in 0..failures {
@@ -352,8 +352,8 @@ mod tests {
             }
             now += CLIENT_ASIDE_MAX_MS;
             prop_assert_eq!(picker.pick(now, Tried::default()), Some(Pick::Probe(0)));
-            picker.well(0);
-            prop_assert!(picker.is_well(0));
+            picker.succeeded(0);
+            prop_assert!(picker.is_working(0));
         }
     }
 }

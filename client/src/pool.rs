@@ -1,9 +1,9 @@
 //! The connections of a client, and what it knows about its nodes.
 //!
-//! Both belong to the process that made them. A child of `fork` must not write into its parent's TLS streams, and a lock
-//! that another thread of the parent held stays locked in the child for ever. So everything with a lock or a socket lives
-//! in [`Lines`], marked with its process; a child finds the foreign mark, leaves the old lines alone and makes its own.
-//! There are no threads: what takes time is done by whoever calls.
+//! Both belong to the process that made them. A child of `fork` must not write into its parent's TLS streams, and a
+//! lock that another thread of the parent held stays locked in the child for ever. So everything with a lock or a
+//! socket is in [`Connections`], marked with the id of its process. A child finds another id, does not touch these
+//! connections and makes its own. There are no threads: the caller does all work.
 
 use std::process;
 use std::sync::atomic::AtomicU64;
@@ -19,27 +19,27 @@ use rustls::client::Resumption;
 use ureq::config::AutoHeaderValue;
 use ureq::http::Uri;
 
-use crate::Settings;
 use crate::clock;
 use crate::error::Error;
 use crate::pick::{Pick, Picker, Tried};
+use crate::settings::Settings;
 use crate::tls;
-use crate::wire::{Dialer, Later};
+use crate::transport::{NoLookup, TlsConnector};
 
 /// A client's nodes, and the connections of this process to them.
 pub(crate) struct Pool {
-    /// `host:port`, as they are named in errors.
+    /// `host:port`, as errors name them.
     pub(crate) nodes: Vec<String>,
     pub(crate) settings: Settings,
-    /// Never used itself: the store of its TLS sessions has a lock.
+    /// Only a template: its store of TLS sessions has a lock, so each process gets a clone with a store of its own.
     tls: ClientConfig,
-    lines: ArcSwap<Lines>,
-    /// TLS handshakes of this client in this process, for tests and figures; a fork goes on counting by itself.
+    connections: ArcSwap<Connections>,
+    /// TLS handshakes of this client in this process. After a fork, parent and child count separately.
     pub(crate) handshakes: Arc<AtomicU64>,
 }
 
-/// What belongs to one process.
-pub(crate) struct Lines {
+/// The connections of one process, and what it knows about the nodes.
+pub(crate) struct Connections {
     process: u32,
     pub(crate) agent: ureq::Agent,
     picker: Mutex<Picker>,
@@ -48,7 +48,7 @@ pub(crate) struct Lines {
 
 impl Pool {
     pub(crate) fn new(mut settings: Settings) -> Result<Self, Error> {
-        // Beyond this nobody waits, and instants do not overflow.
+        // Longer limits mean nothing, and could overflow an `Instant`.
         for limit in [&mut settings.connect, &mut settings.request, &mut settings.deadline, &mut settings.pause] {
             *limit = (*limit).min(Duration::from_secs(24 * 3600));
         }
@@ -58,33 +58,34 @@ impl Pool {
         }
         let tls = tls::config(&settings.trust)?;
         let handshakes = Arc::default();
-        let lines = ArcSwap::from_pointee(Lines::new(&nodes, &tls, &settings, &handshakes));
-        Ok(Self { nodes, settings, tls, lines, handshakes })
+        let connections = ArcSwap::from_pointee(Connections::new(&nodes, &tls, &settings, &handshakes));
+        Ok(Self { nodes, settings, tls, connections, handshakes })
     }
 
-    /// The lines of this process.
-    pub(crate) fn lines(&self) -> Arc<Lines> {
-        let lines = self.lines.load_full();
-        if lines.process == process::id() {
-            return lines;
+    /// The connections of this process.
+    pub(crate) fn connections(&self) -> Arc<Connections> {
+        let connections = self.connections.load_full();
+        if connections.process == process::id() {
+            return connections;
         }
-        let own = Arc::new(Lines::new(&self.nodes, &self.tls, &self.settings, &self.handshakes));
-        // Dropping the parent's lines closes the child's copies of its sockets and writes nothing into them.
-        self.lines.store(Arc::clone(&own));
+        let own = Arc::new(Connections::new(&self.nodes, &self.tls, &self.settings, &self.handshakes));
+        // Dropping the parent's connections closes the child's copies of the sockets and writes nothing to them.
+        self.connections.store(Arc::clone(&own));
         own
     }
 
-    /// How errors call `node`.
+    /// The name of `node` in errors.
     pub(crate) fn name(&self, node: usize) -> String {
         self.nodes.get(node).cloned().unwrap_or_default()
     }
 }
 
-impl Lines {
+impl Connections {
     fn new(nodes: &[String], tls: &ClientConfig, settings: &Settings, handshakes: &Arc<AtomicU64>) -> Self {
         let mut tls = tls.clone();
         tls.resumption = Resumption::in_memory_sessions(4 * CLIENT_NODES_MAX);
-        let dialer = Dialer { tls: Arc::new(tls), connect: settings.connect, handshakes: Arc::clone(handshakes) };
+        let connector =
+            TlsConnector { tls: Arc::new(tls), connect: settings.connect, handshakes: Arc::clone(handshakes) };
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .https_only(true)
@@ -98,27 +99,27 @@ impl Lines {
             .max_idle_age(Duration::from_millis(CLIENT_IDLE_MS))
             .build();
         let process = process::id();
-        // Clients that start together begin at different nodes.
+        // Clients that start at the same time begin at different nodes.
         let first = usize::try_from(process).unwrap_or_default();
         Self {
             process,
-            agent: ureq::Agent::with_parts(config, dialer, Later),
+            agent: ureq::Agent::with_parts(config, connector, NoLookup),
             picker: Mutex::new(Picker::new(nodes.len(), first)),
             began: clock::now(),
         }
     }
 
-    /// The next node for a call that has tried `tried` and has `rest` left. A node whose time aside is over is asked first
-    /// whether it is ready.
-    pub(crate) fn pick(&self, tried: &mut Tried, pool: &Pool, rest: Duration) -> Option<usize> {
+    /// The next node for a call that has tried `tried` and has `time_left`. If the picker says so, a node is probed
+    /// first: asked whether it is ready.
+    pub(crate) fn pick(&self, tried: &mut Tried, pool: &Pool, time_left: Duration) -> Option<usize> {
         loop {
             let node = match self.with_picker(|picker, now_ms| picker.pick(now_ms, *tried))? {
                 Pick::Use(node) => return Some(node),
                 Pick::Probe(node) => node,
             };
             tried.probed();
-            // Of a short rest most is kept for the call itself.
-            if self.is_ready(&pool.name(node), Duration::from_millis(CLIENT_PROBE_MS).min(rest / 4)) {
+            // Most of a short time is kept for the call itself.
+            if self.is_ready(&pool.name(node), Duration::from_millis(CLIENT_PROBE_MS).min(time_left / 4)) {
                 self.with_picker(|picker, _| picker.ready(node));
             } else {
                 self.failed(node);
@@ -126,12 +127,12 @@ impl Lines {
         }
     }
 
-    /// `node` works.
-    pub(crate) fn well(&self, node: usize) {
-        self.with_picker(|picker, _| picker.well(node));
+    /// Notes that `node` works.
+    pub(crate) fn succeeded(&self, node: usize) {
+        self.with_picker(|picker, _| picker.succeeded(node));
     }
 
-    /// `node` does not work.
+    /// Notes that `node` failed.
     pub(crate) fn failed(&self, node: usize) {
         self.with_picker(|picker, now_ms| picker.failed(node, now_ms));
     }
@@ -148,29 +149,32 @@ impl Lines {
     }
 }
 
-/// Where HTTPS is served unless a port is given.
+/// The port of HTTPS (RFC 9110 §4.2.2).
 const HTTPS: u16 = 443;
 
 /// `host:port` out of `host`, `host:port`, `https://host:port` or NetHSM's `https://host:port/api/v1`. The port is 443
 /// unless one is given.
 fn authority(node: &str) -> Result<String, Error> {
-    // What stands before an @ may be a passphrase.
-    let shown = if node.contains('@') { "what was given".into() } else { format!("{node:?}") };
-    let wrong = |why: &str| Error::Settings(format!("{shown} is no address of an HSM: {why}"));
+    // The text before an @ may contain a passphrase.
+    let shown = if node.contains('@') { "the address".into() } else { format!("{node:?}") };
+    let wrong = |why: &str| Error::Settings(format!("{shown} is not the address of an HSM: {why}"));
     let text = if node.contains("://") { node.to_owned() } else { format!("https://{node}") };
     let uri: Uri = text.parse().map_err(|_| wrong("write it as host:port"))?;
     if uri.scheme_str() != Some("https") {
-        return Err(wrong("only https is spoken"));
+        return Err(wrong("only https is supported"));
     }
     if !matches!(uri.path().trim_end_matches('/'), "" | "/api/v1") || uri.query().is_some() {
-        return Err(wrong("a path does not belong there"));
+        return Err(wrong("it must not have a path"));
     }
     match uri.authority() {
-        Some(authority) if authority.as_str().contains('@') => Err(wrong("users do not belong there")),
+        Some(authority) if authority.as_str().contains('@') => Err(wrong("it must not have a user name")),
         Some(authority) if !authority.host().is_empty() => {
             let port = match authority.as_str().strip_prefix(authority.host()) {
                 Some("") => HTTPS,
-                _ => authority.port_u16().filter(|port| *port > 0).ok_or_else(|| wrong("its port is no port"))?,
+                _ => authority
+                    .port_u16()
+                    .filter(|port| *port > 0)
+                    .ok_or_else(|| wrong("its port is not a number from 1 to 65535"))?,
             };
             Ok(format!("{}:{port}", authority.host()))
         }
@@ -181,21 +185,21 @@ fn authority(node: &str) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Trust;
+    use crate::tls::Trust;
 
-    /// What a child finds after `fork`: lines marked with another process, and a lock that nobody will ever release.
+    /// The situation of a child after `fork`: connections of another process, and a lock that nobody will ever release.
     #[test]
-    fn lines_of_another_process_are_left_alone() {
+    fn connections_of_another_process_are_not_touched() {
         let pool = Pool::new(Settings { trust: Trust::Anyone, ..Settings::of(["127.0.0.1:1"]) }).unwrap();
-        let mut foreign = Lines::new(&pool.nodes, &pool.tls, &pool.settings, &pool.handshakes);
+        let mut foreign = Connections::new(&pool.nodes, &pool.tls, &pool.settings, &pool.handshakes);
         foreign.process ^= 1;
         let foreign = Arc::new(foreign);
-        pool.lines.store(Arc::clone(&foreign));
+        pool.connections.store(Arc::clone(&foreign));
         let held = foreign.picker.lock().unwrap();
-        let own = pool.lines();
+        let own = pool.connections();
         assert_eq!(own.process, process::id());
         assert_eq!(own.pick(&mut Tried::default(), &pool, Duration::MAX), Some(0));
-        assert!(Arc::ptr_eq(&own, &pool.lines()), "made once");
+        assert!(Arc::ptr_eq(&own, &pool.connections()), "created once");
         drop(held);
     }
 

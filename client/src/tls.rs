@@ -1,15 +1,13 @@
-//! Which certificate a node must show.
+//! Which certificates a client trusts.
 //!
-//! A pinned fingerprint replaces the chain, not the handshake: the node still has to prove, by its signature over the
-//! handshake, that it holds the key of the certificate it shows.
+//! A pinned fingerprint replaces the check of the certificate chain, not the handshake: the node still has to prove, by
+//! its signature over the handshake, that it holds the key of the certificate.
 
 use std::fmt;
 use std::iter;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_name;
@@ -18,113 +16,57 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use subtle::ConstantTimeEq;
 
-use crate::error::Error;
+use crate::error::{Cause, Error};
+use crate::fingerprint::Fingerprint;
 
-/// Whom a client believes to be its HSM.
+/// Which certificates a client accepts.
 #[derive(Clone, Debug)]
 pub enum Trust {
-    /// Whoever shows a certificate for the host's name that the roots of the operating system vouch for.
+    /// A certificate for the name of the host, issued under a root certificate of the operating system.
     System,
-    /// The same with the certificates of this PEM file as the only roots.
+    /// A certificate for the name of the host, issued under a certificate in this PEM file.
     CaFile(PathBuf),
-    /// Whoever shows a certificate with one of these fingerprints and proves to hold its key. Names and dates of the
-    /// certificate do not count: the pin is the identity. A certificate an HSM made for itself is trusted so.
+    /// A certificate with one of these fingerprints. Its names and dates do not matter: the pin is the identity. This
+    /// is how the self-signed certificate of an HSM is trusted.
     Pinned(Vec<Fingerprint>),
-    /// Anyone. Passphrases and keys are then read by whoever stands between: for tests only.
+    /// Any certificate. Whoever is between client and HSM can read passphrases and keys: for tests only.
     Anyone,
 }
 
-/// SHA-256 of a certificate in DER, written as hex with or without colons.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Fingerprint([u8; 32]);
-
-impl Fingerprint {
-    /// The fingerprint of a certificate in DER.
-    pub fn of(certificate: &[u8]) -> Self {
-        let mut bytes = [0; 32];
-        for (to, from) in bytes.iter_mut().zip(digest(&SHA256, certificate).as_ref()) {
-            *to = *from;
-        }
-        Self(bytes)
-    }
-
-    fn is(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    /// As `openssl x509 -fingerprint -sha256` prints it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, byte) in self.0.iter().enumerate() {
-            let colon = if at == 0 { "" } else { ":" };
-            write!(f, "{colon}{byte:02X}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// The text is no SHA-256 fingerprint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a SHA-256 fingerprint has 64 hex digits, with or without colons between the bytes")]
-pub struct NoFingerprint;
-
-impl FromStr for Fingerprint {
-    type Err = NoFingerprint;
-
-    fn from_str(text: &str) -> Result<Self, NoFingerprint> {
-        let digits: Vec<u32> =
-            text.chars().filter(|c| *c != ':').map(|c| c.to_digit(16)).collect::<Option<_>>().ok_or(NoFingerprint)?;
-        let bytes: Vec<u8> =
-            digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | *digit as u8)).collect();
-        if digits.len() != 64 {
-            return Err(NoFingerprint);
-        }
-        bytes.try_into().map(Self).map_err(|_| NoFingerprint)
-    }
-}
-
-/// Why a certificate was not taken, with what it takes to trust it. Travels through rustls as the cause of its error.
+/// A certificate that is not trusted, and why. rustls carries it as the cause of its error.
 #[derive(Clone, Debug)]
-pub(crate) struct Rejected {
+pub(crate) struct Rejection {
     pub(crate) fingerprint: Fingerprint,
-    pub(crate) wrong: Wrong,
+    pub(crate) reason: Reason,
 }
 
-/// What is wrong with a certificate.
+/// Why a certificate is not trusted.
 #[derive(Clone, Debug)]
-pub(crate) enum Wrong {
-    /// It has expired, and nothing else.
+pub(crate) enum Reason {
+    /// It has expired; nothing else is wrong with it.
     Expired,
-    /// Others are pinned.
+    /// Other certificates are pinned.
     NotPinned,
-    /// Anything else.
+    /// Another reason.
     Other(String),
 }
 
-impl fmt::Display for Rejected {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.wrong {
-            Wrong::Expired => f.write_str("it has expired"),
-            Wrong::NotPinned => f.write_str("it is not one of those that are pinned"),
-            Wrong::Other(why) => f.write_str(why),
+        match &self.reason {
+            Reason::Expired => f.write_str("it has expired"),
+            Reason::NotPinned => f.write_str("it is not one of the pinned certificates"),
+            Reason::Other(why) => f.write_str(why),
         }
     }
 }
 
-impl std::error::Error for Rejected {}
+impl std::error::Error for Rejection {}
 
-impl Rejected {
-    /// Finds it behind an error of a handshake.
-    pub(crate) fn behind(error: &rustls::Error) -> Option<&Self> {
+impl Rejection {
+    /// The rejection that an error of rustls carries.
+    pub(crate) fn in_error(error: &rustls::Error) -> Option<&Self> {
         match error {
             rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => cause.downcast_ref(),
             _ => None,
@@ -132,18 +74,28 @@ impl Rejected {
     }
 }
 
-/// TLS for `trust`. It is cloned for each generation of connections, because the store of its sessions has a lock.
+impl From<Rejection> for Cause {
+    fn from(Rejection { fingerprint, reason }: Rejection) -> Self {
+        match reason {
+            Reason::Expired => Cause::Expired { fingerprint },
+            Reason::NotPinned => Cause::NotPinned { fingerprint },
+            Reason::Other(why) => Cause::Untrusted { fingerprint, why },
+        }
+    }
+}
+
+/// The TLS configuration for `trust`; [`Error::Settings`] if the root certificates cannot be read.
 pub(crate) fn config(trust: &Trust) -> Result<ClientConfig, Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     config_with(Arc::new(Verifier::new(trust, &provider)?), provider)
 }
 
-/// TLS that takes every certificate and keeps what was shown, with what `trust` says about it. Nothing may be sent over
-/// it: it is for looking.
-pub(crate) fn looking(trust: &Trust) -> Result<(ClientConfig, Arc<Looker>), Error> {
+/// A TLS configuration that accepts every certificate and records it, with whether `trust` accepts it. It is for
+/// inspection only: nothing may be sent over such a connection.
+pub(crate) fn recording_config(trust: &Trust) -> Result<(ClientConfig, Arc<Recorder>), Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let looker = Arc::new(Looker { verifier: Verifier::new(trust, &provider)?, seen: Mutex::default() });
-    Ok((config_with(Arc::clone(&looker) as Arc<dyn ServerCertVerifier>, provider)?, looker))
+    let recorder = Arc::new(Recorder { verifier: Verifier::new(trust, &provider)?, recorded: Mutex::default() });
+    Ok((config_with(Arc::clone(&recorder) as Arc<dyn ServerCertVerifier>, provider)?, recorder))
 }
 
 fn config_with(verifier: Arc<dyn ServerCertVerifier>, provider: Arc<CryptoProvider>) -> Result<ClientConfig, Error> {
@@ -164,13 +116,13 @@ fn system_roots() -> Result<RootCertStore, Error> {
     match (added, found.errors.first()) {
         (0, Some(why)) => Err(Error::Settings(format!("the system's root certificates cannot be read: {why}"))),
         (0, None) => {
-            Err(Error::Settings("the system has no root certificates: give a CA file or a fingerprint".into()))
+            Err(Error::Settings("the system has no root certificates; give a CA file or a fingerprint".into()))
         }
         _ => Ok(roots),
     }
 }
 
-fn roots_of(path: &PathBuf) -> Result<RootCertStore, Error> {
+fn roots_from(path: &PathBuf) -> Result<RootCertStore, Error> {
     let wrong = |why: String| Error::Settings(format!("the CA file {}: {why}", path.display()));
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|why| wrong(why.to_string()))? {
@@ -178,7 +130,7 @@ fn roots_of(path: &PathBuf) -> Result<RootCertStore, Error> {
         roots.add(certificate).map_err(|why| wrong(why.to_string()))?;
     }
     if roots.is_empty() {
-        return Err(wrong("there is no certificate in it".into()));
+        return Err(wrong("it contains no certificate".into()));
     }
     Ok(roots)
 }
@@ -206,9 +158,9 @@ impl Verifier {
     fn new(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
         let check = match trust {
             Trust::System => Check::Chain(verifier(system_roots()?, provider)?),
-            Trust::CaFile(path) => Check::Chain(verifier(roots_of(path)?, provider)?),
+            Trust::CaFile(path) => Check::Chain(verifier(roots_from(path)?, provider)?),
             Trust::Pinned(pins) if pins.is_empty() => {
-                return Err(Error::Settings("no fingerprint is pinned: give at least one".into()));
+                return Err(Error::Settings("no fingerprint is pinned; give at least one".into()));
             }
             Trust::Pinned(pins) => Check::Pins(pins.clone()),
             Trust::Anyone => Check::Nothing,
@@ -226,28 +178,28 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let reject = |wrong: Wrong| {
-            let rejected = Rejected { fingerprint: Fingerprint::of(leaf), wrong };
-            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(rejected))))
+        let reject = |reason: Reason| {
+            let rejection = Rejection { fingerprint: Fingerprint::of(leaf), reason };
+            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(rejection))))
         };
         match &self.check {
             Check::Nothing => Ok(ServerCertVerified::assertion()),
             Check::Pins(pins) => {
-                let shown = Fingerprint::of(leaf);
-                if pins.iter().any(|pin| pin.is(&shown)) {
+                let presented = Fingerprint::of(leaf);
+                if pins.iter().any(|pin| pin.matches(&presented)) {
                     return Ok(ServerCertVerified::assertion());
                 }
-                Err(reject(Wrong::NotPinned))
+                Err(reject(Reason::NotPinned))
             }
             Check::Chain(chain) => {
                 chain.verify_server_cert(leaf, intermediates, name, ocsp, now).map_err(|why| match why {
                     rustls::Error::InvalidCertificate(
                         CertificateError::Expired | CertificateError::ExpiredContext { .. },
-                    ) => reject(Wrong::Expired),
-                    rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                        reject(Wrong::Other("it was not issued by a certificate authority that is trusted here".into()))
-                    }
-                    why => reject(Wrong::Other(why.to_string())),
+                    ) => reject(Reason::Expired),
+                    rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => reject(Reason::Other(
+                        "it was not issued by a certificate authority that is trusted here".into(),
+                    )),
+                    why => reject(Reason::Other(why.to_string())),
                 })
             }
         }
@@ -276,32 +228,32 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Takes every certificate whose key the node proves to hold, and keeps it.
+/// Accepts and records every certificate whose key the node proves to hold.
 #[derive(Debug)]
-pub(crate) struct Looker {
+pub(crate) struct Recorder {
     verifier: Verifier,
-    seen: Mutex<Option<Seen>>,
+    recorded: Mutex<Option<Recorded>>,
 }
 
-/// What a node showed.
+/// The certificates of one handshake.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct Recorded {
     /// Certificates in DER, the node's own first.
     pub(crate) chain: Vec<Vec<u8>>,
-    /// What the trust says.
-    pub(crate) verdict: Result<(), Rejected>,
-    /// Whether the certificate names the host.
+    /// Whether the certificate is trusted.
+    pub(crate) trusted: Result<(), Rejection>,
+    /// Whether the certificate is for the name of the host.
     pub(crate) names_host: bool,
 }
 
-impl Looker {
-    /// What was shown, once.
-    pub(crate) fn take(&self) -> Option<Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).take()
+impl Recorder {
+    /// The certificates of the last handshake; none if they were taken already.
+    pub(crate) fn take(&self) -> Option<Recorded> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-impl ServerCertVerifier for Looker {
+impl ServerCertVerifier for Recorder {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -310,18 +262,18 @@ impl ServerCertVerifier for Looker {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verdict = match self.verifier.verify_server_cert(leaf, intermediates, name, ocsp, now) {
+        let trusted = match self.verifier.verify_server_cert(leaf, intermediates, name, ocsp, now) {
             Ok(_) => Ok(()),
-            Err(why) => Err(Rejected::behind(&why).cloned().unwrap_or_else(|| Rejected {
+            Err(why) => Err(Rejection::in_error(&why).cloned().unwrap_or_else(|| Rejection {
                 fingerprint: Fingerprint::of(leaf),
-                wrong: Wrong::Other(why.to_string()),
+                reason: Reason::Other(why.to_string()),
             })),
         };
         let names_host =
             ParsedCertificate::try_from(leaf).is_ok_and(|parsed| verify_server_name(&parsed, name).is_ok());
         let chain = iter::once(leaf).chain(intermediates).map(|certificate| certificate.to_vec()).collect();
-        let seen = Seen { chain, verdict, names_host };
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+        let recorded = Recorded { chain, trusted, names_host };
+        *self.recorded.lock().unwrap_or_else(PoisonError::into_inner) = Some(recorded);
         Ok(ServerCertVerified::assertion())
     }
 
@@ -345,29 +297,5 @@ impl ServerCertVerifier for Looker {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.verifier.supported_verify_schemes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn fingerprints_are_read_as_they_are_written(bytes: [u8; 32]) {
-            let fingerprint = Fingerprint(bytes);
-            let text = fingerprint.to_string();
-            prop_assert_eq!(text.parse(), Ok(fingerprint));
-            prop_assert_eq!(text.replace(':', "").to_lowercase().parse(), Ok(fingerprint));
-            prop_assert_eq!(text[1..].parse::<Fingerprint>(), Err(NoFingerprint));
-        }
-    }
-
-    #[test]
-    fn other_texts_are_no_fingerprints() {
-        for text in ["", "AA", &"AA".repeat(33), &"GG".repeat(32), &"A".repeat(63)] {
-            assert_eq!(text.parse::<Fingerprint>(), Err(NoFingerprint), "{text}");
-        }
     }
 }

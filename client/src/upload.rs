@@ -2,14 +2,13 @@
 
 use std::io::{self, Read};
 
-use aws_lc_rs::rand;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::session::{JSON, OCTETS, to_json};
+use crate::media::{Form, JSON, OCTETS, to_json};
 use crate::wipe::WipedBytes;
 
-/// Something to upload: a reader, how many bytes it gives, and who is told how far it is.
+/// Something to upload: a reader, its length in bytes, and optionally a function that is told the progress.
 pub struct Upload<'a> {
     before: WipedBytes,
     reader: &'a mut dyn Read,
@@ -20,7 +19,7 @@ pub struct Upload<'a> {
 }
 
 impl<'a> Upload<'a> {
-    /// `length` bytes of `reader` as they are.
+    /// An upload of `length` bytes of `reader`.
     pub fn new(reader: &'a mut dyn Read, length: u64) -> Self {
         Self {
             before: WipedBytes::default(),
@@ -32,7 +31,7 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// The same as the second part of a form, called `name`, after a part `arguments` of JSON.
+    /// Makes it the second part of a form, called `name`, after a part `arguments` of JSON.
     pub fn with_arguments(self, arguments: &impl Serialize, name: &str) -> Result<Self, Error> {
         let form = Form::new()?;
         let mut before = WipedBytes::default();
@@ -43,8 +42,8 @@ impl<'a> Upload<'a> {
         Ok(Self { before, after: after.as_slice().to_vec(), content_type: form.content_type(), ..self })
     }
 
-    /// Calls `progress` with the bytes of the reader that were sent, again and again.
-    pub fn telling(self, progress: &'a mut dyn FnMut(u64)) -> Self {
+    /// Calls `progress` repeatedly with the number of bytes of the reader that were sent so far.
+    pub fn on_progress(self, progress: &'a mut dyn FnMut(u64)) -> Self {
         Self { progress: Some(progress), ..self }
     }
 
@@ -52,91 +51,45 @@ impl<'a> Upload<'a> {
         &self.content_type
     }
 
-    /// Bytes of the whole body.
-    pub(crate) fn total(&self) -> u64 {
+    /// The length of the whole body in bytes.
+    pub(crate) fn total_bytes(&self) -> u64 {
         self.before.as_slice().len() as u64 + self.length + self.after.len() as u64
     }
 }
 
-/// A form with two parts in memory, as `POST /keys` takes it with PEM.
-pub(crate) fn form(arguments: &impl Serialize, name: &str, content: &[u8]) -> Result<(String, WipedBytes), Error> {
-    let form = Form::new()?;
-    let mut body = WipedBytes::with_capacity(content.len() + 1024);
-    form.part(&mut body, "arguments", JSON, to_json(arguments)?.as_slice());
-    form.part(&mut body, name, "text/plain", content);
-    form.close(&mut body);
-    Ok((form.content_type(), body))
-}
-
-/// A form's boundary, drawn at random, so that no content holds it.
-struct Form {
-    boundary: String,
-}
-
-impl Form {
-    fn new() -> Result<Self, Error> {
-        let mut random = [0_u8; 16];
-        rand::fill(&mut random).map_err(|_| Error::Settings("the system gives no random bytes".into()))?;
-        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { boundary: format!("casemate-{hex}") })
-    }
-
-    fn content_type(&self) -> String {
-        format!("multipart/form-data; boundary={}", self.boundary)
-    }
-
-    fn open(&self, body: &mut WipedBytes, name: &str, content_type: &str) {
-        let head = format!(
-            "--{}\r\ncontent-disposition: form-data; name=\"{name}\"\r\ncontent-type: {content_type}\r\n\r\n",
-            self.boundary
-        );
-        body.push(head.as_bytes());
-    }
-
-    fn part(&self, body: &mut WipedBytes, name: &str, content_type: &str, content: &[u8]) {
-        self.open(body, name, content_type);
-        body.push(content);
-        body.push(b"\r\n");
-    }
-
-    fn close(&self, body: &mut WipedBytes) {
-        body.push(format!("\r\n--{}--\r\n", self.boundary).as_bytes());
-    }
-}
-
-/// The body of an upload as one reader. It stops with an error when the source gives less or more than was said, so that
-/// the node never takes a part for the whole.
-pub(crate) struct Counted<'a> {
+/// The body of an upload as one reader. It fails if the source is shorter or longer than announced, so that the node
+/// never takes a part for the whole.
+pub(crate) struct UploadBody<'a> {
     upload: Upload<'a>,
     at: u64,
     failure: Option<io::Error>,
 }
 
-impl<'a> Counted<'a> {
+impl<'a> UploadBody<'a> {
     pub(crate) fn new(upload: Upload<'a>) -> Self {
         Self { upload, at: 0, failure: None }
     }
 
-    /// Why the caller's reader failed, if it did.
+    /// The error of the caller's reader, if it failed.
     pub(crate) fn failure(self) -> Option<io::Error> {
         self.failure
     }
 
-    fn of_source(&mut self, buffer: &mut [u8], left: u64) -> io::Result<usize> {
+    fn read_source(&mut self, buffer: &mut [u8], left: u64) -> io::Result<usize> {
         let room = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let amount = self.upload.reader.read(buffer.get_mut(..room).unwrap_or_default())?;
         if amount == 0 && room > 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "there is less of it than was said"));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than announced"));
         }
-        // Before the last bytes go out it is seen whether they are the last.
+        // Checked before the last bytes are sent.
         if amount as u64 == left && self.upload.reader.read(&mut [0])? > 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "there is more of it than was said"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than announced"));
         }
         Ok(amount)
     }
 }
 
-impl Read for Counted<'_> {
+impl Read for UploadBody<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let begin = self.upload.before.as_slice().len() as u64;
         let end = begin + self.upload.length;
@@ -145,7 +98,7 @@ impl Read for Counted<'_> {
             self.upload.before.as_slice().get(skip(0)..).unwrap_or_default().read(buffer)?
         } else if self.at < end {
             let left = end - self.at;
-            match self.of_source(buffer, left) {
+            match self.read_source(buffer, left) {
                 Ok(amount) => {
                     let sent = self.at + amount as u64 - begin;
                     if let Some(progress) = &mut self.upload.progress {
@@ -171,17 +124,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_upload_is_as_long_as_it_says_and_tells_how_far_it_is() {
+    fn an_upload_has_the_announced_length_and_reports_its_progress() {
         let (content, mut told) = (vec![7_u8; 100_000], Vec::new());
         let mut reader = content.as_slice();
         let mut progress = |bytes| told.push(bytes);
         let upload = Upload::new(&mut reader, 100_000)
             .with_arguments(&serde_json::json!({ "backupPassphrase": "x" }), "backup_file")
             .unwrap()
-            .telling(&mut progress);
-        let total = upload.total();
+            .on_progress(&mut progress);
+        let total = upload.total_bytes();
         let mut body = Vec::new();
-        Counted::new(upload).read_to_end(&mut body).unwrap();
+        UploadBody::new(upload).read_to_end(&mut body).unwrap();
         assert_eq!(body.len() as u64, total);
         assert_eq!(told.last(), Some(&100_000));
         let text = String::from_utf8_lossy(&body);
@@ -193,7 +146,7 @@ mod tests {
     #[test]
     fn a_source_that_ends_early_fails() {
         let mut reader = [1_u8; 10].as_slice();
-        let mut body = Counted::new(Upload::new(&mut reader, 11));
+        let mut body = UploadBody::new(Upload::new(&mut reader, 11));
         assert!(body.read_to_end(&mut Vec::new()).is_err());
         assert_eq!(body.failure().unwrap().kind(), io::ErrorKind::UnexpectedEof);
     }
@@ -201,7 +154,7 @@ mod tests {
     #[test]
     fn a_source_that_goes_on_fails_before_its_last_bytes_are_sent() {
         let mut reader = [1_u8; 12].as_slice();
-        let (mut body, mut sent) = (Counted::new(Upload::new(&mut reader, 11)), Vec::new());
+        let (mut body, mut sent) = (UploadBody::new(Upload::new(&mut reader, 11)), Vec::new());
         assert!(body.read_to_end(&mut sent).is_err());
         assert_eq!((body.failure().unwrap().kind(), sent.len()), (io::ErrorKind::InvalidData, 0));
     }

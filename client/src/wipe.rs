@@ -1,15 +1,15 @@
-//! Bytes that leave no copies behind when they grow. Requests with passphrases and replies with plaintext live here.
+//! Buffers that leave no copies in memory, for requests with passphrases and replies with plaintexts.
 
 use std::io;
 
 use zeroize::{Zeroize, Zeroizing};
 
-/// A buffer to write into. What it outgrows, it wipes.
+/// A buffer that grows. The memory it leaves is wiped.
 #[derive(Default)]
 pub(crate) struct WipedBytes(Zeroizing<Vec<u8>>);
 
 impl WipedBytes {
-    /// An empty buffer in which `capacity` bytes have room.
+    /// An empty buffer with room for `capacity` bytes.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self(Zeroizing::new(Vec::with_capacity(capacity)))
     }
@@ -31,7 +31,7 @@ impl WipedBytes {
         &self.0
     }
 
-    /// The bytes; they wipe themselves when they are dropped.
+    /// The bytes, which are wiped when they are dropped.
     pub(crate) fn into_inner(self) -> Zeroizing<Vec<u8>> {
         self.0
     }
@@ -48,8 +48,9 @@ impl io::Write for WipedBytes {
     }
 }
 
-/// The two buffers of a connection. What was sent or consumed is wiped at once, so that neither a passphrase nor a
-/// plaintext outlives its request here. (Buffers inside rustls are not ours.)
+/// The input and output buffers of a connection. What was sent or consumed is wiped at once, so that neither a
+/// passphrase nor a plaintext stays in memory after its request. (rustls has buffers of its own, which this does not
+/// reach.)
 pub(crate) struct WipedBuffers {
     input: Vec<u8>,
     start: usize,
@@ -58,9 +59,9 @@ pub(crate) struct WipedBuffers {
     progress: bool,
 }
 
-/// Size of each buffer: a TLS record has at most 16 KiB.
+/// Size of each buffer: a TLS record has at most 16 KiB (RFC 8446 §5.1).
 const BUFFER_BYTES: usize = 16 << 10;
-/// Free room that there is for reading a request's body.
+/// Room for reading the body of a request.
 const SCRATCH_BYTES: usize = 10 << 10;
 
 impl WipedBuffers {

@@ -1,6 +1,6 @@
 //! A child of `fork` makes connections of its own, whatever its parent's threads were doing.
 //!
-//! Without the test harness, whose threads a child would not have.
+//! This runs without the test harness, whose threads a child would not have.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test")]
 
@@ -21,7 +21,7 @@ fn main() {
     let (stop, calls) = (AtomicBool::new(false), AtomicU64::new(0));
     let before = client.handshakes();
     thread::scope(|scope| {
-        // Others use the client all the time, so that a fork may come while a lock is held or a reply is on its way.
+        // These threads use the client all the time, so that a fork may happen while a lock is held or a reply is awaited.
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! Real `casemated` processes, provisioned alike.
+//! Real `casemated` processes, all provisioned in the same way.
 
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -12,26 +12,27 @@ use casemate_api::{Role, UserId};
 use casemate_client::{Client, Error, Fingerprint, Settings, Trust};
 use jiff::Timestamp;
 
+use crate::fixtures::{ADMIN, OPERATOR, UNLOCK, admin, ed25519, key, secret};
 use crate::folder::Folder;
-use crate::people::{ADMIN, OPERATOR, UNLOCK, admin, ed25519, key, secret};
 
-/// One HSM with a folder of its own. Dropped, it is killed and forgotten.
+/// One `casemated` with its own folder. When it is dropped, the process is killed and the folder deleted.
 pub struct Hsm {
     child: Child,
     settings: Vec<String>,
-    /// Its folder; `data` in it is its own, the rest is the test's.
+    /// Its folder. `data` in it belongs to the process, the rest to the test.
     pub folder: Folder,
-    /// Address and port.
+    /// `address:port`.
     pub address: String,
 }
 
 impl Hsm {
-    /// A fresh one.
+    /// Starts one that is Unprovisioned.
     pub fn start() -> Self {
         Self::start_with(|_| Vec::new())
     }
 
-    /// A fresh one with more arguments, which may name files that `settings` puts into its folder.
+    /// Starts one that is Unprovisioned, with further arguments. `settings` returns them and may create the files that
+    /// they name in the folder.
     pub fn start_with(settings: impl FnOnce(&Folder) -> Vec<String>) -> Self {
         let folder = Folder::new();
         let settings = settings(&folder);
@@ -39,14 +40,14 @@ impl Hsm {
         Self { child, settings, folder, address }
     }
 
-    /// One that is Operational, with an Operator `op`.
+    /// Starts one that is Operational, with the Operator `op`.
     pub fn operational() -> Self {
         let hsm = Self::start();
         hsm.provision();
         hsm
     }
 
-    /// Makes a fresh one Operational, with an Operator `op`.
+    /// Makes an Unprovisioned one Operational, and adds the Operator `op`.
     pub fn provision(&self) {
         let client = self.client();
         let system_time = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -56,25 +57,25 @@ impl Hsm {
         admin(&client).users().create_as(&UserId::parse("op").unwrap(), &user).unwrap();
     }
 
-    /// The same with an Ed25519 key `k` that is the same everywhere.
+    /// Starts one that is Operational, with the Operator `op` and the key `k`, see [`ed25519`].
     pub fn with_key() -> Self {
         let hsm = Self::operational();
         admin(&hsm.client()).keys().import_as(&key("k"), &ed25519()).unwrap();
         hsm
     }
 
-    /// Ends the process as a power cut does.
+    /// Kills the process, as a power cut would.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Starts it again at the same address; it is Locked then, if it was provisioned.
+    /// Starts it again at the same address. If it was provisioned, it is Locked.
     pub fn restart(&mut self) {
         (self.child, self.address) = spawn(&self.folder, &self.address, &self.settings);
     }
 
-    /// A client for this one alone, which trusts the certificate it shows.
+    /// A client of this HSM alone, with its certificate pinned.
     pub fn client(&self) -> Client {
         client_of(&[self])
     }
@@ -87,7 +88,7 @@ impl Drop for Hsm {
     }
 }
 
-/// The program, built if need be: no other package's test can ask cargo for it.
+/// The path of the program. It is built first, because cargo does not build the binaries of another package for a test.
 fn casemated() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
@@ -123,9 +124,9 @@ fn spawn(folder: &Folder, listen: &str, settings: &[String]) -> (Child, String) 
     (child, address)
 }
 
-/// What `address` shows to who trusts nobody.
+/// The fingerprint of the certificate at `address`, found by a client that trusts no certificate.
 pub fn fingerprint(address: &str) -> Fingerprint {
-    let trust = Trust::Pinned(vec![Fingerprint::of(b"nobody's")]);
+    let trust = Trust::Pinned(vec![Fingerprint::of(b"no certificate")]);
     let client = Client::new(Settings { trust, ..Settings::of([address]) }).unwrap();
     match client.anonymous().info() {
         Err(Error::NotPinned { fingerprint, .. }) => fingerprint,
@@ -133,7 +134,7 @@ pub fn fingerprint(address: &str) -> Fingerprint {
     }
 }
 
-/// A client for these nodes, in this order.
+/// A client of these nodes, in this order, with their certificates pinned.
 pub fn client_of(nodes: &[&Hsm]) -> Client {
     let trust = Trust::Pinned(nodes.iter().map(|hsm| fingerprint(&hsm.address)).collect());
     Client::new(Settings { trust, ..Settings::of(nodes.iter().map(|hsm| hsm.address.clone())) }).unwrap()

@@ -1,21 +1,21 @@
 //! What the tests of several crates share. Nothing but tests depends on it.
 //!
-//! [`Hsm`] is a real `casemated`, [`Odd`] a server that answers as a test wants, [`nethsm`] answers as NetHSM does as
-//! far as it is documented.
+//! [`Hsm`] is a real `casemated`; [`MockServer`] answers as a test wants; [`nethsm`] starts a mock that answers as
+//! NetHSM is documented to.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "tests wait and look at their environment")]
 #![allow(clippy::missing_panics_doc, reason = "whatever goes wrong here fails the test")]
 
+mod fixtures;
 mod folder;
 mod hsm;
+mod mock_server;
 pub mod nethsm;
-mod odd;
-mod people;
 mod vendor;
 
+pub use fixtures::{ADMIN, OPERATOR, UNLOCK, admin, ed25519, key, operator, secret};
 pub use folder::Folder;
 pub use hsm::{Hsm, client_of, fingerprint};
-pub use odd::{Does, Identity, Odd, reply, reply_as};
-pub use people::{ADMIN, OPERATOR, UNLOCK, admin, ed25519, key, operator, secret};
+pub use mock_server::{Identity, MockServer, Reaction, reply, reply_as};
 pub use vendor::Vendor;

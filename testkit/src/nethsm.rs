@@ -1,31 +1,31 @@
-//! What NetHSM answers to whoever only reads.
+//! A mock of NetHSM for commands that only read.
 //!
-//! **This is a mock.** The hardware cannot be had for tests; it shows that replies of the documented form are understood,
-//! not that a NetHSM was met. It answers what it is asked, whoever asks. The bodies are facts of public documents:
+//! **This is a mock**, as tests cannot count on the hardware. It shows that replies of the documented form are understood,
+//! not that a real NetHSM sends them. It checks no credentials. The bodies are facts from public documents:
 //!
 //! - NetHSM's OpenAPI document, `nethsm-api.yaml`: the examples of `InfoData`, `HealthDiagnoseData`, `KeyList`, of
 //!   `GET /keys/{KeyID}`, `PublicKey`, `UserList`, `UserData`, `TagList`, `NamespaceList`, `ClusterMemberList`,
 //!   `SystemInfo` and of each `…Config`.
 //! - Nitrokey's Python SDK, `nethsm`: its tests name the metrics, which are strings.
-//! - Nitrokey's documentation: fresh certificates are for the name `keyfender`, port 514 and `info` are the defaults of
-//!   logging.
+//! - Nitrokey's documentation: the first certificate is for the name `keyfender`; the defaults of logging are port 514 and
+//!   `info`.
 //!
-//! The certificate is made for the test, because examples of certificates expire.
+//! The certificate is made by the test, because example certificates expire.
 
 use rcgen::{CertificateParams, KeyPair};
 
-use crate::odd::{Does, Identity, Odd, reply, reply_as};
+use crate::mock_server::{Identity, MockServer, Reaction, reply, reply_as};
 
-/// An Operational one with the keys `KeyID`, `ec`, `ed` and `secret` and the users of the document.
-pub fn start() -> Odd {
+/// Starts a mock that is Operational and has the keys `KeyID`, `ec`, `ed` and `secret` and the users of the document.
+pub fn start() -> MockServer {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec!["keyfender".to_owned()]).unwrap().self_signed(&key).unwrap();
     let pem = certificate.pem();
     let identity = Identity { certificate: certificate.der().clone(), key: key.serialize_der() };
-    Odd::start_as(identity, move |request| answer(request, &pem))
+    MockServer::start_as(identity, move |request| answer(request, &pem))
 }
 
-fn answer(request: &str, certificate: &str) -> Does {
+fn answer(request: &str, certificate: &str) -> Reaction {
     let mut words = request.split(' ');
     let method = words.next().unwrap_or_default();
     let target = words.next().unwrap_or_default().strip_prefix("/api/v1").unwrap_or_default();
@@ -35,7 +35,7 @@ fn answer(request: &str, certificate: &str) -> Does {
     }
     match path {
         "/health/ready" => reply(200, ""),
-        // Only of an HSM that is Locked or Unprovisioned.
+        // Only an HSM that is Locked or Unprovisioned answers 200.
         "/health/alive" => reply(412, r#"{"message":"Service not available"}"#),
         "/keys/KeyID/public.pem" | "/config/tls/public.pem" => reply_as("application/x-pem-file", PUBLIC),
         "/keys/KeyID/cert" => reply_as("application/octet-stream", "any bytes"),
@@ -80,7 +80,7 @@ const BODIES: &[(&str, &str)] = &[
         r#"{"mechanisms":["EdDSA_Signature"],"type":"Curve25519","operations":242,"restrictions":{},
             "public":{"data":"PUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw="},"label":"labeltoset"}"#,
     ),
-    // Generic keys have no member `public`.
+    // Generic keys have no public key.
     (
         "/keys/secret",
         r#"{"mechanisms":["AES_Encryption_CBC","AES_Decryption_CBC"],"type":"Generic","operations":0,

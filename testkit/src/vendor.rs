@@ -1,4 +1,4 @@
-//! A maker of updates: its key and its images, by OpenSSL's command line.
+//! A vendor of updates: its key and its signed images, made by OpenSSL's command line.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,12 +6,12 @@ use std::process::Command;
 
 use crate::folder::Folder;
 
-/// A maker of updates, in a folder of its HSM's.
+/// A vendor of updates, whose files are in the folder of an HSM.
 pub struct Vendor;
 
 impl Vendor {
-    /// Makes a key in `folder`, and the program that installs images there, which writes their version to `installed`; what
-    /// a `casemated` has to be told to believe it.
+    /// Creates the key of the vendor in `folder`, and the program that installs images: it writes their version to
+    /// `installed`. Returns the arguments of a `casemated` that takes such updates.
     pub fn settings(folder: &Folder) -> Vec<String> {
         let (private, public) = (folder.at("vendor.key"), folder.at("vendor.pem"));
         openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", &private]);
@@ -23,7 +23,7 @@ impl Vendor {
         ["--update-key", &public, "--update-command", &install].map(str::to_owned).to_vec()
     }
 
-    /// A signed image `name` in `folder`, as NetHSM's makers form it; its path.
+    /// Creates the signed image `name` in `folder`, in NetHSM's format, and returns its path.
     pub fn image(folder: &Folder, name: &str, version: &str, notes: &str) -> String {
         let content = vec![7; 100_000];
         let blocks = content.len().div_ceil(512);
@@ -44,6 +44,6 @@ fn field(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn openssl(arguments: &[&str]) {
-    let said = Command::new("openssl").args(arguments).output().unwrap();
-    assert!(said.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&said.stderr));
+    let output = Command::new("openssl").args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::rig::Hsm;
+use crate::harness::Hsm;
 
 #[test]
 fn records_are_printed_or_written_whole_or_in_part() {

@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
+use crate::harness::{ADMIN, Hsm, OPERATOR, run};
 use crate::pty::Person;
-use crate::rig::{ADMIN, Hsm, OPERATOR, run};
 
 /// An HSM with the key `k`, a backup passphrase (that of the file `op`) and a user `backup`.
 fn hsm() -> Hsm {
@@ -67,11 +67,11 @@ fn a_backup_that_is_refused_leaves_no_file() {
 fn a_backup_that_breaks_off_leaves_no_file() {
     let half =
         "HTTP/1.1 200 X\r\ncontent-type: application/octet-stream\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhalf-\r\n";
-    let odd = casemate_testkit::Odd::start(move |_| casemate_testkit::Does::HangsUpAfter(half.into()));
-    let folder = crate::rig::Folder::new();
+    let server = casemate_testkit::MockServer::start(move |_| casemate_testkit::Reaction::SendAndClose(half.into()));
+    let folder = crate::harness::Folder::new();
     let file = folder.at("bak");
-    let arguments = ["--host", &odd.address, "--insecure", "--user", "b", "backup", "--to", &file];
-    let said = crate::rig::run(&arguments, &[("CASEMATE_PASSPHRASE", OPERATOR)], b"").fails(1);
+    let arguments = ["--host", &server.address, "--insecure", "--user", "b", "backup", "--to", &file];
+    let said = crate::harness::run(&arguments, &[("CASEMATE_PASSPHRASE", OPERATOR)], b"").fails(1);
     assert!(said.contains("broke off after 5 bytes") && said.contains("Nothing was kept"), "{said}");
     assert_eq!(fs::read_dir(folder.path("")).unwrap().count(), 0);
 }
@@ -84,7 +84,7 @@ fn a_fresh_hsm_becomes_what_was_backed_up() {
     let restore = ["restore", &file, "--backup-passphrase-file", &old.at("op")];
     assert!(new.nobody(&restore).fails(2).contains("users, keys and settings of the backup"));
     let said = new.nobody(&[&restore[..], &["--yes"]].concat()).ok();
-    assert!(said.contains("unlock passphrase of the time of the backup"), "{said}");
+    assert!(said.contains("unlock passphrase from when the backup was created"), "{said}");
     new.nobody(&["unlock", "--unlock-passphrase-file", &new.at("unlock")]).ok();
     assert_eq!(new.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
 }
@@ -140,12 +140,12 @@ fn a_person_is_asked_and_sees_how_far_it_is() {
     // On a terminal that can go back to the beginning of a line.
     let environment = [("CASEMATE_PASSPHRASE", ADMIN), ("TERM", "xterm")];
     let mut person = Person::runs(&arguments, &environment);
-    person.sees("Go on? [y/N] ");
+    person.sees("Continue? [y/N] ");
     person.types("n");
     assert_eq!(person.ends().0, 13);
 
     let mut person = Person::runs(&arguments, &environment);
-    person.sees("Go on? [y/N] ");
+    person.sees("Continue? [y/N] ");
     person.types("y");
     person.sees("KiB of ");
     let (code, out, rest) = person.ends();
@@ -155,9 +155,10 @@ fn a_person_is_asked_and_sees_how_far_it_is() {
 #[test]
 fn what_does_not_begin_like_a_backup_is_none() {
     for body in ["", "<html>a portal</html>"] {
-        let odd = casemate_testkit::Odd::start(move |_| casemate_testkit::reply_as("application/octet-stream", body));
-        let folder = crate::rig::Folder::new();
-        let login = ["--insecure", "--host", &odd.address, "--user", "backup"];
+        let server =
+            casemate_testkit::MockServer::start(move |_| casemate_testkit::reply_as("application/octet-stream", body));
+        let folder = crate::harness::Folder::new();
+        let login = ["--insecure", "--host", &server.address, "--user", "backup"];
         let file = folder.at("bak");
         for to in [file.as_str(), "-"] {
             let made = run(&[&login[..], &["backup", "--to", to]].concat(), &[("CASEMATE_PASSPHRASE", OPERATOR)], b"");

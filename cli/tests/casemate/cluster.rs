@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex};
 
-use casemate_testkit::{Does, Odd, reply};
+use casemate_testkit::{MockServer, Reaction, reply};
 use serde_json::{Value, json};
 
-use crate::rig::{ADMIN, Folder, Hsm, OPERATOR, Ran, run};
+use crate::harness::{ADMIN, Folder, Hsm, OPERATOR, Ran, run};
 
 #[test]
 fn a_casemated_alone_is_its_only_member() {
@@ -39,7 +39,7 @@ fn what_a_casemated_does_not_know_is_refused() {
     assert_eq!(hsm.admin(&["cluster", "add", "192.0.2.8", "--to", &file]).code, 2);
     assert_eq!(hsm.admin(&["cluster", "remove", "../x", "--yes"]).code, 2);
     let said = hsm.admin(&["cluster", "join", &hsm.at("admin"), "--yes"]).fails(2);
-    assert!(said.contains("is no invitation") && !said.contains(ADMIN), "{said}");
+    assert!(said.contains("is not an invitation") && !said.contains(ADMIN), "{said}");
 }
 
 /// What happened at both mocks, in its order.
@@ -96,10 +96,10 @@ fn members(learner: bool) -> Value {
 }
 
 /// A mock of a member and of an HSM that shall join.
-fn pair(joiner: Joiner) -> (Odd, Odd, Arc<Story>) {
+fn pair(joiner: Joiner) -> (MockServer, MockServer, Arc<Story>) {
     let story = Arc::new(Story::default());
     let told = Arc::clone(&story);
-    let member = Odd::start_reading(move |request, body| {
+    let member = MockServer::start_reading(move |request, body| {
         let body = String::from_utf8_lossy(body);
         match line(request).as_str() {
             "GET /health/state" => reply(200, r#"{"state":"Operational"}"#),
@@ -131,22 +131,22 @@ fn pair(joiner: Joiner) -> (Odd, Odd, Arc<Story>) {
             }
             "POST /cluster/members/b2/promote" => {
                 told.tell("promoted");
-                Does::Says(b"HTTP/1.1 204 X\r\n\r\n".to_vec())
+                Reaction::Send(b"HTTP/1.1 204 X\r\n\r\n".to_vec())
             }
             "PUT /cluster/members/b2" => {
                 told.tell(format!("urls {body}"));
-                Does::Says(b"HTTP/1.1 204 X\r\n\r\n".to_vec())
+                Reaction::Send(b"HTTP/1.1 204 X\r\n\r\n".to_vec())
             }
             "DELETE /cluster/members/b2" if joiner == Joiner::Sticks => reply(400, r#"{"message":"no leader"}"#),
             "DELETE /cluster/members/b2" => {
                 told.tell("removed");
-                Does::Says(b"HTTP/1.1 204 X\r\n\r\n".to_vec())
+                Reaction::Send(b"HTTP/1.1 204 X\r\n\r\n".to_vec())
             }
             other => panic!("the member was asked {other}"),
         }
     });
     let told = Arc::clone(&story);
-    let new = Odd::start_reading(move |request, body| match line(request).as_str() {
+    let new = MockServer::start_reading(move |request, body| match line(request).as_str() {
         "GET /health/state" if told.count("joined") == 0 => reply(200, r#"{"state":"Operational"}"#),
         "GET /health/state" => reply(200, r#"{"state":"Locked"}"#),
         "GET /system/info" => reply(
@@ -160,7 +160,7 @@ fn pair(joiner: Joiner) -> (Odd, Odd, Arc<Story>) {
             }
             told.wait_for("promoted");
             told.tell("joined");
-            Does::Says(b"HTTP/1.1 204 X\r\n\r\n".to_vec())
+            Reaction::Send(b"HTTP/1.1 204 X\r\n\r\n".to_vec())
         }
         other => panic!("the joiner was asked {other}"),
     });
@@ -172,12 +172,12 @@ fn line(request: &str) -> String {
     request.split_once(" HTTP/").unwrap().0.replacen("/api/v1", "", 1)
 }
 
-fn at(node: &Odd, arguments: &[&str]) -> Ran {
+fn at(node: &MockServer, arguments: &[&str]) -> Ran {
     let arguments = [&["--host", &node.address, "--insecure", "--user", "admin", "cluster"], arguments].concat();
     run(&arguments, &[("CASEMATE_PASSPHRASE", ADMIN)], b"")
 }
 
-fn grow(member: &Odd, new: &Odd, folder: &Folder, more: &[&str]) -> Ran {
+fn grow(member: &MockServer, new: &MockServer, folder: &Folder, more: &[&str]) -> Ran {
     let (admin, backup) = (folder.file("admin", ADMIN), folder.file("backup", OPERATOR));
     let grow = ["grow", "--new", &new.address, "--new-user-passphrase-file", &admin];
     let grow = [&grow[..], &["--backup-passphrase-file", &backup, "--url", "https://192.0.2.8:2380"], more].concat();
@@ -249,7 +249,7 @@ fn a_member_whose_invitation_is_lost_is_named() {
     let file = folder.at("invitation");
     *story.appears.lock().unwrap() = Some(file.clone());
     let said = at(&member, &[&add[..], &[&file]].concat()).fails(1);
-    assert!(said.contains("is there already") && said.contains("`casemate cluster remove b2`"), "{said}");
+    assert!(said.contains("already exists") && said.contains("`casemate cluster remove b2`"), "{said}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "theirs");
     *story.appears.lock().unwrap() = Some(folder.at("configuration"));
     let witness = ["witness", "w", add[1], "--to", &folder.at("configuration")];
@@ -357,7 +357,7 @@ fn a_learner_that_does_not_catch_up_in_time_is_said_to_be_late() {
 fn the_status_shows_nodes_members_and_quorum() {
     let (member, _new, _) = pair(Joiner::Joins);
     let shown = at(&member, &["status"]).ok();
-    for text in ["Operational", "warn: slow disk", "a1", "learner", "Voting: 2; at least 2"] {
+    for text in ["Operational", "warn: slow disk", "a1", "learner", "Voting members: 2; at least 2"] {
         assert!(shown.contains(text), "{text}: {shown}");
     }
     let json = at(&member, &["status", "--json"]).json();

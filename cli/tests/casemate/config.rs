@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::rig::{ADMIN, Hsm, run};
+use crate::harness::{ADMIN, Hsm, run};
 
 #[test]
 fn addresses_are_set_and_what_is_not_said_stays() {
@@ -64,7 +64,7 @@ fn everything_is_shown_together() {
 
 #[test]
 fn settings_that_an_hsm_does_not_have_are_left_out() {
-    let old = casemate_testkit::Odd::start(|request| {
+    let old = casemate_testkit::MockServer::start(|request| {
         let path = request.split(' ').nth(1).unwrap();
         match path.trim_start_matches("/api/v1/config/") {
             "time" => casemate_testkit::reply(200, r#"{"time":"2020-01-01T00:00:00Z"}"#),
@@ -119,7 +119,7 @@ fn the_certificate_comes_from_an_authority_and_a_new_key_says_how_to_pin_it() {
     assert!(hsm.admin(&["config", "tls", "csr", "--common-name", "x"]).ok().contains("CERTIFICATE REQUEST"));
     hsm.admin(&["cert", "set", "--tls", &hsm.at("admin")]).fails(1);
 
-    assert!(hsm.admin(&["config", "tls", "generate", "--type", "EC_P384"]).fails(2).contains("pin has to follow"));
+    assert!(hsm.admin(&["config", "tls", "generate", "--type", "EC_P384"]).fails(2).contains("pin has to be changed"));
     let pin = said["fingerprint"].as_str().unwrap();
     let arguments = ["--host", &hsm.address, "--pin", pin, "--user", "admin", "config", "tls", "generate"];
     let arguments = [&arguments[..], &["--type", "EC_P384", "--yes"]].concat();

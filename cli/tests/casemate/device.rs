@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::rig::{Hsm, run};
+use crate::harness::{Hsm, run};
 
 #[test]
 fn without_arguments_there_is_a_short_help() {
@@ -54,9 +54,9 @@ fn random_bytes_come_in_three_forms() {
 fn metrics_are_for_their_own_role() {
     let hsm = Hsm::operational();
     hsm.admin(&["user", "add", "m", "--role", "Metrics", "--new-passphrase-file", &hsm.at("op")]).ok();
-    let metrics = hsm.with(("m", crate::rig::OPERATOR), &["metrics", "--json"], b"").json();
+    let metrics = hsm.with(("m", crate::harness::OPERATOR), &["metrics", "--json"], b"").json();
     assert!(metrics.as_object().is_some_and(|all| !all.is_empty()), "{metrics}");
-    hsm.with(("m", crate::rig::OPERATOR), &["metrics"], b"").ok();
+    hsm.with(("m", crate::harness::OPERATOR), &["metrics"], b"").ok();
     hsm.operator(&["metrics"]).fails(6);
 }
 

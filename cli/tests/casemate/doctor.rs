@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::odd::{Web, plain};
-use crate::rig::{ADMIN, Hsm, OPERATOR, Ran, run};
+use crate::harness::{ADMIN, Hsm, OPERATOR, Ran, run};
+use crate::other_servers::{Web, plain};
 
 /// What the doctor found: its JSON, after this exit code.
 #[track_caller]
@@ -84,7 +84,7 @@ fn an_untrusted_certificate_ends_the_look_and_says_how_to_pin_it() {
     assert!(line.starts_with("fail  ") && line.contains(&format!("--pin {pin}")), "{text}");
     let wrong = "00".repeat(32);
     let value = found(run(&["--host", &hsm.address, "--pin", &wrong, "--json", "doctor"], &[], b""), 4);
-    assert!(check(&value, "trust")["seen"].as_str().unwrap().contains("not one of those that are pinned"));
+    assert!(check(&value, "trust")["seen"].as_str().unwrap().contains("not one of the pinned certificates"));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn each_state_says_the_next_step() {
     let value = found(hsm.admin(&["--json", "doctor"]), 8);
     assert_eq!(check(&value, "state")["data"]["state"], "Locked");
     assert!(check(&value, "state")["next"].as_str().unwrap().contains("casemate unlock"));
-    assert_eq!(check(&value, "login")["seen"], "only an Operational HSM takes logins");
+    assert_eq!(check(&value, "login")["seen"], "only an Operational HSM accepts logins");
 }
 
 #[test]

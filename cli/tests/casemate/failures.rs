@@ -4,15 +4,15 @@ use std::net::TcpListener;
 
 use serde_json::Value;
 
-use crate::odd::{Web, plain};
-use crate::rig::{ADMIN, Hsm, run};
+use crate::harness::{ADMIN, Hsm, run};
+use crate::other_servers::{Web, plain};
 
 #[test]
 fn nobody_answers_at_a_wrong_host() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let said = run(&["--host", &closed, "info"], &[], b"").fails(3);
     assert!(said.contains(&closed) && said.contains("Check the addresses"), "{said}");
-    assert!(run(&["info"], &[], b"").fails(2).contains("give --host"));
+    assert!(run(&["info"], &[], b"").fails(2).contains("use --host"));
 }
 
 #[test]
@@ -31,13 +31,13 @@ fn an_untrusted_certificate_says_how_to_pin_it() {
 fn an_expired_certificate_is_said_to_be_one() {
     let web = Web::start("2021-01-01", "");
     let said = run(&["--host", &web.address, "--ca-file", &web.ca, "info"], &[], b"").fails(4);
-    assert!(said.contains("has expired. Have it renewed"), "{said}");
+    assert!(said.contains("has expired. Renew it"), "{said}");
 }
 
 #[test]
 fn a_name_without_an_address_is_said_to_be_one() {
     let said = run(&["--host", "nowhere.invalid:8443", "info"], &[], b"").fails(3);
-    assert!(said.contains("nowhere.invalid:8443") && said.contains("its name has no address"), "{said}");
+    assert!(said.contains("nowhere.invalid:8443") && said.contains("its name cannot be resolved"), "{said}");
     assert!(said.contains("Check the addresses"), "{said}");
 }
 
@@ -45,17 +45,17 @@ fn a_name_without_an_address_is_said_to_be_one() {
 fn a_host_without_tls_is_said_to_have_none() {
     let address = plain();
     let said = run(&["--host", &address, "--insecure", "info"], &[], b"").fails(3);
-    assert!(said.contains(&address) && said.contains("no TLS"), "{said}");
+    assert!(said.contains(&address) && said.contains("the TLS handshake failed"), "{said}");
     assert!(said.contains("Check the addresses"), "{said}");
 }
 
 #[test]
 fn another_web_server_is_said_to_be_no_hsm() {
     for (answer, code, word) in [
-        ("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>", 12, "Check that the address is an HSM's"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>", 12, "Check that the address is that of an HSM"),
         ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", 12, "does not answer 404"),
         ("HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n", 12, "does not answer 302"),
-        ("SSH-2.0-OpenSSH_9.9\r\n", 3, "no HTTP"),
+        ("SSH-2.0-OpenSSH_9.9\r\n", 3, "its answer is not valid HTTP"),
     ] {
         let web = Web::start("2100-01-01", answer);
         let said = run(&["--host", &web.address, "--ca-file", &web.ca, "info"], &[], b"").fails(code);
@@ -71,14 +71,14 @@ fn a_wrong_passphrase_and_a_missing_one_are_told_apart() {
     let host = ["--host", &hsm.address, "--insecure"];
     let said = run(&[&host[..], &["--user", "admin", "user", "list"]].concat(), &[], b"").fails(2);
     assert!(said.contains("--passphrase-file"), "{said}");
-    assert!(run(&[&host[..], &["user", "list"]].concat(), &[], b"").fails(2).contains("give --user"));
+    assert!(run(&[&host[..], &["user", "list"]].concat(), &[], b"").fails(2).contains("use --user"));
 }
 
 #[test]
 fn a_wrong_state_says_where_to_look() {
     let hsm = Hsm::start();
     let said = hsm.admin(&["key", "list"]).fails(8);
-    assert!(said.contains("provision or unlock") && said.contains("casemate state"), "{said}");
+    assert!(said.contains("Provision or unlock") && said.contains("casemate state"), "{said}");
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_profile_says_everything_and_is_read_strictly() {
     }
     run(&["--profile", "default", "--user", "admin", "--host", address, "user", "list"], &home, b"").ok();
     let said = run(&["--profile", "other", "state"], &home, b"").fails(2);
-    assert!(said.contains("no profile other; there is: default"), "{said}");
+    assert!(said.contains("no profile other; its profiles: default"), "{said}");
     let file = hsm.folder.file("config.toml", format!("[profile.default]\n{profile}pasphrase = 1\n"));
     let said = run(&["state"], &[("CASEMATE_CONFIG", file.as_str())], b"").fails(2);
     assert!(said.contains("line 6") && said.contains("pasphrase"), "{said}");

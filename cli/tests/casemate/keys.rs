@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::rig::Hsm;
+use crate::harness::Hsm;
 
 /// The seed of RFC 8032 §7.1, test 2, its public key and its signature of the byte 72.
 const SEED: &str = r#"{"data":"TM0Imyj/ltqdtsNG7BFOD1uKMZ81q6Yk2oz27U+4pvs="}"#;
@@ -54,14 +54,14 @@ fn an_imported_key_signs_what_it_must() {
     let hsm = Hsm::operational();
     import_ed25519(&hsm);
     let sign = ["sign", "ed", "--mode", "EdDSA", "--format", "hex"];
-    let signature = hsm.with(("op", crate::rig::OPERATOR), &sign, b"\x72").ok();
+    let signature = hsm.with(("op", crate::harness::OPERATOR), &sign, b"\x72").ok();
     assert_eq!(signature.trim(), SIGNATURE);
     assert_eq!(
-        hsm.with(("op", crate::rig::OPERATOR), &["sign", "ed", "-m", "EdDSA", "--format", "raw"], b"").out.len(),
+        hsm.with(("op", crate::harness::OPERATOR), &["sign", "ed", "-m", "EdDSA", "--format", "raw"], b"").out.len(),
         64
     );
-    let wrong = hsm.with(("op", crate::rig::OPERATOR), &["sign", "ed", "-m", "ECDSA"], b"").fails(2);
-    assert!(wrong.contains("has no ECDSA"), "{wrong}");
+    let wrong = hsm.with(("op", crate::harness::OPERATOR), &["sign", "ed", "-m", "ECDSA"], b"").fails(2);
+    assert!(wrong.contains("does not support ECDSA"), "{wrong}");
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn pem_keys_requests_and_certificates() {
     let hsm = Hsm::operational();
     let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let import = ["key", "import", "p", "--pem", "-", "-m", "ECDSA_Signature"];
-    hsm.with(("admin", crate::rig::ADMIN), &import, pem.as_bytes()).ok();
+    hsm.with(("admin", crate::harness::ADMIN), &import, pem.as_bytes()).ok();
     let csr = hsm.admin(&["key", "csr", "p", "--common-name", "shop.example"]).ok();
     assert!(csr.starts_with("-----BEGIN CERTIFICATE REQUEST-----"), "{csr}");
     let missing = hsm.admin(&["key", "cert", "get", "p"]).fails(7);

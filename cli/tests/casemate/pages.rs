@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::rig::{Folder, run};
+use crate::harness::{Folder, run};
 
 #[test]
 fn bash_takes_the_completions_and_completes_with_them() {

@@ -6,9 +6,10 @@ use casemate_api::body::cluster::{ClusterMember, Invitation, Join, MemberUrls};
 use casemate_api::body::system::Diagnosis;
 use ureq::http::Method;
 
-use crate::calls::quoted;
 use crate::error::Error;
-use crate::session::{Call, JSON, Session, to_json};
+use crate::media::{JSON, to_json};
+use crate::request::{Request, quoted};
+use crate::session::Session;
 
 /// Calls of `/cluster`.
 pub struct Cluster<'a>(&'a Session);
@@ -26,33 +27,33 @@ impl Cluster<'_> {
         self.0.get_json("/cluster/members")
     }
 
-    /// `GET /health/diagnose` of one node: whether its cluster backend runs, and what it said last.
+    /// `GET /health/diagnose` of one node: whether its cluster backend runs, and its last messages.
     pub fn diagnose(&self) -> Result<Diagnosis, Error> {
-        self.0.run(Call::get("/health/diagnose").at_one())?.json()
+        self.0.run(Request::get("/health/diagnose").to_one_node())?.json()
     }
 
-    /// `POST /cluster/members`: declares a member that will be reached at `urls`, as a learner.
+    /// `POST /cluster/members`: declares a new member with these URLs, as a learner.
     pub fn add(&self, urls: Vec<String>) -> Result<Invitation, Error> {
         let body = to_json(&MemberUrls { urls })?;
-        self.0.run(Call::change(&Method::POST, "/cluster/members").with(JSON, body.as_slice()))?.json()
+        self.0.run(Request::change(&Method::POST, "/cluster/members").with_body(JSON, body.as_slice()))?.json()
     }
 
-    /// `POST /cluster/join` at one node: **its users and keys are erased** and the cluster's taken over. It ends Locked,
-    /// with the cluster's unlock passphrase. A NetHSM answers only when the learner was promoted, so `patience` is the time
-    /// that is allowed for that.
-    pub fn join(&self, join: &Join, patience: Duration) -> Result<(), Error> {
+    /// `POST /cluster/join` at one node: **its users and keys are erased** and replaced by the cluster's. Afterwards it
+    /// is Locked, with the cluster's unlock passphrase. A NetHSM answers only when the learner was promoted;
+    /// `time_limit` is the time for that.
+    pub fn join(&self, join: &Join, time_limit: Duration) -> Result<(), Error> {
         let body = to_json(join)?;
-        let call = Call::change(&Method::POST, "/cluster/join").at_one().patient(patience);
-        self.0.run(call.with(JSON, body.as_slice())).map(drop)
+        let request = Request::change(&Method::POST, "/cluster/join").to_one_node().with_min_time_limit(time_limit);
+        self.0.run(request.with_body(JSON, body.as_slice())).map(drop)
     }
 
-    /// `POST /cluster/members/{id}/promote`: the learner votes from then on. [`Error::Refused`] with `412` while it has not
-    /// caught up yet.
+    /// `POST /cluster/members/{id}/promote`: gives a learner its vote. [`Error::Refused`] with `412` until it has
+    /// caught up.
     pub fn promote(&self, id: &str) -> Result<(), Error> {
-        self.0.run(Call::change(&Method::POST, &format!("/cluster/members/{}/promote", quoted(id)))).map(drop)
+        self.0.run(Request::change(&Method::POST, &format!("/cluster/members/{}/promote", quoted(id)))).map(drop)
     }
 
-    /// `PUT /cluster/members/{id}`: where other members reach it.
+    /// `PUT /cluster/members/{id}`: sets the URLs at which other members reach it.
     pub fn set_urls(&self, id: &str, urls: Vec<String>) -> Result<(), Error> {
         self.0.put_json(&format!("/cluster/members/{}", quoted(id)), &MemberUrls { urls }).map(drop)
     }
@@ -62,9 +63,9 @@ impl Cluster<'_> {
         self.0.delete(&format!("/cluster/members/{}", quoted(id)))
     }
 
-    /// `POST /cluster/force-new` at one Failed node, as the user `unlock` with the last known unlock passphrase: it goes on
-    /// alone with what it has on its disk.
+    /// `POST /cluster/force-new` at one Failed node, as the user `unlock` with its last unlock passphrase: makes it a
+    /// cluster of one, with the data on its disk.
     pub fn force_new(&self) -> Result<(), Error> {
-        self.0.run(Call::change(&Method::POST, "/cluster/force-new").at_one()).map(drop)
+        self.0.run(Request::change(&Method::POST, "/cluster/force-new").to_one_node()).map(drop)
     }
 }

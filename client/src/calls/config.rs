@@ -1,4 +1,4 @@
-//! `/config*`, about one device, but for the Backup Passphrase, which the nodes share.
+//! `/config*`, about one device, except for the Backup Passphrase, which the nodes share.
 
 use casemate_api::Passphrase;
 use casemate_api::body::config::{
@@ -10,7 +10,9 @@ use serde::de::DeserializeOwned;
 use ureq::http::Method;
 
 use crate::error::Error;
-use crate::session::{Call, JSON, PEM, Session, to_json};
+use crate::media::{JSON, PEM, to_json};
+use crate::request::Request;
+use crate::session::Session;
 
 /// Calls of `/config`.
 pub struct Config<'a>(&'a Session);
@@ -24,12 +26,12 @@ impl Session {
 
 impl Config<'_> {
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
-        self.0.run(Call::get(&format!("/config/{name}")).at_one())?.json()
+        self.0.run(Request::get(&format!("/config/{name}")).to_one_node())?.json()
     }
 
     fn set(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
         let (path, body) = (format!("/config/{name}"), to_json(value)?);
-        self.0.run(Call::change(&Method::PUT, &path).at_one().with(JSON, body.as_slice())).map(drop)
+        self.0.run(Request::change(&Method::PUT, &path).to_one_node().with_body(JSON, body.as_slice())).map(drop)
     }
 
     /// `PUT /config/unlock-passphrase`
@@ -37,7 +39,7 @@ impl Config<'_> {
         self.set("unlock-passphrase", &ChangePassphrase { new_passphrase: new, current_passphrase: current })
     }
 
-    /// `PUT /config/backup-passphrase`; the current one is empty at first.
+    /// `PUT /config/backup-passphrase`; `current` is empty if none was set yet.
     pub fn set_backup_passphrase(&self, current: Passphrase, new: Passphrase) -> Result<(), Error> {
         let body = ChangePassphrase { new_passphrase: new, current_passphrase: current };
         self.0.put_json("/config/backup-passphrase", &body).map(drop)
@@ -48,7 +50,7 @@ impl Config<'_> {
         self.read("network")
     }
 
-    /// `PUT /config/network`. The HSM may be reached at another address from then on.
+    /// `PUT /config/network`. Afterwards the HSM may have another address.
     pub fn set_network(&self, network: &Network) -> Result<(), Error> {
         self.set("network", network)
     }
@@ -63,12 +65,12 @@ impl Config<'_> {
         self.set("logging", logging)
     }
 
-    /// `GET /config/time`: the HSM's clock, as RFC 3339.
+    /// `GET /config/time`: the time of the HSM (RFC 3339).
     pub fn time(&self) -> Result<String, Error> {
         self.read("time").map(|time: Time| time.time)
     }
 
-    /// `PUT /config/time`, as RFC 3339 with offset zero.
+    /// `PUT /config/time`: a time with offset zero (RFC 3339).
     pub fn set_time(&self, time: String) -> Result<(), Error> {
         self.set("time", &Time { time })
     }
@@ -93,49 +95,53 @@ impl Config<'_> {
         self.set("unattended-boot", &UnattendedBoot { status })
     }
 
-    /// `GET /config/tls/public.pem`: the key of the HSM's own certificate.
+    /// `GET /config/tls/public.pem`: the public key of the HSM's own certificate.
     pub fn tls_public_pem(&self) -> Result<String, Error> {
-        self.0.run(Call::get("/config/tls/public.pem").at_one().accept(PEM))?.text()
+        self.0.run(Request::get("/config/tls/public.pem").to_one_node().accepting(PEM))?.text()
     }
 
-    /// `GET /config/tls/cert.pem`: the HSM's own certificate and what vouches for it.
+    /// `GET /config/tls/cert.pem`: the HSM's own certificate and its chain.
     pub fn tls_certificate(&self) -> Result<String, Error> {
-        self.0.run(Call::get("/config/tls/cert.pem").at_one().accept(PEM))?.text()
+        self.0.run(Request::get("/config/tls/cert.pem").to_one_node().accepting(PEM))?.text()
     }
 
-    /// `PUT /config/tls/cert.pem`. It is shown to the next connection: a pin has to follow.
+    /// `PUT /config/tls/cert.pem`. New connections get this certificate, so pins have to be changed.
     pub fn set_tls_certificate(&self, pem: &str) -> Result<(), Error> {
-        let call = Call::change(&Method::PUT, "/config/tls/cert.pem").at_one().with(PEM, pem.as_bytes());
-        self.0.run(call.accept(PEM)).map(drop)
+        let request =
+            Request::change(&Method::PUT, "/config/tls/cert.pem").to_one_node().with_body(PEM, pem.as_bytes());
+        self.0.run(request.accepting(PEM)).map(drop)
     }
 
     /// `POST /config/tls/csr.pem`: a certificate signing request for the HSM itself.
     pub fn tls_csr(&self, subject: &DistinguishedName) -> Result<String, Error> {
         let body = to_json(subject)?;
-        let call = Call::change(&Method::POST, "/config/tls/csr.pem").at_one().freely();
-        self.0.run(call.with(JSON, body.as_slice()).accept(PEM))?.text()
+        let request = Request::change(&Method::POST, "/config/tls/csr.pem").to_one_node().repeatable();
+        self.0.run(request.with_body(JSON, body.as_slice()).accepting(PEM))?.text()
     }
 
-    /// `POST /config/tls/generate`: a new key and a certificate it makes for itself. A pin has to follow.
+    /// `POST /config/tls/generate`: a new key and a self-signed certificate. Pins have to be changed.
     pub fn tls_generate(&self, key: &GenerateTlsKey) -> Result<(), Error> {
         let body = to_json(key)?;
-        let call = Call::change(&Method::POST, "/config/tls/generate").at_one();
-        self.0.run(call.with(JSON, body.as_slice())).map(drop)
+        let request = Request::change(&Method::POST, "/config/tls/generate").to_one_node();
+        self.0.run(request.with_body(JSON, body.as_slice())).map(drop)
     }
 
-    /// `GET /config/tls/cluster-ca.pem`: the CA that the certificates of all members come from.
+    /// `GET /config/tls/cluster-ca.pem`: the CA that issues the certificates of all members.
     pub fn cluster_ca(&self) -> Result<String, Error> {
-        self.0.run(Call::get("/config/tls/cluster-ca.pem").at_one().accept(PEM))?.text()
+        self.0.run(Request::get("/config/tls/cluster-ca.pem").to_one_node().accepting(PEM))?.text()
     }
 
-    /// `PUT /config/tls/cluster-ca.pem`: one certificate, which has to vouch for the HSM's own.
+    /// `PUT /config/tls/cluster-ca.pem`: one certificate, under which the HSM's own has to be issued.
     pub fn set_cluster_ca(&self, pem: &str) -> Result<(), Error> {
-        let call = Call::change(&Method::PUT, "/config/tls/cluster-ca.pem").at_one().with(PEM, pem.as_bytes());
-        self.0.run(call.accept("*/*")).map(drop)
+        let request =
+            Request::change(&Method::PUT, "/config/tls/cluster-ca.pem").to_one_node().with_body(PEM, pem.as_bytes());
+        self.0.run(request.accepting("*/*")).map(drop)
     }
 
     /// `DELETE /config/tls/cluster-ca.pem`
     pub fn delete_cluster_ca(&self) -> Result<(), Error> {
-        self.0.run(Call::change(&Method::DELETE, "/config/tls/cluster-ca.pem").at_one().accept("*/*")).map(drop)
+        self.0
+            .run(Request::change(&Method::DELETE, "/config/tls/cluster-ca.pem").to_one_node().accepting("*/*"))
+            .map(drop)
     }
 }

@@ -10,21 +10,21 @@ use serde::Serialize;
 use ureq::http::Method;
 use zeroize::Zeroizing;
 
-use super::quoted;
 use crate::error::Error;
+use crate::media::{JSON, OCTETS, PEM, form, to_json};
+use crate::request::{Changed, Request, quoted};
 use crate::retry::Repeat;
-use crate::session::{Call, Changed, JSON, OCTETS, PEM, Session, to_json};
-use crate::upload::form;
+use crate::session::Session;
 
-/// Calls of `/keys`. Which keys they see depends on the user's namespace.
+/// Calls of `/keys`, for the keys of the user's namespace.
 pub struct Keys<'a>(&'a Session);
 
 /// Which keys are listed.
 #[derive(Clone, Debug, Default)]
 pub struct KeyFilter {
-    /// Only ids that begin so.
+    /// Only ids with this prefix.
     pub prefix: Option<KeyId>,
-    /// Only keys the asking Operator may use. Ignored together with a prefix.
+    /// Only keys that the calling Operator may use. Ignored if there is a prefix.
     pub usable: bool,
     /// Only keys with this label; empty: only keys without one.
     pub label: Option<String>,
@@ -52,14 +52,14 @@ impl Keys<'_> {
         self.0.get_json(&format!("/keys{prefix}{mark}{}", query.join("&")))
     }
 
-    /// `POST /keys/generate`. With an id of your own a lost answer can be looked up.
+    /// `POST /keys/generate`. If the answer is lost, an id of your choice tells whether the key was created.
     pub fn generate(&self, key: &GenerateKey) -> Result<Created, Error> {
-        self.0.post_json("/keys/generate", key, Repeat::IfNotBegun)
+        self.0.post_json("/keys/generate", key, Repeat::IfNotStarted)
     }
 
-    /// `POST /keys`: the HSM picks the id.
+    /// `POST /keys`: the HSM chooses the id.
     pub fn import(&self, key: &ImportKey) -> Result<Created, Error> {
-        self.0.post_json("/keys", key, Repeat::IfNotBegun)
+        self.0.post_json("/keys", key, Repeat::IfNotStarted)
     }
 
     /// `PUT /keys/{key}`
@@ -67,16 +67,18 @@ impl Keys<'_> {
         self.0.put_json(&format!("/keys/{id}"), key).map(drop)
     }
 
-    /// `POST /keys` of a private key in PEM: the HSM picks the id.
+    /// `POST /keys` of a private key in PEM: the HSM chooses the id.
     pub fn import_pem(&self, arguments: &ImportArguments, pem: &str) -> Result<Created, Error> {
         let (content_type, body) = form(arguments, "key_file", pem.as_bytes())?;
-        self.0.run(Call::change(&Method::POST, "/keys").with(&content_type, body.as_slice()))?.json()
+        self.0.run(Request::change(&Method::POST, "/keys").with_body(&content_type, body.as_slice()))?.json()
     }
 
     /// `PUT /keys/{key}` of a private key in PEM.
     pub fn import_pem_as(&self, id: &KeyId, arguments: &ImportArguments, pem: &str) -> Result<(), Error> {
         let (content_type, body) = form(arguments, "key_file", pem.as_bytes())?;
-        self.0.run(Call::change(&Method::PUT, &format!("/keys/{id}")).with(&content_type, body.as_slice())).map(drop)
+        self.0
+            .run(Request::change(&Method::PUT, &format!("/keys/{id}")).with_body(&content_type, body.as_slice()))
+            .map(drop)
     }
 
     /// `GET /keys/{key}`
@@ -91,31 +93,33 @@ impl Keys<'_> {
 
     /// `GET /keys/{key}/public.pem`
     pub fn public_pem(&self, id: &KeyId) -> Result<String, Error> {
-        self.0.run(Call::get(&format!("/keys/{id}/public.pem")).accept(PEM))?.text()
+        self.0.run(Request::get(&format!("/keys/{id}/public.pem")).accepting(PEM))?.text()
     }
 
     /// `POST /keys/{key}/csr.pem`: a certificate signing request.
     pub fn csr(&self, id: &KeyId, subject: &DistinguishedName) -> Result<String, Error> {
         let (path, body) = (format!("/keys/{id}/csr.pem"), to_json(subject)?);
-        self.0.run(Call::change(&Method::POST, &path).freely().with(JSON, body.as_slice()).accept(PEM))?.text()
+        self.0
+            .run(Request::change(&Method::POST, &path).repeatable().with_body(JSON, body.as_slice()).accepting(PEM))?
+            .text()
     }
 
     /// `POST /keys/{key}/sign`
     pub fn sign(&self, id: &KeyId, request: &Sign) -> Result<Signature, Error> {
-        self.uses(id, "sign", request)
+        self.use_key(id, "sign", request)
     }
 
-    /// `POST /keys/{key}/decrypt`. The reply wipes itself.
+    /// `POST /keys/{key}/decrypt`. The plaintext is wiped when it is dropped.
     pub fn decrypt(&self, id: &KeyId, request: &Decrypt) -> Result<Decrypted, Error> {
-        self.uses(id, "decrypt", request)
+        self.use_key(id, "decrypt", request)
     }
 
     /// `POST /keys/{key}/encrypt`
     pub fn encrypt(&self, id: &KeyId, request: &Encrypt) -> Result<Encrypted, Error> {
-        self.uses(id, "encrypt", request)
+        self.use_key(id, "encrypt", request)
     }
 
-    /// `GET /keys/{key}/cert`; none: the key has no certificate, or there is no such key.
+    /// `GET /keys/{key}/cert`; `None` if the key has no certificate or does not exist.
     pub fn certificate(&self, id: &KeyId) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
         match self.0.get_bytes(&format!("/keys/{id}/cert"), OCTETS) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -124,7 +128,7 @@ impl Keys<'_> {
         }
     }
 
-    /// `PUT /keys/{key}/cert`: any bytes, at most 1 MiB. A second one is refused; delete the first.
+    /// `PUT /keys/{key}/cert`: any bytes, at most 1 MiB. Refused if there is a certificate already.
     pub fn set_certificate(&self, id: &KeyId, bytes: &[u8]) -> Result<(), Error> {
         self.0.put(&format!("/keys/{id}/cert"), OCTETS, bytes).map(drop)
     }
@@ -134,7 +138,7 @@ impl Keys<'_> {
         self.0.delete(&format!("/keys/{id}/cert"))
     }
 
-    /// `PUT /keys/{key}/label`: at most 32 bytes; empty removes it.
+    /// `PUT /keys/{key}/label`: at most 32 bytes; an empty label removes it.
     pub fn set_label(&self, id: &KeyId, label: &str) -> Result<Changed, Error> {
         self.0.put_json(&format!("/keys/{id}/label"), &SetLabel { label: label.into() })
     }
@@ -147,7 +151,7 @@ impl Keys<'_> {
     /// `POST /keys/{key}/move`: gives the key another id.
     pub fn rename(&self, id: &KeyId, new_id: &KeyId) -> Result<Created, Error> {
         let body = MoveKey { new_id: new_id.as_str().into() };
-        self.0.post_json(&format!("/keys/{id}/move"), &body, Repeat::IfNotBegun)
+        self.0.post_json(&format!("/keys/{id}/move"), &body, Repeat::IfNotStarted)
     }
 
     /// `PUT /keys/{key}/restrictions/tags/{tag}`
@@ -160,12 +164,12 @@ impl Keys<'_> {
         self.0.delete(&format!("/keys/{id}/restrictions/tags/{tag}"))
     }
 
-    fn uses<T: serde::de::DeserializeOwned>(
+    fn use_key<T: serde::de::DeserializeOwned>(
         &self,
         id: &KeyId,
-        verb: &str,
+        operation: &str,
         request: &impl Serialize,
     ) -> Result<T, Error> {
-        self.0.post_json(&format!("/keys/{id}/{verb}"), request, Repeat::Freely)
+        self.0.post_json(&format!("/keys/{id}/{operation}"), request, Repeat::Freely)
     }
 }

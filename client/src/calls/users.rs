@@ -7,8 +7,10 @@ use casemate_api::body::users::{
 use casemate_api::{NamespaceId, Passphrase, Tag, UserId};
 
 use crate::error::Error;
+use crate::media::JSON;
+use crate::request::Changed;
 use crate::retry::Repeat;
-use crate::session::{Changed, JSON, Session};
+use crate::session::Session;
 
 /// Calls of `/users`.
 pub struct Users<'a>(&'a Session);
@@ -34,14 +36,14 @@ impl Users<'_> {
         self.0.get_json("/users")
     }
 
-    /// `POST /users`: in the caller's namespace; the HSM picks the name.
+    /// `POST /users`: in the caller's namespace; the HSM chooses the name.
     pub fn create(&self, user: &NewUser) -> Result<Created, Error> {
-        self.0.post_json("/users", user, Repeat::IfNotBegun)
+        self.0.post_json("/users", user, Repeat::IfNotStarted)
     }
 
-    /// `POST /users/{namespace}~`: in that namespace; the HSM picks the name.
+    /// `POST /users/{namespace}~`: in that namespace; the HSM chooses the name.
     pub fn create_in(&self, namespace: &NamespaceId, user: &NewUser) -> Result<Created, Error> {
-        self.0.post_json(&format!("/users/{namespace}~"), user, Repeat::IfNotBegun)
+        self.0.post_json(&format!("/users/{namespace}~"), user, Repeat::IfNotStarted)
     }
 
     /// `PUT /users/{user}`
@@ -59,12 +61,12 @@ impl Users<'_> {
         self.0.delete(&format!("/users/{id}"))
     }
 
-    /// `POST /users/{user}/passphrase`. It holds at once: a session of this user has to log in again.
+    /// `POST /users/{user}/passphrase`. It takes effect at once, so sessions of this user have to log in again.
     pub fn set_passphrase(&self, id: &UserId, passphrase: Passphrase) -> Result<(), Error> {
         self.0.post(&format!("/users/{id}/passphrase"), &NewPassphrase { passphrase }).map(drop)
     }
 
-    /// `GET /users/{user}/tags`, sorted; only Operators have some.
+    /// `GET /users/{user}/tags`, sorted. Only Operators have tags.
     pub fn tags(&self, id: &UserId) -> Result<Vec<String>, Error> {
         self.0.get_json(&format!("/users/{id}/tags"))
     }
@@ -86,7 +88,7 @@ impl Namespaces<'_> {
         self.0.get_json("/namespaces")
     }
 
-    /// `PUT /namespaces/{namespace}`. From then on only its own Administrators manage what is in it.
+    /// `PUT /namespaces/{namespace}`. From then on only its own Administrators manage its users and keys.
     pub fn create(&self, id: &NamespaceId) -> Result<(), Error> {
         self.0.put(&format!("/namespaces/{id}"), JSON, b"").map(drop)
     }

@@ -1,4 +1,4 @@
-//! The typed calls against a real HSM: bodies go and come as both ends mean them.
+//! The typed calls against a real HSM: both ends understand the bodies in the same way.
 
 use std::collections::BTreeSet;
 
@@ -58,7 +58,7 @@ fn the_states_of_a_device() {
 }
 
 #[test]
-fn keys_live_their_life() {
+fn the_life_of_keys() {
     let hsm = Hsm::with_key();
     let client = hsm.client();
     let (admin, operator) = (admin(&client), operator(&client));
@@ -160,7 +160,7 @@ fn users_and_namespaces() {
 
     let wrong = client.log_in(&UserId::parse("admin").unwrap(), secret("wrong passphrase"));
     assert!(matches!(wrong.users().list(), Err(Error::Unauthenticated { .. })));
-    // Blocked for a second now; the client waits and comes through.
+    // Logins are blocked for a second now; the client waits.
     let right = client.log_in(&UserId::parse("admin").unwrap(), secret(ADMIN));
     let users: BTreeSet<_> = right.users().list().unwrap().into_iter().map(|item| item.user).collect();
     assert!(users.contains("admin"));
@@ -170,18 +170,18 @@ fn users_and_namespaces() {
 fn a_device_call_with_several_devices_asks_which() {
     let nodes = [Hsm::with_key(), Hsm::with_key()];
     let client = client_of(&[&nodes[0], &nodes[1]]);
-    assert!(matches!(admin(&client).lock(), Err(Error::WhichNode { nodes }) if nodes.len() == 2));
-    assert!(matches!(client.anonymous().at(2), Err(Error::WhichNode { .. })));
+    assert!(matches!(admin(&client).lock(), Err(Error::NodeRequired { nodes }) if nodes.len() == 2));
+    assert!(matches!(client.anonymous().at(2), Err(Error::NodeRequired { .. })));
 }
 
 #[test]
-fn an_update_is_streamed_and_refused_in_words() {
+fn an_update_is_streamed_and_its_refusal_has_a_message() {
     let hsm = Hsm::with_key();
     let admin = admin(&hsm.client());
     let image = vec![0_u8; 3 << 20];
     let (mut reader, mut sent) = (image.as_slice(), 0);
     let mut progress = |bytes| sent = bytes;
-    let upload = Upload::new(&mut reader, image.len() as u64).telling(&mut progress);
+    let upload = Upload::new(&mut reader, image.len() as u64).on_progress(&mut progress);
     match admin.system().update(upload) {
         Err(Error::Refused { status, message, .. }) => assert!(status == 400 || status == 412, "{status} {message}"),
         other => panic!("{other:?}"),

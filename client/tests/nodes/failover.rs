@@ -1,4 +1,4 @@
-//! What callers notice when HSMs go away: nothing, as long as one is left.
+//! When HSMs fail, callers notice nothing as long as one works.
 
 use casemate_api::SignMode;
 use casemate_api::body::keys::Sign;
@@ -9,7 +9,7 @@ use casemate_testkit::{Hsm, admin, client_of, key, operator};
 const MESSAGE: &str = "cg==";
 const SIGNATURE: &str = "kqAJqfDUyrhyDoILX2QlQKKye1QWUD+Ps3YiI+vbadoIWsHkPhWZbkWPNhPQ8R2MOHsurrQwKu6wDSkWErsMAA==";
 
-/// Signs, and compares: Ed25519 signatures are always the same.
+/// Signs, and compares the signature, as Ed25519 is deterministic (RFC 8032 §5.1.6).
 pub(crate) fn signs(session: &Session) -> Result<(), Error> {
     let request = Sign { mode: SignMode::EdDSA, message: MESSAGE.into() };
     let signature = session.keys().sign(&key("k"), &request)?;
@@ -17,7 +17,7 @@ pub(crate) fn signs(session: &Session) -> Result<(), Error> {
     Ok(())
 }
 
-/// Signatures this node made.
+/// How many signatures this node has made.
 pub(crate) fn operations(hsm: &Hsm) -> u64 {
     admin(&hsm.client()).keys().read(&key("k")).unwrap().operations
 }
@@ -37,7 +37,7 @@ fn many_calls_need_one_handshake_and_three_nodes_take_turns() {
 }
 
 #[test]
-fn a_node_that_is_locked_is_passed_over_and_the_last_one_tells_its_state() {
+fn a_locked_node_is_skipped_and_if_all_are_locked_that_is_the_error() {
     let nodes = [Hsm::with_key(), Hsm::with_key()];
     let client = client_of(&[&nodes[0], &nodes[1]]);
     let session = operator(&client);
@@ -50,15 +50,15 @@ fn a_node_that_is_locked_is_passed_over_and_the_last_one_tells_its_state() {
 }
 
 #[test]
-fn nobody_there_is_said_of_each_node() {
+fn when_no_node_can_be_reached_the_error_names_each() {
     let mut nodes = [Hsm::with_key(), Hsm::with_key()];
     let client = client_of(&[&nodes[0], &nodes[1]]);
     for hsm in &mut nodes {
         hsm.kill();
     }
     match signs(&operator(&client)) {
-        Err(Error::Unreachable { nodes: troubles }) => {
-            let mut named: Vec<_> = troubles.iter().map(|trouble| trouble.node.as_str()).collect();
+        Err(Error::Unreachable { nodes: failures }) => {
+            let mut named: Vec<_> = failures.iter().map(|failure| failure.node.as_str()).collect();
             let mut known: Vec<_> = nodes.iter().map(|hsm| hsm.address.as_str()).collect();
             named.sort_unstable();
             known.sort_unstable();

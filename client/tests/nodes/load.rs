@@ -1,4 +1,4 @@
-//! Ten thousand calls while a node dies and comes back: no signature is lost, and nothing is created twice.
+//! Ten thousand calls while a node is killed and started again: no signature is lost, and nothing is created twice.
 //!
 //! The nodes do not share their keys, so a creation that was repeated would be found at two of them.
 
@@ -16,22 +16,22 @@ use casemate_testkit::{Hsm, UNLOCK, admin, client_of, ed25519, key, operator, se
 use crate::failover::{operations, signs};
 
 const THREADS: u64 = 4;
-/// All threads together.
+/// Of all threads together.
 const SIGNATURES: u64 = 10_000;
-/// A thread makes one key for so many signatures.
+/// A thread creates one key for that many signatures.
 const SIGNATURES_A_KEY: u64 = 5;
-/// After so many signatures a node is killed, and after so many it is started again.
+/// The numbers of signatures after which a node is killed and started again.
 const KILLED_AFTER: u64 = 3_000;
 const STARTED_AFTER: u64 = 6_000;
 
-/// What became of the creations.
+/// The keys a thread created, by what it knows about them.
 #[derive(Default)]
 struct Creations {
     acknowledged: Vec<String>,
     unknown: Vec<String>,
 }
 
-/// Signs and creates; whoever makes a signature that is waited for says so.
+/// Signs and creates keys, and tells when a count is reached at which a node is killed or started.
 fn work(client: &Client, thread: u64, done: &AtomicU64, reached: &mpsc::Sender<u64>) -> Creations {
     let (operator, admin) = (operator(client), admin(client));
     let mut creations = Creations::default();
@@ -53,7 +53,7 @@ fn work(client: &Client, thread: u64, done: &AtomicU64, reached: &mpsc::Sender<u
     creations
 }
 
-/// Generated and imported in turns.
+/// Creates a key, generated and imported in turns.
 fn create(admin: &Session, id: &str, round: u64) -> Result<(), Error> {
     if (round / SIGNATURES_A_KEY).is_multiple_of(2) {
         return admin.keys().import_as(&key(id), &ed25519());
@@ -69,15 +69,15 @@ fn create(admin: &Session, id: &str, round: u64) -> Result<(), Error> {
     admin.keys().generate(&generate).map(|made| assert_eq!(made.id, id))
 }
 
-/// At how many nodes each key is.
-fn places(nodes: &[Hsm]) -> BTreeMap<String, u64> {
-    let mut places = BTreeMap::new();
+/// On how many nodes each key is.
+fn nodes_by_key(nodes: &[Hsm]) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
     for hsm in nodes {
         for item in admin(&hsm.client()).keys().list(&KeyFilter::default()).unwrap() {
-            *places.entry(item.id).or_default() += 1;
+            *counts.entry(item.id).or_default() += 1;
         }
     }
-    places
+    counts
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn no_signature_is_lost_and_nothing_is_created_twice_when_a_node_is_killed_under
                 scope.spawn(move || work(client, thread, done, &reached))
             })
             .collect();
-        // Without a sender left, whoever waits for a moment that does not come fails.
+        // So that a receiver fails, and does not wait for ever, if all threads have ended.
         drop(reached);
         assert_eq!(moments.recv().unwrap(), KILLED_AFTER);
         nodes[1].kill();
@@ -106,20 +106,20 @@ fn no_signature_is_lost_and_nothing_is_created_twice_when_a_node_is_killed_under
     // It came back Locked and is not used. Unlocked, it has every key it acknowledged.
     assert_eq!(client.anonymous().at(1).unwrap().health().state().unwrap(), State::Locked);
     client.anonymous().at(1).unwrap().unlock(secret(UNLOCK)).unwrap();
-    let places = places(&nodes);
+    let counts = nodes_by_key(&nodes);
     let (mut acknowledged, mut unknown) = (0, 0);
     for id in made.iter().flat_map(|made| &made.acknowledged) {
-        assert_eq!(places.get(id), Some(&1), "{id} was acknowledged");
+        assert_eq!(counts.get(id), Some(&1), "{id} was acknowledged");
         acknowledged += 1;
     }
     for id in made.iter().flat_map(|made| &made.unknown) {
-        assert!(places.get(id).is_none_or(|at| *at == 1), "{id}, of which nobody knew, is there twice");
+        assert!(counts.get(id).is_none_or(|at| *at == 1), "{id}, of which nobody knew, exists twice");
         unknown += 1;
     }
-    // A thread has one call on its way.
+    // Each thread makes one call at a time.
     assert!(unknown <= THREADS, "{unknown} creations were lost");
     assert_eq!(acknowledged + unknown, SIGNATURES / SIGNATURES_A_KEY);
-    let there = places.len() as u64 - 1;
+    let there = counts.len() as u64 - 1;
     assert!(there >= acknowledged && there <= acknowledged + unknown, "{there} keys, {acknowledged} acknowledged");
 
     // It is used again.

@@ -1,4 +1,4 @@
-//! The client against real `casemated` processes, and against servers that misbehave in ways no HSM should.
+//! The client against real `casemated` processes and against mock servers that misbehave.
 //!
 //! There is no cluster yet: several nodes are several HSMs with the same users and keys.
 
@@ -8,5 +8,5 @@
 mod calls;
 mod failover;
 mod load;
-mod odd;
+mod misbehaviour;
 mod trust;

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use casemate_api::body::config::Ntp;
 use clap::{Args, Subcommand};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::json;
 
+use crate::clock::{now_rfc3339, rfc3339};
 use crate::exit::Failure;
 use crate::profile::Context;
 
@@ -17,17 +18,17 @@ pub(crate) enum Command {
     Show,
     /// Set it
     Set {
-        /// As 2026-01-31T12:00:00Z; without it the time of this machine
+        /// Such as 2026-01-31T12:00:00Z; by default the time of this machine
         time: Option<Timestamp>,
     },
 }
 
-/// Show or set where an HSM gets the time from.
+/// Show or set the time servers of an HSM.
 #[derive(Subcommand)]
 pub(crate) enum NtpCommand {
     /// Show it
     Show,
-    /// Set it; what is not said stays as it is
+    /// Set it; what is not given stays as it is
     Set(NtpSet),
 }
 
@@ -38,22 +39,21 @@ pub(crate) struct NtpSet {
     /// Address of the NTP server
     #[arg(long, value_name = "IP")]
     server: Option<IpAddr>,
-    /// Name of the NTS server, which proves who it is
+    /// Name of the NTS server, which authenticates itself
     #[arg(long, value_name = "NAME")]
     nts: Option<String>,
-    /// None: the clock goes by itself
+    /// Use no time server
     #[arg(long, conflicts_with_all = ["server", "nts"])]
     off: bool,
 }
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let session = context.session()?;
         let time = match self {
             Command::Show => session.config().time()?,
             Command::Set { time } => {
-                let time = time.map_or_else(now, rfc3339);
+                let time = time.map_or_else(now_rfc3339, rfc3339);
                 session.config().set_time(time.clone())?;
                 time
             }
@@ -63,7 +63,6 @@ impl Command {
 }
 
 impl NtpCommand {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let session = context.session()?;
         let ntp = match self {
@@ -79,19 +78,9 @@ impl NtpCommand {
     }
 }
 
-/// Where the time comes from, for people.
+/// The time servers, for people.
 pub(crate) fn members(ntp: &Ntp) -> Vec<(&'static str, String)> {
     let none = || "none".to_owned();
     let server = ntp.ntp_ip.map_or_else(none, |ip| ip.to_string());
     vec![("NTP server", server), ("NTS server", ntp.nts_name.clone().unwrap_or_else(none))]
-}
-
-/// The time here, to the nearest second, as the API takes it.
-pub(crate) fn now() -> String {
-    rfc3339(Timestamp::now() + SignedDuration::from_millis(500))
-}
-
-/// A time as the API takes it: whole seconds, offset zero (RFC 3339 §5.6).
-pub(crate) fn rfc3339(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

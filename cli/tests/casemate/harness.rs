@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 pub(crate) use casemate_testkit::{ADMIN, Folder, OPERATOR, UNLOCK, Vendor};
 use serde_json::Value;
 
-/// One HSM, and `casemate` to speak to it.
+/// One HSM, and runs of `casemate` with it.
 pub(crate) struct Hsm(casemate_testkit::Hsm);
 
 impl Deref for Hsm {
@@ -26,24 +26,24 @@ impl DerefMut for Hsm {
 }
 
 impl Hsm {
-    /// A fresh one.
+    /// Starts one that is Unprovisioned.
     pub(crate) fn start() -> Self {
         Self::with_files(casemate_testkit::Hsm::start())
     }
 
-    /// One that is Operational, with an Operator `op`.
+    /// Starts one that is Operational, with the Operator `op`.
     pub(crate) fn operational() -> Self {
         Self::with_files(casemate_testkit::Hsm::operational())
     }
 
-    /// One that is Operational and takes updates of [`Vendor`]'s.
+    /// Starts one that is Operational and takes the updates of [`Vendor`].
     pub(crate) fn updatable() -> Self {
         let hsm = casemate_testkit::Hsm::start_with(Vendor::settings);
         hsm.provision();
         Self::with_files(hsm)
     }
 
-    /// The passphrases in files.
+    /// Adds files with the passphrases.
     fn with_files(hsm: casemate_testkit::Hsm) -> Self {
         hsm.folder.file("unlock", format!("{UNLOCK}\n"));
         hsm.folder.file("admin", ADMIN);
@@ -68,14 +68,14 @@ impl Hsm {
         self.with(("op", OPERATOR), arguments, b"")
     }
 
-    /// As a user, with something on standard input.
+    /// Runs `casemate` as a user, with `stdin` on standard input.
     pub(crate) fn with(&self, (user, passphrase): (&str, &str), arguments: &[&str], stdin: &[u8]) -> Ran {
         let arguments = [&["--host", &self.address, "--insecure", "--user", user], arguments].concat();
         run(&arguments, &[("CASEMATE_PASSPHRASE", passphrase)], stdin)
     }
 }
 
-/// What a run of `casemate` left.
+/// The result of a run of `casemate`.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: i32,
@@ -84,20 +84,20 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    /// What it printed, after exit code 0.
+    /// Its standard output; it must have ended with code 0 and without a word on standard error.
     #[track_caller]
     pub(crate) fn ok(self) -> String {
         assert_eq!((self.code, self.err.as_str()), (0, ""), "{}", String::from_utf8_lossy(&self.out));
         String::from_utf8(self.out).unwrap()
     }
 
-    /// The same as JSON.
+    /// Its standard output as JSON, on the same conditions.
     #[track_caller]
     pub(crate) fn json(self) -> Value {
         serde_json::from_str(&self.ok()).unwrap()
     }
 
-    /// What it said on standard error: one line, after this exit code, and nothing printed.
+    /// Its standard error; it must have ended with `code`, one line on standard error, and nothing on standard output.
     #[track_caller]
     pub(crate) fn fails(self, code: i32) -> String {
         assert_eq!((self.code, self.out.as_slice()), (code, b"".as_slice()), "{}", self.err);
@@ -119,7 +119,7 @@ pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)], stdin: &[u8]
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Who does not read its input closes it.
+    // A command that does not read its input closes it.
     let _ = child.stdin.take().unwrap().write_all(stdin);
     let output = child.wait_with_output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();

@@ -1,4 +1,4 @@
-//! The users of the tests, their passphrases and their key.
+//! The users, passphrases and the key that tests share.
 
 use casemate_api::body::keys::{ImportKey, PrivateParts, Restrictions};
 use casemate_api::{KeyId, KeyType, Mechanism, Passphrase, SecretText, UserId};
@@ -11,27 +11,27 @@ pub const ADMIN: &str = "admin passphrase";
 /// The passphrase of the Operator `op`.
 pub const OPERATOR: &str = "operator passphrase";
 
-/// A passphrase as calls take it.
+/// `text` as a passphrase.
 pub fn secret(text: &str) -> Passphrase {
     Passphrase::from_text(text.into())
 }
 
-/// Calls as the Administrator.
+/// A session of the Administrator `admin`.
 pub fn admin(client: &Client) -> Session {
     client.log_in(&UserId::parse("admin").unwrap(), secret(ADMIN))
 }
 
-/// Calls as the Operator.
+/// A session of the Operator `op`.
 pub fn operator(client: &Client) -> Session {
     client.log_in(&UserId::parse("op").unwrap(), secret(OPERATOR))
 }
 
-/// The id of a key.
+/// `id` as the id of a key.
 pub fn key(id: &str) -> KeyId {
     KeyId::parse(id).unwrap()
 }
 
-/// The key of RFC 8032 §7.1, test 2.
+/// The Ed25519 key of RFC 8032 §7.1, test 2, as an import.
 pub fn ed25519() -> ImportKey {
     let seed = "TM0Imyj/ltqdtsNG7BFOD1uKMZ81q6Yk2oz27U+4pvs=";
     ImportKey {

@@ -1,8 +1,8 @@
 //! One connection: TCP, TLS and the buffers between them and ureq.
 //!
-//! It is our own for four reasons: the certificate check is ours ([`crate::tls`]); name lookup starts no thread; the
-//! buffers wipe themselves; and whatever fails before a request was begun comes back as a [`Setback`], so that it is
-//! certain, and not guessed, that the node never saw the request.
+//! ureq's own transport is not used, for four reasons: the certificate check is ours ([`crate::tls`]); name lookup must
+//! not start a thread; the buffers have to be wiped; and what fails before a request is sent must come back as
+//! [`NotSent`], so that it is certain that the node never saw the request.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -21,32 +21,33 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTi
 
 use crate::clock;
 use crate::error::Cause;
-use crate::tls::{Rejected, Wrong};
+use crate::tls::Rejection;
 use crate::wipe::WipedBuffers;
 
-/// No connection came about, so no byte of the request was sent. Travels through ureq as the cause of its error.
+/// No connection could be made, so no byte of the request was sent. ureq carries it as the cause of its error.
 #[derive(Debug)]
-pub(crate) struct Setback(pub(crate) Cause);
+pub(crate) struct NotSent(pub(crate) Cause);
 
-impl fmt::Display for Setback {
+impl fmt::Display for NotSent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl std::error::Error for Setback {}
+impl std::error::Error for NotSent {}
 
-impl From<Setback> for ureq::Error {
-    fn from(setback: Setback) -> Self {
-        ureq::Error::Other(Box::new(setback))
+impl From<NotSent> for ureq::Error {
+    fn from(not_sent: NotSent) -> Self {
+        ureq::Error::Other(Box::new(not_sent))
     }
 }
 
-/// Looks nothing up: ureq asks before every request, but only a new connection needs an address. See [`Dialer`].
+/// A resolver that resolves nothing: ureq asks it before every request, but only a new connection needs an address, which
+/// [`TlsConnector`] looks up.
 #[derive(Debug)]
-pub(crate) struct Later;
+pub(crate) struct NoLookup;
 
-impl Resolver for Later {
+impl Resolver for NoLookup {
     fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let mut one = self.empty();
         one.push(SocketAddr::from(([0, 0, 0, 0], 0)));
@@ -54,24 +55,24 @@ impl Resolver for Later {
     }
 }
 
-/// Makes connections.
-pub(crate) struct Dialer {
+/// Makes connections with TLS.
+pub(crate) struct TlsConnector {
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) connect: Duration,
-    /// Handshakes that were completed.
+    /// Counts completed handshakes.
     pub(crate) handshakes: Arc<AtomicU64>,
 }
 
-impl fmt::Debug for Dialer {
+impl fmt::Debug for TlsConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Dialer")
+        f.write_str("TlsConnector")
     }
 }
 
-impl Connector for Dialer {
-    type Out = Wire;
+impl Connector for TlsConnector {
+    type Out = TlsTransport;
 
-    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Wire>, ureq::Error> {
+    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<TlsTransport>, ureq::Error> {
         let limit = self.connect.min(*details.timeout.after);
         let deadline = clock::now() + limit;
         let host = bare(details.uri.host().unwrap_or_default());
@@ -79,7 +80,7 @@ impl Connector for Dialer {
         let tcp = dial(&look_up(host, port)?, deadline)?;
         let tls = shake_hands(&self.tls, host, &tcp, deadline)?;
         self.handshakes.fetch_add(1, Ordering::Relaxed);
-        Ok(Some(Wire { tcp: Socket::new(tcp), tls, buffers: WipedBuffers::new(), hung_up: false }))
+        Ok(Some(TlsTransport { tcp: Socket::new(tcp), tls, buffers: WipedBuffers::new(), input_closed: false }))
     }
 }
 
@@ -88,65 +89,56 @@ pub(crate) fn bare(host: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
 
-/// Proves who the node is, as `config` asks.
+/// Makes the TLS handshake until `deadline`; `config` checks the certificate.
 pub(crate) fn shake_hands(
     config: &Arc<ClientConfig>,
     host: &str,
     tcp: &TcpStream,
     deadline: Instant,
-) -> Result<ClientConnection, Setback> {
-    let name = ServerName::try_from(host.to_owned()).map_err(|why| Setback(Cause::NoTls(why.to_string())))?;
-    let no_tls = |why: rustls::Error| Setback(Cause::NoTls(why.to_string()));
+) -> Result<ClientConnection, NotSent> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|why| NotSent(Cause::TlsFailed(why.to_string())))?;
+    let no_tls = |why: rustls::Error| NotSent(Cause::TlsFailed(why.to_string()));
     let mut tls = ClientConnection::new(Arc::clone(config), name).map_err(no_tls)?;
     let mut timed = Timed { tcp, deadline };
     while tls.is_handshaking() {
-        tls.complete_io(&mut timed).map_err(|why| Setback(of_handshake(&why)))?;
+        tls.complete_io(&mut timed).map_err(|why| NotSent(cause_of_handshake(&why)))?;
     }
     Ok(tls)
 }
 
-/// The addresses of `host`. Name lookup is the system's, blocking, within its own limits.
-pub(crate) fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, Setback> {
-    let addresses = (host, port).to_socket_addrs().map_err(|why| Setback(Cause::NoAddress(why.to_string())))?;
+/// The addresses of `host`, at most [`CLIENT_ADDRESSES_MAX`]. The lookup is the system's: it blocks, within its own
+/// time limits.
+pub(crate) fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, NotSent> {
+    let addresses = (host, port).to_socket_addrs().map_err(|why| NotSent(Cause::LookupFailed(why.to_string())))?;
     Ok(addresses.take(CLIENT_ADDRESSES_MAX).collect())
 }
 
 /// Connects to the first of the addresses that answers.
-pub(crate) fn dial(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Setback> {
-    let mut last = Setback(Cause::NoAddress("the lookup gave none".into()));
+pub(crate) fn dial(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, NotSent> {
+    let mut last = NotSent(Cause::LookupFailed("it has no address".into()));
     for (at, address) in addresses.iter().enumerate() {
-        // What is left is shared, so that one silent address does not use up the time of the others.
+        // Each address gets an equal share of the time left, so that one that does not answer does not use it up.
         let share = left(deadline) / u32::try_from(addresses.len() - at).unwrap_or(1).max(1);
         match TcpStream::connect_timeout(address, share.max(SHORTEST)) {
             Ok(tcp) => {
                 let _ = tcp.set_nodelay(true);
                 return Ok(tcp);
             }
-            Err(why) if is_timeout(&why) => last = Setback(Cause::TimedOut),
-            Err(why) => last = Setback(Cause::NoConnection(why.kind())),
+            Err(why) if is_timeout(&why) => last = NotSent(Cause::TimedOut),
+            Err(why) => last = NotSent(Cause::ConnectFailed(why.kind())),
         }
     }
     Err(last)
 }
 
-fn of_handshake(error: &io::Error) -> Cause {
+fn cause_of_handshake(error: &io::Error) -> Cause {
     if is_timeout(error) {
         return Cause::TimedOut;
     }
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-        return Cause::NoTls(error.kind().to_string());
+        return Cause::TlsFailed(error.kind().to_string());
     };
-    Rejected::behind(tls).map_or_else(|| Cause::NoTls(tls.to_string()), |rejected| rejected.clone().into())
-}
-
-impl From<Rejected> for Cause {
-    fn from(Rejected { fingerprint, wrong }: Rejected) -> Self {
-        match wrong {
-            Wrong::Expired => Cause::Expired { fingerprint },
-            Wrong::NotPinned => Cause::NotPinned { fingerprint },
-            Wrong::Other(why) => Cause::Untrusted { fingerprint, why },
-        }
-    }
+    Rejection::in_error(tls).map_or_else(|| Cause::TlsFailed(tls.to_string()), |rejection| rejection.clone().into())
 }
 
 fn is_timeout(error: &io::Error) -> bool {
@@ -157,26 +149,26 @@ fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(clock::now())
 }
 
-/// The shortest limit a socket is given: zero would mean none.
+/// The shortest time limit of a socket: zero would mean no limit.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// A socket whose every read and write ends by `deadline`.
+/// A socket whose reads and writes end at `deadline`.
 struct Timed<'a> {
     tcp: &'a TcpStream,
     deadline: Instant,
 }
 
 impl Timed<'_> {
-    fn rest(&self) -> io::Result<Duration> {
-        let rest = left(self.deadline);
-        if rest.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(rest.max(SHORTEST)) }
+    fn time_left(&self) -> io::Result<Duration> {
+        let left = left(self.deadline);
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left.max(SHORTEST)) }
     }
 }
 
 impl Read for Timed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            self.tcp.set_read_timeout(Some(self.rest()?))?;
+            self.tcp.set_read_timeout(Some(self.time_left()?))?;
             match Read::read(&mut self.tcp, buffer) {
                 Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
                 read => return read,
@@ -188,7 +180,7 @@ impl Read for Timed<'_> {
 impl Write for Timed<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            self.tcp.set_write_timeout(Some(self.rest()?))?;
+            self.tcp.set_write_timeout(Some(self.time_left()?))?;
             match Write::write(&mut self.tcp, bytes) {
                 Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
                 written => return written,
@@ -201,14 +193,14 @@ impl Write for Timed<'_> {
     }
 }
 
-/// The socket of a finished connection. It remembers which limits are set, because each change is a system call.
+/// The socket of a connection in use. It remembers which time limits are set, because each change is a system call.
 struct Socket {
     tcp: TcpStream,
     read_limit: Duration,
     write_limit: Duration,
 }
 
-/// Reads and writes of a [`Socket`] until a deadline; none: as long as it takes.
+/// Reads and writes of a [`Socket`] until a deadline; without one, as long as they take.
 struct Until<'a> {
     socket: &'a mut Socket,
     deadline: Option<Instant>,
@@ -224,12 +216,13 @@ impl Socket {
     }
 }
 
-/// When `timeout` ends; none: never.
+/// When `timeout` ends; `None`: never.
 fn end_of(timeout: NextTimeout) -> Option<Instant> {
     (!timeout.after.is_not_happening()).then(|| clock::now() + *timeout.after)
 }
 
-/// A limit that is set stays if it ends in time and is not much too short: who wakes too early just waits again.
+/// Whether the limit that is set can stay: it ends in time, and is not less than half of what is wanted. A read that
+/// ends too early is simply repeated.
 fn fits(set: Duration, wanted: Duration) -> bool {
     !set.is_zero() && set <= wanted && set >= wanted / 2
 }
@@ -281,22 +274,22 @@ impl Write for Until<'_> {
     }
 }
 
-/// A connection that has shaken hands.
-pub(crate) struct Wire {
+/// A connection after its TLS handshake.
+pub(crate) struct TlsTransport {
     tcp: Socket,
     tls: ClientConnection,
     buffers: WipedBuffers,
-    /// The node takes no more bytes.
-    hung_up: bool,
+    /// The node accepts no more bytes.
+    input_closed: bool,
 }
 
-impl fmt::Debug for Wire {
+impl fmt::Debug for TlsTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Wire")
+        f.write_str("TlsTransport")
     }
 }
 
-impl Wire {
+impl TlsTransport {
     fn flush(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         let mut until = self.tcp.until(deadline);
         while self.tls.wants_write() {
@@ -319,8 +312,9 @@ impl Wire {
         Ok(())
     }
 
-    /// Reads until there is plaintext or the end; how much plaintext came. The limit is for all of it: who drips bytes of
-    /// a record that is never whole, or empty ones, gains no time.
+    /// Reads until there is plaintext or the end of the stream, and returns the number of plaintext bytes. The time
+    /// limit is for all reads together, so that a peer that sends single bytes of a record, or empty records, gains no
+    /// time.
     fn receive(&mut self, timeout: NextTimeout) -> io::Result<usize> {
         let deadline = end_of(timeout.for_read());
         loop {
@@ -334,13 +328,13 @@ impl Wire {
             }
             self.tls.read_tls(&mut self.tcp.until(deadline))?;
             let state = self.tls.process_new_packets();
-            // Alerts and key updates want to go out, also when the packet was refused.
+            // Alerts and key updates have to be sent, also when the packet was refused.
             let _ = self.flush(deadline);
             state.map_err(io::Error::other)?;
         }
     }
 
-    /// Takes in what has come without waiting; whether the connection is still good for a request.
+    /// Reads what has arrived, without waiting. Returns whether the connection can be used for a request.
     fn is_quiet(&mut self) -> bool {
         if self.tcp.tcp.set_nonblocking(true).is_err() {
             return false;
@@ -349,7 +343,7 @@ impl Wire {
         while quiet {
             match self.tls.read_tls(&mut self.tcp.tcp) {
                 Ok(0) => quiet = false,
-                // Session tickets are fine; a request that nobody made has no answer.
+                // Session tickets may arrive at any time; plaintext may not, as no request is open.
                 Ok(_) => {
                     quiet = self
                         .tls
@@ -365,13 +359,13 @@ impl Wire {
     }
 }
 
-/// As ureq wants it: time limits apart from other failures.
-fn of_io(error: io::Error, timeout: NextTimeout) -> ureq::Error {
+/// An error as ureq expects it: time limits apart from other failures.
+fn to_ureq(error: io::Error, timeout: NextTimeout) -> ureq::Error {
     if is_timeout(&error) { ureq::Error::Timeout(timeout.reason) } else { ureq::Error::Io(error) }
 }
 
-/// An end without TLS's own word for it. ureq takes some of these errors for the end of a body that has no length, which
-/// anybody on the way could bring about.
+/// An error that ureq does not take for the end of the stream. Without a `close_notify` (RFC 8446 §6.1) the end may
+/// come from anybody on the network path, but ureq would end a body of unknown length with it.
 fn cut_off(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset => {
@@ -381,32 +375,32 @@ fn cut_off(error: io::Error) -> io::Error {
     }
 }
 
-impl Transport for Wire {
+impl Transport for TlsTransport {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        // A node that refuses an upload answers and hangs up before it has read everything: the answer counts, not that
-        // the rest could not be sent. If there is none, reading says so.
-        let sent = if self.hung_up { Ok(()) } else { self.send(amount, timeout) };
+        // A node that refuses an upload answers and closes the connection before it has read everything. The answer
+        // counts, not that the rest could not be sent. If there is no answer, reading it fails.
+        let sent = if self.input_closed { Ok(()) } else { self.send(amount, timeout) };
         self.buffers.sent(amount);
         match sent {
             Err(why) if matches!(why.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
-                self.hung_up = true;
+                self.input_closed = true;
                 Ok(())
             }
-            sent => sent.map_err(|why| of_io(why, timeout.for_write())),
+            sent => sent.map_err(|why| to_ureq(why, timeout.for_write())),
         }
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        let amount = self.receive(timeout).map_err(|why| of_io(cut_off(why), timeout.for_read()))?;
+        let amount = self.receive(timeout).map_err(|why| to_ureq(cut_off(why), timeout.for_read()))?;
         Ok(amount > 0)
     }
 
     fn is_open(&mut self) -> bool {
-        !self.hung_up && self.is_quiet()
+        !self.input_closed && self.is_quiet()
     }
 
     fn is_tls(&self) -> bool {

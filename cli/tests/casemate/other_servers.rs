@@ -1,4 +1,4 @@
-//! Servers that are no HSM. They live in threads of the test and end with its process.
+//! Servers that are not HSMs. They run in threads of the test and end with its process.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_tim
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::rig::Folder;
+use crate::harness::Folder;
 
 /// A web server with a certificate for `localhost`, and the authority that issued it.
 pub(crate) struct Web {
@@ -21,12 +21,13 @@ pub(crate) struct Web {
 }
 
 impl Web {
-    /// One that gives the same answer to everything and hangs up. Its certificate holds until a day such as 2100-01-01.
+    /// Starts one that gives the same answer to every request and closes the connection. Its certificate is valid until a day
+    /// such as 2100-01-01.
     pub(crate) fn start(until: &str, answer: &'static str) -> Self {
         Self::answering(until, move |_| answer.to_owned())
     }
 
-    /// One whose answers depend on the request.
+    /// Starts one whose answers depend on the request.
     pub(crate) fn answering(until: &str, answer: impl Fn(&str) -> String + Send + 'static) -> Self {
         let until: Date = until.parse().unwrap();
         let folder = Folder::new();
@@ -67,7 +68,7 @@ impl Web {
     }
 }
 
-/// A server that speaks no TLS.
+/// Starts a server without TLS; its address.
 pub(crate) fn plain() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -1,8 +1,9 @@
-//! A line to an HSM that loses one request, or one answer.
+//! A proxy in front of an HSM that loses one request, or one answer.
 //!
-//! It passes on what both sides say and counts the client's TLS records of application data (RFC 8446 §5.1), which need no
-//! key to be counted. From a certain one on it passes nothing on: neither that record nor, if the answer shall be lost, what
-//! comes back. In that case it waits for the HSM's answer, so that the request was carried out for certain. Then it hangs up.
+//! It forwards bytes in both directions and counts the client's TLS records of application data (RFC 8446 §5.1), for which it
+//! needs no key. After a given number of them it forwards nothing more and closes the connection. To lose a request, it drops
+//! the next record. To lose an answer, it forwards that record and waits for the HSM's answer, so that the request was
+//! certainly carried out, and drops the answer.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -12,7 +13,7 @@ use std::thread;
 
 const APPLICATION_DATA: u8 = 23;
 
-/// What is lost.
+/// What the proxy loses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lose {
     /// The HSM never sees the request.
@@ -21,8 +22,8 @@ pub(crate) enum Lose {
     Answer,
 }
 
-/// The line.
-pub(crate) struct Lossy {
+/// The proxy.
+pub(crate) struct LossyProxy {
     pub(crate) address: String,
     state: Arc<State>,
 }
@@ -34,9 +35,9 @@ struct State {
     lost: AtomicBool,
 }
 
-impl Lossy {
-    /// In front of this HSM. Its threads end with the process.
-    pub(crate) fn before(hsm: &str, what: Lose) -> Self {
+impl LossyProxy {
+    /// Starts one in front of the HSM at this address. Its threads end with the process.
+    pub(crate) fn in_front_of(hsm: &str, what: Lose) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let state = Arc::new(State {
@@ -58,25 +59,25 @@ impl Lossy {
         Self { address, state }
     }
 
-    /// How many records the client has sent since the start.
+    /// How many records the client has sent since the count began.
     pub(crate) fn records(&self) -> usize {
         self.state.records.load(Ordering::SeqCst)
     }
 
-    /// From now on counts anew and loses what comes after so many records.
+    /// Restarts the count, and loses what comes after that many records.
     pub(crate) fn lose_after(&self, records: usize) {
         self.state.records.store(0, Ordering::SeqCst);
         self.state.lose_after.store(records, Ordering::SeqCst);
     }
 
-    /// Whether it has.
+    /// Whether it has lost something.
     pub(crate) fn has_lost(&self) -> bool {
         self.state.lost.load(Ordering::SeqCst)
     }
 }
 
 impl State {
-    /// Once, behind the last record that goes through.
+    /// Whether to lose what is being forwarded: once, after the last record that goes through.
     fn loses_now(&self) -> bool {
         let late = self.records.load(Ordering::SeqCst) > self.lose_after.load(Ordering::SeqCst);
         late && !self.lost.swap(true, Ordering::SeqCst)

@@ -1,4 +1,4 @@
-//! Where a transcript is typed: HSMs, profiles that name them, and the files that its commands read.
+//! The environment in which the commands of a transcript run: HSMs, profiles that name them, and files to read.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,36 +10,36 @@ use casemate_testkit::{ADMIN, Folder, Hsm, OPERATOR, UNLOCK, Vendor, admin, fing
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use trycmd::schema::Bin;
 
-/// How an HSM is met.
+/// What kind of HSM a profile names.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Start {
+pub(crate) enum HsmKind {
     /// Unprovisioned.
     Fresh,
     /// With `admin` and the Operator `op`, the users `metrics` and `backup` in their roles.
     Operational,
-    /// The same, and it takes the update `update.bin`.
+    /// As [`HsmKind::Operational`], and it takes the update `update.bin`.
     Updatable,
     /// The mock of a NetHSM.
     NetHsm,
 }
 
-/// What commands are sent to. Held, because it ends with the desk.
+/// An HSM under its profile. A real one ends when this is dropped.
 struct Server {
     profile: &'static str,
     address: String,
     _hsm: Option<Hsm>,
 }
 
-/// The desk.
-pub(crate) struct Desk {
+/// The environment of one transcript.
+pub(crate) struct Environment {
     folder: Folder,
     servers: Vec<Server>,
 }
 
-/// Programs of which transcripts may use more than `casemate`.
+/// The programs that transcripts may use.
 const PROGRAMS: &[&str] = &["casemate", "cat", "env", "openssl", "wc"];
 
-/// What stands for the addresses: as long as they are, so that tables look as they do.
+/// Placeholders for the addresses, of the same length, so that tables keep their layout.
 const FRANKFURT: &str = "[HSM_FRANKFURT]";
 const AMSTERDAM: &str = "[HSM_AMSTERDAM]";
 const STUTTGART: &str = "[HSM_STUTTGART]";
@@ -55,7 +55,7 @@ Q+AtIqj1Qq2Ex5OSod/tlUAosa5Yl+Neg+yW7rwUR2jqpwpaDUSSBQ5N
 /// The key of RFC 8032 §7.1, test 2.
 const PARTS: &str = "{\"data\": \"TM0Imyj/ltqdtsNG7BFOD1uKMZ81q6Yk2oz27U+4pvs=\"}\n";
 
-/// A small set-up.
+/// The file of `casemate apply`.
 const SET_UP: &str = r#"namespaces = ["ci"]
 
 [[users]]
@@ -83,9 +83,9 @@ port = 514
 log-level = "warning"
 "#;
 
-impl Desk {
-    /// One with these HSMs.
-    pub(crate) fn new(stage: &[(&'static str, Start)]) -> Self {
+impl Environment {
+    /// Starts these HSMs and writes the files.
+    pub(crate) fn new(hsms: &[(&'static str, HsmKind)]) -> Self {
         let folder = Folder::new();
         for (name, content) in [
             ("unlock.txt", UNLOCK),
@@ -105,21 +105,21 @@ impl Desk {
             folder.file(name, content);
         }
         authority(&folder);
-        let updates = if stage.iter().any(|(_, start)| *start == Start::Updatable) {
+        let updates = if hsms.iter().any(|(_, start)| *start == HsmKind::Updatable) {
             let settings = Vendor::settings(&folder);
             Vendor::image(&folder, "update.bin", "9.8", "Signs twice as fast.");
             settings
         } else {
             Vec::new()
         };
-        let servers = stage.iter().map(|(profile, start)| start.server(profile, &updates)).collect();
-        let desk = Self { folder, servers };
-        desk.folder.file("config.toml", desk.profiles());
-        fs::create_dir(desk.folder.path("bin")).unwrap();
+        let servers = hsms.iter().map(|(profile, start)| start.server(profile, &updates)).collect();
+        let environment = Self { folder, servers };
+        environment.folder.file("config.toml", environment.profiles());
+        fs::create_dir(environment.folder.path("bin")).unwrap();
         for name in PROGRAMS {
-            desk.program(name);
+            environment.program(name);
         }
-        desk
+        environment
     }
 
     /// One profile for each HSM, and one for each user of the first.
@@ -135,11 +135,11 @@ impl Desk {
                  passphrase-file = \"{user}.txt\"\n"
             );
         }
-        // For those who have not seen the first one before.
+        // One without a pin, as before the first contact.
         text + &format!("[profile.unpinned]\nhosts = [\"{}\"]\n", first.address)
     }
 
-    /// A program as transcripts start it: on the desk, with the profiles and without a terminal. trycmd splits a line
+    /// A program as transcripts start it: in the folder, with the profiles and without a terminal. trycmd splits a line
     /// into words and starts the first; pipes and redirections are left to a shell.
     fn program(&self, name: &str) {
         let (folder, path) = (self.folder.at(""), self.folder.at(&format!("bin/{name}")));
@@ -160,12 +160,12 @@ cd {folder} && exec env -i PATH="{casemate}:$PATH" CASEMATE_CONFIG=config.toml s
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// What transcripts can start.
+    /// The programs that transcripts can start.
     pub(crate) fn programs(&self) -> Vec<(&'static str, Bin)> {
         PROGRAMS.iter().map(|name| (*name, Bin::Path(self.folder.path("bin").join(name)))).collect()
     }
 
-    /// What stands in the documents instead of addresses and the first fingerprint.
+    /// The placeholders of addresses and of the first fingerprint, and what they stand for.
     pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
         let mut variables = vec![("[PIN]", fingerprint(&self.servers[0].address).to_string())];
         for (server, name) in self.servers.iter().zip([FRANKFURT, AMSTERDAM, STUTTGART]) {
@@ -175,13 +175,13 @@ cd {folder} && exec env -i PATH="{casemate}:$PATH" CASEMATE_CONFIG=config.toml s
     }
 }
 
-impl Start {
+impl HsmKind {
     fn server(self, profile: &'static str, updates: &[String]) -> Server {
         let hsm = match self {
-            Start::Fresh => Hsm::start(),
-            Start::Operational => operational(&[]),
-            Start::Updatable => operational(updates),
-            Start::NetHsm => return Server { profile, address: nethsm::start().address, _hsm: None },
+            HsmKind::Fresh => Hsm::start(),
+            HsmKind::Operational => operational(&[]),
+            HsmKind::Updatable => operational(updates),
+            HsmKind::NetHsm => return Server { profile, address: nethsm::start().address, _hsm: None },
         };
         Server { profile, address: hsm.address.clone(), _hsm: Some(hsm) }
     }

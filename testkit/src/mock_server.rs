@@ -1,4 +1,4 @@
-//! A small HTTPS server that answers as a test wants, also what no healthy HSM does.
+//! A small HTTPS server that answers as a test wants, also in ways in which no healthy HSM does.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,72 +11,73 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// A certificate and the key that is claimed to be its own.
+/// A certificate, and a key that need not belong to it.
 pub struct Identity {
-    /// What it shows.
+    /// The certificate that the server presents.
     pub certificate: CertificateDer<'static>,
-    /// PKCS #8 in DER.
+    /// The private key that the server uses, PKCS #8 in DER.
     pub key: Vec<u8>,
 }
 
-/// A small HTTPS server in threads of the test; they end with the test process.
-pub struct Odd {
-    /// Address and port.
+/// A small HTTPS server in threads of the test. They end with the test process.
+pub struct MockServer {
+    /// `address:port`.
     pub address: String,
     requests: Arc<AtomicU64>,
 }
 
-/// What a server does with a request.
-pub enum Does {
-    /// Sends this and goes on.
-    Says(Vec<u8>),
-    /// Sends this and hangs up.
-    HangsUpAfter(Vec<u8>),
-    /// Nothing, for a minute.
-    Stalls,
-    /// One byte after another of a TLS record that is never whole, for a minute. It needs no keys: anybody on the way can.
-    Drips,
+/// What the server does with a request.
+pub enum Reaction {
+    /// Sends these bytes and waits for the next request.
+    Send(Vec<u8>),
+    /// Sends these bytes and closes the connection.
+    SendAndClose(Vec<u8>),
+    /// Sends nothing for a minute.
+    Stall,
+    /// Sends single bytes of a TLS record that never ends, for a minute. Anybody on the network path could do that, as
+    /// it takes no key.
+    Drip,
 }
 
-/// A whole reply.
-pub fn reply(status: u16, json: &str) -> Does {
-    whole(status, "application/json", json)
+/// A complete reply with a JSON body.
+pub fn reply(status: u16, json: &str) -> Reaction {
+    complete(status, "application/json", json)
 }
 
-/// A whole reply, 200 and of another type.
-pub fn reply_as(kind: &str, body: &str) -> Does {
-    whole(200, kind, body)
+/// A complete reply with status 200 and another content type.
+pub fn reply_as(content_type: &str, body: &str) -> Reaction {
+    complete(200, content_type, body)
 }
 
-fn whole(status: u16, kind: &str, body: &str) -> Does {
+fn complete(status: u16, content_type: &str, body: &str) -> Reaction {
     let length = body.len();
-    let head = format!("HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n");
-    Does::Says((head + body).into())
+    let head = format!("HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n");
+    Reaction::Send((head + body).into())
 }
 
-impl Odd {
-    /// One with a certificate for `localhost`, which it made itself. `answer` gets the request line.
-    pub fn start(answer: impl Fn(&str) -> Does + Send + Sync + 'static) -> Self {
+impl MockServer {
+    /// Starts one with a self-signed certificate for `localhost`. `answer` gets the request line.
+    pub fn start(answer: impl Fn(&str) -> Reaction + Send + Sync + 'static) -> Self {
         Self::start_reading(move |request, _| answer(request))
     }
 
-    /// The same, where `answer` gets the body, too.
-    pub fn start_reading(answer: impl Fn(&str, &[u8]) -> Does + Send + Sync + 'static) -> Self {
+    /// As [`MockServer::start`], but `answer` gets the request line and the body.
+    pub fn start_reading(answer: impl Fn(&str, &[u8]) -> Reaction + Send + Sync + 'static) -> Self {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
         Self::serve(Identity { certificate: certificate.der().clone(), key: key.serialize_der() }, answer)
     }
 
-    /// One with this certificate.
-    pub fn start_as(identity: Identity, answer: impl Fn(&str) -> Does + Send + Sync + 'static) -> Self {
+    /// Starts one with this certificate. `answer` gets the request line.
+    pub fn start_as(identity: Identity, answer: impl Fn(&str) -> Reaction + Send + Sync + 'static) -> Self {
         Self::serve(identity, move |request, _| answer(request))
     }
 
-    fn serve(identity: Identity, answer: impl Fn(&str, &[u8]) -> Does + Send + Sync + 'static) -> Self {
+    fn serve(identity: Identity, answer: impl Fn(&str, &[u8]) -> Reaction + Send + Sync + 'static) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key));
         let signing = provider.key_provider.load_private_key(key).unwrap();
-        // Not checked against each other: a thief has the certificate and not the key.
+        // Certificate and key are not compared, so that a test can play a thief who has the certificate but not the key.
         let certified = rustls::sign::CertifiedKey::new(vec![identity.certificate], signing);
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -100,13 +101,13 @@ impl Odd {
                             counter.fetch_add(1, Ordering::Relaxed);
                         }
                         match answer(&request, &body) {
-                            Does::Says(bytes) => stream.get_mut().write_all(&bytes).unwrap(),
-                            Does::HangsUpAfter(bytes) => {
+                            Reaction::Send(bytes) => stream.get_mut().write_all(&bytes).unwrap(),
+                            Reaction::SendAndClose(bytes) => {
                                 let _ = stream.get_mut().write_all(&bytes);
                                 return;
                             }
-                            Does::Stalls => thread::sleep(Duration::from_secs(60)),
-                            Does::Drips => return drip(&mut stream.get_mut().sock),
+                            Reaction::Stall => thread::sleep(Duration::from_secs(60)),
+                            Reaction::Drip => return drip(&mut stream.get_mut().sock),
                         }
                     }
                 });
@@ -115,13 +116,13 @@ impl Odd {
         Self { address, requests }
     }
 
-    /// Requests that were read whole.
+    /// How many requests were read completely, without probes of readiness.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 }
 
-/// The head of a record of application data with 16 KiB (RFC 8446 §5.1), and then some of it.
+/// Sends the header of an application data record of 16 KiB (RFC 8446 §5.1), then a part of its content, byte by byte.
 fn drip(tcp: &mut TcpStream) {
     let _ = tcp.write_all(&[23, 3, 3, 64, 0]);
     for _ in 0..600 {
@@ -132,7 +133,7 @@ fn drip(tcp: &mut TcpStream) {
     }
 }
 
-/// Request line and body of the next whole request.
+/// The request line and the body of the next request; none if the connection ends before.
 fn read_request(stream: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
     let mut first = String::new();
     if stream.read_line(&mut first).ok()? == 0 {
