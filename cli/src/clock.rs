@@ -1,4 +1,4 @@
-//! Time that passes here. It is the one file of the command line that asks for it.
+//! The only file of the command line that reads a monotonic clock or waits; and the time in the format of the API.
 
 #![allow(clippy::disallowed_methods, reason = "a command has no Platform; waiting goes through this file")]
 
@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Now.
+/// The time now.
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Waits.
+/// Blocks the thread for `time`.
 pub(crate) fn sleep(time: Duration) {
     thread::sleep(time);
 }
 
-/// The time here, to the nearest second, as the API takes it.
+/// The time of this machine, rounded to seconds, in the format of the API.
 pub(crate) fn now_rfc3339() -> String {
     rfc3339(Timestamp::now() + SignedDuration::from_millis(500))
 }
 
-/// A time as the API takes it: whole seconds, offset zero (RFC 3339 §5.6).
+/// A time in the format of the API: whole seconds, offset zero (RFC 3339 §5.6).
 pub(crate) fn rfc3339(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -1,85 +1,85 @@
-//! Every way in which a command fails, and the exit code that tells a script which one it was. The codes do not change.
+//! The failures of commands, and the exit code of each. The codes do not change, so that scripts can rely on them.
 //!
 //! | Code | Name | Meaning |
 //! |---|---|---|
 //! | 0 | | done |
 //! | 1 | `local` | a file, the terminal or a passphrase command on this machine failed |
-//! | 2 | `usage` | the arguments, the environment or the profile do not make sense |
+//! | 2 | `usage` | the arguments, the environment or the profile are wrong |
 //! | 3 | `unreachable` | no HSM answered, or not in time; this call changed nothing, earlier steps of the command may have |
 //! | 4 | `untrusted` | the HSM's certificate is not trusted or has expired; nothing was sent |
-//! | 5 | `unauthenticated` | wrong user or passphrase, or no login is taken for a moment |
+//! | 5 | `unauthenticated` | wrong user or passphrase, or no login is accepted for a moment |
 //! | 6 | `forbidden` | this user may not do this; for `unlock`: the passphrase is wrong |
-//! | 7 | `not-found` | there is nothing of that name |
-//! | 8 | `wrong-state` | the HSM is in a state without this service |
-//! | 9 | `conflict` | it is there already (`409`; of key ids the API says `400`, which is code 10) |
-//! | 10 | `refused` | the HSM says no for another reason |
-//! | 11 | `unknown` | the answer was lost: look before you try again |
-//! | 12 | `garbled` | what answered is no HSM, or of another version |
-//! | 13 | `declined` | the question whether to go on was not answered with yes |
-//! | 14 | `drift` | the HSM is not as the file says |
+//! | 7 | `not-found` | there is no object of that name |
+//! | 8 | `wrong-state` | the HSM does not offer this in its current state |
+//! | 9 | `conflict` | it exists already (`409`; for key ids the API uses `400`, which is code 10) |
+//! | 10 | `refused` | the HSM refused the request for another reason |
+//! | 11 | `unknown` | the answer was lost: check before you try again |
+//! | 12 | `garbled` | the answer is not that of an HSM, or of another version |
+//! | 13 | `declined` | the question whether to continue was not answered with yes |
+//! | 14 | `drift` | the HSM differs from the file |
 
 use casemate_client::Error;
 
-/// Why a command came to nothing. `Display` is what a person reads: what, where, and what to do.
+/// Why a command failed. `Display` is for people: what happened, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Something on this machine.
+    /// Something on this machine failed.
     #[error("{0}")]
     Local(String),
-    /// The caller asked for something that makes no sense.
+    /// The arguments, the environment or a file given to the command are wrong.
     #[error("{0}")]
     Usage(String),
-    /// The HSM is in a state in which this makes no sense, which was found out before anything was asked or sent.
+    /// The HSM is in the wrong state, which was found out before anything was sent.
     #[error("{0}")]
     WrongState(String),
-    /// The caller was asked and did not say yes.
+    /// The user did not answer a question with yes.
     #[error("Nothing was done.")]
     Declined,
-    /// The passphrase of another than a user is wrong.
+    /// A passphrase other than that of a user is wrong.
     #[error("{0}")]
     Forbidden(String),
-    /// The doctor found something, which it has printed; `code` is that of the first failure.
+    /// Checks of `casemate doctor` failed, which it has printed; `code` is that of the first one.
     #[error("{failed} of {checks} checks failed.")]
-    Unwell {
+    ChecksFailed {
         /// How many failed.
         failed: usize,
-        /// How many there were.
+        /// How many checks there were.
         checks: usize,
         /// Exit code and name.
         code: (u8, &'static str),
     },
-    /// The HSM is not as a file says.
+    /// The HSM differs from a file.
     #[error("{0}")]
     Drift(String),
-    /// Another failure, and what it stopped.
+    /// Another failure, with a text in front.
     #[error("{what}: {why}")]
-    At {
-        /// What was tried.
+    Prefixed {
+        /// The text.
         what: String,
-        /// Why it failed.
+        /// The failure.
         why: Box<Failure>,
     },
-    /// The client's own words, with the next step where the command line knows it better.
+    /// An error of the client, with a hint if the command line has one.
     #[error("{0}{hint}", hint = hint(.0))]
     Call(#[from] Error),
 }
 
-/// What to type next.
+/// What to do next on the command line.
 fn hint(error: &Error) -> String {
     match error {
         Error::Untrusted { fingerprint, .. } => {
             format!(" To pin it: --pin {fingerprint}, or pin = [\"{fingerprint}\"] in the profile.")
         }
-        Error::WrongState { .. } => " `casemate state` shows it.".into(),
+        Error::WrongState { .. } => " `casemate state` shows its state.".into(),
         Error::NodeRequired { .. } => " Give it with --host.".into(),
         _ => String::new(),
     }
 }
 
 impl Failure {
-    /// The same, with what was tried in front.
-    pub(crate) fn at(self, what: impl Into<String>) -> Self {
-        Failure::At { what: what.into(), why: Box::new(self) }
+    /// Puts a text in front of the failure.
+    pub(crate) fn prefixed(self, what: impl Into<String>) -> Self {
+        Failure::Prefixed { what: what.into(), why: Box::new(self) }
     }
 
     /// The exit code and its name.
@@ -90,9 +90,9 @@ impl Failure {
             Failure::Forbidden(_) => (6, "forbidden"),
             Failure::WrongState(_) => (8, "wrong-state"),
             Failure::Declined => (13, "declined"),
-            Failure::Unwell { code, .. } => *code,
+            Failure::ChecksFailed { code, .. } => *code,
             Failure::Drift(_) => (14, "drift"),
-            Failure::At { why, .. } => why.code(),
+            Failure::Prefixed { why, .. } => why.code(),
             Failure::Call(error) => match error {
                 Error::Local(_) | Error::Incomplete { .. } => (1, "local"),
                 Error::Settings(_) | Error::NodeRequired { .. } => (2, "usage"),
@@ -111,7 +111,7 @@ impl Failure {
     }
 }
 
-/// Puts a local error into a sentence about `what`.
+/// Makes a local error into the sentence `what: error.`
 pub(crate) fn local<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E) -> Failure {
     move |why| Failure::Local(format!("{what}: {why}."))
 }

@@ -1,4 +1,4 @@
-//! Files that are to be sent, whose length has to be known first.
+//! Files to upload, whose length has to be known first.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -6,12 +6,12 @@ use std::path::Path;
 
 use crate::exit::{Failure, local};
 
-/// A file to send, and its length. Standard input (`-`) and pipes have none until they were read: they are put into a file
-/// without a name first.
-pub(crate) fn sized(path: &Path) -> Result<(File, u64), Failure> {
+/// Opens a file to upload and returns its length in bytes. Standard input (`-`) and pipes, whose length is not known,
+/// are copied to a temporary file without a name first.
+pub(crate) fn open_with_length(path: &Path) -> Result<(File, u64), Failure> {
     let unreadable = local(format!("{} cannot be read", path.display()));
-    let sized = if path == Path::new("-") { spool(&mut io::stdin().lock()) } else { open_sized(path) };
-    sized.map_err(unreadable)
+    let open_with_length = if path == Path::new("-") { spool(&mut io::stdin().lock()) } else { open_sized(path) };
+    open_with_length.map_err(unreadable)
 }
 
 fn open_sized(path: &Path) -> io::Result<(File, u64)> {
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_is_spooled_into_a_file_without_a_name() {
+    fn a_stream_is_copied_to_a_file_without_a_name() {
         let (mut file, length) = spool(&mut b"what comes".as_slice()).unwrap();
         let mut read = String::new();
         file.read_to_string(&mut read).unwrap();

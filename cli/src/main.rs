@@ -31,7 +31,7 @@ struct Cli {
     command: Option<Command>,
 }
 
-/// What can be done with an HSM, and without one.
+/// The commands.
 #[derive(Subcommand)]
 enum Command {
     #[command(flatten)]
@@ -40,9 +40,9 @@ enum Command {
     #[command(subcommand)]
     Profile(cmd::profile::Command),
     /// Print a completion script for a shell
-    Completions(cmd::pages::Completions),
+    Completions(cmd::manual::Completions),
     /// Print the manual, or write it to a folder
-    Man(cmd::pages::Man),
+    Man(cmd::manual::Man),
 }
 
 fn main() -> ExitCode {
@@ -62,9 +62,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Hsm(command)) => {
             let context = Context::new(cli.global)?;
             thread::scope(|scope| {
-                // The first random number of a process costs AWS-LC some 30 ms, in which it times the processor for
-                // entropy: most of what a short command takes. They pass while a passphrase is fetched and a host is
-                // looked up. Without the thread the handshake waits for them.
+                // The first random number of a process takes AWS-LC some 30 ms, as it collects entropy from the timing
+                // of the processor. That is most of the time of a short command, so it is done while the passphrase is
+                // read and the host name is looked up. If the thread cannot be started, the TLS handshake waits for it.
                 let _ = thread::Builder::new().spawn_scoped(scope, || aws_lc_rs::rand::fill(&mut [0]));
                 command.run(&context)
             })

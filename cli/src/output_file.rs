@@ -1,8 +1,8 @@
 //! Files that are written whole or not at all.
 //!
-//! What is written goes into a temporary file beside the target, because a rename does not leave a file system. It is on the
-//! disk before it gets the name of the target, and the name is on the disk before the command says that it is done: whoever
-//! looks finds the old file or the new one, also after a crash.
+//! The content is written to a temporary file in the folder of the target, as a rename works only within a file system.
+//! It is on the disk before the file gets the name of the target, and that name is on the disk before the command
+//! reports success. So there is always the old file or the new one, also after a crash.
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -16,69 +16,70 @@ use tempfile::NamedTempFile;
 use crate::exit::{Failure, local};
 use crate::render::hex;
 
-/// Whether a file that is there may be replaced.
+/// Whether an existing file may be overwritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Replace {
-    /// Yes.
+pub(crate) enum Overwrite {
+    /// Yes, because of `--force`.
     Yes,
-    /// Not unless `--force` is said.
+    /// Not without `--force`.
     No,
-    /// Never: the command has no `--force`.
+    /// Never, as the command has no `--force`.
     Never,
 }
 
-impl From<bool> for Replace {
-    /// Of the option `--force`.
+impl From<bool> for Overwrite {
+    /// From the option `--force`.
     fn from(force: bool) -> Self {
-        if force { Replace::Yes } else { Replace::No }
+        if force { Overwrite::Yes } else { Overwrite::No }
     }
 }
 
-/// A file that nobody else may read. It is written beside its place and takes it in [`NewFile::finish`]; dropped before,
-/// nothing is left of it.
-pub(crate) struct NewFile {
+/// A file that only its owner may read (mode 0600). It gets its name in [`OutputFile::finish`]; if it is dropped
+/// before, nothing is left of it.
+pub(crate) struct OutputFile {
     target: PathBuf,
-    replace: Replace,
+    overwrite: Overwrite,
     file: NamedTempFile,
     hash: digest::Context,
     bytes: u64,
 }
 
-/// What was written.
+/// Length and hash of a file that was written.
 pub(crate) struct Written {
     pub(crate) bytes: u64,
-    /// In hex.
+    /// SHA-256 (FIPS 180-4) in lower-case hex.
     pub(crate) sha256: String,
 }
 
-impl NewFile {
-    /// Begins one.
-    pub(crate) fn create(target: &Path, replace: Replace) -> Result<Self, Failure> {
+impl OutputFile {
+    /// Creates the temporary file. Fails if `target` exists and may not be overwritten, or is not a regular file;
+    /// symbolic links are not followed.
+    pub(crate) fn create(target: &Path, overwrite: Overwrite) -> Result<Self, Failure> {
         if target.file_name().is_none() {
-            return Err(Failure::Usage(format!("{} is no name of a file.", target.display())));
+            return Err(Failure::Usage(format!("{} is not the name of a file.", target.display())));
         }
-        if replace != Replace::Yes && target.symlink_metadata().is_ok() {
-            return Err(there(target, replace));
+        if overwrite != Overwrite::Yes && target.symlink_metadata().is_ok() {
+            return Err(exists_already(target, overwrite));
         }
         if target.symlink_metadata().is_ok_and(|there| !there.is_file()) {
-            return Err(Failure::Usage(format!("{} is no regular file. Choose another name.", target.display())));
+            return Err(Failure::Usage(format!("{} is not a regular file. Choose another name.", target.display())));
         }
         let file = create_beside(target).map_err(local(format_args!("{} cannot be written", target.display())))?;
         let hash = digest::Context::new(&SHA256);
-        Ok(Self { target: target.to_owned(), replace, file, hash, bytes: 0 })
+        Ok(Self { target: target.to_owned(), overwrite, file, hash, bytes: 0 })
     }
 
-    /// Puts it in its place, on the disk for good.
+    /// Gives the file its name, with file and folder synced to the disk.
     pub(crate) fn finish(self) -> Result<Written, Failure> {
-        let Self { target, replace, file, hash, bytes } = self;
+        let Self { target, overwrite, file, hash, bytes } = self;
         let name = target.display();
         file.as_file().sync_all().map_err(local(format_args!("{name} cannot be written")))?;
-        let placed = match replace {
-            Replace::Yes => file.persist(&target).map_err(|why| why.error),
-            Replace::No | Replace::Never => place_beside_others(file, &target),
+        let persisted = match overwrite {
+            Overwrite::Yes => file.persist(&target).map_err(|why| why.error),
+            Overwrite::No | Overwrite::Never => persist_new(file, &target),
         };
-        placed.map_err(|why| match why.kind() {
-            io::ErrorKind::AlreadyExists => there(&target, replace),
+        persisted.map_err(|why| match why.kind() {
+            io::ErrorKind::AlreadyExists => exists_already(&target, overwrite),
             _ => local(format_args!("{name} cannot be written"))(why),
         })?;
         sync_folder_of(&target).map_err(local(format_args!("The folder of {name} cannot be written")))?;
@@ -87,9 +88,9 @@ impl NewFile {
     }
 }
 
-impl Write for NewFile {
+impl Write for OutputFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // The file itself: an error of its wrapper would tell the temporary name.
+        // Not through the wrapper, whose errors name the temporary file.
         let amount = self.file.as_file_mut().write(bytes)?;
         self.hash.update(bytes.get(..amount).unwrap_or_default());
         self.bytes += amount as u64;
@@ -101,8 +102,8 @@ impl Write for NewFile {
     }
 }
 
-/// Writes `bytes` to `path`, for the owner alone, in place of what is there; makes its folder if need be. A symbolic link is
-/// replaced, not followed.
+/// Writes `bytes` to `path` with mode 0600, in place of an existing file. Creates missing folders with mode 0700. A
+/// symbolic link is replaced, not followed.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let write = || {
         DirBuilder::new().recursive(true).mode(0o700).create(folder_of(path))?;
@@ -115,8 +116,8 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     write().map_err(local(format_args!("{} cannot be written", path.display())))
 }
 
-/// A new file `.NAME.RANDOM.part` with mode 0600 in the folder of `target`. Dropped, it is removed; one that outlives a crash
-/// has a name that tells what it is.
+/// Creates a file `.NAME.RANDOM.part` with mode 0600 in the folder of `target`. It is removed when it is dropped; after
+/// a crash, its name tells what it is.
 fn create_beside(target: &Path) -> io::Result<NamedTempFile> {
     let mut prefix = OsString::from(".");
     prefix.push(target.file_name().unwrap_or_default());
@@ -126,12 +127,12 @@ fn create_beside(target: &Path) -> io::Result<NamedTempFile> {
     builder.make_in(folder_of(target), |path| OpenOptions::new().write(true).create_new(true).mode(0o600).open(path))
 }
 
-/// Gives `file` the name `target` unless there is something of that name: who made it meanwhile keeps it.
-fn place_beside_others(file: NamedTempFile, target: &Path) -> io::Result<File> {
+/// Gives `file` the name `target`, unless that exists, also since [`OutputFile::create`].
+fn persist_new(file: NamedTempFile, target: &Path) -> io::Result<File> {
     file.persist_noclobber(target).or_else(|why| match why.error.kind() {
         io::ErrorKind::AlreadyExists => Err(why.error),
         _ if target.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
-        // Some file systems can neither rename without replacing nor link.
+        // Some file systems have neither links nor a rename that does not replace.
         _ => why.file.persist(target).map_err(|why| why.error),
     })
 }
@@ -144,9 +145,9 @@ fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(folder_of(path))?.sync_all()
 }
 
-fn there(path: &Path, replace: Replace) -> Failure {
-    let force = if replace == Replace::No { ", or --force to replace it" } else { "" };
-    Failure::Local(format!("{} is there already: take another name{force}.", path.display()))
+fn exists_already(path: &Path, overwrite: Overwrite) -> Failure {
+    let force = if overwrite == Overwrite::No { ", or overwrite it with --force" } else { "" };
+    Failure::Local(format!("{} already exists: choose another name{force}.", path.display()))
 }
 
 #[cfg(test)]
@@ -165,19 +166,19 @@ mod tests {
         names
     }
 
-    fn write(target: &Path, replace: Replace, content: &[u8]) -> Result<Written, Failure> {
-        let mut file = NewFile::create(target, replace)?;
+    fn write(target: &Path, overwrite: Overwrite, content: &[u8]) -> Result<Written, Failure> {
+        let mut file = OutputFile::create(target, overwrite)?;
         file.write_all(content).unwrap();
         file.finish()
     }
 
     #[test]
-    fn a_finished_file_is_whole_and_for_its_owner_alone() {
+    fn a_finished_file_is_complete_and_only_its_owner_may_read_it() {
         let folder = Folder::new();
         let target = folder.path("new");
-        let mut file = NewFile::create(&target, Replace::No).unwrap();
+        let mut file = OutputFile::create(&target, Overwrite::No).unwrap();
         file.write_all(b"abc").unwrap();
-        assert!(!target.exists(), "it has no name before it is whole");
+        assert!(!target.exists(), "it has no name before it is complete");
         assert!(names(&folder).iter().all(|name| name.starts_with(".new.") && name.ends_with(".part")));
         let modes = |name: &str| fs::metadata(folder.path(name)).unwrap().permissions().mode() & 0o777;
         assert!(names(&folder).iter().all(|name| modes(name) == 0o600));
@@ -191,7 +192,7 @@ mod tests {
     fn an_error_names_the_file_that_was_asked_for() {
         let folder = Folder::new();
         let target = folder.path("nowhere/new");
-        let why = NewFile::create(&target, Replace::No).err().unwrap().to_string();
+        let why = OutputFile::create(&target, Overwrite::No).err().unwrap().to_string();
         assert_eq!(why, format!("{} cannot be written: No such file or directory (os error 2).", target.display()));
     }
 
@@ -199,27 +200,27 @@ mod tests {
     fn a_file_that_is_not_finished_leaves_nothing() {
         let folder = Folder::new();
         let target = PathBuf::from(folder.file("old", "old"));
-        let mut file = NewFile::create(&target, Replace::Yes).unwrap();
+        let mut file = OutputFile::create(&target, Overwrite::Yes).unwrap();
         file.write_all(b"half").unwrap();
         drop(file);
         assert_eq!((names(&folder), fs::read(&target).unwrap().as_slice()), (vec!["old".into()], b"old".as_slice()));
     }
 
     #[test]
-    fn only_force_replaces_a_file_also_one_that_was_made_meanwhile() {
+    fn only_force_overwrites_a_file_also_one_that_was_created_meanwhile() {
         let folder = Folder::new();
         let target = PathBuf::from(folder.file("old", "old"));
-        for replace in [Replace::No, Replace::Never] {
-            assert!(write(&target, replace, b"new").is_err());
+        for overwrite in [Overwrite::No, Overwrite::Never] {
+            assert!(write(&target, overwrite, b"new").is_err());
             let late = folder.path("late");
-            let file = NewFile::create(&late, replace).unwrap();
+            let file = OutputFile::create(&late, overwrite).unwrap();
             fs::write(&late, "meanwhile").unwrap();
             assert!(file.finish().is_err());
             assert_eq!(fs::read(&late).unwrap(), b"meanwhile");
             fs::remove_file(late).unwrap();
         }
         assert_eq!(fs::read(&target).unwrap(), b"old");
-        write(&target, Replace::Yes, b"new").unwrap();
+        write(&target, Overwrite::Yes, b"new").unwrap();
         assert_eq!((names(&folder), fs::read(&target).unwrap().as_slice()), (vec!["old".into()], b"new".as_slice()));
     }
 
@@ -229,13 +230,13 @@ mod tests {
         let (file, link) = (folder.file("file", "old"), folder.path("link"));
         symlink(&file, &link).unwrap();
         symlink("nowhere", folder.path("dangling")).unwrap();
-        for replace in [Replace::Yes, Replace::No, Replace::Never] {
-            assert!(write(&link, replace, b"new").is_err());
-            assert!(write(&folder.path("dangling"), replace, b"new").is_err());
+        for overwrite in [Overwrite::Yes, Overwrite::No, Overwrite::Never] {
+            assert!(write(&link, overwrite, b"new").is_err());
+            assert!(write(&folder.path("dangling"), overwrite, b"new").is_err());
         }
-        // One that was made meanwhile is replaced, not followed.
+        // One that was created meanwhile is replaced, not followed.
         let late = folder.path("late");
-        let written = NewFile::create(&late, Replace::Yes).unwrap();
+        let written = OutputFile::create(&late, Overwrite::Yes).unwrap();
         symlink(&file, &late).unwrap();
         written.finish().unwrap();
         assert!(!fs::symlink_metadata(&late).unwrap().is_symlink());
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_as_a_whole_and_for_its_owner_alone() {
+    fn a_replaced_file_is_complete_and_only_its_owner_may_read_it() {
         let folder = Folder::new();
         let path = folder.path("made/below/file");
         for content in ["one", "two"] {

@@ -1,5 +1,5 @@
-//! Profiles: named sets of options in `~/.config/casemate/config.toml`, and how arguments, environment and profile make
-//! one connection.
+//! Profiles: named sets of options in `~/.config/casemate/config.toml`, and the context of a command, made of its
+//! arguments, the environment and a profile.
 //!
 //! ```toml
 //! [profile.default]
@@ -22,22 +22,22 @@ use crate::exit::{Failure, local};
 use crate::prompt::{self, Source};
 use crate::render::Out;
 
-/// The profile that is used unless another one or a host is named.
+/// The profile that is used unless another one or a host is given.
 const DEFAULT: &str = "default";
 
 /// Options of every command.
 #[derive(Args)]
 pub(crate) struct Global {
-    /// HSM as HOST, HOST:PORT or https://HOST:PORT; several are tried in turn
+    /// HSM as HOST, HOST:PORT or https://HOST:PORT; of several, another one is tried if one fails
     #[arg(long, global = true, env = "CASEMATE_HOST", value_delimiter = ',')]
     pub(crate) host: Vec<String>,
-    /// Trust only certificates that these vouch for (PEM)
+    /// Trust only certificates issued under those in this file (PEM)
     #[arg(long, global = true, value_name = "FILE", conflicts_with_all = ["pin", "insecure"])]
     pub(crate) ca_file: Option<PathBuf>,
     /// Trust the certificate with this SHA-256 fingerprint; repeatable
     #[arg(long, global = true, value_name = "SHA256", conflicts_with = "insecure")]
     pub(crate) pin: Vec<Fingerprint>,
-    /// Trust anyone: whoever stands between reads passphrases and keys. For tests only
+    /// Trust any certificate: whoever intercepts the connection can read passphrases and keys. For tests only
     #[arg(long, global = true)]
     pub(crate) insecure: bool,
     /// User as NAME or NAMESPACE~NAME
@@ -49,7 +49,7 @@ pub(crate) struct Global {
     /// Command that prints the user's passphrase
     #[arg(long, global = true, value_name = "COMMAND")]
     pub(crate) passphrase_command: Option<String>,
-    /// Profile of the configuration file; without it and without --host: `default`
+    /// Profile of the configuration file; without this and without --host: `default`
     #[arg(long, global = true, env = "CASEMATE_PROFILE", value_name = "NAME")]
     profile: Option<String>,
     /// Configuration file, instead of ~/.config/casemate/config.toml
@@ -58,7 +58,7 @@ pub(crate) struct Global {
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Do what cannot be undone without asking
+    /// Answer questions with yes: do without asking what cannot be undone
     #[arg(long, short, global = true)]
     pub(crate) yes: bool,
 }
@@ -70,7 +70,7 @@ struct File {
     profile: BTreeMap<String, Profile>,
 }
 
-/// One profile as it stands in the file. Written, what is absent is left out.
+/// One profile of the file.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Profile {
@@ -88,40 +88,39 @@ pub(crate) struct Profile {
     pub(crate) passphrase_command: Option<String>,
 }
 
-/// What every command works with.
+/// What every command needs.
 pub(crate) struct Context {
-    /// The HSMs.
+    /// The client of the HSMs.
     pub(crate) client: Client,
-    /// Where to print.
+    /// How to print.
     pub(crate) out: Out,
     yes: bool,
-    /// A profile named the HSMs.
-    pub(crate) of_a_profile: bool,
+    /// Whether the hosts come from a profile.
+    pub(crate) hosts_from_profile: bool,
     trust: Trust,
-    /// As whom.
+    /// The user.
     pub(crate) user: Option<UserId>,
-    given: Option<Source>,
-    of_profile: Option<Source>,
+    passphrase_source: Option<Source>,
+    profile_passphrase_source: Option<Source>,
 }
 
 impl Context {
-    /// Joins arguments, environment and profile. Connects to nobody yet.
+    /// Combines arguments, environment and profile. Does not connect yet.
     pub(crate) fn new(global: Global) -> Result<Self, Failure> {
         let profile = profile(&global)?;
-        // The profile's passphrase is the profile's user's, and for the profile's hosts as far as they can be told apart
-        // from others.
-        let is_user = match (&global.user, &profile.user) {
+        // The passphrase of a profile is for its user and its hosts, and is not given to others.
+        let same_user = match (&global.user, &profile.user) {
             (Some(given), Some(name)) => given.to_string() == *name,
             _ => true,
         };
-        let at_home = profile.hosts.is_empty() || global.host.iter().all(|host| profile.hosts.contains(host));
-        let of_profile = source(profile.passphrase_file, profile.passphrase_command).filter(|_| {
-            is_user && at_home && (!global.insecure || profile.ca_file.is_none() && profile.pin.is_empty())
+        let same_hosts = profile.hosts.is_empty() || global.host.iter().all(|host| profile.hosts.contains(host));
+        let profile_passphrase_source = source(profile.passphrase_file, profile.passphrase_command).filter(|_| {
+            same_user && same_hosts && (!global.insecure || profile.ca_file.is_none() && profile.pin.is_empty())
         });
-        let of_a_profile = global.host.is_empty();
-        let nodes = if of_a_profile { profile.hosts } else { global.host };
+        let hosts_from_profile = global.host.is_empty();
+        let nodes = if hosts_from_profile { profile.hosts } else { global.host };
         if nodes.is_empty() {
-            return Err(Failure::Usage("No HSM is named: give --host, CASEMATE_HOST, or hosts in the profile.".into()));
+            return Err(Failure::Usage("No HSM is given: use --host, CASEMATE_HOST, or hosts in the profile.".into()));
         }
         let trust = if global.insecure {
             Trust::Anyone
@@ -138,67 +137,71 @@ impl Context {
         };
         let user = match (global.user, profile.user) {
             (Some(user), _) => Some(user),
-            (None, Some(name)) => Some(
-                UserId::parse(&name)
-                    .map_err(|why| Failure::Usage(format!("The user {name} of the profile is no user name: {why}")))?,
-            ),
+            (None, Some(name)) => Some(UserId::parse(&name).map_err(|why| {
+                Failure::Usage(format!("The user {name} of the profile is not a valid user name: {why}"))
+            })?),
             (None, None) => None,
         };
         Ok(Self {
             client: Client::new(Settings { trust: trust.clone(), ..Settings::of(nodes) })?,
             out: Out { json: global.json },
             yes: global.yes,
-            of_a_profile,
+            hosts_from_profile,
             trust,
             user,
-            given: source(global.passphrase_file, global.passphrase_command),
-            of_profile,
+            passphrase_source: source(global.passphrase_file, global.passphrase_command),
+            profile_passphrase_source,
         })
     }
 
-    /// Calls as the user; asks for the passphrase if nothing gives it.
+    /// A session of the user; asks for the passphrase if it has no other source.
     pub(crate) fn session(&self) -> Result<Session, Failure> {
         let Some(user) = &self.user else {
-            return Err(Failure::Usage("No user is named: give --user, CASEMATE_USER, or user in the profile.".into()));
+            return Err(Failure::Usage("No user is given: use --user, CASEMATE_USER, or user in the profile.".into()));
         };
-        let passphrase = prompt::of_user(&user.to_string(), self.given.as_ref(), self.of_profile.as_ref())?;
+        let passphrase = prompt::of_user(
+            &user.to_string(),
+            self.passphrase_source.as_ref(),
+            self.profile_passphrase_source.as_ref(),
+        )?;
         Ok(self.client.log_in(user, passphrase))
     }
 
-    /// Calls as the user, if one is named and the passphrase is to be had without a question.
+    /// A session of the user, if one is given and the passphrase can be had without a question.
     pub(crate) fn session_without_asking(&self) -> Result<Option<Session>, Failure> {
         let Some(user) = &self.user else { return Ok(None) };
-        let passphrase = prompt::without_asking(self.given.as_ref(), self.of_profile.as_ref())?;
+        let passphrase =
+            prompt::without_asking(self.passphrase_source.as_ref(), self.profile_passphrase_source.as_ref())?;
         Ok(passphrase.map(|passphrase| self.client.log_in(user, passphrase)))
     }
 
-    /// As whom calls are made.
+    /// The user.
     pub(crate) fn user(&self) -> Option<&UserId> {
         self.user.as_ref()
     }
 
-    /// Whether `--yes` was said.
+    /// Whether `--yes` was given.
     pub(crate) fn yes(&self) -> bool {
         self.yes
     }
 
-    /// Asks a question that `--yes` answers.
+    /// Asks a question, which `--yes` answers.
     pub(crate) fn agree(&self, question: &str) -> Result<(), Failure> {
         prompt::agree(question, self.yes)
     }
 
-    /// Asks whether to do what cannot be undone.
+    /// Asks whether to do `what`, which cannot be undone.
     pub(crate) fn confirm(&self, what: &str) -> Result<(), Failure> {
         prompt::confirm(&self.client.nodes().join(", "), what, self.yes)
     }
 
-    /// Fails where [`Context::confirm`] would, for want of somebody to ask: before long work that ends in a question.
+    /// Fails if [`Context::confirm`] would have no terminal to ask on: before long work that ends with a question.
     pub(crate) fn can_confirm(&self, what: &str) -> Result<(), Failure> {
         prompt::can_confirm(what, self.yes)
     }
 
-    /// An HSM that is not one of these: trusted by `pins`, or as these are.
-    pub(crate) fn another(&self, host: &str, pins: Vec<Fingerprint>) -> Result<Client, Failure> {
+    /// A client of another HSM: with these pins, or if there are none, with the trust of this context.
+    pub(crate) fn client_for(&self, host: &str, pins: Vec<Fingerprint>) -> Result<Client, Failure> {
         let trust = if pins.is_empty() { self.trust.clone() } else { Trust::Pinned(pins) };
         Ok(Client::new(Settings { trust, ..Settings::of([host]) })?)
     }
@@ -209,11 +212,10 @@ fn source(file: Option<PathBuf>, command: Option<String>) -> Option<Source> {
 }
 
 fn parse_pin(pin: &str) -> Result<Fingerprint, Failure> {
-    pin.parse().map_err(|why| Failure::Usage(format!("The pin of the profile is none: {why}.")))
+    pin.parse().map_err(|why| Failure::Usage(format!("The pin of the profile is not valid: {why}.")))
 }
 
-/// The profile that counts. A host that was named by hand gets nothing of the default profile: its passphrase is not
-/// for every host.
+/// The profile to use. With `--host` the default profile is not used, as its passphrase is not for every host.
 fn profile(global: &Global) -> Result<Profile, Failure> {
     let name = match &global.profile {
         Some(name) => name.as_str(),
@@ -222,7 +224,7 @@ fn profile(global: &Global) -> Result<Profile, Failure> {
     };
     let Some(path) = global.config.clone().or_else(usual_path) else {
         return match &global.profile {
-            Some(_) => Err(Failure::Usage("There is no home directory with profiles: give --config.".into())),
+            Some(_) => Err(Failure::Usage("There is no home directory with profiles: use --config.".into())),
             None => Ok(Profile::default()),
         };
     };
@@ -252,7 +254,7 @@ fn profile(global: &Global) -> Result<Profile, Failure> {
     }
 }
 
-/// Profiles, read strictly.
+/// Parses a file of profiles; unknown members are errors.
 pub(crate) fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, Profile>, Failure> {
     let file: File = toml::from_str(text).map_err(|why| {
         let line = why.span().map_or(1, |span| text.get(..span.start).unwrap_or_default().matches('\n').count() + 1);
@@ -261,11 +263,11 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, Profile>
     Ok(file.profile)
 }
 
-/// That there is no profile `name`, and which there are.
+/// The failure that there is no profile `name`, with those there are.
 pub(crate) fn missing(path: &Path, name: &str, others: &BTreeMap<String, Profile>) -> Failure {
     let there: Vec<_> = others.keys().map(String::as_str).collect();
     let there = if there.is_empty() { "none".into() } else { there.join(", ") };
-    Failure::Usage(format!("{} has no profile {name}; there is: {there}.", path.display()))
+    Failure::Usage(format!("{} has no profile {name}; its profiles: {there}.", path.display()))
 }
 
 pub(crate) fn usual_path() -> Option<PathBuf> {

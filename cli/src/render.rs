@@ -1,4 +1,4 @@
-//! What commands print: tables and sentences for people, JSON with stable members for scripts.
+//! The output of commands: tables and sentences for people, JSON with stable members for scripts.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
@@ -9,14 +9,14 @@ use zeroize::Zeroizing;
 
 use crate::exit::{Failure, local};
 
-/// Where and how a command prints.
+/// How a command prints.
 pub(crate) struct Out {
-    /// JSON instead of tables.
+    /// JSON instead of text.
     pub(crate) json: bool,
 }
 
 impl Out {
-    /// A list: one row an item.
+    /// Prints a list, one row for each item.
     pub(crate) fn list(
         &self,
         value: &impl Serialize,
@@ -34,7 +34,7 @@ impl Out {
         write(format!("{}\n", table.trim_fmt()).as_bytes())
     }
 
-    /// One thing: one row a member.
+    /// Prints one object, one row for each member.
     pub(crate) fn record(&self, value: &impl Serialize, members: Vec<(&str, String)>) -> Result<(), Failure> {
         if self.json {
             return self.as_json(value);
@@ -47,12 +47,12 @@ impl Out {
         write(format!("{}\n", table.trim_fmt()).as_bytes())
     }
 
-    /// One line for people; for scripts the value.
+    /// Prints one line, or `value` as JSON.
     pub(crate) fn line(&self, value: &impl Serialize, text: &str) -> Result<(), Failure> {
         if self.json { self.as_json(value) } else { write(format!("{}\n", clean(text)).as_bytes()) }
     }
 
-    /// Several lines for people; for scripts the value.
+    /// Prints several lines, or `value` as JSON.
     pub(crate) fn lines(
         &self,
         value: &impl Serialize,
@@ -65,7 +65,7 @@ impl Out {
         write(text.as_bytes())
     }
 
-    /// Text with its lines, such as PEM; in JSON as the only member `name`.
+    /// Prints a text of several lines, such as PEM; in JSON as the only member `name`.
     pub(crate) fn text(&self, name: &str, text: &str) -> Result<(), Failure> {
         if self.json {
             return self.as_json(&serde_json::json!({ name: text }));
@@ -78,25 +78,25 @@ impl Out {
         write(&bytes)
     }
 
-    /// That something was done.
+    /// Prints that something was done.
     pub(crate) fn done(&self, text: &str) -> Result<(), Failure> {
         self.line(&serde_json::json!({ "done": true }), text)
     }
 
     fn as_json(&self, value: &impl Serialize) -> Result<(), Failure> {
-        let json = Zeroizing::new(serde_json::to_string(value).map_err(local("The result is no JSON"))?);
+        let json = Zeroizing::new(serde_json::to_string(value).map_err(local("The result cannot be written as JSON"))?);
         write(escaped(&json).as_bytes())?;
         write(b"\n")
     }
 }
 
-/// Writes bytes that others may have chosen: as they are, but not what steers a terminal to a terminal.
+/// Writes bytes that others may have chosen: as they are, but no control characters to a terminal.
 pub(crate) fn raw(bytes: &[u8]) -> Result<(), Failure> {
-    let plain =
-        str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(|c| steers(c) && !matches!(c, '\n' | '\r' | '\t')));
+    let plain = str::from_utf8(bytes)
+        .is_ok_and(|text| !text.chars().any(|c| is_control(c) && !matches!(c, '\n' | '\r' | '\t')));
     if !plain && io::stdout().is_terminal() {
         return Err(Failure::Usage(
-            "This is no text and would confuse the terminal: redirect it to a file, or take another format.".into(),
+            "This is binary data, which must not be written to a terminal: redirect it to a file, or use another format.".into(),
         ));
     }
     write(bytes)
@@ -107,13 +107,13 @@ pub(crate) fn write(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     let written = out.write_all(bytes).and_then(|()| out.flush());
     match written {
-        // The reader, such as `head`, has seen enough.
+        // The reader, such as `head`, needs no more.
         Err(why) if why.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(local("The output cannot be written")),
     }
 }
 
-/// Says a failure on standard error.
+/// Prints a failure on standard error.
 pub(crate) fn failure(failure: &Failure, json: bool) {
     let (exit, code) = failure.code();
     let message = failure.to_string();
@@ -123,13 +123,13 @@ pub(crate) fn failure(failure: &Failure, json: bool) {
     } else {
         format!("casemate: {}", clean(&message))
     };
-    // Without standard error there is nobody left to tell; the exit code still does.
+    // Without standard error, the exit code tells it.
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// Says on standard error what works but should be known.
+/// Prints a warning on standard error.
 pub(crate) fn warning(text: &str) {
-    // Without standard error there is nobody to warn.
+    // Without standard error nobody reads it.
     let _ = writeln!(io::stderr().lock(), "casemate: warning: {}", clean(text));
 }
 
@@ -142,17 +142,17 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// Names and messages come from others: what could steer the terminal is shown as a mark.
+/// `text` with control characters replaced, as names and messages come from others (U+FFFD).
 pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars().map(|c| if is_control(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// JSON in which no character steers the terminal. They can only be in strings, as JSON has none elsewhere.
+/// JSON with control characters escaped. They can only be in strings, as JSON has none elsewhere (RFC 8259 §2).
 fn escaped(json: &str) -> Zeroizing<String> {
     let mut escaped = Zeroizing::new(String::with_capacity(json.len()));
     for c in json.chars() {
         match c {
-            c if steers(c) => {
+            c if is_control(c) => {
                 let _ = write!(escaped, "\\u{:04x}", u32::from(c));
             }
             c => escaped.push(c),
@@ -161,8 +161,9 @@ fn escaped(json: &str) -> Zeroizing<String> {
     escaped
 }
 
-/// Control characters, and those that turn the direction of what follows (Unicode UAX #9).
-fn steers(c: char) -> bool {
+/// Whether a character could control the terminal: control characters, and those that change the direction of text
+/// (Unicode UAX #9).
+fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_steers_the_terminal() {
+    fn no_control_characters_reach_the_terminal() {
         let evil = "a\u{1b}[2J\u{9b}31m\u{202e}z";
         assert_eq!(clean(evil), "a\u{fffd}[2J\u{fffd}31m\u{fffd}z");
         let json = serde_json::to_string(evil).unwrap();

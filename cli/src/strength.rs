@@ -1,4 +1,4 @@
-//! How soon a passphrase would be guessed, and passphrases that never are.
+//! Estimates how easily a passphrase can be guessed, and generates strong ones.
 
 use aws_lc_rs::rand;
 use casemate_api::Passphrase;
@@ -7,11 +7,10 @@ use zxcvbn::zxcvbn;
 
 use crate::exit::{Failure, local};
 
-/// What is wrong with a passphrase that is guessed too soon; none: it is good. `known` are words that whoever guesses
-/// tries first.
+/// Why a passphrase is too easy to guess; `None` if it is strong. `known` are words that an attacker would try first.
 ///
-/// The estimate leaves copies of the passphrase in memory that are not wiped. The process that asks for new passphrases
-/// ends soon after, and its memory with it.
+/// The estimate leaves copies of the passphrase in memory that are not wiped. They go with the process, which ends soon
+/// after.
 pub(crate) fn weakness(passphrase: &Passphrase, known: &[&str]) -> Option<String> {
     let text = str::from_utf8(passphrase.expose()).ok()?;
     let digits = zxcvbn(text, known).guesses_log10();
@@ -22,19 +21,19 @@ pub(crate) fn weakness(passphrase: &Passphrase, known: &[&str]) -> Option<String
         digits if digits < 9.0 => "a billion",
         _ => "ten billion",
     };
-    Some(format!("weak: it takes less than {tries} guesses. Choose four random words or more"))
+    Some(format!("weak: it can be guessed with fewer than {tries} attempts. Choose at least four random words"))
 }
 
-/// A passphrase out of the random generator: [`GROUPS`] groups of letters that are not taken for each other.
+/// A random passphrase: [`GROUPS`] groups of letters that are hard to confuse.
 pub(crate) fn make() -> Result<Passphrase, Failure> {
     let mut text = Zeroizing::new(String::with_capacity(GROUPS * (LETTERS + 1)));
     let mut drawn = Zeroizing::new([0; 1]);
     let mut letters = 0;
     while letters < GROUPS * LETTERS {
-        rand::fill(&mut *drawn).map_err(local("The random generator of this machine fails"))?;
+        rand::fill(&mut *drawn).map_err(local("This machine provides no random numbers"))?;
         let [byte] = *drawn;
         let byte = usize::from(byte);
-        // Bytes past the last whole alphabet would favour its first letters.
+        // Larger bytes would make the first letters of the alphabet more likely.
         if byte >= 256 / ALPHABET.len() * ALPHABET.len() {
             continue;
         }
@@ -47,10 +46,10 @@ pub(crate) fn make() -> Result<Passphrase, Failure> {
     Ok(Passphrase::from_text(text.to_string()))
 }
 
-/// A passphrase is good from 10¹⁰ guesses on: each costs an attacker one scrypt.
+/// A passphrase is strong from 10¹⁰ guesses on: each costs an attacker one run of scrypt.
 const STRONG_DIGITS: f64 = 10.0;
 
-/// 23 letters: without i, l and o, which look like digits. 30 of them are 135 bits.
+/// 23 letters, without i, l and o, which look like digits. 30 of them have 135 bits.
 const ALPHABET: &[u8] = b"abcdefghjkmnpqrstuvwxyz";
 const GROUPS: usize = 6;
 const LETTERS: usize = 5;
@@ -66,7 +65,7 @@ mod tests {
     #[test]
     fn common_words_are_weak_and_random_ones_are_not() {
         let weak = |text: &str| weakness(&Passphrase::from_text(text.into()), &["casemate", "admin", "hsm.example"]);
-        assert!(weak("1234567890").unwrap().contains("a thousand guesses"));
+        assert!(weak("1234567890").unwrap().contains("a thousand attempts"));
         for text in ["passphrase", "admincasemate", "hsm.example", "aaaaaaaaaaaaaaaa", "Passw0rd2024"] {
             assert!(weak(text).is_some(), "{text}");
         }

@@ -1,4 +1,4 @@
-//! The terminal itself, whatever standard input and output are: for questions, and for what nobody else shall read.
+//! The terminal itself, wherever standard input and output go: for questions, and for output that must not be redirected.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -6,32 +6,32 @@ use std::io::{BufRead, BufReader, Write};
 use crate::exit::{Failure, local};
 use crate::render::clean;
 
-/// The terminal this process was started from.
+/// The controlling terminal of this process.
 pub(crate) struct Terminal(File);
 
 impl Terminal {
-    /// None: there is none, as in scripts.
+    /// Opens it; `None` if there is none, as in scripts.
     pub(crate) fn open() -> Option<Self> {
         OpenOptions::new().read(true).write(true).open("/dev/tty").ok().map(Self)
     }
 
     /// Shows a line.
-    pub(crate) fn say(&self, line: &str) -> Result<(), Failure> {
+    pub(crate) fn show(&self, line: &str) -> Result<(), Failure> {
         self.write(&format!("{}\n", clean(line)))
     }
 
-    /// Asks for yes or no; an empty answer is `otherwise`.
-    pub(crate) fn agrees(&self, question: &str, otherwise: Answer) -> Result<bool, Failure> {
-        let choice = if otherwise == Answer::Yes { "[Y/n]" } else { "[y/N]" };
+    /// Asks a question; an empty answer counts as `default`.
+    pub(crate) fn ask_yes_no(&self, question: &str, default: DefaultAnswer) -> Result<bool, Failure> {
+        let choice = if default == DefaultAnswer::Yes { "[Y/n]" } else { "[y/N]" };
         self.write(&format!("{} {choice} ", clean(question)))?;
         let mut line = String::new();
-        // A terminal gives one line at a time, so nothing of the next one is taken.
+        // A terminal returns one line at a time, so nothing of the next one is read.
         let read = BufReader::new(&self.0).read_line(&mut line).map_err(local("The terminal cannot be read"))?;
         if read == 0 {
             return Err(Failure::Declined);
         }
         Ok(match line.trim() {
-            "" => otherwise == Answer::Yes,
+            "" => default == DefaultAnswer::Yes,
             answer => matches!(answer, "y" | "Y" | "yes"),
         })
     }
@@ -41,9 +41,9 @@ impl Terminal {
     }
 }
 
-/// What an empty answer means.
+/// What an empty answer counts as.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum DefaultAnswer {
     Yes,
     No,
 }

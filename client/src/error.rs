@@ -45,7 +45,7 @@ pub enum Error {
         message: String,
     },
     /// The HSM does not offer this in its current state (`412`).
-    #[error("{node} does not offer this in its current state. Provision or unlock it, depending on its state.")]
+    #[error("{node} does not offer this in its current state. Provision or unlock it if necessary.")]
     WrongState {
         /// The node; the last one that was asked, if there are several.
         node: String,

@@ -1,4 +1,4 @@
-//! The file, in TOML or YAML. Unknown members are errors, and a passphrase never stands in it.
+//! Reads the file, in TOML or YAML. Unknown members are errors, and so are passphrases and private keys.
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,11 +11,11 @@ use clap::ValueEnum;
 use serde::de::{Error, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 
-use super::want;
+use super::desired;
 use crate::exit::{Failure, local};
 use crate::prompt::Source;
 
-/// How the file is written.
+/// The format of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// TOML 1.0
@@ -24,11 +24,11 @@ pub(crate) enum Format {
     Yaml,
 }
 
-/// Largest file, in bytes: far more than an HSM's keys need.
+/// The largest file, in bytes.
 const FILE_MAX_BYTES: u64 = 64 << 20;
 
-/// Reads and checks the file. Files it names lie beside it.
-pub(crate) fn read(path: &Path, format: Option<Format>) -> Result<want::Want, Failure> {
+/// Reads and checks the file; `-` is standard input. Paths in it are relative to its folder.
+pub(crate) fn read(path: &Path, format: Option<Format>) -> Result<desired::Desired, Failure> {
     let (name, folder) = if path == Path::new("-") {
         ("Standard input".to_owned(), Path::new(""))
     } else {
@@ -36,7 +36,7 @@ pub(crate) fn read(path: &Path, format: Option<Format>) -> Result<want::Want, Fa
     };
     let Some(format) = format.or_else(|| by_extension(path)) else {
         return Err(Failure::Usage(format!(
-            "{name} does not say what it is written in: call it .toml, .yaml or .yml, or give --format."
+            "The format of {name} is not known: use the extension .toml, .yaml or .yml, or give --format."
         )));
     };
     let text = content(path).map_err(local(format_args!("{name} cannot be read")))?;
@@ -45,9 +45,9 @@ pub(crate) fn read(path: &Path, format: Option<Format>) -> Result<want::Want, Fa
         Format::Yaml => of_yaml(&text),
     }
     .map_err(|(line, why)| Failure::Usage(format!("{name} line {line}: {}.", why.trim_end_matches('.'))))?;
-    let want = file.want(folder).map_err(|why| Failure::Usage(format!("{name}: {why}")))?;
-    want.check().map_err(|why| Failure::Usage(format!("{name}: {why}")))?;
-    Ok(want)
+    let desired = file.desired(folder).map_err(|why| Failure::Usage(format!("{name}: {why}")))?;
+    desired.check().map_err(|why| Failure::Usage(format!("{name}: {why}")))?;
+    Ok(desired)
 }
 
 fn by_extension(path: &Path) -> Option<Format> {
@@ -83,7 +83,7 @@ fn of_yaml(text: &str) -> Result<File, (u64, String)> {
     })
 }
 
-/// The sentence of an error of the YAML reader, without its picture of the place.
+/// The message of an error of the YAML reader, without the excerpt of the file.
 fn plain(why: &serde_saphyr::Error) -> String {
     why.without_snippet().to_string().lines().collect::<Vec<_>>().join(", ")
 }
@@ -184,25 +184,25 @@ struct NetworkV6Members {
 }
 
 impl File {
-    fn want(self, folder: &Path) -> Result<want::Want, String> {
-        let users = self.users.into_iter().map(|user| user.want(folder)).collect::<Result<_, _>>()?;
-        let keys = self.keys.into_iter().map(|key| key.want(folder)).collect();
-        Ok(want::Want { namespaces: self.namespaces, users, keys, config: self.config.want(folder)? })
+    fn desired(self, folder: &Path) -> Result<desired::Desired, String> {
+        let users = self.users.into_iter().map(|user| user.desired(folder)).collect::<Result<_, _>>()?;
+        let keys = self.keys.into_iter().map(|key| key.desired(folder)).collect();
+        Ok(desired::Desired { namespaces: self.namespaces, users, keys, config: self.config.desired(folder)? })
     }
 }
 
 impl User {
-    fn want(self, folder: &Path) -> Result<want::User, String> {
+    fn desired(self, folder: &Path) -> Result<desired::User, String> {
         let whose = format!("The user {}", self.name);
         let passphrase =
             one_source(&whose, folder, self.passphrase_file, self.passphrase_env, self.passphrase_command)?;
-        Ok(want::User { name: self.name, role: self.role, real_name: self.real_name, tags: self.tags, passphrase })
+        Ok(desired::User { name: self.name, role: self.role, real_name: self.real_name, tags: self.tags, passphrase })
     }
 }
 
 impl Key {
-    fn want(self, folder: &Path) -> want::Key {
-        want::Key {
+    fn desired(self, folder: &Path) -> desired::Key {
+        desired::Key {
             id: self.id,
             namespace: self.namespace,
             key_type: self.key_type,
@@ -216,10 +216,10 @@ impl Key {
 }
 
 impl Config {
-    fn want(self, folder: &Path) -> Result<want::Config, String> {
+    fn desired(self, folder: &Path) -> Result<desired::Config, String> {
         let (file, variable, command) =
             (self.backup_passphrase_file, self.backup_passphrase_env, self.backup_passphrase_command);
-        Ok(want::Config {
+        Ok(desired::Config {
             logging: self.logging.map(|logging| Logging {
                 ip_address: logging.ip_address,
                 port: logging.port,
@@ -239,7 +239,7 @@ impl Config {
     }
 }
 
-/// The one place a passphrase is at.
+/// The source of a passphrase; at most one may be given.
 fn one_source(
     whose: &str,
     folder: &Path,
@@ -252,29 +252,28 @@ fn one_source(
         (Some(file), None, None) => Ok(Some(Source::File(folder.join(file)))),
         (None, Some(variable), None) => Ok(Some(Source::Variable(variable))),
         (None, None, Some(command)) => Ok(Some(Source::Command(command))),
-        _ => Err(format!("{whose} has several places for one passphrase: keep one.")),
+        _ => Err(format!("{whose} has several sources of one passphrase: keep one.")),
     }
 }
 
-/// A passphrase that stands in the file is not even looked at, so that no error can repeat it.
+/// Refuses a passphrase in the file without reading it, so that no error can contain it.
 fn inline<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
     IgnoredAny::deserialize(deserializer)?;
     Err(D::Error::custom(
-        "a passphrase does not belong in this file: name the place it is at with the same member and -file, -env or \
-         -command behind it",
+        "a passphrase must not be in this file: use the member with -file, -env or -command appended to tell where it is",
     ))
 }
 
 fn private<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
     IgnoredAny::deserialize(deserializer)?;
     Err(D::Error::custom(
-        "a private key does not belong in this file: keys are generated in the HSM; bring one in with `casemate key import`",
+        "a private key must not be in this file: keys are generated in the HSM; import one with `casemate key import`",
     ))
 }
 
-/// A text that `parse` takes; the error names it.
+/// Parses `text` with `parse`; the error quotes it.
 fn checked<T, E: fmt::Display, F: Error>(what: &str, text: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<T, F> {
-    parse(text).map_err(|why| F::custom(format!("{text:?} is no {what}: {why}")))
+    parse(text).map_err(|why| F::custom(format!("{text:?} is not a valid {what}: {why}")))
 }
 
 fn user<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UserId, D::Error> {
@@ -308,7 +307,7 @@ fn netmask<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ipv4Addr, D::Er
     let bits = mask.to_bits();
     if bits.leading_ones() + bits.trailing_zeros() < 32 {
         return Err(D::Error::custom(format!(
-            "{mask} is no netmask: it is ones and then zeros, such as 255.255.255.0"
+            "{mask} is not a netmask: it must be ones followed by zeros, such as 255.255.255.0"
         )));
     }
     Ok(mask)

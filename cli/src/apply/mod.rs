@@ -1,14 +1,14 @@
-//! A set-up in a file: `file` says what shall be, `have` what is, `plan` what has to be done, and `carry_out` does it.
-//! `docs/apply.md` describes the file.
+//! A set-up in a file: `file` reads the desired state, `actual` the state of the HSM, `plan` compares them, and
+//! `execute` carries the plan out. `docs/apply.md` describes the file.
 
-pub(crate) mod carry_out;
+pub(crate) mod actual;
+pub(crate) mod desired;
+pub(crate) mod execute;
 pub(crate) mod file;
-pub(crate) mod have;
 pub(crate) mod plan;
 pub(crate) mod sessions;
 pub(crate) mod show;
 pub(crate) mod step;
-pub(crate) mod want;
 
 #[cfg(test)]
 mod tests;

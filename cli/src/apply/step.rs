@@ -1,54 +1,54 @@
-//! One step of a plan: what is done to what.
+//! One step of a plan.
 
 use casemate_api::{KeyId, NamespaceId, UserId};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::want::called;
+use super::desired::describe;
 
-/// One call that changes something.
+/// One change.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     /// What is done.
-    pub(crate) act: Act,
-    /// To what.
-    pub(crate) thing: Thing,
-    /// In which namespace somebody has to do it; none is root.
-    pub(crate) by: Option<NamespaceId>,
-    /// What was, if something is changed that can be told; else null.
+    pub(crate) action: StepAction,
+    /// To which resource.
+    pub(crate) resource: Resource,
+    /// The namespace whose Administrator does it; `None`: an Administrator outside of namespaces.
+    pub(crate) acting_in: Option<NamespaceId>,
+    /// The value before, if there is one that can be shown; else null.
     pub(crate) from: Value,
-    /// What shall be, likewise.
+    /// The value afterwards, likewise.
     pub(crate) to: Value,
-    /// More for people; may be empty.
+    /// A note for people; may be empty.
     pub(crate) note: String,
-    /// What it does besides, that cannot be taken back: asked about once more.
-    pub(crate) grave: Option<Grave>,
+    /// A consequence that cannot be undone, about which there is a second question.
+    pub(crate) irreversible: Option<Irreversible>,
 }
 
-/// What cannot be taken back.
+/// A consequence that cannot be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Grave {
-    /// What a key was used for is lost with it.
+pub(crate) enum Irreversible {
+    /// A key is deleted.
     DeletesKey,
-    /// A key loses its last tag: every Operator may use it.
+    /// A key loses its last tag, so every Operator may use it.
     OpensKey,
 }
 
 /// What a step does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Act {
-    /// It was not there.
+pub(crate) enum StepAction {
+    /// Creates the resource.
     Create,
-    /// It was different.
+    /// Changes the resource.
     Change,
-    /// It shall not be there.
+    /// Deletes the resource.
     Delete,
 }
 
-/// What can be done something to.
+/// Something that a plan can create, change or delete.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Thing {
+pub(crate) enum Resource {
     /// A namespace.
     Namespace(NamespaceId),
     /// A user.
@@ -70,29 +70,29 @@ pub(crate) enum Thing {
 /// A setting of the HSM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Setting {
-    /// Where log lines go.
+    /// Where log lines are sent.
     Logging,
     /// Time servers.
     Ntp,
-    /// Whether it starts by itself.
+    /// Whether the HSM starts without the unlock passphrase.
     UnattendedBoot,
-    /// What backups are sealed with.
+    /// The passphrase under which backups are sealed.
     BackupPassphrase,
-    /// The chain of its own certificate.
+    /// Its own certificate with its chain.
     TlsCertificate,
-    /// Its address.
+    /// Its addresses.
     Network,
 }
 
 impl Step {
-    /// Whether `other` is the same step. The words for people do not count.
+    /// Whether `other` does the same to the same resource.
     pub(crate) fn is(&self, other: &Step) -> bool {
-        self.act == other.act && self.thing == other.thing && self.by == other.by
+        self.action == other.action && self.resource == other.resource && self.acting_in == other.acting_in
     }
 }
 
 impl Setting {
-    /// How people and scripts call it.
+    /// Its name for people and scripts.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Setting::Logging => "logging",
@@ -105,18 +105,18 @@ impl Setting {
     }
 }
 
-impl Thing {
-    /// How people call it.
-    pub(crate) fn called(&self) -> String {
+impl Resource {
+    /// The resource, as sentences name it.
+    pub(crate) fn describe(&self) -> String {
         match self {
-            Thing::Namespace(namespace) => format!("namespace {namespace}"),
-            Thing::User(user) => format!("user {user}"),
-            Thing::UserTag(user, tag) => format!("tag {tag} of user {user}"),
-            Thing::Key(place, id) => called(id, place.as_ref()),
-            Thing::KeyTag(place, id, tag) => format!("tag {tag} of {}", called(id, place.as_ref())),
-            Thing::KeyLabel(place, id) => format!("label of {}", called(id, place.as_ref())),
-            Thing::KeyCertificate(place, id) => format!("certificate of {}", called(id, place.as_ref())),
-            Thing::Setting(setting) => setting.name().into(),
+            Resource::Namespace(namespace) => format!("namespace {namespace}"),
+            Resource::User(user) => format!("user {user}"),
+            Resource::UserTag(user, tag) => format!("tag {tag} of user {user}"),
+            Resource::Key(namespace, id) => describe(id, namespace.as_ref()),
+            Resource::KeyTag(namespace, id, tag) => format!("tag {tag} of {}", describe(id, namespace.as_ref())),
+            Resource::KeyLabel(namespace, id) => format!("label of {}", describe(id, namespace.as_ref())),
+            Resource::KeyCertificate(namespace, id) => format!("certificate of {}", describe(id, namespace.as_ref())),
+            Resource::Setting(setting) => setting.name().into(),
         }
     }
 }

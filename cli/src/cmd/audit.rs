@@ -1,4 +1,4 @@
-//! `audit …`: the record of what was done on one HSM. A NetHSM has none.
+//! `audit …`: the audit log of one HSM. NetHSM has none.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -7,59 +7,58 @@ use clap::Subcommand;
 use serde_json::json;
 
 use crate::exit::Failure;
-use crate::output_file::NewFile;
+use crate::output_file::OutputFile;
 use crate::profile::Context;
 
-/// Export what was done.
+/// Export the audit log.
 #[derive(Subcommand)]
 #[command(
-    after_help = "`casemated audit verify FILE --key KEY` tells whether a record was altered or taken out; it needs no \
-                        HSM."
+    after_help = "`casemated audit verify FILE --key KEY` checks, without an HSM, that no record was altered or \
+                        removed."
 )]
 pub(crate) enum Command {
-    /// Print the records, one JSON a line
+    /// Print the records, each as a line of JSON
     Export {
-        /// The first record
+        /// Number of the first record
         #[arg(long, value_name = "NUMBER")]
         from: Option<u64>,
-        /// The last record
+        /// Number of the last record
         #[arg(long, value_name = "NUMBER")]
         to: Option<u64>,
         /// Write them to a file
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
-        /// Replace the file if there is one
+        /// Overwrite an existing file
         #[arg(long, requires = "file")]
         force: bool,
     },
-    /// Print the public key that the records are signed with
+    /// Print the public key for the signatures of the log
     Key,
 }
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::Export { from, to, file: None, .. } => {
-                // A reader that leaves before the end is a failure: half a log is no evidence.
+                // A reader that closes the pipe before the end is a failure, as an incomplete log proves nothing.
                 let mut out = Printable { inner: io::stdout().lock(), to_terminal: io::stdout().is_terminal() };
                 Ok(context.session()?.audit().export(from, to, &mut out).map(drop)?)
             }
             Command::Export { from, to, file: Some(target), force } => {
                 let session = context.session()?;
-                let mut file = NewFile::create(&target, force.into())?;
+                let mut file = OutputFile::create(&target, force.into())?;
                 session.audit().export(from, to, &mut file)?;
                 let written = file.finish()?;
                 let text = format!("{}: {} bytes, SHA-256 {}.", target.display(), written.bytes, written.sha256);
-                let said = json!({ "file": target, "bytes": written.bytes, "sha256": written.sha256 });
-                context.out.line(&said, &text)
+                let value = json!({ "file": target, "bytes": written.bytes, "sha256": written.sha256 });
+                context.out.line(&value, &text)
             }
             Command::Key => context.out.text("pem", &context.session()?.audit().public_key()?),
         }
     }
 }
 
-/// What goes to a terminal has nothing that steers it. Records are printable ASCII, whatever else comes is not.
+/// A writer that replaces control characters if it writes to a terminal. Records are printable ASCII only.
 struct Printable<W> {
     inner: W,
     to_terminal: bool,

@@ -9,21 +9,21 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use crate::exit::Failure;
-use crate::output_file::NewFile;
+use crate::output_file::OutputFile;
 use crate::profile::Context;
 use crate::progress::Progress;
 
 /// Arguments of `backup`.
 #[derive(Args)]
 #[command(
-    after_help = "Log in as a user with the role Backup. `casemated backup verify FILE` tells whether a backup opens \
-                        and every key in it works; it needs no HSM."
+    after_help = "Log in as a user with the role Backup. `casemated backup verify FILE` checks, without an HSM, that a \
+                        backup can be opened and that every key in it works."
 )]
 pub(crate) struct Backup {
-    /// Where to write it; - is standard output; without it casemate-TIME.bak
+    /// File for it; - is standard output; by default casemate-TIME.bak
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
-    /// Replace the file if there is one
+    /// Overwrite an existing file
     #[arg(long)]
     force: bool,
 }
@@ -37,11 +37,11 @@ impl Backup {
             return to_output(context);
         }
         let session = context.session()?;
-        let mut file = NewFile::create(&target, self.force.into())?;
+        let mut file = OutputFile::create(&target, self.force.into())?;
         let mut watched = Watched::new(context, &mut file);
         session.system().backup(&mut watched).map_err(|why| match why {
             Error::Incomplete { node, bytes, cause } => Failure::Local(format!(
-                "The backup of {node} broke off after {bytes} bytes ({cause}). Nothing was kept of it; try again."
+                "The backup of {node} broke off after {bytes} bytes ({cause}). Nothing was kept; try again."
             )),
             why => why.into(),
         })?;
@@ -61,7 +61,9 @@ impl Backup {
 
 fn to_output(context: &Context) -> Result<(), Failure> {
     if context.out.json || io::stdout().is_terminal() {
-        return Err(Failure::Usage("A backup is neither JSON nor text for a terminal: give --to FILE.".into()));
+        return Err(Failure::Usage(
+            "A backup can neither be printed as JSON nor written to a terminal: use --to FILE.".into(),
+        ));
     }
     let mut watched = Watched::new(context, io::stdout().lock());
     context.session()?.system().backup(&mut watched)?;
@@ -69,10 +71,10 @@ fn to_output(context: &Context) -> Result<(), Failure> {
     watched.flush().map_err(crate::exit::local("The output cannot be written"))
 }
 
-/// How every backup begins.
+/// The first bytes of every backup.
 const MAGIC: &[u8] = b"_NETHSM_BACKUP_";
 
-/// A writer that tells how much went through, and remembers how it began.
+/// A writer that shows the progress and keeps the first bytes.
 struct Watched<W> {
     inner: W,
     bytes: u64,
@@ -85,13 +87,13 @@ impl<W> Watched<W> {
         Self { inner, bytes: 0, head: Vec::new(), progress: Progress::new(context, None) }
     }
 
-    /// Whether a backup went through, as far as its beginning tells.
+    /// Fails if the first bytes are not those of a backup.
     fn check(&self, context: &Context) -> Result<(), Failure> {
         if self.head == MAGIC {
             return Ok(());
         }
         let node = context.client.nodes().join(", ");
-        Err(Error::Garbled { node, why: "a backup does not begin like this".into() }.into())
+        Err(Error::Garbled { node, why: "it is not a backup".into() }.into())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bytes that commands read and print: files, standard input, and results in the form that is asked for.
+//! Bytes that commands read and print: files, standard input, and results in the requested format.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -38,10 +38,10 @@ pub(crate) fn show(context: &Context, name: &str, bytes: &[u8], format: Format) 
     }
 }
 
-/// What fits into this is read without moving, so that nothing of it stays behind where nobody wipes.
+/// Content up to this size is read without moving the buffer, so that no copy is left unwiped.
 const READ_CAPACITY: usize = 1 << 20;
 
-/// A whole file or standard input, as far as an HSM takes it.
+/// The content of a file, or of standard input for `-`, up to the size that an HSM accepts.
 pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let limit = BODY_USE_MAX_BYTES / 4 * 3;
     let mut bytes = Zeroizing::new(Vec::with_capacity(READ_CAPACITY));
@@ -51,7 +51,7 @@ pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
         .map_err(local(format_args!("{} cannot be read", path.display())))?;
     if bytes.len() > limit {
         let path = path.display();
-        return Err(Failure::Usage(format!("{path} is larger than the {limit} bytes an HSM takes at once.")));
+        return Err(Failure::Usage(format!("{path} is larger than {limit} bytes, the most that an HSM accepts.")));
     }
     Ok(bytes)
 }

@@ -1,4 +1,4 @@
-//! `cert`: certificates, stored with a key or shown by the HSM. `key cert` and `config tls cert` are the same.
+//! `cert`: certificates, stored with a key or used by the HSM itself. `key cert` and `config tls cert` are the same.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ pub(crate) enum Command {
     Set {
         #[command(flatten)]
         whose: Whose,
-        /// File with it: of a key in any form, of the HSM in PEM with what vouches for it; - is standard input
+        /// File with it, for a key in any format, for the HSM in PEM with its chain; - is standard input
         #[arg(default_value = "-")]
         file: PathBuf,
     },
@@ -39,7 +39,7 @@ pub(crate) enum Command {
 /// Manage the certificate stored with a key.
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Print it as it is
+    /// Print it
     Get {
         /// The key
         #[arg(value_parser = KeyId::parse)]
@@ -50,7 +50,7 @@ pub(crate) enum KeyCommand {
         /// The key
         #[arg(value_parser = KeyId::parse)]
         id: KeyId,
-        /// File with it, in any form; - is standard input
+        /// File with it, in any format; - is standard input
         #[arg(default_value = "-")]
         file: PathBuf,
     },
@@ -63,7 +63,6 @@ pub(crate) enum KeyCommand {
 }
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::Get { whose: Whose { key: Some(id), .. } } => get(context, &id),
@@ -76,7 +75,6 @@ impl Command {
 }
 
 impl KeyCommand {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             KeyCommand::Get { id } => get(context, &id),

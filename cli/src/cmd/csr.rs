@@ -1,4 +1,5 @@
-//! `csr`: certificate signing requests, of a key or of the HSM's own TLS key. `key csr` and `config tls csr` are the same.
+//! `csr`: certificate signing requests, of a key or of the HSM's own TLS key. `key csr` and `config tls csr` are the
+//! same.
 
 use casemate_api::KeyId;
 use casemate_api::body::keys::DistinguishedName;
@@ -38,7 +39,7 @@ pub(crate) struct KeyCsr {
     subject: Subject,
 }
 
-/// Whom a certificate is to name.
+/// The subject of a certificate.
 #[derive(Args)]
 pub(crate) struct Subject {
     /// CN
@@ -62,13 +63,12 @@ pub(crate) struct Subject {
     /// emailAddress
     #[arg(long, default_value = "")]
     email: String,
-    /// Subject alternative name, a DNS name or IP:ADDRESS; repeatable; without it the common name
+    /// Subject alternative name, a DNS name or IP:ADDRESS; repeatable; by default the common name
     #[arg(long)]
     san: Vec<String>,
 }
 
 impl Csr {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self.whose.key {
             Some(id) => of_key(context, &id, self.subject),
@@ -78,7 +78,6 @@ impl Csr {
 }
 
 impl KeyCsr {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         of_key(context, &self.id, self.subject)
     }

@@ -15,7 +15,7 @@ use crate::exit::{Failure, local};
 use crate::profile::Context;
 use crate::prompt;
 
-/// Every node's state. A node that does not answer does not hide the others, but fails the command at the end.
+/// Shows the state of every node. If a node does not answer, the command fails after it has shown the others.
 pub(crate) fn state(context: &Context) -> Result<(), Failure> {
     let (mut values, mut rows, mut failed) = (Vec::new(), Vec::new(), None);
     for (at, node) in context.client.nodes().iter().enumerate() {
@@ -37,7 +37,7 @@ pub(crate) fn state(context: &Context) -> Result<(), Failure> {
     failed.map_or(Ok(()), |why| Err(why.into()))
 }
 
-/// Vendor and product.
+/// Shows vendor and product.
 pub(crate) fn info(context: &Context) -> Result<(), Failure> {
     let info = context.client.anonymous().info()?;
     let members = vec![("Vendor", info.vendor.to_string()), ("Product", info.product.to_string())];
@@ -59,7 +59,7 @@ impl Unlock {
         let passphrase = prompt::current("Unlock passphrase", file, "--unlock-passphrase-file")?;
         context.client.anonymous().unlock(passphrase).map_err(|why| match why {
             Error::Forbidden { node, .. } => Failure::Forbidden(format!(
-                "{node} does not open: the unlock passphrase is wrong. Look it up and try again."
+                "{node} was not unlocked: the unlock passphrase is wrong. Check it and try again."
             )),
             why => why.into(),
         })?;
@@ -70,7 +70,7 @@ impl Unlock {
 /// From Operational to Locked.
 pub(crate) fn lock(context: &Context) -> Result<(), Failure> {
     context.session()?.lock()?;
-    context.out.done("The HSM is Locked; `casemate unlock` opens it again.")
+    context.out.done("The HSM is Locked; unlock it with `casemate unlock`.")
 }
 
 /// Arguments of `random`.
@@ -85,15 +85,15 @@ pub(crate) struct Random {
 }
 
 impl Random {
-    /// Random bytes of the HSM.
+    /// Prints random bytes of the HSM.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let random = context.session()?.random(usize::from(self.bytes))?.random;
-        let bytes = BASE64_STANDARD.decode(random.as_bytes()).map_err(local("The HSM's answer is no base64"))?;
+        let bytes = BASE64_STANDARD.decode(random.as_bytes()).map_err(local("The HSM's answer is not valid base64"))?;
         show(context, "random", &Zeroizing::new(bytes), self.format)
     }
 }
 
-/// Name and value of every metric.
+/// Shows name and value of every metric.
 pub(crate) fn metrics(context: &Context) -> Result<(), Failure> {
     let metrics = context.session()?.metrics()?;
     let rows = metrics.iter().map(|(name, value)| vec![name.clone(), value.clone()]);

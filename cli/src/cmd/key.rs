@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::args::{changed, word};
+use super::args::{api_value, changed};
 use super::bytes::read;
 use super::csr::KeyCsr;
 use super::pkcs12::Pkcs12;
@@ -23,16 +23,16 @@ use crate::profile::Context;
 pub(crate) enum Command {
     /// List keys
     List {
-        /// Only ids that begin so
+        /// Only ids with this prefix
         #[arg(long, value_parser = KeyId::parse)]
         prefix: Option<KeyId>,
-        /// Only keys this Operator may use
+        /// Only keys that this Operator may use
         #[arg(long)]
         usable: bool,
-        /// Only keys with this label; empty: without one
+        /// Only keys with this label; if empty, only keys without a label
         #[arg(long)]
         label: Option<String>,
-        /// Read and show each key
+        /// Show the details of each key
         #[arg(long, short)]
         long: bool,
     },
@@ -77,7 +77,7 @@ pub(crate) enum Command {
         /// The key
         #[arg(value_parser = KeyId::parse)]
         id: KeyId,
-        /// In which form
+        /// The format
         #[arg(long, value_enum, default_value_t)]
         format: PublicFormat,
     },
@@ -89,7 +89,7 @@ pub(crate) enum Command {
     Cert(cert::KeyCommand),
 }
 
-/// Forms of a public key.
+/// Formats of a public key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PublicFormat {
     /// SubjectPublicKeyInfo
@@ -101,13 +101,13 @@ pub(crate) enum PublicFormat {
     Openssh,
 }
 
-/// What every new key has.
+/// Arguments for every new key.
 #[derive(Args)]
 struct NewKey {
-    /// What it may do, such as ECDSA_Signature; repeatable
-    #[arg(long, short, required = true, value_delimiter = ',', value_parser = word::<Mechanism>)]
+    /// Mechanism it may be used with, such as ECDSA_Signature; repeatable
+    #[arg(long, short, required = true, value_delimiter = ',', value_parser = api_value::<Mechanism>)]
     mechanism: Vec<Mechanism>,
-    /// Tags of which an Operator needs one; repeatable
+    /// Tag; an Operator needs one of the tags; repeatable
     #[arg(long, value_delimiter = ',')]
     tag: Vec<String>,
     /// At most 32 bytes
@@ -118,13 +118,13 @@ struct NewKey {
 /// Arguments of `key generate`.
 #[derive(Args)]
 pub(crate) struct Generate {
-    /// Its id; without it the HSM picks one
+    /// Its id; without it the HSM chooses one
     #[arg(value_parser = KeyId::parse)]
     id: Option<KeyId>,
     /// RSA, Curve25519, EC_P256, EC_P384, EC_P521, EC_P256K1, BrainpoolP256, -384, -512 or Generic
-    #[arg(long = "type", short = 't', value_parser = word::<KeyType>)]
+    #[arg(long = "type", short = 't', value_parser = api_value::<KeyType>)]
     key_type: KeyType,
-    /// Bits of RSA and Generic keys
+    /// Length of RSA and Generic keys in bits
     #[arg(long, short)]
     length: Option<i64>,
     #[command(flatten)]
@@ -134,7 +134,7 @@ pub(crate) struct Generate {
 /// Arguments of `key import`.
 #[derive(Args)]
 pub(crate) struct Import {
-    /// Its id; without it the HSM picks one
+    /// Its id; without it the HSM chooses one
     #[arg(value_parser = KeyId::parse)]
     id: Option<KeyId>,
     /// Private key in PEM; - is standard input
@@ -144,7 +144,7 @@ pub(crate) struct Import {
     #[arg(long, value_name = "FILE", requires = "key_type")]
     parts: Option<PathBuf>,
     /// Type of the key in --parts
-    #[arg(long = "type", short = 't', value_parser = word::<KeyType>)]
+    #[arg(long = "type", short = 't', value_parser = api_value::<KeyType>)]
     key_type: Option<KeyType>,
     #[command(flatten)]
     pkcs12: Pkcs12,
@@ -176,7 +176,6 @@ pub(crate) enum TagCommand {
 }
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::List { prefix, usable, label, long } => list(context, &KeyFilter { prefix, usable, label }, long),
@@ -230,10 +229,11 @@ fn list(context: &Context, filter: &KeyFilter, long: bool) -> Result<(), Failure
     }
     let (mut values, mut rows) = (Vec::new(), Vec::new());
     for item in items {
-        let id = KeyId::parse(&item.id).map_err(local(format_args!("The HSM listed the key id {:?}", item.id)))?;
+        let id =
+            KeyId::parse(&item.id).map_err(local(format_args!("The HSM listed the invalid key id {:?}", item.id)))?;
         let key = match session.keys().read(&id) {
             Ok(key) => key,
-            // Deleted since the list was made.
+            // It was deleted after it was listed.
             Err(casemate_client::Error::NotFound { .. }) => continue,
             Err(why) => return Err(why.into()),
         };
@@ -247,7 +247,7 @@ fn list(context: &Context, filter: &KeyFilter, long: bool) -> Result<(), Failure
 
 /// The key as the API shows it, with its id.
 fn with_id(id: &str, key: &Key) -> Result<Value, Failure> {
-    let mut value = serde_json::to_value(key).map_err(local("The key is no JSON"))?;
+    let mut value = serde_json::to_value(key).map_err(local("The key cannot be written as JSON"))?;
     if let Some(members) = value.as_object_mut() {
         members.insert("id".into(), id.into());
     }
@@ -280,10 +280,10 @@ impl Import {
         let restrictions = Restrictions { tags };
         let mut certificate = None;
         let made = if let (Some(path), Some(key_type)) = (&self.parts, self.key_type) {
-            // The error of serde_json may quote a part: only the place is told.
+            // The error of serde_json may quote a part of the key: only the position is shown.
             let private: PrivateParts = serde_json::from_slice(&read(path)?).map_err(|why| {
                 let (line, column) = (why.line(), why.column());
-                Failure::Usage(format!("The parts are not as expected at line {line} column {column}."))
+                Failure::Usage(format!("The key parts are not valid: see line {line} column {column}."))
             })?;
             let key = ImportKey { mechanisms, key_type, private, restrictions, label };
             match &self.id {
@@ -297,7 +297,8 @@ impl Import {
                 content.key
             } else {
                 let bytes = read(&self.pem.unwrap_or_else(|| "-".into()))?;
-                let pem = str::from_utf8(&bytes).map_err(|_| Failure::Usage("The key file is no PEM.".into()))?;
+                let pem =
+                    str::from_utf8(&bytes).map_err(|_| Failure::Usage("The key file is not valid PEM.".into()))?;
                 Zeroizing::new(pem.to_owned())
             };
             let arguments = ImportArguments { mechanisms, restrictions, label };
@@ -307,7 +308,8 @@ impl Import {
             }
         };
         if let Some(certificate) = certificate {
-            let id = KeyId::parse(&made).map_err(local(format_args!("The HSM gave the key the id {made:?}")))?;
+            let id =
+                KeyId::parse(&made).map_err(local(format_args!("The HSM gave the key the invalid id {made:?}")))?;
             session.keys().set_certificate(&id, certificate.as_bytes()).map_err(|why| {
                 Failure::Local(format!("The key {made} was imported, but its certificate was not stored. {why}"))
             })?;

@@ -12,17 +12,17 @@ mod csr;
 mod device;
 mod doctor;
 mod key;
+mod key_use;
+pub(crate) mod manual;
 mod namespace;
-pub(crate) mod pages;
 mod pkcs12;
 pub(crate) mod profile;
 mod provision;
 mod public;
 mod restore;
 mod system;
-mod trial;
+mod system_test;
 mod update;
-mod usage;
 mod user;
 
 use clap::Subcommand;
@@ -30,14 +30,14 @@ use clap::Subcommand;
 use crate::exit::Failure;
 use crate::profile::Context;
 
-/// What can be done.
+/// The commands for HSMs.
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Show the state of each HSM
     State,
-    /// Look for what is wrong: network, certificate, state, clock, login, and whether the nodes agree
+    /// Find out what is wrong: network, certificate, state, clock, login, and whether the nodes agree
     Doctor,
-    /// Show who made the HSM
+    /// Show vendor and product of an HSM
     Info,
     /// Set up a new HSM
     Provision(provision::Provision),
@@ -45,7 +45,7 @@ pub(crate) enum Command {
     Unlock(device::Unlock),
     /// Lock an HSM
     Lock,
-    /// Draw random bytes
+    /// Get random bytes
     Random(device::Random),
     /// Show the metrics of an HSM
     Metrics,
@@ -53,11 +53,11 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Key(key::Command),
     /// Sign a file
-    Sign(usage::Sign),
+    Sign(key_use::Sign),
     /// Decrypt a file
-    Decrypt(usage::Decrypt),
+    Decrypt(key_use::Decrypt),
     /// Encrypt a file with a Generic key
-    Encrypt(usage::Encrypt),
+    Encrypt(key_use::Encrypt),
     /// Manage users
     #[command(subcommand)]
     User(user::Command),
@@ -67,35 +67,34 @@ pub(crate) enum Command {
     /// Configure an HSM
     #[command(subcommand)]
     Config(config::Command),
-    /// Make a certificate signing request
+    /// Create a certificate signing request
     Csr(csr::Csr),
     /// Manage certificates
     #[command(subcommand)]
     Cert(cert::Command),
-    /// Make a backup
+    /// Create a backup
     Backup(backup::Backup),
     /// Restore a backup
     Restore(restore::Restore),
     /// Install another version of the software
     #[command(subcommand)]
     Update(update::Command),
-    /// Export what was done
+    /// Export the audit log
     #[command(subcommand)]
     Audit(audit::Command),
     /// Manage a cluster
     #[command(subcommand)]
     Cluster(cluster::Command),
-    /// Look after one HSM
+    /// Administer one HSM
     #[command(subcommand)]
     System(system::Command),
-    /// Make an HSM what a file says: users, namespaces, keys, settings
+    /// Set an HSM up as a file describes: users, namespaces, keys, settings
     Apply(apply::Apply),
-    /// Show in what an HSM differs from such a file
+    /// Show how an HSM differs from such a file
     Diff(apply::Diff),
 }
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::State => device::state(context),

@@ -14,24 +14,24 @@ use crate::profile::Context;
 pub(crate) enum Command {
     /// List namespaces
     List,
-    /// Add a namespace: from then on only its own Administrators manage what is in it
+    /// Add a namespace, whose users and keys only its own Administrators can manage
     Add {
         /// The namespace
         #[arg(value_parser = namespace)]
         id: NamespaceId,
     },
-    /// Show what a namespace holds and may hold, or set that: what is not named is not bounded any more
+    /// Show or set the quota of a namespace; limits that are not given are removed
     Quota {
         /// The namespace
         #[arg(value_parser = namespace)]
         id: NamespaceId,
-        /// Most keys
+        /// Largest number of keys
         #[arg(long, value_name = "N")]
         keys: Option<u64>,
-        /// Most bytes of keys and certificates, as they are stored
+        /// Largest size of keys and certificates in bytes, as they are stored
         #[arg(long, value_name = "N")]
         bytes: Option<u64>,
-        /// Take the quota away
+        /// Remove the quota
         #[arg(long, conflicts_with_all = ["keys", "bytes"])]
         none: bool,
     },
@@ -44,7 +44,6 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::List => {
@@ -58,7 +57,11 @@ impl Command {
             Command::Quota { id, keys: None, bytes: None, none: false } => {
                 let quota = context.session()?.namespaces().quota(&id)?;
                 let row = |what: &str, used: u64, max: Option<u64>| {
-                    vec![what.to_owned(), used.to_string(), max.map_or_else(|| "any".to_owned(), |max| max.to_string())]
+                    vec![
+                        what.to_owned(),
+                        used.to_string(),
+                        max.map_or_else(|| "none".to_owned(), |max| max.to_string()),
+                    ]
                 };
                 let rows = [row("keys", quota.keys, quota.max_keys), row("bytes", quota.bytes, quota.max_bytes)];
                 context.out.list(&quota, &["of", "used", "quota"], rows)
@@ -66,7 +69,7 @@ impl Command {
             Command::Quota { id, keys, bytes, none } => {
                 let quota = NewNamespaceQuota { max_keys: keys, max_bytes: bytes };
                 context.session()?.namespaces().set_quota(&id, quota)?;
-                let what = if none { "taken away" } else { "set" };
+                let what = if none { "removed" } else { "set" };
                 context.out.done(&format!("The quota of the namespace {id} was {what}."))
             }
             Command::Delete { id } => {

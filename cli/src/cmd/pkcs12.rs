@@ -1,6 +1,6 @@
 //! Keys and certificates in PKCS#12 files (RFC 7292), as `openssl pkcs12 -export` and Windows write them.
 //!
-//! The library that opens them does not wipe what it read. The process ends soon after, and its memory with it.
+//! The library that reads them does not wipe its memory, which goes with the process soon after.
 
 use std::path::{Path, PathBuf};
 
@@ -23,12 +23,12 @@ pub(crate) struct Pkcs12 {
     /// File with the password of the PKCS#12 file
     #[arg(long, value_name = "FILE", requires = "pkcs12")]
     pub(super) pkcs12_password_file: Option<PathBuf>,
-    /// Leave the certificate of the PKCS#12 file out
+    /// Do not import the certificate of the PKCS#12 file
     #[arg(long, requires = "pkcs12")]
     pub(super) no_certificate: bool,
 }
 
-/// What is taken out of a file.
+/// Key and certificate from a file.
 pub(super) struct Content {
     /// Private key in PEM.
     pub(super) key: Zeroizing<String>,
@@ -37,7 +37,7 @@ pub(super) struct Content {
 }
 
 impl Pkcs12 {
-    /// Opens `path` and takes the one key out.
+    /// Reads the only key of `path`, and its certificate.
     pub(super) fn open(&self, path: &Path) -> Result<Content, Failure> {
         let name = path.display();
         let bytes = read(path)?;
@@ -53,7 +53,7 @@ impl Pkcs12 {
             [] => return Err(Failure::Usage(format!("{name} has no private key."))),
             keys => {
                 let keys = keys.len();
-                return Err(Failure::Usage(format!("{name} has {keys} private keys: make a file for each.")));
+                return Err(Failure::Usage(format!("{name} has {keys} private keys: create a file for each.")));
             }
         };
         let its_own = |bag: &&CertificateBag| {
@@ -61,12 +61,12 @@ impl Pkcs12 {
         };
         let certificate = match (archive.certs.iter().find(its_own), archive.certs.as_slice()) {
             (Some(bag), _) => Some(bag),
-            // Without two ids that could differ, the only certificate is the key's.
+            // A single certificate belongs to the key, unless their ids differ.
             (None, [bag]) if key.local_key_id.is_none() || bag.local_key_id.is_none() => Some(bag),
             (None, []) => None,
             (None, _) if self.no_certificate => None,
             (None, _) => {
-                let text = format!("{name} does not say which certificate is the key's: say --no-certificate.");
+                let text = format!("{name} does not tell which certificate belongs to the key: use --no-certificate.");
                 return Err(Failure::Usage(text));
             }
         };
@@ -84,11 +84,11 @@ impl Pkcs12 {
 fn wrong(path: &Path, why: &Error) -> Failure {
     let name = path.display();
     match why {
-        Error::MacError(_) => Failure::Usage(format!("{name} does not open with this password. Check it.")),
+        Error::MacError(_) => Failure::Usage(format!("{name} cannot be opened with this password. Check it.")),
         Error::UnsupportedMacAlgorithm | Error::UnsupportedEncryptionScheme => {
-            Failure::Usage(format!("{name} is sealed in a way that is not known here: write it anew with openssl."))
+            Failure::Usage(format!("{name} is encrypted in a way that is not supported: convert it with openssl."))
         }
-        // Whatever else was read might be a secret: it is not told.
-        _ => Failure::Usage(format!("{name} is no PKCS#12 file, or is damaged.")),
+        // Other errors may quote the content, which is secret.
+        _ => Failure::Usage(format!("{name} is not a PKCS#12 file, or is damaged.")),
     }
 }

@@ -1,5 +1,5 @@
-//! `profile …`: the profiles of this machine. Adding one is how an HSM is trusted on first use: a person compares its
-//! fingerprint once, and from then on every command insists on it.
+//! `profile …`: the profiles of this machine. When one is added, a person compares the fingerprint of the HSM's
+//! certificate once; from then on every command requires it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,14 @@ use crate::output_file::replace;
 use crate::profile::{Global, Profile, missing, parse, usual_path};
 use crate::prompt;
 use crate::render::Out;
-use crate::terminal::{Answer, Terminal};
+use crate::terminal::{DefaultAnswer, Terminal};
 
 /// Manage the profiles of this machine.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Add a profile with --host, --user and the other options; asks whether to trust the HSM's certificate
+    /// Add a profile with --host, --user and the other options, and ask whether to trust the HSM's certificate
     Add {
-        /// Its name; `default` is used unless another one is named
+        /// Its name; the profile `default` is used unless another one is given
         name: String,
     },
     /// List the profiles
@@ -40,15 +40,14 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, global: Global) -> Result<(), Failure> {
         let out = Out { json: global.json };
         let path = global
             .config
             .clone()
             .or_else(usual_path)
-            .ok_or_else(|| Failure::Usage("There is no home directory for profiles: give --config.".into()))?;
-        // A link stays one: what it points to is replaced.
+            .ok_or_else(|| Failure::Usage("There is no home directory for profiles: use --config.".into()))?;
+        // The target of a symbolic link is replaced, not the link.
         let file = Config::read(fs::canonicalize(&path).unwrap_or(path))?;
         match self {
             Command::Add { name } => add(&name, global, file, &out),
@@ -67,19 +66,19 @@ impl Command {
 
 fn add(name: &str, global: Global, file: Config, out: &Out) -> Result<(), Failure> {
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
-        return Err(Failure::Usage("The name of a profile has letters, digits, dots, - and _ only.".into()));
+        return Err(Failure::Usage("The name of a profile may contain only letters, digits, dots, - and _.".into()));
     }
     if file.profiles.contains_key(name) {
         let path = file.path.display();
         return Err(Failure::Usage(format!(
-            "{path} has a profile {name} already: choose another name, or remove it with `casemate profile rm {name}`."
+            "{path} already has a profile {name}: choose another name, or remove it with `casemate profile rm {name}`."
         )));
     }
     if global.host.is_empty() {
-        return Err(Failure::Usage("No HSM is named: give --host.".into()));
+        return Err(Failure::Usage("No HSM is given: use --host.".into()));
     }
     if global.insecure {
-        return Err(Failure::Usage("A profile trusts a certificate: give --pin or --ca-file, or neither.".into()));
+        return Err(Failure::Usage("A profile cannot be --insecure: use --pin or --ca-file, or neither.".into()));
     }
     let trust = match (&global.ca_file, global.pin.as_slice()) {
         (Some(file), _) => Trust::CaFile(absolute(file)?),
@@ -110,30 +109,31 @@ fn add(name: &str, global: Global, file: Config, out: &Out) -> Result<(), Failur
     out.line(&json!({ "profile": name, "pin": profile.pin, "path": file.path }), &text)
 }
 
-/// Looks at every host. Who is not trusted is shown to a person, who may pin it; the answer is the pins.
+/// Checks the certificate of every host. Asks a person whether to pin those that are not trusted, and returns the pins.
 fn ask_for_trust(client: &Client, trust: &Trust) -> Result<Vec<String>, Failure> {
-    let (mut pins, mut strangers) = (Vec::new(), Vec::new());
+    let (mut pins, mut untrusted) = (Vec::new(), Vec::new());
     for (at, node) in client.nodes().iter().enumerate() {
         let shown = client.inspect_tls(at)?;
         if let Err(why) = shown.expect_trusted(node) {
-            // A person decides about strangers only where nothing else was said. `--yes` is no look at a fingerprint.
+            // A person decides only if neither --pin nor --ca-file was given. `--yes` is not enough to trust a
+            // fingerprint.
             if !matches!(trust, Trust::System) {
                 return Err(why.into());
             }
-            strangers.push((node, shown.fingerprint, why));
+            untrusted.push((node, shown.fingerprint, why));
         }
         pins.push(shown.fingerprint.to_string());
     }
-    if strangers.is_empty() {
+    if untrusted.is_empty() {
         return Ok(Vec::new());
     }
     let terminal = Terminal::open();
-    for (node, fingerprint, why) in strangers {
+    for (node, fingerprint, why) in untrusted {
         let Some(terminal) = &terminal else { return Err(why.into()) };
-        terminal.say(&why.to_string())?;
-        terminal.say(&format!("The SHA-256 fingerprint of the certificate of {node} is"))?;
-        terminal.say(&fingerprint.to_string())?;
-        if !terminal.agrees("Is it the one that the HSM's operator sees? Trust it from now on?", Answer::No)? {
+        terminal.show(&why.to_string())?;
+        terminal.show(&format!("The SHA-256 fingerprint of the certificate of {node} is"))?;
+        terminal.show(&fingerprint.to_string())?;
+        if !terminal.ask_yes_no("Does the HSM's operator confirm it? Trust it from now on?", DefaultAnswer::No)? {
             return Err(Failure::Declined);
         }
     }
@@ -145,11 +145,11 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(local(format_args!("The path {}", path.display())))
 }
 
-/// A profile as it is written.
+/// A profile as TOML.
 fn table(profile: &Profile) -> Result<Table, Failure> {
     let text = |path: &PathBuf| {
         let text = path.to_str().map(str::to_owned);
-        text.ok_or_else(|| Failure::Usage(format!("The path {} is no UTF-8.", path.display())))
+        text.ok_or_else(|| Failure::Usage(format!("The path {} is not valid UTF-8.", path.display())))
     };
     let mut table = Table::new();
     let list = |items: &[String]| toml_edit::value(items.iter().collect::<Array>());
@@ -171,7 +171,7 @@ fn table(profile: &Profile) -> Result<Table, Failure> {
     Ok(table)
 }
 
-/// The file of the profiles, as text and as it is understood.
+/// The file of the profiles, as text and parsed.
 struct Config {
     path: PathBuf,
     text: String,
@@ -218,17 +218,17 @@ impl Config {
         out.record(&as_json(name, profile), members.into_iter().filter(|(_, text)| !text.is_empty()).collect())
     }
 
-    /// Changes the profiles and nothing else of the file; comments stay.
+    /// Changes the profiles and keeps the rest of the file, with its comments.
     fn write(&self, change: impl FnOnce(&mut Table) -> Option<()>) -> Result<(), Failure> {
-        let odd = || Failure::Usage(format!("{} cannot be changed: edit it by hand.", self.path.display()));
-        let mut document: DocumentMut = self.text.parse().map_err(|_| odd())?;
+        let unchangeable = || Failure::Usage(format!("{} cannot be changed: edit it yourself.", self.path.display()));
+        let mut document: DocumentMut = self.text.parse().map_err(|_| unchangeable())?;
         let mut none = Table::new();
-        // Without profiles there is no line `[profile]` of its own.
+        // So that there is no line `[profile]`, only `[profile.NAME]`.
         none.set_implicit(true);
         let profiles = document.entry("profile").or_insert(Item::Table(none));
-        profiles.as_table_mut().and_then(change).ok_or_else(odd)?;
+        profiles.as_table_mut().and_then(change).ok_or_else(unchangeable)?;
         let text = document.to_string();
-        // What is written can be read.
+        // The new content has to be valid.
         parse(&self.path, &text)?;
         replace(&self.path, text.as_bytes())
     }
@@ -242,7 +242,7 @@ fn trust(profile: &Profile) -> &'static str {
     }
 }
 
-/// The members stay; what a profile does not say is left out.
+/// A profile as JSON, whose members do not change; what the profile does not have is left out.
 fn as_json(name: &str, profile: &Profile) -> Value {
     let mut value = json!(profile);
     if let Some(members) = value.as_object_mut() {

@@ -1,8 +1,8 @@
-//! `provision`: from a new HSM to one that works, and a sheet of what to keep.
+//! `provision`: sets a new HSM up and prints a sheet of what to keep.
 //!
-//! Nothing is asked before it is certain that the HSM is new, and nothing is sent before every passphrase is there, so a
-//! mistake on the way changes nothing. Passphrases that are made here are shown before they are set: afterwards they
-//! would be lost with the terminal.
+//! Nothing is asked before it is certain that the HSM is new, and nothing is sent before all passphrases are known, so
+//! that a mistake changes nothing. Generated passphrases are shown before they are set, because they would be lost if
+//! the terminal failed afterwards.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,9 @@ use zeroize::Zeroizing;
 
 use crate::clock::{now_rfc3339, rfc3339};
 use crate::exit::{Failure, local};
-use crate::output_file::{NewFile, Replace};
+use crate::output_file::{OutputFile, Overwrite};
 use crate::profile::Context;
-use crate::terminal::{Answer, Terminal};
+use crate::terminal::{DefaultAnswer, Terminal};
 use crate::{prompt, render, strength};
 
 /// Arguments of `provision`.
@@ -31,16 +31,16 @@ pub(crate) struct Provision {
     /// File with the passphrase of the user `admin`
     #[arg(long, value_name = "FILE")]
     admin_passphrase_file: Option<PathBuf>,
-    /// File with the Backup Passphrase, which is then set as well
+    /// File with the Backup Passphrase, which is set as well if given
     #[arg(long, value_name = "FILE")]
     backup_passphrase_file: Option<PathBuf>,
-    /// Make the passphrases for which there is no file, and show them once
+    /// Generate the passphrases for which there is no file, and show them once
     #[arg(long)]
     generate: bool,
-    /// New file for passphrases that are made, instead of the terminal
+    /// New file for the generated passphrases, instead of the terminal
     #[arg(long, value_name = "FILE", requires = "generate")]
     passphrases_to: Option<PathBuf>,
-    /// Time to set, as 2026-01-31T12:00:00Z; without it the time of this machine
+    /// Time to set, such as 2026-01-31T12:00:00Z; by default the time of this machine
     #[arg(long, value_name = "TIME")]
     system_time: Option<Timestamp>,
 }
@@ -48,8 +48,8 @@ pub(crate) struct Provision {
 /// One of the passphrases of a new HSM.
 struct Secret {
     passphrase: Passphrase,
-    /// It was made here, so nobody knows it yet.
-    made: bool,
+    /// Whether it was generated here.
+    generated: bool,
 }
 
 impl Secret {
@@ -58,10 +58,10 @@ impl Secret {
     }
 }
 
-/// The passphrases, each with its name and what it is for.
-const UNLOCK: (&str, &str) = ("Unlock Passphrase", "opens the HSM after each start; nothing replaces it");
-const ADMIN: (&str, &str) = ("passphrase of admin", "manages users, keys and settings");
-const BACKUP: (&str, &str) = ("Backup Passphrase", "opens backups; without it they are of no use");
+/// The passphrases, each with its name and its purpose.
+const UNLOCK: (&str, &str) = ("Unlock Passphrase", "unlocks the HSM after each start; it cannot be recovered");
+const ADMIN: (&str, &str) = ("passphrase of admin", "to manage users, keys and settings");
+const BACKUP: (&str, &str) = ("Backup Passphrase", "opens backups, which are useless without it");
 
 impl Provision {
     /// Sets up a new HSM.
@@ -73,12 +73,12 @@ impl Provision {
         let terminal = if by_hand { Terminal::open() } else { None };
         if self.generate && self.passphrases_to.is_none() && (terminal.is_none() || context.out.json) {
             return Err(Failure::Usage(
-                "Passphrases that are made are shown on a terminal and without --json only: give --passphrases-to FILE."
+                "Generated passphrases can only be shown on a terminal and without --json: use --passphrases-to FILE."
                     .into(),
             ));
         }
         let fingerprint = if by_hand {
-            // The look is a connection of its own: what goes onto the sheet is trusted as the others are.
+            // The inspection uses a connection of its own, so the certificate on the sheet has to be trusted, too.
             let shown = context.client.inspect_tls(0)?;
             shown.expect_trusted(&node)?;
             shown.fingerprint.to_string()
@@ -86,8 +86,8 @@ impl Provision {
             String::new()
         };
         if let Some(terminal) = &terminal {
-            terminal.say(&format!("{node} is Unprovisioned. The SHA-256 fingerprint of its certificate is"))?;
-            terminal.say(&fingerprint)?;
+            terminal.show(&format!("{node} is Unprovisioned. The SHA-256 fingerprint of its certificate is"))?;
+            terminal.show(&fingerprint)?;
         }
         let known = ["casemate", "admin", "hsm", "unlock", "backup", node.as_str()];
         let choose = Choose { terminal: terminal.as_ref(), generate: self.generate, known: &known };
@@ -95,7 +95,7 @@ impl Provision {
         let admin = choose.one(ADMIN.0, self.admin_passphrase_file.as_deref(), "--admin-passphrase-file")?;
         let backup = match (&self.backup_passphrase_file, &terminal) {
             (None, None) if !self.generate => None,
-            (None, Some(terminal)) if !self.generate && !terminal.agrees(WITH_BACKUP, Answer::Yes)? => None,
+            (None, Some(terminal)) if !self.generate && !terminal.ask_yes_no(WITH_BACKUP, DefaultAnswer::Yes)? => None,
             (file, _) => Some(choose.one(BACKUP.0, file.as_deref(), "--backup-passphrase-file")?),
         };
         let kept: Vec<_> = [(UNLOCK, Some(&unlock)), (ADMIN, Some(&admin)), (BACKUP, backup.as_ref())]
@@ -104,17 +104,14 @@ impl Provision {
             .collect();
         for (at, ((name, _), secret)) in kept.iter().enumerate() {
             if let Some(((other, _), _)) = kept.iter().take(at).find(|(_, other)| other.same_as(secret)) {
-                render::warning(&format!("The {name} is the {other} as well: who learns one has both."));
+                render::warning(&format!("The {name} is the same as the {other}: whoever learns one knows both."));
             }
         }
         hand_over(&kept, self.passphrases_to.as_deref(), terminal.as_ref())?;
         let names: Vec<_> = kept.into_iter().map(|(what, _)| what).collect();
 
         let system_time = self.system_time.map_or_else(now_rfc3339, rfc3339);
-        // Needed once more, for the login.
-        let again =
-            |secret: &Passphrase| Passphrase::from_text(str::from_utf8(secret.expose()).unwrap_or_default().to_owned());
-        let session = context.client.log_in(&admin_user()?, again(&admin.passphrase));
+        let session = context.client.log_in(&admin_user()?, prompt::copy(&admin.passphrase));
         anonymous.provision(&system::Provision {
             unlock_passphrase: unlock.passphrase,
             admin_passphrase: admin.passphrase,
@@ -129,21 +126,21 @@ impl Provision {
         }
         if !by_hand {
             return context.out.done(
-                "The HSM is set up and Operational. Write both passphrases down and keep them apart from it: without \
-                 the unlock passphrase it does not start again, and without admin's nobody manages it.",
+                "The HSM is set up and Operational. Write both passphrases down and keep them in another place: without \
+                 the unlock passphrase the HSM cannot be unlocked again, and without that of admin it cannot be managed.",
             );
         }
-        // The HSM was busy for a while after it was told the time.
+        // Provisioning takes a while after the HSM has got the time.
         if self.system_time.is_none()
             && let Err(why) = session.config().set_time(now_rfc3339())
         {
-            render::warning(&format!("The HSM is set up, but its clock may be late. {why}"));
+            render::warning(&format!("The HSM is set up, but its clock may be slow. {why}"));
         }
-        // It is set up: that something cannot be looked up is no failure of it.
+        // The HSM is set up, so it does not matter if this cannot be read.
         let device = match session.system().info() {
             Ok(info) => info.device_id,
             Err(why) => {
-                render::warning(&format!("The HSM is set up, but does not tell its device id. {why}"));
+                render::warning(&format!("The HSM is set up, but its device id cannot be read. {why}"));
                 "see `casemate system info`".into()
             }
         };
@@ -151,37 +148,37 @@ impl Provision {
     }
 }
 
-const WITH_BACKUP: &str = "Set a Backup Passphrase as well? Without one there are no backups.";
+const WITH_BACKUP: &str = "Set a Backup Passphrase as well? Without one no backups can be created.";
 
 fn admin_user() -> Result<UserId, Failure> {
     UserId::parse("admin").map_err(local("The name of the first user"))
 }
 
-/// Only a new HSM is set up.
+/// Fails unless the HSM is new.
 fn expect_new(node: &str, state: State) -> Result<(), Failure> {
     let next = match state {
         State::Unprovisioned => return Ok(()),
-        State::Locked => "`casemate unlock` opens it",
+        State::Locked => "unlock it with `casemate unlock`",
         State::Operational => {
-            "log in with --user; to erase everything and begin anew, an Administrator says `casemate system factory-reset`"
+            "log in with --user; to erase everything and start again, an Administrator runs `casemate system factory-reset`"
         }
-        State::Failed => "it cannot reach its store, and its log says why",
+        State::Failed => "it cannot reach its store; see its log",
     };
-    Err(Failure::WrongState(format!("{node} is {state:?}, so it is set up already: {next}.")))
+    Err(Failure::WrongState(format!("{node} is {state:?}, so it is already set up: {next}.")))
 }
 
-/// How passphrases come about.
+/// How passphrases are chosen.
 struct Choose<'a> {
     terminal: Option<&'a Terminal>,
     generate: bool,
-    /// Words that are no secret.
+    /// Words that an attacker would try first.
     known: &'a [&'a str],
 }
 
 impl Choose<'_> {
-    /// From a file, made, or asked for until it is good or meant.
+    /// From a file, generated, or asked for until it is strong or confirmed.
     fn one(&self, name: &str, file: Option<&Path>, option: &str) -> Result<Secret, Failure> {
-        let typed = |passphrase| Secret { passphrase, made: false };
+        let typed = |passphrase| Secret { passphrase, generated: false };
         if let Some(file) = file {
             let passphrase = prompt::of_valid_length(name, prompt::from_file(file)?)?;
             if let Some(why) = strength::weakness(&passphrase, self.known) {
@@ -189,7 +186,7 @@ impl Choose<'_> {
             }
             return Ok(typed(passphrase));
         }
-        let made = || Ok(Secret { passphrase: strength::make()?, made: true });
+        let made = || Ok(Secret { passphrase: strength::make()?, generated: true });
         if self.generate {
             return made();
         }
@@ -197,38 +194,38 @@ impl Choose<'_> {
             return Ok(typed(prompt::new(&format!("New {name}"), None, option)?));
         };
         loop {
-            let first = prompt::ask(&format!("New {name} (empty: one is made)"), "")?;
+            let first = prompt::ask(&format!("New {name} (leave empty to generate one)"), "")?;
             if first.expose().is_empty() {
                 return made();
             }
             let first = match prompt::of_valid_length(name, first) {
                 Ok(first) => first,
                 Err(why) => {
-                    terminal.say(&why.to_string())?;
+                    terminal.show(&why.to_string())?;
                     continue;
                 }
             };
             if let Some(why) = strength::weakness(&first, self.known) {
-                terminal.say(&format!("This is {why}, or leave it empty."))?;
-                if !terminal.agrees("Take it all the same?", Answer::No)? {
+                terminal.show(&format!("This is {why}, or leave it empty to generate one."))?;
+                if !terminal.ask_yes_no("Use it anyway?", DefaultAnswer::No)? {
                     continue;
                 }
             }
             if prompt::ask(&format!("New {name}, again"), "")?.expose() == first.expose() {
                 return Ok(typed(first));
             }
-            terminal.say("The two differ. Try again.")?;
+            terminal.show("The two entries differ. Try again.")?;
         }
     }
 }
 
-/// Gives out what was made here, before it counts.
+/// Hands over the generated passphrases, before they are set.
 fn hand_over(
     kept: &[((&str, &str), &Secret)],
     file: Option<&Path>,
     terminal: Option<&Terminal>,
 ) -> Result<(), Failure> {
-    let made: Vec<_> = kept.iter().filter(|(_, secret)| secret.made).collect();
+    let made: Vec<_> = kept.iter().filter(|(_, secret)| secret.generated).collect();
     if made.is_empty() {
         return Ok(());
     }
@@ -241,25 +238,26 @@ fn hand_over(
     }
     match (file, terminal) {
         (Some(path), _) => {
-            let mut file = NewFile::create(path, Replace::Never)?;
+            let mut file = OutputFile::create(path, Overwrite::Never)?;
             let wrong = format!("The passphrases cannot be written to {}", path.display());
             file.write_all(text.as_bytes()).map_err(local(wrong))?;
             file.finish().map(drop)
         }
         (None, Some(terminal)) => {
             for line in text.lines() {
-                terminal.say(line)?;
+                terminal.show(line)?;
             }
-            let written = terminal.agrees("They are shown only now. Are they written down?", Answer::No)?;
+            let written =
+                terminal.ask_yes_no("They are not shown again. Have you written them down?", DefaultAnswer::No)?;
             if written { Ok(()) } else { Err(Failure::Declined) }
         }
         (None, None) => {
-            Err(Failure::Usage("There is no terminal to show passphrases on: give --passphrases-to.".into()))
+            Err(Failure::Usage("There is no terminal to show passphrases on: use --passphrases-to.".into()))
         }
     }
 }
 
-/// What whoever set the HSM up should keep.
+/// What to keep about a new HSM.
 struct Sheet {
     device: String,
     node: String,
@@ -271,7 +269,7 @@ struct Sheet {
 fn sheet(context: &Context, sheet: &Sheet) -> Result<(), Failure> {
     let Sheet { device, node, fingerprint, system_time, names } = sheet;
     let add = format!("casemate profile add default --host {node} --pin {fingerprint} --user admin");
-    let mut next = if context.of_a_profile { Vec::new() } else { vec![add] };
+    let mut next = if context.hosts_from_profile { Vec::new() } else { vec![add] };
     next.extend(["casemate doctor".to_owned(), "casemate user add operator --role Operator".to_owned()]);
     let value = json!({
         "done": true,
@@ -283,7 +281,7 @@ fn sheet(context: &Context, sheet: &Sheet) -> Result<(), Failure> {
         "next": next,
     });
     let mut lines = vec![
-        "The HSM is set up and Operational. Keep this sheet; keep the passphrases apart from the HSM.".to_owned(),
+        "The HSM is set up and Operational. Keep this sheet, and keep the passphrases away from the HSM.".to_owned(),
         String::new(),
         format!("Device id    {device}"),
         format!("Address      {node}"),

@@ -31,7 +31,7 @@ pub(crate) fn jwk(key: &Key) -> Result<Value, Failure> {
             let (x, y) = both.split_at(both.len() / 2);
             Ok(json!({ "kty": "EC", "crv": curve, "x": url(x), "y": url(y) }))
         }
-        _ => Err(Failure::Local("The HSM's public key is no uncompressed point.".into())),
+        _ => Err(Failure::Local("The HSM's public key is not an uncompressed point.".into())),
     }
 }
 
@@ -74,7 +74,7 @@ fn mpint(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn decode(text: &str) -> Result<Vec<u8>, Failure> {
-    BASE64_STANDARD_NO_PAD.decode(text.trim_end_matches('=')).map_err(local("The HSM's public key is no base64"))
+    BASE64_STANDARD_NO_PAD.decode(text.trim_end_matches('=')).map_err(local("The HSM's public key is not valid base64"))
 }
 
 fn url(bytes: &[u8]) -> String {
@@ -82,7 +82,7 @@ fn url(bytes: &[u8]) -> String {
 }
 
 fn none(key: KeyType, form: &str) -> Failure {
-    Failure::Usage(format!("A key of type {} has no {form}. Take --format pem if it has a public key.", key.as_str()))
+    Failure::Usage(format!("A key of type {} has no {form}. Use --format pem if it has a public key.", key.as_str()))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::clock::rfc3339;
 use crate::exit::Failure;
-use crate::input_file::sized;
+use crate::input_file::open_with_length;
 use crate::profile::Context;
 use crate::progress::Progress;
 use crate::prompt;
@@ -19,20 +19,20 @@ use crate::prompt;
 /// Arguments of `restore`.
 #[derive(Args)]
 #[command(
-    after_help = "On an Unprovisioned HSM everything is restored, and no user is needed. On an Operational one users, \
-                        namespaces, keys, the unlock passphrase, the backup passphrase and the CA of the cluster are those \
-                        of the backup afterwards; its own network, TLS key, time and log settings stay."
+    after_help = "On an Unprovisioned HSM everything is restored, and no user is needed. On an Operational one, users, \
+                        namespaces, keys, the unlock passphrase, the backup passphrase and the CA of the cluster are \
+                        replaced; its network, TLS key, time and log settings stay."
 )]
 pub(crate) struct Restore {
     /// The backup; - is standard input
     file: PathBuf,
-    /// File with the backup passphrase it was made with
+    /// File with the backup passphrase it was created with
     #[arg(long, value_name = "FILE")]
     backup_passphrase_file: Option<PathBuf>,
-    /// Take the backup passphrase that is set in the HSM; it has to be the one the backup was made with
+    /// Use the backup passphrase that is set in the HSM; it must be the one the backup was created with
     #[arg(long, conflicts_with = "backup_passphrase_file")]
     stored_backup_passphrase: bool,
-    /// Time to set, as 2026-01-31T12:00:00Z; without it an Unprovisioned HSM gets that of this machine
+    /// Time to set, such as 2026-01-31T12:00:00Z; by default an Unprovisioned HSM gets that of this machine
     #[arg(long, value_name = "TIME")]
     system_time: Option<Timestamp>,
 }
@@ -55,8 +55,8 @@ impl Restore {
                  those of the backup"
             )
         })?;
-        // A file that is not there is said before anything is asked for.
-        let (mut file, length) = sized(&self.file)?;
+        // A missing file is reported before passphrases are asked for.
+        let (mut file, length) = open_with_length(&self.file)?;
         let session = if full { anonymous.clone() } else { context.session()? };
         let backup_passphrase = if self.stored_backup_passphrase {
             None
@@ -70,21 +70,22 @@ impl Restore {
         let arguments = RestoreRequest { backup_passphrase, system_time: time.map(rfc3339) };
         session.system().restore(&arguments, Upload::new(&mut file, length).on_progress(&mut tell))?;
         drop(progress);
-        // It is done: that its state cannot be seen is no failure of it.
+        // The restore succeeded, so it does not matter if the state cannot be read.
         let state = anonymous.health().state().ok();
         let next = match state {
             Some(State::Locked) if full => {
-                "It is Locked: `casemate unlock` opens it with the unlock passphrase of the time of the backup."
+                "It is Locked: unlock it with `casemate unlock` and the unlock passphrase from when the backup was created."
             }
             Some(State::Locked) => {
-                "It is Locked: `casemate unlock` opens it with the unlock passphrase of the time of the backup. Until that \
-                 has been done once, `casemate unlock` with the unlock passphrase from before undoes the restore."
+                "It is Locked: unlock it with `casemate unlock` and the unlock passphrase from when the backup was created. \
+                 Until then, `casemate unlock` with the previous unlock passphrase undoes the restore."
             }
             Some(State::Operational) => "It is Operational.",
             Some(State::Unprovisioned | State::Failed) | None => "`casemate state` shows its state.",
         };
         let what = if full { "full" } else { "partial" };
-        let text = format!("{node} has what is in the backup; users and passphrases are those of the backup. {next}");
+        let text =
+            format!("The backup was restored to {node}; users and passphrases are now those of the backup. {next}");
         context.out.line(&json!({ "restore": what, "state": state }), &text)
     }
 }

@@ -2,28 +2,27 @@
 
 use clap::Subcommand;
 
-use super::trial;
+use super::system_test;
 
 use crate::exit::Failure;
 use crate::profile::Context;
 
-/// Look after one HSM.
+/// Administer one HSM.
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Show versions and the device id
     Info,
-    /// Start it again
+    /// Reboot it
     Reboot,
     /// Shut it down
     Shutdown,
     /// Erase everything in it
     FactoryReset,
-    /// Try a new HSM out: set it up, use every type of key, erase it
-    Test(trial::Test),
+    /// Test a new HSM: set it up, use every type of key, erase it
+    Test(system_test::Test),
 }
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::Info => {

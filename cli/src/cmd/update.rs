@@ -1,4 +1,4 @@
-//! `update …`: other versions of the HSM's software.
+//! `update …`: updates of the HSM's software.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use crate::exit::Failure;
-use crate::input_file::sized;
+use crate::input_file::open_with_length;
 use crate::profile::Context;
 use crate::progress::Progress;
 
@@ -25,17 +25,16 @@ pub(crate) enum Command {
         /// The signed image; - is standard input
         file: PathBuf,
     },
-    /// Install the image that was uploaded; the HSM reboots
+    /// Install the uploaded image and reboot the HSM
     Commit,
-    /// Forget the image that was uploaded
+    /// Discard the uploaded image
     Cancel,
 }
 
-/// What is asked before an image is installed.
+/// What has to be confirmed before an image is installed.
 const INSTALL: &str = "Installing the update and rebooting the HSM";
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::Install { file } => install(context, &file),
@@ -47,7 +46,7 @@ impl Command {
                 show(context, &notes)?;
                 context
                     .out
-                    .done("The image waits: `casemate update commit` installs it, `casemate update cancel` does not.")
+                    .done("The image is uploaded: install it with `casemate update commit`, or discard it with `casemate update cancel`.")
             }
             Command::Commit => {
                 context.confirm(INSTALL)?;
@@ -56,18 +55,18 @@ impl Command {
             }
             Command::Cancel => {
                 context.session()?.system().cancel_update()?;
-                context.out.done("The image was forgotten.")
+                context.out.done("The image was discarded.")
             }
         }
     }
 }
 
 fn install(context: &Context, file: &Path) -> Result<(), Failure> {
-    // Not after an upload of minutes.
+    // Before an upload that may take minutes.
     context.can_confirm(INSTALL)?;
     if context.out.json && !context.yes() {
         return Err(Failure::Usage(
-            "With --json nobody is shown the release notes: say --yes, or take `update upload` and `update commit`."
+            "With --json the release notes are not shown before the question: use --yes, or `update upload` and `update commit`."
                 .into(),
         ));
     }
@@ -81,12 +80,12 @@ fn install(context: &Context, file: &Path) -> Result<(), Failure> {
         return Err(no);
     }
     session.system().commit_update()?;
-    let said = json!({ "releaseNotes": notes.release_notes, "installed": true });
-    context.out.line(&said, "The update is installed, and the HSM reboots.")
+    let value = json!({ "releaseNotes": notes.release_notes, "installed": true });
+    context.out.line(&value, "The update is installed, and the HSM reboots.")
 }
 
 fn upload(context: &Context, session: &Session, file: &Path) -> Result<ReleaseNotes, Failure> {
-    let (mut image, length) = sized(file)?;
+    let (mut image, length) = open_with_length(file)?;
     let progress = Progress::new(context, Some(length));
     let mut tell = |bytes| progress.at(bytes);
     Ok(session.system().update(Upload::new(&mut image, length).on_progress(&mut tell))?)

@@ -7,7 +7,7 @@ use casemate_api::{Role, Tag, UserId};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::args::{changed, word};
+use super::args::{api_value, changed};
 use crate::exit::Failure;
 use crate::profile::Context;
 use crate::prompt;
@@ -29,7 +29,7 @@ pub(crate) enum Command {
         #[arg(value_parser = UserId::parse)]
         id: UserId,
         /// Administrator, Operator, Metrics or Backup
-        #[arg(long, value_parser = word::<Role>)]
+        #[arg(long, value_parser = api_value::<Role>)]
         role: Role,
         /// Any text
         #[arg(long, default_value = "")]
@@ -90,7 +90,6 @@ pub(crate) enum TagCommand {
 const NEW: &str = "--new-passphrase-file";
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::List => {
@@ -125,7 +124,7 @@ impl Command {
                 let session = context.session()?;
                 let passphrase = prompt::new(&format!("New passphrase of {id}"), new_passphrase_file.as_deref(), NEW)?;
                 session.users().set_passphrase(&id, passphrase)?;
-                context.out.done(&format!("The new passphrase of {id} holds from now on."))
+                context.out.done(&format!("The passphrase of {id} was changed."))
             }
             Command::Tag(command) => command.run(context),
         }

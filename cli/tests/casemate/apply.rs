@@ -123,7 +123,7 @@ fn the_example_of_the_document_makes_everything_and_then_there_is_nothing_to_do(
     example.hsm.with(("ci~runner", RUNNER), &sign, b"").ok();
     // The Backup Passphrase is left alone once there is one.
     let again = example.apply(&["--yes", "--set-backup-passphrase"]).ok();
-    assert!(again.contains("backup-passphrase (unless there is one)"), "{again}");
+    assert!(again.contains("backup-passphrase (unless one is set)"), "{again}");
 
     // The same in YAML.
     let yaml = example.hsm.folder.file(
@@ -207,13 +207,13 @@ fn what_cannot_be_changed_is_said_and_left_alone() {
     example.edit("Build machines", "Builders");
     example.edit("Signs releases", "Signs");
     let (said, why) = ends(example.apply(&["--yes"]), 14);
-    assert!(said.contains("! key web: its length is 2048, the file says 3072: delete the key by hand"), "{said}");
+    assert!(said.contains("! key web: its length is 2048, but 3072 in the file: delete the key"), "{said}");
     assert!(
         said.contains("! key web: its list of mechanisms is RSA_Signature_PKCS1 RSA_Signature_PSS_SHA256,"),
         "{said}"
     );
     assert!(
-        said.contains("! user ci~runner: its real name is \"Build machines\", the file says \"Builders\""),
+        said.contains("! user ci~runner: its real name is \"Build machines\", but \"Builders\" in the file"),
         "{said}"
     );
     assert!(said.contains("1 of 1 done.") && why.contains("3 points"), "{said}{why}");
@@ -264,7 +264,7 @@ fn what_is_not_in_the_file_goes_only_if_that_is_said() {
         .ok();
     example.hsm.admin(&["namespace", "delete", "ci", "--yes"]).ok();
     let (left, _) = ends(example.apply(&["--yes"]), 14);
-    assert!(left.starts_with("! namespace ci: users that") && left.contains("roles: ci~old;"), "{left}");
+    assert!(left.starts_with("! namespace ci: users of") && left.contains("roles: ci~old;"), "{left}");
     assert_eq!(example.hsm.admin(&["namespace", "list", "--json"]).json(), json!([]));
     // The passphrase of who works there is tried out before anything is changed.
     example.edit("passphrase-file = \"secrets/ci-admin\"", "passphrase-env = \"HSM_BACKUP_USER\"");
@@ -272,7 +272,7 @@ fn what_is_not_in_the_file_goes_only_if_that_is_said() {
     assert_eq!(example.hsm.admin(&["namespace", "list", "--json"]).json(), json!([]));
     example.edit("passphrase-env = \"HSM_BACKUP_USER\"", "passphrase-file = \"secrets/ci-admin\"");
     let gone = example.apply(&["--yes", "--prune"]).ok();
-    assert!(gone.starts_with("- user ci~old (left by an earlier namespace)\n+ namespace ci (its users"), "{gone}");
+    assert!(gone.starts_with("- user ci~old (of an earlier namespace)\n+ namespace ci (its users"), "{gone}");
     example.hsm.admin(&["namespace", "delete", "ci", "--yes"]).ok();
     let (plan, _) = ends(example.diff(&[]), 14);
     assert!(plan.contains("+ namespace ci (its users come back: ci~admin, ci~runner)\n"), "{plan}");
@@ -286,7 +286,7 @@ fn a_file_without_users_or_keys_deletes_none() {
     hsm.admin(&["key", "generate", "k", "-t", "EC_P256", "-m", "ECDSA_Signature"]).ok();
     for (option, kind) in [("--prune", "users"), ("--prune-keys", "keys")] {
         let said = hsm.admin(&["apply", "-", "--format", "toml", "--yes", option]).fails(2);
-        assert!(said.contains(&format!("{option} deletes {kind}")) && said.contains("is it whole?"), "{said}");
+        assert!(said.contains(&format!("{option} deletes {kind}")) && said.contains("is it complete?"), "{said}");
     }
     assert_eq!(hsm.admin(&["user", "list", "--json"]).json(), json!([{ "user": "admin" }, { "user": "op" }]));
     assert_eq!(hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
@@ -304,9 +304,9 @@ fn the_last_tag_of_a_key_goes_after_a_second_question() {
     let answers = |second: &str| {
         let arguments = ["--host", &hsm.address, "--insecure", "--user", "admin", "apply", &file, "--prune"];
         let mut person = Person::runs(&arguments, &[("CASEMATE_PASSPHRASE", ADMIN)]);
-        person.sees("Do this? [y/N] ");
+        person.sees("Continue? [y/N] ");
         person.types("y");
-        person.sees("What every Operator may then do with 1 key cannot be undone. Go on? [y/N] ");
+        person.sees("Allowing every Operator to use 1 key cannot be undone. Continue? [y/N] ");
         person.types(second);
         person.ends()
     };
@@ -344,8 +344,8 @@ fn after_a_power_cut_it_goes_on_where_it_was() {
         assert!([3, 11].contains(&ran.code), "{ran:?}");
         (String::from_utf8(ran.out).unwrap(), ran.err)
     };
-    assert!(said.contains("Not done, as far as is known:\n+ key k") && said.contains(" of 40 done.\n"), "{said}");
-    assert!(why.contains("Stopped at the key k") && why.contains("run it again to go on"), "{why}");
+    assert!(said.contains("Not done, as far as known:\n+ key k") && said.contains(" of 40 done.\n"), "{said}");
+    assert!(why.contains("Stopped at the key k") && why.contains("run the command again to continue"), "{why}");
     hsm.restart();
     hsm.nobody(&["unlock", "--unlock-passphrase-file", &hsm.at("unlock")]).ok();
     let before = there(&hsm);
@@ -355,7 +355,7 @@ fn after_a_power_cut_it_goes_on_where_it_was() {
     assert!(rest.contains(&format!("{} of {} done.\n", keys - before, keys - before)), "{rest}");
     assert_eq!(there(&hsm), keys);
     if first.code == 0 {
-        assert_eq!(hsm.admin(&["key", "export-public", "k00"]).ok().as_bytes(), first.out, "none was made anew");
+        assert_eq!(hsm.admin(&["key", "export-public", "k00"]).ok().as_bytes(), first.out, "none was generated again");
     }
     assert_eq!(at(&hsm.address, &hsm.folder.path(""), &["apply", &file, "--yes"]).ok(), "Nothing to do.\n");
 }
@@ -419,32 +419,32 @@ fn what_is_wrong_in_a_file_is_one_sentence_with_its_place() {
         (
             "c.toml",
             format!("{user}passphrase = \"{CI_ADMIN}\""),
-            "c.toml line 4: a passphrase does not belong in this file",
+            "c.toml line 4: a passphrase must not be in this file",
         ),
-        (
-            "d.toml",
-            format!("[config]\nbackup-passphrase = \"{BACKUP}\""),
-            "d.toml line 2: a passphrase does not belong",
-        ),
+        ("d.toml", format!("[config]\nbackup-passphrase = \"{BACKUP}\""), "d.toml line 2: a passphrase must not be"),
         (
             "e.toml",
             format!("{key}private = {{ data = \"x\" }}"),
-            "e.toml line 5: a private key does not belong in this file",
+            "e.toml line 5: a private key must not be in this file",
         ),
-        ("f.toml", "[[users]]\nname = \"u u\"\nrole = \"Operator\"".into(), "f.toml line 2: \"u u\" is no user name"),
+        (
+            "f.toml",
+            "[[users]]\nname = \"u u\"\nrole = \"Operator\"".into(),
+            "f.toml line 2: \"u u\" is not a valid user name",
+        ),
         ("g.toml", "[[users]]\nname = \"u\"\nrole = \"Boss\"".into(), "g.toml line 3: unknown variant `Boss`"),
         (
             "h.toml",
             format!("{user}passphrase-file = \"a\"\npassphrase-env = \"b\""),
-            "several places for one passphrase",
+            "several sources of one passphrase",
         ),
-        ("i.toml", format!("{user}{user}"), "The user u is there twice"),
-        ("j.toml", format!("{key}{key}"), "The key k is there twice"),
+        ("i.toml", format!("{user}{user}"), "The user u is listed twice"),
+        ("j.toml", format!("{key}{key}"), "The key k is listed twice"),
         ("k.toml", "namespaces = [\"n\"]".into(), "The namespace n needs an Administrator"),
         ("l.toml", "[[users]]\nname = \"n~u\"\nrole = \"Operator\"".into(), "add n to namespaces"),
-        ("m.toml", format!("{key}namespace = \"n\""), "The key k in n is in no namespace of the file"),
-        ("n.toml", "[[users]]\nname = \"u\"\nrole = \"Backup\"\ntags = [\"t\"]".into(), "only Operators have some"),
-        ("o.toml", format!("{key}length = 256"), "but EC_P256 keys have only one"),
+        ("m.toml", format!("{key}namespace = \"n\""), "The namespace of the key k in n is not listed"),
+        ("n.toml", "[[users]]\nname = \"u\"\nrole = \"Backup\"\ntags = [\"t\"]".into(), "only Operators can have tags"),
+        ("o.toml", format!("{key}length = 256"), "but all EC_P256 keys have the same"),
         (
             "p.toml",
             key.replace("EC_P256", "RSA").replace("ECDSA", "EdDSA"),
@@ -455,12 +455,12 @@ fn what_is_wrong_in_a_file_is_one_sentence_with_its_place() {
             key.replace("EC_P256", "Generic").replace("ECDSA_Signature", "AES_Encryption_CBC"),
             "128 to 8192 bits",
         ),
-        ("r.toml", format!("{key}label = \"{}\"", "x".repeat(33)), "it may have 32 bytes"),
+        ("r.toml", format!("{key}label = \"{}\"", "x".repeat(33)), "at most 32 bytes are allowed"),
         ("s.toml", format!("{key}certificate-file = \"none.pem\""), "none.pem cannot be read"),
         (
             "t.toml",
             "[config.network]\nip-address = \"10.0.0.1\"\nnetmask = \"255.0.255.0\"".into(),
-            "t.toml line 3: 255.0.255.0 is no netmask",
+            "t.toml line 3: 255.0.255.0 is not a netmask",
         ),
         ("u.toml", "[config]\ntime = 1".into(), "u.toml line 2: unknown field `time`"),
         ("v.toml", "keys = [".into(), "v.toml line 1: "),
@@ -477,7 +477,7 @@ fn what_is_wrong_in_a_file_is_one_sentence_with_its_place() {
         (
             "b.yaml",
             format!("users:\n  - name: u\n    role: Operator\n    passphrase: {CI_ADMIN}\n"),
-            "b.yaml line 4: a passphrase does not",
+            "b.yaml line 4: a passphrase must not",
         ),
         ("c.yml", "users:\n - name: u\n   name: v\n".into(), "c.yml line 3: duplicate"),
         ("d.yaml", "users: [\n".into(), "d.yaml line "),
@@ -500,10 +500,10 @@ fn a_missing_passphrase_is_noticed_before_anything_is_changed() {
     let text = "[[users]]\nname = \"a\"\nrole = \"Metrics\"\npassphrase-file = \"op\"\n\
                 [[users]]\nname = \"b\"\nrole = \"Metrics\"\n";
     for (end, sentence) in [
-        ("", "The passphrase of b is needed, and the file does not say where it is"),
+        ("", "The passphrase of b is needed, but the file does not tell where it is"),
         ("passphrase-env = \"NOT_SET\"", "The passphrase of b: The environment variable NOT_SET is not set."),
         ("passphrase-file = \"nowhere\"", "nowhere cannot be read"),
-        ("passphrase-command = \"printf short\"", "The passphrase of b: a passphrase has 10 to 200 bytes"),
+        ("passphrase-command = \"printf short\"", "The passphrase of b: a passphrase must have 10 to 200 bytes"),
     ] {
         let file = hsm.folder.file("users.toml", format!("{text}{end}\n"));
         let ran = at(&hsm.address, &hsm.folder.path(""), &["apply", &file, "--yes"]);

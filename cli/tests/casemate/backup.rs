@@ -84,7 +84,7 @@ fn a_fresh_hsm_becomes_what_was_backed_up() {
     let restore = ["restore", &file, "--backup-passphrase-file", &old.at("op")];
     assert!(new.nobody(&restore).fails(2).contains("users, keys and settings of the backup"));
     let said = new.nobody(&[&restore[..], &["--yes"]].concat()).ok();
-    assert!(said.contains("unlock passphrase of the time of the backup"), "{said}");
+    assert!(said.contains("unlock passphrase from when the backup was created"), "{said}");
     new.nobody(&["unlock", "--unlock-passphrase-file", &new.at("unlock")]).ok();
     assert_eq!(new.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
 }
@@ -140,12 +140,12 @@ fn a_person_is_asked_and_sees_how_far_it_is() {
     // On a terminal that can go back to the beginning of a line.
     let environment = [("CASEMATE_PASSPHRASE", ADMIN), ("TERM", "xterm")];
     let mut person = Person::runs(&arguments, &environment);
-    person.sees("Go on? [y/N] ");
+    person.sees("Continue? [y/N] ");
     person.types("n");
     assert_eq!(person.ends().0, 13);
 
     let mut person = Person::runs(&arguments, &environment);
-    person.sees("Go on? [y/N] ");
+    person.sees("Continue? [y/N] ");
     person.types("y");
     person.sees("KiB of ");
     let (code, out, rest) = person.ends();

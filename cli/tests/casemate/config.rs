@@ -119,7 +119,7 @@ fn the_certificate_comes_from_an_authority_and_a_new_key_says_how_to_pin_it() {
     assert!(hsm.admin(&["config", "tls", "csr", "--common-name", "x"]).ok().contains("CERTIFICATE REQUEST"));
     hsm.admin(&["cert", "set", "--tls", &hsm.at("admin")]).fails(1);
 
-    assert!(hsm.admin(&["config", "tls", "generate", "--type", "EC_P384"]).fails(2).contains("pin has to follow"));
+    assert!(hsm.admin(&["config", "tls", "generate", "--type", "EC_P384"]).fails(2).contains("pin has to be changed"));
     let pin = said["fingerprint"].as_str().unwrap();
     let arguments = ["--host", &hsm.address, "--pin", pin, "--user", "admin", "config", "tls", "generate"];
     let arguments = [&arguments[..], &["--type", "EC_P384", "--yes"]].concat();

@@ -100,7 +100,7 @@ fn each_state_says_the_next_step() {
     let value = found(hsm.admin(&["--json", "doctor"]), 8);
     assert_eq!(check(&value, "state")["data"]["state"], "Locked");
     assert!(check(&value, "state")["next"].as_str().unwrap().contains("casemate unlock"));
-    assert_eq!(check(&value, "login")["seen"], "only an Operational HSM takes logins");
+    assert_eq!(check(&value, "login")["seen"], "only an Operational HSM accepts logins");
 }
 
 #[test]

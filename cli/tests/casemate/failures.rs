@@ -12,7 +12,7 @@ fn nobody_answers_at_a_wrong_host() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let said = run(&["--host", &closed, "info"], &[], b"").fails(3);
     assert!(said.contains(&closed) && said.contains("Check the addresses"), "{said}");
-    assert!(run(&["info"], &[], b"").fails(2).contains("give --host"));
+    assert!(run(&["info"], &[], b"").fails(2).contains("use --host"));
 }
 
 #[test]
@@ -52,10 +52,10 @@ fn a_host_without_tls_is_said_to_have_none() {
 #[test]
 fn another_web_server_is_said_to_be_no_hsm() {
     for (answer, code, word) in [
-        ("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>", 12, "Check that the address is an HSM's"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>", 12, "Check that the address is that of an HSM"),
         ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", 12, "does not answer 404"),
         ("HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n", 12, "does not answer 302"),
-        ("SSH-2.0-OpenSSH_9.9\r\n", 3, "no HTTP"),
+        ("SSH-2.0-OpenSSH_9.9\r\n", 3, "its answer is not valid HTTP"),
     ] {
         let web = Web::start("2100-01-01", answer);
         let said = run(&["--host", &web.address, "--ca-file", &web.ca, "info"], &[], b"").fails(code);
@@ -71,7 +71,7 @@ fn a_wrong_passphrase_and_a_missing_one_are_told_apart() {
     let host = ["--host", &hsm.address, "--insecure"];
     let said = run(&[&host[..], &["--user", "admin", "user", "list"]].concat(), &[], b"").fails(2);
     assert!(said.contains("--passphrase-file"), "{said}");
-    assert!(run(&[&host[..], &["user", "list"]].concat(), &[], b"").fails(2).contains("give --user"));
+    assert!(run(&[&host[..], &["user", "list"]].concat(), &[], b"").fails(2).contains("use --user"));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_profile_says_everything_and_is_read_strictly() {
     }
     run(&["--profile", "default", "--user", "admin", "--host", address, "user", "list"], &home, b"").ok();
     let said = run(&["--profile", "other", "state"], &home, b"").fails(2);
-    assert!(said.contains("no profile other; there is: default"), "{said}");
+    assert!(said.contains("no profile other; its profiles: default"), "{said}");
     let file = hsm.folder.file("config.toml", format!("[profile.default]\n{profile}pasphrase = 1\n"));
     let said = run(&["state"], &[("CASEMATE_CONFIG", file.as_str())], b"").fails(2);
     assert!(said.contains("line 6") && said.contains("pasphrase"), "{said}");

@@ -61,7 +61,7 @@ fn an_imported_key_signs_what_it_must() {
         64
     );
     let wrong = hsm.with(("op", crate::harness::OPERATOR), &["sign", "ed", "-m", "ECDSA"], b"").fails(2);
-    assert!(wrong.contains("has no ECDSA"), "{wrong}");
+    assert!(wrong.contains("does not support ECDSA"), "{wrong}");
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn the_password_is_asked_for_and_a_wrong_one_is_said_to_be_wrong() {
     let file = export(&hsm.folder, "web", (&key, &certificate), &[]);
     let import = ["--host", &hsm.address, "--insecure", "--user", "admin", "key", "import", "web", "--pkcs12", &file];
     let import = [&import[..], &["-m", "ECDSA_Signature"]].concat();
-    for (password, code, says) in [("not of the file", 2, "does not open with this password"), (PASSWORD, 0, "")] {
+    for (password, code, says) in [("not of the file", 2, "cannot be opened with this password"), (PASSWORD, 0, "")] {
         let mut person = Person::runs(&import, &[("CASEMATE_PASSPHRASE", ADMIN)]);
         person.sees("Password of ");
         person.types_unseen(password);
@@ -92,7 +92,7 @@ fn files_without_one_key_are_refused() {
     let make = ["pkcs12", "-export", "-nokeys", "-in", &certificate, "-out", &none, "-passout"];
     openssl(&[&make[..], &[&format!("pass:{PASSWORD}")]].concat());
     let garbage = hsm.folder.file("garbage", fs::read(&certificate).unwrap());
-    for (file, says) in [(&none, "has no private key"), (&garbage, "is no PKCS#12 file")] {
+    for (file, says) in [(&none, "has no private key"), (&garbage, "is not a PKCS#12 file")] {
         let import = ["key", "import", "--pkcs12", file, "--pkcs12-password-file", &password, "-m", "ECDSA_Signature"];
         let said = hsm.admin(&import).fails(2);
         assert!(said.contains(says), "{said}");

@@ -66,7 +66,7 @@ fn nobody_is_trusted_without_a_person_or_a_pin() {
     let (file, pin) = (hsm.at("config.toml"), pin(&hsm));
     let add = ["--yes", "--host", &hsm.address, "profile", "add", "lab"];
     assert!(with(&file, &add).fails(4).contains(&format!("--pin {pin}")));
-    assert!(with(&file, &[&["--insecure"], &add[..]].concat()).fails(2).contains("trusts a certificate"));
+    assert!(with(&file, &[&["--insecure"], &add[..]].concat()).fails(2).contains("cannot be --insecure"));
     let wrong = "00".repeat(32);
     assert!(
         with(&file, &[&["--pin", &wrong], &add[..]].concat()).fails(4).contains("not one of the pinned certificates")
@@ -107,10 +107,10 @@ fn what_was_written_by_hand_stays() {
     assert!(with(&file, &["profile", "rm", "new.lab_2"]).fails(2).contains("--yes"));
     with(&file, &["profile", "rm", "new.lab_2", "--yes"]).ok();
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
-    assert!(with(&file, &["profile", "show", "new.lab_2"]).fails(2).contains("there is: old"));
+    assert!(with(&file, &["profile", "show", "new.lab_2"]).fails(2).contains("its profiles: old"));
     assert!(with(&file, &["profile", "rm", "none", "--yes"]).fails(2).contains("has no profile none"));
     with(&file, &["profile", "add", "a b", "--host", "x"]).fails(2);
-    assert!(with(&file, &["profile", "add", "x"]).fails(2).contains("give --host"));
+    assert!(with(&file, &["profile", "add", "x"]).fails(2).contains("use --host"));
     let left: Vec<_> = fs::read_dir(hsm.folder.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{left:?}");
 }

@@ -23,36 +23,36 @@ fn a_person_is_led_from_a_new_hsm_to_a_sheet() {
     let mut person = person(&hsm, &["provision"]);
     person.sees("is Unprovisioned. The SHA-256 fingerprint of its certificate is");
     // A short one is not taken, a weak one only if it is meant.
-    let mut shown = person.sees("New Unlock Passphrase (empty: one is made): ");
+    let mut shown = person.sees("New Unlock Passphrase (leave empty to generate one): ");
     person.types_unseen("short");
     shown += &person.sees("10 to 200 bytes");
-    shown += &person.sees("New Unlock Passphrase (empty: one is made): ");
+    shown += &person.sees("New Unlock Passphrase (leave empty to generate one): ");
     person.types_unseen("casemate1234");
-    shown += &person.sees("This is weak: it takes less than");
-    shown += &person.sees("Choose four random words or more, or leave it empty.");
-    shown += &person.sees("Take it all the same? [y/N] ");
+    shown += &person.sees("This is weak: it can be guessed with fewer than");
+    shown += &person.sees("Choose at least four random words, or leave it empty to generate one.");
+    shown += &person.sees("Use it anyway? [y/N] ");
     person.types("");
-    shown += &person.sees("New Unlock Passphrase (empty: one is made): ");
+    shown += &person.sees("New Unlock Passphrase (leave empty to generate one): ");
     person.types_unseen(UNLOCK);
     shown += &person.sees("New Unlock Passphrase, again: ");
     person.types_unseen("another");
-    shown += &person.sees("The two differ. Try again.");
-    shown += &person.sees("New Unlock Passphrase (empty: one is made): ");
+    shown += &person.sees("The two entries differ. Try again.");
+    shown += &person.sees("New Unlock Passphrase (leave empty to generate one): ");
     person.types_unseen(UNLOCK);
     shown += &person.sees("New Unlock Passphrase, again: ");
     person.types_unseen(UNLOCK);
-    shown += &person.sees("New passphrase of admin (empty: one is made): ");
+    shown += &person.sees("New passphrase of admin (leave empty to generate one): ");
     person.types_unseen(ADMIN);
     shown += &person.sees("New passphrase of admin, again: ");
     person.types_unseen(ADMIN);
     shown += &person.sees("Set a Backup Passphrase as well?");
     shown += &person.sees("[Y/n] ");
     person.types("");
-    shown += &person.sees("New Backup Passphrase (empty: one is made): ");
+    shown += &person.sees("New Backup Passphrase (leave empty to generate one): ");
     person.types_unseen("");
     shown += &person.sees("Backup Passphrase: ");
     let made = person.sees("\r\n");
-    person.sees("Are they written down? [y/N] ");
+    person.sees("Have you written them down? [y/N] ");
     person.types("y");
     let (code, out, rest) = person.ends();
     shown += &rest;
@@ -70,7 +70,7 @@ fn a_person_is_led_from_a_new_hsm_to_a_sheet() {
     hsm.nobody(&[&as_admin[..], &["lock"]].concat()).ok();
     hsm.nobody(&["unlock", "--unlock-passphrase-file", &unlock]).ok();
     let again = ["provision", "--unlock-passphrase-file", &unlock, "--admin-passphrase-file", &admin];
-    assert!(hsm.nobody(&again).fails(8).contains("set up already"));
+    assert!(hsm.nobody(&again).fails(8).contains("already set up"));
     // Whoever changes the Backup Passphrase has to know it.
     let client = Client::new(Settings { trust: Trust::Anyone, ..Settings::of([&hsm.address]) }).unwrap();
     let secret = |text: &str| Passphrase::from_text(text.to_owned());
@@ -83,7 +83,7 @@ fn a_person_is_led_from_a_new_hsm_to_a_sheet() {
 fn a_passphrase_that_is_made_is_set_only_when_it_is_written_down() {
     let hsm = Hsm::start();
     let mut person = person(&hsm, &["provision", "--generate"]);
-    person.sees("Are they written down? [y/N] ");
+    person.sees("Have you written them down? [y/N] ");
     person.types("n");
     let (code, out, rest) = person.ends();
     assert_eq!((code, out.as_str()), (13, ""), "{rest}");
@@ -95,11 +95,11 @@ fn nothing_is_asked_of_an_hsm_that_is_set_up() {
     let hsm = Hsm::operational();
     let (code, _, shown) = person(&hsm, &["provision"]).ends();
     assert_eq!(code, 8);
-    assert!(shown.contains("is Operational, so it is set up already") && shown.contains("factory-reset"), "{shown}");
+    assert!(shown.contains("is Operational, so it is already set up") && shown.contains("factory-reset"), "{shown}");
     assert!(!shown.contains("assphrase"), "{shown}");
     hsm.admin(&["lock"]).ok();
     let (code, _, shown) = person(&hsm, &["provision"]).ends();
-    assert!(code == 8 && shown.contains("`casemate unlock` opens it"), "{shown}");
+    assert!(code == 8 && shown.contains("unlock it with `casemate unlock`"), "{shown}");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn passphrases_are_made_into_a_new_file_that_only_the_owner_reads() {
     run(&["--host", &hsm.address, "--pin", pin, "info"], &[], b"").ok();
 
     let other = Hsm::start();
-    assert!(other.nobody(&make).fails(1).contains("is there already"));
+    assert!(other.nobody(&make).fails(1).contains("already exists"));
     assert!(other.nobody(&["state"]).ok().contains("Unprovisioned"));
     assert!(other.nobody(&["provision", "--generate"]).fails(2).contains("--passphrases-to"));
     assert_eq!(other.nobody(&["provision", "--passphrases-to", &file]).code, 2);

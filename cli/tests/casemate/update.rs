@@ -59,7 +59,7 @@ fn an_update_that_is_declined_is_forgotten() {
     let image = Vendor::image(&hsm.folder, "image", "9.9", "All new.");
     let arguments = ["--host", &hsm.address, "--insecure", "--user", "admin", "update", "install", &image];
     let mut person = Person::runs(&arguments, &[("CASEMATE_PASSPHRASE", ADMIN)]);
-    person.sees("cannot be undone. Go on? [y/N] ");
+    person.sees("cannot be undone. Continue? [y/N] ");
     person.types("n");
     let (code, out, rest) = person.ends();
     assert_eq!((code, out.as_str()), (13, "All new.\n"), "{rest}");

@@ -10,7 +10,7 @@ fn users_are_added_shown_tagged_and_deleted() {
     assert_eq!(hsm.admin(&["user", "list", "--json"]).json(), json!([{ "user": "admin" }, { "user": "op" }]));
     assert!(hsm.admin(&["user", "list"]).ok().contains("USER"));
     assert_eq!(hsm.admin(&["user", "tag", "add", "op", "web", "--json"]).json(), json!({ "changed": true }));
-    assert_eq!(hsm.admin(&["user", "tag", "add", "op", "web"]).ok(), "It was so already.\n");
+    assert_eq!(hsm.admin(&["user", "tag", "add", "op", "web"]).ok(), "Nothing to change.\n");
     assert_eq!(hsm.admin(&["user", "tag", "list", "op", "--json"]).json(), json!(["web"]));
     let shown = hsm.admin(&["user", "show", "op", "--json"]).json();
     assert_eq!(shown, json!({ "user": "op", "realName": "", "role": "Operator", "tags": ["web"] }));

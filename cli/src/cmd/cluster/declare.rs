@@ -1,5 +1,5 @@
-//! `cluster add`, and what every declaration of a member has in common: which member it made, and that what only the reply
-//! tells is kept or the member is named.
+//! `cluster add`, and what all declarations of members share: finding the id of the new member, and saving the reply,
+//! which cannot be had again.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,62 +12,64 @@ use zeroize::Zeroizing;
 
 use super::args::{member, url};
 use crate::exit::{Failure, local};
-use crate::output_file::NewFile;
+use crate::output_file::OutputFile;
 use crate::profile::Context;
-use crate::progress::say;
+use crate::progress::notice;
 
 /// Arguments of `cluster add`.
 #[derive(Args)]
 pub(crate) struct Add {
-    /// Where the members will reach it, as https://IP:2380; repeatable
+    /// Address at which the members will reach it, such as https://IP:2380; repeatable
     #[arg(required = true, value_name = "URL", value_parser = url)]
     urls: Vec<String>,
-    /// File for the invitation, which only you can read; - is standard output
+    /// File for the invitation, readable for you alone; - is standard output
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
-    /// Replace the file if there is one
+    /// Overwrite an existing file
     #[arg(long)]
     force: bool,
 }
 
 impl Add {
-    /// Declares a member and keeps its invitation.
+    /// Declares a member and saves its invitation.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let session = context.session()?;
-        let place = Place::open(&self.to, self.force)?;
+        let destination = Destination::open(&self.to, self.force)?;
         let invitation = session.cluster().add(self.urls.clone())?;
-        let id = newcomer(context, &invitation, &self.urls);
-        let json = serde_json::to_vec(&invitation).map(Zeroizing::new).map_err(local("It is no JSON"));
-        // An invitation that names no such member is kept as well: there is no second one.
-        json.and_then(|json| place.write(&json)).map_err(|why| lost(id.as_deref().ok(), why))?;
+        let id = new_member_id(context, &invitation, &self.urls);
+        let json = serde_json::to_vec(&invitation)
+            .map(Zeroizing::new)
+            .map_err(local("The invitation cannot be written as JSON"));
+        // The invitation is saved even if it does not contain the member, as it cannot be had again.
+        json.and_then(|json| destination.write(&json)).map_err(|why| not_saved(id.as_deref().ok(), why))?;
         let id = id?;
         if self.to == Path::new("-") {
-            say(context, &format!("The member {id} is declared."));
+            notice(context, &format!("The member {id} is declared."));
             return Ok(());
         }
         let file = self.to.display();
         let text = format!(
-            "The member {id} is declared. At its HSM: casemate cluster join {file}. Then here: casemate cluster promote {id}."
+            "The member {id} is declared. Run `casemate cluster join {file}` for its HSM, and meanwhile `casemate cluster promote {id}` here."
         );
         context.out.line(&json!({ "id": id, "file": self.to }), &text)
     }
 }
 
-/// Where the reply of a declaration is kept. It is opened before: what cannot be kept is lost.
-pub(super) struct Place<'a> {
+/// Where the reply to a declaration is saved. It is opened before the declaration, so that an error is found out in time.
+pub(super) struct Destination<'a> {
     to: &'a Path,
-    /// None: standard output.
-    file: Option<NewFile>,
+    /// `None`: standard output.
+    file: Option<OutputFile>,
 }
 
-impl<'a> Place<'a> {
-    /// A new file, or standard output.
+impl<'a> Destination<'a> {
+    /// Opens a new file, or standard output.
     pub(super) fn open(to: &'a Path, force: bool) -> Result<Self, Failure> {
-        let file = if to == Path::new("-") { None } else { Some(NewFile::create(to, force.into())?) };
+        let file = if to == Path::new("-") { None } else { Some(OutputFile::create(to, force.into())?) };
         Ok(Self { to, file })
     }
 
-    /// Writes one line. A reader that has gone is an error here: nobody else has what is written.
+    /// Writes one line. A closed pipe is an error, because nobody else has the reply.
     pub(super) fn write(self, line: &[u8]) -> Result<(), Failure> {
         let Some(mut file) = self.file else {
             let mut out = io::stdout().lock();
@@ -80,39 +82,39 @@ impl<'a> Place<'a> {
     }
 }
 
-/// The failure to keep the reply of a declaration: who is declared without use, and how to take that back.
-pub(super) fn lost(id: Option<&str>, why: Failure) -> Failure {
-    why.at(match id {
+/// The failure to save the reply to a declaration, with the useless member and how to remove it.
+pub(super) fn not_saved(id: Option<&str>, why: Failure) -> Failure {
+    why.prefixed(match id {
         Some(id) => format!(
-            "The member {id} is declared, but nothing is kept of it; `casemate cluster remove {id}` takes it back"
+            "The member {id} is declared, but its invitation was not saved; remove it with `casemate cluster remove {id}`"
         ),
-        None => "A member is declared, but nothing is kept of it; `casemate cluster status` shows its id, and \
-                 `casemate cluster remove` takes it back"
+        None => "A member is declared, but its invitation was not saved; `casemate cluster status` shows its id, with \
+                 which `casemate cluster remove` removes it"
             .into(),
     })
 }
 
 /// The id of the member that was declared with `urls`.
-pub(super) fn newcomer(context: &Context, invitation: &Invitation, urls: &[String]) -> Result<String, Failure> {
-    which(&invitation.members, urls).map_err(|why| {
+pub(super) fn new_member_id(context: &Context, invitation: &Invitation, urls: &[String]) -> Result<String, Failure> {
+    find_new_member(&invitation.members, urls).map_err(|why| {
         let node = context.client.nodes().join(", ");
-        let why = format!("{why}, yet it was declared; `casemate cluster status` shows the members");
+        let why = format!("{why}, although it was declared; `casemate cluster status` shows the members");
         Error::Garbled { node, why }.into()
     })
 }
 
-/// The new member has no name yet, but others that have not started have none either: its addresses tell it.
-fn which(members: &[ClusterMember], urls: &[String]) -> Result<String, &'static str> {
+/// Finds the new member by its addresses: it has no name yet, but neither have other members that have not started.
+fn find_new_member(members: &[ClusterMember], urls: &[String]) -> Result<String, &'static str> {
     let urls = sorted(urls);
     let mut new = members.iter().filter(|one| one.name.is_empty() && sorted(&one.urls) == urls);
     match (new.next(), new.next()) {
-        (Some(new), None) => member(&new.id).map_err(|_| "the new member has no id, or one that is none"),
+        (Some(new), None) => member(&new.id).map_err(|_| "the new member has no id, or an invalid one"),
         (None, _) => Err("no new member with these addresses is among the members"),
         (Some(_), Some(_)) => Err("several new members with these addresses are among the members"),
     }
 }
 
-/// Backends put addresses into an order of their own.
+/// The addresses in a fixed order, as backends sort them in different ways.
 fn sorted(urls: &[String]) -> Vec<&str> {
     let mut urls: Vec<_> = urls.iter().map(String::as_str).collect();
     urls.sort_unstable();
@@ -134,10 +136,10 @@ mod tests {
     #[test]
     fn a_new_member_is_known_by_its_addresses() {
         let members = [one("a", "x", &["1"]), one("b", "", &["2"]), one("C", "", &["3", "4"]), one("", "", &["5"])];
-        let which = |urls: &[&str]| which(&members, &strings(urls));
+        let which = |urls: &[&str]| find_new_member(&members, &strings(urls));
         assert_eq!((which(&["2"]), which(&["4", "3"])), (Ok("b".into()), Ok("c".into())));
         assert!(which(&["3"]).unwrap_err().contains("no new member"));
-        // It has a name: it is no new one.
+        // It has a name, so it is not new.
         assert!(which(&["1"]).unwrap_err().contains("no new member"));
         assert!(which(&["5"]).unwrap_err().contains("no id"));
     }
@@ -145,6 +147,6 @@ mod tests {
     #[test]
     fn of_two_with_the_same_addresses_none_is_the_new_one() {
         let members = [one("b", "", &["2"]), one("c", "", &["2"])];
-        assert!(which(&members, &strings(&["2"])).unwrap_err().contains("several"));
+        assert!(find_new_member(&members, &strings(&["2"])).unwrap_err().contains("several"));
     }
 }

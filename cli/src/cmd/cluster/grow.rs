@@ -1,5 +1,5 @@
-//! `cluster grow`: one step instead of `add`, `join` and `promote`. An HSM answers its join only when it was promoted, so
-//! the join goes on in a thread of its own meanwhile.
+//! `cluster grow`: `add`, `join` and `promote` in one step. An HSM answers the join only after it was promoted, so the
+//! join runs in a thread of its own.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -12,25 +12,25 @@ use casemate_client::{Cause, Error, Fingerprint, Session};
 use clap::Args;
 
 use super::args::url;
-use super::declare::newcomer;
-use super::join::{JOIN_S, joined, promote};
+use super::declare::new_member_id;
+use super::join::{JOIN_S, promote, report_joined};
 use crate::exit::Failure;
 use crate::profile::Context;
-use crate::progress::say;
+use crate::progress::notice;
 use crate::prompt;
 
 /// Arguments of `cluster grow`.
 #[derive(Args)]
 #[command(
-    after_help = "Both HSMs have to be Operational, with certificates of one CA (`config tls cert set`, `config tls \
-                        cluster-ca set`) and right clocks, and the member needs a backup passphrase. --host, --user and \
-                        what they are trusted by are those of the member."
+    after_help = "Both HSMs must be Operational, with certificates issued by one CA (`config tls cert set`, `config tls \
+                        cluster-ca set`) and correct clocks, and the member needs a backup passphrase. --host, --user, \
+                        --pin and --ca-file are for the member."
 )]
 pub(crate) struct Grow {
-    /// The HSM that shall join, as HOST or HOST:PORT; its users and keys are erased
+    /// The HSM to add, as HOST or HOST:PORT; its users and keys are erased
     #[arg(long, value_name = "HOST")]
     new: String,
-    /// Where the members will reach it; repeatable; without it https://HOST:2380
+    /// Address at which the members will reach it; repeatable; by default https://HOST:2380
     #[arg(long, value_parser = url)]
     url: Vec<String>,
     /// Its Administrator
@@ -39,13 +39,13 @@ pub(crate) struct Grow {
     /// File with the passphrase of its Administrator
     #[arg(long, value_name = "FILE")]
     new_user_passphrase_file: Option<PathBuf>,
-    /// Trust the certificate with this SHA-256 fingerprint there; without it what the member is trusted by counts
+    /// Trust its certificate with this SHA-256 fingerprint; by default it is trusted as the member is
     #[arg(long, value_name = "SHA256")]
     new_pin: Vec<Fingerprint>,
     /// File with the backup passphrase of the cluster
     #[arg(long, value_name = "FILE")]
     backup_passphrase_file: Option<PathBuf>,
-    /// Seconds that joining may take
+    /// Time limit of the join in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = JOIN_S)]
     time_limit: u64,
 }
@@ -53,12 +53,10 @@ pub(crate) struct Grow {
 impl Grow {
     /// Adds a member.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        let there = context.another(&self.new, self.new_pin)?;
+        let there = context.client_for(&self.new, self.new_pin)?;
         let node = there.nodes().join(", ");
         if there.nodes().iter().any(|node| context.client.nodes().contains(node)) {
-            return Err(Failure::Usage(format!(
-                "{node} is the member that --host names: --new is the HSM that shall join."
-            )));
+            return Err(Failure::Usage(format!("{node} is the member given with --host: --new is the HSM to add.")));
         }
         let urls = if self.url.is_empty() { vec![usual_url(&node)] } else { self.url };
         if there.anonymous().health().state()? != State::Operational {
@@ -71,29 +69,29 @@ impl Grow {
         let new = there.log_in(&self.new_user, prompt::current(&label, file, "--new-user-passphrase-file")?);
         let file = self.backup_passphrase_file.as_deref();
         let backup_passphrase = prompt::current("Backup passphrase of the cluster", file, "--backup-passphrase-file")?;
-        // A wrong passphrase there shows before anything is done here.
+        // So that a wrong passphrase for the new HSM is found out before the member is declared.
         new.system().info()?;
 
         let invitation = member.cluster().add(urls.clone())?;
-        let id = newcomer(context, &invitation, &urls)?;
-        say(context, &format!("1 of 3: the member {id} is declared."));
+        let id = new_member_id(context, &invitation, &urls)?;
+        notice(context, &format!("1 of 3: the member {id} is declared."));
         let request = Request { members: invitation.members, joiner_kit: invitation.joiner_kit, backup_passphrase };
         let patience = Duration::from_secs(self.time_limit);
         let (tell, told) = channel();
         thread::spawn(move || {
-            // Who no longer listens has failed already.
+            // If nobody receives it, the command has failed already.
             let _ = tell.send(new.cluster().join(&request, patience));
         });
-        say(context, &format!("2 of 3: {node} joins."));
+        notice(context, &format!("2 of 3: {node} joins."));
         let mut join = Joining { told, ended: false };
         let done = promote(&member, &id, self.time_limit, &mut |pause| join.wait(pause)).and_then(|()| {
-            say(context, &format!("3 of 3: the member {id} votes; {node} takes over users and keys."));
+            notice(context, &format!("3 of 3: the member {id} has a vote; {node} receives users and keys."));
             join.end(patience, &node)
         });
         if let Err(why) = done {
-            return Err(give_up(context, &member, &id, why));
+            return Err(undo(context, &member, &id, why));
         }
-        joined(context, &there.anonymous(), &node, Some(&id))
+        report_joined(context, &there.anonymous(), &node, Some(&id))
     }
 }
 
@@ -104,7 +102,7 @@ struct Joining {
 }
 
 impl Joining {
-    /// Waits so long; a join that fails meanwhile ends everything.
+    /// Waits for `time`, or until the join has ended; fails if it has failed.
     fn wait(&mut self, time: Duration) -> Result<(), Failure> {
         if self.ended {
             crate::clock::sleep(time);
@@ -116,11 +114,11 @@ impl Joining {
                 Ok(result?)
             }
             Err(RecvTimeoutError::Timeout) => Ok(()),
-            Err(RecvTimeoutError::Disconnected) => Err(Failure::Local("The join ended without an answer.".into())),
+            Err(RecvTimeoutError::Disconnected) => Err(Failure::Local("The join ended without a result.".into())),
         }
     }
 
-    /// Waits for its end: it is promoted, and only its answer is missing.
+    /// Waits until the join has ended, after the promotion.
     fn end(&mut self, patience: Duration, node: &str) -> Result<(), Failure> {
         self.wait(if self.ended { Duration::ZERO } else { patience })?;
         if self.ended {
@@ -130,13 +128,15 @@ impl Joining {
     }
 }
 
-/// Takes a learner back that came to nothing, so that the next one finds its place free. Who votes stays. What is left is told
-/// with the failure.
-fn give_up(context: &Context, member: &Session, id: &str, why: Failure) -> Failure {
+/// Removes the member after a failure, unless it has a vote, so that it does not block the next one. If it cannot be
+/// removed, the failure tells how.
+fn undo(context: &Context, member: &Session, id: &str, why: Failure) -> Failure {
     let removed = match member.cluster().members() {
         Ok(members) => match members.iter().find(|member| member.id == id) {
             Some(member) if !member.learner => {
-                return why.at(format!("The member {id} votes and stays; `casemate cluster status` shows how it is"));
+                return why.prefixed(format!(
+                    "The member {id} has a vote and stays; `casemate cluster status` shows its state"
+                ));
             }
             Some(_) => member.cluster().remove(id),
             None => Ok(()),
@@ -145,16 +145,15 @@ fn give_up(context: &Context, member: &Session, id: &str, why: Failure) -> Failu
     };
     match removed {
         Ok(()) => {
-            say(context, &format!("The member {id} was taken back."));
+            notice(context, &format!("The member {id} was removed again."));
             why
         }
-        Err(_) => {
-            why.at(format!("The member {id} may still be declared; `casemate cluster remove {id}` takes it back"))
-        }
+        Err(_) => why
+            .prefixed(format!("The member {id} may still be declared; remove it with `casemate cluster remove {id}`")),
     }
 }
 
-/// Where other members reach `node`, given as `host:port`.
+/// The usual address for other members of `node`, given as `host:port`.
 fn usual_url(node: &str) -> String {
     let host = node.rsplit_once(':').map_or(node, |(host, _)| host);
     format!("https://{host}:2380")
@@ -165,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_are_reached_at_the_port_of_their_own() {
+    fn members_are_reached_at_port_2380() {
         assert_eq!(usual_url("192.0.2.7:443"), "https://192.0.2.7:2380");
         assert_eq!(usual_url("[2001:db8::7]:8443"), "https://[2001:db8::7]:2380");
     }

@@ -1,4 +1,4 @@
-//! `cluster join`, and giving a learner its vote.
+//! `cluster join`, and the promotion of a learner.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::clock;
 use crate::cmd::bytes::read;
 use crate::exit::Failure;
 use crate::profile::Context;
-use crate::progress::say;
+use crate::progress::notice;
 use crate::prompt;
 
 /// Arguments of `cluster join`.
@@ -24,60 +24,64 @@ pub(crate) struct Join {
     /// File with the backup passphrase of the cluster
     #[arg(long, value_name = "FILE")]
     backup_passphrase_file: Option<PathBuf>,
-    /// Seconds to wait for `cluster promote`, which has to be said at a member meanwhile
+    /// Seconds to wait for `cluster promote`, which must be run for a member meanwhile
     #[arg(long, value_name = "SECONDS", default_value_t = JOIN_S)]
     time_limit: u64,
 }
 
-/// Seconds that a join may wait for its promotion, unless said otherwise.
+/// Default time in seconds that a join waits for the promotion.
 pub(crate) const JOIN_S: u64 = 3_600;
 
 /// Pause between two attempts to promote.
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Join {
-    /// Joins.
+    /// Makes the HSM join.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let node = context.client.nodes().join(", ");
-        // Nothing of an invitation may stand in an error: only the place is told.
+        // The error of serde_json may quote the invitation, which is secret: only the position is shown.
         let invitation: Invitation = serde_json::from_slice(&read(&self.invitation)?).map_err(|why| {
             let (file, line, column) = (self.invitation.display(), why.line(), why.column());
-            Failure::Usage(format!("{file} is no invitation: see line {line} column {column}."))
+            Failure::Usage(format!("{file} is not an invitation: see line {line} column {column}."))
         })?;
         context.confirm(&format!("Erasing all users and keys of {node} and taking over those of the cluster"))?;
         let session = context.session()?;
         let file = self.backup_passphrase_file.as_deref();
         let backup_passphrase = prompt::current("Backup passphrase of the cluster", file, "--backup-passphrase-file")?;
         let request = Request { members: invitation.members, joiner_kit: invitation.joiner_kit, backup_passphrase };
-        say(context, "Joining. At a member: `casemate cluster promote ID`, with the id that `cluster add` told.");
+        notice(
+            context,
+            "Joining. Run `casemate cluster promote ID` for a member, with the id that `cluster add` printed.",
+        );
         session.cluster().join(&request, Duration::from_secs(self.time_limit))?;
-        joined(context, &context.client.anonymous(), &node, None)
+        report_joined(context, &context.client.anonymous(), &node, None)
     }
 }
 
-/// Says that `node` is a member, and what to do with it.
-pub(crate) fn joined(context: &Context, there: &Session, node: &str, id: Option<&str>) -> Result<(), Failure> {
-    // It is done: that its state cannot be seen is no failure of it.
+/// Reports that `node` is a member, and what to do next.
+pub(crate) fn report_joined(context: &Context, there: &Session, node: &str, id: Option<&str>) -> Result<(), Failure> {
+    // The join succeeded, so it does not matter if the state cannot be read.
     let state = there.health().state().ok();
     let next = match state {
         Some(State::Operational) => "It is Operational.",
         Some(State::Locked) => {
-            "It is Locked: `casemate unlock` opens it with the unlock passphrase of the HSM that declared it."
+            "It is Locked: unlock it with `casemate unlock` and the unlock passphrase of the HSM that declared it."
         }
-        Some(State::Unprovisioned | State::Failed) | None => "`casemate cluster status` shows how it is.",
+        Some(State::Unprovisioned | State::Failed) | None => "`casemate cluster status` shows its state.",
     };
     let text = format!("{node} is a member and has the users and keys of the cluster. {next}");
     context.out.line(&json!({ "node": node, "id": id, "state": state }), &text)
 }
 
-/// Promotes the learner `id` as soon as it has caught up. `wait` pauses between two attempts, and may give up.
+/// Promotes the learner `id` once it has caught up, within `time_limit_s`. `wait` pauses between two attempts; if it
+/// fails, so does the promotion.
 pub(crate) fn promote(
     session: &Session,
     id: &str,
     time_limit_s: u64,
     wait: &mut dyn FnMut(Duration) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    // A member that votes already is answered with the same status as one that has not caught up.
+    // The status for a member that has a vote already is the same as for one that has not caught up.
     let members = session.cluster().members()?;
     if members.iter().any(|member| member.id == id && !member.learner) {
         return Ok(());

@@ -22,13 +22,13 @@ use crate::prompt;
 /// Manage a cluster.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Show members, quorum, and how each node is
+    /// Show members, quorum and the state of each node
     Status,
     /// Declare a new member and save its invitation
     Add(declare::Add),
-    /// Have an HSM join with an invitation: its users and keys are erased
+    /// Make an HSM join with an invitation: its users and keys are erased
     Join(join::Join),
-    /// Give a new member its vote, as soon as it has caught up
+    /// Give a new member its vote once it has caught up
     Promote {
         /// The member, as `cluster status` shows it
         #[arg(value_parser = member)]
@@ -37,9 +37,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = PROMOTE_S)]
         time_limit: u64,
     },
-    /// Add an HSM in one step: declare it, have it join, give it its vote
+    /// Add an HSM in one step: declare it, make it join, give it its vote
     Grow(grow::Grow),
-    /// Declare a member that votes but is no HSM, and save the configuration of its etcd
+    /// Declare a voting member without an HSM, and save the configuration of its etcd
     Witness(witness::Witness),
     /// Remove a member
     Remove {
@@ -47,16 +47,16 @@ pub(crate) enum Command {
         #[arg(value_parser = member)]
         id: String,
     },
-    /// Change where the members reach one of them
+    /// Change the addresses at which the members reach one of them
     SetUrls {
         /// The member, as `cluster status` shows it
         #[arg(value_parser = member)]
         id: String,
-        /// As https://IP:2380; repeatable
+        /// Such as https://IP:2380; repeatable
         #[arg(required = true, value_name = "URL", value_parser = url)]
         urls: Vec<String>,
     },
-    /// Have a Failed node go on alone, when the others are lost for good
+    /// Make a Failed node a cluster of its own, when the others are lost for good
     ForceNew {
         /// File with the last unlock passphrase of the node
         #[arg(long, value_name = "FILE")]
@@ -64,11 +64,10 @@ pub(crate) enum Command {
     },
 }
 
-/// Seconds that a learner has to catch up, unless said otherwise.
+/// Default time in seconds in which a learner has to catch up.
 const PROMOTE_S: u64 = 300;
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::Status => status::run(context),
@@ -80,20 +79,20 @@ impl Command {
                     clock::sleep(pause);
                     Ok(())
                 })?;
-                context.out.done(&format!("The member {id} votes."))
+                context.out.done(&format!("The member {id} has a vote now."))
             }
             Command::Grow(arguments) => arguments.run(context),
             Command::Witness(arguments) => arguments.run(context),
             Command::Remove { id } => {
-                context.confirm(&format!("Removing the member {id}, which then serves nothing,"))?;
+                context.confirm(&format!("Removing the member {id}, which then offers no service,"))?;
                 context.session()?.cluster().remove(&id)?;
                 context.out.done(&format!(
-                    "The member {id} was removed. Its HSM is Failed until it is reset or made a cluster of its own."
+                    "The member {id} was removed. Its HSM is Failed until it is reset or becomes a cluster of its own."
                 ))
             }
             Command::SetUrls { id, urls } => {
                 context.session()?.cluster().set_urls(&id, urls)?;
-                context.out.done(&format!("The members reach {id} at its new addresses."))
+                context.out.done(&format!("The addresses of the member {id} were changed."))
             }
             Command::ForceNew { unlock_passphrase_file } => force_new(context, unlock_passphrase_file),
         }
@@ -103,13 +102,13 @@ impl Command {
 fn force_new(context: &Context, file: Option<PathBuf>) -> Result<(), Failure> {
     let node = context.client.nodes().join(", ");
     context.confirm(&format!(
-        "Making {node} a cluster of its own, which loses what it has not received and must never meet the others again,"
+        "Making {node} a cluster of its own, which loses what it has not received and must never be connected to the others again,"
     ))?;
     let unlock = UserId::parse("unlock").map_err(|why| Failure::Usage(why.to_string()))?;
     let passphrase =
         prompt::current("Last unlock passphrase of the node", file.as_deref(), "--unlock-passphrase-file")?;
     context.client.log_in(&unlock, passphrase).cluster().force_new()?;
     context.out.done(&format!(
-        "{node} reboots as a cluster of one. Reset the other nodes before they join it: their data does not fit any more."
+        "{node} reboots as a cluster of one. Reset the other nodes before they join it, because their data is no longer compatible."
     ))
 }

@@ -1,4 +1,5 @@
-//! `cluster status`: what is known of a cluster. What one node does not tell hides nothing of the others.
+//! `cluster status`: members, quorum and nodes of a cluster. If a node does not answer, the others are shown
+//! nevertheless.
 
 use casemate_api::State;
 use casemate_api::body::cluster::ClusterMember;
@@ -13,13 +14,13 @@ use crate::profile::Context;
 #[derive(Serialize)]
 struct Status {
     nodes: Vec<Node>,
-    /// `null`: nobody told.
+    /// `null`: not known.
     members: Option<Vec<ClusterMember>>,
-    /// `null`: nobody told.
+    /// `null`: not known.
     quorum: Option<Quorum>,
 }
 
-/// Of one node that is named.
+/// The state of one node.
 #[derive(Serialize)]
 struct Node {
     node: String,
@@ -31,14 +32,14 @@ struct Node {
     error: Option<String>,
 }
 
-/// How many members vote, and how many of them have to work.
+/// How many members have a vote, and how many of them have to work.
 #[derive(Serialize)]
 struct Quorum {
     voters: usize,
     needed: usize,
 }
 
-/// Shows it; fails at the end if something could not be learnt.
+/// Shows the status; fails afterwards if something could not be read.
 pub(crate) fn run(context: &Context) -> Result<(), Failure> {
     let anonymous = context.client.anonymous();
     let mut failed = None;
@@ -46,7 +47,7 @@ pub(crate) fn run(context: &Context) -> Result<(), Failure> {
     for at in 0..context.client.nodes().len() {
         states.push(anonymous.at(at)?.health().state());
     }
-    // Only an Operational node wants to know who asks.
+    // Only an Operational node requires a login.
     let known = states.iter().any(|state| matches!(state, Ok(State::Operational)));
     let session = if known { context.session()? } else { anonymous };
     let mut nodes = Vec::new();
@@ -107,6 +108,6 @@ fn show(context: &Context, status: &Status) -> Result<(), Failure> {
         vec![member.id.clone(), member.name.clone(), role.into(), member.urls.join(" ")]
     });
     context.out.list(&(), &["member", "name", "role", "addresses"], rows)?;
-    let text = format!("Voting: {}; at least {} of them have to work.", quorum.voters, quorum.needed);
+    let text = format!("Voting members: {}; at least {} of them have to work.", quorum.voters, quorum.needed);
     context.out.line(&(), &text)
 }

@@ -1,5 +1,5 @@
-//! `cluster witness`: a voting member without an HSM is an etcd of the same version. It is declared as any other, and its
-//! configuration is written to a file.
+//! `cluster witness`: declares a voting member without an HSM, which is an etcd of the same version, and writes its
+//! configuration to a file.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,27 +9,29 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::args::url;
-use super::declare::{Place, lost, newcomer};
+use super::declare::{Destination, new_member_id, not_saved};
 use crate::exit::{Failure, local};
 use crate::profile::Context;
-use crate::progress::say;
+use crate::progress::notice;
 use crate::render::warning;
 
 /// Arguments of `cluster witness`.
 #[derive(Args)]
-#[command(after_help = "Files are named as they are on the machine of the witness. The certificate is one of the \
-                        cluster's authority, with the IP address of the witness as subject alternative name.")]
+#[command(
+    after_help = "Paths are those on the machine of the witness. The certificate is issued by the CA of the cluster, \
+                        with the IP address of the witness as subject alternative name."
+)]
 pub(crate) struct Witness {
-    /// How the witness shall be called, unlike every other member
+    /// The name of the witness, which no other member may have
     #[arg(value_parser = name)]
     name: String,
-    /// Where the members will reach it, as https://IP:2380; repeatable
+    /// Address at which the members will reach it, such as https://IP:2380; repeatable
     #[arg(required = true, value_name = "URL", value_parser = address)]
     urls: Vec<String>,
     /// File for the configuration of its etcd; - is standard output
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
-    /// Replace the file if there is one
+    /// Overwrite an existing file
     #[arg(long)]
     force: bool,
     /// Folder of its data
@@ -41,7 +43,7 @@ pub(crate) struct Witness {
     /// The key of its certificate
     #[arg(long, value_name = "PATH", default_value = "/etc/etcd/witness.key")]
     key: String,
-    /// Certificate of the cluster's authority
+    /// Certificate of the cluster's CA
     #[arg(long, value_name = "PATH", default_value = "/etc/etcd/cluster-ca.crt")]
     ca: String,
 }
@@ -51,20 +53,20 @@ impl Witness {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let session = context.session()?;
         if session.cluster().members()?.iter().any(|member| name_of(member) == self.name) {
-            return Err(Failure::Usage(format!("Another member is called {}: take another name.", self.name)));
+            return Err(Failure::Usage(format!("Another member is called {}: choose another name.", self.name)));
         }
-        let place = Place::open(&self.to, self.force)?;
-        // The joiner kit, which holds keys of the cluster, is for HSMs: it ends here.
+        let destination = Destination::open(&self.to, self.force)?;
+        // The joiner kit contains keys of the cluster and is for HSMs only, so it is not saved.
         let invitation = session.cluster().add(self.urls.clone())?;
-        let id = newcomer(context, &invitation, &self.urls)?;
+        let id = new_member_id(context, &invitation, &self.urls)?;
         let json = serde_json::to_vec_pretty(&self.configuration(&id, &invitation.members));
-        let json = json.map_err(local("It is no JSON"));
-        json.and_then(|json| place.write(&json)).map_err(|why| lost(Some(&id), why))?;
-        warning("A witness stores all data of the cluster, encrypted, and sees the names of all keys and users.");
+        let json = json.map_err(local("The configuration cannot be written as JSON"));
+        json.and_then(|json| destination.write(&json)).map_err(|why| not_saved(Some(&id), why))?;
+        warning("A witness stores all data of the cluster, encrypted, and can read the names of all keys and users.");
         self.next(context, &id)
     }
 
-    /// What etcd reads: it wants YAML, which every JSON is.
+    /// The configuration of etcd, which is YAML; JSON is YAML as well.
     fn configuration(&self, id: &str, members: &[ClusterMember]) -> Value {
         let entries = members.iter().flat_map(|member| {
             let name = if member.id.eq_ignore_ascii_case(id) { &self.name } else { name_of(member) };
@@ -78,10 +80,10 @@ impl Witness {
             "initial-cluster-state": "existing",
             "initial-advertise-peer-urls": own,
             "listen-peer-urls": own,
-            // Nobody but its own machine asks a witness.
+            // Only its own machine has to reach a witness as a client.
             "listen-client-urls": local,
             "advertise-client-urls": local,
-            // As an HSM has them: whose quota is smaller stops the whole cluster when it is full.
+            // As in an HSM: a member with a smaller quota would stop the whole cluster when it is full.
             "max-txn-ops": 512,
             "quota-backend-bytes": 5_694_816_256_u64,
             "auto-compaction-retention": "1h",
@@ -90,7 +92,7 @@ impl Witness {
                 "key-file": self.key,
                 "client-cert-auth": true,
                 "trusted-ca-file": self.ca,
-                // A member may come from another address than the one it is reached at.
+                // A member may connect from another address than the one it is reached at.
                 "skip-client-san-verification": true,
             },
         })
@@ -103,42 +105,46 @@ impl Witness {
         let lines = [
             format!("The member {id} is declared. On the machine of {}, with etcd 3.6:", self.name),
             format!(
-                "1. {}, {}: a certificate of the cluster's authority for {}, and its key.",
+                "1. {}, {}: a certificate issued by the cluster's CA for {}, and its key.",
                 self.certificate,
                 self.key,
                 addresses.join(" and ")
             ),
-            format!("2. {}: the certificate of this authority.", self.ca),
+            format!("2. {}: the certificate of this CA.", self.ca),
             format!("3. etcd --config-file {file}"),
             format!("Then here: casemate cluster promote {id}"),
         ];
         if standard_output {
-            lines.iter().for_each(|line| say(context, line));
+            lines.iter().for_each(|line| notice(context, line));
             return Ok(());
         }
         context.out.lines(&json!({ "id": id, "file": self.to }), lines)
     }
 }
 
-/// What etcd calls a member here. It knows members by their addresses, so the id does for one that has not started, or whose
-/// name would not fit into a list.
+/// The name of a member in the list. etcd identifies members by their addresses, so the id serves for one that has no
+/// name yet, or one that cannot be part of the list.
 fn name_of(member: &ClusterMember) -> &str {
     if is_name(&member.name) { &member.name } else { &member.id }
 }
 
-/// A name as an argument: it becomes part of a list of `name=url,…`.
+/// Parses a name, which becomes part of a list `name=url,…`.
 fn name(text: &str) -> Result<String, String> {
-    if is_name(text) { Ok(text.into()) } else { Err("a name of a witness has letters, digits, and - _ . only".into()) }
+    if is_name(text) {
+        Ok(text.into())
+    } else {
+        Err("the name of a witness may contain only letters, digits, and - _ .".into())
+    }
 }
 
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
-/// An address of a witness as an argument: etcd listens there, which wants numbers.
+/// Parses an address of a witness: etcd listens there, so it has to be an IP address.
 fn address(text: &str) -> Result<String, String> {
     let text = url(text)?;
-    if socket(&text).is_some() { Ok(text) } else { Err("an address of a witness is https://IP:PORT".into()) }
+    if socket(&text).is_some() { Ok(text) } else { Err("the address of a witness is https://IP:PORT".into()) }
 }
 
 fn socket(url: &str) -> Option<SocketAddr> {
@@ -150,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_witness_listens_at_numbers() {
+    fn a_witness_listens_at_an_ip_address() {
         for good in ["https://192.0.2.8:2380", "https://[2001:db8::8]:2380"] {
             assert_eq!(address(good).as_deref(), Ok(good));
         }

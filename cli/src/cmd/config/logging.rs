@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use casemate_api::body::config::{LogLevel, Logging};
 use clap::{Args, Subcommand};
 
-use crate::cmd::args::word;
+use crate::cmd::args::api_value;
 use crate::exit::Failure;
 use crate::profile::Context;
 
@@ -14,7 +14,7 @@ use crate::profile::Context;
 pub(crate) enum Command {
     /// Show it
     Show,
-    /// Set it; what is not said stays as it is
+    /// Set it; what is not given stays as it is
     Set(Set),
 }
 
@@ -29,12 +29,11 @@ pub(crate) struct Set {
     #[arg(long)]
     port: Option<u16>,
     /// The least important lines that are logged: debug, info, warning or error
-    #[arg(long, value_parser = word::<LogLevel>)]
+    #[arg(long, value_parser = api_value::<LogLevel>)]
     level: Option<LogLevel>,
 }
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let session = context.session()?;
         let before = session.config().logging()?;
@@ -54,7 +53,7 @@ impl Command {
     }
 }
 
-/// The setting for people.
+/// The setting, for people.
 pub(crate) fn members(logging: &Logging) -> Vec<(&'static str, String)> {
     let level = match logging.log_level {
         LogLevel::Debug => "debug",

@@ -1,5 +1,4 @@
-//! `config …`: the settings of one HSM. A setting has the verbs `show` and `set`; what can only be set, the two
-//! passphrases, has none.
+//! `config …`: the settings of one HSM. Settings have the commands `show` and `set`; the two passphrases can only be set.
 
 mod logging;
 mod network;
@@ -15,7 +14,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::cmd::args::word;
+use crate::cmd::args::api_value;
 use crate::exit::Failure;
 use crate::profile::Context;
 use crate::prompt;
@@ -31,7 +30,7 @@ pub(crate) enum Command {
     /// Show or set its clock
     #[command(subcommand)]
     Time(time::Command),
-    /// Show or set where it gets the time from
+    /// Show or set its time servers
     #[command(subcommand)]
     Ntp(time::NtpCommand),
     /// Show or set where log lines are sent
@@ -57,7 +56,7 @@ pub(crate) enum BootCommand {
     /// Set it
     Set {
         /// on or off
-        #[arg(value_parser = word::<Switch>)]
+        #[arg(value_parser = api_value::<Switch>)]
         status: Switch,
     },
 }
@@ -65,10 +64,10 @@ pub(crate) enum BootCommand {
 /// Arguments of commands that change a passphrase.
 #[derive(Args)]
 pub(crate) struct Change {
-    /// File with the passphrase that holds now
+    /// File with the current passphrase
     #[arg(long, value_name = "FILE")]
     current_passphrase_file: Option<PathBuf>,
-    /// File with the new one
+    /// File with the new passphrase
     #[arg(long, value_name = "FILE")]
     new_passphrase_file: Option<PathBuf>,
 }
@@ -76,7 +75,7 @@ pub(crate) struct Change {
 /// Arguments of `config backup-passphrase`.
 #[derive(Args)]
 pub(crate) struct BackupChange {
-    /// There is none yet
+    /// No backup passphrase is set yet
     #[arg(long, conflicts_with = "current_passphrase_file")]
     first: bool,
     #[command(flatten)]
@@ -84,7 +83,6 @@ pub(crate) struct BackupChange {
 }
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::Show => show(context),
@@ -96,21 +94,21 @@ impl Command {
             Command::Tls(command) => command.run(context),
             Command::UnlockPassphrase(change) => {
                 let session = context.session()?;
-                let current = change.present("Current unlock passphrase")?;
-                session.config().set_unlock_passphrase(current, change.next("New unlock passphrase")?)?;
-                context.out.done("The new unlock passphrase holds from now on. Write it down.")
+                let current = change.read_current("Current unlock passphrase")?;
+                session.config().set_unlock_passphrase(current, change.read_new("New unlock passphrase")?)?;
+                context.out.done("The unlock passphrase was changed. Write it down.")
             }
             Command::BackupPassphrase(BackupChange { first, change }) => {
                 let session = context.session()?;
                 let current = if first {
                     Passphrase::from_text(String::new())
                 } else {
-                    change.present("Current backup passphrase")?
+                    change.read_current("Current backup passphrase")?
                 };
-                session.config().set_backup_passphrase(current, change.next("New backup passphrase")?)?;
+                session.config().set_backup_passphrase(current, change.read_new("New backup passphrase")?)?;
                 context.out.done(
-                    "Backups are sealed under the new passphrase from now on; earlier ones need the one they were made \
-                     with. Write it down.",
+                    "The backup passphrase was set. Earlier backups still need the passphrase they were created with. Write \
+                     it down.",
                 )
             }
         }
@@ -118,11 +116,11 @@ impl Command {
 }
 
 impl Change {
-    fn present(&self, label: &str) -> Result<Passphrase, Failure> {
+    fn read_current(&self, label: &str) -> Result<Passphrase, Failure> {
         prompt::current(label, self.current_passphrase_file.as_deref(), "--current-passphrase-file")
     }
 
-    fn next(&self, label: &str) -> Result<Passphrase, Failure> {
+    fn read_new(&self, label: &str) -> Result<Passphrase, Failure> {
         prompt::new(label, self.new_passphrase_file.as_deref(), "--new-passphrase-file")
     }
 }
@@ -141,7 +139,7 @@ impl BootCommand {
     }
 }
 
-/// Every setting there is. What this HSM does not know is left out.
+/// All settings. Those that the HSM does not have are left out.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct All {
@@ -162,13 +160,13 @@ struct All {
 fn show(context: &Context) -> Result<(), Failure> {
     let session = context.session()?;
     let config = session.config();
-    let certificate = known(config.tls_certificate())?;
+    let certificate = if_known(config.tls_certificate())?;
     let all = All {
-        network: known(config.network())?,
-        time: known(config.time())?,
-        ntp: known(config.ntp())?,
-        logging: known(config.logging())?,
-        unattended_boot: known(config.unattended_boot())?,
+        network: if_known(config.network())?,
+        time: if_known(config.time())?,
+        ntp: if_known(config.ntp())?,
+        logging: if_known(config.logging())?,
+        unattended_boot: if_known(config.unattended_boot())?,
         tls_fingerprint: certificate.map(|pem| tls::fingerprint(&pem)).transpose()?.map(|print| print.to_string()),
     };
     let mut members = Vec::new();
@@ -181,8 +179,8 @@ fn show(context: &Context) -> Result<(), Failure> {
     context.out.record(&all, members)
 }
 
-/// What was read, or nothing where the HSM has no such setting: an older NetHSM.
-fn known<T>(read: Result<T, Error>) -> Result<Option<T>, Failure> {
+/// `None` if the HSM does not have the setting, as an older NetHSM.
+fn if_known<T>(read: Result<T, Error>) -> Result<Option<T>, Failure> {
     match read {
         Ok(value) => Ok(Some(value)),
         Err(Error::NotFound { .. }) => Ok(None),

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use casemate_api::body::config::{Cidr6, Network, NetworkV6};
 use clap::{Args, Subcommand};
 
-use crate::cmd::args::word;
+use crate::cmd::args::api_value;
 use crate::exit::Failure;
 use crate::profile::Context;
 
@@ -14,7 +14,7 @@ use crate::profile::Context;
 pub(crate) enum Command {
     /// Show them
     Show,
-    /// Set them; what is not said stays as it is
+    /// Set them; what is not given stays as it is
     Set(Set),
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Set {
     #[arg(long, value_name = "IP")]
     gateway: Option<Ipv4Addr>,
     /// IPv6 address and length of its prefix, such as 2001:db8::7/64
-    #[arg(long, value_name = "CIDR", value_parser = word::<Cidr6>)]
+    #[arg(long, value_name = "CIDR", value_parser = api_value::<Cidr6>)]
     ipv6: Option<Cidr6>,
     /// IPv6 router
     #[arg(long, value_name = "IP")]
@@ -46,7 +46,6 @@ pub(crate) struct Set {
 }
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let session = context.session()?;
         let network = session.config().network()?;
@@ -63,18 +62,18 @@ impl Command {
 }
 
 impl Set {
-    /// `network` with what was said in place of what was there.
+    /// `network` with what was given replaced.
     fn applied_to(self, network: Network) -> Result<Network, Failure> {
         let ipv6 = match (network.ipv6, self.ipv6) {
             _ if self.no_ipv6 => None,
             (None, None) if self.ipv6_gateway.is_some() || self.no_ipv6_gateway => {
-                return Err(Failure::Usage("The HSM has no IPv6 address yet: give one with --ipv6.".into()));
+                return Err(Failure::Usage("The HSM has no IPv6 address yet: set one with --ipv6.".into()));
             }
             (None, None) => None,
-            (there, said) => {
-                let before = there.as_ref().and_then(|there| there.gateway);
+            (old, new) => {
+                let before = old.as_ref().and_then(|old| old.gateway);
                 let gateway = if self.no_ipv6_gateway { None } else { self.ipv6_gateway.or(before) };
-                said.or(there.map(|there| there.cidr)).map(|cidr| NetworkV6 { cidr, gateway })
+                new.or(old.map(|old| old.cidr)).map(|cidr| NetworkV6 { cidr, gateway })
             }
         };
         Ok(Network {
@@ -86,7 +85,7 @@ impl Set {
     }
 }
 
-/// The addresses for people.
+/// The addresses, for people.
 pub(crate) fn members(network: &Network) -> Vec<(&'static str, String)> {
     let none = || "none".to_owned();
     let gateway = if network.gateway.is_unspecified() { none() } else { network.gateway.to_string() };
@@ -107,7 +106,8 @@ mod tests {
     use super::*;
 
     fn there(ipv6: bool) -> Network {
-        let ipv6 = ipv6.then(|| NetworkV6 { cidr: word("2001:db8::7/64").unwrap(), gateway: "fe80::1".parse().ok() });
+        let ipv6 =
+            ipv6.then(|| NetworkV6 { cidr: api_value("2001:db8::7/64").unwrap(), gateway: "fe80::1".parse().ok() });
         let address = |text: &str| text.parse().unwrap();
         Network { ip_address: address("10.0.0.7"), netmask: address("255.0.0.0"), gateway: address("10.0.0.1"), ipv6 }
     }
@@ -125,11 +125,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_stays() {
+    fn what_is_not_given_stays() {
         for network in [there(false), there(true)] {
             assert_eq!(nothing().applied_to(network.clone()).unwrap(), network);
         }
-        let said = Set { ipv6: word("2001:db8::8/64").ok(), ..nothing() };
+        let said = Set { ipv6: api_value("2001:db8::8/64").ok(), ..nothing() };
         let ipv6 = said.applied_to(there(true)).unwrap().ipv6.unwrap();
         assert_eq!((ipv6.cidr.to_string().as_str(), ipv6.gateway), ("2001:db8::8/64", "fe80::1".parse().ok()));
     }
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(Set { no_ipv6: true, ..nothing() }.applied_to(there(true)).unwrap().ipv6, None);
         let alone = Set { no_ipv6_gateway: true, ..nothing() }.applied_to(there(true)).unwrap().ipv6.unwrap();
         assert_eq!(alone.gateway, None);
-        let said = Set { ipv6: word("2001:db8::8/64").ok(), ..nothing() };
+        let said = Set { ipv6: api_value("2001:db8::8/64").ok(), ..nothing() };
         assert_eq!(said.applied_to(there(false)).unwrap().ipv6.unwrap().gateway, None);
         assert!(Set { ipv6_gateway: "fe80::2".parse().ok(), ..nothing() }.applied_to(there(false)).is_err());
     }

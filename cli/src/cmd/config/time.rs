@@ -18,17 +18,17 @@ pub(crate) enum Command {
     Show,
     /// Set it
     Set {
-        /// As 2026-01-31T12:00:00Z; without it the time of this machine
+        /// Such as 2026-01-31T12:00:00Z; by default the time of this machine
         time: Option<Timestamp>,
     },
 }
 
-/// Show or set where an HSM gets the time from.
+/// Show or set the time servers of an HSM.
 #[derive(Subcommand)]
 pub(crate) enum NtpCommand {
     /// Show it
     Show,
-    /// Set it; what is not said stays as it is
+    /// Set it; what is not given stays as it is
     Set(NtpSet),
 }
 
@@ -39,16 +39,15 @@ pub(crate) struct NtpSet {
     /// Address of the NTP server
     #[arg(long, value_name = "IP")]
     server: Option<IpAddr>,
-    /// Name of the NTS server, which proves who it is
+    /// Name of the NTS server, which authenticates itself
     #[arg(long, value_name = "NAME")]
     nts: Option<String>,
-    /// None: the clock goes by itself
+    /// Use no time server
     #[arg(long, conflicts_with_all = ["server", "nts"])]
     off: bool,
 }
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let session = context.session()?;
         let time = match self {
@@ -64,7 +63,6 @@ impl Command {
 }
 
 impl NtpCommand {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let session = context.session()?;
         let ntp = match self {
@@ -80,7 +78,7 @@ impl NtpCommand {
     }
 }
 
-/// Where the time comes from, for people.
+/// The time servers, for people.
 pub(crate) fn members(ntp: &Ntp) -> Vec<(&'static str, String)> {
     let none = || "none".to_owned();
     let server = ntp.ntp_ip.map_or_else(none, |ip| ip.to_string());

@@ -9,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::json;
 
-use crate::cmd::args::word;
+use crate::cmd::args::api_value;
 use crate::cmd::bytes::read;
 use crate::cmd::csr::{self, Subject};
 use crate::exit::{Failure, local};
@@ -27,9 +27,9 @@ pub(crate) enum Command {
     /// The same as `casemate csr --tls`
     #[command(hide = true)]
     Csr(Subject),
-    /// Make a new key, and a certificate it signs itself
+    /// Generate a new key and a self-signed certificate
     Generate(Generate),
-    /// Manage the CA that the certificates of all members of a cluster come from
+    /// Manage the CA that issues the certificates of all members of a cluster
     #[command(subcommand)]
     ClusterCa(CaCommand),
 }
@@ -37,11 +37,11 @@ pub(crate) enum Command {
 /// Show or replace the certificate of an HSM.
 #[derive(Subcommand)]
 pub(crate) enum CertCommand {
-    /// Print it and what vouches for it
+    /// Print it with its chain
     Get,
     /// Replace it
     Set {
-        /// File with the certificate and then what vouches for it (PEM); - is standard input
+        /// File with the certificate and its chain (PEM); - is standard input
         #[arg(default_value = "-")]
         file: PathBuf,
     },
@@ -50,10 +50,10 @@ pub(crate) enum CertCommand {
 /// Arguments of `config tls generate`.
 #[derive(Args)]
 pub(crate) struct Generate {
-    /// RSA, Curve25519, EC_P256, EC_P384, EC_P521 or, where the HSM can, BrainpoolP256, -384, -512
-    #[arg(long = "type", short = 't', value_parser = word::<TlsKeyType>)]
+    /// RSA, Curve25519, EC_P256, EC_P384, EC_P521 or, if the HSM supports it, BrainpoolP256, -384, -512
+    #[arg(long = "type", short = 't', value_parser = api_value::<TlsKeyType>)]
     key_type: TlsKeyType,
-    /// Bits of an RSA key
+    /// Length of an RSA key in bits
     #[arg(long, short)]
     length: Option<i64>,
 }
@@ -63,18 +63,17 @@ pub(crate) struct Generate {
 pub(crate) enum CaCommand {
     /// Print it
     Get,
-    /// Set it; the HSM's certificate has to come from it already
+    /// Set it; the HSM's certificate must already be issued by it
     Set {
         /// File with one certificate (PEM); - is standard input
         #[arg(default_value = "-")]
         file: PathBuf,
     },
-    /// Remove it, where the HSM can
+    /// Remove it, if the HSM supports that
     Rm,
 }
 
 impl Command {
-    /// Does it.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
             Command::Cert(CertCommand::Get) => get(context),
@@ -87,7 +86,7 @@ impl Command {
     }
 }
 
-/// Prints the HSM's certificate and what vouches for it.
+/// Prints the HSM's certificate with its chain.
 pub(crate) fn get(context: &Context) -> Result<(), Failure> {
     context.out.text("pem", &context.session()?.config().tls_certificate()?)
 }
@@ -103,16 +102,16 @@ pub(crate) fn set(context: &Context, file: &Path) -> Result<(), Failure> {
 
 impl Generate {
     fn run(self, context: &Context) -> Result<(), Failure> {
-        context.confirm("Replacing the HSM's TLS key and certificate, which every pin has to follow,")?;
+        context.confirm("Replacing the HSM's TLS key and certificate, after which every pin has to be changed,")?;
         let session = context.session()?;
         session.config().tls_generate(&GenerateTlsKey { key_type: self.key_type, length: self.length })?;
-        now_shows(context, "The HSM has a new TLS key and certificate.", at_hand(context, &session))
+        now_shows(context, "The HSM has a new TLS key and certificate.", new_fingerprint(context, &session))
     }
 }
 
-/// The fingerprint of the certificate that was just made, if the HSM tells it itself through the connection that is still
-/// open. What somebody shows at a new one is not taken for it: whoever stands between could have closed the old one.
-fn at_hand(context: &Context, session: &Session) -> Option<Fingerprint> {
+/// The fingerprint of the new certificate, if the HSM tells it through the open connection. The certificate of a new
+/// connection is not used, because an attacker could have closed the old one.
+fn new_fingerprint(context: &Context, session: &Session) -> Option<Fingerprint> {
     match context.client.trust() {
         Trust::Anyone => None,
         _ => fingerprint(&session.config().tls_certificate().ok()?).ok(),
@@ -122,9 +121,9 @@ fn at_hand(context: &Context, session: &Session) -> Option<Fingerprint> {
 fn now_shows(context: &Context, what: &str, shown: Option<Fingerprint>) -> Result<(), Failure> {
     let how = match shown {
         Some(shown) => format!("--pin {shown}, or pin = [\"{shown}\"] in the profile."),
-        None => "the next command tells the fingerprint it meets; compare it with what the HSM's operator sees.".into(),
+        None => "the next command shows the new fingerprint; ask the HSM's operator to confirm it.".into(),
     };
-    let text = format!("{what} New connections see it. Clients that pin have to follow: {how}");
+    let text = format!("{what} Pins have to be changed: {how}");
     context.out.line(&json!({ "fingerprint": shown.map(|shown| shown.to_string()) }), &text)
 }
 
@@ -133,15 +132,15 @@ impl CaCommand {
         match self {
             CaCommand::Get => context.out.text("pem", &context.session()?.config().cluster_ca()?),
             CaCommand::Set { file } => {
-                context.confirm("Tying the HSM to this authority and to its present TLS key until a factory reset")?;
+                context.confirm("Binding the HSM to this CA and to its current TLS key until a factory reset")?;
                 let session = context.session()?;
                 session.config().set_cluster_ca(&pem(&file)?)?;
-                context.out.done("The HSM has the CA; its certificate has to come from it from now on.")
+                context.out.done("The CA was set; from now on it must issue the certificate of the HSM.")
             }
             CaCommand::Rm => {
                 context.confirm("Removing the CA of the cluster")?;
                 context.session()?.config().delete_cluster_ca()?;
-                context.out.done("The HSM has no CA of a cluster.")
+                context.out.done("The CA of the cluster was removed.")
             }
         }
     }
@@ -149,12 +148,12 @@ impl CaCommand {
 
 fn pem(file: &Path) -> Result<String, Failure> {
     let bytes = read(file)?;
-    let text = str::from_utf8(&bytes).map_err(|_| Failure::Usage(format!("{} is no PEM.", file.display())))?;
+    let text = str::from_utf8(&bytes).map_err(|_| Failure::Usage(format!("{} is not valid PEM.", file.display())))?;
     Ok(text.to_owned())
 }
 
 /// The fingerprint of the first certificate in PEM: the HSM's own.
 pub(crate) fn fingerprint(pem: &str) -> Result<Fingerprint, Failure> {
-    let first = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(local("There is no certificate in the PEM"))?;
+    let first = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(local("The PEM contains no certificate"))?;
     Ok(Fingerprint::of(&first))
 }

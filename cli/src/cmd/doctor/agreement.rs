@@ -1,4 +1,4 @@
-//! Whether several nodes are what a client takes them for: one service with the same users and keys.
+//! Checks whether several nodes are one service with the same users and keys, as a client assumes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::node::Node;
 use super::report::Report;
 
-/// Compares the nodes that took the login.
-pub(super) fn look(nodes: &[Node], report: &mut Report) {
+/// Compares the nodes that accepted the login.
+pub(super) fn check(nodes: &[Node], report: &mut Report) {
     let [first, _, ..] = nodes else {
-        return report.skip("agreement", "fewer than two nodes took a login, so nothing can be compared");
+        return report.skip("agreement", "fewer than two nodes accepted a login, so nothing can be compared");
     };
     versions(first, nodes, report);
     compare("namespaces", nodes, report, |node| {
@@ -30,9 +30,10 @@ pub(super) fn look(nodes: &[Node], report: &mut Report) {
     }
 }
 
-/// Whether a name means the same key everywhere: else the node that happens to be asked decides who can read a signature.
+/// Checks whether an id is that of the same key on every node: otherwise signatures would depend on the node that is
+/// asked.
 fn same_keys(everywhere: &BTreeSet<String>, nodes: &[Node], report: &mut Report) {
-    let (mut others, mut looked_at) = (Vec::new(), 0);
+    let (mut others, mut compared) = (Vec::new(), 0);
     for id in everywhere.iter().filter_map(|id| KeyId::parse(id).ok()).take(KEYS_MAX) {
         let mut seen = BTreeSet::new();
         for node in nodes {
@@ -40,21 +41,21 @@ fn same_keys(everywhere: &BTreeSet<String>, nodes: &[Node], report: &mut Report)
                 Ok(key) => {
                     seen.insert(json!([key.key_type, key.public]).to_string());
                 }
-                // Deleted since the list was made.
+                // It was deleted after it was listed.
                 Err(Error::NotFound { .. }) => {}
                 Err(why) => return report.failure("public-keys", &why.into()),
             }
         }
-        looked_at += 1;
+        compared += 1;
         if seen.len() > 1 {
             others.push(id.to_string());
         }
     }
     if others.is_empty() {
-        return report.ok("public-keys", format!("the same at every node, {looked_at} looked at"), Value::Null);
+        return report.ok("public-keys", format!("the same on every node, {compared} compared"), Value::Null);
     }
-    let seen = format!("different keys of the same name: {}", others.join(", "));
-    let next = "These nodes do not belong together: give only those that do.";
+    let seen = format!("different keys with the same id: {}", others.join(", "));
+    let next = "These nodes do not belong together: use only those that do.";
     report.warn("public-keys", seen, next, json!({ "different": others }));
 }
 
@@ -62,7 +63,7 @@ fn versions(first: &Node, nodes: &[Node], report: &mut Report) {
     let versions: BTreeMap<_, _> =
         nodes.iter().filter_map(|node| Some((node.name.clone(), node.version.clone()?))).collect();
     if versions.len() < nodes.len() {
-        return report.skip("versions", "this user may not see them");
+        return report.skip("versions", "this user may not read them");
     }
     let data = json!({ "versions": versions });
     if versions.values().all(|version| Some(version) == first.version.as_ref()) {
@@ -72,7 +73,7 @@ fn versions(first: &Node, nodes: &[Node], report: &mut Report) {
     report.warn("versions", each.join(", "), "Update the older ones, one after another.", data);
 }
 
-/// Whether every node lists the same names; those that are everywhere.
+/// Checks whether every node lists the same names. Returns those that are on every node.
 fn compare(
     what: &'static str,
     nodes: &[Node],
@@ -97,19 +98,19 @@ fn compare(
     let (everywhere, elsewhere): (BTreeSet<_>, BTreeSet<_>) =
         all.into_iter().partition(|name| lists.iter().all(|list| list.contains(name)));
     if elsewhere.is_empty() {
-        report.ok(what, format!("the same {} at every node", everywhere.len()), Value::Null);
+        report.ok(what, format!("the same {} on every node", everywhere.len()), Value::Null);
         return Some(everywhere);
     }
     let some: Vec<_> = elsewhere.iter().take(SHOWN).map(String::as_str).collect();
     let more = if elsewhere.len() > SHOWN { ", …" } else { "" };
     let total = elsewhere.len() + everywhere.len();
-    let seen = format!("{} of {total} are not at every node: {}{more}", elsewhere.len(), some.join(", "));
-    let next = "If nobody is changing them now, these nodes do not belong together: give only those that do.";
+    let seen = format!("{} of {total} are not on every node: {}{more}", elsewhere.len(), some.join(", "));
+    let next = "Unless they are just being changed, these nodes do not belong together: use only those that do.";
     report.warn(what, seen, next, json!({ "notEverywhere": elsewhere }));
     Some(everywhere)
 }
 
 /// How many names are shown to people.
 const SHOWN: usize = 5;
-/// How many keys are looked at: each is a request to every node.
+/// How many keys are compared: each takes a request to every node.
 const KEYS_MAX: usize = 32;

@@ -1,4 +1,4 @@
-//! What a certificate says about itself (RFC 5280), read for people.
+//! The content of a certificate (RFC 5280), for people.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -8,30 +8,30 @@ use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-/// What matters of a certificate.
+/// The relevant content of a certificate.
 pub(super) struct Facts {
-    /// Whom it is for.
+    /// The subject.
     pub(super) subject: String,
-    /// Who vouches for it.
+    /// The issuer.
     pub(super) issuer: String,
-    /// Whether that is itself, by name.
+    /// Whether issuer and subject are the same.
     pub(super) self_issued: bool,
-    /// The hosts it names.
+    /// The subject alternative names: hosts and IP addresses.
     pub(super) names: Vec<String>,
-    /// From when it holds (RFC 3339).
+    /// The beginning of its validity (RFC 3339).
     pub(super) not_before: String,
-    /// Until when.
+    /// The end of its validity.
     pub(super) not_after: String,
-    /// Whole days until then; negative: it has expired.
+    /// Whole days until the end; negative: it has expired.
     pub(super) days_left: i64,
 }
 
-/// Reads a certificate in DER; none: it is none.
+/// Reads a certificate in DER; `None` if it is not valid.
 pub(super) fn read(der: &[u8]) -> Option<Facts> {
     let certificate = Certificate::from_der(der).ok()?;
     let tbs = certificate.tbs_certificate();
     let validity = tbs.validity();
-    // Seconds, because the last moment of 9999, which stands for no end, is past what jiff knows.
+    // In seconds, because jiff cannot represent the last second of 9999, which means no end (RFC 5280 §4.1.2.5).
     let end = i64::try_from(validity.not_after.to_unix_duration().as_secs()).ok()?;
     let names = tbs.get_extension::<SubjectAltName>().ok().flatten().map(|(_, names)| names.0).unwrap_or_default();
     Some(Facts {

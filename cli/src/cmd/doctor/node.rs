@@ -1,4 +1,4 @@
-//! One node, from its name to the login.
+//! Checks of one node, from its name to the login.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::report::Report;
 use crate::exit::Failure;
 use crate::profile::Context;
 
-/// A node that took the login.
+/// A node that accepted the login.
 pub(super) struct Node {
     pub(super) name: String,
     pub(super) session: Session,
@@ -20,8 +20,8 @@ pub(super) struct Node {
     pub(super) version: Option<String>,
 }
 
-/// Looks at node number `at`, until something makes it pointless to look further.
-pub(super) fn look(
+/// Checks node number `at`, as far as that makes sense.
+pub(super) fn check(
     context: &Context,
     session: Option<&Session>,
     at: usize,
@@ -48,20 +48,20 @@ pub(super) fn look(
             return Ok(None);
         }
     };
-    tell_state(state, report);
+    check_state(state, report);
     let session = session.map(|session| session.at(at)).transpose()?;
     let node = match (session, state) {
         (Some(session), State::Operational) => login(context, session, report),
         (Some(_), _) => {
-            report.skip("login", "only an Operational HSM takes logins");
+            report.skip("login", "only an Operational HSM accepts logins");
             None
         }
         (None, _) if context.user.is_some() => {
-            report.skip("login", "no passphrase is configured, and the doctor asks for none");
+            report.skip("login", "no passphrase is configured, and the doctor does not ask for one");
             None
         }
         (None, _) => {
-            report.skip("login", "no user is named");
+            report.skip("login", "no user is given");
             None
         }
     };
@@ -69,7 +69,7 @@ pub(super) fn look(
     Ok(node)
 }
 
-/// Name, connection, TLS and certificate; whether it makes sense to send a request.
+/// Checks name, connection, TLS and certificate. Returns whether a request can be sent.
 fn connection(trust: &Trust, inspection: Inspection, report: &mut Report) -> bool {
     match inspection.addresses {
         Ok(addresses) => {
@@ -77,7 +77,7 @@ fn connection(trust: &Trust, inspection: Inspection, report: &mut Report) -> boo
             report.ok("address", addresses.join(", "), json!({ "addresses": addresses }));
         }
         Err(why) => {
-            let next = "Check how it is written, and the name service of this machine.";
+            let next = "Check the spelling of the name, and the name resolution of this machine.";
             report.fail("address", UNREACHABLE, why.to_string(), next, Value::Null);
         }
     }
@@ -109,28 +109,28 @@ fn connection(trust: &Trust, inspection: Inspection, report: &mut Report) -> boo
 fn tls(trust: &Trust, shown: &TlsInfo, report: &mut Report) -> bool {
     let version = shown.version.replace("TLSv", "TLS ").replace('_', ".");
     let data = json!({ "version": version, "ms": ms(shown.took) });
-    report.ok("tls", format!("{version}, shaken hands within {} ms", ms(shown.took)), data);
-    // A pin is the identity: what else the certificate says does not count.
+    report.ok("tls", format!("{version}, handshake within {} ms", ms(shown.took)), data);
+    // A pin is the identity, so names and dates of the certificate do not matter.
     let counts = matches!(trust, Trust::System | Trust::CaFile(_));
     facts(counts, shown, report);
     let pin = format!(
-        "If the HSM's operator confirms the fingerprint: --pin {}, or keep it with casemate profile add.",
+        "If the HSM's operator confirms the fingerprint, use --pin {}, or save it with `casemate profile add`.",
         shown.fingerprint
     );
     match (&shown.trusted, trust) {
         (Ok(()), Trust::Pinned(_)) => report.ok("trust", "its fingerprint is pinned", json!({ "by": "pin" })),
         (Ok(()), Trust::CaFile(file)) => {
-            report.ok("trust", format!("{} vouches for it", file.display()), json!({ "by": "ca-file" }));
+            report.ok("trust", format!("it was issued under {}", file.display()), json!({ "by": "ca-file" }));
         }
         (Ok(()), Trust::System) => {
-            report.ok("trust", "the root certificates of this machine vouch for it", json!({ "by": "system" }));
+            report.ok("trust", "it was issued under a root certificate of this machine", json!({ "by": "system" }));
         }
         (Ok(()), Trust::Anyone) => {
-            let seen = "anyone is trusted (--insecure), so whoever stands between reads passphrases and keys";
+            let seen = "any certificate is trusted (--insecure), so whoever intercepts the connection can read passphrases and keys";
             report.warn("trust", seen, pin, json!({ "by": "nothing" }));
         }
         (Err(why @ Cause::Expired { .. }), _) => {
-            let next = format!("Have it renewed (casemate config tls). {pin}");
+            let next = format!("Renew it (`casemate config tls`). {pin}");
             report.fail("trust", UNTRUSTED, why.to_string(), next, Value::Null);
         }
         (Err(why), _) => report.fail("trust", UNTRUSTED, why.to_string(), pin, Value::Null),
@@ -138,17 +138,16 @@ fn tls(trust: &Trust, shown: &TlsInfo, report: &mut Report) -> bool {
     shown.trusted.is_ok()
 }
 
-/// What the certificate says. `counts`: whether its names and dates matter for the trust.
+/// Checks the content of the certificate. `counts`: whether its names and dates matter for the trust.
 fn facts(counts: bool, shown: &TlsInfo, report: &mut Report) {
     let Some(facts) = shown.chain.first().and_then(|leaf| certificate::read(leaf)) else {
         let data = json!({ "fingerprint": shown.fingerprint.to_string() });
-        report.warn("certificate", "it cannot be read", "Have the HSM make a new one.", data);
+        report.warn("certificate", "it cannot be read", "Generate a new one (`casemate config tls generate`).", data);
         return;
     };
     let left_days = facts.days_left;
     let until = facts.not_after.split('T').next().unwrap_or_default();
-    let issuer =
-        if facts.self_issued { "made by the HSM itself".into() } else { format!("issued by {}", facts.issuer) };
+    let issuer = if facts.self_issued { "self-signed".into() } else { format!("issued by {}", facts.issuer) };
     let names = if facts.names.is_empty() { facts.subject.clone() } else { facts.names.join(", ") };
     let data = json!({
         "fingerprint": shown.fingerprint.to_string(),
@@ -163,37 +162,37 @@ fn facts(counts: bool, shown: &TlsInfo, report: &mut Report) {
     let seen = format!("for {names}, {issuer}, until {until}, SHA-256 {}", shown.fingerprint);
     if left_days < 0 {
         let next = if counts {
-            "Have it renewed (casemate config tls)."
+            "Renew it (`casemate config tls`)."
         } else {
-            "The pin holds all the same; other clients may refuse it."
+            "The pin is still valid, but other clients may refuse the certificate."
         };
         report.warn("certificate", format!("expired, {seen}"), next, data);
     } else if counts && !shown.names_host {
-        let next = "Reach the HSM by a name in it, have one made with this name, or pin it.";
+        let next = "Use a name that is in it, issue one for this name, or pin it.";
         report.warn("certificate", format!("not for this host, {seen}"), next, data);
     } else if counts && left_days < SOON_DAYS {
-        let next = format!("It expires in {left_days} days: have it renewed (casemate config tls).");
+        let next = format!("It expires in {left_days} days: renew it (`casemate config tls`).");
         report.warn("certificate", seen, next, data);
     } else {
         report.ok("certificate", seen, data);
     }
 }
 
-fn tell_state(state: State, report: &mut Report) {
+fn check_state(state: State, report: &mut Report) {
     let data = json!({ "state": state });
     let next = match state {
         State::Operational => return report.ok("state", "Operational", data),
-        State::Unprovisioned => "Set it up: casemate provision.",
-        State::Locked => "Open it: casemate unlock.",
+        State::Unprovisioned => "Set it up with `casemate provision`.",
+        State::Locked => "Unlock it with `casemate unlock`.",
         State::Failed => {
-            "It cannot reach its store: look at the log of the HSM, and for a cluster at its other members. It goes on by \
-             itself once the store is back."
+            "It cannot reach its store: check the log of the HSM and, in a cluster, the other members. It continues by \
+             itself when the store is back."
         }
     };
-    report.fail("state", WRONG_STATE, format!("{state:?}, so there is no service of keys"), next, data);
+    report.fail("state", WRONG_STATE, format!("{state:?}, so keys cannot be used"), next, data);
 }
 
-/// Whether the user is who it says, and what else that shows.
+/// Checks the login, and the version of the software.
 fn login(context: &Context, session: Session, report: &mut Report) -> Option<Node> {
     let user = context.user.as_ref()?;
     match session.users().read(user) {
@@ -201,7 +200,7 @@ fn login(context: &Context, session: Session, report: &mut Report) -> Option<Nod
             let role = format!("{:?}", found.role);
             report.ok("login", format!("as {user}, {role}"), json!({ "user": user.to_string(), "role": role }));
         }
-        // Some roles may not even look at themselves; but they were let in.
+        // Some roles may not even read their own user, but the login succeeded.
         Err(Error::Forbidden { .. }) => report.ok("login", format!("as {user}"), json!({ "user": user.to_string() })),
         Err(why) => {
             report.failure("login", &why.into());
@@ -212,11 +211,11 @@ fn login(context: &Context, session: Session, report: &mut Report) -> Option<Nod
         Ok(info) => {
             let data = json!({ "softwareVersion": info.software_version, "softwareBuild": info.software_build });
             let own = env!("CARGO_PKG_VERSION");
-            report.ok("version", format!("{} there, casemate {own} here", info.software_version), data);
+            report.ok("version", format!("{}, this is casemate {own}", info.software_version), data);
             Some(format!("{} ({})", info.software_version, info.software_build))
         }
         Err(Error::Forbidden { .. }) => {
-            report.skip("version", "only an Administrator outside of namespaces may see it");
+            report.skip("version", "only an Administrator outside of namespaces may read it");
             None
         }
         Err(why) => {
@@ -227,11 +226,11 @@ fn login(context: &Context, session: Session, report: &mut Report) -> Option<Nod
     Some(Node { name: report.node.clone().unwrap_or_default(), session, version })
 }
 
-/// How far the clock of the HSM is from that of this machine, which is asked before and after.
+/// Compares the clock of the HSM with that of this machine, which is read before and after.
 fn clock(anonymous: &Session, session: Option<&Session>, report: &mut Report) {
     let before = Timestamp::now();
     let told = anonymous.health().date().map(|date| {
-        // Seconds are cut off: on average half of one is missing.
+        // Fractions of a second are cut off, half a second on average.
         date.and_then(|date| jiff::fmt::rfc2822::parse(&date).ok())
             .map(|date| date.timestamp() + SignedDuration::from_millis(500))
     });
@@ -257,19 +256,19 @@ fn clock(anonymous: &Session, session: Option<&Session>, report: &mut Report) {
     let data = json!({ "aheadMs": ahead.as_millis() as i64 });
     let seconds = ahead.as_secs_f64();
     if ahead.abs() <= FAR {
-        return report.ok("clock", format!("{seconds:+.1} s from this machine's"), data);
+        return report.ok("clock", format!("{seconds:+.1} s compared to this machine"), data);
     }
-    let next = "Look which of the two is wrong, and set it (casemate config time set): records carry these times.";
-    report.warn("clock", format!("{seconds:+.1} s from this machine's"), next, data);
+    let next = "Check which of the two is wrong, and set it (`casemate config time set`): the log uses these times.";
+    report.warn("clock", format!("{seconds:+.1} s compared to this machine"), next, data);
 }
 
 fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A certificate that expires within so many days is worth a warning.
+/// A certificate that expires within so many days is a warning.
 const SOON_DAYS: i64 = 30;
-/// Clocks further apart are worth a warning.
+/// A larger difference between the clocks is a warning.
 const FAR: SignedDuration = SignedDuration::from_secs(5);
 
 const UNREACHABLE: (u8, &str) = (3, "unreachable");

@@ -1,4 +1,4 @@
-//! The findings of the doctor, as they are printed. The members of the JSON stay.
+//! The findings of the doctor. The members of their JSON do not change.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -8,24 +8,24 @@ use crate::exit::Failure;
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Outcome {
-    /// As it should be.
+pub(super) enum CheckResult {
+    /// In order.
     Ok,
-    /// It works, but somebody should look at it.
+    /// Working, but needs attention.
     Warn,
-    /// It does not work.
+    /// Not working.
     Fail,
-    /// Not looked at; `seen` says why.
+    /// Not checked; `seen` tells why.
     Skip,
 }
 
-/// One finding. The members of the JSON stay.
+/// One finding.
 #[derive(Serialize)]
 pub(super) struct Check {
-    /// At which node; none: about all of them.
+    /// The node; `None`: all of them.
     pub(super) node: Option<String>,
     pub(super) check: &'static str,
-    pub(super) result: Outcome,
+    pub(super) result: CheckResult,
     /// A short sentence without a full stop.
     pub(super) seen: String,
     /// What to do.
@@ -38,10 +38,10 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn line(&self) -> String {
         let result = match self.result {
-            Outcome::Ok => "ok",
-            Outcome::Warn => "warn",
-            Outcome::Fail => "fail",
-            Outcome::Skip => "skip",
+            CheckResult::Ok => "ok",
+            CheckResult::Warn => "warn",
+            CheckResult::Fail => "fail",
+            CheckResult::Skip => "skip",
         };
         let node = self.node.as_deref().map(|node| format!("{node} ")).unwrap_or_default();
         let next = self.next.as_deref().map(|next| format!(" {next}")).unwrap_or_default();
@@ -51,7 +51,7 @@ impl Check {
 
 /// All findings so far.
 pub(super) struct Report {
-    /// At which node is looked now.
+    /// The node that is being checked.
     pub(super) node: Option<String>,
     pub(super) checks: Vec<Check>,
     /// Exit code of the first failure.
@@ -62,7 +62,7 @@ impl Report {
     fn add(
         &mut self,
         check: &'static str,
-        result: Outcome,
+        result: CheckResult,
         seen: impl Into<String>,
         next: Option<String>,
         data: Value,
@@ -71,15 +71,15 @@ impl Report {
     }
 
     pub(super) fn ok(&mut self, check: &'static str, seen: impl Into<String>, data: Value) {
-        self.add(check, Outcome::Ok, seen, None, data);
+        self.add(check, CheckResult::Ok, seen, None, data);
     }
 
     pub(super) fn warn(&mut self, check: &'static str, seen: impl Into<String>, next: impl Into<String>, data: Value) {
-        self.add(check, Outcome::Warn, seen, Some(next.into()), data);
+        self.add(check, CheckResult::Warn, seen, Some(next.into()), data);
     }
 
     pub(super) fn skip(&mut self, check: &'static str, seen: impl Into<String>) {
-        self.add(check, Outcome::Skip, seen, None, Value::Null);
+        self.add(check, CheckResult::Skip, seen, None, Value::Null);
     }
 
     pub(super) fn fail(
@@ -91,12 +91,12 @@ impl Report {
         data: Value,
     ) {
         self.code.get_or_insert(code);
-        self.add(check, Outcome::Fail, seen, Some(next.into()), data);
+        self.add(check, CheckResult::Fail, seen, Some(next.into()), data);
     }
 
-    /// A failure that says itself what to do.
+    /// A failure, which tells itself what to do.
     pub(super) fn failure(&mut self, check: &'static str, failure: &Failure) {
         self.code.get_or_insert(failure.code());
-        self.add(check, Outcome::Fail, failure.to_string(), None, Value::Null);
+        self.add(check, CheckResult::Fail, failure.to_string(), None, Value::Null);
     }
 }

@@ -1,5 +1,5 @@
-//! `system test`: whether a new HSM does what it is bought for. It is set up, does with every type of key what that type can
-//! do, is locked and unlocked, and is erased again.
+//! `system test`: an acceptance test of a new HSM. It is set up, uses keys of every type in every way they can be used,
+//! is locked and unlocked, and is erased again.
 
 use std::path::PathBuf;
 
@@ -23,8 +23,8 @@ use crate::{prompt, strength};
 /// Arguments of `system test`.
 #[derive(Args)]
 #[command(
-    after_help = "The HSM has to be Unprovisioned, and is again afterwards. The passphrases are for the time between; \
-                        if the HSM cannot be erased at the end, they still hold."
+    after_help = "The HSM must be Unprovisioned, and is Unprovisioned again afterwards. The passphrases are for the test only; \
+                        if the HSM cannot be erased at the end, they stay valid."
 )]
 pub(crate) struct Test {
     /// File with the unlock passphrase for the test
@@ -35,18 +35,18 @@ pub(crate) struct Test {
     admin_passphrase_file: Option<PathBuf>,
 }
 
-/// What was tried, and milliseconds.
-type Tried = (String, u128);
+/// What was done, and how long it took in milliseconds.
+type Timing = (String, u128);
 
 impl Test {
-    /// Tries everything out.
+    /// Runs the test.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let anonymous = context.client.anonymous();
         let node = context.client.nodes().join(", ");
         let state = anonymous.health().state()?;
         if state != State::Unprovisioned {
             return Err(Failure::WrongState(format!(
-                "{node} is {state:?}, and only an Unprovisioned HSM is tested: at the end everything in it is erased."
+                "{node} is {state:?}, but only an Unprovisioned HSM can be tested, because everything in it is erased at the end."
             )));
         }
         context.confirm("Setting the HSM up, using it, and erasing everything in it")?;
@@ -61,58 +61,54 @@ impl Test {
             "--admin-passphrase-file",
         )?;
         let name = UserId::parse("admin").map_err(local("The name of the first user"))?;
-        let session = context.client.log_in(&name, again(&admin));
+        let session = context.client.log_in(&name, prompt::copy(&admin));
         let begun = clock::now();
         anonymous.provision(&system::Provision {
-            unlock_passphrase: again(&unlock),
+            unlock_passphrase: prompt::copy(&unlock),
             admin_passphrase: admin,
             system_time: now_rfc3339(),
         })?;
-        let mut tried = vec![("provision".to_owned(), begun.elapsed().as_millis())];
+        let mut timings = vec![("provision".to_owned(), begun.elapsed().as_millis())];
         let went = operator(context, &session).and_then(|operator| {
-            exercise(&Sessions { admin: &session, operator: &operator, nobody: &anonymous }, &unlock, &mut tried)
+            exercise(&Sessions { admin: &session, operator: &operator, anonymous: &anonymous }, &unlock, &mut timings)
         });
-        // Also after a failure: what is left of the test is nobody's.
+        // Also after a failure, so that nothing of the test is left.
         let begun = clock::now();
         let erased = session.system().factory_reset();
-        tried.push(("factory reset".into(), begun.elapsed().as_millis()));
+        timings.push(("factory reset".into(), begun.elapsed().as_millis()));
         match (went, erased) {
             (Ok(()), Ok(())) => {
-                let values: Vec<Value> = tried.iter().map(|(what, ms)| json!({ "what": what, "ms": ms })).collect();
-                context.out.list(&values, &["what", "ms"], tried.into_iter().map(|(what, ms)| vec![what, ms.to_string()]))
+                let values: Vec<Value> = timings.iter().map(|(what, ms)| json!({ "what": what, "ms": ms })).collect();
+                context.out.list(&values, &["what", "ms"], timings.into_iter().map(|(what, ms)| vec![what, ms.to_string()]))
             }
-            (Err(why), Ok(())) => Err(why.at(format!("{node} failed the test and was erased"))),
-            (_, Err(why)) => Err(Failure::from(why).at(format!(
-                "{node} could not be erased after the test: the passphrases of the test hold; erase it with `casemate system \
+            (Err(why), Ok(())) => Err(why.prefixed(format!("{node} failed the test and was erased"))),
+            (_, Err(why)) => Err(Failure::from(why).prefixed(format!(
+                "{node} could not be erased after the test, so its passphrases stay valid; erase it with `casemate system \
                  factory-reset`"
             ))),
         }
     }
 }
 
-/// Passphrases are not copied but on purpose: they are needed for the request and for logins.
-fn again(passphrase: &Passphrase) -> Passphrase {
-    Passphrase::from_text(str::from_utf8(passphrase.expose()).unwrap_or_default().to_owned())
-}
-
-/// Who does what.
+/// The sessions of the test.
 struct Sessions<'a> {
     admin: &'a Session,
     operator: &'a Session,
-    nobody: &'a Session,
+    anonymous: &'a Session,
 }
 
-/// A user who uses keys, with a passphrase that nobody learns.
+/// Creates a user who uses keys, with a random passphrase.
 fn operator(context: &Context, admin: &Session) -> Result<Session, Failure> {
     let name = UserId::parse("tester").map_err(local("The name of a user"))?;
     let passphrase = strength::make()?;
-    let user = NewUser { real_name: "For the test".into(), role: Role::Operator, passphrase: again(&passphrase) };
+    let user =
+        NewUser { real_name: "For the test".into(), role: Role::Operator, passphrase: prompt::copy(&passphrase) };
     admin.users().create_as(&name, &user)?;
     Ok(context.client.log_in(&name, passphrase))
 }
 
-fn exercise(sessions: &Sessions<'_>, unlock: &Passphrase, tried: &mut Vec<Tried>) -> Result<(), Failure> {
-    let &Sessions { admin, operator, nobody } = sessions;
+fn exercise(sessions: &Sessions<'_>, unlock: &Passphrase, timings: &mut Vec<Timing>) -> Result<(), Failure> {
+    let &Sessions { admin, operator, anonymous } = sessions;
     let mut types: Vec<KeyType> = Vec::new();
     for row in TABLE {
         if !types.contains(&row.key) {
@@ -123,33 +119,33 @@ fn exercise(sessions: &Sessions<'_>, unlock: &Passphrase, tried: &mut Vec<Tried>
         let rows: Vec<&Row> = TABLE.iter().filter(|row| row.key == key).collect();
         let name = key.as_str();
         let id = KeyId::parse(name).map_err(local("The id of a key"))?;
-        timed(tried, format!("generate {name}"), || generate(admin, &id, &rows))?;
+        timed(timings, format!("generate {name}"), || generate(admin, &id, &rows))?;
         for row in &rows {
             if let Mode::Sign(mode) = row.mode {
                 let Some(message) = message(row.input) else { continue };
-                timed(tried, format!("sign {name} {mode:?}"), || {
+                timed(timings, format!("sign {name} {mode:?}"), || {
                     operator.keys().sign(&id, &keys::Sign { mode, message: message.clone() }).map(drop)
                 })?;
             }
         }
         if key == KeyType::Generic {
-            timed(tried, format!("encrypt and decrypt {name}"), || round_trip(operator, &id))?;
+            timed(timings, format!("encrypt and decrypt {name}"), || round_trip(operator, &id))?;
         }
     }
-    timed(tried, "random".into(), || operator.random(RANDOM_MAX_BYTES).map(drop))?;
-    timed(tried, "lock".into(), || admin.lock())?;
-    timed(tried, "unlock".into(), || nobody.unlock(again(unlock)))
+    timed(timings, "random".into(), || operator.random(RANDOM_MAX_BYTES).map(drop))?;
+    timed(timings, "lock".into(), || admin.lock())?;
+    timed(timings, "unlock".into(), || anonymous.unlock(prompt::copy(unlock)))
 }
 
-/// How long `work` takes, and its error with what was tried.
+/// Measures `work`, and adds to an error what was done.
 fn timed<T, E: Into<Failure>>(
-    tried: &mut Vec<Tried>,
+    timings: &mut Vec<Timing>,
     what: String,
     work: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, Failure> {
     let begun = clock::now();
-    let done = work().map_err(|why| why.into().at(&*what))?;
-    tried.push((what, begun.elapsed().as_millis()));
+    let done = work().map_err(|why| why.into().prefixed(&*what))?;
+    timings.push((what, begun.elapsed().as_millis()));
     Ok(done)
 }
 
@@ -167,7 +163,7 @@ fn generate(session: &Session, id: &KeyId, rows: &[&Row]) -> Result<(), Error> {
     session.keys().generate(&key).map(drop)
 }
 
-/// Something to sign. None: it has to be made of the key.
+/// A message to sign; `None` if it would depend on the key.
 fn message(input: Input) -> Option<String> {
     let bytes = match input {
         Input::Digest(bytes) => bytes,
@@ -185,5 +181,5 @@ fn round_trip(session: &Session, id: &KeyId) -> Result<(), Failure> {
     if *session.keys().decrypt(id, &request)?.decrypted == message {
         return Ok(());
     }
-    Err(Failure::Local("What came back is not what was encrypted.".into()))
+    Err(Failure::Local("The decrypted message is not the one that was encrypted.".into()))
 }

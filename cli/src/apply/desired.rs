@@ -1,4 +1,4 @@
-//! What shall be: the content of a file, checked as far as it can be without an HSM.
+//! The desired state: the content of a file, checked as far as that is possible without an HSM.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,9 +9,9 @@ use casemate_api::{KeyId, KeyType, Mechanism, NamespaceId, Role, Tag, UserId, me
 
 use crate::prompt::Source;
 
-/// Everything that shall be.
+/// The desired state.
 #[derive(Clone, Default)]
-pub(crate) struct Want {
+pub(crate) struct Desired {
     /// Namespaces.
     pub(crate) namespaces: Vec<NamespaceId>,
     /// Users, in the order of the file.
@@ -22,77 +22,77 @@ pub(crate) struct Want {
     pub(crate) config: Config,
 }
 
-/// A user that shall be.
+/// A desired user.
 #[derive(Clone)]
 pub(crate) struct User {
     /// The name, with its namespace.
     pub(crate) name: UserId,
-    /// The only role.
+    /// The role.
     pub(crate) role: Role,
-    /// Any text; none: whatever it is.
+    /// Any text; `None`: not compared.
     pub(crate) real_name: Option<String>,
-    /// Only Operators have some.
+    /// Only Operators have tags.
     pub(crate) tags: Vec<Tag>,
-    /// Where the passphrase is; needed to create the user, and to work in a namespace as its Administrator.
+    /// Where the passphrase is: needed to create the user, and to act in a namespace as its Administrator.
     pub(crate) passphrase: Option<Source>,
 }
 
-/// A key that shall be.
+/// A desired key.
 #[derive(Clone)]
 pub(crate) struct Key {
     /// Its id.
     pub(crate) id: KeyId,
-    /// The namespace it lives in.
+    /// Its namespace.
     pub(crate) namespace: Option<NamespaceId>,
     /// Its type.
     pub(crate) key_type: KeyType,
-    /// Bits of RSA and Generic keys.
+    /// The length of RSA and Generic keys in bits.
     pub(crate) length: Option<i64>,
-    /// What it may do.
+    /// The mechanisms it may be used with.
     pub(crate) mechanisms: Vec<Mechanism>,
-    /// An Operator needs one of them; empty: none, and every Operator may use it; absent: whatever they are.
+    /// An Operator needs one of them; empty: every Operator may use the key; `None`: not compared.
     pub(crate) tags: Option<Vec<Tag>>,
-    /// Empty: none; absent: whatever it is.
+    /// Empty: no label; `None`: not compared.
     pub(crate) label: Option<String>,
-    /// File with the certificate; absent: whatever it is.
+    /// The file with the certificate; `None`: not compared.
     pub(crate) certificate_file: Option<PathBuf>,
 }
 
-/// Settings that shall hold; what is absent stays as it is.
+/// Desired settings; those that are `None` stay as they are.
 #[derive(Clone, Default)]
 pub(crate) struct Config {
-    /// Where log lines go.
+    /// Where log lines are sent.
     pub(crate) logging: Option<Logging>,
     /// Time servers.
     pub(crate) ntp: Option<Ntp>,
-    /// Whether it starts by itself.
+    /// Whether the HSM starts without the unlock passphrase.
     pub(crate) unattended_boot: Option<Switch>,
     /// Where the Backup Passphrase is.
     pub(crate) backup_passphrase: Option<Source>,
-    /// File with the chain of the HSM's own certificate.
+    /// The file with the HSM's own certificate and its chain.
     pub(crate) tls_certificate_file: Option<PathBuf>,
-    /// The address.
+    /// The addresses.
     pub(crate) network: Option<Network>,
 }
 
-impl Want {
-    /// The Administrators of `namespace` as whom one can work in it.
-    pub(crate) fn workers<'a>(&'a self, namespace: &NamespaceId) -> impl Iterator<Item = &'a User> {
+impl Desired {
+    /// The Administrators of `namespace` whose passphrases are known.
+    pub(crate) fn admins_of<'a>(&'a self, namespace: &NamespaceId) -> impl Iterator<Item = &'a User> {
         let of = |user: &&User| user.name.namespace.as_ref() == Some(namespace);
         self.users.iter().filter(of).filter(|user| user.role == Role::Administrator && user.passphrase.is_some())
     }
 
-    /// What makes no sense, as one sentence.
+    /// Finds contradictions; the error is one sentence.
     pub(crate) fn check(&self) -> Result<(), String> {
         let mut namespaces = BTreeSet::new();
         for namespace in &self.namespaces {
             if !namespaces.insert(namespace) {
-                return Err(format!("The namespace {namespace} is there twice: keep one."));
+                return Err(format!("The namespace {namespace} is listed twice: remove one."));
             }
-            if self.workers(namespace).next().is_none() {
+            if self.admins_of(namespace).next().is_none() {
                 return Err(format!(
                     "The namespace {namespace} needs an Administrator with a passphrase-file, -env or -command among \
-                     [[users]]: only its own Administrators manage what is in it."
+                     [[users]]: only its own Administrators can manage its users and keys."
                 ));
             }
         }
@@ -101,24 +101,24 @@ impl Want {
         for user in &self.users {
             let name = &user.name;
             if !users.insert(name) {
-                return Err(format!("The user {name} is there twice: keep one."));
+                return Err(format!("The user {name} is listed twice: remove one."));
             }
             if let Some(namespace) = unknown(name.namespace.as_ref()) {
-                return Err(format!("The user {name} is in no namespace of the file: add {namespace} to namespaces."));
+                return Err(format!("The namespace of the user {name} is not listed: add {namespace} to namespaces."));
             }
             if user.role != Role::Operator && !user.tags.is_empty() {
-                return Err(format!("The user {name} has tags, but only Operators have some: remove them."));
+                return Err(format!("The user {name} has tags, but only Operators can have tags: remove them."));
             }
         }
         let mut keys = BTreeSet::new();
         for key in &self.keys {
             if !keys.insert((&key.namespace, &key.id)) {
-                return Err(format!("The {} is there twice: keep one.", key.called()));
+                return Err(format!("The {} is listed twice: remove one.", key.describe()));
             }
             if let Some(namespace) = unknown(key.namespace.as_ref()) {
                 return Err(format!(
-                    "The {} is in no namespace of the file: add {namespace} to namespaces.",
-                    key.called()
+                    "The namespace of the {} is not listed: add {namespace} to namespaces.",
+                    key.describe()
                 ));
             }
             key.check()?;
@@ -128,18 +128,18 @@ impl Want {
 }
 
 impl Key {
-    /// How sentences call it.
-    pub(crate) fn called(&self) -> String {
-        called(&self.id, self.namespace.as_ref())
+    /// The key, as sentences name it.
+    pub(crate) fn describe(&self) -> String {
+        describe(&self.id, self.namespace.as_ref())
     }
 
     fn check(&self) -> Result<(), String> {
-        let (called, kind) = (self.called(), self.key_type.as_str());
+        let (described, kind) = (self.describe(), self.key_type.as_str());
         if self.mechanisms.is_empty() {
-            return Err(format!("The {called} needs at least one mechanism."));
+            return Err(format!("The {described} needs at least one mechanism."));
         }
         if let Some(wrong) = self.mechanisms.iter().find(|wrong| !mechanisms::fits(self.key_type, **wrong)) {
-            return Err(format!("The {called} cannot have the mechanism {wrong:?}: its type is {kind}."));
+            return Err(format!("The {described} cannot have the mechanism {wrong:?}: its type is {kind}."));
         }
         let range = match self.key_type {
             KeyType::RSA => Some(RSA_GENERATE_BITS),
@@ -149,27 +149,29 @@ impl Key {
         match (range, self.length) {
             (None, None) => {}
             (None, Some(_)) => {
-                return Err(format!("The {called} has a length, but {kind} keys have only one: remove it."));
+                return Err(format!("The {described} has a length, but all {kind} keys have the same: remove it."));
             }
             (Some(range), length) => {
                 let bits = length.and_then(|bits| usize::try_from(bits).ok());
                 if !bits.is_some_and(|bits| range.contains(&bits)) {
                     let (least, most) = (range.start(), range.end());
-                    return Err(format!("The {called} needs a length of {least} to {most} bits: its type is {kind}."));
+                    return Err(format!(
+                        "The {described} needs a length of {least} to {most} bits: its type is {kind}."
+                    ));
                 }
             }
         }
         match &self.label {
             Some(label) if label.len() > LABEL_MAX_BYTES => {
-                Err(format!("The label of the {called} is too long: it may have {LABEL_MAX_BYTES} bytes."))
+                Err(format!("The label of the {described} is too long: at most {LABEL_MAX_BYTES} bytes are allowed."))
             }
             _ => Ok(()),
         }
     }
 }
 
-/// How sentences call a key.
-pub(crate) fn called(id: &KeyId, namespace: Option<&NamespaceId>) -> String {
+/// A key, as sentences name it.
+pub(crate) fn describe(id: &KeyId, namespace: Option<&NamespaceId>) -> String {
     match namespace {
         Some(namespace) => format!("key {id} in {namespace}"),
         None => format!("key {id}"),

@@ -1,4 +1,4 @@
-//! `sign`, `decrypt`, `encrypt`: keys at work, on files or standard input.
+//! `sign`, `decrypt`, `encrypt`: the use of keys, on files or standard input.
 
 use std::fmt::Debug;
 use std::io;
@@ -14,7 +14,7 @@ use casemate_client::Session;
 use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
-use super::args::word;
+use super::args::api_value;
 use super::bytes::{Format, open, read, show};
 use crate::exit::{Failure, local};
 use crate::profile::Context;
@@ -28,13 +28,13 @@ pub(crate) struct Sign {
     /// File to sign; - is standard input
     #[arg(default_value = "-")]
     file: PathBuf,
-    /// PKCS1, PSS_SHA1 to PSS_SHA512, PSS_MD5, EdDSA, ECDSA or BIP340; not needed if the key has only one
-    #[arg(long, short, value_parser = word::<SignMode>)]
+    /// PKCS1, PSS_SHA1 to PSS_SHA512, PSS_MD5, EdDSA, ECDSA or BIP340; not needed if the key has one mode only
+    #[arg(long, short, value_parser = api_value::<SignMode>)]
     mode: Option<SignMode>,
     /// Hash of PKCS1 signatures; the other modes imply theirs
     #[arg(long, value_enum)]
     hash: Option<HashName>,
-    /// The file holds what the mode signs as it is: a digest, or for PKCS1 a DigestInfo
+    /// The file contains what the mode signs: a digest, or for PKCS1 a DigestInfo
     #[arg(long, conflicts_with = "hash")]
     prehashed: bool,
     /// How to print the signature; ECDSA signatures are DER
@@ -65,7 +65,7 @@ impl From<HashName> for Hash {
 }
 
 impl Sign {
-    /// Hashes here, signs there.
+    /// Hashes the file here, and has the HSM sign.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let session = context.session()?;
         let mode = match self.mode {
@@ -81,11 +81,12 @@ impl Sign {
         let message = if self.prehashed { read(&self.file)? } else { self.message(&session, mode)? };
         let message = BASE64_STANDARD.encode(&*message);
         let reply = session.keys().sign(&self.key, &keys::Sign { mode, message })?;
-        let signature = BASE64_STANDARD.decode(&reply.signature).map_err(local("The HSM's answer is no base64"))?;
+        let signature =
+            BASE64_STANDARD.decode(&reply.signature).map_err(local("The HSM's answer is not valid base64"))?;
         show(context, "signature", &signature, self.format)
     }
 
-    /// What the mode takes, made of the file.
+    /// The input of the mode for this file.
     fn message(&self, session: &Session, mode: SignMode) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let hash = match mode {
             SignMode::EdDSA | SignMode::BIP340 => return read(&self.file),
@@ -96,7 +97,7 @@ impl Sign {
             SignMode::PSS_SHA256 => Hash::Sha256,
             SignMode::PSS_SHA384 => Hash::Sha384,
             SignMode::PSS_SHA512 => Hash::Sha512,
-            // The curve says which: the key has to be asked.
+            // It depends on the curve, so the key is read.
             SignMode::ECDSA => {
                 let key = session.keys().read(&self.key)?.key_type;
                 match mechanisms::find(key, Mode::Sign(SignMode::ECDSA)).map(|row| row.input) {
@@ -105,7 +106,9 @@ impl Sign {
                     Some(Input::Digest(64)) => Hash::Sha512,
                     _ => {
                         let (id, key) = (&self.key, key.as_str());
-                        return Err(Failure::Usage(format!("The key {id} is of type {key}, which has no ECDSA.")));
+                        return Err(Failure::Usage(format!(
+                            "The key {id} has the type {key}, which does not support ECDSA."
+                        )));
                     }
                 }
             }
@@ -128,10 +131,13 @@ fn only_mode<M: Copy + Debug>(
     let modes: Vec<M> = TABLE.iter().filter(can).filter_map(|row| of_kind(row.mode)).collect();
     match modes.as_slice() {
         [mode] => Ok(*mode),
-        [] => Err(Failure::Usage(format!("The key {id} cannot {what}: none of its mechanisms is for that."))),
+        [] => Err(Failure::Usage(format!("The key {id} cannot {what}: none of its mechanisms allows that."))),
         several => {
             let several: Vec<_> = several.iter().map(|mode| format!("{mode:?}")).collect();
-            Err(Failure::Usage(format!("The key {id} has several modes: say --mode {}.", several.join(" or "))))
+            Err(Failure::Usage(format!(
+                "The key {id} has several modes: choose one with --mode {}.",
+                several.join(" or ")
+            )))
         }
     }
 }
@@ -146,7 +152,7 @@ fn digest(path: &Path, hash: Hash) -> Result<Vec<u8>, Failure> {
         Hash::Sha512 => &SHA512,
         Hash::Md5 => {
             return Err(Failure::Usage(
-                "MD5 is broken and not made here: hash the file yourself and say --prehashed.".into(),
+                "MD5 is broken and not supported here: hash the file yourself and use --prehashed.".into(),
             ));
         }
     };
@@ -164,7 +170,7 @@ fn digest(path: &Path, hash: Hash) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// What stands before the digest in a DigestInfo (RFC 8017 §9.2, note 1).
+/// The prefix of the digest in a DigestInfo (RFC 8017 §9.2, note 1).
 fn digest_info(hash: Hash) -> &'static [u8] {
     match hash {
         Hash::Md5 => b"\x30\x20\x30\x0c\x06\x08\x2a\x86\x48\x86\xf7\x0d\x02\x05\x05\x00\x04\x10",
@@ -185,8 +191,8 @@ pub(crate) struct Decrypt {
     /// File to decrypt; - is standard input
     #[arg(default_value = "-")]
     file: PathBuf,
-    /// RAW, PKCS1, OAEP_MD5, OAEP_SHA1 to OAEP_SHA512 or AES_CBC; not needed if the key has only one
-    #[arg(long, short, value_parser = word::<DecryptMode>)]
+    /// RAW, PKCS1, OAEP_MD5, OAEP_SHA1 to OAEP_SHA512 or AES_CBC; not needed if the key has one mode only
+    #[arg(long, short, value_parser = api_value::<DecryptMode>)]
     mode: Option<DecryptMode>,
     /// Initialisation vector of AES_CBC in base64
     #[arg(long, value_name = "BASE64")]
@@ -205,7 +211,7 @@ impl Decrypt {
         let session = context.session()?;
         let bytes = read(&self.file)?;
         let encrypted = if self.base64 {
-            let text = str::from_utf8(&bytes).map_err(local("The file is no base64"))?;
+            let text = str::from_utf8(&bytes).map_err(local("The file is not valid base64"))?;
             text.split_ascii_whitespace().collect()
         } else {
             BASE64_STANDARD.encode(&*bytes)
@@ -219,7 +225,7 @@ impl Decrypt {
         };
         let reply = session.keys().decrypt(&self.key, &keys::Decrypt { mode, encrypted, iv: self.iv })?;
         let plain = BASE64_STANDARD.decode(reply.decrypted.as_bytes());
-        let plain = Zeroizing::new(plain.map_err(local("The HSM's answer is no base64"))?);
+        let plain = Zeroizing::new(plain.map_err(local("The HSM's answer is not valid base64"))?);
         show(context, "decrypted", &plain, self.format)
     }
 }
@@ -230,24 +236,24 @@ pub(crate) struct Encrypt {
     /// The key
     #[arg(value_parser = KeyId::parse)]
     key: KeyId,
-    /// File to encrypt, a multiple of 16 bytes; - is standard input
+    /// File to encrypt, whose length is a multiple of 16 bytes; - is standard input
     #[arg(default_value = "-")]
     file: PathBuf,
     /// AES_CBC
-    #[arg(long, short, value_parser = word::<EncryptMode>, default_value = "AES_CBC")]
+    #[arg(long, short, value_parser = api_value::<EncryptMode>, default_value = "AES_CBC")]
     mode: EncryptMode,
-    /// Initialisation vector in base64; without it the HSM draws one
+    /// Initialisation vector in base64; by default the HSM chooses one
     #[arg(long, value_name = "BASE64")]
     iv: Option<String>,
 }
 
 impl Encrypt {
-    /// Encrypts; prints the ciphertext and the initialisation vector, because one is of no use without the other.
+    /// Encrypts, and prints the ciphertext and the initialisation vector, both of which are needed to decrypt.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let session = context.session()?;
         let message = Zeroizing::new(BASE64_STANDARD.encode(&*read(&self.file)?));
         let reply = session.keys().encrypt(&self.key, &keys::Encrypt { mode: self.mode, message, iv: self.iv })?;
-        // Not a table: it would break the lines of long ciphertexts.
+        // Not as a table, which would wrap long ciphertexts.
         context.out.lines(&reply, [format!("encrypted {}", reply.encrypted), format!("iv {}", reply.iv)])
     }
 }

@@ -1,4 +1,4 @@
-//! `completions` and `man`: what shells and readers of manuals know of this command, read off its own arguments.
+//! `completions` and `man`: completion scripts and manual pages, generated from the definition of the arguments.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::render;
 /// Arguments of `completions`.
 #[derive(Args)]
 pub(crate) struct Completions {
-    /// For which shell
+    /// The shell
     shell: Shell,
 }
 
@@ -28,7 +28,7 @@ impl Completions {
 /// Arguments of `man`.
 #[derive(Args)]
 pub(crate) struct Man {
-    /// Folder for one page a command, casemate.1 and its like; without it the first page is printed
+    /// Folder for the pages of all commands, such as casemate.1; by default the first page is printed
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
 }
@@ -36,11 +36,11 @@ pub(crate) struct Man {
 impl Man {
     /// Prints a page, or writes all.
     pub(crate) fn run(self, command: Command) -> Result<(), Failure> {
-        // A page `casemate-help-key-list` helps nobody.
+        // Without pages such as `casemate-help-key-list`.
         let command = command.disable_help_subcommand(true);
         let Some(folder) = self.to else {
             let mut page = Vec::new();
-            clap_mangen::Man::new(command).render(&mut page).map_err(local("The page cannot be made"))?;
+            clap_mangen::Man::new(command).render(&mut page).map_err(local("The page cannot be generated"))?;
             return render::write(&page);
         };
         let wrong = || format!("The pages cannot be written to {}", folder.display());
