@@ -37,9 +37,12 @@ pub(crate) async fn keep_former(mut change: LocalChange, local: &Local) -> Resul
 
 /// Adds to `change` that the slots and the time of before come back, or that there are none again.
 pub(crate) async fn back_to_former(mut change: LocalChange, local: &Local) -> Result<LocalChange, Error> {
+    let provisioned = local.get(LocalPath::FormerSlot0).await?.is_some();
     for (now, former) in FORMER {
         change = match local.get(former).await? {
             Some(value) => change.put(now, value.to_vec()).delete(former),
+            // Kept since 0.1.0 only: a device that was provisioned had one, and the time of now is the best guess.
+            None if now == LocalPath::ClockOffset && provisioned => change,
             None => change.delete(now),
         };
     }

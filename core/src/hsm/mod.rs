@@ -201,8 +201,8 @@ impl Hsm {
             self.device.read_clock_offset().await?;
         }
         let unlocked = Box::pin(phase.open(domain)).await;
-        if matches!(unlocked, Err(Error::Invalid(_))) {
-            // A restore may have turned out to be of no use, and was undone.
+        if unlocked.is_err() || slot.which == Which::Now {
+            // A restore may have been undone, now or by an attempt that ended before this.
             self.device.read_clock_offset().await?;
         }
         if matches!(unlocked, Err(Error::Invalid(_))) && self.device.store.get(LocalPath::Slot0).await?.is_none() {
@@ -440,12 +440,18 @@ impl Hsm {
             };
             // What was cached until now may be older than what the watch begins with.
             self.notice(&Event::Lost);
+            let mut changes = 0u64;
             loop {
                 let event = watch.next().await;
                 self.notice(&event);
                 if !matches!(event, Event::Changed { .. }) {
                     break;
                 }
+                changes = changes.saturating_add(1);
+            }
+            if changes == 0 {
+                // One that ends at once would have the caches emptied as fast as the store answers.
+                self.device.platform.clock.sleep(Duration::from_secs(1)).await;
             }
         }
     }

@@ -311,8 +311,11 @@ impl<R: Record> Table<R> {
     pub(super) fn noticed(&self, path: &Path, at: Revision) {
         let mut changes = self.stripe(path);
         *changes += 1;
-        if self.cache.get(path).is_some_and(|cached| cached.replaced.unwrap_or(cached.row.revision) < at) {
-            self.cache.remove(path);
+        if self.cache.get(path).is_some_and(|cached| cached.replaced.unwrap_or(cached.row.revision) < at)
+            && let Some((_, older)) = self.cache.remove(path)
+        {
+            // This may be our own write, whose commit has yet to say so: what can be taken over is kept for it.
+            self.keep(path, older, at);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use casemate_api::limits::BODY_INLINE_MAX_BYTES;
 use casemate_api::{Passphrase, UserId};
 use futures_channel::oneshot;
 
@@ -23,7 +24,7 @@ use crate::rows::path::LocalPath;
 use crate::rows::table::{CacheFigures, Row};
 use crate::rows::tables::Tables;
 use crate::rows::user::UserRecord;
-use crate::runtime::lifetime::{Lifetime, by_size};
+use crate::runtime::lifetime::Lifetime;
 use crate::runtime::party::Party;
 use crate::runtime::pool::Work;
 
@@ -33,13 +34,14 @@ pub struct Operational {
     domain: DomainKey,
     pub(crate) tables: Tables,
     pub(crate) device: Arc<Device>,
-    pub(crate) life: Lifetime,
     logins: LoginState,
     keys: KeyState,
     /// Held by who acts on a right outside the shared store, and by who takes one away.
     rights: Rights,
     /// Backups that are being made.
     backups: Arc<AtomicUsize>,
+    /// The last to be dropped: who waits for its end must find nothing left.
+    pub(crate) life: Lifetime,
 }
 
 impl Operational {
@@ -214,7 +216,7 @@ impl Operational {
         party: Party,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        by_size(&*self.device.platform.pool, bytes, party, job).await
+        if bytes <= BODY_INLINE_MAX_BYTES { Ok(job()) } else { self.off_thread(Work::Crypto, party, job).await }
     }
 
     /// Refuses all further use of keys. Counters can still be written.
