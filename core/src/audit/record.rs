@@ -267,6 +267,29 @@ pub fn is_plain(text: &str) -> bool {
         && text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\')
 }
 
+/// An HTTP status in a word.
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        200..=299 => "done",
+        304 => "unchanged",
+        400 => "invalid",
+        401 => "unauthenticated",
+        403 => "forbidden",
+        404 => "missing",
+        405 => "method",
+        406 => "not-acceptable",
+        408 => "slow",
+        409 => "exists",
+        412 => "precondition",
+        413 | 414 => "too-large",
+        415 => "media-type",
+        429 => "too-many",
+        503 => "unavailable",
+        507 => "full",
+        _ => "fault",
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -314,27 +337,5 @@ pub(super) mod tests {
         assert_eq!(long.len(), AUDIT_TEXT_MAX_CHARS);
         assert!(is_plain(&long) && long.ends_with("..."));
         assert!(!is_plain("\"") && !is_plain("\u{e9}"));
-    }
-}
-/// An HTTP status in a word.
-pub fn reason(status: u16) -> &'static str {
-    match status {
-        200..=299 => "done",
-        304 => "unchanged",
-        400 => "invalid",
-        401 => "unauthenticated",
-        403 => "forbidden",
-        404 => "missing",
-        405 => "method",
-        406 => "not-acceptable",
-        408 => "slow",
-        409 => "exists",
-        412 => "precondition",
-        413 | 414 => "too-large",
-        415 => "media-type",
-        429 => "too-many",
-        503 => "unavailable",
-        507 => "full",
-        _ => "fault",
     }
 }
