@@ -8,8 +8,8 @@ use casemate_api::limits::STORE_VALUE_MAX_BYTES;
 use casemate_api::{NamespaceId, Role};
 
 use crate::backup::format::Version;
+use crate::backup::nethsm::{self, BadValue, NethsmStore, Place, STORE_VERSION};
 use crate::backup::stage::{self, Batch, Staged};
-use crate::backup::upstream::{self, BadValue, Place, STORE_VERSION, Store};
 use crate::crypto::passphrase::Scheme;
 use crate::crypto::secret::{BackupKey, DomainKey, StoreKey};
 use crate::device::Device;
@@ -114,9 +114,9 @@ impl Conversion {
                 self.check_key(domain).await?;
                 self.section = Section::Namespaces;
             }
-            Section::Namespaces => self.page(Store::Namespaces, domain, Section::Users).await?,
-            Section::Users => self.page(Store::Users, domain, Section::Keys).await?,
-            Section::Keys => self.page(Store::Keys, domain, Section::Settings).await?,
+            Section::Namespaces => self.page(NethsmStore::Namespaces, domain, Section::Users).await?,
+            Section::Users => self.page(NethsmStore::Users, domain, Section::Keys).await?,
+            Section::Keys => self.page(NethsmStore::Keys, domain, Section::Settings).await?,
             Section::Settings if self.administrators == 0 => {
                 return Err(Error::invalid(
                     "The backup has no Administrator, so nobody could manage the HSM. Nothing was restored.",
@@ -134,10 +134,10 @@ impl Conversion {
 
     /// Makes sure that this is the Domain Key of the backup at all, before every entry is left out.
     async fn check_key(&self, domain: &DomainKey) -> Result<(), Error> {
-        for store in [Store::Users, Store::Keys, Store::Namespaces] {
+        for store in [NethsmStore::Users, NethsmStore::Keys, NethsmStore::Namespaces] {
             let path = store.version_path();
             let Some(value) = self.staged(&path).await? else { continue };
-            let version = upstream::open(&store.key(domain), &path, &value).map_err(|_| {
+            let version = nethsm::open(&store.key(domain), &path, &value).map_err(|_| {
                 Error::invalid("The backup's entries are not sealed under its Domain Key. Nothing was restored.")
             })?;
             if version.as_slice() != STORE_VERSION {
@@ -154,7 +154,7 @@ impl Conversion {
     }
 
     /// Converts one page of one store, on the pool: reading a key and making it ready takes up to a millisecond.
-    async fn page(&mut self, store: Store, domain: &DomainKey, next: Section) -> Result<(), Error> {
+    async fn page(&mut self, store: NethsmStore, domain: &DomainKey, next: Section) -> Result<(), Error> {
         let (generation, prefix) = (self.source.generation, store.prefix());
         let after = self.after.take();
         let (entries, end) = stage::page(&self.device, generation, prefix, after.as_deref()).await?;
@@ -169,7 +169,7 @@ impl Conversion {
             to_harden: false,
             administrators: 0,
         };
-        if store == Store::Namespaces {
+        if store == NethsmStore::Namespaces {
             // The only ones that need to know each other; they are cheap.
             job.namespaces = Arc::default();
             for (path, value) in entries {
@@ -232,23 +232,23 @@ impl Conversion {
     async fn settings(&mut self, domain: &DomainKey) -> Result<(), Error> {
         let (to, rng) = (self.source.to(), self.device.platform.rng.clone());
         if let (Some(key), Some(salt)) =
-            (self.setting(upstream::BACKUP_KEY, domain).await?, self.setting(upstream::BACKUP_SALT, domain).await?)
+            (self.setting(nethsm::BACKUP_KEY, domain).await?, self.setting(nethsm::BACKUP_SALT, domain).await?)
         {
             match (BackupKey::from_slice(&key), <[u8; 16]>::try_from(salt.as_slice())) {
                 (Some(key), Ok(salt)) => {
                     let record = BackupSecret { salt, key };
                     self.batch.put(sealed(domain, &RowPath::backup_secret(to), &record, &*rng)).await?;
                 }
-                _ => self.bad(upstream::BACKUP_KEY, BadValue("key or salt do not have their length"))?,
+                _ => self.bad(nethsm::BACKUP_KEY, BadValue("key or salt do not have their length"))?,
             }
         }
-        if let Some(authority) = self.setting(upstream::CLUSTER_CA, domain).await? {
-            match upstream::read_chain(&authority).as_deref() {
+        if let Some(authority) = self.setting(nethsm::CLUSTER_CA, domain).await? {
+            match nethsm::read_chain(&authority).as_deref() {
                 Ok([authority]) => {
                     let record = ClusterCa(authority.clone());
                     self.batch.put(sealed(domain, &RowPath::cluster_ca(to), &record, &*rng)).await?;
                 }
-                _ => self.bad(upstream::CLUSTER_CA, BadValue("it is not one certificate"))?,
+                _ => self.bad(nethsm::CLUSTER_CA, BadValue("it is not one certificate"))?,
             }
         }
         if let Ok(number @ 1..) = NamespaceNumber::try_from(self.namespaces.len()) {
@@ -267,7 +267,7 @@ impl Conversion {
         if self.source.version == Version::V0 {
             return Ok(Some(value));
         }
-        match upstream::open(&Store::Config.key(domain), path, &value) {
+        match nethsm::open(&NethsmStore::Config.key(domain), path, &value) {
             Ok(plain) => Ok(Some(plain)),
             Err(_) => {
                 self.bad(path, BadValue("its seal does not hold"))?;
@@ -404,14 +404,14 @@ impl Job {
     }
 
     fn open(&self, path: &str, value: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, BadValue> {
-        upstream::open(&self.store, path, value).map_err(|_| BadValue("its seal does not hold"))
+        nethsm::open(&self.store, path, value).map_err(|_| BadValue("its seal does not hold"))
     }
 
     fn rows(&mut self, path: &str, value: &[u8]) -> Result<Vec<SealedRow>, BadValue> {
         match Place::of(self.version, path) {
             Place::StoreVersion(_) => Ok(Vec::new()),
             Place::User(id) => {
-                let user = upstream::read_user(&self.open(path, value)?)?;
+                let user = nethsm::read_user(&self.open(path, value)?)?;
                 let row = self.sealed(&self.tables.users, &RowPath::user(self.to, &id), &user);
                 if !fits(&row) {
                     return Err(BadValue("it is too large"));
@@ -428,7 +428,7 @@ impl Job {
                 let number = number.ok_or(BadValue("its namespace is not in the backup"))?;
                 let mut uid = Uid::default();
                 self.rng.fill(&mut uid);
-                let full = upstream::read_key(&self.open(path, value)?, uid)?;
+                let full = nethsm::read_key(&self.open(path, value)?, uid)?;
                 let key = KeyRef { namespace: number, uid };
                 let mut rows = vec![self.sealed(&self.tables.keys, &RowPath::key(self.to, number, &id), &full.record)];
                 if let Some(certificate) = full.certificate {
@@ -450,7 +450,7 @@ impl Job {
         match Place::of(self.version, path) {
             Place::StoreVersion(_) => Ok(None),
             Place::Namespace(id) => {
-                let name = upstream::read_namespace(&self.open(path, value)?)?;
+                let name = nethsm::read_namespace(&self.open(path, value)?)?;
                 if name == id.as_str() { Ok(Some(id)) } else { Err(BadValue("it names another namespace")) }
             }
             _ => Err(BadValue("its path is none of a namespace")),

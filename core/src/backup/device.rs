@@ -8,7 +8,7 @@ use der::{Decode, Encode};
 use zeroize::Zeroizing;
 
 use crate::backup::format::Version;
-use crate::backup::upstream::{self, BadValue, DeviceItem};
+use crate::backup::nethsm::{self, BadValue, DeviceItem};
 use crate::config::{self, StoredConfig};
 use crate::crypto::material::Material;
 use crate::crypto::mech::Live;
@@ -31,15 +31,15 @@ pub(crate) async fn items(local: &Local) -> Result<Items, Error> {
     let mut add = |item, value: Vec<u8>| drop(items.insert(item, Zeroizing::new(value)));
     let tls = local.get(LocalPath::Tls).await?.ok_or_else(|| Error::internal("there is no TLS identity"))?;
     let tls = TlsIdentity::decode(&tls).map_err(|why| Error::internal(why.to_string()))?;
-    add(DeviceItem::Certificate, upstream::write_chain(&tls.chain));
-    add(DeviceItem::PrivateKey, upstream::write_private_pem(&tls.private_key).to_vec());
+    add(DeviceItem::Certificate, nethsm::write_chain(&tls.chain));
+    add(DeviceItem::PrivateKey, nethsm::write_private_pem(&tls.private_key).to_vec());
     let offset = local.get(LocalPath::ClockOffset).await?;
     let offset = offset.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map_or(0, i64::from_be_bytes);
     add(DeviceItem::TimeOffset, offset.to_string().into_bytes());
     let unattended = local.get(LocalPath::Slot1).await?.is_some();
     add(DeviceItem::UnattendedBoot, if unattended { b"1".to_vec() } else { b"0".to_vec() });
     if let Some(network) = config::stored::<Network>(local).await? {
-        add(DeviceItem::Network, upstream::write_network(&to_upstream(&network)));
+        add(DeviceItem::Network, nethsm::write_network(&to_nethsm(&network)));
     }
     if let Some(logging) = config::stored::<Logging>(local).await? {
         let level = match logging.log_level {
@@ -48,15 +48,15 @@ pub(crate) async fn items(local: &Local) -> Result<Items, Error> {
             LogLevel::Warning => "warning",
             LogLevel::Error => "error",
         };
-        let logging = upstream::Logging { address: logging.ip_address, port: logging.port, level: level.into() };
-        add(DeviceItem::Logging, upstream::write_logging(&logging));
+        let logging = nethsm::Logging { address: logging.ip_address, port: logging.port, level: level.into() };
+        add(DeviceItem::Logging, nethsm::write_logging(&logging));
     }
     Ok(items)
 }
 
-fn to_upstream(network: &Network) -> upstream::Network {
+fn to_nethsm(network: &Network) -> nethsm::Network {
     let bits = u8::try_from(u32::from(network.netmask).leading_ones()).unwrap_or(32);
-    upstream::Network {
+    nethsm::Network {
         v4: (network.ip_address, bits),
         v4_gateway: Some(network.gateway).filter(|gateway| !gateway.is_unspecified()),
         v6: network.ipv6.as_ref().map(|v6| (v6.cidr.address, v6.cidr.prefix)),
@@ -64,7 +64,7 @@ fn to_upstream(network: &Network) -> upstream::Network {
     }
 }
 
-fn from_upstream(network: &upstream::Network) -> Network {
+fn from_nethsm(network: &nethsm::Network) -> Network {
     let (ip_address, bits) = network.v4;
     let netmask = u32::MAX.checked_shl(32 - u32::from(bits.min(32))).unwrap_or(0);
     Network {
@@ -78,7 +78,7 @@ fn from_upstream(network: &upstream::Network) -> Network {
 }
 
 fn read_logging(version: Version, bytes: &[u8]) -> Result<Logging, BadValue> {
-    let logging = upstream::read_logging(version, bytes)?;
+    let logging = nethsm::read_logging(version, bytes)?;
     let log_level = match logging.level.as_str() {
         "debug" => LogLevel::Debug,
         // Between the two in NetHSM.
@@ -92,7 +92,7 @@ fn read_logging(version: Version, bytes: &[u8]) -> Result<Logging, BadValue> {
 
 /// Seconds from the hardware clock to the HSM's, of the device a backup is of.
 pub(crate) fn clock_offset_s(items: &Items) -> i64 {
-    let offset = items.get(&DeviceItem::TimeOffset).map(|text| upstream::read_seconds(text));
+    let offset = items.get(&DeviceItem::TimeOffset).map(|text| nethsm::read_seconds(text));
     match offset {
         None => 0,
         Some(Ok(seconds)) => seconds,
@@ -125,7 +125,7 @@ pub(crate) fn take_over(
     };
     let network = items
         .get(&DeviceItem::Network)
-        .map(|bytes| upstream::read_network(version, bytes).map(|network| from_upstream(&network).encode().to_vec()));
+        .map(|bytes| nethsm::read_network(version, bytes).map(|network| from_nethsm(&network).encode().to_vec()));
     let logging = items.get(&DeviceItem::Logging);
     let logging = logging.map(|bytes| read_logging(version, bytes).map(|logging| logging.encode().to_vec()));
     let mut change = change;
@@ -146,7 +146,7 @@ fn tls_identity(key_pem: &[u8], chain: &[u8]) -> Result<TlsIdentity, Error> {
     let unfit =
         || Error::invalid("The TLS key and certificate of the backup do not belong together. Nothing was restored.");
     let material = Material::from_known_pem(key_pem).map_err(|_| unfit())?;
-    let chain = upstream::read_chain(chain).map_err(|_| unfit())?;
+    let chain = nethsm::read_chain(chain).map_err(|_| unfit())?;
     let leaf = x509_cert::Certificate::from_der(chain.first().ok_or_else(unfit)?).map_err(|_| unfit())?;
     let certified = leaf.tbs_certificate().subject_public_key_info().to_der().map_err(|_| unfit())?;
     let live = Live::load(&material).map_err(|_| unfit())?;

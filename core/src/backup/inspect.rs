@@ -5,8 +5,8 @@
 use casemate_api::{KeyType, Mechanism, Passphrase};
 
 use crate::backup::format::{FormatError, Version};
+use crate::backup::nethsm::{self, DeviceItem, NethsmStore, Place, STORE_VERSION};
 use crate::backup::read::{Entry, Item, Reader};
-use crate::backup::upstream::{self, DeviceItem, Place, STORE_VERSION, Store};
 use crate::crypto::mech::{self, Live};
 use crate::crypto::secret::DomainKey;
 use crate::crypto::{kdf, seal};
@@ -189,18 +189,18 @@ impl Verifier {
         let Item::Entry(Entry { path, value }) = item else { return None };
         let place = Place::of(self.version, &path);
         let store = match &place {
-            Place::User(_) | Place::StoreVersion(Store::Users) => Store::Users,
-            Place::Namespace(_) | Place::StoreVersion(Store::Namespaces) => Store::Namespaces,
-            Place::Key(..) | Place::StoreVersion(_) => Store::Keys,
+            Place::User(_) | Place::StoreVersion(NethsmStore::Users) => NethsmStore::Users,
+            Place::Namespace(_) | Place::StoreVersion(NethsmStore::Namespaces) => NethsmStore::Namespaces,
+            Place::Key(..) | Place::StoreVersion(_) => NethsmStore::Keys,
             _ => return None,
         };
-        let plain = upstream::open(&store.key(&self.domain), &path, &value);
+        let plain = nethsm::open(&store.key(&self.domain), &path, &value);
         let Ok(plain) = plain else { return Some(Verdict::Bad { path, why: "its seal does not hold".into() }) };
         let read = match &place {
-            Place::User(_) => upstream::read_user(&plain).map(|_| None),
-            Place::Namespace(id) => upstream::read_namespace(&plain)
+            Place::User(_) => nethsm::read_user(&plain).map(|_| None),
+            Place::Namespace(id) => nethsm::read_namespace(&plain)
                 .map(|name| (name != id.as_str()).then(|| "it names another namespace".to_owned())),
-            Place::Key(..) => match upstream::read_key(&plain, Default::default()) {
+            Place::Key(..) => match nethsm::read_key(&plain, Default::default()) {
                 Err(why) => Err(why),
                 Ok(full) => {
                     let (key_type, mechanisms) = (full.record.key_type(), full.record.mechanisms.list());

@@ -1,6 +1,6 @@
 //! Backups of the whole HSM, in NetHSM's format: written by us, restored by us or by a NetHSM, and the other way round.
 //!
-//! [`mod@format`] knows frames, [`json`] and [`upstream`] NetHSM's records, [`read`] joins them to a file that is opened as it
+//! [`mod@format`] knows frames, [`json`] and [`nethsm`] NetHSM's records, [`read`] joins them to a file that is opened as it
 //! comes. [`mod@write`] makes one, under the key of [`mod@passphrase`];
 //! [`stage`] and [`convert`] take one, by way of rows that wait where nobody reads; the restore itself is a transition between
 //! phases, [`crate::hsm::restore`].
@@ -11,10 +11,10 @@ pub mod envelope;
 pub mod format;
 pub mod inspect;
 pub mod json;
+pub mod nethsm;
 pub mod passphrase;
 pub mod read;
 pub(crate) mod stage;
-pub mod upstream;
 pub mod write;
 
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::backup::envelope::{Head, Manifest, Sealer, is_marked};
 use crate::backup::format::{ENTRY_LABEL, Field, FormatError, Frame, Parser, Version, split_framed};
-use crate::backup::upstream::MANIFEST;
+use crate::backup::nethsm::MANIFEST;
 use crate::crypto::seal;
 use crate::crypto::secret::{BackupKey, StoreKey};
 

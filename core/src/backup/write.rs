@@ -19,7 +19,7 @@ use crate::backup::Backups;
 use crate::backup::device;
 use crate::backup::envelope::{Head, Manifest, Sealer, marked_key};
 use crate::backup::format::{self, ENTRY_LABEL, Field, TooLong, Version};
-use crate::backup::upstream::{self, DeviceItem, STORE_VERSION, Store};
+use crate::backup::nethsm::{self, DeviceItem, NethsmStore, STORE_VERSION};
 use crate::config::tls::cluster_ca;
 use crate::crypto::secret::StoreKey;
 use crate::device::slots;
@@ -149,7 +149,8 @@ impl Backup {
                 Stage::Users(after) => {
                     let prefix = RowPrefix::users(self.generation, None);
                     let (rows, end) = page(&*self.snapshot, prefix.path(), after.as_ref(), BACKUP_PAGE_ROWS).await?;
-                    let (row, seal) = (RowKey::of(from.domain), Sealer::new(Store::Users.key(from.domain).expose()));
+                    let (row, seal) =
+                        (RowKey::of(from.domain), Sealer::new(NethsmStore::Users.key(from.domain).expose()));
                     out = from.off_thread(move || users(rows, &prefix, &row, &seal, out)).await??;
                     end.map_or(Stage::Shared, |end| Stage::Users(Some(end)))
                 }
@@ -159,7 +160,8 @@ impl Backup {
                 }
                 Stage::Keys(number, after) => {
                     let (entries, end) = self.keys(from, number, after.as_ref()).await?;
-                    let (row, seal) = (RowKey::of(from.domain), Sealer::new(Store::Keys.key(from.domain).expose()));
+                    let (row, seal) =
+                        (RowKey::of(from.domain), Sealer::new(NethsmStore::Keys.key(from.domain).expose()));
                     out = from.off_thread(move || keys_out(entries, &row, &seal, out)).await??;
                     match end {
                         Some(end) => Stage::Keys(number, Some(end)),
@@ -173,9 +175,9 @@ impl Backup {
                     Stage::Namespaces(0)
                 }
                 Stage::Namespaces(first) => {
-                    let seal = Sealer::new(Store::Namespaces.key(from.domain).expose());
+                    let seal = Sealer::new(NethsmStore::Namespaces.key(from.domain).expose());
                     for (id, _) in self.namespaces.iter().skip(first).take(STORE_TXN_MAX_OPS) {
-                        out.sealed(&seal, &upstream::namespace_path(id), &upstream::write_namespace(id))?;
+                        out.sealed(&seal, &nethsm::namespace_path(id), &nethsm::write_namespace(id))?;
                     }
                     let to = first + STORE_TXN_MAX_OPS;
                     if to < self.namespaces.len() { Stage::Namespaces(to) } else { Stage::End }
@@ -218,9 +220,9 @@ impl Backup {
             config_key: Some(StoreKey::new(*self.config_key.expose())),
             ours: true,
         }));
-        out.entry(upstream::INITIALIZED, b"")?;
-        let seal = Sealer::new(Store::Users.key(from.domain).expose());
-        out.sealed(&seal, &Store::Users.version_path(), STORE_VERSION)?;
+        out.entry(nethsm::INITIALIZED, b"")?;
+        let seal = Sealer::new(NethsmStore::Users.key(from.domain).expose());
+        out.sealed(&seal, &NethsmStore::Users.version_path(), STORE_VERSION)?;
         Ok(Stage::Users(None))
     }
 
@@ -241,7 +243,7 @@ impl Backup {
         let mut keys = Vec::with_capacity(rows.len());
         for (path, row) in rows {
             let Some(id) = prefix.tail(&path) else { continue };
-            let upstream_path = upstream::key_path(namespace.map(|(id, _)| id), id);
+            let nethsm_path = nethsm::key_path(namespace.map(|(id, _)| id), id);
             let uid = table.open(&path, &row.value)?.uid;
             let key = KeyRef { namespace: namespace_number, uid };
             let found = Range::prefix(RowPath::certificate(self.generation, key).path(), 1);
@@ -254,7 +256,7 @@ impl Backup {
                 operations = operations.saturating_add(count.count);
             }
             let certificate = certificate.map(|record| record.0);
-            keys.push(KeyToWrite { path: upstream_path, row_path: path, row, certificate, operations });
+            keys.push(KeyToWrite { path: nethsm_path, row_path: path, row, certificate, operations });
         }
         Ok((keys, end))
     }
@@ -276,22 +278,22 @@ impl Backup {
             let label = item.slot_label(Version::V1, id).unwrap_or_default();
             out.entry(&item.path(id), &slot_seal.seal(&label, value))?;
         }
-        let namespaces = Sealer::new(Store::Namespaces.key(from.domain).expose());
-        out.sealed(&namespaces, &Store::Namespaces.version_path(), STORE_VERSION)
+        let namespaces = Sealer::new(NethsmStore::Namespaces.key(from.domain).expose());
+        out.sealed(&namespaces, &NethsmStore::Namespaces.version_path(), STORE_VERSION)
     }
 }
 
 /// What is configured for all devices.
 async fn shared(from: Backups<'_>, secret: &BackupSecret, out: &mut Piece) -> Result<(), Error> {
-    let config = Sealer::new(Store::Config.key(from.domain).expose());
-    out.sealed(&config, upstream::BACKUP_KEY, secret.key.expose())?;
-    out.sealed(&config, upstream::BACKUP_SALT, &secret.salt)?;
+    let config = Sealer::new(NethsmStore::Config.key(from.domain).expose());
+    out.sealed(&config, nethsm::BACKUP_KEY, secret.key.expose())?;
+    out.sealed(&config, nethsm::BACKUP_SALT, &secret.salt)?;
     if let Some(authority) = cluster_ca(from.ring.tables).await? {
-        out.sealed(&config, upstream::CLUSTER_CA, &upstream::write_chain(&[authority]))?;
+        out.sealed(&config, nethsm::CLUSTER_CA, &nethsm::write_chain(&[authority]))?;
     }
-    out.entry(upstream::CONFIG_VERSION, &[b'0' + Version::V1.byte()])?;
-    let keys = Sealer::new(Store::Keys.key(from.domain).expose());
-    out.sealed(&keys, &Store::Keys.version_path(), STORE_VERSION)
+    out.entry(nethsm::CONFIG_VERSION, &nethsm::config_version(Version::V1))?;
+    let keys = Sealer::new(NethsmStore::Keys.key(from.domain).expose());
+    out.sealed(&keys, &NethsmStore::Keys.version_path(), STORE_VERSION)
 }
 
 /// A key with what is needed to write it.
@@ -313,7 +315,7 @@ fn users(
     for (path, row) in &rows {
         let Some(id) = prefix.tail(path) else { continue };
         let user = key.open(path, &row.value)?;
-        out.sealed(seal, &upstream::user_path(id), &upstream::write_user(&user))?;
+        out.sealed(seal, &nethsm::user_path(id), &nethsm::write_user(&user))?;
     }
     Ok(out)
 }
@@ -321,7 +323,7 @@ fn users(
 fn keys_out(entries: Vec<KeyToWrite>, key: &RowKey<KeyRecord>, seal: &Sealer, mut out: Piece) -> Result<Piece, Error> {
     for entry in &entries {
         let record = key.open(&entry.row_path, &entry.row.value)?;
-        let json = upstream::write_key(&record, entry.certificate.as_deref(), entry.operations)?;
+        let json = nethsm::write_key(&record, entry.certificate.as_deref(), entry.operations)?;
         out.sealed(seal, &entry.path, &json)?;
     }
     Ok(out)
@@ -350,7 +352,7 @@ impl Piece {
 
     fn end(&mut self) -> Result<(), Error> {
         let manifest = self.manifest.take().ok_or_else(|| Error::internal("a backup ends twice"))?;
-        self.append(upstream::MANIFEST, &manifest.finish())?;
+        self.append(nethsm::MANIFEST, &manifest.finish())?;
         format::push_end(&mut self.bytes);
         Ok(())
     }

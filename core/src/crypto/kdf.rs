@@ -10,7 +10,7 @@ use crate::crypto::secret::{BackupKey, Secret, UnlockKey};
 
 const N: u64 = 16384;
 const R: u64 = 8;
-/// Parallelisation of the unlock and backup keys: about 300 ms. Upstream's value, as backups and kits are shared.
+/// Parallelisation of the unlock and backup keys: about 300 ms. NetHSM's value, as backups and kits are shared.
 const P_UNLOCK: u64 = 16;
 /// Parallelisation of user digests: about 95 ms.
 const P_USER: u64 = 5;
@@ -43,7 +43,7 @@ pub fn harden(digest_v0: &[u8; 32], salt: &[u8; 16]) -> [u8; 32] {
     *scrypt(digest_v0, salt, P_USER)
 }
 
-/// The digest of a user's passphrase, scheme 0, as upstream keeps it: HMAC-SHA256 with the salt as key. Fast, hence only
+/// The digest of a user's passphrase, scheme 0, as NetHSM keeps it: HMAC-SHA256 with the salt as key. Fast, hence only
 /// for users that come from elsewhere.
 pub fn user_digest_v0(passphrase: &[u8], salt: &[u8; 16]) -> [u8; 32] {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, salt), passphrase);

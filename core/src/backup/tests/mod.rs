@@ -2,7 +2,7 @@
 
 mod crash;
 mod hostile;
-mod nethsm;
+mod nethsm_files;
 mod stored;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,8 +13,8 @@ use casemate_api::{KeyId, KeyType, NamespaceId, Passphrase, Role, State, UserId,
 use pollster::block_on;
 
 use crate::backup::format::{Field, Frame, Parser, Version, push_end, push_framed, push_start};
+use crate::backup::nethsm::{self, DeviceItem, NethsmStore};
 use crate::backup::read::{Item, Reader};
-use crate::backup::upstream::{self, DeviceItem, Store as Upstream};
 use crate::config;
 use crate::config::tls::cluster_ca;
 use crate::crypto::digest::sha256;

@@ -41,7 +41,7 @@ pub const MANIFEST: &str = "/~manifest";
 
 /// A store of NetHSM that the Domain Key opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Store {
+pub enum NethsmStore {
     /// Users.
     Users,
     /// Keys.
@@ -52,15 +52,22 @@ pub enum Store {
     Config,
 }
 
-impl Store {
+impl NethsmStore {
     /// How the paths of this store begin.
     pub fn prefix(self) -> &'static str {
         match self {
-            Store::Users => "/authentication/",
-            Store::Keys => "/key/",
-            Store::Namespaces => "/namespace/",
-            Store::Config => "/config/",
+            NethsmStore::Users => "/authentication/",
+            NethsmStore::Keys => "/key/",
+            NethsmStore::Namespaces => "/namespace/",
+            NethsmStore::Config => "/config/",
         }
+    }
+
+    /// Whether `path` lies in one of the three stores that hold records, known by name or not.
+    pub fn holds(path: &str) -> bool {
+        [NethsmStore::Users, NethsmStore::Keys, NethsmStore::Namespaces]
+            .iter()
+            .any(|store| path.starts_with(store.prefix()))
     }
 
     /// The path of the store's version.
@@ -70,10 +77,10 @@ impl Store {
 
     fn label(self) -> &'static [u8] {
         match self {
-            Store::Users => b"auth_store",
-            Store::Keys => b"key_store",
-            Store::Namespaces => b"namespace_store",
-            Store::Config => b"config_store",
+            NethsmStore::Users => b"auth_store",
+            NethsmStore::Keys => b"key_store",
+            NethsmStore::Namespaces => b"namespace_store",
+            NethsmStore::Config => b"config_store",
         }
     }
 
@@ -84,7 +91,12 @@ impl Store {
     }
 }
 
-/// Opens a value of a store that the Domain Key opens.
+/// The value of [`CONFIG_VERSION`] in a backup of this version: one ASCII digit.
+pub fn config_version(version: Version) -> [u8; 1] {
+    [b'0' + version.byte()]
+}
+
+/// Opens a value of a store that the Domain Key opens, or of a device's own configuration.
 pub fn open(key: &StoreKey, path: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
     seal::open(key.expose(), path.as_bytes(), sealed)
 }
@@ -95,7 +107,7 @@ pub enum Place {
     /// [`INITIALIZED`]
     Initialized,
     /// The version of a store.
-    StoreVersion(Store),
+    StoreVersion(NethsmStore),
     /// A user.
     User(UserId),
     /// A namespace.
@@ -178,7 +190,7 @@ impl DeviceItem {
 impl Place {
     /// What `path` names in a backup of this version. Names that are none of ours are [`Place::Other`].
     pub fn of(version: Version, path: &str) -> Self {
-        for store in [Store::Users, Store::Keys, Store::Namespaces] {
+        for store in [NethsmStore::Users, NethsmStore::Keys, NethsmStore::Namespaces] {
             if let Some(rest) = path.strip_prefix(store.prefix()) {
                 return Self::in_store(store, rest).unwrap_or(Place::Other);
             }
@@ -204,22 +216,22 @@ impl Place {
         }
     }
 
-    fn in_store(store: Store, rest: &str) -> Option<Self> {
+    fn in_store(store: NethsmStore, rest: &str) -> Option<Self> {
         if rest == ".version" {
             return Some(Place::StoreVersion(store));
         }
         // `.namespace/name`
         let split = rest.strip_prefix('.').map(|rest| rest.split_once('/'));
         match store {
-            Store::Namespaces => NamespaceId::parse(rest).ok().map(Place::Namespace),
-            Store::Users => {
+            NethsmStore::Namespaces => NamespaceId::parse(rest).ok().map(Place::Namespace),
+            NethsmStore::Users => {
                 let spelled = match split {
                     Some(split) => split.map(|(namespace, name)| format!("{namespace}~{name}"))?,
                     None => rest.to_owned(),
                 };
                 UserId::parse(&spelled).ok().map(Place::User)
             }
-            Store::Keys => {
+            NethsmStore::Keys => {
                 let (namespace, id) = match split {
                     Some(split) => split.map(|(namespace, id)| (Some(namespace), id))?,
                     None => (None, rest),
@@ -227,26 +239,26 @@ impl Place {
                 let namespace = namespace.map(NamespaceId::parse).transpose().ok()?;
                 Some(Place::Key(namespace, KeyId::parse(id).ok()?))
             }
-            Store::Config => None,
+            NethsmStore::Config => None,
         }
     }
 }
 
 /// The path of a user.
 pub fn user_path(id: &str) -> String {
-    format!("{}{id}", Store::Users.prefix())
+    format!("{}{id}", NethsmStore::Users.prefix())
 }
 
 /// The path of a namespace.
 pub fn namespace_path(id: &NamespaceId) -> String {
-    format!("{}{id}", Store::Namespaces.prefix())
+    format!("{}{id}", NethsmStore::Namespaces.prefix())
 }
 
 /// The path of a key.
 pub fn key_path(namespace: Option<&NamespaceId>, id: &str) -> String {
     match namespace {
-        None => format!("{}{id}", Store::Keys.prefix()),
-        Some(namespace) => format!("{}.{namespace}/{id}", Store::Keys.prefix()),
+        None => format!("{}{id}", NethsmStore::Keys.prefix()),
+        Some(namespace) => format!("{}.{namespace}/{id}", NethsmStore::Keys.prefix()),
     }
 }
 
@@ -590,10 +602,10 @@ mod tests {
     #[test]
     fn the_keys_of_the_stores_match_the_contract() {
         for (store, key) in [
-            (Store::Users, "20d24b77cc7757a72de921352a14c754c2224b0af1c95b982144014050cdfc3d"),
-            (Store::Keys, "8d34d71df5d472f35f47376312375aced265a146cf697bfe807cd0eace7529f2"),
-            (Store::Namespaces, "033d94707816eea83a55e2839723abbd3771eecb7348f05760b60c417f5cc560"),
-            (Store::Config, "9aa71e909563fc3838998ed43c6442ae3ea9fdfee061a3c5556ff57c5e2d07d0"),
+            (NethsmStore::Users, "20d24b77cc7757a72de921352a14c754c2224b0af1c95b982144014050cdfc3d"),
+            (NethsmStore::Keys, "8d34d71df5d472f35f47376312375aced265a146cf697bfe807cd0eace7529f2"),
+            (NethsmStore::Namespaces, "033d94707816eea83a55e2839723abbd3771eecb7348f05760b60c417f5cc560"),
+            (NethsmStore::Config, "9aa71e909563fc3838998ed43c6442ae3ea9fdfee061a3c5556ff57c5e2d07d0"),
         ] {
             assert_eq!(hex(store.key(&domain()).expose()), key);
         }
@@ -606,7 +618,7 @@ mod tests {
         let v1 = |path: &str| Place::of(Version::V1, path);
         assert_eq!(v1("/key/k"), Place::Key(None, key()));
         assert_eq!(v1("/key/.ns1/k"), Place::Key(Some(ns()), key()));
-        assert_eq!(v1("/key/.version"), Place::StoreVersion(Store::Keys));
+        assert_eq!(v1("/key/.version"), Place::StoreVersion(NethsmStore::Keys));
         for path in ["/authentication/ns1~op", "/authentication/.ns1/op"] {
             assert_eq!(v1(path), Place::User(UserId::parse("ns1~op").unwrap()));
         }

@@ -10,12 +10,12 @@ pub(super) fn nethsm(version: Version, tweak: impl Fn(&mut Vec<(String, Vec<u8>)
     // The same in every file, as it is on one device.
     let locked = seal::seal_at(unlock.expose(), [5; 12], b"passphrase", domain.expose());
     let key = kdf::backup_key(BACKUP.as_bytes(), &backup_salt);
-    let mut entries: Vec<(String, Vec<u8>)> = vec![(upstream::INITIALIZED.into(), vec![])];
-    let stored = |store: Upstream, path: &str, value: &[u8]| {
+    let mut entries: Vec<(String, Vec<u8>)> = vec![(nethsm::INITIALIZED.into(), vec![])];
+    let stored = |store: NethsmStore, path: &str, value: &[u8]| {
         let sealed = seal::seal(store.key(&domain).expose(), path.as_bytes(), value, &TestRng);
         (path.to_owned(), sealed)
     };
-    for store in [Upstream::Users, Upstream::Keys, Upstream::Namespaces] {
+    for store in [NethsmStore::Users, NethsmStore::Keys, NethsmStore::Namespaces] {
         entries.push(stored(store, &store.version_path(), b"0"));
     }
     for (path, role) in
@@ -26,20 +26,20 @@ pub(super) fn nethsm(version: Version, tweak: impl Fn(&mut Vec<(String, Vec<u8>)
         let digest = Digest { scheme: Scheme::HmacSha256, salt, hash: digest };
         let role = Role::ALL.into_iter().find(|known| format!("{known:?}") == role).unwrap();
         let user = UserRecord { real_name: path.into(), role, digest, tags: Default::default() };
-        entries.push(stored(Upstream::Users, &upstream::user_path(path), &upstream::write_user(&user)));
+        entries.push(stored(NethsmStore::Users, &nethsm::user_path(path), &nethsm::write_user(&user)));
     }
     let json = |id: &str, key_type| {
         let key = some_key(key_type, "");
-        let json = upstream::write_key(&key, Some(&[0xff, 0, b'"', b'\\']), 7).unwrap().to_vec();
-        stored(Upstream::Keys, id, &json)
+        let json = nethsm::write_key(&key, Some(&[0xff, 0, b'"', b'\\']), 7).unwrap().to_vec();
+        stored(NethsmStore::Keys, id, &json)
     };
     entries.extend([json("/key/rsa", KeyType::RSA), json("/key/.ns1/ed", KeyType::Curve25519)]);
-    entries.push(stored(Upstream::Namespaces, "/namespace/ns1", b"\"ns1\""));
+    entries.push(stored(NethsmStore::Namespaces, "/namespace/ns1", b"\"ns1\""));
     let tls = identity();
     let device: [(DeviceItem, Vec<u8>); 6] = [
         (DeviceItem::UnlockSalt, unlock_salt.to_vec()),
-        (DeviceItem::Certificate, upstream::write_chain(&tls.chain)),
-        (DeviceItem::PrivateKey, upstream::write_private_pem(&tls.private_key).to_vec()),
+        (DeviceItem::Certificate, nethsm::write_chain(&tls.chain)),
+        (DeviceItem::PrivateKey, nethsm::write_private_pem(&tls.private_key).to_vec()),
         (DeviceItem::TimeOffset, b"-86400".to_vec()),
         (DeviceItem::UnattendedBoot, b"0".to_vec()),
         (DeviceItem::Attended, vec![9; 88]),
@@ -59,14 +59,14 @@ pub(super) fn nethsm(version: Version, tweak: impl Fn(&mut Vec<(String, Vec<u8>)
     }
     match version {
         Version::V0 => {
-            entries.push((upstream::BACKUP_KEY.into(), key.expose().to_vec()));
-            entries.push((upstream::BACKUP_SALT.into(), backup_salt.to_vec()));
-            entries.push((upstream::CONFIG_VERSION.into(), b"0".to_vec()));
+            entries.push((nethsm::BACKUP_KEY.into(), key.expose().to_vec()));
+            entries.push((nethsm::BACKUP_SALT.into(), backup_salt.to_vec()));
+            entries.push((nethsm::CONFIG_VERSION.into(), b"0".to_vec()));
         }
         Version::V1 => {
-            entries.push(stored(Upstream::Config, upstream::BACKUP_KEY, key.expose()));
-            entries.push(stored(Upstream::Config, upstream::BACKUP_SALT, &backup_salt));
-            entries.push((upstream::CONFIG_VERSION.into(), b"1".to_vec()));
+            entries.push(stored(NethsmStore::Config, nethsm::BACKUP_KEY, key.expose()));
+            entries.push(stored(NethsmStore::Config, nethsm::BACKUP_SALT, &backup_salt));
+            entries.push((nethsm::CONFIG_VERSION.into(), b"1".to_vec()));
         }
     }
     entries.sort();
@@ -136,7 +136,7 @@ fn files_of_a_nethsm_are_restored_with_its_users_and_their_passphrases() {
 fn what_cannot_be_read_is_left_out_after_a_full_restore_and_refuses_one_that_serves() {
     let bad = |entries: &mut Vec<(String, Vec<u8>)>, domain: &DomainKey| {
         let stored = |path: &str, value: &[u8]| {
-            let sealed = seal::seal(Upstream::Keys.key(domain).expose(), path.as_bytes(), value, &TestRng);
+            let sealed = seal::seal(NethsmStore::Keys.key(domain).expose(), path.as_bytes(), value, &TestRng);
             (path.to_owned(), sealed)
         };
         entries.push(stored("/key/odd", b"{\"mechanisms\":[],\"priv\":{\"PEM\":\"x\"},\"shape\":1}"));
@@ -162,7 +162,7 @@ fn what_cannot_be_read_is_left_out_after_a_full_restore_and_refuses_one_that_ser
 #[test]
 fn a_file_that_lacks_what_every_backup_has_changes_nothing() {
     let path = |item: DeviceItem| item.path("0000000000");
-    let tls_of_another = upstream::write_chain(&identity().chain);
+    let tls_of_another = nethsm::write_chain(&identity().chain);
     let certificate = path(DeviceItem::Certificate);
     let config_key = [3; 32];
     let other = seal::seal(&config_key, certificate.as_bytes(), &tls_of_another, &TestRng);
@@ -171,8 +171,8 @@ fn a_file_that_lacks_what_every_backup_has_changes_nothing() {
         (path(DeviceItem::PrivateKey), None, "no TLS key"),
         (certificate.clone(), None, "no TLS key"),
         (certificate, Some(other), "do not belong together"),
-        (upstream::CONFIG_VERSION.to_owned(), None, "lacks entries"),
-        (upstream::CONFIG_VERSION.to_owned(), Some(b"2".to_vec()), "unknown version"),
+        (nethsm::CONFIG_VERSION.to_owned(), None, "lacks entries"),
+        (nethsm::CONFIG_VERSION.to_owned(), Some(b"2".to_vec()), "unknown version"),
         (path(DeviceItem::UnlockSalt), Some(vec![0; 44]), "does not open"),
     ] {
         let file = nethsm(Version::V1, |entries, _| {
@@ -208,12 +208,12 @@ fn our_files_have_what_a_nethsm_needs_to_boot() {
     }
     assert!(reader.at_end() && head.ours && head.device_id == hsm.device_id());
     assert_eq!((found["/config/version"].as_slice(), found["/.initialized"].as_slice()), (&b"1"[..], &b""[..]));
-    for store in [Upstream::Users, Upstream::Keys, Upstream::Namespaces] {
+    for store in [NethsmStore::Users, NethsmStore::Keys, NethsmStore::Namespaces] {
         let path = store.version_path();
-        assert_eq!(*upstream::open(&store.key(&domain), &path, &found[&path]).unwrap(), *b"0");
+        assert_eq!(*nethsm::open(&store.key(&domain), &path, &found[&path]).unwrap(), *b"0");
     }
-    for path in [upstream::BACKUP_KEY, upstream::BACKUP_SALT] {
-        upstream::open(&Upstream::Config.key(&domain), path, &found[path]).unwrap();
+    for path in [nethsm::BACKUP_KEY, nethsm::BACKUP_SALT] {
+        nethsm::open(&NethsmStore::Config.key(&domain), path, &found[path]).unwrap();
     }
     let item = |item: DeviceItem| {
         let path = item.path(&head.device_id);
@@ -222,9 +222,9 @@ fn our_files_have_what_a_nethsm_needs_to_boot() {
     let unlock = kdf::unlock_key(UNLOCK.as_bytes(), item(DeviceItem::UnlockSalt).as_slice().try_into().unwrap());
     assert_eq!(*seal::open(unlock.expose(), b"passphrase", &head.locked_domain_key).unwrap(), *domain.expose());
     assert!(item(DeviceItem::PrivateKey).starts_with(b"-----BEGIN PRIVATE KEY-----\n"));
-    assert_eq!(upstream::read_chain(&item(DeviceItem::Certificate)).unwrap().len(), 1);
+    assert_eq!(nethsm::read_chain(&item(DeviceItem::Certificate)).unwrap().len(), 1);
     assert_eq!(*item(DeviceItem::UnattendedBoot), *b"1");
-    assert!(upstream::read_seconds(&item(DeviceItem::TimeOffset)).unwrap() > 0);
+    assert!(nethsm::read_seconds(&item(DeviceItem::TimeOffset)).unwrap() > 0);
     assert_eq!(found[&DeviceItem::Attended.path(&head.device_id)].len(), 88);
     assert!(found.contains_key("/authentication/ns1~operator") && found.contains_key("/key/.ns1/k69"));
     assert!(found.contains_key("/namespace/ns2") && !found.contains_key("/namespace/gone"));
