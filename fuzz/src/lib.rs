@@ -65,7 +65,7 @@ pub fn backup(bytes: &[u8]) {
             assert_eq!(nethsm::read_logging(Format::V1, &nethsm::write_logging(&logging)), Ok(logging));
         }
         if let Ok(path) = std::str::from_utf8(bytes) {
-            let _ = nethsm::Place::of(version, path);
+            let _ = nethsm::EntryPath::of(version, path);
         }
     }
 }

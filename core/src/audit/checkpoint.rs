@@ -9,7 +9,7 @@ use casemate_api::words::SignMode;
 use super::record::{Hash, Member, encode, line};
 use crate::Error;
 use crate::crypto::material::Material;
-use crate::crypto::mech::{self, Live};
+use crate::crypto::mech::{self, LoadedKey};
 use crate::crypto::public::{OID_ED25519, Public};
 use crate::device::store::{Local, LocalChange};
 use crate::rows::path::LocalPath;
@@ -118,7 +118,7 @@ pub fn public_key_from_pem(pem: &str) -> Option<PublicKey> {
 
 /// The audit key of this device.
 pub(super) struct AuditKey {
-    live: Live,
+    loaded: LoadedKey,
     /// Its public part.
     pub(super) public: PublicKey,
 }
@@ -137,14 +137,14 @@ impl AuditKey {
                 material
             }
         };
-        let live = Live::load(&material)?;
-        let Public::Ed25519(public) = live.public() else { return Err(damaged()) };
-        Ok(Self { live, public })
+        let loaded = LoadedKey::load(&material)?;
+        let Public::Ed25519(public) = loaded.public() else { return Err(damaged()) };
+        Ok(Self { loaded, public })
     }
 
     /// Signs a checkpoint.
     pub(super) fn sign(&self, checkpoint: &Checkpoint) -> Result<Signature, Error> {
-        let signature = mech::run(&self.live, Mode::Sign(SignMode::EdDSA), &checkpoint.message(), None)?;
+        let signature = mech::run(&self.loaded, Mode::Sign(SignMode::EdDSA), &checkpoint.message(), None)?;
         signature.as_slice().try_into().map_err(|_| Error::internal("an Ed25519 signature has 64 bytes"))
     }
 

@@ -8,7 +8,7 @@ use casemate_api::limits::STORE_VALUE_MAX_BYTES;
 use casemate_api::{NamespaceId, Role};
 
 use crate::backup::format::Version;
-use crate::backup::nethsm::{self, BadValue, NethsmStore, Place, STORE_VERSION};
+use crate::backup::nethsm::{self, BadValue, EntryPath, NethsmStore, STORE_VERSION};
 use crate::backup::stage::{self, Batch, Staged};
 use crate::crypto::passphrase::Scheme;
 use crate::crypto::secret::{BackupKey, DomainKey, StoreKey};
@@ -408,9 +408,9 @@ impl Job {
     }
 
     fn rows(&mut self, path: &str, value: &[u8]) -> Result<Vec<SealedRow>, BadValue> {
-        match Place::of(self.version, path) {
-            Place::StoreVersion(_) => Ok(Vec::new()),
-            Place::User(id) => {
+        match EntryPath::of(self.version, path) {
+            EntryPath::StoreVersion(_) => Ok(Vec::new()),
+            EntryPath::User(id) => {
                 let user = nethsm::read_user(&self.open(path, value)?)?;
                 let row = self.sealed(&self.tables.users, &RowPath::user(self.to, &id), &user);
                 if !fits(&row) {
@@ -420,7 +420,7 @@ impl Job {
                 self.administrators += usize::from(user.role == Role::Administrator && id.namespace.is_none());
                 Ok(vec![row])
             }
-            Place::Key(namespace, id) => {
+            EntryPath::Key(namespace, id) => {
                 let number = match &namespace {
                     None => Some(ROOT),
                     Some(namespace) => self.namespaces.get(namespace).copied(),
@@ -447,9 +447,9 @@ impl Job {
 
     /// The namespace an entry stands for; none: it is the version of the store.
     fn namespace(&self, path: &str, value: &[u8]) -> Result<Option<NamespaceId>, BadValue> {
-        match Place::of(self.version, path) {
-            Place::StoreVersion(_) => Ok(None),
-            Place::Namespace(id) => {
+        match EntryPath::of(self.version, path) {
+            EntryPath::StoreVersion(_) => Ok(None),
+            EntryPath::Namespace(id) => {
                 let name = nethsm::read_namespace(&self.open(path, value)?)?;
                 if name == id.as_str() { Ok(Some(id)) } else { Err(BadValue("it names another namespace")) }
             }

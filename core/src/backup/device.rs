@@ -11,7 +11,7 @@ use crate::backup::format::Version;
 use crate::backup::nethsm::{self, BadValue, DeviceItem};
 use crate::config::{self, StoredConfig};
 use crate::crypto::material::Material;
-use crate::crypto::mech::Live;
+use crate::crypto::mech::LoadedKey;
 use crate::crypto::seal;
 use crate::crypto::secret::DomainKey;
 use crate::crypto::x509;
@@ -149,8 +149,8 @@ fn tls_identity(key_pem: &[u8], chain: &[u8]) -> Result<TlsIdentity, Error> {
     let chain = nethsm::read_chain(chain).map_err(|_| unfit())?;
     let leaf = x509_cert::Certificate::from_der(chain.first().ok_or_else(unfit)?).map_err(|_| unfit())?;
     let certified = leaf.tbs_certificate().subject_public_key_info().to_der().map_err(|_| unfit())?;
-    let live = Live::load(&material).map_err(|_| unfit())?;
-    let own = live.public().spki().ok().flatten().and_then(|spki| spki.to_der().ok()).ok_or_else(unfit)?;
+    let loaded = LoadedKey::load(&material).map_err(|_| unfit())?;
+    let own = loaded.public().spki().ok().flatten().and_then(|spki| spki.to_der().ok()).ok_or_else(unfit)?;
     if own != certified {
         return Err(unfit());
     }

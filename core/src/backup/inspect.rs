@@ -5,9 +5,9 @@
 use casemate_api::{KeyType, Mechanism, Passphrase};
 
 use crate::backup::format::{FormatError, Version};
-use crate::backup::nethsm::{self, DeviceItem, NethsmStore, Place, STORE_VERSION};
+use crate::backup::nethsm::{self, DeviceItem, EntryPath, NethsmStore, STORE_VERSION};
 use crate::backup::read::{Entry, Item, Reader};
-use crate::crypto::mech::{self, Live};
+use crate::crypto::mech::{self, LoadedKey};
 use crate::crypto::secret::DomainKey;
 use crate::crypto::{kdf, seal};
 use crate::error::Error;
@@ -92,8 +92,8 @@ impl Inspector {
                     finding
                 }
                 Item::Entry(Entry { path, value }) => {
-                    let place = Place::of(self.version, &path);
-                    if let Place::Device { device, item: DeviceItem::UnlockSalt } = &place
+                    let entry = EntryPath::of(self.version, &path);
+                    if let EntryPath::Device { device, item: DeviceItem::UnlockSalt } = &entry
                         && *device == self.device_id
                     {
                         let salt = match &self.config_key {
@@ -104,7 +104,7 @@ impl Inspector {
                         };
                         self.unlock_salt = salt.and_then(|salt| salt.try_into().ok());
                     }
-                    Finding::Entry { kind: kind(&place), bytes: value.len(), path }
+                    Finding::Entry { kind: kind(&entry), bytes: value.len(), path }
                 }
                 Item::End => Finding::End,
             });
@@ -187,25 +187,26 @@ impl Verifier {
 
     fn verdict(&self, item: Item) -> Option<Verdict> {
         let Item::Entry(Entry { path, value }) = item else { return None };
-        let place = Place::of(self.version, &path);
-        let store = match &place {
-            Place::User(_) | Place::StoreVersion(NethsmStore::Users) => NethsmStore::Users,
-            Place::Namespace(_) | Place::StoreVersion(NethsmStore::Namespaces) => NethsmStore::Namespaces,
-            Place::Key(..) | Place::StoreVersion(_) => NethsmStore::Keys,
+        let entry = EntryPath::of(self.version, &path);
+        let store = match &entry {
+            EntryPath::User(_) | EntryPath::StoreVersion(NethsmStore::Users) => NethsmStore::Users,
+            EntryPath::Namespace(_) | EntryPath::StoreVersion(NethsmStore::Namespaces) => NethsmStore::Namespaces,
+            EntryPath::Key(..) | EntryPath::StoreVersion(_) => NethsmStore::Keys,
             _ => return None,
         };
         let plain = nethsm::open(&store.key(&self.domain), &path, &value);
         let Ok(plain) = plain else { return Some(Verdict::Bad { path, why: "its seal does not hold".into() }) };
-        let read = match &place {
-            Place::User(_) => nethsm::read_user(&plain).map(|_| None),
-            Place::Namespace(id) => nethsm::read_namespace(&plain)
+        let read = match &entry {
+            EntryPath::User(_) => nethsm::read_user(&plain).map(|_| None),
+            EntryPath::Namespace(id) => nethsm::read_namespace(&plain)
                 .map(|name| (name != id.as_str()).then(|| "it names another namespace".to_owned())),
-            Place::Key(..) => match nethsm::read_key(&plain, Default::default()) {
+            EntryPath::Key(..) => match nethsm::read_key(&plain, Default::default()) {
                 Err(why) => Err(why),
                 Ok(full) => {
                     let (key_type, mechanisms) = (full.record.key_type(), full.record.mechanisms.list());
-                    let used =
-                        Live::load(&full.record.material).map_err(Error::from).and_then(|live| mech::check(&live));
+                    let used = LoadedKey::load(&full.record.material)
+                        .map_err(Error::from)
+                        .and_then(|loaded| mech::self_test(&loaded));
                     match used {
                         Ok(()) => return Some(Verdict::Key { path, key_type, mechanisms }),
                         Err(why) => Ok(Some(format!("it cannot be used: {why}"))),
@@ -236,15 +237,15 @@ fn items(reader: &mut Reader, unlocked: &mut bool, passphrase: &Passphrase) -> R
     Ok(items)
 }
 
-fn kind(place: &Place) -> &'static str {
-    match place {
-        Place::Initialized | Place::StoreVersion(_) | Place::ConfigVersion => "version",
-        Place::User(_) => "user",
-        Place::Namespace(_) => "namespace",
-        Place::Key(..) => "key",
-        Place::Shared => "configuration",
-        Place::Device { .. } => "device",
-        Place::Manifest => "list of entries",
-        Place::Other => "unknown",
+fn kind(entry: &EntryPath) -> &'static str {
+    match entry {
+        EntryPath::Initialized | EntryPath::StoreVersion(_) | EntryPath::ConfigVersion => "version",
+        EntryPath::User(_) => "user",
+        EntryPath::Namespace(_) => "namespace",
+        EntryPath::Key(..) => "key",
+        EntryPath::Shared => "configuration",
+        EntryPath::Device { .. } => "device",
+        EntryPath::Manifest => "list of entries",
+        EntryPath::Other => "unknown",
     }
 }

@@ -103,7 +103,7 @@ pub fn open(key: &StoreKey, path: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u
 
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum EntryPath {
     /// [`INITIALIZED`]
     Initialized,
     /// The version of a store.
@@ -187,19 +187,19 @@ impl DeviceItem {
     }
 }
 
-impl Place {
-    /// What `path` names in a backup of this version. Names that are none of ours are [`Place::Other`].
+impl EntryPath {
+    /// What `path` names in a backup of this version. Names that are none of ours are [`EntryPath::Other`].
     pub fn of(version: Version, path: &str) -> Self {
         for store in [NethsmStore::Users, NethsmStore::Keys, NethsmStore::Namespaces] {
             if let Some(rest) = path.strip_prefix(store.prefix()) {
-                return Self::in_store(store, rest).unwrap_or(Place::Other);
+                return Self::in_store(store, rest).unwrap_or(EntryPath::Other);
             }
         }
         match path {
-            INITIALIZED => return Place::Initialized,
-            CONFIG_VERSION => return Place::ConfigVersion,
-            BACKUP_KEY | BACKUP_SALT | CLUSTER_CA => return Place::Shared,
-            MANIFEST => return Place::Manifest,
+            INITIALIZED => return EntryPath::Initialized,
+            CONFIG_VERSION => return EntryPath::ConfigVersion,
+            BACKUP_KEY | BACKUP_SALT | CLUSTER_CA => return EntryPath::Shared,
+            MANIFEST => return EntryPath::Manifest,
             _ => {}
         }
         let (device, name) = match version {
@@ -211,25 +211,25 @@ impl Place {
         };
         let item = DEVICE_ITEMS.iter().find(|(_, known)| Some(*known) == name).map(|(item, _)| *item);
         match (device, item) {
-            (Some(device), Some(item)) => Place::Device { device: device.to_owned(), item },
-            _ => Place::Other,
+            (Some(device), Some(item)) => EntryPath::Device { device: device.to_owned(), item },
+            _ => EntryPath::Other,
         }
     }
 
     fn in_store(store: NethsmStore, rest: &str) -> Option<Self> {
         if rest == ".version" {
-            return Some(Place::StoreVersion(store));
+            return Some(EntryPath::StoreVersion(store));
         }
         // `.namespace/name`
         let split = rest.strip_prefix('.').map(|rest| rest.split_once('/'));
         match store {
-            NethsmStore::Namespaces => NamespaceId::parse(rest).ok().map(Place::Namespace),
+            NethsmStore::Namespaces => NamespaceId::parse(rest).ok().map(EntryPath::Namespace),
             NethsmStore::Users => {
                 let spelled = match split {
                     Some(split) => split.map(|(namespace, name)| format!("{namespace}~{name}"))?,
                     None => rest.to_owned(),
                 };
-                UserId::parse(&spelled).ok().map(Place::User)
+                UserId::parse(&spelled).ok().map(EntryPath::User)
             }
             NethsmStore::Keys => {
                 let (namespace, id) = match split {
@@ -237,7 +237,7 @@ impl Place {
                     None => (None, rest),
                 };
                 let namespace = namespace.map(NamespaceId::parse).transpose().ok()?;
-                Some(Place::Key(namespace, KeyId::parse(id).ok()?))
+                Some(EntryPath::Key(namespace, KeyId::parse(id).ok()?))
             }
             NethsmStore::Config => None,
         }
@@ -590,7 +590,7 @@ pub fn write_logging(logging: &Logging) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::mech::Live;
+    use crate::crypto::mech::LoadedKey;
     use crate::crypto::mech::tests::any_key;
     use base16ct::lower::encode_string as hex;
     use casemate_api::KeyType;
@@ -615,14 +615,14 @@ mod tests {
     fn paths_name_what_they_name() {
         let ns = || NamespaceId::parse("ns1").unwrap();
         let key = || KeyId::parse("k").unwrap();
-        let v1 = |path: &str| Place::of(Version::V1, path);
-        assert_eq!(v1("/key/k"), Place::Key(None, key()));
-        assert_eq!(v1("/key/.ns1/k"), Place::Key(Some(ns()), key()));
-        assert_eq!(v1("/key/.version"), Place::StoreVersion(NethsmStore::Keys));
+        let v1 = |path: &str| EntryPath::of(Version::V1, path);
+        assert_eq!(v1("/key/k"), EntryPath::Key(None, key()));
+        assert_eq!(v1("/key/.ns1/k"), EntryPath::Key(Some(ns()), key()));
+        assert_eq!(v1("/key/.version"), EntryPath::StoreVersion(NethsmStore::Keys));
         for path in ["/authentication/ns1~op", "/authentication/.ns1/op"] {
-            assert_eq!(v1(path), Place::User(UserId::parse("ns1~op").unwrap()));
+            assert_eq!(v1(path), EntryPath::User(UserId::parse("ns1~op").unwrap()));
         }
-        assert_eq!(v1("/namespace/ns1"), Place::Namespace(ns()));
+        assert_eq!(v1("/namespace/ns1"), EntryPath::Namespace(ns()));
         for path in [
             "/key/",
             "/key/.ns1",
@@ -632,16 +632,16 @@ mod tests {
             "/namespace/a/b",
             "/config/ip-config",
         ] {
-            assert_eq!(v1(path), Place::Other, "{path}");
+            assert_eq!(v1(path), EntryPath::Other, "{path}");
         }
-        let device = |device: &str, item| Place::Device { device: device.into(), item };
+        let device = |device: &str, item| EntryPath::Device { device: device.into(), item };
         assert_eq!(v1("/local/0000000000/config/unlock-salt"), device("0000000000", DeviceItem::UnlockSalt));
-        assert_eq!(Place::of(Version::V0, "/config/unlock-salt"), device("", DeviceItem::UnlockSalt));
-        assert_eq!(Place::of(Version::V0, "/domain-key/attended"), device("", DeviceItem::Attended));
+        assert_eq!(EntryPath::of(Version::V0, "/config/unlock-salt"), device("", DeviceItem::UnlockSalt));
+        assert_eq!(EntryPath::of(Version::V0, "/domain-key/attended"), device("", DeviceItem::Attended));
         for (item, _) in DEVICE_ITEMS {
             assert_eq!(v1(&item.path("x")), device("x", item));
         }
-        assert_eq!(v1(&key_path(Some(&ns()), "k")), Place::Key(Some(ns()), key()));
+        assert_eq!(v1(&key_path(Some(&ns()), "k")), EntryPath::Key(Some(ns()), key()));
         assert_eq!(
             DeviceItem::Unattended.slot_label(Version::V1, "0000000000").unwrap(),
             b"local/0000000000/domain-keyunattended"
@@ -674,7 +674,7 @@ mod tests {
     fn keys_of_every_type_survive_with_all_that_belongs_to_them() {
         for key_type in KeyType::ALL {
             let material = any_key(key_type);
-            let public = Live::load(&material).unwrap().public();
+            let public = LoadedKey::load(&material).unwrap().public();
             let mechanisms: Vec<_> =
                 mechanisms::TABLE.iter().filter(|row| row.key == key_type).map(|row| row.mechanism).collect();
             let tags = vec!["b".to_owned(), "ü".to_owned()];
@@ -686,7 +686,7 @@ mod tests {
             assert_eq!(read.record.mechanisms, record.mechanisms);
             assert_eq!((&read.record.label, &read.record.tags), (&record.label, &record.tags));
             assert_eq!((read.record.uid, read.record.key_type()), ([2; 16], key_type));
-            assert_eq!(Live::load(&read.record.material).unwrap().public(), public);
+            assert_eq!(LoadedKey::load(&read.record.material).unwrap().public(), public);
             let same = |a: &Material, b: &Material| {
                 let (mut one, mut two) = (vec![], vec![]);
                 a.encode(&mut one);

@@ -47,7 +47,7 @@ pub struct Backup {
     manifest: Option<Manifest>,
     stage: Stage,
     ends: Duration,
-    _place: Place,
+    _slot: BackupSlot,
 }
 
 /// What comes next.
@@ -71,7 +71,7 @@ impl Backups<'_> {
         let (tables, device) = (self.ring.tables, self.ring.device);
         let unset = || Error::Precondition("Please configure backup key before doing a backup.".into());
         let secret = self.secret().await?.ok_or_else(unset)?;
-        let place = Place::take(self.running)?;
+        let slot = BackupSlot::take(self.running)?;
         // So that what was counted until now is in the view.
         self.ring.flush_counters().await?;
         let damaged = || Error::internal("slot 0 is missing");
@@ -102,7 +102,7 @@ impl Backups<'_> {
             manifest: None,
             stage: Stage::Head,
             ends: device.platform.clock.monotonic() + Duration::from_millis(BACKUP_MAX_MS),
-            _place: place,
+            _slot: slot,
         })
     }
 
@@ -389,19 +389,19 @@ async fn page(
 }
 
 /// A place among the backups that run at once; each holds a view of the store.
-struct Place(Arc<AtomicUsize>);
+struct BackupSlot(Arc<AtomicUsize>);
 
-impl Place {
+impl BackupSlot {
     fn take(running: &Arc<AtomicUsize>) -> Result<Self, Error> {
-        let place = Self(running.clone());
+        let slot = Self(running.clone());
         if running.fetch_add(1, Ordering::SeqCst) >= BACKUPS_RUNNING_MAX {
             return Err(Error::Unavailable("Too many backups are being made at once. Try again.".into()));
         }
-        Ok(place)
+        Ok(slot)
     }
 }
 
-impl Drop for Place {
+impl Drop for BackupSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }

@@ -15,7 +15,7 @@ use super::chain::{chain_pem, check_chain, is_authority, leads_to, parse_chain, 
 use crate::config::Config;
 use crate::crypto::digest::sha256;
 use crate::crypto::material::Material;
-use crate::crypto::mech::Live;
+use crate::crypto::mech::LoadedKey;
 use crate::crypto::x509;
 use crate::device::store::LocalChange;
 use crate::error::{Error, Text};
@@ -38,7 +38,7 @@ pub fn fresh_identity(key_type: KeyType, bits: usize, rng: &dyn Rng, names: &[St
     let material = Material::generate(key_type, bits, rng)?;
     let mut serial = [0; 16];
     rng.fill(&mut serial);
-    let certificate = x509::self_signed_der(&Live::load(&material)?, "keyfender", names, serial)?;
+    let certificate = x509::self_signed_der(&LoadedKey::load(&material)?, "keyfender", names, serial)?;
     Ok(TlsIdentity { private_key: x509::pkcs8_der(&material)?, chain: vec![certificate] })
 }
 
@@ -66,7 +66,7 @@ impl Config<'_> {
         let sign = move || {
             let unreadable = |why: Error| Error::internal(format!("the stored TLS key: {why}"));
             let material = Material::from_pkcs8(&identity.private_key).map_err(unreadable)?;
-            x509::csr_pem(&Live::load(&material)?, &subject)
+            x509::csr_pem(&LoadedKey::load(&material)?, &subject)
         };
         // The primes of an RSA key are tested as it is read.
         self.life.off_thread(&*self.device.platform.pool, Work::Slow, Party::ROOT, sign).await?

@@ -13,7 +13,7 @@ use super::material::{Material, scalar_bytes};
 use crate::Error;
 use crate::crypto::mech::rsa_numbers::{E_BITS_MAX, bit_length, divides_less_one, minimal, multiply};
 use crate::crypto::mech::{Failed, ffi};
-use crate::crypto::mech::{Live, MechError};
+use crate::crypto::mech::{LoadedKey, MechError};
 use crate::crypto::secret::{SecretBytes, Seed};
 use crate::runtime::stall;
 
@@ -78,7 +78,7 @@ pub(super) fn checked_ec(key_type: KeyType, scalar: &[u8]) -> Result<Material, E
         return Err(Error::invalid(format!("The private key of {name} must have exactly {len} bytes.")));
     }
     let material = Material::Ec { key_type, scalar: SecretBytes::from_slice(scalar) };
-    match Live::load(&material) {
+    match LoadedKey::load(&material) {
         Ok(_) => Ok(material),
         Err(_) => Err(Error::invalid(format!("The private key is out of the range of {name}."))),
     }
@@ -130,7 +130,7 @@ pub(super) fn checked_rsa(p: &[u8], q: &[u8], e: &[u8], primes: Primes) -> Resul
     if primes == Primes::Test && (!prime(p)? || !prime(q)?) {
         return Err(Error::invalid("The RSA primes are not prime."));
     }
-    match Live::load(&material) {
+    match LoadedKey::load(&material) {
         Ok(_) => Ok(material),
         Err(_) => Err(Error::invalid("The RSA key is not usable.")),
     }
@@ -190,7 +190,7 @@ mod tests {
                 Material::Generic(bytes) => data(key_type, bytes.expose()),
             };
             let imported = imported.unwrap();
-            assert_eq!(Live::load(&imported).unwrap().public(), Live::load(&material).unwrap().public());
+            assert_eq!(LoadedKey::load(&imported).unwrap().public(), LoadedKey::load(&material).unwrap().public());
         }
         for len in [0, 1, 17, 5000] {
             assert!(data(KeyType::Generic, &vec![1; len]).is_ok());
@@ -216,9 +216,9 @@ mod tests {
         for (bits, e) in [((46, 46), 257u64), ((64, 32), 65537), ((1000, 50), 8_589_934_583)] {
             let material = rsa(&prime(bits.0, e), &prime(bits.1, e), &e.to_be_bytes()).unwrap();
             assert!(in_openssl(&material).rsa().unwrap().check_key().unwrap());
-            let live = Live::load(&material).unwrap();
+            let loaded = LoadedKey::load(&material).unwrap();
             let mode = Mode::Decrypt(DecryptMode::RAW);
-            assert_eq!(mech::run(&live, mode, &[2], None).unwrap().len(), live.modulus_bits().div_ceil(8));
+            assert_eq!(mech::run(&loaded, mode, &[2], None).unwrap().len(), loaded.modulus_bits().div_ceil(8));
         }
     }
 

@@ -38,7 +38,7 @@ pub enum Material {
     Generic(SecretBytes),
 }
 
-/// Whether [`Live::load`] of such a key is short enough for a thread that serves requests: at most 0.06 ms. P-521 takes 0.09 and
+/// Whether [`LoadedKey::load`] of such a key is short enough for a thread that serves requests: at most 0.06 ms. P-521 takes 0.09 and
 /// its use twice that, which together is too long; Brainpool curves take 0.2 to 0.8 ms, RSA up to a tenth of a second.
 pub(crate) fn loads_quickly(key_type: KeyType) -> bool {
     match key_type {
@@ -134,7 +134,7 @@ impl Material {
         }
     }
 
-    /// Reads an encoding. `None` if it is none; whether its numbers make a key is for [`Live::load`](crate::crypto::mech::Live::load) to find out.
+    /// Reads an encoding. `None` if it is none; whether its numbers make a key is for [`LoadedKey::load`](crate::crypto::mech::LoadedKey::load) to find out.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (tag, rest) = bytes.split_first()?;
         match *tag {
@@ -163,7 +163,7 @@ impl Material {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::mech::Live;
+    use crate::crypto::mech::LoadedKey;
     use crate::crypto::mech::tests::{TestRng, any_key, hex};
     use crate::runtime::Rng;
     use proptest::prelude::*;
@@ -239,7 +239,7 @@ mod tests {
         for key_type in KeyType::ALL {
             let material = any_key(key_type);
             let read = Material::decode(&encoded(&material)).unwrap();
-            let (before, after) = (Live::load(&material).unwrap(), Live::load(&read).unwrap());
+            let (before, after) = (LoadedKey::load(&material).unwrap(), LoadedKey::load(&read).unwrap());
             assert_eq!(before.public(), after.public());
             assert_eq!(before.key_type(), key_type);
             assert!(before.memory_bytes() > 0);
@@ -291,14 +291,14 @@ mod tests {
 
     #[test]
     fn impossible_keys_do_not_load() {
-        let ec = |key_type, scalar| Live::load(&Material::Ec { key_type, scalar: SecretBytes::from_vec(scalar) });
+        let ec = |key_type, scalar| LoadedKey::load(&Material::Ec { key_type, scalar: SecretBytes::from_vec(scalar) });
         for (_, key_type) in TAGS_EC {
             let len = scalar_bytes(key_type).unwrap();
             assert!(ec(key_type, vec![0; len]).is_err() && ec(key_type, vec![0xff; len]).is_err());
         }
         assert!(ec(KeyType::RSA, vec![1; 32]).is_err());
         let rsa = |p: &[u8], q: &[u8], e| {
-            Live::load(&Material::Rsa { p: SecretBytes::from_slice(p), q: SecretBytes::from_slice(q), e })
+            LoadedKey::load(&Material::Rsa { p: SecretBytes::from_slice(p), q: SecretBytes::from_slice(q), e })
         };
         assert!(rsa(&[13], &[13], 5).is_err() && rsa(&[11], &[13], 5).is_err() && rsa(&[11], &[13], 2).is_err());
         assert!(rsa(&[], &[], 65537).is_err() && rsa(&[0], &[4], 65537).is_err() && rsa(&[4], &[8], 3).is_err());
@@ -313,7 +313,7 @@ mod tests {
             if let Some(material) = Material::decode(&bytes) {
                 prop_assert_eq!(encoded(&material), bytes);
                 // Whatever the numbers are, loading answers.
-                let _ = Live::load(&material).map(|live| live.public());
+                let _ = LoadedKey::load(&material).map(|loaded| loaded.public());
             }
         }
     }

@@ -16,7 +16,7 @@ use super::import::{Primes, checked_ec, checked_rsa};
 use super::material::{Material, scalar_bytes};
 use super::public::{OID_EC, OID_ED25519, OID_RSA, Public, curve_type};
 use crate::Error;
-use crate::crypto::mech::Live;
+use crate::crypto::mech::LoadedKey;
 use crate::crypto::mech::ffi::RsaKey;
 use crate::crypto::mech::rsa_numbers::{Numbers, minimal};
 use crate::crypto::secret::Seed;
@@ -123,7 +123,7 @@ fn padded(key_type: KeyType, scalar: &[u8]) -> Zeroizing<Vec<u8>> {
 /// Refuses a key whose enclosed public key is not its own.
 fn same_public(material: &Material, enclosed: Option<&[u8]>) -> Result<(), Error> {
     let Some(enclosed) = enclosed else { return Ok(()) };
-    let same = match Live::load(material)?.public() {
+    let same = match LoadedKey::load(material)?.public() {
         Public::Ec { point, .. } => match (enclosed.split_first(), point.split_first()) {
             // Compressed (SEC 1 §2.3.3): 2 or 3 by the parity of Y, then X.
             (Some((sign @ (2 | 3), x)), Some((_, own))) => {
@@ -205,7 +205,7 @@ mod tests {
             for (material, pem) in forms(key_type) {
                 let read = Material::from_pem(&pem).unwrap();
                 assert_eq!(read.key_type(), key_type);
-                assert_eq!(Live::load(&read).unwrap().public(), Live::load(&material).unwrap().public());
+                assert_eq!(LoadedKey::load(&read).unwrap().public(), LoadedKey::load(&material).unwrap().public());
             }
         }
     }
@@ -237,7 +237,7 @@ mod tests {
                         refusal(&pem); // only named curves
                         continue;
                     }
-                    let read = Live::load(&Material::from_pem(&pem).unwrap()).unwrap().public();
+                    let read = LoadedKey::load(&Material::from_pem(&pem).unwrap()).unwrap().public();
                     assert_eq!(read, Public::Ec { key_type, point: point.clone() });
                 }
             }
@@ -321,7 +321,7 @@ mod tests {
             };
             der::pem::encode_string("EC PRIVATE KEY", der::pem::LineEnding::LF, &key.to_der().unwrap()).unwrap()
         };
-        let point = |material: &Material| match Live::load(material).unwrap().public() {
+        let point = |material: &Material| match LoadedKey::load(material).unwrap().public() {
             Public::Ec { point, .. } => point,
             _ => panic!(),
         };

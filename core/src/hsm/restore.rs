@@ -27,7 +27,7 @@ use crate::backup::convert::{Conversion, OnBad, Source, clear_up, report};
 use crate::backup::device::{self, Items};
 use crate::backup::envelope::Head;
 use crate::backup::format::FormatError;
-use crate::backup::nethsm::{self, DeviceItem, NethsmStore, Place};
+use crate::backup::nethsm::{self, DeviceItem, EntryPath, NethsmStore};
 use crate::backup::passphrase::backup_key;
 use crate::backup::read::{Entry, Item, Reader};
 use crate::backup::stage::{self, Moved, Staging};
@@ -323,29 +323,29 @@ impl Restore {
             return Err(Error::internal("an entry in front of the head"));
         };
         let Entry { path, value } = entry;
-        match Place::of(head.version, &path) {
-            Place::Initialized | Place::Manifest => {}
-            Place::ConfigVersion if value.as_slice() == nethsm::config_version(head.version) => {
+        match EntryPath::of(head.version, &path) {
+            EntryPath::Initialized | EntryPath::Manifest => {}
+            EntryPath::ConfigVersion if value.as_slice() == nethsm::config_version(head.version) => {
                 self.version_seen = true
             }
-            Place::ConfigVersion => {
+            EntryPath::ConfigVersion => {
                 return Err(Error::invalid(
                     "The backup is of an unknown version of NetHSM's store. Nothing was restored.",
                 ));
             }
-            Place::StoreVersion(_) | Place::Shared if value.len() > SMALL_ENTRY_MAX_BYTES => {
+            EntryPath::StoreVersion(_) | EntryPath::Shared if value.len() > SMALL_ENTRY_MAX_BYTES => {
                 return Err(Error::invalid(format!(
                     "The entry {path} of the backup is too large. Nothing was restored."
                 )));
             }
-            Place::StoreVersion(store) => {
+            EntryPath::StoreVersion(store) => {
                 self.stores_seen.insert(store.version_path());
                 staging.add(&path, &value).await?;
             }
-            Place::User(_) | Place::Namespace(_) | Place::Key(..) | Place::Shared => {
+            EntryPath::User(_) | EntryPath::Namespace(_) | EntryPath::Key(..) | EntryPath::Shared => {
                 staging.add(&path, &value).await?;
             }
-            Place::Device { device, item } if device == head.device_id => {
+            EntryPath::Device { device, item } if device == head.device_id => {
                 let slot = matches!(item, DeviceItem::Attended | DeviceItem::Unattended);
                 let plain = match &head.config_key {
                     Some(key) if !slot => nethsm::open(key, &path, &value).map_err(|_| {
@@ -362,10 +362,10 @@ impl Restore {
                 self.items.insert(item, plain);
             }
             // Another device of a cluster.
-            Place::Device { .. } => {}
+            EntryPath::Device { .. } => {}
             // What is in a store but has no known name is looked at again when it is converted, and reported there.
-            Place::Other if NethsmStore::holds(&path) => staging.add(&path, &value).await?,
-            Place::Other => {
+            EntryPath::Other if NethsmStore::holds(&path) => staging.add(&path, &value).await?,
+            EntryPath::Other => {
                 tracing::warn!(target: "hsm.backup", path, "an entry of the backup is not known and is left out")
             }
         }

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::identity::caller::{Caller, Scope};
 use crate::identity::right::By;
 use crate::identity::right::{self, ATTEMPTS, Change};
-use crate::keys::quotas::{End, signed, stored_bytes};
+use crate::keys::quotas::{Applied, signed, stored_bytes};
 use crate::keys::ring::Keyring;
 use crate::keys::usable::Key;
 use crate::rows::key::{KeyRecord, Mechanisms, check_mechanisms};
@@ -191,11 +191,11 @@ impl ManagedKeys<'_> {
         let path = self.path(&id);
         let record = KeyRecord::new(uid, properties.mechanisms, properties.label, properties.tags, material);
         let sealed = self.ring.tables.keys.sealed(&path, Revision::default(), &record)?;
-        let mut place = self.ring.hold_account(self.scope).await?;
-        place.begin(1, signed(sealed.value_bytes()))?;
+        let mut quota = self.ring.hold_account(self.scope).await?;
+        quota.reserve(1, signed(sealed.value_bytes()))?;
         let transaction = Transaction::default().absent(&path).put(sealed);
         let committed = self.commit(transaction).await;
-        place.end(&committed);
+        quota.settle(&committed);
         match committed? {
             Committed::At(_) => {
                 tracing::info!(target: "hsm.key", "created ({id})");
@@ -214,14 +214,14 @@ impl ManagedKeys<'_> {
         let id = &key.id;
         let path = self.path(id);
         for _ in 0..ATTEMPTS {
-            let mut place = self.ring.hold_account(self.scope).await?;
+            let mut quota = self.ring.hold_account(self.scope).await?;
             let row = self.ring.tables.keys.read(&path).await?.filter(|row| row.record.uid == key.row.record.uid);
             let row = row.ok_or_else(Error::not_found)?;
             let uid = row.record.uid;
-            if place.counts() {
+            if quota.is_set() {
                 let certificate = self.ring.tables.certificates.read(&self.certificate_path(uid)).await?;
                 let certificate = certificate.map_or(0, |row| stored_bytes(&row.record));
-                place.begin(-1, -(stored_bytes(&row.record) + certificate))?;
+                quota.reserve(-1, -(stored_bytes(&row.record) + certificate))?;
             }
             let transaction = Transaction::default()
                 .at(&path, row.revision)
@@ -229,7 +229,7 @@ impl ManagedKeys<'_> {
                 .delete(&self.certificate_path(uid))
                 .delete(&RowPath::counter(self.ring.tables.generation, self.key(uid), &self.ring.device.id));
             let committed = self.commit(transaction).await;
-            place.end(&committed);
+            quota.settle(&committed);
             if let Committed::At(_) = committed? {
                 self.ring.state.counters.forget(self.key(uid));
                 tracing::info!(target: "hsm.key", "removed ({id})");
@@ -245,7 +245,7 @@ impl ManagedKeys<'_> {
         let (from, to) = (self.path(id), self.path(new_id));
         let taken = || Error::Exists(format!("Key '{new_id}' already exists").into());
         // It changes no count, but others count on which key has which id.
-        let _place = self.ring.hold_account(self.scope).await?;
+        let _quota = self.ring.hold_account(self.scope).await?;
         for _ in 0..ATTEMPTS {
             let row = self.ring.tables.keys.read(&from).await?.filter(|row| row.record.uid == key.row.record.uid);
             let row = row.ok_or_else(Error::not_found)?;
@@ -308,22 +308,22 @@ impl ManagedKeys<'_> {
 
     async fn change(&self, id: &KeyId, change: impl Fn(KeyRecord) -> Option<KeyRecord>) -> Result<Change, Error> {
         let path = self.path(id);
-        let mut place = self.ring.hold_account(self.scope).await?;
-        if place.counts()
+        let mut quota = self.ring.hold_account(self.scope).await?;
+        if quota.is_set()
             && let Some(row) = self.ring.tables.keys.read(&path).await?
         {
             let before = stored_bytes(&row.record);
             if let Some(changed) = change(row.record) {
-                place.begin(0, stored_bytes(&changed) - before)?;
+                quota.reserve(0, stored_bytes(&changed) - before)?;
             }
         }
         let tables = self.ring.tables;
         let fence = |transaction| self.fence(transaction);
         let by = By::Caller(self.caller);
         let changed = right::update(tables, by, &tables.keys, &path, fence, |record| Ok(change(record))).await;
-        place.end(match &changed {
-            Ok(Some(Change::Done)) => End::Done,
-            Ok(Some(Change::Unchanged) | None) => End::Not,
+        quota.settle(match &changed {
+            Ok(Some(Change::Done)) => Applied::Yes,
+            Ok(Some(Change::Unchanged) | None) => Applied::No,
             Err(why) => why.into(),
         });
         changed?.ok_or(Error::NotFound(Some("key not found".into())))
@@ -338,11 +338,11 @@ impl ManagedKeys<'_> {
                 self.ring.tables.keys.read(&path).await?.ok_or(Error::NotFound(Some("keyID not found".into())))?;
             let certificate = self.certificate_path(key.record.uid);
             let sealed = self.ring.tables.certificates.sealed(&certificate, Revision::default(), &record)?;
-            let mut place = self.ring.hold_account(self.scope).await?;
-            place.begin(0, signed(sealed.value_bytes()))?;
+            let mut quota = self.ring.hold_account(self.scope).await?;
+            quota.reserve(0, signed(sealed.value_bytes()))?;
             let transaction = Transaction::default().absent(&certificate).at(&path, key.revision).put(sealed);
             let committed = self.commit(transaction).await;
-            place.end(&committed);
+            quota.settle(&committed);
             match committed? {
                 Committed::At(_) => {
                     tracing::info!(target: "hsm.key", "update ({id}): added certificate");
@@ -359,12 +359,12 @@ impl ManagedKeys<'_> {
     pub async fn delete_certificate(&self, key: &Key) -> Result<(), Error> {
         let path = self.certificate_path(key.row.record.uid);
         let none = || Error::NotFound(Some("There is no certificate for this KeyID.".into()));
-        let mut place = self.ring.hold_account(self.scope).await?;
+        let mut quota = self.ring.hold_account(self.scope).await?;
         let row = self.ring.tables.certificates.read(&path).await?.ok_or_else(none)?;
-        place.begin(0, -stored_bytes(&row.record))?;
+        quota.reserve(0, -stored_bytes(&row.record))?;
         let transaction = Transaction::default().at(&path, row.revision).delete(&path);
         let committed = self.commit(transaction).await;
-        place.end(&committed);
+        quota.settle(&committed);
         match committed? {
             Committed::At(_) => {
                 tracing::info!(target: "hsm.key", "update ({}): removed certificate", key.id);

@@ -56,9 +56,9 @@ impl Accounts {
 }
 
 /// A hold on the account of a namespace, if it has a quota, while something in it is changed.
-pub(crate) struct Place(Option<Held>);
+pub(crate) struct QuotaGuard(Option<HeldAccount>);
 
-struct Held {
+struct HeldAccount {
     usage: MutexGuardArc<Option<Usage>>,
     /// What the usage becomes if the change that runs is carried out.
     after: Option<Usage>,
@@ -68,42 +68,42 @@ struct Held {
 
 /// What became of a change.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    Done,
-    Not,
+pub(crate) enum Applied {
+    Yes,
+    No,
     Unknown,
 }
 
-impl From<&Result<Committed, Error>> for End {
+impl From<&Result<Committed, Error>> for Applied {
     fn from(result: &Result<Committed, Error>) -> Self {
         match result {
-            Ok(Committed::At(_)) => End::Done,
-            Ok(Committed::Conflict(_)) => End::Not,
+            Ok(Committed::At(_)) => Applied::Yes,
+            Ok(Committed::Conflict(_)) => Applied::No,
             Err(why) => why.into(),
         }
     }
 }
 
-impl From<&Error> for End {
+impl From<&Error> for Applied {
     /// What leaves it open costs a count of the whole namespace, so a store that others keep busy must not be taken for that.
     fn from(why: &Error) -> Self {
         match why {
-            Error::Full(_) | Error::NotBelieved => End::Not,
+            Error::Full(_) | Error::NotBelieved => Applied::No,
             // The store says this in place of beginning; of a lost answer it says that it did not confirm.
-            Error::Unavailable(text) if text == sentences::BUSY => End::Not,
-            _ => End::Unknown,
+            Error::Unavailable(text) if text == sentences::BUSY => Applied::No,
+            _ => Applied::Unknown,
         }
     }
 }
 
-impl Place {
+impl QuotaGuard {
     /// Whether there is a quota, and sizes are worth finding out.
-    pub(crate) fn counts(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.0.is_some()
     }
 
     /// Begins a change by so many keys and bytes. `Full` if it grows beyond the quota; what shrinks never is.
-    pub(crate) fn begin(&mut self, keys: i64, bytes: i64) -> Result<(), Error> {
+    pub(crate) fn reserve(&mut self, keys: i64, bytes: i64) -> Result<(), Error> {
         let Some(held) = &mut self.0 else { return Ok(()) };
         let usage = held.usage.unwrap_or_default();
         let after =
@@ -121,18 +121,18 @@ impl Place {
     }
 
     /// Ends a change that was begun.
-    pub(crate) fn end(&mut self, end: impl Into<End>) {
+    pub(crate) fn settle(&mut self, applied: impl Into<Applied>) {
         let Some(held) = &mut self.0 else { return };
         let after = held.after.take();
-        match end.into() {
-            End::Done => *held.usage = after,
-            End::Not => {}
-            End::Unknown => *held.usage = None,
+        match applied.into() {
+            Applied::Yes => *held.usage = after,
+            Applied::No => {}
+            Applied::Unknown => *held.usage = None,
         }
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldAccount {
     fn drop(&mut self) {
         if self.after.is_some() {
             // Nobody waited for its end.
@@ -142,17 +142,17 @@ impl Drop for Held {
 }
 
 /// Holds the account of a scope.
-pub(crate) async fn hold(tables: &Tables, accounts: &Accounts, scope: &Scope) -> Result<Place, Error> {
-    let Some(namespace) = scope.namespace() else { return Ok(Place(None)) };
+pub(crate) async fn hold(tables: &Tables, accounts: &Accounts, scope: &Scope) -> Result<QuotaGuard, Error> {
+    let Some(namespace) = scope.namespace() else { return Ok(QuotaGuard(None)) };
     let quota = caller::stored_namespace(tables, namespace).await?.map(|row| row.record.quota).unwrap_or_default();
     if quota == Quota::default() {
-        return Ok(Place(None));
+        return Ok(QuotaGuard(None));
     }
     let mut usage = accounts.of(scope.number()).lock_arc().await;
     if usage.is_none() {
         *usage = Some(count(tables, scope.number()).await?);
     }
-    Ok(Place(Some(Held { usage, after: None, quota, namespace: namespace.clone() })))
+    Ok(QuotaGuard(Some(HeldAccount { usage, after: None, quota, namespace: namespace.clone() })))
 }
 
 /// What a namespace holds now; all of it is read for that.
@@ -199,11 +199,11 @@ mod tests {
 
     #[test]
     fn a_store_that_is_busy_leaves_nothing_open() {
-        let end = |why: StoreError| End::from(&Err(Error::from(why)));
-        assert!(end(StoreError::Busy) == End::Not);
-        assert!(end(StoreError::Full) == End::Not);
-        assert!(end(StoreError::Unreachable("gone".into())) == End::Unknown);
+        let applied = |why: StoreError| Applied::from(&Err(Error::from(why)));
+        assert!(applied(StoreError::Busy) == Applied::No);
+        assert!(applied(StoreError::Full) == Applied::No);
+        assert!(applied(StoreError::Unreachable("gone".into())) == Applied::Unknown);
         let unconfirmed = "The store did not confirm the change. Read before you try again.";
-        assert!(End::from(&Error::Unavailable(unconfirmed.into())) == End::Unknown);
+        assert!(Applied::from(&Error::Unavailable(unconfirmed.into())) == Applied::Unknown);
     }
 }

@@ -4,7 +4,7 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::identity::caller::Scope;
 use crate::keys::counters::{self, Counters};
-use crate::keys::quotas::{self, Accounts, Place};
+use crate::keys::quotas::{self, Accounts, QuotaGuard};
 use crate::rows::path::KeyRef;
 use crate::rows::tables::Tables;
 use crate::runtime::lifetime::Lifetime;
@@ -39,7 +39,7 @@ impl Keyring<'_> {
     }
 
     /// Holds the account of a scope, if it has a quota.
-    pub(crate) async fn hold_account(&self, scope: &Scope) -> Result<Place, Error> {
+    pub(crate) async fn hold_account(&self, scope: &Scope) -> Result<QuotaGuard, Error> {
         quotas::hold(self.tables, &self.state.accounts, scope).await
     }
 

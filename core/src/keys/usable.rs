@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use base64ct::{Base64, Encoding};
 
 use crate::crypto::material::loads_quickly;
-use crate::crypto::mech::{self, Live, Public};
+use crate::crypto::mech::{self, LoadedKey, Public};
 use crate::crypto::x509;
 use crate::error::Error;
 use crate::identity::caller::Caller;
@@ -75,7 +75,7 @@ impl Key {
             mechanisms: record.mechanisms.list(),
             key_type: record.key_type(),
             operations: ring.operations(self.key()).await?,
-            public: public_parts(live(ring, self.namespace, &self.row).await?.public()),
+            public: public_parts(loaded(ring, self.namespace, &self.row).await?.public()),
             restrictions: Restrictions { tags: record.tags.clone() },
             label: record.label.clone(),
         })
@@ -83,7 +83,7 @@ impl Key {
 
     /// The public key as PEM (RFC 7468 §13).
     pub async fn public_pem(&self, ring: Keyring<'_>) -> Result<String, Error> {
-        let pem = live(ring, self.namespace, &self.row).await?.public().spki_pem();
+        let pem = loaded(ring, self.namespace, &self.row).await?.public().spki_pem();
         pem.ok_or_else(|| Error::invalid("Generic keys have no public key"))
     }
 
@@ -93,8 +93,9 @@ impl Key {
         if subject.common_name.is_empty() {
             return Err(Error::invalid("JSON field commonName is empty."));
         }
-        let live = live(ring, self.namespace, &self.row).await?;
-        ring.off_thread(Work::Crypto, Party::Namespace(self.namespace), move || x509::csr_pem(&live, &subject)).await?
+        let loaded = loaded(ring, self.namespace, &self.row).await?;
+        ring.off_thread(Work::Crypto, Party::Namespace(self.namespace), move || x509::csr_pem(&loaded, &subject))
+            .await?
     }
 }
 
@@ -123,15 +124,15 @@ impl Permit {
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         ring.life.retired.check()?;
         let Permit { key, row, mode } = self;
-        let live = live(ring, key.namespace, &row).await?;
+        let loaded = loaded(ring, key.namespace, &row).await?;
         let material = &row.record.material;
         // A mode that the key's type does not have is answered with an error, which is quick.
         let short = mechanisms::find(material.key_type(), mode)
             .is_none_or(|row| row.is_short(material.rsa_bits(), input.len()));
         let output = if short {
-            mech::run(&live, mode, &input, iv.as_deref())?
+            mech::run(&loaded, mode, &input, iv.as_deref())?
         } else {
-            let job = move || mech::run(&live, mode, &input, iv.as_deref());
+            let job = move || mech::run(&loaded, mode, &input, iv.as_deref());
             ring.off_thread(Work::Crypto, Party::Namespace(key.namespace), job).await??
         };
         ring.state.counters.count(key);
@@ -140,14 +141,18 @@ impl Permit {
 }
 
 /// The private key, ready for use: loaded once, on the pool unless that is short.
-async fn live(ring: Keyring<'_>, namespace: NamespaceNumber, row: &Arc<Row<KeyRecord>>) -> Result<Arc<Live>, Error> {
+async fn loaded(
+    ring: Keyring<'_>,
+    namespace: NamespaceNumber,
+    row: &Arc<Row<KeyRecord>>,
+) -> Result<Arc<LoadedKey>, Error> {
     let load = async || {
         if loads_quickly(row.record.key_type()) {
-            return Ok(Live::load(&row.record.material)?);
+            return Ok(LoadedKey::load(&row.record.material)?);
         }
         let row = row.clone();
         Ok(ring
-            .off_thread(Work::Crypto, Party::Namespace(namespace), move || Live::load(&row.record.material))
+            .off_thread(Work::Crypto, Party::Namespace(namespace), move || LoadedKey::load(&row.record.material))
             .await??)
     };
     row.record.live(load).await

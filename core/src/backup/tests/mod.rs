@@ -18,7 +18,7 @@ use crate::backup::read::{Item, Reader};
 use crate::config;
 use crate::config::tls::cluster_ca;
 use crate::crypto::digest::sha256;
-use crate::crypto::mech::Live;
+use crate::crypto::mech::LoadedKey;
 use crate::crypto::mech::tests::{TestRng, any_key};
 use crate::crypto::passphrase::{Digest, Scheme};
 use crate::crypto::secret::DomainKey;
@@ -69,7 +69,7 @@ fn boot_on(platform: Platform) -> Arc<Hsm> {
 
 fn identity() -> TlsIdentity {
     let material = any_key(KeyType::EC_P256);
-    let certificate = x509::self_signed_der(&Live::load(&material).unwrap(), "x", &[], [7; 16]).unwrap();
+    let certificate = x509::self_signed_der(&LoadedKey::load(&material).unwrap(), "x", &[], [7; 16]).unwrap();
     TlsIdentity { private_key: x509::pkcs8_der(&material).unwrap(), chain: vec![certificate] }
 }
 

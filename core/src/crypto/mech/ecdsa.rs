@@ -9,13 +9,13 @@ use super::ffi::{Curve, EcKey};
 use crate::Error;
 
 /// An EC key ready to use.
-pub(super) struct Key {
+pub(super) struct EcPrivateKey {
     key_type: KeyType,
     key: EcKey,
     point: Vec<u8>,
 }
 
-impl Key {
+impl EcPrivateKey {
     /// `key_type` is the type of `curve` and only kept.
     pub(super) fn load(key_type: KeyType, curve: Curve, scalar: &[u8]) -> Result<Self, MechError> {
         let refused = |_| MechError("AWS-LC refuses an EC key");
@@ -34,12 +34,12 @@ impl Key {
 }
 
 /// Whether `signature` is one of `key` over `digest`.
-pub(super) fn verifies(key: &Key, digest: &[u8], signature: &[u8]) -> bool {
+pub(super) fn verifies(key: &EcPrivateKey, digest: &[u8], signature: &[u8]) -> bool {
     key.key.verifies(digest, signature)
 }
 
 /// Signs a digest of the length the table asks for.
-pub(super) fn sign(key: &Key, digest: &[u8]) -> Result<Output, Error> {
+pub(super) fn sign(key: &EcPrivateKey, digest: &[u8]) -> Result<Output, Error> {
     let signature = key.key.sign(digest).map_err(|_| MechError("AWS-LC made no ECDSA signature"))?;
     Ok(Zeroizing::new(signature))
 }

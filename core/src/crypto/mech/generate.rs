@@ -4,7 +4,7 @@ use casemate_api::KeyType;
 use zeroize::Zeroizing;
 
 use super::error::MechError;
-use super::{Live, rsa};
+use super::{LoadedKey, rsa};
 use crate::crypto::material::{Material, scalar_bytes};
 use crate::crypto::secret::{Secret, SecretBytes};
 use crate::runtime::Rng;
@@ -50,7 +50,7 @@ fn random_scalar(key_type: KeyType, rng: &dyn Rng) -> Result<Material, MechError
             *highest &= 1;
         }
         let material = Material::Ec { key_type, scalar: SecretBytes::from_slice(&scalar) };
-        if Live::load(&material).is_ok() {
+        if LoadedKey::load(&material).is_ok() {
             return Ok(material);
         }
     }

@@ -16,14 +16,14 @@ use crate::runtime::stall;
 pub(crate) const GENERATED_E: u64 = 65537;
 
 /// An RSA key ready to use.
-pub(super) struct Key {
+pub(super) struct RsaPrivateKey {
     key: RsaKey,
     n: Vec<u8>,
     e: u64,
     longer_prime_bits: usize,
 }
 
-impl Key {
+impl RsaPrivateKey {
     pub(super) fn load(p: &[u8], q: &[u8], e: u64) -> Result<Self, MechError> {
         let numbers = Numbers::from_primes(p, q, e).map_err(|_| MechError("the numbers of an RSA key do not agree"))?;
         let key = RsaKey::new(&numbers).map_err(|_| MechError("AWS-LC refuses an RSA key"))?;
@@ -85,7 +85,7 @@ pub(super) fn key_too_short<T>(_: T) -> Error {
 }
 
 /// RSADP (RFC 8017 §5.1.2) of a big-endian integer of any byte length.
-pub(super) fn decrypt_raw(key: &Key, input: &[u8]) -> Result<Output, Error> {
+pub(super) fn decrypt_raw(key: &RsaPrivateKey, input: &[u8]) -> Result<Output, Error> {
     let input = minimal(input);
     // 0 and 1 decrypt to themselves: refused by contract. Not below n: AWS-LC refuses.
     if matches!(input, [] | [1]) || input.len() > key.modulus_bytes() {
@@ -104,23 +104,23 @@ pub(super) fn decrypt_raw(key: &Key, input: &[u8]) -> Result<Output, Error> {
 }
 
 /// RSAES-PKCS1-v1_5 (RFC 8017 §7.2.2).
-pub(super) fn decrypt_pkcs1(key: &Key, input: &[u8]) -> Result<Output, Error> {
+pub(super) fn decrypt_pkcs1(key: &RsaPrivateKey, input: &[u8]) -> Result<Output, Error> {
     key.key.decrypt(Padding::Pkcs1, input).map_err(decryption_failed)
 }
 
 /// RSAES-OAEP, empty label, MGF1 with the same hash (RFC 8017 §7.1.2).
-pub(super) fn decrypt_oaep(key: &Key, hash: Hash, input: &[u8]) -> Result<Output, Error> {
+pub(super) fn decrypt_oaep(key: &RsaPrivateKey, hash: Hash, input: &[u8]) -> Result<Output, Error> {
     key.key.decrypt_oaep(hash, input).map_err(decryption_failed)
 }
 
 /// Type 1 padding and the private operation of RSASSA-PKCS1-v1_5 (RFC 8017 §8.2.1). The caller has hashed and put the
 /// DigestInfo in front.
-pub(super) fn sign_pkcs1(key: &Key, input: &[u8]) -> Result<Output, Error> {
+pub(super) fn sign_pkcs1(key: &RsaPrivateKey, input: &[u8]) -> Result<Output, Error> {
     key.key.sign_pkcs1(input).map_err(key_too_short)
 }
 
 /// RSASSA-PSS of a digest, salt as long as the hash, MGF1 with the same hash (RFC 8017 §8.1.1).
-pub(super) fn sign_pss(key: &Key, hash: Hash, digest: &[u8]) -> Result<Output, Error> {
+pub(super) fn sign_pss(key: &RsaPrivateKey, hash: Hash, digest: &[u8]) -> Result<Output, Error> {
     if key.modulus_bits() / 8 < 2 * hash.len() + 2 {
         return Err(key_too_short(()));
     }
