@@ -1,6 +1,6 @@
-//! Certificate signing requests (RFC 2986) and self-signed certificates (RFC 5280), and PKCS#8 for handing keys on.
+//! Certificate signing requests (RFC 2986), self-signed certificates (RFC 5280), and private keys as PKCS#8 (RFC 5958).
 //!
-//! The API lets every key that can sign request a certificate, whatever mechanisms it lists.
+//! The API allows a signing request for every key that can sign, whatever mechanisms it lists.
 
 use std::net::IpAddr;
 
@@ -59,7 +59,7 @@ fn unencodable(why: der::Error) -> Error {
 }
 
 /// A `CERTIFICATE REQUEST` for the key, with the subject in the order CN, C, L, ST, O, OU, emailAddress and the
-/// alternative names, if any, as an extension request. Whether the common name may be empty is the caller's business.
+/// alternative names, if any, as an extension request. The caller checks whether the common name may be empty.
 ///
 /// # Errors
 /// [`Error::Invalid`] for Generic keys and for alternative names that are not ASCII.
@@ -83,7 +83,7 @@ pub fn csr_pem(loaded: &LoadedKey, subject: &DistinguishedName) -> Result<String
         .map_err(|why| Error::internal(format!("PEM: {why}")))
 }
 
-/// TBSCertificate (RFC 5280 §4.1) as far as we write it: version 3, no unique identifiers.
+/// TBSCertificate (RFC 5280 §4.1) with the fields written here: version 3, no unique identifiers.
 #[derive(Sequence)]
 struct TbsCertificate {
     #[asn1(context_specific = "0", tag_mode = "EXPLICIT")]
@@ -106,9 +106,9 @@ struct Certificate {
     signature: BitString,
 }
 
-/// A certificate of the key for itself: a TLS server named `common_name` and `alt_names` (`IP:` in front of an address
-/// makes it one, everything else is a DNS name), valid from 1970 to the end of 9999, no authority. `serial` should be
-/// random; its sign bit is cleared.
+/// A self-signed certificate in DER for a TLS server, valid from 1970 to the end of 9999, not a CA. `common_name` is
+/// subject and issuer; in `alt_names` the prefix `IP:` marks an address, everything else is a DNS name. `serial` should
+/// be random; its sign bit is cleared.
 ///
 /// # Errors
 /// [`Error::Invalid`] for Generic keys and for alternative names that are not ASCII.
@@ -133,7 +133,7 @@ fn tbs_certificate(
     mut serial: [u8; 16],
 ) -> der::Result<TbsCertificate> {
     const VERSION_3: u8 = 2;
-    // Positive and, as RFC 5280 §4.1.2.2 wants it, not zero.
+    // Positive and not zero, as RFC 5280 §4.1.2.2 requires.
     let [first, ..] = &mut serial;
     *first = *first & 0x7f | 0x40;
     let name = name([(OID_CN, common_name)])?;
@@ -158,8 +158,8 @@ fn tbs_certificate(
     })
 }
 
-/// The private key as PKCS#8 (RFC 5958): PKCS#1 inside for RSA, SEC 1 with its public key for EC, a seed (RFC 8410) for
-/// Ed25519.
+/// The private key as PKCS#8 (RFC 5958): PKCS#1 inside for RSA, SEC 1 with the public key for EC, the seed (RFC 8410)
+/// for Ed25519.
 ///
 /// # Errors
 /// [`Error::Invalid`] for Generic keys, which have no such form.
@@ -167,7 +167,7 @@ pub fn pkcs8_der(material: &Material) -> Result<Zeroizing<Vec<u8>>, Error> {
     pkcs8(material, PublicKey::Enclosed)
 }
 
-/// The same without the public key of EC, as NetHSM stores it.
+/// Like [`pkcs8_der`], but without the public key of EC, as NetHSM stores it.
 ///
 /// # Errors
 /// [`Error::Invalid`] for Generic keys, which have no such form.
@@ -233,7 +233,7 @@ fn spki(loaded: &LoadedKey) -> Result<SubjectPublicKeyInfoOwned, Error> {
     spki.ok_or(Error::invalid("Generic keys can't create certificates"))
 }
 
-/// The signature algorithm that belongs to a key type: the hash follows the size of the curve.
+/// The signature algorithm for a key type. The hash follows the size of the curve; RSA has SHA-256.
 fn algorithm(key_type: KeyType) -> Result<AlgorithmIdentifierOwned, Error> {
     let (oid, parameters) = match key_type {
         KeyType::RSA => (OID_RSA_SHA256, Some(Any::new(Tag::Null, []).map_err(unencodable)?)),
@@ -278,8 +278,8 @@ fn subject_name(subject: &DistinguishedName) -> der::Result<Name> {
     ])
 }
 
-/// A name of one attribute per RDN; empty ones are left out. All are UTF8String, but countryName and emailAddress the
-/// types RFC 5280 gives them, if the text allows it.
+/// A name with one attribute per RDN; empty attributes are left out. All are UTF8String, except that countryName and
+/// emailAddress have the types of RFC 5280 if the text allows it.
 fn name<'a>(attributes: impl IntoIterator<Item = (ObjectIdentifier, &'a str)>) -> der::Result<Name> {
     let mut sequence = RdnSequence::default();
     for (oid, text) in attributes {
@@ -296,8 +296,8 @@ fn name<'a>(attributes: impl IntoIterator<Item = (ObjectIdentifier, &'a str)>) -
     Name::from_der(&sequence.to_der()?)
 }
 
-/// The alternative names of a request; `None`: no extension. Without a list the common name is one, but for one that is
-/// not ASCII, as no DNS name can spell it.
+/// The alternative names of a request; `None`: no extension. Without a list the common name becomes the only one,
+/// unless it is not ASCII and so cannot be a DNS name.
 fn requested_names(subject: &DistinguishedName) -> Result<Option<Vec<GeneralName>>, Error> {
     match &subject.subject_alt_names {
         Some(names) if names.is_empty() => Ok(None),
@@ -375,7 +375,7 @@ mod tests {
         }
     }
 
-    /// The alternative names of a request, by a parser that is not the writer.
+    /// The alternative names of a request, read by another parser than the code that wrote them.
     fn names(request: &str) -> Option<Vec<String>> {
         let (_, der) = der::pem::decode_vec(request.as_bytes()).unwrap();
         let request = CertReq::from_der(&der).unwrap();

@@ -16,7 +16,7 @@ pub(super) struct Ed25519PrivateKey {
 impl Ed25519PrivateKey {
     pub(super) fn load(seed: &Seed) -> Result<Self, MechError> {
         let refused = MechError("AWS-LC refuses an Ed25519 seed");
-        // "Unchecked" only in that no public key is given to compare with.
+        // "Unchecked" means only that there is no public key to compare with.
         let pair = Ed25519KeyPair::from_seed_unchecked(seed.expose()).map_err(|_| refused)?;
         let public = pair.public_key().as_ref().try_into().map_err(|_| refused)?;
         Ok(Self { pair, public })

@@ -1,7 +1,7 @@
 //! Mechanisms: joins each row of [`mechanisms::TABLE`] to its code.
 //!
-//! A backend is a plain function from (key, input) to bytes; each file is one family. Here the lengths that the table
-//! states are checked, so that a backend gets what it expects. Whether a key may be used this way is not asked here.
+//! A backend is a plain function from (key, input) to bytes; each file holds one family. This file checks the lengths
+//! that the table states, so that a backend gets what it expects. It does not check whether a key may be used this way.
 
 mod aes;
 pub(crate) mod ecdsa;
@@ -42,8 +42,8 @@ enum PrivateKey {
 }
 
 impl LoadedKey {
-    /// Parses the key, at about the cost of one to two uses: 0.01 ms for P-256, 0.4 ms for RSA of 2048 bits, a tenth of a
-    /// second for 16384. Fails for numbers that make no key.
+    /// Parses the key. Takes about as long as one or two operations: 0.01 ms for P-256, 0.4 ms for RSA of 2048 bits,
+    /// 0.1 s for 16384 bits. Fails if the numbers do not form a key.
     pub fn load(material: &Material) -> Result<Self, MechError> {
         use ffi::Curve;
         if !loads_quickly(material.key_type()) {
@@ -90,7 +90,7 @@ impl LoadedKey {
         }
     }
 
-    /// What [`Material::rsa_bits`] says of the key.
+    /// The same as [`Material::rsa_bits`] of the key.
     fn rsa_bits(&self) -> usize {
         match &self.0 {
             PrivateKey::Rsa(key) => key.longer_prime_bits() * 2,
@@ -112,7 +112,7 @@ impl LoadedKey {
         }
     }
 
-    /// About how much memory the key holds once it has been used, for the budget of a cache.
+    /// Approximate memory of the key once it has been used, in bytes, for the budget of a cache.
     pub fn memory_bytes(&self) -> usize {
         match &self.0 {
             // Eight numbers, three Montgomery contexts, a blinding: measured 5.9 kB for 2048 bits.
@@ -125,7 +125,7 @@ impl LoadedKey {
     }
 }
 
-/// The code behind a row.
+/// The code that performs a row of the table.
 #[derive(Clone, Copy)]
 enum Backend {
     RsaDecryptRaw,
@@ -141,7 +141,7 @@ enum Backend {
     AesCbcDecrypt,
 }
 
-/// The code by which a key of type `key` answers `mode`.
+/// The backend that performs `mode` for keys of type `key`.
 const fn backend(key: KeyType, mode: Mode) -> Option<Backend> {
     use {Backend as B, DecryptMode as D, KeyType as K, SignMode as S};
     Some(match (key, mode) {
@@ -173,7 +173,7 @@ const fn backend(key: KeyType, mode: Mode) -> Option<Backend> {
     })
 }
 
-/// A row without code does not compile.
+/// A row without a backend does not compile.
 const _: () = {
     let mut rest = mechanisms::TABLE;
     while let [row, others @ ..] = rest {
@@ -182,12 +182,13 @@ const _: () = {
     }
 };
 
-/// Signs, decrypts or encrypts `input`. `iv` is only looked at by AES-CBC, which needs it in both directions.
-/// RSA takes from 0.1 ms (1024 bits) to a tenth of a second (16384), the others less than a millisecond, but AES and
-/// Ed25519 what the length asks: [`MechanismSpec::is_short`] says whether a serving thread may run it.
+/// Signs, decrypts or encrypts `input`. Only AES-CBC reads `iv`, which it needs in both directions. RSA takes from 0.1
+/// ms (1024 bits) to 0.1 s (16384 bits), the others less than 1 ms, except that the time of AES and Ed25519 grows with
+/// the input. [`MechanismSpec::is_short`] tells whether a serving thread may run it.
 ///
 /// # Errors
-/// [`Error::Invalid`] with the contract's sentence if the key's type has no such mode, or the input does not fit.
+/// [`Error::Invalid`] with NetHSM's sentence if the key's type does not have the mode or the input has the wrong
+/// length.
 pub fn run(loaded: &LoadedKey, mode: Mode, input: &[u8], iv: Option<&[u8]>) -> Result<Zeroizing<Vec<u8>>, Error> {
     let key_type = loaded.key_type();
     let (Some(spec), Some(backend)) = (mechanisms::find(key_type, mode), backend(key_type, mode)) else {
@@ -213,7 +214,7 @@ pub fn run(loaded: &LoadedKey, mode: Mode, input: &[u8], iv: Option<&[u8]>) -> R
     }
 }
 
-/// Checks the length that the row states, as far as it is not the backend's own business.
+/// Checks the length that the row states, unless the backend checks it.
 fn check_length(loaded: &LoadedKey, spec: &MechanismSpec, input: &[u8]) -> Result<(), Error> {
     let modulus_bytes = loaded.modulus_bits().div_ceil(8);
     match spec.input {
@@ -229,7 +230,7 @@ fn check_length(loaded: &LoadedKey, spec: &MechanismSpec, input: &[u8]) -> Resul
     }
 }
 
-/// The sentence for a mode that keys of this type do not have.
+/// The error for a mode that keys of this type do not have.
 fn unsuited(key: KeyType, mode: Mode) -> Error {
     Error::invalid(match (key, mode) {
         (KeyType::Generic, Mode::Sign(_)) => "Generic keys can't sign.",

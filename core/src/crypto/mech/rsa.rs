@@ -1,7 +1,7 @@
 //! RSA (RFC 8017) by AWS-LC.
 //!
-//! Decryption answers every cause of failure with the same sentence, whatever it was. That bad padding is told at all is
-//! the API's contract, and makes the caller of PKCS1 decryption an oracle for whoever may call it.
+//! Decryption answers every failure with the same sentence. The API's contract requires that bad padding is reported at
+//! all, so PKCS1 decryption is a padding oracle for every caller who may use it.
 
 use casemate_api::mechanisms::Hash;
 use zeroize::Zeroizing;
@@ -51,7 +51,7 @@ impl RsaPrivateKey {
     }
 }
 
-/// Two fresh primes for a modulus of exactly `bits` bits and [`GENERATED_E`].
+/// Generates two primes for a modulus of exactly `bits` bits and the exponent [`GENERATED_E`].
 pub(crate) fn generate(bits: usize) -> Result<[Zeroizing<Vec<u8>>; 2], MechError> {
     stall::begins("making primes");
     let failed = |_| MechError("AWS-LC made no RSA key");
@@ -79,7 +79,7 @@ fn decryption_failed<T>(_: T) -> Error {
     Error::invalid("Decryption failure")
 }
 
-/// The sentence for input too long for the key.
+/// The error for input that is too long for the key.
 pub(super) fn key_too_short<T>(_: T) -> Error {
     Error::invalid("Signing failure: RSA key too short.")
 }
@@ -87,11 +87,11 @@ pub(super) fn key_too_short<T>(_: T) -> Error {
 /// RSADP (RFC 8017 §5.1.2) of a big-endian integer of any byte length.
 pub(super) fn decrypt_raw(key: &RsaPrivateKey, input: &[u8]) -> Result<Output, Error> {
     let input = minimal(input);
-    // 0 and 1 decrypt to themselves: refused by contract. Not below n: AWS-LC refuses.
+    // 0 and 1 decrypt to themselves; the contract refuses them. AWS-LC refuses numbers that are not below n.
     if matches!(input, [] | [1]) || input.len() > key.modulus_bytes() {
         return Err(decryption_failed(()));
     }
-    // n-1 decrypts to itself as well, because d is odd. AWS-LC refuses it (SP 800-56B §7.1.2), the contract does not.
+    // n-1 decrypts to itself as well, because d is odd. AWS-LC refuses it (SP 800-56B §7.1.2), the contract allows it.
     if let (Some((n_last, n_head)), Some((last, head))) = (key.n.split_last(), input.split_last())
         && n_head == head
         && n_last ^ 1 == *last
@@ -113,8 +113,8 @@ pub(super) fn decrypt_oaep(key: &RsaPrivateKey, hash: Hash, input: &[u8]) -> Res
     key.key.decrypt_oaep(hash, input).map_err(decryption_failed)
 }
 
-/// Type 1 padding and the private operation of RSASSA-PKCS1-v1_5 (RFC 8017 §8.2.1). The caller has hashed and put the
-/// DigestInfo in front.
+/// Type 1 padding and the private operation of RSASSA-PKCS1-v1_5 (RFC 8017 §8.2.1). `input` is the whole DigestInfo:
+/// the caller has hashed the message.
 pub(super) fn sign_pkcs1(key: &RsaPrivateKey, input: &[u8]) -> Result<Output, Error> {
     key.key.sign_pkcs1(input).map_err(key_too_short)
 }

@@ -1,7 +1,8 @@
-//! secp256k1 (SEC 2) by the crate k256: ECDSA and BIP-340, for which AWS-LC is slow or has nothing.
+//! secp256k1 (SEC 2) by the crate k256: AWS-LC is slow at its ECDSA and does not have BIP-340.
 //!
-//! ECDSA takes its nonce from RFC 6979 with 32 fresh random bytes mixed in (its §3.6), so signatures differ from call to
-//! call and a weak random source still reveals nothing. k256 normalises s to the lower half, which every verifier takes.
+//! ECDSA takes its nonce from RFC 6979 with 32 fresh random bytes mixed in (its §3.6), so signatures differ from call
+//! to call and a weak random source still reveals nothing. k256 normalises s to the lower half, which every verifier
+//! accepts.
 
 use aws_lc_rs::rand;
 use ecdsa::hazmat;
@@ -15,7 +16,7 @@ use crate::Error;
 /// A secp256k1 key ready to use.
 pub(super) struct Secp256k1PrivateKey {
     scalar: NonZeroScalar,
-    /// The same key, negated if needed, so that its public point has an even Y as BIP-340 wants it.
+    /// The same key, negated if needed, so that its public point has an even Y, as BIP-340 requires.
     even: schnorr::SigningKey,
 }
 

@@ -1,5 +1,5 @@
-//! Whether a key works at all: what it signs is verified with its public key, what it encrypts comes back. For who wants to
-//! know that a backup holds keys and not only bytes.
+//! Pairwise self test of a key: a signature must verify with the public key, a ciphertext must decrypt to its
+//! plaintext. Used to verify that a backup holds usable keys.
 
 use aws_lc_rs::digest::{SHA256, SHA384, SHA512, digest};
 use aws_lc_rs::signature::{ECDSA_P256K1_SHA256_ASN1, ED25519, UnparsedPublicKey};
@@ -17,10 +17,14 @@ const MESSAGE: &[u8] = b"a message that a key is tried with";
 /// The DER of a DigestInfo for SHA-256 up to the digest (RFC 8017 §9.2, note 1).
 const DIGEST_INFO_SHA256: [u8; 19] = *b"\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20";
 
-/// Bits from which RSA signatures are verified by other code than made them; below it AWS-LC's own check has to do.
+/// Modulus lengths for which RSA signatures are verified by code other than the signing code, in bits. For other
+/// lengths AWS-LC's own check of each signature must do.
 const RSA_VERIFIED_BITS: std::ops::RangeInclusive<usize> = 1024..=8192;
 
-/// Uses the key once, whatever its list of mechanisms says. `Err`: it is of no use.
+/// Uses the key once, whatever mechanisms it lists. Takes about as long as one operation and one verification.
+///
+/// # Errors
+/// The operation fails or its result does not verify, so the key cannot be used.
 pub fn self_test(loaded: &LoadedKey) -> Result<(), Error> {
     let fits =
         |fits: bool| if fits { Ok(()) } else { Err(Error::from(MechError("what the key made does not verify"))) };
@@ -28,7 +32,7 @@ pub fn self_test(loaded: &LoadedKey) -> Result<(), Error> {
     let sign = |mode, input: &[u8]| run(loaded, Mode::Sign(mode), input, None);
     match &loaded.0 {
         PrivateKey::Rsa(_) if loaded.modulus_bits() < 8 * (DIGEST_INFO_SHA256.len() + 32 + 11) => {
-            // Too short for a signature: a number is decrypted instead.
+            // Too short for a signature, so a number is decrypted instead.
             run(loaded, Mode::Decrypt(DecryptMode::RAW), &[2], None).map(drop)
         }
         PrivateKey::Rsa(_) => {
@@ -63,7 +67,7 @@ pub fn self_test(loaded: &LoadedKey) -> Result<(), Error> {
             let decrypted = run(loaded, Mode::Decrypt(DecryptMode::AES_CBC), &encrypted, Some(&iv))?;
             fits(decrypted.as_slice() == block)
         }
-        // Bytes of another length can only be kept.
+        // Bytes of another length are not an AES key; there is nothing to try.
         PrivateKey::Generic(_) => Ok(()),
     }
 }
@@ -74,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_of_every_type_are_found_to_work() {
+    fn keys_of_every_type_pass_their_self_test() {
         for key_type in KeyType::ALL {
             self_test(&LoadedKey::load(&any_key(key_type)).unwrap()).unwrap();
         }

