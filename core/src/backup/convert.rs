@@ -1,5 +1,5 @@
-//! Turns staged entries into rows of ours, with the Domain Key of the backup in hand. The rows go into a generation that
-//! nobody reads until the pointer moves, so this may be broken off anywhere and started over.
+//! Converts staged entries to records, with the Domain Key of the backup. The rows go into a generation that nobody
+//! reads until the pointer moves, so a conversion may be interrupted anywhere and started again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,33 +34,33 @@ use crate::runtime::party::Party;
 use crate::runtime::pool::{Work, run_on};
 use crate::store::{Expect, Revision};
 
-/// What becomes of an entry that does not open or makes no sense.
+/// What to do with an entry that cannot be opened or is malformed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnBad {
     /// The conversion fails.
     Refuse,
-    /// It is left out and reported, because without it the HSM still serves all others.
+    /// The entry is left out and logged, because the HSM can serve all others without it.
     LeaveOut,
 }
 
-/// What is to be converted.
+/// The staged entries to convert.
 pub(crate) struct Source {
-    /// Where the entries are.
+    /// The generation that holds the entries.
     pub(crate) generation: Generation,
-    /// The format they came in.
+    /// The format of the backup.
     pub(crate) version: Version,
-    /// What of the pointer is expected while rows are written.
+    /// The state of the generation pointer that every write expects.
     pub(crate) expect: Expect,
 }
 
 impl Source {
-    /// Where the rows go.
+    /// The generation that the rows are written to.
     pub(crate) fn to(&self) -> Generation {
         self.generation + 1
     }
 }
 
-/// A conversion, page by page.
+/// A conversion in progress, page by page.
 pub(crate) struct Conversion {
     device: Arc<Device>,
     source: Source,
@@ -71,9 +71,9 @@ pub(crate) struct Conversion {
     batch: Batch,
     to_harden: bool,
     administrators: usize,
-    /// Entries taken over.
+    /// Number of entries converted.
     pub(crate) taken: usize,
-    /// Entries left out.
+    /// Number of entries left out.
     pub(crate) left_out: usize,
 }
 
@@ -104,12 +104,12 @@ impl Conversion {
         }
     }
 
-    /// Converts the next page; `false` once all is done and durable. `domain` is asked for page by page, so that nobody
-    /// needs to hold it in between.
+    /// Converts the next page; `false` once everything is converted and durable. `domain` is passed for each page, so
+    /// that nobody has to hold it in between.
     pub(crate) async fn next(&mut self, domain: &DomainKey) -> Result<bool, Error> {
         match self.section {
             Section::Begin => {
-                // What an earlier attempt left.
+                // Removes what an earlier attempt left.
                 stage::sweep_generation(&self.device.platform, self.source.expect, self.source.to()).await?;
                 self.check_key(domain).await?;
                 self.section = Section::Namespaces;
@@ -132,7 +132,7 @@ impl Conversion {
         Ok(self.section != Section::Done)
     }
 
-    /// Makes sure that this is the Domain Key of the backup at all, before every entry is left out.
+    /// Checks that this is the Domain Key of the backup. With a wrong one every single entry would be left out.
     async fn check_key(&self, domain: &DomainKey) -> Result<(), Error> {
         for store in [NethsmStore::Users, NethsmStore::Keys, NethsmStore::Namespaces] {
             let path = store.version_path();
@@ -153,7 +153,7 @@ impl Conversion {
         stage::entry(&self.device, self.source.generation, path).await
     }
 
-    /// Converts one page of one store, on the pool: reading a key and making it ready takes up to a millisecond.
+    /// Converts one page of one store, on the pool: parsing and loading a key takes up to a millisecond.
     async fn page(&mut self, store: NethsmStore, domain: &DomainKey, next: Section) -> Result<(), Error> {
         let (generation, prefix) = (self.source.generation, store.prefix());
         let after = self.after.take();
@@ -170,7 +170,7 @@ impl Conversion {
             administrators: 0,
         };
         if store == NethsmStore::Namespaces {
-            // The only ones that need to know each other; they are cheap.
+            // Namespaces are numbered one after the other, so they are not converted on the pool; they are cheap.
             job.namespaces = Arc::default();
             for (path, value) in entries {
                 match job.namespace(&path, &value) {
@@ -228,7 +228,7 @@ impl Conversion {
         }
     }
 
-    /// What is configured for all devices: the backup passphrase and the authority of a cluster.
+    /// Converts what is configured for all devices: the backup passphrase and the cluster CA.
     async fn settings(&mut self, domain: &DomainKey) -> Result<(), Error> {
         let (to, rng) = (self.source.to(), self.device.platform.rng.clone());
         if let (Some(key), Some(salt)) =
@@ -261,7 +261,7 @@ impl Conversion {
         Ok(())
     }
 
-    /// A value that V1 seals and V0 does not.
+    /// Reads a value that V1 seals and V0 does not.
     async fn setting(&mut self, path: &str, domain: &DomainKey) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, Error> {
         let Some(value) = self.staged(path).await? else { return Ok(None) };
         if self.source.version == Version::V0 {
@@ -277,8 +277,8 @@ impl Conversion {
     }
 }
 
-/// Finishes a restore whose slots are already those of the backup: converts what waits, moves the pointer, clears up. `Ok`
-/// at once if nothing waits. May be interrupted anywhere and called again.
+/// Finishes a restore whose slots are already those of the backup: converts the staged entries, moves the pointer,
+/// cleans up. Returns `Ok` at once if there is no such restore. May be interrupted anywhere and called again.
 pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> Result<(), Error> {
     let (platform, local) = (&device.platform, &device.store);
     let Some(Step::Import { generation, version }) = Step::noted(local).await? else { return Ok(()) };
@@ -292,7 +292,7 @@ pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> R
             match Box::pin(conversion.next(domain)).await {
                 Ok(true) => {}
                 Ok(false) => break,
-                // The file is to blame, and the next attempt would end here, too.
+                // The file is the cause, so the next attempt would fail as well.
                 Err(error @ Error::Invalid(_)) => {
                     undo_import(platform, local, "its file cannot be used").await?;
                     return Err(error);
@@ -307,15 +307,16 @@ pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> R
     Ok(())
 }
 
-/// Whether the slots are those of a backup whose entries nobody has opened yet: until then it can be undone.
+/// Whether the slots are those of a backup whose entries are not converted yet, so that the restore can be undone.
 pub(crate) async fn import_waits(platform: &Platform, local: &Local) -> Result<bool, Error> {
     let Some(Step::Import { generation, version }) = Step::noted(local).await? else { return Ok(false) };
     let (current, expect) = stage::pointer(platform).await?;
-    // Once the pointer has moved the old rows are given up, even if the note could not be removed yet.
+    // Once the pointer has moved the old rows are lost, even if the note could not be removed yet.
     Ok(current != Some(Source { generation, version, expect }.to()))
 }
 
-/// Gives a device back the slots and the time it had before a restore that was not opened yet, so that nobody is locked out.
+/// Undoes a restore whose entries are not converted yet: the device gets its former slots and time back, so that nobody
+/// is locked out.
 pub(crate) async fn undo_import(platform: &Platform, local: &Local, why: &str) -> Result<(), Error> {
     let change = slots::back_to_former(LocalChange::default().delete(LocalPath::Step), local).await?;
     local.commit(change).await?;
@@ -326,8 +327,8 @@ pub(crate) async fn undo_import(platform: &Platform, local: &Local, why: &str) -
     Ok(())
 }
 
-/// Removes what a restore replaced, then its note. What remains takes room only: if it cannot be removed now, the note stays,
-/// and the next boot, unlock or restore does it.
+/// Removes what a restore replaced, then its note. What remains only takes room: if it cannot be removed now, the note
+/// stays, and the next boot, unlock or restore removes it.
 pub(crate) async fn clear_up(platform: &Platform, local: &Local) {
     let cleared = async {
         stage::sweep(platform).await?;
@@ -338,7 +339,7 @@ pub(crate) async fn clear_up(platform: &Platform, local: &Local) {
     }
 }
 
-/// Says how a restore went.
+/// Logs the result of a restore.
 pub(crate) fn report(conversion: &Conversion) {
     let Conversion { taken, left_out, .. } = conversion;
     match left_out {

@@ -1,4 +1,4 @@
-//! What belongs to one device, on its way into a backup and out of it.
+//! The configuration of one device in a backup: writing it and restoring it.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -21,11 +21,11 @@ use crate::platform::Host;
 use crate::rows::path::LocalPath;
 use crate::rows::tls_identity::TlsIdentity;
 
-/// Values of one device in clear, but for the slots, which stay sealed.
+/// The values of one device, unsealed except for the slots.
 pub(crate) type Items = BTreeMap<DeviceItem, Zeroizing<Vec<u8>>>;
 
-/// The configuration of this device, for a backup. The salt of the unlock passphrase goes with the locked Domain Key and
-/// is added where both are read. Time servers are not in it: NetHSM has no place for them.
+/// The configuration of this device, for a backup. The salt of the unlock passphrase is added where the locked Domain
+/// Key is read, because both must match. Time servers are not included: NetHSM's format has no entry for them.
 pub(crate) async fn items(local: &Local) -> Result<Items, Error> {
     let mut items = Items::new();
     let mut add = |item, value: Vec<u8>| drop(items.insert(item, Zeroizing::new(value)));
@@ -81,7 +81,7 @@ fn read_logging(version: Version, bytes: &[u8]) -> Result<Logging, BadValue> {
     let logging = nethsm::read_logging(version, bytes)?;
     let log_level = match logging.level.as_str() {
         "debug" => LogLevel::Debug,
-        // Between the two in NetHSM.
+        // `app` is NetHSM's level between info and warning.
         "info" | "app" => LogLevel::Info,
         "warning" => LogLevel::Warning,
         "error" => LogLevel::Error,
@@ -90,7 +90,7 @@ fn read_logging(version: Version, bytes: &[u8]) -> Result<Logging, BadValue> {
     Ok(Logging { ip_address: logging.address, port: logging.port, log_level })
 }
 
-/// Seconds from the hardware clock to the HSM's, of the device a backup is of.
+/// The clock offset of the backup's device: seconds from its hardware clock to its HSM time; 0 if missing or malformed.
 pub(crate) fn clock_offset_s(items: &Items) -> i64 {
     let offset = items.get(&DeviceItem::TimeOffset).map(|text| nethsm::read_seconds(text));
     match offset {
@@ -103,9 +103,9 @@ pub(crate) fn clock_offset_s(items: &Items) -> i64 {
     }
 }
 
-/// Adds what a full restore takes over for this device to `change`: TLS key and certificates, network, logging. All of it
-/// holds from the next boot on. `Invalid` if key or certificates are missing or do not belong together; the others are left
-/// as they are if they cannot be read.
+/// Adds to `change` what a full restore takes over for this device: TLS key and certificates, network, logging. It
+/// takes effect at the next boot. `Invalid` if key or certificates are missing or do not belong together; a network or
+/// logging configuration that cannot be read is not taken over.
 pub(crate) fn take_over(
     items: &Items,
     version: Version,
@@ -141,7 +141,7 @@ pub(crate) fn take_over(
     Ok(change)
 }
 
-/// The TLS identity of a backup, if its key and its certificate belong together.
+/// The TLS identity of a backup. `Invalid` unless its key and its certificate belong together.
 fn tls_identity(key_pem: &[u8], chain: &[u8]) -> Result<TlsIdentity, Error> {
     let unfit =
         || Error::invalid("The TLS key and certificate of the backup do not belong together. Nothing was restored.");
@@ -157,7 +157,8 @@ fn tls_identity(key_pem: &[u8], chain: &[u8]) -> Result<TlsIdentity, Error> {
     Ok(TlsIdentity { private_key: x509::pkcs8_der(&material)?, chain })
 }
 
-/// The Domain Key of an unattended slot, if unattended boot was on when the backup was made, and on this device.
+/// The Domain Key of the unattended slot, if unattended boot was on when the backup was made and the backup is of this
+/// device.
 pub(crate) fn unattended_key(items: &Items, version: Version, device: &str, local: &Local) -> Option<DomainKey> {
     let on = items.get(&DeviceItem::UnattendedBoot).is_some_and(|flag| flag.as_slice() == b"1");
     let slot = items.get(&DeviceItem::Unattended).filter(|_| on)?;

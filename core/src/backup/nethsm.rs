@@ -1,8 +1,8 @@
-//! NetHSM's own records, known here alone: which path holds what, under which key, in which form.
+//! NetHSM's records: their paths, keys and formats. Only `backup/` knows them.
 //!
-//! Below the seals of the backup each value is sealed as NetHSM's store keeps it: AES-256-GCM with the full path as
-//! associated data, under SHA-256(Domain Key ‖ label) for what belongs to all devices, and under the configuration key of
-//! the device for its own.
+//! Inside the seals of the backup, each value is sealed as in NetHSM's store: AES-256-GCM with the full path as
+//! associated data, under SHA-256(Domain Key ‖ label) for values that belong to all devices, and under the
+//! configuration key of a device for its own values.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,9 +24,9 @@ use crate::keys::check_label;
 use crate::rows::key::{KeyRecord, Mechanisms};
 use crate::rows::user::UserRecord;
 
-/// Value of a store's version, which each of the three stores seals.
+/// Value of a store's version, an entry of each of the three stores.
 pub const STORE_VERSION: &[u8] = b"0";
-/// The entry that says that the HSM was provisioned.
+/// The entry that marks the HSM as provisioned.
 pub const INITIALIZED: &str = "/.initialized";
 /// Version of the store as a whole, in clear.
 pub const CONFIG_VERSION: &str = "/config/version";
@@ -34,12 +34,12 @@ pub const CONFIG_VERSION: &str = "/config/version";
 pub const BACKUP_KEY: &str = "/config/backup-key";
 /// The salt of the backup passphrase.
 pub const BACKUP_SALT: &str = "/config/backup-salt";
-/// The certificate that signs those of a cluster's members.
+/// The cluster CA, which signs the certificates of the members.
 pub const CLUSTER_CA: &str = "/config/cluster-ca";
-/// The list of entries that ends a backup of ours; NetHSM does not know it and ignores it.
+/// The manifest, the last entry of a backup written by Casemate; NetHSM ignores it.
 pub const MANIFEST: &str = "/~manifest";
 
-/// A store of NetHSM that the Domain Key opens.
+/// A store of NetHSM whose key derives from the Domain Key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NethsmStore {
     /// Users.
@@ -53,7 +53,7 @@ pub enum NethsmStore {
 }
 
 impl NethsmStore {
-    /// How the paths of this store begin.
+    /// The prefix of the paths of this store.
     pub fn prefix(self) -> &'static str {
         match self {
             NethsmStore::Users => "/authentication/",
@@ -101,7 +101,7 @@ pub fn open(key: &StoreKey, path: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u
     seal::open(key.expose(), path.as_bytes(), sealed)
 }
 
-/// What a path names.
+/// The meaning of a path in a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryPath {
     /// [`INITIALIZED`]
@@ -120,18 +120,18 @@ pub enum EntryPath {
     Shared,
     /// Configuration of one device.
     Device {
-        /// Which; empty in V0, which knows only one.
+        /// Id of the device; empty in V0, which has only one.
         device: String,
-        /// What.
+        /// Which value of the device.
         item: DeviceItem,
     },
     /// [`MANIFEST`]
     Manifest,
-    /// Something of no use here.
+    /// A path that is not known or not used.
     Other,
 }
 
-/// What a device keeps for itself.
+/// A value that belongs to one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DeviceItem {
     /// Salt of the unlock passphrase.
@@ -144,13 +144,13 @@ pub enum DeviceItem {
     Network,
     /// Where the log goes.
     Logging,
-    /// Seconds from the hardware clock to the HSM's.
+    /// Seconds from the hardware clock to the HSM's time.
     TimeOffset,
-    /// Whether the device boots by itself.
+    /// Whether unattended boot is on.
     UnattendedBoot,
-    /// The Domain Key, twice sealed: attended boot.
+    /// The Domain Key for attended boot, sealed under the Unlock Key and then under the Device Key.
     Attended,
-    /// The Domain Key under the Device Key alone: unattended boot.
+    /// The Domain Key for unattended boot, sealed under the Device Key alone.
     Unattended,
 }
 
@@ -173,7 +173,8 @@ impl DeviceItem {
         format!("/local/{device}/{name}")
     }
 
-    /// What the seal of a slot under a Device Key is bound to; `None`: this is no slot. There is no separator in it.
+    /// The associated data of a slot's seal under the Device Key, which has no separator before the slot's name; `None`
+    /// if this item is not a slot.
     pub fn slot_label(self, version: Version, device: &str) -> Option<Vec<u8>> {
         let slot = match self {
             DeviceItem::Attended => "attended",
@@ -188,7 +189,7 @@ impl DeviceItem {
 }
 
 impl EntryPath {
-    /// What `path` names in a backup of this version. Names that are none of ours are [`EntryPath::Other`].
+    /// Parses `path` in a backup of this version. Unknown or invalid paths are [`EntryPath::Other`].
     pub fn of(version: Version, path: &str) -> Self {
         for store in [NethsmStore::Users, NethsmStore::Keys, NethsmStore::Namespaces] {
             if let Some(rest) = path.strip_prefix(store.prefix()) {
@@ -262,7 +263,7 @@ pub fn key_path(namespace: Option<&NamespaceId>, id: &str) -> String {
     }
 }
 
-/// A value that does not say what it should. The text says which part, never what it was.
+/// A malformed value. The text names the part, never its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadValue(pub &'static str);
@@ -273,8 +274,8 @@ impl From<BadJson> for BadValue {
     }
 }
 
-/// In front of a digest of ours: scrypt over NetHSM's digest. A NetHSM compares its own digest with all of it, which never
-/// fits, so such a user needs a new passphrase there.
+/// Prefix of a digest of scheme 1: scrypt over NetHSM's digest. A NetHSM compares its own digest with the whole value,
+/// which never matches, so such a user needs a new passphrase there.
 const SCRYPT_MARK: &[u8] = b"casemate-scrypt-1:";
 
 /// Reads a user.
@@ -317,7 +318,7 @@ fn texts<T: FromIterator<String>>(list: Value) -> Result<T, BadValue> {
     list.into_list()?.into_iter().map(|item| Ok(item.into_text()?)).collect()
 }
 
-/// Reads a namespace: its name.
+/// Reads a namespace; returns its name.
 pub fn read_namespace(json: &[u8]) -> Result<String, BadValue> {
     Ok(Value::read(json)?.into_text()?)
 }
@@ -327,20 +328,20 @@ pub fn write_namespace(id: &NamespaceId) -> Zeroizing<Vec<u8>> {
     Value::text(id.as_str()).write()
 }
 
-/// A key with all that NetHSM keeps in its record.
+/// A key with everything that NetHSM keeps in its record.
 pub struct FullKey {
-    /// Its record, under a uid of its own.
+    /// The key's record, with the uid given.
     pub record: KeyRecord,
-    /// Its certificate: any bytes.
+    /// The certificate, any bytes.
     pub certificate: Option<Vec<u8>>,
-    /// How often it was used.
+    /// Number of operations.
     pub operations: u64,
 }
 
 const CERTIFICATE_TYPE: &str = "application/octet-stream";
 
-/// Reads a key. RSA primes are not tested once more: whoever sealed the record under the Domain Key did so. A longer
-/// certificate or label than may be set here is kept.
+/// Reads a key; its record gets the uid `uid`. RSA primes are not tested again: the HSM that sealed the record under
+/// the Domain Key tested or generated them. A certificate may be longer than the API allows.
 pub fn read_key(json: &[u8], uid: crate::rows::path::Uid) -> Result<FullKey, BadValue> {
     let mut members = Members::of(Value::read(json)?)?;
     let names = members.take("mechanisms")?.into_list()?;
@@ -433,7 +434,7 @@ fn base64(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(Base64::encode_string(bytes).into_bytes())
 }
 
-/// Reads certificates, leaf first, each behind its length of four bytes.
+/// Reads certificates in DER, leaf first, each with its length in front (4 bytes, big-endian).
 pub fn read_chain(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>, BadValue> {
     let short = || BadValue("the certificate chain is cut off");
     let mut chain = Vec::new();
@@ -447,7 +448,7 @@ pub fn read_chain(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>, BadValue> {
     Ok(chain)
 }
 
-/// Writes certificates.
+/// Writes certificates in DER, leaf first, each with its length in front (4 bytes, big-endian).
 pub fn write_chain(chain: &[Vec<u8>]) -> Vec<u8> {
     let mut out = Vec::new();
     for certificate in chain {
@@ -475,7 +476,7 @@ pub fn read_seconds(text: &[u8]) -> Result<i64, BadValue> {
     number.ok_or(BadValue("the clock offset is not a number"))
 }
 
-/// Addresses of a device.
+/// The network configuration of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
     /// IPv4 address and the bits of its network.
@@ -490,7 +491,7 @@ pub struct Network {
 
 const BAD_NETWORK: BadValue = BadValue("the network configuration is malformed");
 
-/// Reads addresses of either version.
+/// Reads a network configuration of either version.
 pub fn read_network(version: Version, bytes: &[u8]) -> Result<Network, BadValue> {
     match version {
         Version::V0 => {
@@ -528,7 +529,7 @@ fn read_interface<A: std::str::FromStr + Copy>(value: Value, bits_max: u8) -> Re
     Ok(((address, bits), gateway))
 }
 
-/// Writes addresses as V1 has them.
+/// Writes a network configuration in the form of V1.
 pub fn write_network(network: &Network) -> Vec<u8> {
     let interface = |address: String, bits: u8, gateway: Option<String>| {
         let gateway = gateway.map_or(Value::Null, Value::text);
@@ -547,17 +548,17 @@ pub fn write_network(network: &Network) -> Vec<u8> {
 /// Where the log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logging {
-    /// The server; unspecified: none.
+    /// The syslog server; the unspecified address means none.
     pub address: IpAddr,
     /// Its UDP port.
     pub port: u16,
-    /// Least level that is sent, as the API spells it.
+    /// Least level that is sent, in the API's spelling.
     pub level: String,
 }
 
 const BAD_LOGGING: BadValue = BadValue("the log configuration is malformed");
 
-/// Reads a log configuration of either version.
+/// Reads a logging configuration of either version.
 pub fn read_logging(version: Version, bytes: &[u8]) -> Result<Logging, BadValue> {
     match version {
         Version::V0 => {
@@ -577,7 +578,7 @@ pub fn read_logging(version: Version, bytes: &[u8]) -> Result<Logging, BadValue>
     }
 }
 
-/// Writes a log configuration as V1 has it.
+/// Writes a logging configuration in the form of V1.
 pub fn write_logging(logging: &Logging) -> Vec<u8> {
     let members = vec![
         ("ipAddress", Value::text(logging.address.to_string())),
@@ -600,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_of_the_stores_match_the_contract() {
+    fn the_keys_of_the_stores_match_those_of_nethsm() {
         for (store, key) in [
             (NethsmStore::Users, "20d24b77cc7757a72de921352a14c754c2224b0af1c95b982144014050cdfc3d"),
             (NethsmStore::Keys, "8d34d71df5d472f35f47376312375aced265a146cf697bfe807cd0eace7529f2"),
@@ -612,7 +613,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_name_what_they_name() {
+    fn paths_are_parsed_and_written() {
         let ns = || NamespaceId::parse("ns1").unwrap();
         let key = || KeyId::parse("k").unwrap();
         let v1 = |path: &str| EntryPath::of(Version::V1, path);
@@ -671,7 +672,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_every_type_survive_with_all_that_belongs_to_them() {
+    fn keys_of_every_type_survive_with_certificate_and_count() {
         for key_type in KeyType::ALL {
             let material = any_key(key_type);
             let public = LoadedKey::load(&material).unwrap().public();
@@ -698,7 +699,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_says_more_than_is_known_is_refused() {
+    fn a_key_with_unknown_members_is_refused() {
         let json = r#"{"mechanisms":["AES_Encryption_CBC"],"priv":{"raw":"AAAA"},"cert":null,"operations":0,"restrictions":{}}"#;
         let read = read_key(json.as_bytes(), [0; 16]).unwrap();
         assert_eq!((read.operations, read.certificate, read.record.tags.len()), (0, None, 0));

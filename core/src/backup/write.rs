@@ -1,11 +1,12 @@
-//! Writes a backup of V1, piece by piece, from one consistent view of the store: memory stays flat, however many keys
+//! Writes a backup of V1 piece by piece from one consistent snapshot of the store, in constant memory however many keys
 //! there are.
 //!
-//! What is kept between two pieces is no secret: view and place. The keys are taken from the Operational phase for each
-//! piece anew, so that a client who reads slowly cannot keep the HSM from locking.
+//! Nothing secret is kept between two pieces, only the snapshot and the position in it. Each piece borrows the keys
+//! from the Operational phase, so that a client that reads slowly cannot prevent the HSM from locking.
 //!
 //! V1 has one Backup Key for all entries of all backups, so nonces are synthetic: a keyed hash of what is sealed. Equal
-//! values look equal in two backups; in return, no number of nightly backups uses up the 2³² random nonces of one key.
+//! values look equal in two backups; in return, no number of backups exceeds the limit of 2³² random nonces under one
+//! key.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,7 +35,7 @@ use crate::rows::table::RowKey;
 use crate::rows::user::UserRecord;
 use crate::store::{Path, Range, Snapshot, Versioned};
 
-/// A backup on its way out.
+/// A backup that is being written.
 pub struct Backup {
     snapshot: Box<dyn Snapshot>,
     generation: Generation,
@@ -50,12 +51,12 @@ pub struct Backup {
     _slot: BackupSlot,
 }
 
-/// What comes next.
+/// The section of the file that is written next.
 enum Stage {
     Head,
     Users(Option<Path>),
     Shared,
-    /// Keys of the root (0) or of a namespace, behind this path.
+    /// Keys of the root (0) or of a namespace, after this path.
     Keys(usize, Option<Path>),
     Device,
     Namespaces(usize),
@@ -66,17 +67,18 @@ enum Stage {
 }
 
 impl Backups<'_> {
-    /// Begins a backup of everything. `Precondition` while no backup passphrase is set.
+    /// Begins a backup of everything. `Precondition` if no backup passphrase is set, `Unavailable` if too many backups
+    /// are being written.
     pub async fn begin(&self) -> Result<Backup, Error> {
         let (tables, device) = (self.ring.tables, self.ring.device);
         let unset = || Error::Precondition("Please configure backup key before doing a backup.".into());
         let secret = self.secret().await?.ok_or_else(unset)?;
         let slot = BackupSlot::take(self.running)?;
-        // So that what was counted until now is in the view.
+        // So that the snapshot has all uses counted so far.
         self.ring.flush_counters().await?;
         let damaged = || Error::internal("slot 0 is missing");
         let (locked_domain_key, unlock_salt) = {
-            // Both are written together, and must be read together.
+            // Both are written together and must be read together.
             let _steady = device.store.changing_unlock.lock().await;
             let slot = device.store.get(LocalPath::Slot0).await?.ok_or_else(damaged)?;
             (slot.to_vec(), device.store.get(LocalPath::UnlockSalt).await?.ok_or_else(damaged)?.to_vec())
@@ -127,9 +129,9 @@ impl Backups<'_> {
 }
 
 impl Backup {
-    /// The next piece of the file; `None` behind its end. `from` is of the phase the backup began in.
+    /// The next piece of the file; `None` after its end. `from` must come from the phase that the backup began in.
     ///
-    /// After an error the backup is broken, and what was written of it must not look like a whole one.
+    /// After an error the backup cannot continue, and what was written of it must not look like a complete file.
     pub async fn next_piece(&mut self, from: Backups<'_>) -> Result<Option<Vec<u8>>, Error> {
         loop {
             from.ring.tables.check()?;
@@ -151,21 +153,21 @@ impl Backup {
                     let (rows, end) = page(&*self.snapshot, prefix.path(), after.as_ref(), BACKUP_PAGE_ROWS).await?;
                     let (row, seal) =
                         (RowKey::of(from.domain), Sealer::new(NethsmStore::Users.key(from.domain).expose()));
-                    out = from.off_thread(move || users(rows, &prefix, &row, &seal, out)).await??;
+                    out = from.off_thread(move || write_users(rows, &prefix, &row, &seal, out)).await??;
                     end.map_or(Stage::Shared, |end| Stage::Users(Some(end)))
                 }
                 Stage::Shared => {
-                    shared(from, &secret.record, &mut out).await?;
+                    write_shared(from, &secret.record, &mut out).await?;
                     Stage::Keys(0, None)
                 }
                 Stage::Keys(number, after) => {
                     let (entries, end) = self.keys(from, number, after.as_ref()).await?;
                     let (row, seal) =
                         (RowKey::of(from.domain), Sealer::new(NethsmStore::Keys.key(from.domain).expose()));
-                    out = from.off_thread(move || keys_out(entries, &row, &seal, out)).await??;
+                    out = from.off_thread(move || write_keys(entries, &row, &seal, out)).await??;
                     match end {
                         Some(end) => Stage::Keys(number, Some(end)),
-                        // The root comes in front of the namespaces.
+                        // The root comes before the namespaces.
                         None if number < self.namespaces.len() => Stage::Keys(number + 1, None),
                         None => Stage::Device,
                     }
@@ -283,8 +285,8 @@ impl Backup {
     }
 }
 
-/// What is configured for all devices.
-async fn shared(from: Backups<'_>, secret: &BackupSecret, out: &mut Piece) -> Result<(), Error> {
+/// Writes what is configured for all devices: Backup Key, salt, cluster CA, versions.
+async fn write_shared(from: Backups<'_>, secret: &BackupSecret, out: &mut Piece) -> Result<(), Error> {
     let config = Sealer::new(NethsmStore::Config.key(from.domain).expose());
     out.sealed(&config, nethsm::BACKUP_KEY, secret.key.expose())?;
     out.sealed(&config, nethsm::BACKUP_SALT, &secret.salt)?;
@@ -296,7 +298,7 @@ async fn shared(from: Backups<'_>, secret: &BackupSecret, out: &mut Piece) -> Re
     out.sealed(&keys, &NethsmStore::Keys.version_path(), STORE_VERSION)
 }
 
-/// A key with what is needed to write it.
+/// A sealed key, with everything needed to write its entry.
 struct KeyToWrite {
     path: String,
     row_path: Path,
@@ -305,7 +307,7 @@ struct KeyToWrite {
     operations: u64,
 }
 
-fn users(
+fn write_users(
     rows: Vec<(Path, Versioned)>,
     prefix: &RowPrefix<UserRecord>,
     key: &RowKey<UserRecord>,
@@ -320,7 +322,12 @@ fn users(
     Ok(out)
 }
 
-fn keys_out(entries: Vec<KeyToWrite>, key: &RowKey<KeyRecord>, seal: &Sealer, mut out: Piece) -> Result<Piece, Error> {
+fn write_keys(
+    entries: Vec<KeyToWrite>,
+    key: &RowKey<KeyRecord>,
+    seal: &Sealer,
+    mut out: Piece,
+) -> Result<Piece, Error> {
     for entry in &entries {
         let record = key.open(&entry.row_path, &entry.row.value)?;
         let json = nethsm::write_key(&record, entry.certificate.as_deref(), entry.operations)?;
@@ -329,7 +336,7 @@ fn keys_out(entries: Vec<KeyToWrite>, key: &RowKey<KeyRecord>, seal: &Sealer, mu
     Ok(out)
 }
 
-/// A part of the file as it grows.
+/// A piece of the file that is being written.
 struct Piece {
     bytes: Vec<u8>,
     seal: Sealer,
@@ -337,7 +344,7 @@ struct Piece {
 }
 
 impl Piece {
-    /// An entry whose value is as NetHSM's store has it.
+    /// Appends an entry; `value` is as NetHSM's store has it.
     fn entry(&mut self, path: &str, value: &[u8]) -> Result<(), Error> {
         if let Some(manifest) = &mut self.manifest {
             manifest.add(path, value);
@@ -345,7 +352,7 @@ impl Piece {
         self.append(path, value)
     }
 
-    /// An entry whose value NetHSM's store seals.
+    /// Appends an entry whose value is sealed as in NetHSM's store.
     fn sealed(&mut self, seal: &Sealer, path: &str, value: &[u8]) -> Result<(), Error> {
         self.entry(path, &seal.seal(path.as_bytes(), value))
     }
@@ -372,7 +379,7 @@ impl From<TooLong> for Error {
     }
 }
 
-/// One page of rows behind `after`, and where it ends if there are more.
+/// One page of rows after `after`, and where it ends if there are more.
 async fn page(
     snapshot: &dyn Snapshot,
     prefix: &Path,
@@ -388,7 +395,7 @@ async fn page(
     Ok((page.rows, end))
 }
 
-/// A place among the backups that run at once; each holds a view of the store.
+/// One of the limited number of backups that may run at once; each holds a snapshot of the store.
 struct BackupSlot(Arc<AtomicUsize>);
 
 impl BackupSlot {

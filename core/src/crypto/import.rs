@@ -115,7 +115,7 @@ pub(super) fn checked_rsa(p: &[u8], q: &[u8], e: &[u8], primes: Primes) -> Resul
     }
     let material = Material::Rsa { p: SecretBytes::from_slice(p), q: SecretBytes::from_slice(q), e };
     let Material::Rsa { p: p_kept, q: q_kept, .. } = &material else {
-        return Err(Error::internal("an RSA key is none"));
+        return Err(Error::internal("an RSA key is of another type"));
     };
     if p_kept.ct_eq(q_kept) {
         return Err(Error::invalid("The RSA primes must be different."));
