@@ -135,7 +135,7 @@ impl Audit {
             Some((head, _)) if *head == stored => chain.confirm(),
             _ if stored == chain.head => {
                 if let Some((_, entries)) = chain.unconfirmed.take() {
-                    self.give_back(entries);
+                    self.requeue(entries);
                 }
             }
             _ => return Err(Error::internal("the head of the audit log was changed by somebody else")),
@@ -147,11 +147,11 @@ impl Audit {
     pub(super) async fn write(&self, chain: &mut Chain, due: Due) -> Result<(), Error> {
         if let Err(error) = self.settle(chain).await {
             // No request waits for a store that cannot be reached.
-            let entries = self.take(usize::MAX);
-            self.give_back(entries);
+            let entries = self.take_queued(usize::MAX);
+            self.requeue(entries);
             return Err(error);
         }
-        let entries = self.take(GROUP);
+        let entries = self.take_queued(GROUP);
         let mut head = chain.head.clone();
         let append = |change, entry: &Entry| head.append(change, &entry.time, &entry.event);
         let change = entries.iter().fold(LocalChange::default(), append);

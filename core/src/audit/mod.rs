@@ -134,7 +134,7 @@ impl Audit {
     pub fn outcome(&self, act: &Act, intent: Option<u64>, status: u16, detail: &str) {
         let event = act.event(Kind::Outcome);
         let reason = reason(status).into();
-        self.note(Event { of: intent.unwrap_or(0), status, reason, detail: plain(detail), ..event });
+        self.enqueue(Event { of: intent.unwrap_or(0), status, reason, detail: plain(detail), ..event });
     }
 
     /// Queues a record of a refusal, or only counts it if there are many.
@@ -146,19 +146,19 @@ impl Audit {
         if self.waiting().len() >= AUDIT_WAITING_MAX {
             return self.flood().count(None, status);
         }
-        self.note(Event { status, reason: reason(status).into(), ..act().event(Kind::Refusal) });
+        self.enqueue(Event { status, reason: reason(status).into(), ..act().event(Kind::Refusal) });
     }
 
     /// Records that the HSM booted, and in which state it is; returns when it is written or has failed.
     pub async fn booted(&self, state: State) {
         let detail = env!("CARGO_PKG_VERSION").to_owned();
-        self.note(Event { state: format!("{state:?}"), detail, ..Event::new(Kind::Boot) });
+        self.enqueue(Event { state: format!("{state:?}"), detail, ..Event::new(Kind::Boot) });
         self.flush().await;
     }
 
     /// Queues a record that the HSM has entered another state.
     pub fn entered(&self, state: State) {
-        self.note(Event { state: format!("{state:?}"), ..Event::new(Kind::State) });
+        self.enqueue(Event { state: format!("{state:?}"), ..Event::new(Kind::State) });
     }
 
     /// Records that the HSM is about to enter another state; durable when this returns. `Unavailable` if it could not
@@ -170,7 +170,7 @@ impl Audit {
     /// Records an orderly stop, and writes everything that is queued.
     pub async fn stop(&self) {
         self.queue_counts();
-        self.note(Event::new(Kind::Stop));
+        self.enqueue(Event::new(Kind::Stop));
         self.flush().await;
     }
 
@@ -178,7 +178,7 @@ impl Audit {
     pub async fn tick(&self) {
         let now = self.clock.monotonic();
         let counted = self.flood().ended(now);
-        counted.into_iter().for_each(|event| self.note(event));
+        counted.into_iter().for_each(|event| self.enqueue(event));
         let hourly = millis(now).saturating_sub(self.checkpoint_ms.load(Ordering::Relaxed)) >= AUDIT_CHECKPOINT_MS;
         if hourly {
             self.checkpoint_ms.store(millis(now), Ordering::Relaxed);
@@ -315,7 +315,7 @@ impl Audit {
     }
 
     /// Queues an event that no request waits for.
-    fn note(&self, event: Event) {
+    fn enqueue(&self, event: Event) {
         let mut waiting = self.waiting();
         if waiting.len() >= 2 * AUDIT_WAITING_MAX {
             drop(waiting);
@@ -330,11 +330,11 @@ impl Audit {
     /// Queues the counts of the current window.
     fn queue_counts(&self) {
         let counted = self.flood().drain();
-        counted.into_iter().for_each(|event| self.note(event));
+        counted.into_iter().for_each(|event| self.enqueue(event));
     }
 
     /// Takes at most `limit` entries from the queue.
-    fn take(&self, limit: usize) -> Vec<Entry> {
+    fn take_queued(&self, limit: usize) -> Vec<Entry> {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         let mut waiting = self.waiting();
         if lost > 0 {
@@ -346,7 +346,7 @@ impl Audit {
     }
 
     /// Puts entries that were not written back into the queue, for the next attempt.
-    fn give_back(&self, entries: Vec<Entry>) {
+    fn requeue(&self, entries: Vec<Entry>) {
         let mut waiting = self.waiting();
         for entry in entries.into_iter().rev().filter(|entry| entry.keep) {
             waiting.push_front(entry);

@@ -184,7 +184,7 @@ impl Conversion {
                         self.taken += 1;
                         self.batch.put(row).await?;
                     }
-                    Err(why) => self.bad(&path, why)?,
+                    Err(why) => self.reject(&path, why)?,
                 }
             }
         } else {
@@ -204,7 +204,7 @@ impl Conversion {
                             self.batch.put(row).await?;
                         }
                     }
-                    Err(why) => self.bad(&path, why)?,
+                    Err(why) => self.reject(&path, why)?,
                 }
             }
         }
@@ -215,7 +215,7 @@ impl Conversion {
         Ok(())
     }
 
-    fn bad(&mut self, path: &str, why: BadValue) -> Result<(), Error> {
+    fn reject(&mut self, path: &str, why: BadValue) -> Result<(), Error> {
         match self.on_bad {
             OnBad::Refuse => Err(Error::invalid(format!(
                 "The entry {path} of the backup cannot be read: {why}. Nothing was restored."
@@ -239,7 +239,7 @@ impl Conversion {
                     let record = BackupSecret { salt, key };
                     self.batch.put(sealed(domain, &RowPath::backup_secret(to), &record, &*rng)).await?;
                 }
-                _ => self.bad(nethsm::BACKUP_KEY, BadValue("key or salt do not have their length"))?,
+                _ => self.reject(nethsm::BACKUP_KEY, BadValue("key or salt has the wrong length"))?,
             }
         }
         if let Some(authority) = self.setting(nethsm::CLUSTER_CA, domain).await? {
@@ -248,7 +248,7 @@ impl Conversion {
                     let record = ClusterCa(authority.clone());
                     self.batch.put(sealed(domain, &RowPath::cluster_ca(to), &record, &*rng)).await?;
                 }
-                _ => self.bad(nethsm::CLUSTER_CA, BadValue("it is not one certificate"))?,
+                _ => self.reject(nethsm::CLUSTER_CA, BadValue("it is not one certificate"))?,
             }
         }
         if let Ok(number @ 1..) = NamespaceNumber::try_from(self.namespaces.len()) {
@@ -270,7 +270,7 @@ impl Conversion {
         match nethsm::open(&NethsmStore::Config.key(domain), path, &value) {
             Ok(plain) => Ok(Some(plain)),
             Err(_) => {
-                self.bad(path, BadValue("its seal does not hold"))?;
+                self.reject(path, BadValue("its seal does not hold"))?;
                 Ok(None)
             }
         }
@@ -351,7 +351,7 @@ pub(crate) fn report(conversion: &Conversion) {
     }
 }
 
-/// What seals the rows that entries become.
+/// The keys that seal the rows.
 struct RowKeys {
     users: RowKey<UserRecord>,
     namespaces: RowKey<NamespaceRecord>,
@@ -380,10 +380,10 @@ fn fits(row: &SealedRow) -> bool {
     row.value_bytes() <= STORE_VALUE_MAX_BYTES
 }
 
-/// An entry's path, and the rows it became.
+/// An entry's path, and the rows that it was converted to.
 type Converted = (String, Result<Vec<SealedRow>, BadValue>);
 
-/// Everything that the conversion of one page needs.
+/// Inputs and results of the conversion of one page.
 struct Job {
     store: StoreKey,
     tables: RowKeys,
@@ -392,9 +392,9 @@ struct Job {
     device_id: String,
     namespaces: Arc<HashMap<NamespaceId, NamespaceNumber>>,
     rng: Arc<dyn Rng>,
-    /// Whether a user came with a digest of NetHSM's.
+    /// Whether any user has a digest of NetHSM's, to be hardened.
     to_harden: bool,
-    /// Administrators of the root among the users.
+    /// Number of Administrators of the root among the users.
     administrators: usize,
 }
 
@@ -442,11 +442,11 @@ impl Job {
                 }
                 if rows.iter().all(fits) { Ok(rows) } else { Err(BadValue("it is too large")) }
             }
-            _ => Err(BadValue("its path is none of a user, a namespace or a key")),
+            _ => Err(BadValue("its path does not name a user, a namespace or a key")),
         }
     }
 
-    /// The namespace an entry stands for; none: it is the version of the store.
+    /// The namespace of an entry; `None` if the entry is the version of the store.
     fn namespace(&self, path: &str, value: &[u8]) -> Result<Option<NamespaceId>, BadValue> {
         match EntryPath::of(self.version, path) {
             EntryPath::StoreVersion(_) => Ok(None),
@@ -454,7 +454,7 @@ impl Job {
                 let name = nethsm::read_namespace(&self.open(path, value)?)?;
                 if name == id.as_str() { Ok(Some(id)) } else { Err(BadValue("it names another namespace")) }
             }
-            _ => Err(BadValue("its path is none of a namespace")),
+            _ => Err(BadValue("its path does not name a namespace")),
         }
     }
 

@@ -321,14 +321,14 @@ impl Members {
     }
 
     /// A member that may be missing; `null` counts as missing.
-    pub fn maybe(&mut self, name: &str) -> Option<Value> {
+    pub fn optional(&mut self, name: &str) -> Option<Value> {
         let at = self.0.iter().position(|(known, _)| known == name.as_bytes())?;
         Some(self.0.swap_remove(at).1).filter(|value| !matches!(value, Value::Null))
     }
 
     /// A member that must be there.
-    pub fn take(&mut self, name: &str) -> Result<Value, BadJson> {
-        self.maybe(name).ok_or(BadJson)
+    pub fn required(&mut self, name: &str) -> Result<Value, BadJson> {
+        self.optional(name).ok_or(BadJson)
     }
 
     /// Checks that all members were taken: a record with others is of a newer version, whose meaning is not known.
@@ -427,8 +427,8 @@ mod tests {
         let members = |text: &str| Members::of(Value::read(text.as_bytes()).unwrap());
         assert!(members("[]").is_err() && members(r#"{"a":1,"a":2}"#).is_err());
         let mut found = members(r#"{"a":1,"b":null,"c":"x"}"#).unwrap();
-        assert_eq!(found.take("a").unwrap().into_number(), Ok(1));
-        assert!(found.take("a").is_err() && found.maybe("b").is_none());
+        assert_eq!(found.required("a").unwrap().into_number(), Ok(1));
+        assert!(found.required("a").is_err() && found.optional("b").is_none());
         assert!(found.end().is_err());
     }
 

@@ -140,9 +140,9 @@ pub enum DeviceItem {
     Certificate,
     /// TLS private key.
     PrivateKey,
-    /// Addresses.
+    /// The network configuration.
     Network,
-    /// Where the log goes.
+    /// The logging configuration.
     Logging,
     /// Seconds from the hardware clock to the HSM's time.
     TimeOffset,
@@ -281,19 +281,19 @@ const SCRYPT_MARK: &[u8] = b"casemate-scrypt-1:";
 /// Reads a user.
 pub fn read_user(json: &[u8]) -> Result<UserRecord, BadValue> {
     let mut members = Members::of(Value::read(json)?)?;
-    let real_name = String::from_utf8_lossy(&members.take("name")?.into_bytes()?).into_owned();
-    let salt = members.take("salt")?.into_bytes()?;
+    let real_name = String::from_utf8_lossy(&members.required("name")?.into_bytes()?).into_owned();
+    let salt = members.required("salt")?.into_bytes()?;
     let salt = salt.as_slice().try_into().map_err(|_| BadValue("its salt does not have 16 bytes"))?;
-    let stored = members.take("digest")?.into_bytes()?;
+    let stored = members.required("digest")?.into_bytes()?;
     let (scheme, hash) = match stored.strip_prefix(SCRYPT_MARK) {
         Some(hash) if stored.len() != 32 => (Scheme::Scrypt, hash),
         _ => (Scheme::HmacSha256, stored.as_slice()),
     };
     let hash = hash.try_into().map_err(|_| BadValue("its digest does not have 32 bytes"))?;
-    let role = members.take("role")?.into_text()?;
+    let role = members.required("role")?.into_text()?;
     let role = Role::ALL.into_iter().find(|known| format!("{known:?}") == role);
     let role = role.ok_or(BadValue("it names an unknown role"))?;
-    let tags = members.maybe("tags").map_or(Ok(BTreeSet::new()), texts)?;
+    let tags = members.optional("tags").map_or(Ok(BTreeSet::new()), texts)?;
     members.end()?;
     Ok(UserRecord { real_name, role, digest: Digest { scheme, salt, hash }, tags })
 }
@@ -344,26 +344,26 @@ const CERTIFICATE_TYPE: &str = "application/octet-stream";
 /// the Domain Key tested or generated them. A certificate may be longer than the API allows.
 pub fn read_key(json: &[u8], uid: crate::rows::path::Uid) -> Result<FullKey, BadValue> {
     let mut members = Members::of(Value::read(json)?)?;
-    let names = members.take("mechanisms")?.into_list()?;
+    let names = members.required("mechanisms")?.into_list()?;
     let mut list = Vec::with_capacity(names.len());
     for name in names {
         list.push(mechanism(&name.into_text()?).ok_or(BadValue("it names an unknown mechanism"))?);
     }
-    let material = read_private(members.take("priv")?)?;
-    let certificate = members.maybe("cert").map(read_certificate).transpose()?;
-    let operations = members.maybe("operations").map_or(Ok(0), Value::into_number)?;
-    let mut tags: Vec<String> = match members.maybe("restrictions") {
+    let material = read_private(members.required("priv")?)?;
+    let certificate = members.optional("cert").map(read_certificate).transpose()?;
+    let operations = members.optional("operations").map_or(Ok(0), Value::into_number)?;
+    let mut tags: Vec<String> = match members.optional("restrictions") {
         None => Vec::new(),
         Some(restrictions) => {
             let mut members = Members::of(restrictions)?;
-            let tags = members.maybe("tags").map_or(Ok(Vec::new()), texts)?;
+            let tags = members.optional("tags").map_or(Ok(Vec::new()), texts)?;
             members.end()?;
             tags
         }
     };
     tags.sort();
     tags.dedup();
-    let label = members.maybe("label").map_or(Ok(String::new()), Value::into_text)?;
+    let label = members.optional("label").map_or(Ok(String::new()), Value::into_text)?;
     check_label(&label).map_err(|_| BadValue("its label is too long"))?;
     members.end()?;
     let record = KeyRecord::new(uid, Mechanisms::of(&list), label, tags, material);
@@ -377,7 +377,7 @@ fn mechanism(name: &str) -> Option<Mechanism> {
 
 fn read_private(private: Value) -> Result<Material, BadValue> {
     let mut members = Members::of(private)?;
-    let material = match (members.maybe("PEM"), members.maybe("raw")) {
+    let material = match (members.optional("PEM"), members.optional("raw")) {
         (Some(pem), None) => {
             let pem = pem.into_bytes()?;
             Material::from_known_pem(&pem).map_err(|_| BadValue("its private key is damaged or of an unknown type"))?
@@ -507,8 +507,8 @@ pub fn read_network(version: Version, bytes: &[u8]) -> Result<Network, BadValue>
         }
         Version::V1 => {
             let mut members = Members::of(Value::read(bytes)?)?;
-            let (v4, v4_gateway) = read_interface(members.take("ipv4")?, 32)?;
-            let v6 = members.maybe("ipv6").map(|v6| read_interface(v6, 128)).transpose()?;
+            let (v4, v4_gateway) = read_interface(members.required("ipv4")?, 32)?;
+            let v6 = members.optional("ipv6").map(|v6| read_interface(v6, 128)).transpose()?;
             members.end()?;
             Ok(Network { v4, v4_gateway, v6: v6.map(|v6| v6.0), v6_gateway: v6.and_then(|v6| v6.1) })
         }
@@ -519,11 +519,11 @@ type Interface<A> = ((A, u8), Option<A>);
 
 fn read_interface<A: std::str::FromStr + Copy>(value: Value, bits_max: u8) -> Result<Interface<A>, BadValue> {
     let mut members = Members::of(value)?;
-    let cidr = members.take("cidr")?.into_text()?;
+    let cidr = members.required("cidr")?.into_text()?;
     let (address, bits) = cidr.split_once('/').ok_or(BAD_NETWORK)?;
     let address = address.parse().map_err(|_| BAD_NETWORK)?;
     let bits = bits.parse().ok().filter(|bits| *bits <= bits_max).ok_or(BAD_NETWORK)?;
-    let gateway = members.maybe("gateway").map(Value::into_text).transpose()?;
+    let gateway = members.optional("gateway").map(Value::into_text).transpose()?;
     let gateway = gateway.map(|text| text.parse().map_err(|_| BAD_NETWORK)).transpose()?;
     members.end()?;
     Ok(((address, bits), gateway))
@@ -545,7 +545,7 @@ pub fn write_network(network: &Network) -> Vec<u8> {
     Value::object(members).write().to_vec()
 }
 
-/// Where the log goes.
+/// The logging configuration of a device: level and syslog server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logging {
     /// The syslog server; the unspecified address means none.
@@ -569,9 +569,9 @@ pub fn read_logging(version: Version, bytes: &[u8]) -> Result<Logging, BadValue>
         }
         Version::V1 => {
             let mut members = Members::of(Value::read(bytes)?)?;
-            let address = members.take("ipAddress")?.into_text()?.parse().map_err(|_| BAD_LOGGING)?;
-            let port = u16::try_from(members.take("port")?.into_number()?).map_err(|_| BAD_LOGGING)?;
-            let level = members.take("logLevel")?.into_text()?;
+            let address = members.required("ipAddress")?.into_text()?.parse().map_err(|_| BAD_LOGGING)?;
+            let port = u16::try_from(members.required("port")?.into_number()?).map_err(|_| BAD_LOGGING)?;
+            let level = members.required("logLevel")?.into_text()?;
             members.end()?;
             Ok(Logging { address, port, level })
         }

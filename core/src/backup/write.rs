@@ -193,7 +193,7 @@ impl Backup {
                     self.stage = Stage::Done;
                     return Ok(None);
                 }
-                Stage::Broken => return Err(Error::internal("a broken backup goes on")),
+                Stage::Broken => return Err(Error::internal("a backup was continued after an error")),
             };
             self.stage = next;
             self.manifest = out.manifest;
@@ -358,7 +358,7 @@ impl Piece {
     }
 
     fn end(&mut self) -> Result<(), Error> {
-        let manifest = self.manifest.take().ok_or_else(|| Error::internal("a backup ends twice"))?;
+        let manifest = self.manifest.take().ok_or_else(|| Error::internal("a backup was ended twice"))?;
         self.append(nethsm::MANIFEST, &manifest.finish())?;
         format::push_end(&mut self.bytes);
         Ok(())

@@ -457,7 +457,7 @@ mod tests {
             counted.fetch_add(1, Ordering::SeqCst);
             Box::pin(std::future::ready(()))
         });
-        let told = |name: &str| {
+        let answers_and_reads = |name: &str| {
             rig.sim.clock.advance(Duration::from_secs(1));
             let before = reads.load(Ordering::SeqCst);
             let mut answers = vec![rig.ask(name, "guess 1"), rig.ask(name, "guess 2"), rig.ask(name, "guess 1")];
@@ -472,11 +472,11 @@ mod tests {
             use Denied::{Busy, TooMany, Unauthenticated};
             ([Unauthenticated, TooMany, TooMany, TooMany, Busy, TooMany].map(Some).to_vec(), 2)
         };
-        assert_eq!(told("nobody"), expected);
-        assert_eq!(told("admin"), expected);
+        assert_eq!(answers_and_reads("nobody"), expected);
+        assert_eq!(answers_and_reads("admin"), expected);
         rig.sim.clock.advance(Duration::from_secs(1));
         assert_eq!(rig.ask("admin", PASSPHRASE), None);
-        assert_eq!(told("admin"), expected, "with credentials that are known");
+        assert_eq!(answers_and_reads("admin"), expected, "with credentials that are known");
     }
 
     #[test]
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_guesses_compared_at_the_same_instant_one_is_judged() {
+    fn of_two_guesses_compared_at_the_same_instant_one_is_checked() {
         let rig = Rig::new();
         assert_eq!(rig.ask("admin", PASSPHRASE), None);
         // While a wrong guess is between its comparison and its strike, another thread asks with the right one.

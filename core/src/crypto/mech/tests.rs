@@ -142,7 +142,7 @@ fn rsa_answers(operation: &str, mode: Mode) -> usize {
     let loaded = LoadedKey::load(&rsa2048()).unwrap();
     let answers = answers(operation);
     for (a, b) in &answers {
-        // The file names the message first; decryption of padded messages goes from the second to the first.
+        // The file names the message first; decryption maps the second value to the first.
         let (input, expected) =
             if operation.contains("oaep") || operation == "pkcs1_decrypt" { (b, a) } else { (a, b) };
         let ours = run(&loaded, mode, input, None).unwrap_or_else(|why| panic!("{operation} {input:x?}: {why}"));
