@@ -1,8 +1,9 @@
-//! Backups of the whole HSM in NetHSM's format. Casemate reads the backups of a NetHSM, and a NetHSM those of Casemate.
+//! Backups of the whole HSM in NetHSM's format. Casemate restores those of a NetHSM, and writes its own so that a
+//! NetHSM can restore them.
 //!
 //! [`mod@format`] reads and writes frames, [`json`] and [`nethsm`] NetHSM's records; [`read`] combines them to read a
-//! file as it arrives. [`mod@write`] writes a backup under the key of [`mod@passphrase`]. [`stage`] stores the entries
-//! of a backup in rows that nothing reads, and [`convert`] turns them into records; the restore itself is a transition
+//! file as it arrives. [`mod@write`] writes a backup under the key of [`mod@passphrase`]. `stage` stores the entries
+//! of a backup in rows that nothing reads, and `convert` turns them into records; the restore itself is a transition
 //! between phases, in [`crate::hsm::restore`].
 
 pub(crate) mod convert;

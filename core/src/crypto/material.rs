@@ -38,9 +38,9 @@ pub enum Material {
     Generic(SecretBytes),
 }
 
-/// Whether [`LoadedKey::load`] of such a key is short enough to run on a thread that serves requests, at most 0.06 ms.
-/// P-521 takes 0.09 ms and an operation twice that, which together is too long; Brainpool curves take 0.2 to 0.8 ms,
-/// RSA up to 0.1 s.
+/// Whether [`LoadedKey::load`](crate::crypto::mech::LoadedKey::load) of such a key is short enough to run on a thread
+/// that serves requests, at most 0.06 ms. P-521 takes 0.09 ms and an operation twice that, which together is too long;
+/// Brainpool curves take 0.2 to 0.8 ms, RSA up to 0.1 s.
 pub(crate) fn loads_quickly(key_type: KeyType) -> bool {
     match key_type {
         KeyType::EC_P256 | KeyType::EC_P384 | KeyType::EC_P256K1 | KeyType::Curve25519 | KeyType::Generic => true,
