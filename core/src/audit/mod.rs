@@ -124,7 +124,7 @@ impl Audit {
         let intent = async { sequence = self.intent(act).await.ok() };
         first_of(intent, self.clock.sleep(Duration::from_millis(AUDIT_PATIENCE_MS))).await;
         if sequence.is_none() {
-            tracing::error!(target: "audit", endpoint = act.endpoint, "this is carried out without a record of its intent");
+            tracing::error!(target: "audit", endpoint = act.endpoint, "the change is carried out without a record of its intent");
         }
         sequence
     }
@@ -321,7 +321,7 @@ impl Audit {
             drop(waiting);
             self.lost.fetch_add(1, Ordering::Relaxed);
             tracing::error!(target: "audit", kind = event.kind.as_str(), endpoint = event.endpoint, user = event.user,
-                status = event.status, "too much waits for the audit log: this event is not recorded");
+                status = event.status, "the queue of the audit log is full: this event is not recorded");
             return;
         }
         waiting.push_back(Entry { time: self.now(), event, keep: true, done: None });

@@ -322,7 +322,7 @@ pub(crate) async fn undo_import(platform: &Platform, local: &Local, why: &str) -
     local.commit(change).await?;
     tracing::error!(target: "hsm.backup", "a restore was undone: {why}; users, keys and unlock passphrase are those from before");
     if let Err(error) = stage::sweep(platform).await {
-        tracing::warn!(target: "hsm.backup", %error, "what a restore staged could not be removed yet");
+        tracing::warn!(target: "hsm.backup", %error, "the staged data of a restore could not be removed yet");
     }
     Ok(())
 }
@@ -335,7 +335,7 @@ pub(crate) async fn clear_up(platform: &Platform, local: &Local) {
         local.commit(slots::forget_former(LocalChange::default().delete(LocalPath::Step))).await
     };
     if let Err(error) = cleared.await {
-        tracing::warn!(target: "hsm.backup", %error, "what a restore replaced could not be removed yet");
+        tracing::warn!(target: "hsm.backup", %error, "the data that a restore replaced could not be removed yet");
     }
 }
 

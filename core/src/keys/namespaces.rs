@@ -75,7 +75,7 @@ impl Namespaces<'_> {
                 // The namespace is deleted. What is left only takes room; if it cannot be removed now, it is removed
                 // later.
                 if let Err(error) = self.sweep(number).await {
-                    tracing::warn!(target: "hsm.namespace", %error, "the keys of ({id}) are not swept yet");
+                    tracing::warn!(target: "hsm.namespace", %error, "the keys of ({id}) could not be removed yet");
                 }
                 Ok(())
             }

@@ -102,9 +102,9 @@ impl Store for YieldingStore {
 
 /// Keeps jobs until the test runs one.
 #[derive(Default)]
-struct Held(Mutex<Vec<Job>>);
+struct HeldJobs(Mutex<Vec<Job>>);
 
-impl Pool for Held {
+impl Pool for HeldJobs {
     fn spawn(&self, _: Work, _: Party, job: Job) {
         self.0.lock().unwrap().push(job);
     }
@@ -128,7 +128,7 @@ enum Act {
 struct Record {
     by: &'static str,
     act: Act,
-    believed: AtomicUsize,
+    authenticated: AtomicUsize,
     found: AtomicUsize,
     result: Mutex<Option<Result<(), Error>>>,
 }
@@ -143,7 +143,7 @@ fn key() -> KeyId {
 
 async fn carry_out(op: &Operational, number: usize, record: &Record, history: &History) -> Result<(), Error> {
     let caller = op.believe(&user(record.by)).await.map_err(|_| Error::NotBelieved)?;
-    record.believed.store(history.now(), Ordering::SeqCst);
+    record.authenticated.store(history.now(), Ordering::SeqCst);
     record.found.store(history.now(), Ordering::SeqCst);
     yield_once().await;
     let passphrase = || Passphrase::from_text(format!("passphrase {number}"));
@@ -248,7 +248,7 @@ struct Played {
 /// Runs one interleaving of one set of acts.
 fn play(seed: u64) -> Played {
     let (sim, chance, history) = (device(), SimRng::new(seed), Arc::new(History::default()));
-    let pool = Arc::new(Held::default());
+    let pool = Arc::new(HeldJobs::default());
     let store = Arc::new(YieldingStore(sim.store.clone(), history.clone()));
     let local = Arc::new(YieldingStore(sim.local.clone(), history.clone()));
     let hsm = block_on_yielding(Hsm::boot(Platform { store, local, pool: pool.clone(), ..sim.platform() })).unwrap();
@@ -259,7 +259,7 @@ fn play(seed: u64) -> Played {
             Arc::new(Record {
                 by: ADMINISTRATORS[chance.below(3) as usize],
                 act: some_act(&chance),
-                believed: AtomicUsize::new(0),
+                authenticated: AtomicUsize::new(0),
                 found: AtomicUsize::new(0),
                 result: Mutex::default(),
             })
@@ -322,19 +322,20 @@ fn no_right_outlives_its_owner_and_no_act_undoes_what_it_never_saw() {
                 continue;
             };
             done += 1;
-            assert!(matches!(*result, Some(Ok(()))), "it was refused, and done: {}", say());
-            let (believed, found) = (record.believed.load(Ordering::SeqCst), record.found.load(Ordering::SeqCst));
+            assert!(matches!(*result, Some(Ok(()))), "it was refused but carried out: {}", say());
+            let (authenticated, found) =
+                (record.authenticated.load(Ordering::SeqCst), record.found.load(Ordering::SeqCst));
             let between = |since: usize, turns: Vec<usize>| turns.into_iter().any(|turn| since < turn && turn < wrote);
             let gone = of(&|act| *act == Act::DeleteUser(record.by));
-            assert!(!between(believed, gone), "its owner was deleted before: {}", say());
+            assert!(!between(authenticated, gone), "its owner was deleted before: {}", say());
             let changed = of(&|act| *act == Act::SetPassphrase(record.by));
-            assert!(!between(believed, changed), "its owner's passphrase was changed before: {}", say());
+            assert!(!between(authenticated, changed), "its owner's passphrase was changed before: {}", say());
             let made = match record.act {
                 Act::DeleteKey => of(&|act| *act == Act::CreateKey),
                 Act::DeleteNamespace => of(&|act| *act == Act::CreateNamespace),
                 _ => Vec::new(),
             };
-            assert!(!between(found, made), "what it deleted was made after it had looked: {}", say());
+            assert!(!between(found, made), "it deleted what was created after it had looked: {}", say());
         }
     }
     // Otherwise the test has not covered its subject.
