@@ -1,13 +1,13 @@
-//! A bounded queue into threads whose users take turns: each party has a line of its own, and the one that was attended to
-//! least recently goes first; of those that never were, the one that came last. Who pushes never waits; who pops does.
+//! A bounded queue into threads whose users take turns: each party has a line of its own, and the party that was served
+//! or turned away longest ago goes first; among those that never were, the newest. Pushing never waits; popping does.
 //!
-//! When all places are taken, a newcomer gets one at the expense of the longest line, or of one as long as its own would
-//! be whose party was attended to no earlier. To be turned away counts as being attended to: so whoever comes seldom gets a
-//! place and the next turn, however many others come often, be they served or not.
+//! When the queue is full, a new item replaces the last one of the longest line, or of a line as long as its own would
+//! be whose party had its last turn no earlier. Being turned away counts as a turn: so a party that rarely pushes gets
+//! into the queue and has the next turn, however many others push often, whether they are served or not.
 //!
-//! Strangers are told apart by address alone, and some have very many. So every second turn belongs to those who proved who
-//! they are, and their places are not taken by strangers; and every second time chance decides among strangers, so that
-//! whoever was seen before still has a share against any number who come for the first time.
+//! Parties that have not logged in are known by address alone, and some control very many. So every second turn belongs
+//! to parties that have logged in, whose items are not replaced by those of addresses; and every second time, chance
+//! decides among addresses, so that one seen before still has a share against any number of new ones.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
@@ -16,33 +16,33 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use casemate_core::runtime::party::Party;
 
-/// Items on their way to threads.
+/// Items waiting for threads, by party.
 pub(crate) struct Turns<T> {
     bounds: Bounds,
     state: Mutex<State<T>>,
     changed: Condvar,
 }
 
-/// How much there may be.
+/// Limits of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Items that wait at once, of all parties.
+    /// Waiting items of all parties together.
     pub(crate) waiting: usize,
-    /// Items of one party that are worked on at once.
+    /// Items of one party that are processed at once.
     pub(crate) running: usize,
-    /// Parties of which it is remembered when they were attended to last; twice as many at most.
+    /// Parties whose last turn is remembered; at most twice as many.
     pub(crate) remembered: usize,
 }
 
 struct State<T> {
-    /// None of them is empty.
+    /// None of the lines is empty.
     lines: HashMap<Party, Line<T>>,
     waiting: usize,
     running: HashMap<Party, usize>,
-    /// Items that came so far.
+    /// Number of items queued so far.
     came: u64,
     attended: Attended,
-    /// Turns so far.
+    /// Number of turns so far.
     turn: u64,
     chance: Chance,
     closed: bool,
@@ -50,12 +50,12 @@ struct State<T> {
 
 struct Line<T> {
     items: VecDeque<T>,
-    /// The number of the item with which it began.
+    /// The sequence number of its first item.
     number: u64,
 }
 
 impl<T> Turns<T> {
-    /// Nobody waits yet.
+    /// An empty queue.
     pub(crate) fn new(bounds: Bounds) -> Self {
         let attended = Attended { now: 0, recent: HashMap::new(), older: HashMap::new() };
         let (lines, running) = (HashMap::new(), HashMap::new());
@@ -64,7 +64,7 @@ impl<T> Turns<T> {
         Self { bounds, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Puts `item` in, or drops it; or drops another one for it.
+    /// Adds `item`, or drops it; or drops another one to make room for it.
     pub(crate) fn push(&self, party: Party, item: T) {
         let mut state = self.lock();
         let mut displaced = None;
@@ -73,7 +73,7 @@ impl<T> Turns<T> {
         }
         if state.closed || state.waiting >= self.bounds.waiting {
             state.attended.note(party, self.bounds.remembered);
-            // Whatever is dropped is so after the lock is given back: what an item wakes may look at the queue.
+            // Items are dropped after the lock is released: what they wake may use the queue.
             drop(state);
             drop(item);
             return;
@@ -96,7 +96,7 @@ impl<T> Turns<T> {
         None
     }
 
-    /// An item of `party` is no longer worked on.
+    /// An item of `party` is no longer being processed.
     pub(crate) fn done(&self, party: Party) {
         let mut state = self.lock();
         if let Some(running) = state.running.get_mut(&party) {
@@ -106,11 +106,11 @@ impl<T> Turns<T> {
             }
         }
         drop(state);
-        // Another thread may have passed this party over.
+        // Another thread may have skipped this party.
         self.changed.notify_one();
     }
 
-    /// Takes no more items, and drops those in it.
+    /// Closes the queue and drops the items in it.
     pub(crate) fn discard(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -135,12 +135,12 @@ impl<T> State<T> {
         self.waiting += 1;
     }
 
-    /// Makes room for an item of `ours`; gives what has to go.
+    /// Makes room for an item of `ours`; returns the item to drop.
     fn displace(&mut self, ours: Party, bounds: Bounds) -> Option<T> {
         let own = self.lines.get(&ours).map_or(0, |line| line.items.len()) + 1;
         let gives_way = self.by_chance(own, ours).or_else(|| {
-            // Equal claims are those of parties that were never attended to: the one that waits is so now, and cannot come
-            // back by the same right.
+            // Parties with equal claims have never had a turn: being turned away is a turn, so it cannot replace
+            // another in the same way again.
             let claim = (own, self.attended.at(ours));
             let others = self.lines.iter().filter(|(party, _)| **party != ours);
             let others =
@@ -158,7 +158,7 @@ impl<T> State<T> {
         self.take(gives_way, VecDeque::pop_back)
     }
 
-    /// For a stranger, every second time: any of the strangers whose line is the longest, if it is no shorter than `own`.
+    /// For an address, every second time: one of the addresses with the longest line, if that is no shorter than `own`.
     fn by_chance(&mut self, own: usize, ours: Party) -> Option<Party> {
         if !is_stranger(ours) || !self.chance.coin() {
             return None;
@@ -170,7 +170,7 @@ impl<T> State<T> {
         self.chance.one_of(&equal)
     }
 
-    /// The first of the line whose turn it is, of those of whom not too many are running.
+    /// The first item of the line whose turn it is, among parties below their limit of running items.
     fn next(&mut self, bounds: Bounds) -> Option<(Party, T)> {
         let free = |party: &Party| self.running.get(party).is_none_or(|running| *running < bounds.running);
         let ready: Vec<(Party, u64)> =
@@ -208,7 +208,7 @@ fn is_stranger(party: Party) -> bool {
     matches!(party, Party::Address(_))
 }
 
-/// What strangers cannot foresee: numbers of xorshift64 (Marsaglia 2003) from a random start. No secret depends on it.
+/// Numbers that clients cannot predict: xorshift64 (Marsaglia 2003) from a random start. No secret depends on them.
 struct Chance(u64);
 
 impl Chance {
@@ -233,8 +233,8 @@ impl Chance {
     }
 }
 
-/// When parties were served or turned away last, in numbers that count up. A bounded memory in two generations, so that
-/// those for whom that is longest ago are forgotten first.
+/// When parties had their last turn, served or turned away, as increasing numbers. Memory is bounded by two
+/// generations, so that the oldest are forgotten first.
 struct Attended {
     now: u64,
     recent: HashMap<Party, u64>,
@@ -242,7 +242,7 @@ struct Attended {
 }
 
 impl Attended {
-    /// Zero: never lately.
+    /// Zero: not recently.
     fn at(&self, party: Party) -> u64 {
         self.recent.get(&party).or_else(|| self.older.get(&party)).copied().unwrap_or(0)
     }
@@ -267,7 +267,7 @@ mod tests {
     const B: Party = Party::Namespace(2);
     const C: Party = Party::Namespace(3);
 
-    /// Puts items in, each named by a letter of its party and a number.
+    /// Queues items, each named by a letter of its party and a number.
     fn filled(bounds: Bounds, items: &[(Party, &'static str)]) -> Turns<&'static str> {
         let turns = Turns::new(bounds);
         items.iter().for_each(|(party, item)| turns.push(*party, *item));
@@ -317,7 +317,7 @@ mod tests {
         let turns = filled(Bounds { remembered: 1_000, ..BOUNDS }, &[]);
         (10..200).for_each(|party| turns.push(Party::Namespace(party), "early"));
         turns.push(A, "late");
-        // Those who gave way have had their first time.
+        // Those that were replaced have had their first turn.
         (10..190).for_each(|party| turns.push(Party::Namespace(party), "again"));
         assert_eq!(rest(&turns), ["late", "early", "early", "early"]);
     }

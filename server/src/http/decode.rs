@@ -1,4 +1,4 @@
-//! What bodies an endpoint takes, and how they become the handler's argument.
+//! Which bodies an endpoint accepts, and how they become the handler's argument.
 
 use casemate_api::body::keys::{ImportArguments, ImportKey};
 use casemate_api::limits::{BODY_MAX_BYTES, BODY_USE_MAX_BYTES, PART_HEAD_MAX_BYTES, REQUEST_BYTES};
@@ -19,7 +19,7 @@ use super::reply::Refusal;
 use super::respond::no_room;
 use super::upload::Upload;
 
-/// Which Content-Types an endpoint takes, and when that is checked.
+/// Which Content-Types an endpoint accepts, and when that is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Types {
     /// Any, or none.
@@ -32,7 +32,7 @@ pub enum Types {
     JsonOrMultipart,
     /// `application/octet-stream` without parameters; checked early.
     Octets,
-    /// Any, but one must be given and readable; checked early.
+    /// Any, but one must be present and well-formed; checked early.
     Given,
     /// `application/x-pem-file`.
     Pem,
@@ -44,7 +44,8 @@ impl Types {
         matches!(self, Types::JsonOrMultipart | Types::Octets | Types::Given)
     }
 
-    /// Whether `header` is taken. A missing header counts as `application/octet-stream`, except where it is mandatory.
+    /// Whether `header` is accepted. A missing header counts as `application/octet-stream`, except where it is
+    /// mandatory.
     pub fn accept(self, header: Option<&[u8]>) -> bool {
         let parsed = match header {
             None => return matches!(self, Types::Any | Types::JsonOrOctets),
@@ -63,17 +64,17 @@ impl Types {
     }
 }
 
-/// Which bodies an endpoint takes.
+/// Which bodies an endpoint accepts.
 #[derive(Clone, Copy, Debug)]
 pub struct Takes {
-    /// The Content-Types.
+    /// The accepted Content-Types.
     pub types: Types,
-    /// The largest body, in bytes; [`usize::MAX`]: the handler takes it as it comes.
+    /// The largest body, in bytes; [`usize::MAX`] if the handler reads the body as it arrives.
     pub max_bytes: usize,
 }
 
 impl Takes {
-    /// Whether the handler takes the body as it comes.
+    /// Whether the handler reads the body as it arrives.
     pub fn streamed(&self) -> bool {
         self.max_bytes == usize::MAX
     }
@@ -93,20 +94,20 @@ pub(super) enum How<B> {
     Now(fn(&[u8]) -> Result<B, Error>),
     /// From the Content-Type and the bytes.
     Typed(Decode<B>),
-    /// Not at all: the handler reads it.
+    /// Not decoded: the handler reads it.
     Streamed(fn(Upload) -> B),
 }
 
 impl<B: Send + 'static> Body<B> {
-    /// The handler's argument, of the bytes that were `sent`, or of those that are still to come.
+    /// Decodes the handler's argument from the bytes that were `sent`, or passes on those still to come.
     pub(super) async fn decode(&self, sent: Received, context: &mut RequestContext) -> Result<B, Refusal> {
         let length = sent.len();
         let decoded = match &self.decode {
             How::Now(decode) => {
                 let (decode, hsm, grant) = (*decode, &context.hsm, context.grant.clone());
                 let party = Party::Address(context.address.into());
-                // The body goes with that: it makes room for the copies that are to be made of what is in it. It is counted
-                // as long as the pool has it, also if the client leaves.
+                // The body is dropped with that, which makes room for the copies made of its contents. It stays counted
+                // as long as the pool has it, even if the client disconnects.
                 let decode = move || {
                     let body = sent.into_body();
                     let input = decode(&body);
@@ -119,7 +120,7 @@ impl<B: Send + 'static> Body<B> {
                 let (decode, hsm, grant) = (*decode, &context.hsm, context.grant.clone());
                 let header = context.content_type().map(<[u8]>::to_vec);
                 let party = Party::Address(context.address.into());
-                // Counted as long as the pool has it, also if the client leaves.
+                // Stays counted as long as the pool has it, even if the client disconnects.
                 let decode = move || {
                     let input = decode(header.as_deref(), sent.into_body());
                     drop(grant);
@@ -128,7 +129,7 @@ impl<B: Send + 'static> Body<B> {
                 hsm.by_size(length, party, decode).await.and_then(|input| input)
             }
             How::Streamed(take) => {
-                // What waits of it, and what is made of that.
+                // What is buffered of it, and what is parsed from that.
                 context.grant.cover(REQUEST_BYTES + 2 * PART_HEAD_MAX_BYTES).map_err(|NoRoom| no_room())?;
                 Ok(take(context.upload()))
             }
@@ -141,12 +142,12 @@ fn body<B>(types: Types, schema: Option<SchemaOf>, decode: fn(&[u8]) -> Result<B
     Body { takes: Takes { types, max_bytes: BODY_MAX_BYTES }, schema, decode: How::Now(decode) }
 }
 
-/// No body; one that is sent anyway is read and ignored.
+/// No body; if one is sent, it is read and ignored.
 pub fn none() -> Body<()> {
     body(Types::Any, None, |_| Ok(()))
 }
 
-/// No body either, but with a check of its type, as the contract has it for some.
+/// No body either, but its Content-Type is checked, as the contract requires for some endpoints.
 pub fn ignored() -> Body<()> {
     body(Types::JsonOrOctets, None, |_| Ok(()))
 }
@@ -155,40 +156,40 @@ fn schema_of<T: JsonSchema>() -> Option<SchemaOf> {
     Some(|generator| generator.subschema_for::<T>())
 }
 
-/// JSON whose Content-Type must say so.
+/// JSON; the Content-Type must be `application/json`.
 pub fn json<T: DeserializeOwned + JsonSchema>() -> Body<T> {
     body(Types::Json, schema_of::<T>(), |bytes| Ok(json::parse(bytes)?))
 }
 
-/// JSON whatever the Content-Type says, as the contract has it for most POSTs.
+/// JSON whatever the Content-Type is, as the contract has it for most POSTs.
 pub fn untyped_json<T: DeserializeOwned + JsonSchema>() -> Body<T> {
     body(Types::Any, schema_of::<T>(), |bytes| Ok(json::parse(bytes)?))
 }
 
-/// JSON of sign, decrypt and encrypt, which may be long.
+/// JSON of sign, decrypt and encrypt, which may be long ([`BODY_USE_MAX_BYTES`]).
 pub fn long_json<T: DeserializeOwned + JsonSchema>() -> Body<T> {
     let mut body = untyped_json();
     body.takes.max_bytes = BODY_USE_MAX_BYTES;
     body
 }
 
-/// JSON that the handler judges itself, because something comes between its syntax and its schema.
+/// JSON whose errors the handler reports itself, because another check comes between its syntax and its schema.
 pub fn judged_json<T: DeserializeOwned + JsonSchema>() -> Body<Result<T, JsonError>> {
     body(Types::Any, schema_of::<T>(), |bytes| Ok(json::parse(bytes)))
 }
 
-/// Bytes stored as they are.
+/// Binary data, passed on unchanged.
 pub fn octets() -> Body<Vec<u8>> {
     body(Types::Octets, None, |bytes| Ok(bytes.to_vec()))
 }
 
-/// A body of any size, which the handler takes as it comes. Such an endpoint runs on `Arc<Hsm>`, so that a client that
-/// takes its time does not hold the phase.
+/// A body of any size, which the handler reads as it arrives. Such an endpoint runs on `Arc<Hsm>`, so that a slow
+/// client does not hold the phase.
 pub fn stream(types: Types) -> Body<Upload> {
     Body { takes: Takes { types, max_bytes: usize::MAX }, schema: None, decode: How::Streamed(|upload| upload) }
 }
 
-/// Text in PEM, which the core reads.
+/// PEM text (RFC 7468), which the core parses.
 pub fn pem() -> Body<Vec<u8>> {
     body(Types::Pem, None, |bytes| Ok(bytes.to_vec()))
 }
@@ -201,7 +202,7 @@ pub enum Import {
     Pem(ImportArguments, Zeroizing<Vec<u8>>),
 }
 
-/// A key to import: JSON, or two parts of which the second is PEM.
+/// A key to import: JSON, or two multipart parts of which the second is PEM.
 pub fn import() -> Body<Import> {
     let decode: Decode<Import> = |content_type, body| {
         let header = content_type.unwrap_or_default();

@@ -1,8 +1,8 @@
-//! The HTTP side of one HSM: from a request to its response, and all that both need.
+//! The HTTP side of one HSM: from a request to its response.
 //!
-//! A path leads to an endpoint, whose answer `respond.rs` forms, or else to a page outside the API. What is done for
-//! every request whatever it asks for is here: its memory is taken from its client's account, its time is measured, and
-//! its response gets the headers that all have.
+//! A path leads to an endpoint, whose response is formed in `respond.rs`, or else to a page outside the API. This file
+//! does what applies to every request: it charges memory to the client's account, measures the time, and adds the
+//! headers that all responses have.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Everything that answers requests for `hsm`; `failed` says whom while that is Failed.
+    /// Answers requests for `hsm`; `failed` decides who may call while it is Failed.
     pub fn new(
         hsm: Arc<Hsm>,
         clock: Arc<dyn Clock>,
@@ -73,7 +73,7 @@ impl Edge {
     pub async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<ReplyBody> {
         let begun = self.clock.monotonic();
         let head = *request.method() == Method::HEAD;
-        // At debug, not at info as in NetHSM: two lines for each signature are a load of their own.
+        // At debug level, not at info as in NetHSM: two lines for each signature would be a considerable load.
         tracing::debug!(target: "http.access", "request {} {}", request.method(), request.uri());
         let path = negotiate::decode_path(request.uri().path()).into_owned();
         let found = self.routes.find(&path);
@@ -156,7 +156,7 @@ impl Edge {
         response
     }
 
-    /// With the headers that every reply of the API has.
+    /// Adds the headers that every reply of the API has.
     fn dressed(&self, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
         let headers = response.headers_mut();
         let date = httpdate::fmt_http_date(std::time::SystemTime::UNIX_EPOCH + unix_time(&self.hsm));
@@ -173,11 +173,11 @@ impl Service for Edge {
     }
 }
 
-/// What the head of a request takes in memory.
+/// Memory used by the head of a request, in bytes.
 fn head_bytes(request: &Request<Incoming>) -> usize {
     let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
     lines.sum()
 }
 
-/// What a header takes beside its text.
+/// Overhead of a header besides its text, in bytes.
 const HEADER_BYTES: usize = 128;

@@ -1,6 +1,6 @@
-//! The surface of the HSM: every endpoint is one row, and authorisation can be read off it.
+//! The endpoint table: one entry per endpoint, from which authorisation can be read.
 //!
-//! Routing, refusals, the OpenAPI document, the policy listing and the policy test are all made from this table.
+//! Routing, refusals, the OpenAPI document, the policy listing and the policy test are all derived from this table.
 
 use casemate_api::Action::*;
 use casemate_api::State::*;
@@ -21,7 +21,7 @@ use super::find::*;
 use super::handlers::{audit, backup, cluster, config, health, keys, lock, namespaces, system, tls, users};
 use super::represent::{OfCertificate, OfKey, OfLogging, OfNetwork, OfTlsChain, OfUnattendedBoot, OfUser, Tagged};
 
-/// Every row, in the order of the API document.
+/// All endpoints, in the order of the API document.
 #[rustfmt::skip]
 pub fn table() -> Vec<Endpoint> {
     const ALWAYS: &[casemate_api::State] = &[Unprovisioned, Locked, Operational, Failed];

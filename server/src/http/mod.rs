@@ -1,4 +1,4 @@
-//! The HTTP edge: bytes to requests, requests to calls of the core, answers to bytes.
+//! The HTTP edge: requests in, calls into the core, responses out.
 
 pub mod access;
 mod act;

@@ -1,4 +1,4 @@
-//! The OpenAPI document, made from the endpoint table: nothing in it is said twice.
+//! The OpenAPI document, generated from the endpoint table so that nothing is stated twice.
 
 use casemate_api::body::ErrorBody;
 use casemate_api::{Role, State};
@@ -12,7 +12,7 @@ use super::decode::Types;
 use super::endpoint::Spec;
 use super::route::{BASE, Routes};
 
-/// The document (OpenAPI 3.1.0), as JSON. It tells of this server, and so of its setting `failed`.
+/// The document (OpenAPI 3.1.0) as JSON. It describes this server, including its setting `failed`.
 pub fn document(routes: &Routes, failed: FailedState) -> Vec<u8> {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = "/components/schemas".into();

@@ -1,7 +1,7 @@
-//! Long bytes in pieces of memory of their own.
+//! Long byte strings in separately allocated pieces.
 //!
-//! Whatever is freed is wiped first, and to do that with megabytes at once would hold up a thread that serves requests. So a
-//! long body or reply is never one block of memory there, and what is left of it is let go piece by piece.
+//! All memory is wiped when it is freed, and wiping megabytes at once would hold up a thread that serves requests. So a
+//! long body or reply is never one block of memory there, and what is left of it is freed piece by piece.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,36 +13,36 @@ use tokio::runtime::Handle;
 
 use super::budget::Grant;
 
-/// Known bytes: what is short is one piece, and costs nothing more than a vector.
+/// A byte string of known length: a short one is a single piece, and costs nothing more than a vector.
 #[derive(Default)]
 pub struct Pieces {
-    /// Full before there is another.
+    /// All but the last are full.
     first: Vec<u8>,
     more: VecDeque<Vec<u8>>,
 }
 
 impl Pieces {
-    /// Nothing yet, with room for `bytes`.
+    /// Empty, with capacity for `bytes` bytes.
     pub fn with_capacity(bytes: usize) -> Self {
         Self { first: Vec::with_capacity(bytes.min(REPLY_PIECE_BYTES)), more: VecDeque::new() }
     }
 
-    /// Bytes in all pieces.
+    /// Length of all pieces together, in bytes.
     pub fn len(&self) -> usize {
         self.iter().map(<[u8]>::len).sum()
     }
 
-    /// Whether there is nothing in it.
+    /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.first.is_empty()
     }
 
-    /// The pieces, of [`REPLY_PIECE_BYTES`] at most each.
+    /// The pieces, at most [`REPLY_PIECE_BYTES`] each.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         std::iter::once(&self.first).chain(&self.more).map(Vec::as_slice)
     }
 
-    /// The first piece and the others.
+    /// The first piece and the remaining ones.
     pub fn apart(self) -> (Vec<u8>, VecDeque<Vec<u8>>) {
         (self.first, self.more)
     }
@@ -63,7 +63,7 @@ impl Pieces {
 }
 
 impl From<Vec<u8>> for Pieces {
-    /// Belongs on the pool if `bytes` are many.
+    /// Run it on the pool if `bytes` are many.
     fn from(bytes: Vec<u8>) -> Self {
         if bytes.len() <= REPLY_PIECE_BYTES {
             return Self { first: bytes, more: VecDeque::new() };
@@ -86,8 +86,8 @@ impl io::Write for Pieces {
     }
 }
 
-/// Lets go of `pieces` that nobody wants any more, one after the other, and serves others in between; `held`, which they
-/// are counted in, shrinks to what is left of them. Outside of a runtime nobody is served, and they go at once.
+/// Frees `pieces` that are no longer needed, one at a time, and yields to other tasks in between. `held`, the grant
+/// that counts them, shrinks to what is left. Outside of a runtime there are no other tasks, and all are freed at once.
 pub(super) fn let_go<P>(mut pieces: VecDeque<P>, held: Option<Arc<Grant>>)
 where
     P: AsRef<[u8]> + Send + 'static,
@@ -97,8 +97,8 @@ where
     }
     let Ok(runtime) = Handle::try_current() else { return stall::begins(WIPING) };
     let mut left: usize = pieces.iter().map(|piece| piece.as_ref().len()).sum();
-    // At once: of these no copies will be made, and their client may be back before they are gone. Not below what the request
-    // counts for, which may still be there.
+    // Shrink at once: no copies of these will be made, and their client may send another request before they are freed.
+    // Not below the base amount of a request, which may still be in memory.
     let shrink = move |left: usize| held.iter().for_each(|held| held.shrink(left.max(2 * REQUEST_BYTES)));
     shrink(left);
     runtime.spawn(async move {
@@ -111,7 +111,7 @@ where
     });
 }
 
-/// What [`let_go`] says where it cannot take its time.
+/// The label of [`let_go`] for `stall`, where it frees everything at once.
 const WIPING: &str = "wiping what nobody wants";
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Log lines on standard error: text for people or JSON for machines. The journal adds the time itself and takes the level as
-//! a prefix (sd-daemon(3)).
+//! Log lines on standard error: text for people or JSON for machines. The systemd journal adds the time itself and
+//! takes the level from a prefix (sd-daemon(3)).
 
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -13,19 +13,19 @@ use tracing_subscriber::layer::{Context, Layer};
 
 use super::event::Said;
 
-/// How log lines are written.
+/// Format of log lines (setting `log-format`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 /// Writes each event as one line.
 pub(super) struct Lines {
     pub(super) format: LogFormat,
-    /// Whether the journal reads them.
+    /// Whether the destination is the systemd journal.
     pub(super) journal: bool,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -44,12 +44,13 @@ impl Lines {
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let line = self.line(&Said::by(event), self.clock.wall());
-        // One write, so that lines of two threads do not mix. If standard error is gone there is nobody to tell.
+        // A single write, so that lines of two threads do not mix. If standard error is closed, the error cannot be
+        // reported.
         let _ = io::stderr().write_all(line.as_bytes());
     }
 }
 
-/// A wall clock's time (since 1970) as RFC 3339 has it, in UTC, with microseconds.
+/// Formats a wall-clock time (since 1970) as in RFC 3339, in UTC, with microseconds.
 pub(super) fn rfc3339(wall: Duration) -> String {
     let micros = i64::try_from(wall.as_micros()).unwrap_or(i64::MAX);
     let time = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX);
@@ -57,7 +58,7 @@ pub(super) fn rfc3339(wall: Duration) -> String {
 }
 
 /// Whether standard error is the stream that systemd named in `JOURNAL_STREAM`, as `device:inode`. The variable alone
-/// says little: it is inherited by processes whose output goes elsewhere.
+/// is not enough: processes whose output goes elsewhere inherit it.
 pub(super) fn is_journal(stream: Option<&str>) -> bool {
     let numbers = stream.and_then(|text| text.split_once(':'));
     let Some((Ok(device), Ok(inode))) = numbers.map(|(device, inode)| (device.parse::<u64>(), inode.parse::<u64>()))
@@ -91,7 +92,7 @@ mod tests {
         assert!(json.contains("\"time\":\"2026-01-01T00:00:00.000001Z\"") && !json.starts_with('<'), "{json}");
     }
 
-    /// The lines that an event with this text in its message and in fields of each kind is written as.
+    /// The lines written for an event with this text in its message and in fields of each kind.
     fn lines_of(text: &str) -> Vec<String> {
         struct Caught(Mutex<Vec<String>>);
         impl<S: Subscriber> Layer<S> for &'static Caught {

@@ -1,7 +1,7 @@
-//! Log lines: to standard error and to syslog, one per event, at a level that can be changed while the process runs.
+//! Log lines to standard error and to syslog, one per event, at a level that can be changed while the process runs.
 //!
-//! Whoever emits an event answers for what is in it; secrets have no `Debug` and no `Display` to be logged by. Foreign text may
-//! be in it as it is: [`super::plain`] makes it harmless on its way out.
+//! Code that emits an event is responsible for its contents; secrets have no `Debug` or `Display` with which they could
+//! be logged. Foreign text may be included unchanged: [`super::plain`] escapes it on output.
 
 use std::net::SocketAddr;
 use std::panic::PanicHookInfo;
@@ -20,48 +20,49 @@ use super::lines::{self, Lines, LogFormat};
 use super::metrics::{Count, Metrics};
 use super::syslog::{Remote, Tap};
 
-/// Changes what is logged.
+/// Handle to change the log level.
 #[derive(Clone)]
 pub struct LogLevel(reload::Handle<LevelFilter, Registry>);
 
 impl LogLevel {
-    /// From now on, log what is at least this important.
+    /// From now on, logs events of at least this level.
     pub fn set(&self, level: LevelFilter) {
-        // It fails only once the subscriber is gone, and then there is nothing to set.
+        // It fails only if the subscriber is gone, and then there is nothing to set.
         let _ = self.0.reload(level);
     }
 }
 
-/// What of logging can be changed while the process runs.
+/// The part of logging that can be changed while the process runs.
 #[derive(Clone)]
 pub struct Logging {
-    /// What is logged.
+    /// The log level.
     pub level: LogLevel,
-    /// Where to, besides standard error.
+    /// The syslog destinations.
     pub remote: Remote,
 }
 
 impl Logging {
-    /// From now on, log what is at least as important as `level`, and send it over UDP to `udp` as well, if anywhere.
+    /// From now on, logs events of at least `level`, and sends them to the syslog server `udp` as well, if there is
+    /// one.
     pub fn apply(&self, level: LevelFilter, udp: Option<SocketAddr>) {
         self.remote.send_to(udp);
         self.level.set(level);
     }
 }
 
-/// How logging starts.
+/// The initial configuration of logging.
 pub struct Start {
-    /// What is logged.
+    /// The log level.
     pub level: LevelFilter,
-    /// The form of lines on standard error.
+    /// The format of lines on standard error.
     pub format: LogFormat,
-    /// What systemd says the journal's stream is (`JOURNAL_STREAM`).
+    /// systemd's name of the journal's stream (`JOURNAL_STREAM`).
     pub journal_stream: Option<String>,
-    /// Where lines go besides.
+    /// The syslog destinations.
     pub remote: Remote,
-    /// For the times in lines.
+    /// The clock for the times in lines.
     pub clock: Arc<dyn Clock>,
-    /// Where warnings and errors are counted.
+    /// The metrics that count warnings and errors.
     pub metrics: Arc<Metrics>,
 }
 
@@ -77,15 +78,16 @@ pub fn start(how: Start) -> Result<Logging, TryInitError> {
     Ok(Logging { level: LogLevel(handle), remote })
 }
 
-/// Logs where a panic was. What it says only if that is a constant: a formatted text may hold what must not be logged.
+/// Logs the location of a panic, and its message only if that is a constant: formatted text may contain what must not
+/// be logged.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map_or_else(|| "unknown".into(), ToString::to_string);
     let text = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(not shown)");
     tracing::error!(place, text, "panic");
 }
 
-/// Keeps what other crates say below an error to ourselves: it is much, nobody here answers for what is in it, and
-/// strangers can bring some of it about as often as they like.
+/// Drops events of other crates below the level of errors: there are many, we cannot vouch for their contents, and
+/// clients without credentials can cause some of them at will.
 struct Discretion;
 
 impl Discretion {

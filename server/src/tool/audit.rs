@@ -1,7 +1,7 @@
 //! `casemated audit verify`: checks an export of the audit log without the device that wrote it.
 //!
-//! Every line must be exactly as the HSM writes it, every record must have its number and its hash, and every checkpoint
-//! its signature. The first line that fails is named.
+//! Every line must be exactly as the HSM writes it, every record must have its number and hash, and every checkpoint a
+//! valid signature. The first line that fails is named.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -15,17 +15,17 @@ use serde::Deserialize;
 use crate::observe::plain::plain;
 use crate::process::Exit;
 
-/// Why a file was not found to be good: an exit code and a sentence.
+/// Why a file was not accepted: an exit code and a sentence.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// [`Exit::AuditBroken`] if the log was tampered with, [`Exit::Settings`] if a file cannot be read.
+    /// [`Exit::AuditBroken`] if the log was altered, [`Exit::Settings`] if a file cannot be read.
     pub exit: Exit,
     /// What is wrong, and where.
     pub sentence: String,
 }
 
-/// Checks the export in `file`, with the public key in `key` (PEM) if there is one, and says to `out` what was found to be
-/// good. The first altered, missing or reordered record is the fault.
+/// Checks the export in `file`, with the public key in `key` (PEM) if given, and writes a summary to `out`. The first
+/// altered, missing or reordered record is the fault.
 pub fn verify(file: &Path, key: Option<&Path>, out: &mut dyn Write) -> Result<(), Fault> {
     let unreadable = |path: &Path, why: &dyn std::fmt::Display| Fault {
         exit: Exit::Settings,
@@ -44,9 +44,9 @@ pub fn verify(file: &Path, key: Option<&Path>, out: &mut dyn Write) -> Result<()
         Broken::Unreadable(why) => unreadable(file, &why),
         Broken::Log(sentence) => Fault { exit: Exit::AuditBroken, sentence: format!("{}: {sentence}", file.display()) },
     })?;
-    // If nobody reads this, the exit code still says it.
+    // If the output cannot be written, the exit code still tells the result.
     for line in found.summary(key) {
-        // Who made the file chose what is in it.
+        // The contents of the file are chosen by its author.
         let _ = writeln!(out, "{}", plain(&line));
     }
     Ok(())
@@ -67,7 +67,7 @@ fn broken<T>(sentence: impl Into<String>) -> Result<T, Broken> {
     Err(Broken::Log(sentence.into()))
 }
 
-/// What was found to be good.
+/// What was verified.
 struct Found {
     from: u64,
     end: Checkpoint,
@@ -161,11 +161,11 @@ struct Lines<'a> {
     number: u64,
 }
 
-/// No line of ours is nearly as long.
+/// Our lines are much shorter.
 const LINE_MAX_BYTES: u64 = 64 << 10;
 
 impl Lines<'_> {
-    /// The next line with its end, or nothing behind the last.
+    /// The next line with its line end, or nothing after the last.
     fn next(&mut self) -> Result<Option<Vec<u8>>, Broken> {
         let mut line = Vec::new();
         (&mut *self.reader).take(LINE_MAX_BYTES).read_until(b'\n', &mut line)?;
@@ -173,7 +173,7 @@ impl Lines<'_> {
         Ok((!line.is_empty()).then_some(line))
     }
 
-    /// Whether the record `sequence` is somewhere in what follows.
+    /// Whether the record `sequence` is somewhere in the rest of the file.
     fn has(&mut self, sequence: u64) -> Result<bool, Broken> {
         let start = format!("{{\"sequence\":{sequence},");
         while let Some(line) = self.next()? {
@@ -217,14 +217,14 @@ fn check(reader: &mut dyn BufRead, known: Option<PublicKey>) -> Result<Found, Br
     }
 }
 
-/// How far the file has been found to be good.
+/// The state of verification after some lines.
 struct Walk {
     from: u64,
-    /// The record that comes next.
+    /// The number of the next record.
     next: u64,
-    /// The hash of the one before it.
+    /// The hash of the previous record.
     hash: Hash,
-    /// The first record that no checkpoint has agreed to yet.
+    /// The first record not yet covered by a checkpoint.
     agreed: u64,
     checkpoints: u64,
     key: PublicKey,
@@ -296,7 +296,7 @@ impl Walk {
     }
 }
 
-/// Reads the first line; `None` if the device would have written it in another way.
+/// Parses the first line; `None` if it is not exactly what the device would have written.
 fn parse_header(line: &[u8]) -> Option<(HeaderLine, PublicKey, Hash)> {
     let head: HeaderLine = serde_json::from_slice(line).ok()?;
     let (key, previous) = (bytes(&head.key)?, bytes(&head.previous)?);
@@ -304,7 +304,7 @@ fn parse_header(line: &[u8]) -> Option<(HeaderLine, PublicKey, Hash)> {
     (same && header(&head.device, &key, head.from, &previous).as_bytes() == line).then_some((head, key, previous))
 }
 
-/// Reads a record; `None` if the device would have written it in another way.
+/// Parses a record; `None` if it is not exactly what the device would have written.
 fn parse_record(line: &[u8]) -> Option<(Record, Hash)> {
     let parsed: RecordLine = serde_json::from_slice(line).ok()?;
     let hash = bytes(&parsed.hash)?;
@@ -325,7 +325,7 @@ fn parse_record(line: &[u8]) -> Option<(Record, Hash)> {
     (record.line(&hash).as_bytes() == line).then_some((record, hash))
 }
 
-/// Reads a checkpoint; `None` if the device would have written it in another way.
+/// Parses a checkpoint; `None` if it is not exactly what the device would have written.
 fn parse_checkpoint(line: &[u8]) -> Option<(Checkpoint, Signature)> {
     let parsed: CheckpointLine = serde_json::from_slice(line).ok()?;
     let signature = bytes(&parsed.signature)?;
@@ -341,7 +341,7 @@ fn parse_checkpoint(line: &[u8]) -> Option<(Checkpoint, Signature)> {
     (checkpoint.line(&signature).as_bytes() == line).then_some((checkpoint, signature))
 }
 
-/// Reads lower-case hexadecimal of exactly this many bytes.
+/// Parses exactly `N` bytes of lower-case hexadecimal.
 fn bytes<const N: usize>(hex: &str) -> Option<[u8; N]> {
     base16ct::lower::decode_vec(hex).ok()?.try_into().ok()
 }
@@ -361,7 +361,8 @@ mod tests {
     use super::*;
     use crate::scratch::Scratch;
 
-    /// Three logs of the same device: whole, with 2005 records and so with checkpoints inside; a range; and the key.
+    /// Three exports of the same device: the whole log, with 2005 records and so with checkpoints inside; a range; and
+    /// the key.
     struct Exports {
         whole: String,
         range: String,
@@ -419,7 +420,7 @@ mod tests {
         })
     }
 
-    /// The sentence about a log whose lines `change` changed.
+    /// The error for a log whose lines `change` changed.
     #[track_caller]
     fn complaint(change: impl FnOnce(&mut Vec<String>)) -> String {
         let mut lines: Vec<String> = exports().whole.split_inclusive('\n').map(str::to_owned).collect();
@@ -443,7 +444,7 @@ mod tests {
 
     #[test]
     fn the_first_record_that_is_wrong_is_named() {
-        // Line 0 is the header, so record 7 is line 7 here and line 8 to people.
+        // Line 0 is the header, so record 7 is line 7 here and line 8 for people.
         let altered = complaint(|lines| lines[7] = lines[7].replace("admin", "adnin"));
         assert!(altered.starts_with("record 7 was altered") && altered.contains("line 8"), "{altered}");
         let removed = complaint(|lines| drop(lines.remove(7)));
@@ -457,7 +458,7 @@ mod tests {
         assert_eq!(repeated, "record 7 was moved: line 8, its place, holds record 6");
         let cut = complaint(|lines| lines.truncate(1500));
         assert!(cut.contains("record 1499 and what follows was cut off"), "{cut}");
-        // Cut right behind a checkpoint inside the log, which ends no export.
+        // Cut right after a checkpoint inside the log, which does not end an export.
         let cut = complaint(|lines| {
             let at = lines.iter().position(|line| line.starts_with("{\"checkpoint\"")).unwrap();
             lines.truncate(at + 1);

@@ -79,7 +79,7 @@ pub async fn cancel_update(
     Ok(Reply::no_content())
 }
 
-/// Makes sure that an Administrator who was believed still is, until what this gives is dropped.
+/// Checks that an authenticated Administrator still has that right, and keeps it so until the result is dropped.
 async fn held(hsm: &Hsm, caller: Option<Caller>) -> Result<Held, Error> {
     let caller = caller.ok_or(Error::NotBelieved)?;
     let op = hsm.operational().ok_or(Error::Precondition(sentences::WRONG_STATE.into()))?;

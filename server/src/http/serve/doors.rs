@@ -1,4 +1,4 @@
-//! Listeners that come and go while the server runs.
+//! Listeners that are opened and closed while the server runs.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,23 +10,24 @@ use tokio::sync::{mpsc, oneshot};
 #[derive(Clone, Debug)]
 pub struct Doors(pub(super) mpsc::UnboundedSender<Opened>);
 
-/// A listener on its way to the thread that accepts.
+/// A listener on its way to the accepting thread.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) listener: TcpListener,
-    /// Resolves when the door shall close.
+    /// Resolves when the listener is to be closed.
     pub(super) closing: oneshot::Receiver<()>,
     /// Dropped when the listener is closed.
     pub(super) closed: SyncSender<()>,
 }
 
 impl Doors {
-    /// Serves on `listener`, too, until the returned value is dropped. Bind it with [`super::bind`].
+    /// Also serves on `listener` until the returned value is dropped. Bind it with [`super::bind`]. Fails if the server
+    /// has stopped.
     pub fn open(&self, listener: TcpListener) -> std::io::Result<Door> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let (close, closing) = oneshot::channel();
-        // Nothing is ever sent: what is waited for is that the other side is gone.
+        // Nothing is ever sent: the receiver waits for the sender to be dropped.
         let (closed, gone) = sync_channel(1);
         let gone_server = |_| std::io::Error::other("the server has stopped");
         self.0.send(Opened { listener, closing, closed }).map_err(gone_server)?;
@@ -34,11 +35,11 @@ impl Doors {
     }
 }
 
-/// A listener that was opened while the server ran. Dropping it closes the listener and returns when the address is free
-/// again; connections that came through it go on.
+/// A listener opened while the server runs. Dropping it closes the listener, and returns when the address is free
+/// again; connections accepted through it continue.
 #[derive(Debug)]
 pub struct Door {
-    /// Where it listens.
+    /// Its address.
     pub address: SocketAddr,
     close: Option<oneshot::Sender<()>>,
     gone: Receiver<()>,
@@ -46,11 +47,11 @@ pub struct Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        // The server may be gone before its doors.
+        // The server may have stopped before.
         let _ = self.close.take().map(|close| close.send(()));
         let _ = self.gone.recv_timeout(CLOSE_WAIT);
     }
 }
 
-/// The accepting thread does nothing that takes time, so this is never waited for to the end.
+/// The accepting thread does nothing slow, so this timeout is not expected to pass.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);

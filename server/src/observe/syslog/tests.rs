@@ -175,7 +175,7 @@ fn a_datagram_is_as_long_as_one_can_be() {
 #[test]
 fn what_a_network_refuses_is_counted_and_told() {
     let (setup, socket) = (setup(&[], None), udp());
-    // Broadcasts need leave that the socket does not have.
+    // Broadcasts need a permission that the socket does not have.
     setup.remote.send_to(Some("255.255.255.255:9".parse().unwrap()));
     setup.logging(|| (0..3).for_each(|_| tracing::info!("lost")));
     setup.remote.finish();
@@ -207,7 +207,7 @@ fn tcp_gets_rfc5424_with_its_length() {
     assert_eq!((data.as_str(), text.as_str()), ("meta sequenceId=\"2\"", "second"));
 }
 
-/// A certificate for `localhost`, as a client's trust and a server's identity.
+/// A self-signed certificate for `localhost`, as the client's root of trust and the server's identity.
 fn identity() -> (String, Arc<ServerConfig>) {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec!["localhost".into()]).unwrap().self_signed(&key).unwrap();
@@ -236,7 +236,7 @@ fn tls_is_trusted_by_the_named_file_and_made_anew_when_it_ends() {
         assert_eq!(text_of(&framed(&mut reader).unwrap()), round);
         setup.logging(|| tracing::info!("{round} again"));
         assert_eq!(text_of(&framed(&mut reader).unwrap()), format!("{round} again"));
-        // Dropped: the server goes away, and the next line finds that out before it is written.
+        // Dropped: the server closes the connection, and the sender notices before it writes the next line.
     }
     assert_eq!(setup.dropped(), 0);
 }
@@ -269,7 +269,7 @@ fn what_cannot_be_trusted_is_one_sentence() {
 
 #[test]
 fn a_server_that_comes_back_gets_what_waited_and_the_number_of_the_rest() {
-    // Nobody listens there yet.
+    // No listener yet.
     let reserved = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = reserved.local_addr().unwrap();
     let server = tcp(&reserved);
