@@ -1,7 +1,7 @@
-//! `cargo xtask`: the project's one entry point for everything that is not the product itself.
+//! `cargo xtask`: the single entry point for development tasks.
 //!
-//! Every chore is a function over [`steps::Steps`], which prints what runs, how long it took and what to do when
-//! something is missing. No shell scripts, no further tools to learn.
+//! Every task is a function over [`steps::Steps`], which prints what runs, how long it took, and what to do when
+//! something is missing. There are no shell scripts or other tools to learn.
 
 mod bench;
 mod check;

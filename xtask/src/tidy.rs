@@ -1,6 +1,6 @@
-//! `cargo xtask tidy`: the house rules that a machine can check. A rule that is not checked is a wish.
+//! `cargo xtask tidy`: the house rules that a machine can check.
 //!
-//! Every rule collects what it finds, so that one run shows all of it. A finding fails the run; a remark does not.
+//! Every rule collects its findings, so that one run shows all of them. A finding fails the run; a remark does not.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,19 +14,20 @@ use crate::rooms;
 use crate::source::{before_tests, code_only, lines_naming};
 use crate::supply;
 
-/// What a crate of ours may depend on (dev-dependencies are free: tests may see everything) and may not name in its code.
+/// What one of our crates may depend on (dev-dependencies are free: tests may use everything) and may not name in its
+/// code.
 struct House {
     /// Name of the package.
     package: &'static str,
     /// Its folder.
     folder: &'static str,
-    /// The crates of ours it may use.
+    /// Our crates that it may use.
     ours: &'static [&'static str],
-    /// The foreign crates it may use; `None` is any but those in `never` and what `deny.toml` bans.
+    /// Third-party crates it may use; `None`: all but those in `never` and those that `deny.toml` bans.
     only: Option<&'static [&'static str]>,
-    /// Foreign crates it may not use.
+    /// Third-party crates it may not use.
     never: &'static [&'static str],
-    /// Paths that may not stand in its code.
+    /// Paths that may not occur in its code.
     unsaid: &'static [&'static str],
 }
 
@@ -50,7 +51,7 @@ const HOUSES: &[House] = &[
             "hyper",
             "std::fs",
             "std::env",
-            // Of `std::net` the addresses are mere values; the sockets are not.
+            // The addresses of `std::net` are plain values; the sockets are not.
             "TcpStream",
             "TcpListener",
             "UdpSocket",
@@ -76,7 +77,7 @@ const HOUSES: &[House] = &[
         folder: "client",
         ours: &["casemate-api"],
         only: None,
-        // Blocking and without threads: it must survive `fork` in whatever process loads it.
+        // Blocking and without threads: it must survive `fork` in any process that loads it.
         never: &["tokio", "hyper", "aws-lc-sys", "clap"],
         unsaid: &[
             "tokio",
@@ -92,11 +93,11 @@ const HOUSES: &[House] = &[
         folder: "cli",
         ours: &["casemate-api", "casemate-client"],
         only: None,
-        // What talks to the HSM is the client: the command line makes no connection of its own.
+        // The client talks to the HSM: the command line makes no connections of its own.
         never: &["tokio", "hyper", "ureq", "rustls", "aws-lc-sys"],
         unsaid: &["TcpStream", "tokio", "println!", "eprintln!"],
     },
-    // No house names it among its own: it is for tests.
+    // No crate lists it in `ours`: it is for tests.
     House {
         package: "casemate-testkit",
         folder: "testkit",
@@ -115,18 +116,18 @@ const HOUSES: &[House] = &[
     },
 ];
 
-/// The HTTP edge calls the core, which asks `Platform`: it reaches neither a store nor a cluster itself.
+/// The HTTP edge calls the core, which uses `Platform`: it does not access a store or a cluster itself.
 const EDGE: (&str, &[&str]) =
     ("server/src/http", &["crate::store", "crate::cluster", "crate::device", "redb", "casemate_core::store"]);
 
-/// The only files that may hold `unsafe`.
+/// The only files that may contain `unsafe`.
 const UNSAFE: &[&str] = &["core/src/crypto/mech/ffi.rs", "server/src/process.rs", "pkcs11/src/functions.rs"];
 
-/// Above this many lines a second idea has moved into a file. Tables may be long.
+/// A file with more lines than this probably holds two ideas. Tables may be long.
 const LINES_MAX: usize = 800;
 const TABLES: &[&str] = &["server/src/http/endpoints.rs", "api/src/mechanisms.rs"];
 
-/// The numbered cases of the contract, and the folders of tests that refer to them.
+/// The numbered cases of the contract, and the test folders that refer to them.
 const CASES: &str = "docs/contract.md";
 const CASE_TESTS: &[&str] = &["server/tests", "client/tests", "cli/tests", "tests"];
 
@@ -148,7 +149,7 @@ pub(crate) fn all() -> Result<()> {
     findings.report()
 }
 
-/// What the rules found.
+/// The findings of all rules.
 #[derive(Default)]
 struct Findings {
     broken: Vec<String>,
@@ -171,7 +172,7 @@ impl Findings {
     }
 }
 
-/// Which of our crates depends on what.
+/// Checks the dependencies of our crates.
 fn dependencies(tree: &Value, findings: &mut Findings) -> Result<()> {
     let ours: Vec<&str> = list(tree, "workspace_members")?.iter().filter_map(Value::as_str).collect();
     for package in list(tree, "packages")? {
@@ -205,7 +206,7 @@ fn directions(house: &House, package: &Value, findings: &mut Findings) -> Result
     Ok(())
 }
 
-/// In a manifest every foreign dependency says which job it does.
+/// In a manifest, every third-party dependency has a comment with its purpose.
 fn manifests(findings: &mut Findings) -> Result<()> {
     for house in HOUSES {
         let path = format!("{}/Cargo.toml", house.folder);
@@ -224,7 +225,7 @@ fn manifests(findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// Rules about one source file.
+/// The rules for one source file.
 fn file_rules(file: &Path, findings: &mut Findings) {
     let name = file.strip_prefix(metadata::root()).unwrap_or(file).to_string_lossy().into_owned();
     let Ok(source) = fs::read_to_string(file) else {
@@ -271,10 +272,10 @@ fn file_rules(file: &Path, findings: &mut Findings) {
     }
 }
 
-/// The file of every bound.
+/// The file of all limits.
 const LIMITS: &str = "api/src/limits.rs";
 
-/// Bounds whose comment does not say who shares them, by line and name.
+/// Limits whose comment does not say who shares them, by line and name.
 fn bounds_of_nobody(source: &str) -> Vec<(usize, &str)> {
     let mut shared = false;
     let mut found = Vec::new();
@@ -290,7 +291,7 @@ fn bounds_of_nobody(source: &str) -> Vec<(usize, &str)> {
     found
 }
 
-/// A case that a test refers to by its number is listed, so that a reader finds what it is; and none is listed twice.
+/// A case that a test refers to by its number is in the list, and none is listed twice.
 fn cases(findings: &mut Findings) -> Result<()> {
     let list = fs::read_to_string(metadata::root().join(CASES)).context(CASES)?;
     let mut listed = BTreeSet::new();
@@ -313,7 +314,7 @@ fn cases(findings: &mut Findings) -> Result<()> {
 fn cases_named(source: &str) -> Vec<(usize, u32)> {
     let mut found = Vec::new();
     for (line, text) in (1..).zip(source.lines()) {
-        // A call names one case; the number behind it is a status.
+        // A call names one case; the number after it is a status.
         let called = text.split("case(").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
         found.extend(called.map(|case| (line, case)));
         let text = text.replace("case(", "(").to_ascii_lowercase();
@@ -335,12 +336,12 @@ fn cases_named(source: &str) -> Vec<(usize, u32)> {
     found
 }
 
-/// Files that hold tests only.
+/// Whether a file contains only tests.
 fn is_test(name: &str) -> bool {
     name.ends_with("/tests.rs") || name.contains("/tests/") || name.contains("/benches/")
 }
 
-/// Every file in `folders`, however deep, with one of `extensions`, in order.
+/// Every file in `folders`, at any depth, with one of `extensions`, sorted.
 fn files(folders: &[&str], extensions: &[&str]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders: Vec<PathBuf> = folders.iter().map(|folder| metadata::root().join(folder)).collect();
