@@ -82,7 +82,7 @@ fn given(what: &str, file: Option<&PathBuf>, variable: &str) -> Result<Option<Pa
     if let Some(file) = file {
         let text = std::fs::read_to_string(file)
             .map(Zeroizing::new)
-            .map_err(|error| format!("the {what} passphrase cannot be read from {}: {error}", file.display()))?;
+            .map_err(|error| format!("cannot read the {what} passphrase from {}: {error}", file.display()))?;
         return Ok(Some(one_line(&text)));
     }
     match std::env::var_os(variable).map(OsString::into_string) {
@@ -106,6 +106,6 @@ fn ask(what: &str) -> Result<Passphrase, String> {
         ));
     }
     let text = rpassword::prompt_password(format!("{what} passphrase: "))
-        .map_err(|error| format!("the {what} passphrase cannot be asked for: {error}"))?;
+        .map_err(|error| format!("cannot ask for the {what} passphrase: {error}"))?;
     Ok(Passphrase::from_text(text))
 }

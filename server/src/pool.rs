@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_gives_way_is_busy_and_not_a_fault() {
+    fn a_displaced_job_is_busy_and_not_a_fault() {
         let workers = Workers::start(1, 1).unwrap();
         let release = occupy(&workers, Work::Kdf, HERE);
         let jobs = (0..KDF_WAITING_MAX).map(|_| Box::pin(run_on(&*workers, Work::Kdf, HERE, || 7)));

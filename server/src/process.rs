@@ -174,10 +174,10 @@ pub enum FolderError {
     )]
     Foreign(u32),
     /// Other users could replace every file in it; its mode.
-    #[error("the data folder can be written by other users (mode {0:04o}); take that from them with chmod go-w")]
+    #[error("other users can write to the data folder (mode {0:04o}); run chmod go-w on it")]
     Shared(u32),
     /// It cannot be created, read or written.
-    #[error("the data folder cannot be used: {0}")]
+    #[error("cannot use the data folder: {0}")]
     Unusable(#[from] io::Error),
 }
 
@@ -390,7 +390,7 @@ mod tests {
             assert!(matches!(refused(), FolderError::Shared(found) if found == mode));
         }
         std::fs::set_permissions(&data, Permissions::from_mode(0o775)).unwrap();
-        let expected = "the data folder can be written by other users (mode 0775); take that from them with chmod go-w";
+        let expected = "other users can write to the data folder (mode 0775); run chmod go-w on it";
         assert_eq!(refused().to_string(), expected);
         std::fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
         drop(lock_folder(&data).unwrap());
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_no_lock_file() {
+    fn a_symbolic_link_is_not_a_lock_file() {
         let folder = Scratch::new();
         let victim = folder.path("victim");
         std::fs::write(&victim, "precious").unwrap();
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_no_data_folder() {
+    fn a_file_is_not_a_data_folder() {
         let file = std::env::temp_dir().join(format!("casemate-file-{}", std::process::id()));
         std::fs::write(&file, "").unwrap();
         assert!(matches!(lock_folder(&file.join("data")), Err(FolderError::Unusable(_))));

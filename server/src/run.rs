@@ -71,20 +71,21 @@ fn try_run(settings: &Settings) -> Result<(), Fault> {
     let trust = settings.update.as_ref().map(trust).transpose()?;
     let whole = fs::canonicalize(&folder.0).map_err(failure)?;
     let updates = Updates::new(whole, trust, current_version());
-    metrics.stores_are(folder.stores());
+    metrics.set_store_files(folder.stores());
     let listeners = bind(&settings.listen, "--listen")?;
-    let scraped = bind(settings.metrics_listen.as_slice(), "--metrics-listen")?;
+    let metrics_listeners = bind(settings.metrics_listen.as_slice(), "--metrics-listen")?;
 
-    let lives = Arc::new(Lives::default());
-    let signalled = lives.clone();
-    process::on_signal(move || signalled.end()).map_err(failure)?;
+    let lifecycle = Arc::new(Lifecycle::default());
+    let signalled = lifecycle.clone();
+    process::on_signal(move || signalled.shut_down()).map_err(failure)?;
     loop {
         // Logging that was configured through the API before may have been removed by a factory reset.
         logging.apply(settings.log, None);
-        let host = Arc::new(Process::new(&lives.stop.load(), folder.marker(), logging.clone()));
-        let doors = Doors { listeners: &listeners, scraped: &scraped, failed: settings.failed_state };
-        let end = boot(&folder, doors, clock.clone(), metrics.clone(), &updates, host);
-        if !matches!(end, Ok(End::Reboot)) || !lives.another() {
+        let host = Arc::new(Process::new(&lifecycle.stop.load(), folder.marker(), logging.clone()));
+        let sockets =
+            Sockets { listeners: &listeners, metrics_listeners: &metrics_listeners, failed: settings.failed_state };
+        let end = boot(&folder, sockets, clock.clone(), metrics.clone(), &updates, host);
+        if !matches!(end, Ok(End::Reboot)) || !lifecycle.next_boot() {
             logging.remote.finish();
             return end.map(|_| ());
         }
@@ -94,7 +95,7 @@ fn try_run(settings: &Settings) -> Result<(), Fault> {
 
 /// The boot cycles of the process: a reboot ends one and begins the next.
 #[derive(Default)]
-struct Lives {
+struct Lifecycle {
     /// Stops the current cycle.
     stop: ArcSwap<Stop>,
     /// No further cycle is to begin. Kept apart from `stop`, so that a signal between two cycles is not lost with the
@@ -102,15 +103,15 @@ struct Lives {
     over: AtomicBool,
 }
 
-impl Lives {
+impl Lifecycle {
     /// Ends the current cycle, and prevents another.
-    fn end(&self) {
+    fn shut_down(&self) {
         self.over.store(true, Ordering::SeqCst);
         self.stop.load().request(End::Shutdown);
     }
 
     /// Prepares the next cycle; false if the process is to end.
-    fn another(&self) -> bool {
+    fn next_boot(&self) -> bool {
         self.stop.store(Arc::new(Stop::new()));
         // Read only now: a shutdown requested after this line acts on the new `stop`.
         !self.over.load(Ordering::SeqCst)
@@ -132,7 +133,7 @@ fn trust(update: &settings::Update) -> Result<Trust, Fault> {
 fn log(settings: &Settings, clock: &Arc<SystemClock>, metrics: &Arc<Metrics>) -> Result<Logging, Fault> {
     let needs_trust = settings.syslog.iter().any(|server| server.tls);
     let tls = needs_trust.then(|| syslog::trust(settings.syslog_ca.as_deref())).transpose();
-    let tls = tls.map_err(|why| Fault(Exit::Settings, format!("no syslog server can be trusted: {why}")))?;
+    let tls = tls.map_err(|why| Fault(Exit::Settings, format!("cannot verify syslog servers: {why}")))?;
     let remote = Remote::start(&settings.syslog, tls, syslog::Timing::default(), clock.clone(), metrics);
     let start = trace::Start {
         level: settings.log,
@@ -147,11 +148,11 @@ fn log(settings: &Settings, clock: &Arc<SystemClock>, metrics: &Arc<Metrics>) ->
 
 /// The listening sockets, which outlive reboots.
 #[derive(Clone, Copy)]
-struct Doors<'a> {
+struct Sockets<'a> {
     /// For the API.
     listeners: &'a [TcpListener],
     /// For metrics only.
-    scraped: &'a [TcpListener],
+    metrics_listeners: &'a [TcpListener],
     /// Who may use the API while the HSM is Failed.
     failed: FailedState,
 }
@@ -160,7 +161,9 @@ fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<TcpListener>, Fault>
     let bind = |address: &SocketAddr| {
         serve::bind(*address).map_err(|error| {
             let hint = match error.kind() {
-                io::ErrorKind::AddrInUse => format!("; another program listens there: choose another with {flag}"),
+                io::ErrorKind::AddrInUse => {
+                    format!("; another program is listening there: choose another address with {flag}")
+                }
                 _ => String::new(),
             };
             Fault(Exit::PortTaken, format!("cannot listen on {address}: {error}{hint}"))
@@ -172,7 +175,7 @@ fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<TcpListener>, Fault>
 /// One boot cycle of the HSM, from opening the stores to a stop.
 fn boot(
     folder: &Folder,
-    Doors { listeners, scraped, failed }: Doors<'_>,
+    Sockets { listeners, metrics_listeners, failed }: Sockets<'_>,
     clock: Arc<SystemClock>,
     metrics: Arc<Metrics>,
     updates: &Arc<Updates>,
@@ -196,8 +199,9 @@ fn boot(
     let identity = identity.map_err(|error| Fault(Exit::StoreDamaged, error.to_string()))?;
     let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
     let slot = CertSlot::new(identity.chain, &identity.private_key);
-    let slot =
-        slot.map_err(|error| Fault(Exit::StoreDamaged, format!("the stored TLS key and certificate: {error}")))?;
+    let slot = slot.map_err(|error| {
+        Fault(Exit::StoreDamaged, format!("cannot use the stored TLS key and certificate: {error}"))
+    })?;
     let slot = Arc::new(slot);
 
     let source = Arc::new(Source { hsm: hsm.clone(), metrics: metrics.clone(), clock: clock.clone() });
@@ -206,11 +210,11 @@ fn boot(
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let bounds = Bounds::within(process::raise_file_limit());
     let running = serve::start(clones, slot.clone(), workers, edge, bounds, &stop).map_err(failure)?;
-    let scrape = |door: &TcpListener| listener::start(door.try_clone()?, source.clone(), &stop);
-    let scrapes = scraped.iter().map(scrape).collect::<io::Result<Vec<_>>>().map_err(failure)?;
-    host.serves(Serving::new(slot, running.doors(), settled));
+    let scrape = |listener: &TcpListener| listener::start(listener.try_clone()?, source.clone(), &stop);
+    let scrapes = metrics_listeners.iter().map(scrape).collect::<io::Result<Vec<_>>>().map_err(failure)?;
+    host.set_server(Serving::new(slot, running.extra_listeners(), settled));
     if let Err(error) = runtime.block_on(hsm.use_stored_network()) {
-        tracing::error!(%error, "the stored network configuration is not applied");
+        tracing::error!(%error, "cannot apply the stored network configuration");
     }
     announce(listeners, &hsm, &fingerprint, folder);
     runtime.block_on(async {
@@ -291,7 +295,7 @@ impl Folder {
         if !self.marker().exists() {
             return Ok(());
         }
-        let fault = |why: String| Fault(Exit::DataFolder, format!("a factory reset cannot be finished: {why}"));
+        let fault = |why: String| Fault(Exit::DataFolder, format!("cannot finish the factory reset: {why}"));
         self.device().destroy().map_err(fault)?;
         for store in self.stores() {
             match fs::remove_file(&store) {
@@ -309,7 +313,7 @@ impl Folder {
         let stored = self.stores().iter().any(|store| store.exists());
         if stored && !self.device_key().exists() {
             let sentence = format!(
-                "{} is missing, but there are stores sealed under it; put the file back, or move the folder away to start anew",
+                "{} is missing, but stores in this folder are sealed under it; put the file back, or move the folder away to start with a new HSM",
                 self.device_key().display()
             );
             return Err(Fault(Exit::DeviceKey, sentence));
@@ -368,7 +372,7 @@ impl Process {
     }
 
     /// Sets the server that is configured through this host.
-    fn serves(&self, serving: Serving) {
+    fn set_server(&self, serving: Serving) {
         // There is one server per boot cycle.
         let _ = self.serving.set(serving);
     }
@@ -384,7 +388,7 @@ impl Host for Process {
         };
         // After a factory reset, the reserved disk space is not needed.
         let marked = match mark(&self.marker, durably) {
-            Err(_) if self.marker.parent().is_some_and(|folder| Volume::of(folder).give_way()) => {
+            Err(_) if self.marker.parent().is_some_and(|folder| Volume::of(folder).release_ballast()) => {
                 mark(&self.marker, durably)
             }
             marked => marked,
@@ -451,19 +455,19 @@ mod tests {
     use crate::scratch::Scratch;
 
     #[test]
-    fn an_end_between_two_lives_is_not_lost() {
-        let lives = Lives::default();
-        lives.stop.load().request(End::Reboot);
-        assert!(lives.another());
-        assert_eq!(lives.stop.load().end(), None);
-        let before = lives.stop.load_full();
-        lives.end();
+    fn a_shutdown_between_two_boots_is_not_lost() {
+        let lifecycle = Lifecycle::default();
+        lifecycle.stop.load().request(End::Reboot);
+        assert!(lifecycle.next_boot());
+        assert_eq!(lifecycle.stop.load().end(), None);
+        let before = lifecycle.stop.load_full();
+        lifecycle.shut_down();
         assert_eq!(before.end(), Some(End::Shutdown));
-        assert!(!lives.another());
+        assert!(!lifecycle.next_boot());
     }
 
     #[test]
-    fn a_reset_that_was_refused_leaves_no_mark() {
+    fn a_refused_reset_leaves_no_marker() {
         let folder = Scratch::new();
         let marker = folder.path("factory-reset");
         let fails = |_: &File| Err(io::Error::other("the disk is gone"));

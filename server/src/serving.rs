@@ -8,23 +8,23 @@ use casemate_api::body::config::Network;
 use casemate_core::platform::{Applied, Swap};
 use casemate_core::rows::tls_identity::TlsIdentity;
 
-use crate::http::serve::{self, CertError, CertSlot, Door, Doors};
+use crate::http::serve::{self, CertError, CertSlot, ExtraListener, ExtraListeners};
 
 /// The part of a running server that can be changed.
 pub struct Serving {
     slot: Arc<CertSlot>,
-    doors: Doors,
+    extra: ExtraListeners,
     /// Addresses from the settings; they do not change.
     settled: Vec<SocketAddr>,
     /// Addresses from the network configuration.
-    added: Mutex<Vec<Door>>,
+    added: Mutex<Vec<ExtraListener>>,
 }
 
 impl Serving {
-    /// The server that presents the certificate of `slot`, listens at `settled` and opens further listeners with
-    /// `doors`.
-    pub fn new(slot: Arc<CertSlot>, doors: Doors, settled: Vec<SocketAddr>) -> Self {
-        Self { slot, doors, settled, added: Mutex::default() }
+    /// The server that presents the certificate of `slot`, listens at `settled` and opens further listeners through
+    /// `extra`.
+    pub fn new(slot: Arc<CertSlot>, extra: ExtraListeners, settled: Vec<SocketAddr>) -> Self {
+        Self { slot, extra, settled, added: Mutex::default() }
     }
 
     /// Checks a key and chain, and returns the function that installs them for later connections.
@@ -42,7 +42,7 @@ impl Serving {
     /// The listening addresses, as names for a certificate.
     pub fn names(&self) -> Vec<String> {
         let added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
-        names(self.settled.iter().copied().chain(added.iter().map(|door| door.address)))
+        names(self.settled.iter().copied().chain(added.iter().map(|listener| listener.address)))
     }
 
     /// Also listens at the addresses of `network`, at the first port of the settings, and no longer at those of the
@@ -52,29 +52,29 @@ impl Serving {
         let wanted = std::iter::once(IpAddr::from(network.ip_address));
         let wanted: Vec<_> = wanted.chain(network.ipv6.iter().map(|v6| v6.cidr.address.into())).collect();
         let mut applied = Applied::default();
-        let mut doors = Vec::new();
+        let mut extra = Vec::new();
         for ip in wanted {
             let address = SocketAddr::new(ip, self.settled.first().map_or(0, SocketAddr::port));
-            if let Some(at) = added.iter().position(|door| door.address == address) {
-                doors.push(added.swap_remove(at));
+            if let Some(at) = added.iter().position(|listener| listener.address == address) {
+                extra.push(added.swap_remove(at));
                 applied.serving.push(address);
                 continue;
             }
             match self.open(address) {
-                Ok(door) => {
-                    doors.extend(door);
+                Ok(listener) => {
+                    extra.extend(listener);
                     applied.serving.push(address);
                 }
                 Err(why) => applied.stored.push((ip, why)),
             }
         }
         // Listeners that remain here are closed.
-        *added = doors;
+        *added = extra;
         applied
     }
 
     /// `None` if the server already listens there.
-    fn open(&self, address: SocketAddr) -> Result<Option<Door>, String> {
+    fn open(&self, address: SocketAddr) -> Result<Option<ExtraListener>, String> {
         // An IPv4-mapped IPv6 address is treated as IPv4.
         let ip = address.ip().to_canonical();
         if ip.is_unspecified() || ip.is_multicast() {
@@ -89,7 +89,7 @@ impl Serving {
             return Ok(None);
         }
         let listener = serve::bind(address).map_err(|why| format!("port {}: {why}", address.port()))?;
-        self.doors.open(listener).map(Some).map_err(|why| why.to_string())
+        self.extra.open(listener).map(Some).map_err(|why| why.to_string())
     }
 }
 

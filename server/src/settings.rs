@@ -158,7 +158,7 @@ impl Settings {
     }
 }
 
-/// Casemate, the network HSM: keeps keys, never lets them out, and signs, decrypts and encrypts for those who may.
+/// Casemate, the network HSM: stores keys, never releases them, and signs, decrypts and encrypts for authorised users.
 #[derive(Parser)]
 #[command(name = "casemated", version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
 struct Flags {
@@ -203,7 +203,7 @@ const AFTER_HELP: &str = "\
 Example:
   casemated --listen 192.0.2.7:8443 --listen [2001:db8::7]:8443 --data-dir /var/lib/casemate --log warn
 
-A flag beats its environment variable, which beats the settings file. The same settings as a file (TOML):
+A flag takes precedence over its environment variable, and that over the settings file. The same settings as a file (TOML):
   listen = [\"192.0.2.7:8443\", \"[2001:db8::7]:8443\"]
   data-dir = \"/var/lib/casemate\"
   log = \"warn\"
@@ -258,7 +258,7 @@ struct Given {
 fn read_file(path: &Path) -> Result<File, SettingsError> {
     let name = path.display();
     let text = std::fs::read_to_string(path)
-        .map_err(|error| wrong(format!("the settings file {name} cannot be read: {error}")))?;
+        .map_err(|error| wrong(format!("cannot read the settings file {name}: {error}")))?;
     let line = |at: usize| text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
     let parsed: FileText = toml::from_str(&text).map_err(|error| {
         let place = error.span().map_or_else(String::new, |span| format!(", line {}", line(span.start)));
@@ -307,7 +307,7 @@ fn log_format(given: &Given) -> Result<LogFormat, SettingsError> {
     match given.text.as_str() {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        other => Err(wrong(format!("{}: `{other}` is none of text, json", given.origin))),
+        other => Err(wrong(format!("{}: `{other}` is not one of text, json", given.origin))),
     }
 }
 
@@ -315,7 +315,7 @@ fn failed_state(given: &Given) -> Result<FailedState, SettingsError> {
     match given.text.as_str() {
         "closed" => Ok(FailedState::Closed),
         "open" => Ok(FailedState::Open),
-        other => Err(wrong(format!("{}: `{other}` is none of closed, open", given.origin))),
+        other => Err(wrong(format!("{}: `{other}` is not one of closed, open", given.origin))),
     }
 }
 
@@ -345,8 +345,8 @@ fn update(key: Option<Given>, command: Option<Given>) -> Result<Option<Update>, 
         (Some(key), Some(command)) => {
             Ok(Some(Update { key: path(key, "a PEM file")?, command: path(command, "a program")? }))
         }
-        (Some(given), None) => Err(wrong(format!("{}: update-command is needed, too", given.origin))),
-        (None, Some(given)) => Err(wrong(format!("{}: update-key is needed, too", given.origin))),
+        (Some(given), None) => Err(wrong(format!("{}: update-command must be set as well", given.origin))),
+        (None, Some(given)) => Err(wrong(format!("{}: update-key must be set as well", given.origin))),
     }
 }
 
@@ -358,7 +358,7 @@ fn level(given: &Given) -> Result<LevelFilter, SettingsError> {
         "debug" => LevelFilter::DEBUG,
         "trace" => LevelFilter::TRACE,
         other => {
-            return Err(wrong(format!("{}: `{other}` is none of error, warn, info, debug, trace", given.origin)));
+            return Err(wrong(format!("{}: `{other}` is not one of error, warn, info, debug, trace", given.origin)));
         }
     })
 }
@@ -368,7 +368,7 @@ fn from_clap(error: clap::Error) -> SettingsError {
         // The first line says what is wrong; the rest repeats the usage.
         let text = error.to_string();
         let sentence = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        return wrong(format!("{sentence}; --help lists what there is"));
+        return wrong(format!("{sentence}; run `casemated --help`"));
     }
     SettingsError::Asked(error.to_string())
 }
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_word_the_defaults_hold() {
+    fn without_settings_the_defaults_apply() {
         let expected = Settings {
             listen: listen(&["127.0.0.1:8443"]),
             data_dir: "./casemate-data".into(),
@@ -430,14 +430,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_hsm_is_open_only_by_the_very_word() {
+    fn a_failed_hsm_is_open_only_if_the_setting_is_exactly_open() {
         let file = TestFile::new("failed", "failed-state = 'open'\n");
         let read =
             |args: &[&str]| read(args, &[("CASEMATE_CONFIG", file.path())]).map(|settings| settings.failed_state);
         assert_eq!(read(&[]), Ok(FailedState::Open));
         assert_eq!(read(&["--failed-state", "closed"]), Ok(FailedState::Closed));
         let refused = read(&["--failed-state", "Open"]).unwrap_err();
-        assert_eq!(refused, "--failed-state: `Open` is none of closed, open");
+        assert_eq!(refused, "--failed-state: `Open` is not one of closed, open");
     }
 
     #[test]
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_and_where_follows_the_same_order() {
+    fn logging_and_metrics_settings_follow_the_same_order() {
         let text = "log-format = 'json'\nsyslog = ['tcp://file:1']\nsyslog-ca = 'file'\nmetrics-listen = '1.1.1.1:1'\n";
         let file = TestFile::new("observe", text);
         let told = |settings: Settings| {
@@ -514,8 +514,8 @@ mod tests {
                 &[("CASEMATE_LISTEN", "1.1.1.1:1,")],
                 "CASEMATE_LISTEN: `` is not an address and port, such as 127.0.0.1:8443 or [::]:8443",
             ),
-            (&[], &[("CASEMATE_LOG", "loud")], "CASEMATE_LOG: `loud` is none of error, warn, info, debug, trace"),
-            (&["--log-format", "xml"], &[], "--log-format: `xml` is none of text, json"),
+            (&[], &[("CASEMATE_LOG", "loud")], "CASEMATE_LOG: `loud` is not one of error, warn, info, debug, trace"),
+            (&["--log-format", "xml"], &[], "--log-format: `xml` is not one of text, json"),
             (
                 &[],
                 &[("CASEMATE_SYSLOG", "udp://a:1")],
@@ -527,18 +527,18 @@ mod tests {
                 &[],
                 "--metrics-listen: `9464` is not an address and port, such as 127.0.0.1:8443 or [::]:8443",
             ),
-            (&["--update-key", "/key.pem"], &[], "--update-key: update-command is needed, too"),
+            (&["--update-key", "/key.pem"], &[], "--update-key: update-command must be set as well"),
             (
                 &["--update-key", "/key.pem"],
                 &[("CASEMATE_UPDATE_COMMAND", "install")],
                 "CASEMATE_UPDATE_COMMAND: `install` is not an absolute path of a program",
             ),
             (&["--data-dir", ""], &[], "--data-dir: a folder is needed, such as /var/lib/casemate"),
-            (&["--port"], &[], "unexpected argument '--port' found; --help lists what there is"),
+            (&["--port"], &[], "unexpected argument '--port' found; run `casemated --help`"),
             (
                 &["--config", "/no/such/file"],
                 &[],
-                "the settings file /no/such/file cannot be read: No such file or directory (os error 2)",
+                "cannot read the settings file /no/such/file: No such file or directory (os error 2)",
             ),
         ] {
             assert_eq!(read(args, environment), Err(sentence.into()));
@@ -546,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_files_are_told_by_line() {
+    fn errors_in_the_file_name_their_line() {
         for (name, text, rest) in [
             (
                 "key",
@@ -554,7 +554,7 @@ mod tests {
                 "line 2: unknown field `port`, expected one of `listen`, `data-dir`, `log`, `log-format`, `syslog`, `syslog-ca`, `metrics-listen`, `failed-state`, `update-key`, `update-command`",
             ),
             ("type", "\n\nlog = 1\n", "line 3: invalid type: integer `1`, expected a string"),
-            ("level", "\nlog = 'loud'", "line 2, log: `loud` is none of error, warn, info, debug, trace"),
+            ("level", "\nlog = 'loud'", "line 2, log: `loud` is not one of error, warn, info, debug, trace"),
             ("none", "listen = []", "listen: at least one address is needed, such as 127.0.0.1:8443"),
             (
                 "address",
@@ -573,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn help_and_version_are_no_errors() {
+    fn help_and_version_are_not_errors() {
         let asked = |flag: &str| match Settings::read(["casemated", flag].map(OsString::from)) {
             Err(SettingsError::Asked(text)) => text,
             _ => panic!("{flag}"),

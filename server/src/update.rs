@@ -46,7 +46,10 @@ impl Trust {
         let ours = about.uid() == 0 || about.uid() == rustix::process::geteuid().as_raw();
         match ours && about.mode() & 0o022 == 0 {
             true => Ok(()),
-            false => Err(format!("{}: others can change it: let root own it, with mode 0755 or less", file.display())),
+            false => Err(format!(
+                "{}: other users can change it; make root its owner, with mode 0755 or stricter",
+                file.display()
+            )),
         }
     }
 }
@@ -87,7 +90,7 @@ impl Updates {
         if let Err(error) = fs::remove_file(self.image())
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(target: "hsm", %error, "the update image could not be removed");
+            tracing::warn!(target: "hsm", %error, "cannot remove the update image");
         }
     }
 
@@ -115,7 +118,7 @@ impl Updates {
         let mut piece = Vec::new();
         let mut fits = false;
         while let Some(bytes) = upload.next().await? {
-            upload.look_again(caller.as_ref()).await?;
+            upload.recheck(caller.as_ref()).await?;
             piece.append(&mut intake.feed(&bytes)?);
             if let (false, Some(left)) = (fits, intake.left()) {
                 fits = self.has_room_for(left).await?;

@@ -14,7 +14,7 @@ use hyper::StatusCode;
 use hyper::header;
 
 use super::context::RequestContext;
-use super::endpoint::{Column, OperationalGuard};
+use super::endpoint::{OperationalGuard, PhaseAccess};
 use super::negotiate::Basic;
 use super::reply::Refusal;
 
@@ -55,22 +55,22 @@ impl Rule {
 /// Policy of an endpoint whose handler needs the phase `C`: a rule for each state in which it is available.
 pub struct AccessPolicy<C> {
     rules: Vec<(State, Rule)>,
-    column: PhantomData<fn() -> C>,
+    phase: PhantomData<fn() -> C>,
 }
 
 /// Available while Operational, to users whose role permits `action`.
 pub fn operational(action: Action, whence: Whence) -> AccessPolicy<OperationalGuard> {
-    AccessPolicy { rules: vec![(State::Operational, Rule::Allowed(action, whence))], column: PhantomData }
+    AccessPolicy { rules: vec![(State::Operational, Rule::Allowed(action, whence))], phase: PhantomData }
 }
 
 /// Available while Failed, to holders of the unlock passphrase.
 pub fn failed_to_unlock_holder() -> AccessPolicy<Arc<Hsm>> {
-    AccessPolicy { rules: vec![(State::Failed, Rule::UnlockHolder)], column: PhantomData }
+    AccessPolicy { rules: vec![(State::Failed, Rule::UnlockHolder)], phase: PhantomData }
 }
 
 /// Available in `states`, to anyone.
 pub fn public(states: &[State]) -> AccessPolicy<Arc<Hsm>> {
-    AccessPolicy { rules: states.iter().map(|state| (*state, Rule::Public)).collect(), column: PhantomData }
+    AccessPolicy { rules: states.iter().map(|state| (*state, Rule::Public)).collect(), phase: PhantomData }
 }
 
 impl<C> AccessPolicy<C> {
@@ -84,19 +84,19 @@ impl AccessPolicy<OperationalGuard> {
     /// Also available in other states, to anyone; the handler must then support every phase.
     pub fn or(mut self, states: &[State]) -> AccessPolicy<Arc<Hsm>> {
         self.rules.extend(states.iter().map(|state| (*state, Rule::Public)));
-        AccessPolicy { rules: self.rules, column: PhantomData }
+        AccessPolicy { rules: self.rules, phase: PhantomData }
     }
 
     /// Also available while Failed, according to the setting [`FailedState`].
     pub fn or_failed(mut self) -> AccessPolicy<Arc<Hsm>> {
         self.rules.push((State::Failed, Rule::PublicOrUnlockHolder));
-        AccessPolicy { rules: self.rules, column: PhantomData }
+        AccessPolicy { rules: self.rules, phase: PhantomData }
     }
 }
 
 impl RequestContext {
     /// Authenticates the caller: 401, 429. `None` where no credentials are required.
-    pub(super) async fn authenticated(&self, column: &impl Column) -> Result<Option<Caller>, Refusal> {
+    pub(super) async fn authenticated(&self, phase: &impl PhaseAccess) -> Result<Option<Caller>, Refusal> {
         let rule = self.rule()?;
         if rule == Rule::Public {
             return Ok(None);
@@ -108,7 +108,7 @@ impl RequestContext {
             return known.await.map(|()| None).map_err(|failure| self.not_believed(failure));
         }
         // The state may have changed since it was read; without the phase no credentials can be checked.
-        let op = column.operational().ok_or_else(Refusal::wrong_state)?;
+        let op = phase.operational().ok_or_else(Refusal::wrong_state)?;
         let evidence =
             Evidence::Basic { name: basic.name(), passphrase: basic.expose_passphrase(), address: self.address };
         op.authenticate(evidence).await.map(Some).map_err(|failure| self.not_believed(failure))
@@ -130,11 +130,11 @@ impl RequestContext {
     /// Authenticates and authorises again a caller who was admitted before the body arrived.
     pub(super) async fn still_allowed(
         &self,
-        column: &impl Column,
+        phase: &impl PhaseAccess,
         known: Option<Caller>,
     ) -> Result<Option<Caller>, Refusal> {
         let Rule::Allowed(..) = self.rule()? else { return self.permitted(known) };
-        let op = column.operational().ok_or_else(Refusal::wrong_state)?;
+        let op = phase.operational().ok_or_else(Refusal::wrong_state)?;
         let known = known.ok_or_else(Refusal::anonymous)?;
         let caller = op.renew(known).await.map_err(|failure| self.not_believed(failure))?;
         self.permitted(Some(caller))
@@ -153,7 +153,7 @@ impl RequestContext {
             Failure::Error(error) => return Refusal::from_core(error, &self.spec),
         };
         self.metrics.count(denied.into());
-        if self.metrics.itemise(self.clock.monotonic()) {
+        if self.metrics.may_log_refusal(self.clock.monotonic()) {
             tracing::warn!(target: "http", address = %self.address, ?denied, "a login was refused");
         }
         match denied {

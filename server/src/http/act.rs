@@ -15,8 +15,8 @@ use casemate_core::runtime::party::Party;
 use hyper::StatusCode;
 
 use super::budget::NoRoom;
-use super::context::{RequestContext, Trail};
-use super::endpoint::{Column, Decoded, FindReachable, Handler, TypedEndpoint};
+use super::context::{AuditProgress, RequestContext};
+use super::endpoint::{Decoded, FindReachable, Handler, PhaseAccess, TypedEndpoint};
 use super::reply::{Refusal, Reply};
 use super::respond::{broken, no_room};
 use super::trail;
@@ -27,11 +27,11 @@ impl RequestContext {
     pub(super) async fn act<C, F, B, H>(
         &mut self,
         endpoint: Arc<TypedEndpoint<F, B, H>>,
-        column: C,
+        phase: C,
         decoded: Decoded<C, F::Found, B>,
     ) -> Result<Reply, Refusal>
     where
-        C: Column,
+        C: PhaseAccess,
         F: FindReachable<C>,
         B: Send + 'static,
         H: Handler<C, F::Found, B>,
@@ -41,7 +41,7 @@ impl RequestContext {
             let party = scope.map_or_else(|| Party::Address(self.address.into()), Scope::party);
             // Boxed immediately: some of these futures are large, and would be moved about on the stack of a serving
             // thread.
-            let change = Box::pin(async move { endpoint.run(column, decoded).await });
+            let change = Box::pin(async move { endpoint.run(phase, decoded).await });
             let result = self.carry_out(party, change).await;
             self.body = self.left_over.as_ref().and_then(LeftOver::take);
             return result;
@@ -55,13 +55,13 @@ impl RequestContext {
             // counted.
             let grant = self.grant.clone();
             let run = Box::pin(async move {
-                let reply = endpoint.run(column, decoded).await;
+                let reply = endpoint.run(phase, decoded).await;
                 drop(grant);
                 reply
             });
             tokio::spawn(run).await.map_err(|_| broken())?
         } else {
-            endpoint.run(column, decoded).await
+            endpoint.run(phase, decoded).await
         };
         let reply = reply.map_err(|error| Refusal::from_core(error, &self.spec))?;
         if self.reads() { self.conditional(reply).await } else { Ok(reply) }
@@ -78,15 +78,15 @@ impl RequestContext {
         change: BoxFuture<'static, Result<Reply, Error>>,
     ) -> Result<Reply, Refusal> {
         let busy = || Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::BUSY).with("retry-after", "1");
-        let place = self.changes.take(party).ok_or_else(busy)?;
+        let running = self.changes.begin(party).ok_or_else(busy)?;
         let act = trail::act(&self.spec, self.address, self.user(), &self.ids);
         if trail::holds_result(&self.spec) {
-            self.trail = Trail::Done;
+            self.audit_progress = AuditProgress::Recorded;
         }
         let (hsm, spec, grant) = (self.hsm.clone(), self.spec.clone(), self.grant.clone());
         let change = async move {
             let result = trail::carried_out(&hsm, &spec, act, change).await;
-            drop((place, grant));
+            drop((running, grant));
             result
         };
         tokio::spawn(change).await.map_err(|_| broken())?

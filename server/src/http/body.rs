@@ -34,7 +34,7 @@ pub enum BodyError {
     #[error("too many large bodies at once")]
     Busy,
     /// The client closed the connection or broke the framing; a reply would not reach it.
-    #[error("the client has gone")]
+    #[error("the client has disconnected")]
     Gone,
 }
 
@@ -323,14 +323,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_for_nobody_is_let_go_piece_by_piece() {
+    fn an_abandoned_body_is_freed_piece_by_piece() {
         let (budget, grant) = grant(8 << 20);
         let clock = Jumping::default();
         run(async {
             let body = read(Full::new(Bytes::from(vec![1; 1 << 20])), 1 << 20, &grant, &clock).await.unwrap();
-            let before = stall::begun_here("wiping what nobody wants");
+            let before = stall::begun_here("wiping unneeded pieces");
             drop((body, grant));
-            assert_eq!(stall::begun_here("wiping what nobody wants"), before);
+            assert_eq!(stall::begun_here("wiping unneeded pieces"), before);
             assert!(budget.left() < 8 << 20, "what is still there counts");
             for _ in 0..20 {
                 tokio::task::yield_now().await;

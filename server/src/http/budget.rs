@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_hold_what_they_can_each_finds_a_little() {
+    fn each_client_gets_its_minimum_however_many_there_are() {
         let budget = Budget::new(512 << 20);
         let mut held = Vec::new();
         for client in 1..=60 {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_that_nobody_has_are_forgotten() {
+    fn unused_accounts_are_forgotten() {
         let budget = Budget::new(100);
         let client = account(&budget, "192.0.2.1");
         let grant = client.grant(10).unwrap();

@@ -18,8 +18,8 @@ use super::access::FailedState;
 use super::budget::Grant;
 use super::endpoint::Spec;
 use super::negotiate::{Basic, Conditions};
-use super::places::Places;
 use super::route::Ids;
+use super::running_changes::RunningChanges;
 use super::upload::{LeftOver, Upload};
 use crate::observe::metrics::Metrics;
 use crate::update::Updates;
@@ -50,26 +50,26 @@ pub struct RequestContext {
     pub(super) left_over: Option<LeftOver>,
     /// The memory granted to this request.
     pub(super) grant: Arc<Grant>,
-    pub(super) changes: Arc<Places>,
+    pub(super) changes: Arc<RunningChanges>,
     /// What the audit log knows about it.
-    pub(super) trail: Trail,
+    pub(super) audit_progress: AuditProgress,
 }
 
 /// What the audit log knows about a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trail {
+pub(super) enum AuditProgress {
     /// Nothing, and the caller was not authenticated.
     Anonymous,
     /// Nothing, but the caller was authenticated.
-    Believed,
+    Authenticated,
     /// Everything: its intent or result is recorded.
-    Done,
+    Recorded,
 }
 
 impl RequestContext {
     /// The authenticated user: the name in the credentials, once they were verified.
     pub(super) fn user(&self) -> Option<UserId> {
-        if self.trail == Trail::Anonymous {
+        if self.audit_progress == AuditProgress::Anonymous {
             return None;
         }
         let basic = Basic::parse(self.headers.get(header::AUTHORIZATION)?.as_bytes())?;

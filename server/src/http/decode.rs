@@ -11,10 +11,10 @@ use zeroize::Zeroizing;
 use super::body::{self, Received};
 use super::budget::NoRoom;
 use super::context::RequestContext;
-use super::endpoint::SchemaOf;
 use super::json::{self, JsonError};
 use super::multipart;
 use super::negotiate::ContentType;
+use super::openapi::SchemaOf;
 use super::reply::Refusal;
 use super::respond::no_room;
 use super::upload::Upload;
@@ -66,34 +66,34 @@ impl Types {
 
 /// Which bodies an endpoint accepts.
 #[derive(Clone, Copy, Debug)]
-pub struct Takes {
+pub struct BodyRule {
     /// The accepted Content-Types.
     pub types: Types,
     /// The largest body, in bytes; [`usize::MAX`] if the handler reads the body as it arrives.
     pub max_bytes: usize,
 }
 
-impl Takes {
+impl BodyRule {
     /// Whether the handler reads the body as it arrives.
     pub fn streamed(&self) -> bool {
         self.max_bytes == usize::MAX
     }
 }
 
-type Decode<B> = fn(Option<&[u8]>, body::Body) -> Result<B, Error>;
+type DecodeTyped<B> = fn(Option<&[u8]>, body::Body) -> Result<B, Error>;
 
 /// How the body of an endpoint becomes its handler's argument.
 pub struct Body<B> {
-    pub(super) takes: Takes,
+    pub(super) rule: BodyRule,
     pub(super) schema: Option<SchemaOf>,
-    pub(super) decode: How<B>,
+    pub(super) decode: Decoder<B>,
 }
 
-pub(super) enum How<B> {
+pub(super) enum Decoder<B> {
     /// From the bytes alone.
-    Now(fn(&[u8]) -> Result<B, Error>),
+    Bytes(fn(&[u8]) -> Result<B, Error>),
     /// From the Content-Type and the bytes.
-    Typed(Decode<B>),
+    Typed(DecodeTyped<B>),
     /// Not decoded: the handler reads it.
     Streamed(fn(Upload) -> B),
 }
@@ -103,7 +103,7 @@ impl<B: Send + 'static> Body<B> {
     pub(super) async fn decode(&self, sent: Received, context: &mut RequestContext) -> Result<B, Refusal> {
         let length = sent.len();
         let decoded = match &self.decode {
-            How::Now(decode) => {
+            Decoder::Bytes(decode) => {
                 let (decode, hsm, grant) = (*decode, &context.hsm, context.grant.clone());
                 let party = Party::Address(context.address.into());
                 // The body is dropped with that, which makes room for the copies made of its contents. It stays counted
@@ -116,7 +116,7 @@ impl<B: Send + 'static> Body<B> {
                 };
                 hsm.by_size(length, party, decode).await.and_then(|input| input)
             }
-            How::Typed(decode) => {
+            Decoder::Typed(decode) => {
                 let (decode, hsm, grant) = (*decode, &context.hsm, context.grant.clone());
                 let header = context.content_type().map(<[u8]>::to_vec);
                 let party = Party::Address(context.address.into());
@@ -128,7 +128,7 @@ impl<B: Send + 'static> Body<B> {
                 };
                 hsm.by_size(length, party, decode).await.and_then(|input| input)
             }
-            How::Streamed(take) => {
+            Decoder::Streamed(take) => {
                 // What is buffered of it, and what is parsed from that.
                 context.grant.cover(REQUEST_BYTES + 2 * PART_HEAD_MAX_BYTES).map_err(|NoRoom| no_room())?;
                 Ok(take(context.upload()))
@@ -139,7 +139,7 @@ impl<B: Send + 'static> Body<B> {
 }
 
 fn body<B>(types: Types, schema: Option<SchemaOf>, decode: fn(&[u8]) -> Result<B, Error>) -> Body<B> {
-    Body { takes: Takes { types, max_bytes: BODY_MAX_BYTES }, schema, decode: How::Now(decode) }
+    Body { rule: BodyRule { types, max_bytes: BODY_MAX_BYTES }, schema, decode: Decoder::Bytes(decode) }
 }
 
 /// No body; if one is sent, it is read and ignored.
@@ -169,7 +169,7 @@ pub fn untyped_json<T: DeserializeOwned + JsonSchema>() -> Body<T> {
 /// JSON of sign, decrypt and encrypt, which may be long ([`BODY_USE_MAX_BYTES`]).
 pub fn long_json<T: DeserializeOwned + JsonSchema>() -> Body<T> {
     let mut body = untyped_json();
-    body.takes.max_bytes = BODY_USE_MAX_BYTES;
+    body.rule.max_bytes = BODY_USE_MAX_BYTES;
     body
 }
 
@@ -186,7 +186,7 @@ pub fn octets() -> Body<Vec<u8>> {
 /// A body of any size, which the handler reads as it arrives. Such an endpoint runs on `Arc<Hsm>`, so that a slow
 /// client does not hold the phase.
 pub fn stream(types: Types) -> Body<Upload> {
-    Body { takes: Takes { types, max_bytes: usize::MAX }, schema: None, decode: How::Streamed(|upload| upload) }
+    Body { rule: BodyRule { types, max_bytes: usize::MAX }, schema: None, decode: Decoder::Streamed(|upload| upload) }
 }
 
 /// PEM text (RFC 7468), which the core parses.
@@ -204,7 +204,7 @@ pub enum Import {
 
 /// A key to import: JSON, or two multipart parts of which the second is PEM.
 pub fn import() -> Body<Import> {
-    let decode: Decode<Import> = |content_type, body| {
+    let decode: DecodeTyped<Import> = |content_type, body| {
         let header = content_type.unwrap_or_default();
         if !ContentType::parse(header).is_some_and(|parsed| parsed.is("multipart/form-data")) {
             return Ok(Import::Json(json::parse(&body)?));
@@ -213,8 +213,8 @@ pub fn import() -> Body<Import> {
         let parts = parts.map_err(|why| Error::invalid(why.to_string()))?;
         Ok(Import::Pem(json::parse(&parts.arguments)?, parts.key_file))
     };
-    let takes = Takes { types: Types::JsonOrMultipart, max_bytes: BODY_MAX_BYTES };
-    Body { takes, schema: schema_of::<ImportKey>(), decode: How::Typed(decode) }
+    let rule = BodyRule { types: Types::JsonOrMultipart, max_bytes: BODY_MAX_BYTES };
+    Body { rule, schema: schema_of::<ImportKey>(), decode: Decoder::Typed(decode) }
 }
 
 impl From<JsonError> for Error {

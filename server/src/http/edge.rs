@@ -16,14 +16,14 @@ use hyper::{Method, Request, Response};
 
 use super::access::FailedState;
 use super::budget::{Grant, NoRoom};
-use super::context::{RequestContext, Trail};
+use super::context::{AuditProgress, RequestContext};
 use super::endpoint::Endpoint;
 use super::gate;
 use super::negotiate;
 use super::pages;
-use super::places::Places;
 use super::respond::{drain, held, no_room, refuse, succeed, unix_time};
 use super::route::{Ids, Resource, Routes};
+use super::running_changes::RunningChanges;
 use super::serve::{Peer, ReplyBody, Service};
 use super::trail;
 use crate::observe::metrics::{EndpointName, Metrics};
@@ -38,7 +38,7 @@ pub struct Edge {
     updates: Arc<Updates>,
     failed: FailedState,
     openapi: Bytes,
-    changes: Arc<Places>,
+    changes: Arc<RunningChanges>,
 }
 
 impl Edge {
@@ -56,7 +56,7 @@ impl Edge {
         endpoints.sort_by_key(|endpoint| endpoint.number);
         let endpoint =
             |endpoint: &&Arc<Endpoint>| EndpointName { method: endpoint.spec.name(), path: endpoint.spec.path };
-        metrics.endpoints_are(endpoints.iter().map(endpoint).collect());
+        metrics.set_endpoints(endpoints.iter().map(endpoint).collect());
         Arc::new(Self {
             hsm,
             routes,
@@ -65,7 +65,7 @@ impl Edge {
             updates,
             failed,
             openapi,
-            changes: Places::new(CHANGES_RUNNING_MAX),
+            changes: RunningChanges::new(CHANGES_RUNNING_MAX),
         })
     }
 
@@ -84,7 +84,7 @@ impl Edge {
         let mut response = match (peer.account.grant(REQUEST_BYTES + head_bytes(&request)), found) {
             (Err(NoRoom), _) => {
                 let refusal = if request.body().is_end_stream() { no_room() } else { no_room().closing() };
-                self.dressed(refuse(refusal, None))
+                self.with_common_headers(refuse(refusal, None))
             }
             (Ok(grant), Some((resource, ids))) => {
                 let response = self.routed(resource, ids, request, peer.address.ip(), &grant).await;
@@ -140,13 +140,13 @@ impl Edge {
                     left_over: None,
                     grant: grant.clone(),
                     changes: self.changes.clone(),
-                    trail: Trail::Anonymous,
+                    audit_progress: AuditProgress::Anonymous,
                 };
                 let reply = (endpoint.run)(context).await;
                 (Some(&endpoint.spec), reply.and_then(|reply| held(reply, grant, &endpoint.spec)))
             }
         };
-        let mut response = self.dressed(match result {
+        let mut response = self.with_common_headers(match result {
             Ok(reply) => succeed(reply, spec.map(|spec| &**spec)),
             Err(refusal) => refuse(refusal, spec.map(|spec| &**spec)),
         });
@@ -157,7 +157,7 @@ impl Edge {
     }
 
     /// Adds the headers that every reply of the API has.
-    fn dressed(&self, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
+    fn with_common_headers(&self, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
         let headers = response.headers_mut();
         let date = httpdate::fmt_http_date(std::time::SystemTime::UNIX_EPOCH + unix_time(&self.hsm));
         headers.extend(HeaderValue::from_str(&date).ok().map(|date| (header::DATE, date)));

@@ -44,7 +44,7 @@ impl Deref for OperationalGuard {
 }
 
 /// What a handler holds on the HSM while it runs: [`OperationalGuard`] while Operational, `Arc<Hsm>` in any phase.
-pub trait Column: Sized + Send + Sync + 'static {
+pub trait PhaseAccess: Sized + Send + Sync + 'static {
     /// The caller as the handler gets it: always present with [`OperationalGuard`], otherwise only where the rule of
     /// the state requires credentials.
     type Caller: Send + Sync + 'static;
@@ -60,7 +60,7 @@ pub trait Column: Sized + Send + Sync + 'static {
     fn caller(known: Option<Caller>) -> Result<Self::Caller, Refusal>;
 }
 
-impl Column for OperationalGuard {
+impl PhaseAccess for OperationalGuard {
     type Caller = Caller;
     fn enter(hsm: &Arc<Hsm>) -> Option<Self> {
         hsm.operational().map(OperationalGuard)
@@ -79,7 +79,7 @@ impl Column for OperationalGuard {
     }
 }
 
-impl Column for Arc<Hsm> {
+impl PhaseAccess for Arc<Hsm> {
     type Caller = Option<Caller>;
     fn enter(hsm: &Arc<Hsm>) -> Option<Self> {
         Some(hsm.clone())
@@ -99,7 +99,7 @@ impl Column for Arc<Hsm> {
 }
 
 /// What a path names, where every admitted caller may reach all of it.
-pub trait Find<C: Column>: Send + Sync + 'static {
+pub trait Find<C: PhaseAccess>: Send + Sync + 'static {
     /// What the handler receives.
     type Found: Send + Sync + 'static;
     /// The ids in the endpoint's path, in order.
@@ -107,7 +107,7 @@ pub trait Find<C: Column>: Send + Sync + 'static {
     /// Looks it up: id syntax (400) and existence (404).
     fn find(
         &self,
-        column: &C,
+        phase: &C,
         caller: &C::Caller,
         context: &RequestContext,
     ) -> impl Future<Output = Result<Self::Found, Error>> + Send;
@@ -115,7 +115,7 @@ pub trait Find<C: Column>: Send + Sync + 'static {
 
 /// What a path names, in the steps in which the gate checks it. Every [`Find`] implements this, with nothing to check
 /// in `reach`.
-pub trait FindReachable<C: Column>: Send + Sync + 'static {
+pub trait FindReachable<C: PhaseAccess>: Send + Sync + 'static {
     /// What is known after the check of rights.
     type Reached: Send;
     /// What the handler receives.
@@ -129,14 +129,14 @@ pub trait FindReachable<C: Column>: Send + Sync + 'static {
     /// Whether the caller may reach it; part of the 403 step.
     fn reach(
         &self,
-        column: &C,
+        phase: &C,
         caller: &C::Caller,
         context: &RequestContext,
     ) -> impl Future<Output = Result<Self::Reached, Error>> + Send;
     /// Looks it up: id syntax (400) and existence (404).
     fn find(
         &self,
-        column: &C,
+        phase: &C,
         caller: &C::Caller,
         reached: Self::Reached,
         context: &RequestContext,
@@ -153,7 +153,7 @@ pub trait FindReachable<C: Column>: Send + Sync + 'static {
     }
 }
 
-impl<C: Column, F: Find<C>> FindReachable<C> for F {
+impl<C: PhaseAccess, F: Find<C>> FindReachable<C> for F {
     type Reached = ();
     type Found = F::Found;
     const IDS: &'static [&'static str] = F::IDS;
@@ -162,12 +162,12 @@ impl<C: Column, F: Find<C>> FindReachable<C> for F {
     }
     fn find(
         &self,
-        column: &C,
+        phase: &C,
         caller: &C::Caller,
         (): (),
         context: &RequestContext,
     ) -> impl Future<Output = Result<F::Found, Error>> + Send {
-        Find::find(self, column, caller, context)
+        Find::find(self, phase, caller, context)
     }
 }
 
@@ -218,9 +218,6 @@ pub enum Intent {
     Never,
 }
 
-/// Makes the JSON Schema of a type, for the OpenAPI document.
-pub type SchemaOf = fn(&mut schemars::SchemaGenerator) -> schemars::Schema;
-
 /// The description of an endpoint: everything but its code.
 pub struct Spec {
     /// The method.
@@ -232,13 +229,13 @@ pub struct Spec {
     /// The names of the ids in the path.
     pub ids: &'static [&'static str],
     /// Which bodies are accepted.
-    pub takes: super::decode::Takes,
+    pub body: super::decode::BodyRule,
     /// JSON Schema of the request body.
-    pub request: Option<SchemaOf>,
+    pub request: Option<super::openapi::SchemaOf>,
     /// Content-Type of successful replies.
     pub media: Media,
     /// Status of a successful reply, and JSON Schema of its body.
-    pub success: (u16, Option<SchemaOf>),
+    pub success: (u16, Option<super::openapi::SchemaOf>),
     /// Whether replies are marked `no-cache`.
     pub no_cache: bool,
     /// Whether replies carry an ETag.
@@ -295,7 +292,7 @@ pub struct TypedEndpoint<F, B, H> {
 ///
 /// It does not hold the phase, so keeping it does not keep the HSM from locking. The caller's rights and the target
 /// were checked at one moment: code that runs it later must first enter the phase and check the rights again.
-pub struct Decoded<C: Column, T, B> {
+pub struct Decoded<C: PhaseAccess, T, B> {
     /// The caller.
     pub(super) caller: C::Caller,
     /// What the path names.
@@ -308,50 +305,45 @@ pub struct Decoded<C: Column, T, B> {
 
 impl<F, B, H> TypedEndpoint<F, B, H> {
     /// Carries out a decoded request.
-    pub(super) fn run<C: Column>(
+    pub(super) fn run<C: PhaseAccess>(
         &self,
-        column: C,
+        phase: C,
         decoded: Decoded<C, F::Found, B>,
     ) -> impl Future<Output = Result<Reply, Error>> + Send
     where
         F: FindReachable<C>,
         H: Handler<C, F::Found, B>,
     {
-        self.handler.call(column, decoded.caller, decoded.found, decoded.body)
+        self.handler.call(phase, decoded.caller, decoded.found, decoded.body)
     }
 }
 
 /// The code that answers a request that passed the gate.
-pub trait Handler<C: Column, F, B>: Send + Sync + 'static {
+pub trait Handler<C: PhaseAccess, F, B>: Send + Sync + 'static {
     /// Carries out the request and returns its reply.
-    fn call(
-        &self,
-        column: C,
-        caller: C::Caller,
-        found: F,
-        body: B,
-    ) -> impl Future<Output = Result<Reply, Error>> + Send;
+    fn call(&self, phase: C, caller: C::Caller, found: F, body: B)
+    -> impl Future<Output = Result<Reply, Error>> + Send;
 }
 
 impl<C, F, B, H, R> Handler<C, F, B> for H
 where
-    C: Column,
+    C: PhaseAccess,
     H: Fn(C, C::Caller, F, B) -> R + Send + Sync + 'static,
     R: Future<Output = Result<Reply, Error>> + Send,
 {
     fn call(
         &self,
-        column: C,
+        phase: C,
         caller: C::Caller,
         found: F,
         body: B,
     ) -> impl Future<Output = Result<Reply, Error>> + Send {
-        self(column, caller, found, body)
+        self(phase, caller, found, body)
     }
 }
 
 /// An endpoint for `GET`, which has no body.
-pub fn get<C: Column, F: FindReachable<C>>(
+pub fn get<C: PhaseAccess, F: FindReachable<C>>(
     path: &'static str,
     access: AccessPolicy<C>,
     find: F,
@@ -361,7 +353,7 @@ pub fn get<C: Column, F: FindReachable<C>>(
 }
 
 /// An endpoint for `POST`.
-pub fn post<C: Column, F: FindReachable<C>, B: Send + 'static>(
+pub fn post<C: PhaseAccess, F: FindReachable<C>, B: Send + 'static>(
     path: &'static str,
     access: AccessPolicy<C>,
     find: F,
@@ -372,7 +364,7 @@ pub fn post<C: Column, F: FindReachable<C>, B: Send + 'static>(
 }
 
 /// An endpoint for `PUT`.
-pub fn put<C: Column, F: FindReachable<C>, B: Send + 'static>(
+pub fn put<C: PhaseAccess, F: FindReachable<C>, B: Send + 'static>(
     path: &'static str,
     access: AccessPolicy<C>,
     find: F,
@@ -383,7 +375,7 @@ pub fn put<C: Column, F: FindReachable<C>, B: Send + 'static>(
 }
 
 /// An endpoint for `DELETE`, which has no body.
-pub fn delete<C: Column, F: FindReachable<C>>(
+pub fn delete<C: PhaseAccess, F: FindReachable<C>>(
     path: &'static str,
     access: AccessPolicy<C>,
     find: F,
@@ -392,7 +384,7 @@ pub fn delete<C: Column, F: FindReachable<C>>(
     endpoint(Method::DELETE, path, access, find, decode::none(), handler)
 }
 
-fn endpoint<C: Column, F: FindReachable<C>, B: Send + 'static>(
+fn endpoint<C: PhaseAccess, F: FindReachable<C>, B: Send + 'static>(
     method: Method,
     path: &'static str,
     access: AccessPolicy<C>,
@@ -407,7 +399,7 @@ fn endpoint<C: Column, F: FindReachable<C>, B: Send + 'static>(
         path,
         access: access.into_rules(),
         ids: F::IDS,
-        takes: body.takes,
+        body: body.rule,
         request: body.schema,
         media: Media::Json,
         success: (204, None),

@@ -33,8 +33,8 @@ pub fn table() -> Vec<Endpoint> {
         get("/health/ready",            public(&[Operational]),                                Nothing,                              health::ready).answers(200).no_cache().head(),
         get("/health/state",            public(ALWAYS),                                        Nothing,                              health::state).gives::<system_bodies::HealthState>(200).no_cache().head(),
         get("/health/diagnose",         operational(System, Root).or(NOT_OPERATIONAL),         Nothing,                              health::diagnose).gives::<system_bodies::Diagnosis>(200).no_cache().head(),
-        get("/metrics",                 operational(Metrics, Anywhere),                        Figures,                              health::metrics).gives::<Map<String, Value>>(200).no_cache().head(),
-        get("/metrics/prometheus",      operational(Metrics, Anywhere),                        AllFigures,                           health::prometheus).answers(200).media(Prometheus).no_cache().head(),
+        get("/metrics",                 operational(Metrics, Anywhere),                        ServerMetrics,                              health::metrics).gives::<Map<String, Value>>(200).no_cache().head(),
+        get("/metrics/prometheus",      operational(Metrics, Anywhere),                        HsmAndMetrics,                           health::prometheus).answers(200).media(Prometheus).no_cache().head(),
 
         post("/provision",              public(&[Unprovisioned]),                              Nothing,             untyped_json(), lock::provision).no_cache(),
         post("/unlock",                 public(&[Locked]),                                     Address,             judged_json(),  lock::unlock).no_cache().intent(Proven),
@@ -43,7 +43,7 @@ pub fn table() -> Vec<Endpoint> {
 
         get("/keys",                    operational(KeyRead, Anywhere),                        AllKeys,                              keys::list).gives::<Vec<key_bodies::KeyItem>>(200).lists(),
         post("/keys",                   operational(KeyManage, Anywhere),                      Nothing,             import(),       keys::import).gives::<Created>(201).exists(400),
-        post("/keys/generate",          operational(KeyManage, Anywhere),                      Figures,             json(),         keys::generate).gives::<Created>(201).exists(400).no_cache(),
+        post("/keys/generate",          operational(KeyManage, Anywhere),                      ServerMetrics,             json(),         keys::generate).gives::<Created>(201).exists(400).no_cache(),
         get("/keys/{key}",              operational(KeyRead, Anywhere),                        KeyOrPrefixOf,                        keys::read).gives::<key_bodies::Key>(200).etag(),
         put("/keys/{key}",              operational(KeyManage, Anywhere),                      Tagged(KeySlot, OfKey), import(),   keys::import_as).exists(400),
         delete("/keys/{key}",           operational(KeyManage, Anywhere),                      Tagged(ExistingKey, OfKey),           keys::delete),

@@ -15,7 +15,7 @@ use casemate_core::{Error, Hsm};
 use percent_encoding::percent_decode;
 
 use super::context::RequestContext;
-use super::endpoint::{Column, Find, FindReachable, OperationalGuard};
+use super::endpoint::{Find, FindReachable, OperationalGuard, PhaseAccess};
 use crate::observe::metrics::Metrics;
 use crate::update::Updates;
 
@@ -36,7 +36,7 @@ fn second(context: &RequestContext) -> &str {
 /// A path without ids.
 pub struct Nothing;
 
-impl<C: Column> Find<C> for Nothing {
+impl<C: PhaseAccess> Find<C> for Nothing {
     type Found = ();
     async fn find(&self, _: &C, _: &C::Caller, _: &RequestContext) -> Result<(), Error> {
         Ok(())
@@ -46,7 +46,7 @@ impl<C: Column> Find<C> for Nothing {
 /// The HSM itself: for the endpoint that ends the phase in which it is called, and for what exists in every phase.
 pub struct TheHsm;
 
-impl<C: Column> Find<C> for TheHsm {
+impl<C: PhaseAccess> Find<C> for TheHsm {
     type Found = Arc<Hsm>;
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Arc<Hsm>, Error> {
         Ok(context.hsm.clone())
@@ -66,7 +66,7 @@ pub struct Records {
 /// Records of the audit log, selected by the query.
 pub struct AuditRange;
 
-impl<C: Column> Find<C> for AuditRange {
+impl<C: PhaseAccess> Find<C> for AuditRange {
     type Found = Records;
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Records, Error> {
         Ok(Records { hsm: context.hsm.clone(), from: number(context, "from")?, to: number(context, "to")? })
@@ -82,7 +82,7 @@ fn number(context: &RequestContext, name: &str) -> Result<Option<u64>, Error> {
 /// The client's address, for the endpoint that counts failed attempts itself.
 pub struct Address;
 
-impl<C: Column> Find<C> for Address {
+impl<C: PhaseAccess> Find<C> for Address {
     type Found = std::net::IpAddr;
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<std::net::IpAddr, Error> {
         Ok(context.address)
@@ -90,9 +90,9 @@ impl<C: Column> Find<C> for Address {
 }
 
 /// The metrics of this server, and the monotonic time.
-pub struct Figures;
+pub struct ServerMetrics;
 
-impl<C: Column> Find<C> for Figures {
+impl<C: PhaseAccess> Find<C> for ServerMetrics {
     type Found = (Arc<Metrics>, Duration);
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
         Ok((context.metrics.clone(), context.now()))
@@ -102,7 +102,7 @@ impl<C: Column> Find<C> for Figures {
 /// The HSM and its software updates.
 pub struct TheUpdates;
 
-impl<C: Column> Find<C> for TheUpdates {
+impl<C: PhaseAccess> Find<C> for TheUpdates {
     type Found = (Arc<Hsm>, Arc<Updates>);
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
         Ok((context.hsm.clone(), context.updates.clone()))
@@ -110,9 +110,9 @@ impl<C: Column> Find<C> for TheUpdates {
 }
 
 /// The HSM, the metrics of this server and the monotonic time.
-pub struct AllFigures;
+pub struct HsmAndMetrics;
 
-impl<C: Column> Find<C> for AllFigures {
+impl<C: PhaseAccess> Find<C> for HsmAndMetrics {
     type Found = (Arc<Hsm>, Arc<Metrics>, Duration);
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
         Ok((context.hsm.clone(), context.metrics.clone(), context.now()))

@@ -20,8 +20,8 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::body::{self, BodyError};
-use super::context::{RequestContext, Trail};
-use super::endpoint::{Column, Decoded, Endpoint, FindReachable, Handler, TypedEndpoint};
+use super::context::{AuditProgress, RequestContext};
+use super::endpoint::{Decoded, Endpoint, FindReachable, Handler, PhaseAccess, TypedEndpoint};
 use super::negotiate::{self, Current, Verdict};
 use super::reply::{Refusal, Reply};
 use super::route::Resource;
@@ -68,7 +68,7 @@ pub(super) async fn pass<C, F, B, H>(
     endpoint: Arc<TypedEndpoint<F, B, H>>,
 ) -> Result<Reply, Refusal>
 where
-    C: Column,
+    C: PhaseAccess,
     F: FindReachable<C>,
     B: Send + 'static,
     H: Handler<C, F::Found, B>,
@@ -78,19 +78,19 @@ where
     let core = |error: Error| Refusal::from_core(error, &spec);
 
     // 412: the phase has ended since the state was read.
-    let mut column = C::enter(&context.hsm).ok_or_else(Refusal::wrong_state)?;
+    let mut phase = C::enter(&context.hsm).ok_or_else(Refusal::wrong_state)?;
 
     // 401, 429: authentication.
-    let known = context.authenticated(&column).await?;
-    if known.is_some() && context.trail == Trail::Anonymous {
-        context.trail = Trail::Believed;
+    let known = context.authenticated(&phase).await?;
+    if known.is_some() && context.audit_progress == AuditProgress::Anonymous {
+        context.audit_progress = AuditProgress::Authenticated;
     }
 
     // 403: role and namespace, then whether the caller may reach this target. A malformed id is 400 before that, where
     // the contract requires it.
     find.check_id(context).map_err(core)?;
     let mut caller = C::caller(context.permitted(known)?)?;
-    let mut reached = find.reach(&column, &caller, context).await.map_err(core)?;
+    let mut reached = find.reach(&phase, &caller, context).await.map_err(core)?;
 
     // 415 where it is checked early, 413, 406.
     context.check_early_type()?;
@@ -99,17 +99,17 @@ where
 
     // The body: 408, 413, 503, or 400 if its framing is broken.
     let mut sent = body::Received::default();
-    if context.takes_body() && !spec.takes.streamed() {
-        drop(column);
+    if context.takes_body() && !spec.body.streamed() {
+        drop(phase);
         sent = context.read_body().await?;
         // Much can change while a body arrives: the state, the caller's rights, the caller.
-        column = C::enter(&context.hsm).ok_or_else(Refusal::wrong_state)?;
-        caller = C::caller(context.still_allowed(&column, C::known(caller)).await?)?;
-        reached = find.reach(&column, &caller, context).await.map_err(core)?;
+        phase = C::enter(&context.hsm).ok_or_else(Refusal::wrong_state)?;
+        caller = C::caller(context.still_allowed(&phase, C::known(caller)).await?)?;
+        reached = find.reach(&phase, &caller, context).await.map_err(core)?;
     }
 
     // 400, 404: the id, and whether what it names exists.
-    let found = match find.find(&column, &caller, reached, context).await {
+    let found = match find.find(&phase, &caller, reached, context).await {
         Ok(found) => found,
         // `If-Match` on something that does not exist is 412, which comes before 404.
         Err(Error::NotFound(_)) if context.verdict(Current::Missing) == Verdict::Failed => {
@@ -121,14 +121,14 @@ where
     // 412: the conditions of a change.
     if !context.reads() && !context.conditions().is_empty() {
         // Boxed because it is rare.
-        let content = Box::pin(find.represent(&column, &caller, &found)).await;
+        let content = Box::pin(find.represent(&phase, &caller, &found)).await;
         if context.verdict(context.present(content).await.current()) == Verdict::Failed {
             return Err(Refusal::bare(StatusCode::PRECONDITION_FAILED));
         }
     }
 
     // 415: the Content-Type of the body.
-    if context.takes_body() && !spec.takes.types.accept(context.content_type()) {
+    if context.takes_body() && !spec.body.types.accept(context.content_type()) {
         return Err(Refusal::bare(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
 
@@ -137,7 +137,7 @@ where
     let body = endpoint.body.decode(sent, context).await?;
 
     // Errors of the HSM.
-    context.act(endpoint, column, Decoded { caller, found, body, body_bytes }).await
+    context.act(endpoint, phase, Decoded { caller, found, body, body_bytes }).await
 }
 
 /// The methods not answered with 501.
@@ -163,7 +163,7 @@ fn is_cross_site(request: &Request<Incoming>) -> bool {
 impl RequestContext {
     /// 415, where the Content-Type is checked before the body is read.
     fn check_early_type(&self) -> Result<(), Refusal> {
-        let types = self.spec.takes.types;
+        let types = self.spec.body.types;
         if types.early() && !types.accept(self.content_type()) {
             return Err(Refusal::bare(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
@@ -174,7 +174,7 @@ impl RequestContext {
     fn check_length(&self) -> Result<(), Refusal> {
         if let Some(length) = self.headers.get(header::CONTENT_LENGTH) {
             let length = length.to_str().ok().and_then(|length| length.parse::<usize>().ok());
-            if length.is_none_or(|length| length > self.spec.takes.max_bytes) {
+            if length.is_none_or(|length| length > self.spec.body.max_bytes) {
                 return Err(Refusal::bare(StatusCode::PAYLOAD_TOO_LARGE));
             }
         }
@@ -191,7 +191,7 @@ impl RequestContext {
 
     /// Reads the body, or refuses if it does not arrive as required.
     async fn read_body(&mut self) -> Result<body::Received, Refusal> {
-        let limit = self.spec.takes.max_bytes;
+        let limit = self.spec.body.max_bytes;
         let Some(incoming) = self.body.take() else { return Ok(body::Received::default()) };
         let read = body::read(incoming, limit, &self.grant, &*self.clock).await;
         let close = |status, why: &'static str| Err(Refusal::because(status, why).closing());

@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_upstream_takes_is_taken() {
+    fn what_nethsm_accepts_is_accepted() {
         for (text, expected) in [
             (r#"{realName:"x",role:"Operator"}"#, json!({"realName": "x", "role": "Operator"})),
             ("{ a : 1 , _b2 : [ true , null ] }", json!({"a": 1, "_b2": [true, null]})),
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_a_syntax_error() {
+    fn what_is_not_json_is_a_syntax_error() {
         for text in [
             "{",
             "{a}",
@@ -494,7 +494,7 @@ mod tests {
         }
 
         #[test]
-        fn no_body_makes_it_panic(text in r#"([{}\[\]:,"\\/*a1_ \n-]|\\u00|//|/\*|\*/|ü){0,60}"#, tail in any::<Vec<u8>>()) {
+        fn no_body_causes_a_panic(text in r#"([{}\[\]:,"\\/*a1_ \n-]|\\u00|//|/\*|\*/|ü){0,60}"#, tail in any::<Vec<u8>>()) {
             let _ = parse::<Value>(text.as_bytes());
             let _ = parse::<Outer>(&[text.as_bytes(), &tail].concat());
         }

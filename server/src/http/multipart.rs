@@ -243,7 +243,7 @@ mod tests {
     const TYPE: &str = "multipart/form-data; boundary=b";
 
     #[test]
-    fn two_parts_are_told_by_name_or_else_by_order() {
+    fn two_parts_are_identified_by_name_or_else_by_order() {
         let expected = Ok(("{}".into(), "PEM\r\n".into()));
         for parts in [
             [("arguments", "{}"), ("key_file", "PEM\r\n")],
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_the_body_below_is_what_is_answered() {
+    fn an_error_of_the_body_below_is_the_answer() {
         let pull: Pull = Box::new(|| Box::pin(async { Err(Error::invalid("The body came too slowly.")) }));
         let mut parts = Parts::new(Some(TYPE.as_bytes()), pull).unwrap();
         let why = pollster::block_on(parts.next()).map(|_| ()).unwrap_err().to_string();
@@ -331,12 +331,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_body_makes_it_panic(text in "((--b|--|\r\n|Content-Disposition: form-data; name=\"a\"|\r\n\r\n|.){0,40})") {
+        fn no_body_causes_a_panic(text in "((--b|--|\r\n|Content-Disposition: form-data; name=\"a\"|\r\n\r\n|.){0,40})") {
             let _ = split(TYPE, text.as_bytes());
         }
 
         #[test]
-        fn no_content_type_makes_it_panic(content_type in ".{0,80}", bytes in any::<Vec<u8>>()) {
+        fn no_content_type_causes_a_panic(content_type in ".{0,80}", bytes in any::<Vec<u8>>()) {
             let _ = split(&content_type, &bytes);
         }
     }

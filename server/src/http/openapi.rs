@@ -12,6 +12,9 @@ use super::decode::Types;
 use super::endpoint::Spec;
 use super::route::{BASE, Routes};
 
+/// Creates the JSON Schema of one type, whose definitions are added to the generator.
+pub type SchemaOf = fn(&mut SchemaGenerator) -> schemars::Schema;
+
 /// The document (OpenAPI 3.1.0) as JSON. It describes this server, including its setting `failed`.
 pub fn document(routes: &Routes, failed: FailedState) -> Vec<u8> {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
@@ -122,17 +125,17 @@ fn parameters(spec: &Spec) -> Vec<Value> {
 }
 
 fn request_body(spec: &Spec, generator: &mut SchemaGenerator) -> Option<Value> {
-    if spec.takes.types == Types::Octets || (spec.takes.streamed() && spec.takes.types == Types::Any) {
+    if spec.body.types == Types::Octets || (spec.body.streamed() && spec.body.types == Types::Any) {
         let content = json!({"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}});
         return Some(json!({"required": true, "content": content}));
     }
-    if spec.takes.types == Types::Pem {
+    if spec.body.types == Types::Pem {
         let content = json!({"application/x-pem-file": {"schema": {"type": "string"}}});
         return Some(json!({"required": true, "content": content}));
     }
     let schema = (spec.request?)(generator);
     let mut content = json!({"application/json": {"schema": schema}});
-    if spec.takes.types == Types::JsonOrMultipart {
+    if spec.body.types == Types::JsonOrMultipart {
         let arguments = generator.subschema_for::<casemate_api::body::keys::ImportArguments>();
         let key_file = json!({"type": "string", "description": "One private key as PEM"});
         let parts = json!({"type": "object", "required": ["arguments", "key_file"],
@@ -163,7 +166,7 @@ fn responses(spec: &Spec, generator: &mut SchemaGenerator, error: &schemars::Sch
         ("400", "The request makes no sense as it stands.", true),
         ("401", "Credentials are missing or wrong.", false),
         ("403", "The caller may not do this.", true),
-        ("404", "There is no such thing.", true),
+        ("404", "There is no such object.", true),
         ("406", "No acceptable type.", false),
         ("408", "The body came too slowly.", true),
         ("409", "The id is taken.", true),

@@ -112,7 +112,7 @@ where
 }
 
 /// The label of [`let_go`] for `stall`, where it frees everything at once.
-const WIPING: &str = "wiping what nobody wants";
+const WIPING: &str = "wiping unneeded pieces";
 
 #[cfg(test)]
 mod tests {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_that_nobody_takes_is_let_go_piece_by_piece() {
+    fn an_unread_reply_is_freed_piece_by_piece() {
         let budget = Budget::new(8 << 20);
         let grant = budget.account([192, 0, 2, 1].into()).grant(LONG).unwrap();
         let before = stall::begun_here(WIPING);

@@ -13,8 +13,8 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::budget::{Grant, NoRoom};
-use super::context::{RequestContext, Trail};
-use super::endpoint::{Column, FindReachable, Handler, Spec, TypedEndpoint};
+use super::context::{AuditProgress, RequestContext};
+use super::endpoint::{FindReachable, Handler, PhaseAccess, Spec, TypedEndpoint};
 use super::gate;
 use super::reply::{Content, Refusal, Reply};
 use super::serve::ReplyBody;
@@ -27,14 +27,14 @@ pub(super) async fn admit<C, F, B, H>(
     endpoint: Arc<TypedEndpoint<F, B, H>>,
 ) -> Result<Reply, Refusal>
 where
-    C: Column,
+    C: PhaseAccess,
     F: FindReachable<C>,
     B: Send + 'static,
     H: Handler<C, F::Found, B>,
 {
     match gate::pass(&mut context, endpoint).await {
         Err(refusal) => {
-            if context.trail != Trail::Done {
+            if context.audit_progress != AuditProgress::Recorded {
                 trail::refused(&context.hsm, &context.spec, &refusal, context.address, context.user(), &context.ids);
             }
             Err(if drain(&context.headers, context.body.take()).await { refusal } else { refusal.closing() })

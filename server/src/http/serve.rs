@@ -8,7 +8,7 @@
 //!
 //! Nothing is trusted here: every byte comes from the network.
 
-mod doors;
+mod extra_listeners;
 mod pace;
 mod shares;
 
@@ -42,8 +42,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use self::doors::Opened;
-pub use self::doors::{Door, Doors};
+use self::extra_listeners::Opening;
+pub use self::extra_listeners::{ExtraListener, ExtraListeners};
 use self::pace::{Activity, Counted, Running as RunningRequest, Watch};
 pub(in crate::http) use self::shares::client_of;
 use self::shares::{Share, Shares};
@@ -159,22 +159,22 @@ pub fn start(
         threads.push(std::thread::Builder::new().name(format!("serve-{number}")).spawn(work)?);
         inboxes.push(Worker { inbox: send, load: Arc::default() });
     }
-    let (doors, opened) = mpsc::unbounded_channel();
-    let accept = move || accepting.block_on(accept(listeners, opened, inboxes, shared));
+    let (extra, openings) = mpsc::unbounded_channel();
+    let accept = move || accepting.block_on(accept(listeners, openings, inboxes, shared));
     threads.push(std::thread::Builder::new().name("accept".into()).spawn(accept)?);
-    Ok(Running { threads, doors: Doors(doors) })
+    Ok(Running { threads, extra: ExtraListeners(extra) })
 }
 
 /// A running server.
 pub struct Running {
     threads: Vec<JoinHandle<()>>,
-    doors: Doors,
+    extra: ExtraListeners,
 }
 
 impl Running {
     /// A handle to open further listeners.
-    pub fn doors(&self) -> Doors {
-        self.doors.clone()
+    pub fn extra_listeners(&self) -> ExtraListeners {
+        self.extra.clone()
     }
 
     /// Waits until the server has stopped and its last request has ended, at most [`Bounds::grace`] after the stop.
@@ -182,7 +182,7 @@ impl Running {
         for thread in self.threads {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             if thread.join().is_err() {
-                tracing::error!(name, "a serving thread ended by a panic");
+                tracing::error!(name, "a serving thread panicked");
             }
         }
     }
@@ -323,12 +323,12 @@ pub struct ReplyWriter(mpsc::Sender<Piece>);
 
 /// The client has disconnected.
 #[derive(Debug, thiserror::Error)]
-#[error("the client has gone")]
+#[error("the client has disconnected")]
 pub struct ClientGone;
 
 /// The writer of a streamed body was dropped before its end.
 #[derive(Debug, thiserror::Error)]
-#[error("the reply broke off")]
+#[error("the reply was cut off")]
 pub struct BrokenOff;
 
 impl ReplyWriter {
@@ -428,7 +428,7 @@ impl Drop for Slot {
 
 async fn accept(
     listeners: Vec<TcpListener>,
-    mut opened: mpsc::UnboundedReceiver<Opened>,
+    mut openings: mpsc::UnboundedReceiver<Opening>,
     workers: Vec<Worker>,
     shared: Arc<Shared>,
 ) {
@@ -438,26 +438,26 @@ async fn accept(
         tokio::spawn(accept_on(listener, Arc::clone(&workers), Arc::clone(&permits), Arc::clone(&shares)));
     }
     loop {
-        let door = tokio::select! {
+        let opening = tokio::select! {
             () = shared.stop.requested() => break,
-            door = opened.recv() => door,
+            opening = openings.recv() => opening,
         };
         // No further listeners can be opened: only the stop remains to be awaited.
-        let Some(door) = door else { break shared.stop.requested().await };
-        tokio::spawn(accept_through(door, Arc::clone(&workers), Arc::clone(&permits), Arc::clone(&shares)));
+        let Some(opening) = opening else { break shared.stop.requested().await };
+        tokio::spawn(accept_through(opening, Arc::clone(&workers), Arc::clone(&permits), Arc::clone(&shares)));
     }
     // The tasks end with this runtime, and with them the senders they hold: the workers get no further connections.
 }
 
 /// Accepts on a listener until it is to be closed.
-async fn accept_through(door: Opened, workers: Arc<Vec<Worker>>, permits: Arc<Semaphore>, shares: Arc<Shares>) {
-    let Opened { listener, closing, closed } = door;
+async fn accept_through(opening: Opening, workers: Arc<Vec<Worker>>, permits: Arc<Semaphore>, shares: Arc<Shares>) {
+    let Opening { listener, closing, closed } = opening;
     match TcpListener::from_std(listener) {
         Ok(listener) => tokio::select! {
             () = accept_on(listener, workers, permits, shares) => {}
             _ = closing => {}
         },
-        Err(error) => tracing::warn!(%error, "a listener could not be opened"),
+        Err(error) => tracing::warn!(%error, "cannot open a listener"),
     }
     // Only after the listener was dropped.
     drop(closed);
@@ -470,12 +470,12 @@ async fn accept_on(listener: TcpListener, workers: Arc<Vec<Worker>>, permits: Ar
             Ok((stream, peer)) => match shares.take(peer.ip()) {
                 Some(share) => hand_over(&workers, stream, peer, permit, share),
                 // Before TLS, so that it costs as little as possible.
-                None => tracing::debug!(%peer, "closed, as this client has enough connections"),
+                None => tracing::debug!(%peer, "closed: this client has too many connections"),
             },
             // A client that gave up is not worth a log line; without free descriptors all we can do is wait.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
@@ -510,7 +510,7 @@ async fn work(mut inbox: mpsc::UnboundedReceiver<Accepted>, shared: Arc<Shared>)
     }
     drop(alive);
     if tokio::time::timeout(shared.bounds.grace, ended.recv()).await.is_err() {
-        tracing::warn!("requests still ran at the end of their grace and were cut off");
+        tracing::warn!("requests were still running at the end of the grace period and were cut off");
     }
 }
 

@@ -91,7 +91,7 @@ impl Upload {
     }
 
     /// Checks from time to time whether the caller still has the right: an upload may take days, and blocks others.
-    pub async fn look_again(&mut self, caller: Option<&Caller>) -> Result<(), Error> {
+    pub async fn recheck(&mut self, caller: Option<&Caller>) -> Result<(), Error> {
         let now = self.clock.monotonic();
         let last = *self.looked.get_or_insert(now);
         if now.saturating_sub(last) >= Duration::from_millis(UPLOAD_LOOK_MS) {

@@ -12,7 +12,7 @@ use super::plain::{plain, plain_json};
 
 /// Level, source, message and fields of an event.
 #[derive(Clone, Debug)]
-pub(super) struct Said {
+pub(super) struct LogEntry {
     pub(super) level: Level,
     /// Its source, named as in NetHSM: `hsm.key`, `http.access`, `application`.
     pub(super) source: String,
@@ -20,13 +20,13 @@ pub(super) struct Said {
     fields: Vec<(&'static str, Value)>,
 }
 
-impl Said {
+impl LogEntry {
     /// Extracts the contents of `event`.
-    pub(super) fn by(event: &Event<'_>) -> Self {
+    pub(super) fn of(event: &Event<'_>) -> Self {
         let about = event.metadata();
-        let mut said = Self::new(*about.level(), about.target(), String::new());
-        event.record(&mut said);
-        said
+        let mut entry = Self::new(*about.level(), about.target(), String::new());
+        event.record(&mut entry);
+        entry
     }
 
     /// An entry with a message and no fields.
@@ -89,7 +89,7 @@ impl Said {
     }
 }
 
-impl Visit for Said {
+impl Visit for LogEntry {
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.put(field, value.into());
     }
@@ -151,22 +151,22 @@ mod tests {
 
     #[test]
     fn a_text_is_one_line_of_bounded_length() {
-        let mut said = Said::new(Level::INFO, "hsm.key", "a\nb\u{1b}[31m \u{fc}".into());
-        said.fields.push(("count", 3.into()));
-        said.fields.push(("why", "x\r\0y\u{85}".into()));
-        assert_eq!(said.text(), "a\\nb\\u{1b}[31m \u{fc} count=3 why=x\\r\\u{0}y\\u{85}");
-        let long = Said::new(Level::INFO, "hsm", "\u{fc}".repeat(LOG_TEXT_MAX_BYTES)).text();
+        let mut entry = LogEntry::new(Level::INFO, "hsm.key", "a\nb\u{1b}[31m \u{fc}".into());
+        entry.fields.push(("count", 3.into()));
+        entry.fields.push(("why", "x\r\0y\u{85}".into()));
+        assert_eq!(entry.text(), "a\\nb\\u{1b}[31m \u{fc} count=3 why=x\\r\\u{0}y\\u{85}");
+        let long = LogEntry::new(Level::INFO, "hsm", "\u{fc}".repeat(LOG_TEXT_MAX_BYTES)).text();
         assert!(long.len() <= LOG_TEXT_MAX_BYTES && long.len() > LOG_TEXT_MAX_BYTES - 2);
     }
 
     #[test]
     fn json_keeps_types_and_its_own_members() {
-        let mut said = Said::new(Level::WARN, "hsm", "a \"word\"\n".into());
-        said.fields.push(("count", 3.into()));
-        said.fields.push(("level", true.into()));
+        let mut entry = LogEntry::new(Level::WARN, "hsm", "a \"word\"\n".into());
+        entry.fields.push(("count", 3.into()));
+        entry.fields.push(("level", true.into()));
         let expected = r#"{"time":"T","level":"warn","source":"hsm","message":"a \"word\"\n","count":3,"level_":true}"#;
         let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-        assert_eq!(parse(&said.json(Some("T".into()))), parse(expected));
-        assert!(!said.json(None).contains("time"));
+        assert_eq!(parse(&entry.json(Some("T".into()))), parse(expected));
+        assert!(!entry.json(None).contains("time"));
     }
 }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
-use super::event::Said;
+use super::event::LogEntry;
 
 /// Format of log lines (setting `log-format`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,19 +31,19 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    fn line(&self, said: &Said, now: Duration) -> String {
+    fn line(&self, entry: &LogEntry, now: Duration) -> String {
         match (self.format, self.journal) {
-            (LogFormat::Json, false) => format!("{}\n", said.json(Some(rfc3339(now)))),
-            (LogFormat::Json, true) => format!("<{}>{}\n", said.severity(), said.json(None)),
-            (LogFormat::Text, false) => format!("{} {:>5} {}\n", rfc3339(now), said.level, said.text()),
-            (LogFormat::Text, true) => format!("<{}>{}\n", said.severity(), said.text()),
+            (LogFormat::Json, false) => format!("{}\n", entry.json(Some(rfc3339(now)))),
+            (LogFormat::Json, true) => format!("<{}>{}\n", entry.severity(), entry.json(None)),
+            (LogFormat::Text, false) => format!("{} {:>5} {}\n", rfc3339(now), entry.level, entry.text()),
+            (LogFormat::Text, true) => format!("<{}>{}\n", entry.severity(), entry.text()),
         }
     }
 }
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let line = self.line(&Said::by(event), self.clock.wall());
+        let line = self.line(&LogEntry::of(event), self.clock.wall());
         // A single write, so that lines of two threads do not mix. If standard error is closed, the error cannot be
         // reported.
         let _ = io::stderr().write_all(line.as_bytes());
@@ -80,7 +80,7 @@ mod tests {
 
     fn line(format: LogFormat, journal: bool) -> String {
         let lines = Lines { format, journal, clock: Arc::new(SystemClock::new()) };
-        lines.line(&Said::new(Level::WARN, "hsm", "careful".into()), Duration::from_micros(1_767_225_600_000_001))
+        lines.line(&LogEntry::new(Level::WARN, "hsm", "careful".into()), Duration::from_micros(1_767_225_600_000_001))
     }
 
     #[test]
@@ -99,7 +99,7 @@ mod tests {
             fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
                 for (format, journal) in FORMS {
                     let lines = Lines { format, journal, clock: Arc::new(SystemClock::new()) };
-                    self.0.lock().unwrap().push(lines.line(&Said::by(event), Duration::from_secs(1)));
+                    self.0.lock().unwrap().push(lines.line(&LogEntry::of(event), Duration::from_secs(1)));
                 }
             }
         }
@@ -107,7 +107,7 @@ mod tests {
         let subscriber = tracing_subscriber::registry().with(caught);
         tracing::subscriber::with_default(
             subscriber,
-            || tracing::warn!(target: "hsm", shown = %text, plain = text, told = ?text, "said: {text}"),
+            || tracing::warn!(target: "hsm", shown = %text, plain = text, told = ?text, "entry: {text}"),
         );
         std::mem::take(&mut *caught.0.lock().unwrap())
     }
@@ -123,15 +123,15 @@ mod tests {
             let steers = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
             assert!(!line.contains(steers), "{line:?}");
             if format == LogFormat::Json {
-                let said: Value = serde_json::from_str(line.trim_start_matches("<4>")).unwrap();
-                assert_eq!((&said["shown"], &said["plain"]), (&text.into(), &text.into()));
-                assert_eq!(said["message"], format!("said: {text}"));
+                let entry: Value = serde_json::from_str(line.trim_start_matches("<4>")).unwrap();
+                assert_eq!((&entry["shown"], &entry["plain"]), (&text.into(), &text.into()));
+                assert_eq!(entry["message"], format!("entry: {text}"));
             }
         }
     }
 
     #[test]
-    fn no_text_ends_its_line_or_steers_the_terminal() {
+    fn no_text_ends_its_line_or_controls_the_terminal() {
         for text in
             ["a\nb", "a\rb", "\u{1b}[2J", "\u{9b}31m", "\u{85}", "\u{2028}", "\u{2029}", "\u{202e}", "\u{2066}", "\0"]
         {

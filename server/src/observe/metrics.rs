@@ -173,7 +173,7 @@ impl Metrics {
 
     /// Sets the endpoints; [`Metrics::reply`] refers to them by their index in `table`. Only the first call has an
     /// effect: the table is the same at every boot.
-    pub fn endpoints_are(&self, table: Vec<EndpointName>) {
+    pub fn set_endpoints(&self, table: Vec<EndpointName>) {
         let number = self.endpoints.get_or_init(|| table).len();
         for shard in self.shards.iter() {
             shard.endpoints.get_or_init(|| (0..=number).map(|_| Answers::default()).collect());
@@ -181,7 +181,7 @@ impl Metrics {
     }
 
     /// Sets the paths of the store files, in the order of [`StoreName::ALL`], whose sizes are reported.
-    pub fn stores_are(&self, files: [PathBuf; 2]) {
+    pub fn set_store_files(&self, files: [PathBuf; 2]) {
         let _ = self.stores.set(files);
     }
 
@@ -209,7 +209,7 @@ impl Metrics {
 
     /// Whether a refused login at the monotonic time `now` gets a log line of its own: only the first few of each
     /// second do.
-    pub fn itemise(&self, now: Duration) -> bool {
+    pub fn may_log_refusal(&self, now: Duration) -> bool {
         let second = now.as_secs() + 1;
         if self.refusal_second.swap(second, Ordering::Relaxed) != second {
             self.refusals.store(0, Ordering::Relaxed);
@@ -403,7 +403,7 @@ mod tests {
     fn endpoints_are_told_apart_by_status_and_duration() {
         let metrics = Metrics::new(Duration::ZERO);
         let (a, b) = (EndpointName { method: "GET", path: "/a" }, EndpointName { method: "PUT", path: "/b" });
-        metrics.endpoints_are(vec![a, b]);
+        metrics.set_endpoints(vec![a, b]);
         metrics.reply(Some(1), 200, Duration::from_micros(250));
         metrics.reply(Some(1), 200, Duration::from_micros(251));
         metrics.reply(Some(1), 418, Duration::from_secs(100));

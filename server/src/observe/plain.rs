@@ -14,7 +14,7 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     }
     let mut plain = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        match steers(c) {
+        match must_escape(c) {
             true => plain.extend(c.escape_default()),
             false => plain.push(c),
         }
@@ -29,7 +29,7 @@ pub(super) fn plain_json(json: String) -> String {
     }
     let mut plain = String::with_capacity(json.len() + 16);
     for c in json.chars() {
-        match steers(c) {
+        match must_escape(c) {
             // All of them are in the Basic Multilingual Plane. Writing to a string cannot fail.
             true => drop(write!(plain, "\\u{:04x}", u32::from(c))),
             false => plain.push(c),
@@ -40,11 +40,11 @@ pub(super) fn plain_json(json: String) -> String {
 
 /// Whether there is nothing to escape; nearly every text is ASCII, which is checked faster.
 fn is_plain(text: &str) -> bool {
-    if text.is_ascii() { !text.as_bytes().iter().any(u8::is_ascii_control) } else { !text.contains(steers) }
+    if text.is_ascii() { !text.as_bytes().iter().any(u8::is_ascii_control) } else { !text.contains(must_escape) }
 }
 
 /// Control characters, the line and paragraph separators, and characters that change the direction of text (UAX #9 §2).
-fn steers(c: char) -> bool {
+fn must_escape(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}')
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -56,7 +56,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_steers_is_written_as_an_escape_and_nothing_else_is() {
+    fn only_control_characters_are_escaped() {
         assert_eq!(
             plain("a\r\nb\u{1b}[31m\u{85}\u{9b}c\u{2028}\u{202e}d"),
             "a\\r\\nb\\u{1b}[31m\\u{85}\\u{9b}c\\u{2028}\\u{202e}d"
@@ -68,14 +68,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_becomes_one_line_that_steers_nothing(text: String) {
-            prop_assert!(!plain(&text).contains(steers));
+        fn any_text_becomes_one_line_without_control_characters(text: String) {
+            prop_assert!(!plain(&text).contains(must_escape));
         }
 
         #[test]
         fn json_keeps_its_meaning(text: String) {
             let json = plain_json(serde_json::Value::from(text.as_str()).to_string());
-            prop_assert!(!json.contains(steers));
+            prop_assert!(!json.contains(must_escape));
             prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
         }
     }

@@ -24,7 +24,7 @@ use rustls::ClientConfig;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
-use super::event::Said;
+use super::event::LogEntry;
 use super::metrics::{Count, Metrics};
 use crate::queue::Queue;
 pub use send::{Timing, trust};
@@ -90,7 +90,7 @@ struct Reporter {
 
 /// A log line in a queue.
 struct Line {
-    said: Said,
+    entry: LogEntry,
     text: String,
     /// Wall-clock time of the machine, without the offset of the HSM's own time.
     at: Duration,
@@ -160,17 +160,17 @@ impl Drop for Inner {
 }
 
 /// The tracing layer that passes events to [`Remote`].
-pub(super) struct Tap(pub(super) Remote);
+pub(super) struct SyslogLayer(pub(super) Remote);
 
-impl<S: Subscriber> Layer<S> for Tap {
+impl<S: Subscriber> Layer<S> for SyslogLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let Remote(inner) = &self.0;
         let reporter = inner.reporter.load_full();
         if QUIET.try_with(Cell::get).unwrap_or(true) || (reporter.is_none() && inner.streams.is_empty()) {
             return;
         }
-        let said = Said::by(event);
-        let line = Arc::new(Line { text: said.text(), said, at: inner.clock.wall(), reporter });
+        let entry = LogEntry::of(event);
+        let line = Arc::new(Line { text: entry.text(), entry, at: inner.clock.wall(), reporter });
         if line.reporter.is_some() {
             inner.datagrams.put(line.clone());
         }
@@ -226,11 +226,11 @@ impl Outbox {
 
     /// How many lines the receiver missed since it was last told, and a line that says so; `None` if it missed none. If
     /// that line cannot be sent, the caller adds the number back to `lost`.
-    fn confession(&self, clock: &dyn Clock) -> Option<(u64, Line)> {
+    fn loss_report(&self, clock: &dyn Clock) -> Option<(u64, Line)> {
         let lost = self.lost.swap(0, Ordering::Relaxed);
-        let text = format!("{lost} log lines were not sent here: the way was closed or too slow");
-        let said = Said::new(Level::WARN, "syslog", text.clone());
-        (lost > 0).then(|| (lost, Line { said, text, at: clock.wall(), reporter: None }))
+        let text = format!("{lost} log lines were not sent here: the connection was down or too slow");
+        let entry = LogEntry::new(Level::WARN, "syslog", text.clone());
+        (lost > 0).then(|| (lost, Line { entry, text, at: clock.wall(), reporter: None }))
     }
 }
 

@@ -18,7 +18,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use super::lines::{self, Lines, LogFormat};
 use super::metrics::{Count, Metrics};
-use super::syslog::{Remote, Tap};
+use super::syslog::{Remote, SyslogLayer};
 
 /// Handle to change the log level.
 #[derive(Clone)]
@@ -72,8 +72,8 @@ pub fn start(how: Start) -> Result<Logging, TryInitError> {
     let (filter, handle) = reload::Layer::new(level);
     let journal = lines::is_journal(journal_stream.as_deref());
     let lines = Lines { format, journal, clock };
-    let registry = tracing_subscriber::registry().with(filter).with(Discretion).with(lines);
-    registry.with(Tap(remote.clone())).with(Counting(metrics)).try_init()?;
+    let registry = tracing_subscriber::registry().with(filter).with(ForeignFilter).with(lines);
+    registry.with(SyslogLayer(remote.clone())).with(Counting(metrics)).try_init()?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(Logging { level: LogLevel(handle), remote })
 }
@@ -88,15 +88,15 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 
 /// Drops events of other crates below the level of errors: there are many, we cannot vouch for their contents, and
 /// clients without credentials can cause some of them at will.
-struct Discretion;
+struct ForeignFilter;
 
-impl Discretion {
+impl ForeignFilter {
     fn passes(module: Option<&str>, level: Level) -> bool {
         level <= Level::ERROR || module.is_some_and(|module| module.starts_with("casemate"))
     }
 }
 
-impl<S: Subscriber> Layer<S> for Discretion {
+impl<S: Subscriber> Layer<S> for ForeignFilter {
     fn register_callsite(&self, about: &'static Metadata<'static>) -> Interest {
         match Self::passes(about.module_path(), *about.level()) {
             true => Interest::always(),
@@ -137,10 +137,10 @@ mod tests {
             (Some("h2::proto"), Level::ERROR, true),
             (None, Level::DEBUG, false),
         ] {
-            assert_eq!(Discretion::passes(module, level), passes, "{module:?} {level}");
+            assert_eq!(ForeignFilter::passes(module, level), passes, "{module:?} {level}");
         }
         let metrics = Arc::new(Metrics::new(Duration::ZERO));
-        let subscriber = tracing_subscriber::registry().with(Discretion).with(Counting(Arc::clone(&metrics)));
+        let subscriber = tracing_subscriber::registry().with(ForeignFilter).with(Counting(Arc::clone(&metrics)));
         tracing::subscriber::with_default(subscriber, || tracing::warn!("ours"));
         assert_eq!(metrics.counted(Count::LogWarning), 1);
     }

@@ -58,14 +58,14 @@ pub(super) struct Shared {
     /// When `vacant` was last measured, in monotonic milliseconds.
     measured_ms: AtomicU64,
     pub(super) pause: Mutex<Pause>,
-    database: Mutex<Base>,
+    database: Mutex<DatabaseState>,
     commits: Queue<Commit>,
     reads: Queue<Job>,
     history: Arc<History>,
 }
 
 /// State of the redb database.
-pub(super) enum Base {
+pub(super) enum DatabaseState {
     /// Open and working, as far as is known.
     Open(Arc<Database>),
     /// It failed; the next call reopens it.
@@ -109,12 +109,12 @@ impl Embedded {
             clock: SystemClock::new(),
             measured_ms: AtomicU64::new(0),
             pause: Mutex::default(),
-            database: Mutex::new(Base::Closed),
+            database: Mutex::new(DatabaseState::Closed),
             commits: Queue::new(STORE_COMMITS_WAITING_MAX),
             reads: Queue::new(STORE_READS_WAITING_MAX),
             history: History::new(Revision(0), STORE_HISTORY_EVENTS),
         });
-        *shared.lock() = Base::Open(shared.open(After::Start)?);
+        *shared.lock() = DatabaseState::Open(shared.open(After::Start)?);
         if shared.volume.is_nearly_full() {
             // If measuring fails now, a later read reports the error.
             let _ = shared.measure();
@@ -155,7 +155,7 @@ impl Drop for Embedded {
             }
         }
         // Closes the file cleanly, so that the next start is quick, and releases its lock.
-        let closed = std::mem::replace(&mut *self.shared.lock(), Base::Closed);
+        let closed = std::mem::replace(&mut *self.shared.lock(), DatabaseState::Closed);
         drop(closed);
         self.shared.history.restart(Revision(u64::MAX));
     }
@@ -194,13 +194,13 @@ fn unreachable(text: &str) -> StoreError {
 // --- The open database ---
 
 impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Base> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, DatabaseState> {
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, after: After) -> Result<Arc<Database>, OpenError> {
         let (database, revision) = match self.file.open(after) {
-            Err(OpenError::Full) if self.volume.give_way() => self.file.open(after)?,
+            Err(OpenError::Full) if self.volume.release_ballast() => self.file.open(after)?,
             opened => opened?,
         };
         self.history.restart(revision);
@@ -212,14 +212,14 @@ impl Shared {
         {
             let mut base = self.lock();
             match &*base {
-                Base::Open(database) => return Ok(database.clone()),
-                Base::Opening => return Err(StoreError::Busy),
-                Base::Closed => *base = Base::Opening,
+                DatabaseState::Open(database) => return Ok(database.clone()),
+                DatabaseState::Opening => return Err(StoreError::Busy),
+                DatabaseState::Closed => *base = DatabaseState::Opening,
             }
         }
         let opened = catch_unwind(AssertUnwindSafe(|| self.open(After::Failure)));
         let opened = opened.unwrap_or_else(|_| Err(OpenError::Damaged("its pages make no sense".into())));
-        *self.lock() = opened.as_ref().map_or(Base::Closed, |database| Base::Open(database.clone()));
+        *self.lock() = opened.as_ref().map_or(DatabaseState::Closed, |database| DatabaseState::Open(database.clone()));
         let opened = opened?;
         tracing::info!(file = %self.file.path.display(), "the store is open again");
         Ok(opened)
@@ -228,8 +228,8 @@ impl Shared {
     /// Closes a failed database.
     fn give_up(&self, failed: &Arc<Database>) {
         let mut database = self.lock();
-        if matches!(&*database, Base::Open(current) if Arc::ptr_eq(current, failed)) {
-            *database = Base::Closed;
+        if matches!(&*database, DatabaseState::Open(current) if Arc::ptr_eq(current, failed)) {
+            *database = DatabaseState::Closed;
         }
     }
 
@@ -251,7 +251,7 @@ impl Shared {
 
 fn store_error(error: &redb::Error) -> StoreError {
     match error {
-        redb::Error::Io(error) if volume::says_full(error) => StoreError::Full,
+        redb::Error::Io(error) if volume::is_out_of_space(error) => StoreError::Full,
         redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed | redb::Error::LockPoisoned(_) => {
             StoreError::Unreachable(error.to_string())
         }
@@ -322,8 +322,8 @@ impl Shared {
     /// Saves the map of free pages. No row is at risk: all are durable already.
     pub(super) fn settle(&self) {
         let database = match &*self.lock() {
-            Base::Open(database) => database.clone(),
-            Base::Closed | Base::Opening => return,
+            DatabaseState::Open(database) => database.clone(),
+            DatabaseState::Closed | DatabaseState::Opening => return,
         };
         if self.volume.space().free < STORE_WORK_BYTES {
             return;
@@ -334,7 +334,7 @@ impl Shared {
             Ok(transaction.commit()?)
         });
         if let Err(error) = saved {
-            tracing::error!(%error, "the store failed while it had nothing to do");
+            tracing::error!(%error, "the store failed while it was idle");
         }
     }
 
@@ -386,7 +386,7 @@ impl Shared {
             return Err(Failed::Nothing(StoreError::Full));
         }
         let mut written = self.write_once(group);
-        if matches!(written, Err(Failed::Nothing(StoreError::Full))) && self.volume.give_way() {
+        if matches!(written, Err(Failed::Nothing(StoreError::Full))) && self.volume.release_ballast() {
             written = self.write_once(group);
         }
         let mut pause = self.pause();
@@ -395,7 +395,7 @@ impl Shared {
                 let (min, max) = (Duration::from_millis(STORE_PAUSE_MIN_MS), Duration::from_millis(STORE_PAUSE_MAX_MS));
                 pause.length = (2 * pause.length).clamp(min, max);
                 pause.until = self.clock.monotonic() + pause.length;
-                tracing::error!(file = %self.file.path.display(), "the disk is full: the store cannot be written");
+                tracing::error!(file = %self.file.path.display(), "the disk is full: cannot write to the store");
             }
             Ok(_) => *pause = Pause::default(),
             Err(_) => {}

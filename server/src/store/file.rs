@@ -12,7 +12,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable};
 
 use super::disk::Disk;
 use super::row::{self, FORMAT, FORMAT_VERSION, META, REVISION, ROWS};
-use super::volume::says_full;
+use super::volume::is_out_of_space;
 use crate::durable::{self, NOFOLLOW};
 
 /// Why a store could not be opened. The file is unchanged.
@@ -28,7 +28,7 @@ pub enum OpenError {
     #[error("the store is damaged: {0}")]
     Damaged(String),
     /// The disk is full.
-    #[error("the disk is full, so the store cannot be opened; make room for it")]
+    #[error("the disk is full, so the store cannot be opened; free some space")]
     Full,
     /// The disk or the operating system refused.
     #[error("the store cannot be read: {0}")]
@@ -123,12 +123,12 @@ fn open_untrusted(disk: &Disk, cache_bytes: usize) -> Result<(Database, Revision
     let database = Database::builder()
         .set_cache_size(cache_bytes)
         .set_repair_callback(|walk| {
-            tracing::warn!(progress = walk.progress(), "the store was not closed, so all of it is checked");
+            tracing::warn!(progress = walk.progress(), "the store was not closed properly, so all of it is checked");
         })
         .create_with_backend(disk.clone())?;
     let (format, revision) = numbers(&database)?;
     if format != FORMAT_VERSION {
-        return Err(OpenError::Damaged(format!("its format {format} is not known to this version")));
+        return Err(OpenError::Damaged(format!("this version does not know its format {format}")));
     }
     Ok((database, Revision(revision)))
 }
@@ -144,14 +144,14 @@ fn numbers(database: &Database) -> Result<(u64, u64), redb::Error> {
 /// After a failed sync, Linux keeps pages in memory that never reached the disk. They must not be read as if they had.
 fn forget_pages(file: &File) {
     if let Err(error) = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed) {
-        tracing::warn!(%error, "pages of the store stay in memory after a failure of the disk");
+        tracing::warn!(%error, "cannot drop cached pages of the store after a disk error");
     }
 }
 
 impl From<io::Error> for OpenError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            _ if says_full(&error) => OpenError::Full,
+            _ if is_out_of_space(&error) => OpenError::Full,
             io::ErrorKind::UnexpectedEof => OpenError::Damaged("the file was cut off".into()),
             io::ErrorKind::InvalidData => OpenError::NotAStore,
             _ => OpenError::Io(error.to_string()),

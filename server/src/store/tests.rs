@@ -373,7 +373,7 @@ fn room_that_deletions_leave_in_the_file_is_found_again_after_a_start() {
 
 /// A quota or a limit on files is noticed only when it is reached.
 #[test]
-fn a_disk_that_is_full_without_a_warning_is_full_and_not_away() {
+fn a_disk_that_is_full_without_a_warning_is_full_and_not_unreachable() {
     let folder = Scratch::new();
     let store = open(&folder.path("store"));
     let faults = store.shared.file.faults.clone();
@@ -412,7 +412,7 @@ fn a_disk_that_fails_while_the_store_tidies_up_holds_nobody_up() {
 }
 
 #[test]
-fn the_ballast_is_given_up_for_the_write_that_needs_it_and_made_again() {
+fn the_ballast_is_released_for_the_write_that_needs_it_and_created_again() {
     let folder = Scratch::new();
     let store = open(&folder.path("store"));
     let volume = store.shared.volume.clone();

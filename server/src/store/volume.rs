@@ -81,15 +81,15 @@ impl Volume {
     /// Releases the ballast if that is needed to write `bytes` bytes.
     pub(super) fn make_room(&self, bytes: u64) {
         if self.space().free < bytes {
-            self.give_way();
+            self.release_ballast();
         }
     }
 
     /// Deletes the ballast; returns whether there was one.
-    pub fn give_way(&self) -> bool {
+    pub fn release_ballast(&self) -> bool {
         let given = fs::remove_file(self.file()).is_ok();
         if given {
-            tracing::warn!(folder = %self.folder.display(), "the disk is full: the room kept for this is used now");
+            tracing::warn!(folder = %self.folder.display(), "the disk is full: the reserved space is used now");
         }
         given
     }
@@ -104,8 +104,8 @@ impl Volume {
         }
         if let Err(error) = self.allocate(wanted) {
             // Another program may have taken the room first; that may be different next time.
-            self.bare.store(!says_full(&error), Ordering::Relaxed);
-            tracing::warn!(%error, folder = %self.folder.display(), "no room can be kept for a full disk");
+            self.bare.store(!is_out_of_space(&error), Ordering::Relaxed);
+            tracing::warn!(%error, folder = %self.folder.display(), "cannot reserve disk space for the case that the disk is full");
             let _ = fs::remove_file(self.file());
         }
     }
@@ -123,7 +123,7 @@ impl Volume {
 }
 
 /// Whether an error means that the disk, a quota or a limit on files is used up.
-pub(super) fn says_full(error: &io::Error) -> bool {
+pub(super) fn is_out_of_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 

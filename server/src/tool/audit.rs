@@ -36,7 +36,7 @@ pub fn verify(file: &Path, key: Option<&Path>, out: &mut dyn Write) -> Result<()
         Some(path) => {
             let pem = fs::read_to_string(path).map_err(|why| unreadable(path, &why))?;
             let key = public_key_from_pem(&pem);
-            Some(key.ok_or_else(|| unreadable(path, &"this is no public key of an audit log (PEM, Ed25519)"))?)
+            Some(key.ok_or_else(|| unreadable(path, &"this is not a public key of an audit log (PEM, Ed25519)"))?)
         }
     };
     let opened = File::open(file).map_err(|why| unreadable(file, &why))?;
@@ -210,7 +210,7 @@ fn check(reader: &mut dyn BufRead, known: Option<PublicKey>) -> Result<Found, Br
         let checkpoint = walk.checkpoint(&line, &head.device, lines.number)?;
         if checkpoint.ends == Ends::Export {
             if lines.next()?.is_some() {
-                return broken(format!("line {} stands behind the end of the export", lines.number));
+                return broken(format!("line {} comes after the end of the export", lines.number));
             }
             return Ok(Found { from: walk.from, end: checkpoint, checkpoints: walk.checkpoints });
         }
@@ -240,7 +240,7 @@ impl Walk {
         if here != next {
             let moved = lines.has(next)?;
             return broken(if moved {
-                format!("record {next} was moved: line {number}, its place, holds record {here}")
+                format!("record {next} was moved: line {number} holds record {here} instead")
             } else if here > next {
                 format!("record {next} is missing: line {number} goes on with record {here}")
             } else {
@@ -450,7 +450,7 @@ mod tests {
         let removed = complaint(|lines| drop(lines.remove(7)));
         assert_eq!(removed, "record 7 is missing: line 8 goes on with record 8");
         let swapped = complaint(|lines| lines.swap(7, 9));
-        assert_eq!(swapped, "record 7 was moved: line 8, its place, holds record 9");
+        assert_eq!(swapped, "record 7 was moved: line 8 holds record 9 instead");
         let repeated = complaint(|lines| {
             let again = lines[6].clone();
             lines.insert(7, again);
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn new_hashes_do_not_help_whoever_altered_a_record() {
+    fn recomputed_hashes_do_not_hide_an_altered_record() {
         let said = complaint(|lines| {
             let mut previous: Hash =
                 parse_record(lines[1499].as_bytes()).or(parse_record(lines[1498].as_bytes())).unwrap().1;

@@ -21,7 +21,7 @@ pub enum BackupError {
     #[error("{0}")]
     Refused(String),
     /// Some of its entries cannot be used.
-    #[error("{0} entries of the backup are of no use; they are listed above")]
+    #[error("{0} entries of the backup cannot be used; they are listed above")]
     Bad(usize),
 }
 
@@ -51,7 +51,7 @@ fn say(out: &mut dyn Write, line: &str) -> Result<(), BackupError> {
 }
 
 fn unwritten(why: io::Error) -> BackupError {
-    BackupError::Io(format!("the output cannot be written: {why}"))
+    BackupError::Io(format!("cannot write the output: {why}"))
 }
 
 /// Lists the contents of `file`, one line per entry, to `out`. Also `Err` if the file is incomplete.
@@ -80,7 +80,7 @@ fn list(file: &Path, passphrase: Passphrase, out: &mut dyn Write) -> Result<Insp
                 }
                 Finding::End => {
                     let counts: Vec<_> = counts.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
-                    say(out, &format!("the backup is whole; {}", counts.join(", ")))?;
+                    say(out, &format!("the backup is complete; {}", counts.join(", ")))?;
                 }
             }
         }
@@ -123,6 +123,6 @@ pub fn verify(
         }
         Ok(())
     })?;
-    say(out, &format!("{keys} keys work, {fine} other entries open, {bad} are of no use"))?;
+    say(out, &format!("{keys} keys work, {fine} other entries open, {bad} cannot be used"))?;
     if bad == 0 { Ok(()) } else { Err(BackupError::Bad(bad)) }
 }

@@ -32,7 +32,7 @@ pub async fn export(op: OperationalGuard, _: Caller, wanted: Records, (): ()) ->
             match audit.page(&mut export).await {
                 Ok(next) => lines = next,
                 Err(error) => {
-                    tracing::warn!(target: "http", %error, "an export of the audit log broke off");
+                    tracing::warn!(target: "http", %error, "an export of the audit log was aborted");
                     return;
                 }
             }

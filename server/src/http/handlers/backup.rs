@@ -31,19 +31,19 @@ pub async fn backup(op: OperationalGuard, caller: Caller, (): (), (): ()) -> Res
         // one.
         loop {
             let Some(op) = weak.upgrade() else {
-                tracing::warn!(target: "hsm.backup", "a backup broke off: the HSM is no longer Operational");
+                tracing::warn!(target: "hsm.backup", "a backup was aborted: the HSM is no longer Operational");
                 return;
             };
             // A backup may take an hour; a user deleted in that time must not get the rest.
             if let Err(error) = op.hold(&caller).await.map(drop) {
-                tracing::warn!(target: "hsm.backup", %error, "a backup broke off");
+                tracing::warn!(target: "hsm.backup", %error, "a backup was aborted");
                 return;
             }
             let piece = match backup.next_piece(op.backups()).await {
                 Ok(Some(piece)) => piece,
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::warn!(target: "hsm.backup", %error, "a backup broke off");
+                    tracing::warn!(target: "hsm.backup", %error, "a backup was aborted");
                     return;
                 }
             };
@@ -52,7 +52,7 @@ pub async fn backup(op: OperationalGuard, caller: Caller, (): (), (): ()) -> Res
                 Duration::from_millis((piece.len() as u64).saturating_mul(1_000) / REPLY_PACE_BYTES_PER_S);
             let stall = Duration::from_millis(BACKUP_STALL_MS) + at_least_pace;
             if !matches!(tokio::time::timeout(stall, writer.write(piece)).await, Ok(Ok(()))) {
-                tracing::warn!(target: "hsm.backup", "a backup broke off: its client has gone or reads too slowly");
+                tracing::warn!(target: "hsm.backup", "a backup was aborted: its client has disconnected or reads too slowly");
                 return;
             }
         }

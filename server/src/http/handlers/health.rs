@@ -50,11 +50,11 @@ pub async fn metrics(
 }
 
 /// `GET /metrics/prometheus`
-pub async fn prometheus(op: OperationalGuard, _: Caller, found: Figured, (): ()) -> Result<Reply, Error> {
+pub async fn prometheus(op: OperationalGuard, _: Caller, found: HsmMetrics, (): ()) -> Result<Reply, Error> {
     // The text reads the phase from the HSM, as the metrics listener does, so this call need not hold it.
     drop(op);
     let (hsm, metrics, now) = found;
     Ok(Reply::ok(prometheus::text(&metrics, &hsm, now)))
 }
 
-type Figured = (Arc<Hsm>, Arc<Metrics>, Duration);
+type HsmMetrics = (Arc<Hsm>, Arc<Metrics>, Duration);

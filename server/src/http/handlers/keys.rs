@@ -72,7 +72,7 @@ async fn listed(op: OperationalGuard, caller: Caller, listing: Listing) -> Resul
             match wanted.page(&op, Some(&after), &mut list).await {
                 Ok(next) => end = next,
                 Err(error) => {
-                    tracing::warn!(target: "http", %error, "a list of keys broke off");
+                    tracing::warn!(target: "http", %error, "a list of keys was aborted");
                     return;
                 }
             }

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_a_reply_at_the_least_pace_is_never_cut_off() {
+    fn a_client_at_the_minimum_pace_is_never_cut_off() {
         let mut client = Client::new();
         client.running.reply();
         let _piece = client.running.piece(Bytes::from_static(b"x"), None);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_nothing_or_drips_is_cut_off() {
+    fn a_client_that_reads_nothing_or_too_slowly_is_cut_off() {
         for drip in [0, 1, 4 << 10] {
             let mut client = Client::new();
             client.running.reply();
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_fast_earns_minutes_and_not_hours() {
+    fn reading_fast_earns_minutes_and_not_hours() {
         let mut client = Client::new();
         client.running.reply();
         let _piece = client.running.piece(Bytes::from_static(b"x"), None);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_that_is_being_made_is_not_owed_and_not_idle() {
+    fn a_reply_in_the_making_is_neither_late_nor_idle() {
         let mut client = Client::new();
         client.running.reply();
         assert_eq!(client.takes(20_000, |_| 0), None);

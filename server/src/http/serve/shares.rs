@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_gone_is_forgotten() {
+    fn a_client_without_connections_is_forgotten() {
         let shares = Shares::new(2);
         let held: Vec<_> = (0..2).map(|_| shares.take([192, 0, 2, 1].into())).collect();
         drop(held);

@@ -269,7 +269,7 @@ async fn closed(stream: &mut (impl tokio::io::AsyncRead + Unpin), began: Wall) -
 }
 
 #[test]
-fn who_sends_no_request_is_cut_off() {
+fn a_client_that_sends_no_request_is_cut_off() {
     let mut rig = Rig::with(impatient());
     run(async {
         let mut silent = TcpStream::connect(rig.address).await.unwrap();
@@ -310,7 +310,7 @@ fn an_idle_connection_lives_longer_than_a_fresh_one_and_not_for_ever() {
 }
 
 #[test]
-fn who_does_not_take_a_reply_is_cut_off() {
+fn a_client_that_does_not_read_a_reply_is_cut_off() {
     let mut rig = Rig::with(busy());
     run(async {
         let (mut send, connection) = client2::Builder::new(TokioExecutor::new())
@@ -355,7 +355,7 @@ async fn read_slowly(rig: &Rig, path: &str, bytes: usize, patience: Duration) ->
 }
 
 #[test]
-fn who_reads_a_reply_slowly_but_at_the_least_pace_gets_all_of_it() {
+fn a_client_that_reads_at_the_minimum_pace_gets_the_whole_reply() {
     let mut rig = Rig::with(paced());
     run(async {
         let patience = Duration::from_secs(25);
@@ -366,7 +366,7 @@ fn who_reads_a_reply_slowly_but_at_the_least_pace_gets_all_of_it() {
 }
 
 #[test]
-fn who_reads_below_the_least_pace_is_cut_off() {
+fn a_client_below_the_minimum_pace_is_cut_off() {
     let mut rig = Rig::with(paced());
     run(async {
         let read =

@@ -14,9 +14,9 @@ use crate::observe::lines::rfc3339;
 pub(super) fn rfc3164(line: &Line, number: u32) -> String {
     let mut message = format!(
         "<{}>{} keyfender {} [{number}] {}",
-        DAEMON | line.said.severity(),
+        DAEMON | line.entry.severity(),
         month_and_time(line.at),
-        line.said.source,
+        line.entry.source,
         line.text
     );
     truncate(&mut message, SYSLOG_DATAGRAM_MAX_BYTES);
@@ -28,10 +28,10 @@ pub(super) fn rfc3164(line: &Line, number: u32) -> String {
 pub(super) fn rfc5424(line: &Line, number: u32, host: &str) -> String {
     let mut message = format!(
         "<{}>1 {} {host} casemated {} {} [meta sequenceId=\"{number}\"] {}",
-        DAEMON | line.said.severity(),
+        DAEMON | line.entry.severity(),
         rfc3339(line.at),
         std::process::id(),
-        line.said.source,
+        line.entry.source,
         line.text
     );
     truncate(&mut message, SYSLOG_MESSAGE_MAX_BYTES);
@@ -57,12 +57,12 @@ const DAEMON: u8 = 3 << 3;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::event::Said;
+    use crate::observe::event::LogEntry;
     use tracing::Level;
 
     fn line(level: Level, text: &str) -> Line {
         let at = Duration::from_millis(1_767_323_045_250);
-        Line { said: Said::new(level, "hsm.key", text.into()), text: text.into(), at, reporter: None }
+        Line { entry: LogEntry::new(level, "hsm.key", text.into()), text: text.into(), at, reporter: None }
     }
 
     #[test]

@@ -27,8 +27,8 @@ pub(super) fn datagrams(outbox: &Outbox, clock: &dyn Clock) {
             };
             match send(&line) {
                 Ok(()) => {
-                    if let Some((lost, confession)) = outbox.confession(clock)
-                        && send(&confession).is_err()
+                    if let Some((lost, loss_report)) = outbox.loss_report(clock)
+                        && send(&loss_report).is_err()
                     {
                         outbox.lost.fetch_add(lost, Ordering::Relaxed);
                     }
@@ -98,7 +98,7 @@ pub fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
                 roots.add(certificate).map_err(|error| fault(&error))?;
             }
             if roots.is_empty() {
-                return Err(fault(&"there is no certificate in it; a PEM file of CA certificates is needed"));
+                return Err(fault(&"contains no certificate; a PEM file of CA certificates is needed"));
             }
         }
         None => {
@@ -142,7 +142,7 @@ impl Stream {
             while let Err(error) = self.deliver(&frame, outbox, clock) {
                 self.connection = None;
                 if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(target: "syslog", server = %self.server, %error, "a syslog server cannot be reached");
+                    tracing::warn!(target: "syslog", server = %self.server, %error, "cannot reach a syslog server");
                 }
                 if outbox.queue.is_closed() {
                     return;
@@ -151,7 +151,7 @@ impl Stream {
                 wait = (wait * 2).min(self.timing.retry_max);
             }
             if told {
-                tracing::info!(target: "syslog", server = %self.server, "a syslog server is reached again");
+                tracing::info!(target: "syslog", server = %self.server, "a syslog server is reachable again");
             }
             outbox.done(&line);
         }
@@ -168,9 +168,9 @@ impl Stream {
         if !self.connection.as_mut().is_some_and(|connection| connection.is_open()) {
             self.connection = Some(self.connect()?);
         }
-        if let Some((lost, confession)) = outbox.confession(clock) {
-            let confession = self.frame(&confession);
-            if let Err(error) = self.write(&confession) {
+        if let Some((lost, loss_report)) = outbox.loss_report(clock) {
+            let loss_report = self.frame(&loss_report);
+            if let Err(error) = self.write(&loss_report) {
                 outbox.lost.fetch_add(lost, Ordering::Relaxed);
                 return Err(error);
             }

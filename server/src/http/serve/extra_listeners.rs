@@ -8,11 +8,11 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Opens further listeners of a running server.
 #[derive(Clone, Debug)]
-pub struct Doors(pub(super) mpsc::UnboundedSender<Opened>);
+pub struct ExtraListeners(pub(super) mpsc::UnboundedSender<Opening>);
 
 /// A listener on its way to the accepting thread.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct Opening {
     pub(super) listener: TcpListener,
     /// Resolves when the listener is to be closed.
     pub(super) closing: oneshot::Receiver<()>,
@@ -20,32 +20,32 @@ pub(super) struct Opened {
     pub(super) closed: SyncSender<()>,
 }
 
-impl Doors {
+impl ExtraListeners {
     /// Also serves on `listener` until the returned value is dropped. Bind it with [`super::bind`]. Fails if the server
     /// has stopped.
-    pub fn open(&self, listener: TcpListener) -> std::io::Result<Door> {
+    pub fn open(&self, listener: TcpListener) -> std::io::Result<ExtraListener> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let (close, closing) = oneshot::channel();
         // Nothing is ever sent: the receiver waits for the sender to be dropped.
         let (closed, gone) = sync_channel(1);
         let gone_server = |_| std::io::Error::other("the server has stopped");
-        self.0.send(Opened { listener, closing, closed }).map_err(gone_server)?;
-        Ok(Door { address, close: Some(close), gone })
+        self.0.send(Opening { listener, closing, closed }).map_err(gone_server)?;
+        Ok(ExtraListener { address, close: Some(close), gone })
     }
 }
 
 /// A listener opened while the server runs. Dropping it closes the listener, and returns when the address is free
 /// again; connections accepted through it continue.
 #[derive(Debug)]
-pub struct Door {
+pub struct ExtraListener {
     /// Its address.
     pub address: SocketAddr,
     close: Option<oneshot::Sender<()>>,
     gone: Receiver<()>,
 }
 
-impl Drop for Door {
+impl Drop for ExtraListener {
     fn drop(&mut self) {
         // The server may have stopped before.
         let _ = self.close.take().map(|close| close.send(()));
