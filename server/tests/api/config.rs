@@ -62,12 +62,12 @@ fn unattended_boot_is_on_or_off() {
     rig.reboot();
     assert_eq!(rig.hsm.state(), State::Operational);
     rig.operator().post("/keys/k/sign", crate::rig::sign_something()).is(200);
-    // Locking by hand is not undone before the next boot.
+    // Locking does not prevent the next unattended boot.
     rig.admin().post("/lock", "").is(204);
     assert_eq!(rig.hsm.state(), State::Locked);
     rig.reboot();
     assert_eq!(rig.hsm.state(), State::Operational);
-    // The unlock passphrase is another matter.
+    // The unlock passphrase is not involved.
     let body = json!({"newPassphrase": "another unlock passphrase", "currentPassphrase": UNLOCK});
     rig.admin().put("/config/unlock-passphrase", body).is(204);
     rig.reboot();

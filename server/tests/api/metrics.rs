@@ -1,4 +1,4 @@
-//! Figures: NetHSM's JSON, and the text for Prometheus, on the API and on a listener of its own.
+//! Metrics: NetHSM's JSON, and the Prometheus text, on the API and on a listener of its own.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::rig::{Rig, sign_something};
 
-/// Samples by name and labels. What Python's parser of Prometheus says about the text is asked in `tests/compat`.
+/// Samples by name and labels. `tests/compat` checks the text with Prometheus' own Python parser.
 fn samples(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let sample = |line: &str| {
@@ -142,14 +142,14 @@ fn the_dashboard_and_the_alerts_ask_for_metrics_that_exist() {
     for name in names {
         assert!(known(name), "{name}");
     }
-    // Every family is written about.
+    // Every family is documented.
     for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let name = family.split(' ').next().unwrap();
         assert!(guide.contains(&format!("`{name}`")), "{name} is missing in monitoring.md");
     }
 }
 
-/// A listener for metrics beside the rig's server.
+/// A metrics listener beside the rig's server.
 struct Scraped {
     address: std::net::SocketAddr,
     stop: Stop,

@@ -1,4 +1,4 @@
-//! Many at once.
+//! Concurrent requests.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -99,7 +99,7 @@ fn no_key_outlives_a_namespace_that_is_deleted_while_keys_are_created() {
                         let reply = rig.user("ns1~admin").put(&format!("/keys/{thread}-{n}"), ed25519());
                         match reply.status {
                             204 => created += 1,
-                            // The namespace went between the gate and the write, or before.
+                            // The namespace was deleted between the gate and the write, or before.
                             403 | 503 => {}
                             _ => panic!("{reply}"),
                         }

@@ -1,4 +1,4 @@
-//! What is open in which state, and how one becomes the other.
+//! What is available in which state, and the transitions between them.
 
 use std::time::Duration;
 
@@ -63,12 +63,13 @@ fn nobody_resets_or_reboots_a_failed_hsm_without_the_unlock_passphrase() {
         rig.advance(Duration::from_secs(1));
     }
     assert_eq!((rig.sim.host.erasures(), rig.sim.host.reboots()), (0, 0));
-    // Whose local store is away, too, cannot be told from a stranger; who has the machine needs no port.
+    // If the local store is unreachable as well, the caller cannot be verified; with access to the machine no port is
+    // needed.
     rig.sim.local.fail(true);
     rig.login("unlock", UNLOCK).post("/system/factory-reset", "").is(503);
     assert_eq!(rig.sim.host.erasures(), 0);
     rig.sim.local.fail(false);
-    // A guess that found no verdict stays counted.
+    // A guess without a verdict stays counted.
     rig.advance(Duration::from_secs(1));
     rig.login("unlock", UNLOCK).post("/system/reboot", "").is(204).empty();
     rig.login("unlock", UNLOCK).post("/system/factory-reset", "").is(204).empty();
@@ -76,7 +77,7 @@ fn nobody_resets_or_reboots_a_failed_hsm_without_the_unlock_passphrase() {
     assert_eq!(rig.anonymous().post("/system/shutdown", "").status, 204);
 }
 
-/// It has no unlock passphrase that anybody could know, and nothing to erase.
+/// It has no unlock passphrase, and nothing to erase.
 #[test]
 fn an_hsm_that_fails_before_it_was_provisioned_waits_for_its_store() {
     let rig = Rig::unprovisioned();
@@ -105,7 +106,7 @@ fn while_failed_the_unlock_passphrase_speaks_for_the_administrators() {
     force(&rig, "unlock", "not the unlock passphrase").is(401).empty();
     force(&rig, "unlock", UNLOCK).is(429);
     rig.advance(Duration::from_secs(1));
-    // There is no cluster to make anew on a node of its own.
+    // A single node has no cluster to create again.
     force(&rig, "unlock", UNLOCK).is(400).says("cluster error: backend is not etcd");
     assert_eq!((rig.sim.host.reboots(), rig.hsm.state()), (0, State::Failed));
 }
@@ -205,7 +206,7 @@ fn a_failed_attempt_to_unlock_blocks_its_address_for_a_second() {
     rig.anonymous().post("/unlock", "").is(400);
     rig.anonymous().post("/unlock", json!({"passphrase": "12345"})).case(9, 400);
     rig.unlock().case(9, 429).says(busy);
-    // The syntax still comes first.
+    // The syntax is still checked first.
     rig.anonymous().post("/unlock", "{").is(400);
 
     rig.advance(Duration::from_secs(1));
@@ -258,18 +259,18 @@ fn a_store_that_is_away_for_a_moment_is_an_error_and_not_a_state() {
     rig.admin().get("/keys").is(200);
 }
 
-/// Whoever was believed as a user while the HSM was Operational has not shown the unlock passphrase that is asked for once
-/// it is Failed.
+/// A caller authenticated as a user while the HSM was Operational has not shown the unlock passphrase, which is
+/// required once it is Failed.
 #[test]
 fn who_logs_in_while_the_hsm_becomes_failed_neither_resets_nor_reboots_it() {
     for path in ["/system/factory-reset", "/system/reboot"] {
         let rig = Rig::operational();
-        // The local store alone is away: users are still found, and the login waits for its slow hash.
+        // Only the local store is unreachable: users are still found, and the login waits for its slow hash.
         rig.sim.local.fail(true);
         let status = std::thread::scope(|scope| {
             let before = rig.sim.store.gets();
             let asking = scope.spawn(|| rig.operator().post(path, "").status);
-            // Their row was read: what follows is the hash.
+            // Their row was read; the hash follows.
             while rig.sim.store.gets() == before {
                 std::thread::yield_now();
             }

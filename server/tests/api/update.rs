@@ -1,4 +1,4 @@
-//! Updates: taken in, verified, committed by a command of the host, or cancelled.
+//! Software updates: received, verified, committed by a command of the host, or cancelled.
 
 #![allow(clippy::disallowed_methods, reason = "real files and processes take real time")]
 
@@ -26,7 +26,7 @@ fn field(bytes: &[u8]) -> Vec<u8> {
     [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[1..], bytes].concat()
 }
 
-/// An image as NetHSM's makers form and sign it.
+/// An image in NetHSM's format, signed.
 fn image(version: &str, content: &[u8]) -> Vec<u8> {
     let blocks = content.len().div_ceil(512);
     let mut signed = [field(b"What is new"), field(version.as_bytes())].concat();
@@ -177,7 +177,7 @@ fn eventually(holds: impl Fn() -> bool) {
     }));
 }
 
-/// The phase is not held while an image comes in, and rights are asked for again at its end.
+/// The phase is not held while an image arrives, and rights are checked again at its end.
 #[test]
 fn an_upload_neither_holds_up_a_lock_nor_outlives_it() {
     let world = World::new("true");

@@ -1,5 +1,5 @@
-//! Rights that are taken away while somebody's change is under way: a right holds when the change is committed, not only
-//! when it was asked for.
+//! Rights that are withdrawn while a change is under way: a right must hold when the change is committed, not only when
+//! it was checked.
 
 use std::sync::Barrier;
 use std::thread;
@@ -63,7 +63,7 @@ fn who_is_deleted_while_a_change_of_theirs_waits_does_not_get_it() {
         });
         let exists = admin.call("GET", &format!("/users/{evil}"), None).unwrap().status;
         match created {
-            // On a busy machine it may have been carried out before mallory was gone.
+            // On a busy machine it may have been carried out before mallory was deleted.
             201 => assert!(
                 exists == 200 && created_after < deleted_after + Duration::from_millis(40),
                 "mallory was deleted after {deleted_after:?}, and what she had begun was done after {created_after:?}"
