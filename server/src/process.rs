@@ -170,7 +170,7 @@ pub enum FolderError {
     InUse(String),
     /// The owner, with this uid, could replace every file in it.
     #[error(
-        "the data folder belongs to another user (uid {0}); run casemated as that user, or give it the folder with chown"
+        "the data folder belongs to another user (uid {0}); run casemated as that user, or change the owner of the folder with chown"
     )]
     Foreign(u32),
     /// Other users could replace every file in it; its mode.

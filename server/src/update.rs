@@ -103,7 +103,7 @@ impl Updates {
     pub async fn receive(&self, upload: &mut Upload, caller: Option<Caller>) -> Result<String, Error> {
         let Some(Trust { key, .. }) = &self.trust else {
             return Err(Error::Precondition(
-                "Updates are not set up: name update-key and update-command in the settings.".into(),
+                "Updates are not set up: set update-key and update-command in the settings.".into(),
             ));
         };
         match &mut *self.state() {

@@ -55,7 +55,7 @@ fn provisioned() -> Folder {
 }
 
 #[test]
-fn a_taken_port_is_said() {
+fn a_taken_port_is_reported() {
     let folder = Folder::new();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = other.local_addr().unwrap().to_string();
@@ -65,7 +65,7 @@ fn a_taken_port_is_said() {
 }
 
 #[test]
-fn a_taken_port_for_metrics_is_said() {
+fn a_taken_port_for_metrics_is_reported() {
     let folder = Folder::new();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = other.local_addr().unwrap().to_string();
@@ -74,7 +74,7 @@ fn a_taken_port_for_metrics_is_said() {
 }
 
 #[test]
-fn a_file_of_roots_that_is_none_is_said() {
+fn an_unusable_file_of_roots_is_reported() {
     let folder = Folder::new();
     let more = ["--syslog", "tls://localhost:6514", "--syslog-ca", "/no/such/file"];
     assert_mentions(&refused(&mut on(&folder, &more), 2), &["/no/such/file", "No such file"]);
@@ -90,7 +90,7 @@ fn requests_are_logged_at_debug() {
 }
 
 #[test]
-fn changes_are_logged_in_nethsms_words() {
+fn changes_are_logged_as_in_nethsm() {
     let folder = Folder::new();
     let daemon = Daemon::start_with(&folder, &["--log", "info"]);
     daemon.client().provision().unwrap().expect(204);
@@ -142,7 +142,7 @@ fn the_last_lines_still_reach_syslog() {
 }
 
 #[test]
-fn a_foreign_address_is_said() {
+fn a_foreign_address_is_reported() {
     let folder = Folder::new();
     // From the documentation block (RFC 5737): an address of no machine.
     let mut command = casemated(&["--listen", "192.0.2.1:8443", "--data-dir"]);
@@ -150,7 +150,7 @@ fn a_foreign_address_is_said() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_used_is_said() {
+fn an_unusable_folder_is_reported() {
     let folder = Folder::new();
     let file = folder.file("file");
     fs::write(&file, "").unwrap();
@@ -250,7 +250,7 @@ fn a_device_key_that_is_not_as_it_should_be_is_refused() {
     let cases: [(&str, Spoil); 4] = [
         ("missing", &|path| fs::remove_file(path).unwrap()),
         ("malformed", &|path| fs::write(path, &text[..40]).unwrap()),
-        ("open to other users", &open_to_all),
+        ("can be read or written by other users", &open_to_all),
         ("not the key it was sealed under", &|path| {
             // Well-formed, but of another device.
             let other = text.replace(|digit: char| digit.is_ascii_digit(), "7").replacen("key-7", "key-1", 1);

@@ -81,8 +81,8 @@ cargo xtask bench cli [--quick]
   --quick      short windows: to see that it works, not to quote
   --no-memory  leave out the part that creates 100,000 keys
   ROW          only these: RSA-2048, P-256, …
-  instructions only those of a P-256 request, beside its ECDSA: a busy machine does not change them
-  cli          what a command of casemate costs, beside curl
+  instructions only the instructions of a P-256 request besides its ECDSA, which do not depend on other load
+  cli          the duration of a command of casemate, compared with curl
 
 Needs Linux with two cores, taskset, curl, h2load and valgrind; installs what is missing where there is apt-get.";
 
@@ -234,7 +234,9 @@ fn raw(plan: &Plan, release: &Path, name: &str) -> Result<Raw> {
     let output = command.arg(plan.raw_s.to_string()).arg(name).output()?;
     let text = String::from_utf8(output.stdout)?;
     let figures: Vec<f64> = text.split_whitespace().skip(1).filter_map(|figure| figure.parse().ok()).collect();
-    let [ours, ours_least, library, library_least] = *figures else { bail!("examples/raw printed: {text}") };
+    let [ours, ours_least, library, library_least] = *figures else {
+        bail!("cannot parse the output of examples/raw: {text}")
+    };
     Ok(Raw { ours: (ours, ours_least), library: (library, library_least) })
 }
 

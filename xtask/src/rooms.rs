@@ -135,11 +135,11 @@ fn judge(found: &Crate, rooms: &[Room], loose: &[&str]) -> Vec<String> {
     let room = |name: &str| rooms.iter().find(|room| room.name == name);
     for name in &there {
         if room(name).is_some() == loose.contains(name) {
-            broken.push(format!("{SOURCE}/{name} must be in one list of xtask/src/rooms.rs: say what it may use"));
+            broken.push(format!("{SOURCE}/{name} must be in one list of xtask/src/rooms.rs, with what it may use"));
         }
     }
     for name in rooms.iter().map(|room| &room.name).chain(loose).filter(|name| !there.contains(*name)) {
-        broken.push(format!("{SOURCE}/{name} is in a list of xtask/src/rooms.rs and not there"));
+        broken.push(format!("{SOURCE}/{name} is in a list of xtask/src/rooms.rs but does not exist"));
     }
 
     let strict: Vec<&Arrow> = found
@@ -161,7 +161,7 @@ fn judge(found: &Crate, rooms: &[Room], loose: &[&str]) -> Vec<String> {
         let mut inside = by_ends(inside, str::to_owned);
         for (from, to) in room.circles {
             if inside.remove(&((*from).to_owned(), (*to).to_owned())).is_none() {
-                broken.push(format!("xtask/src/rooms.rs allows an arrow that is not there: {from} -> {to}"));
+                broken.push(format!("xtask/src/rooms.rs allows an arrow that does not exist: {from} -> {to}"));
             }
         }
         let files = circles(&inside);
@@ -242,7 +242,7 @@ fn walk(graph: &Graph<'_>, circle: &BTreeSet<&str>) -> String {
         format!("{from} -> {to} ({})", places(arrows))
     });
     let others = circle.len() - way.len();
-    let rest = if others > 0 { format!(", and {others} more in the same knot") } else { String::new() };
+    let rest = if others > 0 { format!(", and {others} more in the same circle") } else { String::new() };
     format!("{}{rest}", steps.collect::<Vec<_>>().join(", "))
 }
 

@@ -6,7 +6,7 @@ use crate::metadata;
 use crate::steps::{cargo, run};
 
 /// Builds the server and the siege in release mode and runs it; `args` may be the number of hostile requests.
-pub(crate) fn lay(args: &[&str]) -> Result<()> {
+pub(crate) fn start(args: &[&str]) -> Result<()> {
     for what in [["--bin", "casemated"], ["--example", "siege"]] {
         run(cargo(&["build", "--release", "--locked", "-p", "casemate-server"]).args(what))?;
     }

@@ -28,14 +28,14 @@ pub(crate) fn judge(tree: &Value, broken: &mut Vec<String>, remarks: &mut Vec<St
         match package.get("license").and_then(Value::as_str) {
             Some(expression) if permitted(expression, &rules.licences) => {}
             Some(expression) => broken.push(format!("{name} is under {expression}, which deny.toml does not allow")),
-            None => remarks.push(format!("{name} names no SPDX licence: look at its licence file")),
+            None => remarks.push(format!("{name} has no SPDX licence: check its licence file")),
         }
     }
     let built = built()?;
     for ban in &rules.bans {
         let found = versions.get(ban.name.as_str()).map(Vec::as_slice).unwrap_or_default();
         if ban.second_version_only && found.len() > 1 {
-            broken.push(format!("{} is there in {} versions: {}", ban.name, found.len(), found.join(", ")));
+            broken.push(format!("{} is used in {} versions: {}", ban.name, found.len(), found.join(", ")));
         }
         if !ban.second_version_only && built.contains(&ban.name) {
             broken.push(format!("{} must not be built in: {}", ban.name, ban.reason));
@@ -119,7 +119,7 @@ fn record(lock: &Value, records: &[Value], broken: &mut Vec<String>, remarks: &m
         }
     }
     let gone =
-        recorded.iter().map(|(name, version)| format!("supply-chain/ names {name} {version}, which is not there"));
+        recorded.iter().map(|(name, version)| format!("supply-chain/ has {name} {version}, which Cargo.lock does not"));
     remarks.extend(gone);
     Ok(())
 }
@@ -222,6 +222,6 @@ mod tests {
         let (mut broken, mut remarks) = (Vec::new(), Vec::new());
         record(&lock, &[config, audits], &mut broken, &mut remarks).unwrap();
         assert!(broken.len() == 1 && broken[0].starts_with("a 2.0.0 is not in the record"), "{broken:?}");
-        assert_eq!(remarks, ["supply-chain/ names a 0.9.0, which is not there"]);
+        assert_eq!(remarks, ["supply-chain/ has a 0.9.0, which Cargo.lock does not"]);
     }
 }

@@ -180,7 +180,7 @@ fn dependencies(tree: &Value, findings: &mut Findings) -> Result<()> {
         if ours.contains(&text(package, "id")?) {
             match HOUSES.iter().find(|house| house.package == name) {
                 Some(house) => directions(house, package, findings)?,
-                None => findings.broken.push(format!("{name} has no rule in xtask/src/tidy.rs: say what it may use")),
+                None => findings.broken.push(format!("{name} has no rule in xtask/src/tidy.rs: add what it may use")),
             }
         }
     }
@@ -218,7 +218,11 @@ fn manifests(findings: &mut Findings) -> Result<()> {
             }
             let silent = line.contains(" = ") && !line.contains('#') && !line.starts_with("casemate-");
             if section == "[dependencies]" && silent {
-                findings.remarks.push(format!("{path}:{}: which job does it do? ({})", number + 1, line.trim()));
+                findings.remarks.push(format!(
+                    "{path}:{}: add a comment with its purpose ({})",
+                    number + 1,
+                    line.trim()
+                ));
             }
         }
     }
@@ -237,7 +241,7 @@ fn file_rules(file: &Path, findings: &mut Findings) {
 
     for mark in [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("X", "XX")] {
         for line in lines_naming(&source, mark) {
-            finding(line, format!("{mark}: do it, or open an issue"));
+            finding(line, format!("{mark}: resolve it, or open an issue"));
         }
     }
     for unfinished in ["todo!", "unimplemented!", "dbg!"] {
@@ -247,17 +251,17 @@ fn file_rules(file: &Path, findings: &mut Findings) {
     }
     if !UNSAFE.contains(&name.as_str()) {
         for line in lines_naming(&code, "unsafe") {
-            finding(line, format!("unsafe belongs into {} only", UNSAFE.join(", ")));
+            finding(line, format!("unsafe is allowed in {} only", UNSAFE.join(", ")));
         }
     }
     if name == LIMITS {
-        for (line, bound) in bounds_of_nobody(&source) {
+        for (line, bound) in limits_without_a_sharer(&source) {
             finding(line, format!("{bound}: say who shares it ('Shared by …', 'Each … has its own')"));
         }
     }
     let lines = source.lines().count();
     if lines > LINES_MAX && !TABLES.contains(&name.as_str()) {
-        finding(lines, format!("{lines} lines: which second idea moved in?"));
+        finding(lines, format!("{lines} lines: split the file by subject"));
     }
     if is_test(&name) {
         return;
@@ -267,7 +271,7 @@ fn file_rules(file: &Path, findings: &mut Findings) {
     let edge = name.starts_with(EDGE.0).then_some(EDGE.1);
     for path in house.map(|house| house.unsaid).into_iter().chain(edge).flatten() {
         for line in lines_naming(product, path) {
-            finding(line, format!("{path} may not be named here"));
+            finding(line, format!("{path} may not be used here"));
         }
     }
 }
@@ -276,7 +280,7 @@ fn file_rules(file: &Path, findings: &mut Findings) {
 const LIMITS: &str = "api/src/limits.rs";
 
 /// Limits whose comment does not say who shares them, by line and name.
-fn bounds_of_nobody(source: &str) -> Vec<(usize, &str)> {
+fn limits_without_a_sharer(source: &str) -> Vec<(usize, &str)> {
     let mut shared = false;
     let mut found = Vec::new();
     for (number, line) in (1..).zip(source.lines()) {
@@ -297,7 +301,7 @@ fn cases(findings: &mut Findings) -> Result<()> {
     let mut listed = BTreeSet::new();
     for case in list.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" |")?.0.parse::<u32>().ok()) {
         if !listed.insert(case) {
-            findings.broken.push(format!("{CASES}: case {case} is there twice"));
+            findings.broken.push(format!("{CASES}: case {case} is listed twice"));
         }
     }
     for file in files(CASE_TESTS, &["rs", "py"])? {
@@ -366,10 +370,10 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_bound_that_nobody_shares_is_found() {
+    fn a_limit_without_a_sharer_is_found() {
         let source =
             "/// One.\npub const A: u8 = 1;\n/// Two. Shared by all.\npub const B: u8 = 2;\npub const C: u8 = 3;\n";
-        assert_eq!(bounds_of_nobody(source), [(2, "A"), (5, "C")]);
+        assert_eq!(limits_without_a_sharer(source), [(2, "A"), (5, "C")]);
     }
 
     #[test]

@@ -48,12 +48,14 @@ impl FileDevice {
         }
         if about.uid() != rustix::process::geteuid().as_raw() {
             return Err(self.complain(format_args!(
-                "belongs to another user (uid {}); give it to the one that runs casemated, and consider the key known",
+                "belongs to another user (uid {}); change its owner to the one that runs casemated, and assume that the other user knows the key",
                 about.uid()
             )));
         }
         if about.permissions().mode() & 0o077 != 0 {
-            return Err(self.complain("is open to other users; make its mode 0600 and consider the key known to them"));
+            return Err(self.complain(
+                "can be read or written by other users; set its mode to 0600, and assume that they know the key",
+            ));
         }
         let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES + 1));
         let more = FILE_BYTES as u64 + 1;
@@ -111,7 +113,7 @@ impl DeviceKeeper for FileDevice {
         match self.options().read(true).open(&self.path) {
             Ok(file) => self.read(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.create().map_err(|error| self.complain(format_args!("cannot be made: {error}")))
+                self.create().map_err(|error| self.complain(format_args!("cannot be created: {error}")))
             }
             Err(error) => Err(self.complain(format_args!("cannot be read: {error}"))),
         }
@@ -228,7 +230,7 @@ mod tests {
         fs::write(&device.path, &good).unwrap();
         for mode in [0o640, 0o604, 0o620] {
             fs::set_permissions(&device.path, fs::Permissions::from_mode(mode)).unwrap();
-            refused("open to other users");
+            refused("can be read or written by other users");
         }
         fs::set_permissions(&device.path, fs::Permissions::from_mode(0o400)).unwrap();
         assert!(device.load().is_ok());

@@ -105,13 +105,13 @@ impl RequestContext {
         let basic = Basic::parse(header.as_bytes()).ok_or_else(Refusal::unauthenticated)?;
         if rule == Rule::UnlockHolder {
             let known = self.hsm.believe_unlock_holder(self.address, basic.name(), basic.expose_passphrase());
-            return known.await.map(|()| None).map_err(|failure| self.not_believed(failure));
+            return known.await.map(|()| None).map_err(|failure| self.unauthenticated(failure));
         }
         // The state may have changed since it was read; without the phase no credentials can be checked.
         let op = phase.operational().ok_or_else(Refusal::wrong_state)?;
         let evidence =
             Evidence::Basic { name: basic.name(), passphrase: basic.expose_passphrase(), address: self.address };
-        op.authenticate(evidence).await.map(Some).map_err(|failure| self.not_believed(failure))
+        op.authenticate(evidence).await.map(Some).map_err(|failure| self.unauthenticated(failure))
     }
 
     /// Authorises the caller by role and namespace: 403.
@@ -136,7 +136,7 @@ impl RequestContext {
         let Rule::Allowed(..) = self.rule()? else { return self.permitted(known) };
         let op = phase.operational().ok_or_else(Refusal::wrong_state)?;
         let known = known.ok_or_else(Refusal::anonymous)?;
-        let caller = op.renew(known).await.map_err(|failure| self.not_believed(failure))?;
+        let caller = op.renew(known).await.map_err(|failure| self.unauthenticated(failure))?;
         self.permitted(Some(caller))
     }
 
@@ -147,7 +147,7 @@ impl RequestContext {
         rule.map(|(_, rule)| rule.under(self.failed)).ok_or_else(Refusal::wrong_state)
     }
 
-    fn not_believed(&self, failure: Failure) -> Refusal {
+    fn unauthenticated(&self, failure: Failure) -> Refusal {
         let denied = match failure {
             Failure::Denied(denied) => denied,
             Failure::Error(error) => return Refusal::from_core(error, &self.spec),

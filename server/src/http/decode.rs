@@ -174,7 +174,7 @@ pub fn long_json<T: DeserializeOwned + JsonSchema>() -> Body<T> {
 }
 
 /// JSON whose errors the handler reports itself, because another check comes between its syntax and its schema.
-pub fn judged_json<T: DeserializeOwned + JsonSchema>() -> Body<Result<T, JsonError>> {
+pub fn fallible_json<T: DeserializeOwned + JsonSchema>() -> Body<Result<T, JsonError>> {
     body(Types::Any, schema_of::<T>(), |bytes| Ok(json::parse(bytes)))
 }
 

@@ -13,7 +13,7 @@ use casemate_core::identity::users::UserAccess::{Manage, Passphrase, Read};
 use serde_json::{Map, Value};
 
 use super::access::{failed_to_unlock_holder, operational, public};
-use super::decode::{Types, ignored, import, json, judged_json, long_json, none, octets, pem, stream, untyped_json};
+use super::decode::{Types, fallible_json, ignored, import, json, long_json, none, octets, pem, stream, untyped_json};
 use super::endpoint::Intent::{IfPossible, Never, Proven};
 use super::endpoint::Media::{JsonLines, Octets, Pem, Prometheus};
 use super::endpoint::{Endpoint, delete, get, post, put};
@@ -37,7 +37,7 @@ pub fn table() -> Vec<Endpoint> {
         get("/metrics/prometheus",      operational(Metrics, Anywhere),                        HsmAndMetrics,                           health::prometheus).answers(200).media(Prometheus).no_cache().head(),
 
         post("/provision",              public(&[Unprovisioned]),                              Nothing,             untyped_json(), lock::provision).no_cache(),
-        post("/unlock",                 public(&[Locked]),                                     Address,             judged_json(),  lock::unlock).no_cache().intent(Proven),
+        post("/unlock",                 public(&[Locked]),                                     Address,             fallible_json(), lock::unlock).no_cache().intent(Proven),
         post("/lock",                   operational(System, Root),                             TheHsm,              none(),         lock::lock).no_cache().intent(IfPossible),
         post("/random",                 operational(Random, Anywhere),                         Nothing,             untyped_json(), system::random).gives::<system_bodies::Random>(200).no_cache(),
 

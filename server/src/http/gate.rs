@@ -203,7 +203,7 @@ impl RequestContext {
                 let refusal = Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::TOO_MANY_BODIES);
                 Err(refusal.with("retry-after", "1").closing())
             }
-            Err(BodyError::Gone) => close(StatusCode::BAD_REQUEST, "The body broke off."),
+            Err(BodyError::Gone) => close(StatusCode::BAD_REQUEST, "The body was cut off."),
         }
     }
 }

@@ -86,7 +86,7 @@ fn broken(error: multer::Error) -> Error {
     {
         return *cause;
     }
-    Error::invalid("The body is not whole multipart/form-data.")
+    Error::invalid("The body is not complete multipart/form-data.")
 }
 
 /// A body as `multer` reads it: one piece per poll, so that it does not buffer what it was not asked for.

@@ -66,7 +66,7 @@ impl Upload {
                 Ok(Some(frame)) => frame.into_data(),
                 Err(BodyError::Slow) => return Err(Error::invalid("The body came too slowly.")),
                 Err(BodyError::TooLarge | BodyError::Busy | BodyError::Gone) => {
-                    return Err(Error::invalid("The body broke off."));
+                    return Err(Error::invalid("The body was cut off."));
                 }
             };
             // Frames without data are trailers, which are ignored.

@@ -79,22 +79,24 @@ impl Found {
         let Checkpoint { sequence, first, last, time, device, .. } = &self.end;
         let mut lines = vec![
             format!("Records {} to {sequence} of device {device} are in order and unaltered.", self.from),
-            format!("At {time} the device said that its log held the records {first} to {last}."),
+            format!("At {time} the log of the device held the records {first} to {last}."),
         ];
         if self.from > *first {
             lines.push(format!(
-                "This file begins in the middle: with record {}, behind what record {} had for a hash.",
+                "This file begins in the middle: with record {}, after the hash of record {}.",
                 self.from,
                 self.from - 1
             ));
         }
         if *first > 1 {
-            lines.push(format!("The device had removed the records before {first}, as its log is bounded."));
+            lines.push(format!(
+                "The device had removed the records before {first}, as the length of its log is limited."
+            ));
         }
         lines.push(match key {
             Some(path) => format!("{} signatures were made with the key in {}.", self.checkpoints, path.display()),
             None => format!(
-                "The key of the {} signatures was taken from the file itself: so the file agrees with itself, but nothing shows which device wrote it. Give the device's key with --key.",
+                "The key of the {} signatures was taken from the file itself: so the file is consistent, but nothing shows which device wrote it. Give the device's key with --key.",
                 self.checkpoints
             ),
         });
@@ -192,13 +194,13 @@ fn check(reader: &mut dyn BufRead, known: Option<PublicKey>) -> Result<Found, Br
         return broken("line 1 is not the first line of an export of an audit log, or it was altered");
     };
     if known.is_some_and(|known| known != key) {
-        return broken("line 1 names another key than the one given: another device wrote this, or it was altered");
+        return broken("line 1 has another key than the one given: another device wrote this, or it was altered");
     }
     let mut walk = Walk { from: head.from, next: head.from, hash: previous, agreed: head.from, checkpoints: 0, key };
     loop {
         let Some(line) = lines.next()? else {
             return broken(format!(
-                "the file ends behind record {} without the checkpoint that ends an export: record {} and what follows was cut off",
+                "the file ends after record {} without the checkpoint that ends an export: record {} and what follows was cut off",
                 walk.next - 1,
                 walk.next
             ));
@@ -242,14 +244,14 @@ impl Walk {
             return broken(if moved {
                 format!("record {next} was moved: line {number} holds record {here} instead")
             } else if here > next {
-                format!("record {next} is missing: line {number} goes on with record {here}")
+                format!("record {next} is missing: line {number} continues with record {here}")
             } else {
                 format!("record {next} is missing: line {number} repeats record {here}")
             });
         }
         if record.hash(&self.hash) != hash {
             return broken(format!(
-                "record {next} was altered, or the one before it was and got a new hash: the hash in line {number} is not that of both"
+                "record {next} was altered, or the one before it was altered and hashed again: the hash in line {number} does not match both"
             ));
         }
         self.hash = hash;
@@ -261,13 +263,13 @@ impl Walk {
         let last = self.next - 1;
         let Some((checkpoint, signature)) = parse_checkpoint(line) else {
             return broken(format!(
-                "the checkpoint behind record {last} was altered: line {number} is not as the device wrote it"
+                "the checkpoint after record {last} was altered: line {number} is not as the device wrote it"
             ));
         };
         let said = checkpoint.sequence;
         if !checkpoint.verify(&self.key, &signature) || checkpoint.device != device {
             return broken(format!(
-                "the checkpoint behind record {last} was altered: the signature in line {number} is not one of the device {device} over this checkpoint"
+                "the checkpoint after record {last} was altered: the signature in line {number} is not one of the device {device} over this checkpoint"
             ));
         }
         if said > last {
@@ -278,12 +280,12 @@ impl Walk {
         }
         if said < last {
             return broken(format!(
-                "the checkpoint of record {said} was moved: line {number} stands behind record {last}"
+                "the checkpoint of record {said} was moved: line {number} comes after record {last}"
             ));
         }
         if checkpoint.hash != self.hash {
             return broken(format!(
-                "the records from {} on were altered and got new hashes: the signed checkpoint of record {said} in line {number} has another one",
+                "the records from {} on were altered and hashed again: the signed checkpoint of record {said} in line {number} has another hash",
                 self.agreed
             ));
         }
@@ -448,14 +450,14 @@ mod tests {
         let altered = complaint(|lines| lines[7] = lines[7].replace("admin", "adnin"));
         assert!(altered.starts_with("record 7 was altered") && altered.contains("line 8"), "{altered}");
         let removed = complaint(|lines| drop(lines.remove(7)));
-        assert_eq!(removed, "record 7 is missing: line 8 goes on with record 8");
+        assert_eq!(removed, "record 7 is missing: line 8 continues with record 8");
         let swapped = complaint(|lines| lines.swap(7, 9));
         assert_eq!(swapped, "record 7 was moved: line 8 holds record 9 instead");
         let repeated = complaint(|lines| {
             let again = lines[6].clone();
             lines.insert(7, again);
         });
-        assert_eq!(repeated, "record 7 was moved: line 8, its place, holds record 6");
+        assert_eq!(repeated, "record 7 was moved: line 8 holds record 6 instead");
         let cut = complaint(|lines| lines.truncate(1500));
         assert!(cut.contains("record 1499 and what follows was cut off"), "{cut}");
         // Cut right after a checkpoint inside the log, which does not end an export.
@@ -463,13 +465,13 @@ mod tests {
             let at = lines.iter().position(|line| line.starts_with("{\"checkpoint\"")).unwrap();
             lines.truncate(at + 1);
         });
-        assert!(cut.starts_with("the file ends behind record "), "{cut}");
+        assert!(cut.starts_with("the file ends after record "), "{cut}");
         let longer = complaint(|lines| lines.push("{}\n".into()));
-        assert!(longer.contains("stands behind the end"), "{longer}");
+        assert!(longer.contains("comes after the end"), "{longer}");
         let half = complaint(|lines| {
             lines.last_mut().unwrap().pop();
         });
-        assert!(half.starts_with("the checkpoint behind record 2005 was altered"), "{half}");
+        assert!(half.starts_with("the checkpoint after record 2005 was altered"), "{half}");
     }
 
     #[test]
@@ -485,7 +487,7 @@ mod tests {
             }
         });
         assert!(said.starts_with("the records from 1"), "{said}");
-        assert!(said.contains("were altered and got new hashes"), "{said}");
+        assert!(said.contains("were altered and hashed again"), "{said}");
     }
 
     #[test]
@@ -494,10 +496,10 @@ mod tests {
             let last = lines.last_mut().unwrap();
             *last = last.replace("\"last\":2005", "\"last\":2006");
         });
-        assert!(said.starts_with("the checkpoint behind record 2005 was altered: the signature"), "{said}");
+        assert!(said.starts_with("the checkpoint after record 2005 was altered: the signature"), "{said}");
         let other = block_on(Hsm::boot(Sim::new(2).platform())).unwrap().audit.public_key_pem().unwrap();
         let fault = verified(&exports().whole, Some(&other)).unwrap_err();
-        assert!(fault.sentence.starts_with("line 1 names another key"), "{}", fault.sentence);
+        assert!(fault.sentence.starts_with("line 1 has another key"), "{}", fault.sentence);
         let fault = verified(&exports().whole, Some("no key")).unwrap_err();
         assert_eq!(fault.exit, Exit::Settings);
         assert_eq!(verified("", None).unwrap_err().exit, Exit::AuditBroken);

@@ -24,7 +24,7 @@ fn with<'a>(rig: &'a Rig, authorization: &str) -> Client<'a> {
 }
 
 #[test]
-fn missing_credentials_are_asked_for_and_wrong_ones_are_called_invalid() {
+fn missing_credentials_are_requested_and_wrong_ones_are_called_invalid() {
     let rig = Rig::operational();
     refused(rig.anonymous().get("/keys"), ASK);
     refused(rig.login("admin", "not the passphrase").get("/keys"), INVALID);
@@ -118,7 +118,7 @@ fn roles_do_not_include_each_other() {
 
 /// Case 51.
 #[test]
-fn a_user_of_no_namespace_is_known_and_powerless() {
+fn a_user_of_a_missing_namespace_is_authenticated_but_has_no_rights() {
     let rig = Rig::operational();
     let ghost = rig.user("ghost~admin");
     ghost.get("/keys").case(51, 403).empty();

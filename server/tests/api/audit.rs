@@ -173,7 +173,7 @@ fn every_change_leaves_its_intent_and_its_outcome() {
 }
 
 #[test]
-fn refusals_are_recorded_with_what_is_known_of_whom() {
+fn refusals_are_recorded_with_what_is_known_of_the_caller() {
     let rig = Rig::operational();
     let before = last(&rig.hsm);
     rig.admin().put("/keys/k/restrictions/tags/t", "").is(204);
@@ -213,7 +213,7 @@ fn refusals_are_recorded_with_what_is_known_of_whom() {
 }
 
 #[test]
-fn attempts_to_unlock_are_refusals_and_strangers_cannot_fill_the_log() {
+fn attempts_to_unlock_are_recorded_as_refusals_and_cannot_fill_the_log() {
     let rig = Rig::locked();
     let before = last(&rig.hsm);
     rig.anonymous().post("/unlock", json!({"passphrase": "not the passphrase"})).is(403);

@@ -55,7 +55,7 @@ fn backup(rig: &Rig) -> Vec<u8> {
 
 /// Case 125.
 #[test]
-fn the_backup_passphrase_is_set_once_and_then_changed_by_who_knows_it() {
+fn changing_the_backup_passphrase_requires_the_current_one() {
     let mut rig = Rig::operational();
     let wrong = "backup passphrase is incorrect.";
     set_backup_passphrase(&rig, BACKUP, Value::Null).is(400);
@@ -216,7 +216,7 @@ fn restores_are_refused_in_the_documented_order() {
         |parts: &[(&str, &[u8])]| rig.admin().content_type(FORM).post("/system/restore", form(parts)).is(400).message();
     assert_eq!(sent(&[("arguments", b"{}")]), "Backup data cannot be empty.");
     assert_eq!(sent(&[]), "Body cannot be empty.");
-    assert!(sent(&[("backup_file", &file), ("arguments", b"{}")]).contains("must come in front"));
+    assert!(sent(&[("backup_file", &file), ("arguments", b"{}")]).contains("must come before"));
     assert!(sent(&[("arguments", b"{}"), ("backup_file", &file), ("x", b"y")]).contains("exactly two parts"));
     assert!(rig.admin().post("/system/restore", json!({})).is(400).message().contains("multipart/form-data"));
     let half = form(&[("arguments", b"{}"), ("backup_file", &file)]);
@@ -245,7 +245,7 @@ fn has_begun(rig: &Rig) {
 }
 
 #[test]
-fn a_restore_that_breaks_off_changes_nothing_and_keeps_nobody_out() {
+fn an_aborted_restore_changes_nothing_and_does_not_block_the_next() {
     let (rig, file) = backed_up();
     let begin = || {
         let mut wire = rig.connect();
@@ -282,7 +282,7 @@ fn a_restore_that_breaks_off_changes_nothing_and_keeps_nobody_out() {
 }
 
 #[test]
-fn a_caller_who_lost_their_rights_meanwhile_restores_nothing() {
+fn a_caller_who_loses_their_rights_during_the_upload_restores_nothing() {
     let (rig, file) = backed_up();
     let second = json!({"realName": "x", "role": "Administrator", "passphrase": passphrase_of("second")});
     rig.admin().put("/users/second", second).is(201);
@@ -302,7 +302,7 @@ fn a_caller_who_lost_their_rights_meanwhile_restores_nothing() {
 }
 
 #[test]
-fn a_backup_that_is_being_read_breaks_off_when_the_hsm_locks() {
+fn a_backup_is_aborted_when_the_hsm_locks() {
     let (rig, _) = backed_up();
     // More than all buffers between the HSM and a client that does not read.
     for number in 0..40 {

@@ -111,7 +111,7 @@ fn every_change_takes_the_etag_that_get_gave_and_no_other() {
 
 /// A condition reveals what GET would: whoever may change at such a path must be allowed to read there.
 #[test]
-fn who_may_make_a_conditional_change_may_read_what_is_there() {
+fn a_conditional_change_requires_the_right_to_read() {
     let table = table();
     for (method, path) in changes_of_tagged_paths() {
         let rule = |wanted: &str| {
@@ -130,7 +130,7 @@ fn who_may_make_a_conditional_change_may_read_what_is_there() {
 }
 
 #[test]
-fn what_is_missing_has_no_etag_and_only_that_may_be_made() {
+fn a_missing_object_has_no_etag_and_can_be_created_conditionally() {
     let rig = Rig::operational();
     let user = json!({"realName": "", "role": "Operator", "passphrase": "0123456789"});
     rig.admin().put("/keys/bare", ed25519()).is(204);
@@ -169,7 +169,7 @@ fn an_etag_of_another_path_does_not_count() {
 
 /// A condition must not reveal whether a user exists whom the caller may not read.
 #[test]
-fn a_condition_tells_nothing_of_users_of_others() {
+fn a_condition_reveals_nothing_about_users_of_others() {
     let rig = Rig::operational();
     let user = json!({"realName": "", "role": "Operator", "passphrase": "0123456789"});
     let tag = rig.admin().get("/users/ns1~operator").is(200).header("etag").unwrap().to_owned();

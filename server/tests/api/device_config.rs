@@ -232,7 +232,7 @@ fn the_time_is_set_and_kept() {
 const NTP: &str = "/config/ntp";
 
 #[test]
-fn time_servers_are_noted() {
+fn time_servers_are_stored() {
     let mut rig = Rig::operational();
     assert_eq!(shown(&rig, NTP), "{}");
     let both = json!({"ntpIP": "192.0.2.3", "ntsName": "nts.example.com"});

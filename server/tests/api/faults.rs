@@ -166,7 +166,7 @@ fn what_is_shown_is_what_is_stored_even_if_answers_were_lost() {
 }
 
 #[test]
-fn a_deleted_namespace_is_swept_later_if_the_store_went_away_meanwhile() {
+fn a_deleted_namespace_is_swept_later_if_the_store_becomes_unreachable() {
     let rig = Rig::operational();
     let (ns1, admin) = (rig.user("ns1~admin"), rig.admin());
     (0..100).for_each(|n| _ = ns1.put(&format!("/keys/k{n}"), ed25519()).is(204));

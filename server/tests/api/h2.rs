@@ -90,7 +90,7 @@ impl hyper::body::Body for Endless {
 
 /// Uploads without credentials, as many as a few connections carry, none of which ends.
 #[test]
-fn strangers_who_send_slowly_do_not_keep_others_from_changing_anything() {
+fn slow_uploads_without_credentials_do_not_block_changes() {
     let rig = Rig::locked();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _connections = runtime.block_on(async {

@@ -318,7 +318,7 @@ fn tags_restrict_a_key() {
 
 /// Cases 102 to 104.
 #[test]
-fn a_certificate_is_stored_as_it_is_and_only_once() {
+fn a_certificate_is_stored_unchanged_and_only_once() {
     let rig = Rig::operational();
     let admin = rig.admin();
     let bytes: Vec<u8> = (0..=255).collect();

@@ -86,7 +86,7 @@ impl Drop for Small {
 }
 
 #[test]
-fn a_client_with_as_many_requests_as_others_have_room_for_gets_no_more() {
+fn a_client_cannot_use_more_memory_than_is_left_for_others() {
     let rig = Rig::locked();
     let server = Small::new(&rig, 48 << 10);
     let unlock = format!("POST {BASE}/unlock");
@@ -107,7 +107,7 @@ fn a_client_with_as_many_requests_as_others_have_room_for_gets_no_more() {
 }
 
 #[test]
-fn a_client_that_takes_no_replies_gets_no_more_of_them() {
+fn a_client_that_reads_no_replies_gets_no_more_of_them() {
     let rig = Rig::operational();
     let certificate = vec![b'c'; 1 << 19];
     rig.admin().delete("/keys/k/cert").is(204);

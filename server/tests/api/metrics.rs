@@ -30,7 +30,7 @@ const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-
     text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
 
 #[test]
-fn prometheus_is_told_what_happened() {
+fn prometheus_gets_the_metrics() {
     let rig = Rig::operational();
     rig.operator().post("/keys/k/sign", sign_something()).is(200);
     rig.operator().post("/keys/k/sign", sign_something()).is(200);
@@ -92,7 +92,7 @@ fn json_has_the_names_of_the_contract() {
 }
 
 #[test]
-fn every_status_that_is_documented_is_told_apart() {
+fn every_documented_status_is_counted_separately() {
     let document = Rig::unprovisioned().anonymous().send_to("GET", "/openapi.json", "").is(200).json();
     for operation in document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values())
     {
@@ -200,7 +200,7 @@ fn the_listener_answers_in_every_state_and_nothing_else() {
 }
 
 #[test]
-fn the_listener_serves_while_others_dawdle() {
+fn slow_clients_do_not_block_the_listener() {
     let rig = Rig::unprovisioned();
     let scraped = scraped(&rig);
     let idle = casemate_api::limits::METRICS_CONNECTIONS_MAX - 1;

@@ -136,7 +136,7 @@ fn an_upload_that_stops_is_given_up() {
 
 /// A list of three pages, the second of which is slow.
 #[test]
-fn a_long_list_breaks_off_when_the_hsm_locks() {
+fn a_long_list_is_aborted_when_the_hsm_locks() {
     let rig = Rig::operational();
     thread::scope(|scope| {
         for part in 0..3 {
@@ -175,7 +175,7 @@ fn a_long_list_breaks_off_when_the_hsm_locks() {
 }
 
 #[test]
-fn of_two_who_unlock_at_once_the_second_finds_it_done() {
+fn of_two_concurrent_unlocks_the_second_finds_it_done() {
     let rig = Rig::locked();
     let statuses = thread::scope(|scope| {
         let unlocking = ["127.0.0.1", "127.0.0.2"].map(|source| {
@@ -189,7 +189,7 @@ fn of_two_who_unlock_at_once_the_second_finds_it_done() {
 }
 
 #[test]
-fn a_wrong_guess_does_not_hinder_who_knows_the_passphrase() {
+fn a_wrong_guess_does_not_keep_another_address_from_unlocking() {
     let rig = Rig::locked();
     let guess = json!({"passphrase": "not the passphrase"});
     thread::scope(|scope| {

@@ -102,7 +102,7 @@ fn line(rig: &mut Rig, state: State, spec: &Spec) -> String {
 }
 
 #[test]
-fn every_endpoint_answers_every_caller_in_every_state_as_the_golden_file_says() {
+fn every_endpoint_answers_every_caller_in_every_state_as_in_the_golden_file() {
     let rows = table();
     let mut lines = vec![Vec::new(); rows.len()];
     for state in State::ALL {
@@ -163,7 +163,7 @@ const ACTORS: [&str; 11] = [
 ];
 
 #[test]
-fn who_reaches_which_user_is_as_the_golden_file_says() {
+fn access_to_users_is_as_in_the_golden_file() {
     let rig = Rig::operational();
     let mut golden = String::from(
         "# Status of a request about a user that changes nothing where it is let in, by caller. A star marks a refusal\n\

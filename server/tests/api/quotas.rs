@@ -84,7 +84,7 @@ fn bytes_count_whatever_they_are_of_and_come_back_with_deletions() {
 }
 
 #[test]
-fn of_many_who_come_at_once_only_those_get_in_for_whom_there_is_room() {
+fn of_many_concurrent_creations_only_as_many_succeed_as_the_quota_allows() {
     let rig = Rig::operational();
     let keys = quota(&rig, "ns1")["keys"].as_u64().unwrap();
     for round in 0..5_u64 {

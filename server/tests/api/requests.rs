@@ -115,7 +115,7 @@ fn long_targets_are_refused() {
 
 /// Cases 31, 33, 34.
 #[test]
-fn accept_is_held_against_the_type_of_the_route() {
+fn accept_is_compared_with_the_type_of_the_route() {
     let rig = Rig::operational();
     let accepting = |media: &str| rig.admin().header("accept", media);
     accepting("application/json").get("/keys/k/public.pem").case(31, 406).empty();
@@ -141,7 +141,7 @@ fn accept_is_held_against_the_type_of_the_route() {
 
 /// Cases 35 to 39.
 #[test]
-fn the_type_of_a_body_is_asked_where_the_contract_asks_it() {
+fn the_type_of_a_body_is_checked_where_the_contract_checks_it() {
     let rig = Rig::operational();
     let admin = rig.admin();
     let user = json!({"realName": "", "role": "Operator", "passphrase": "0123456789"});
@@ -187,7 +187,7 @@ fn the_type_of_a_body_is_asked_where_the_contract_asks_it() {
 
 /// Cases 40, 41.
 #[test]
-fn large_bodies_are_refused_by_their_length_and_behind_the_credentials() {
+fn large_bodies_are_refused_by_their_length_after_the_credentials() {
     let rig = Rig::operational();
     let path = format!("{BASE}/config/unattended-boot");
     let announce = |client: &crate::rig::Client<'_>, target: &str, length: &str| {
@@ -295,7 +295,7 @@ fn bodies_of_reading_requests_are_ignored() {
 
 /// The relaxed syntax and the strict schema.
 #[test]
-fn json_is_read_leniently_and_held_against_its_schema_strictly() {
+fn json_is_parsed_leniently_and_validated_strictly() {
     let rig = Rig::operational();
     let random = |body: &str| rig.operator().post("/random", body);
     for good in [
@@ -362,7 +362,7 @@ fn error_bodies_do_not_repeat_what_was_sent() {
 
 /// Case 145.
 #[test]
-fn conditions_are_held_against_the_etag() {
+fn conditions_are_evaluated_against_the_etag() {
     let rig = Rig::operational();
     let admin = || rig.admin();
     let etag_of = |path: &str| admin().get(path).is(200).header("etag").expect("an ETag").to_owned();
@@ -399,7 +399,7 @@ fn conditions_are_held_against_the_etag() {
 }
 
 #[test]
-fn a_change_happens_only_to_what_the_client_has_seen() {
+fn a_conditional_change_requires_the_version_the_client_has_seen() {
     let rig = Rig::operational();
     let admin = || rig.admin();
     admin().put("/keys/c", ed25519()).is(204);

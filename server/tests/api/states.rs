@@ -13,7 +13,7 @@ const NOT_AVAILABLE: &str = "Service not available";
 
 /// Cases 1 to 4, 13, 17.
 #[test]
-fn the_state_is_asked_before_the_credentials() {
+fn the_state_is_checked_before_the_credentials() {
     let rig = Rig::unprovisioned();
     rig.anonymous().get("/system/info").case(1, 412).says(NOT_AVAILABLE);
     rig.login("admin", "whatever it is").get("/keys").is(412).says(NOT_AVAILABLE);
@@ -157,7 +157,7 @@ fn provision_with(member: &str, value: Value) -> Value {
 
 /// Cases 5 to 8.
 #[test]
-fn provisioning_refuses_what_is_wrong_and_then_takes_what_is_right() {
+fn provisioning_refuses_invalid_requests_and_then_accepts_a_valid_one() {
     let rig = Rig::unprovisioned();
     let try_with = |member, value: Value| rig.anonymous().post("/provision", provision_with(member, value));
     let short = "passphrase adminPassphrase is not >= 10 and <= 200 characters";
@@ -250,7 +250,7 @@ fn the_hsm_fails_with_its_store_and_comes_back_with_it() {
 }
 
 #[test]
-fn a_store_that_is_away_for_a_moment_is_an_error_and_not_a_state() {
+fn a_briefly_unreachable_store_is_an_error_and_not_a_state() {
     let rig = Rig::operational();
     rig.admin().get("/keys").is(200);
     rig.sim.store.fail(true);
@@ -262,7 +262,7 @@ fn a_store_that_is_away_for_a_moment_is_an_error_and_not_a_state() {
 /// A caller authenticated as a user while the HSM was Operational has not shown the unlock passphrase, which is
 /// required once it is Failed.
 #[test]
-fn who_logs_in_while_the_hsm_becomes_failed_neither_resets_nor_reboots_it() {
+fn a_user_who_logs_in_while_the_hsm_becomes_failed_cannot_reset_or_reboot_it() {
     for path in ["/system/factory-reset", "/system/reboot"] {
         let rig = Rig::operational();
         // Only the local store is unreachable: users are still found, and the login waits for its slow hash.

@@ -268,7 +268,7 @@ fn keys_that_cannot_be_served_are_refused_and_change_nothing() {
 
 /// Case 127.
 #[test]
-fn what_is_no_certificate_of_the_key_is_refused() {
+fn an_invalid_or_foreign_certificate_is_refused() {
     let rig = Rig::operational();
     let before = rig.admin().get(CERT).body;
     let authority = Ca::new("Test CA", ec(Nid::X9_62_PRIME256V1));

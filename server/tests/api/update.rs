@@ -117,7 +117,7 @@ fn only_an_older_major_version_is_a_downgrade() {
 }
 
 #[test]
-fn an_image_that_is_not_believed_leaves_nothing() {
+fn an_image_that_is_not_verified_leaves_nothing() {
     let world = World::new("true");
     let good = image("3.1", &[1; 2000]);
     let mut forged = good.clone();
@@ -167,7 +167,7 @@ fn a_waiting_image_is_forgotten_at_a_restart() {
 fn without_a_key_there_are_no_updates() {
     let rig = Rig::operational();
     let reply = rig.admin().post("/system/update", image("3.1", b"x"));
-    reply.is(412).says("Updates are not set up: name update-key and update-command in the settings.");
+    reply.is(412).says("Updates are not set up: set update-key and update-command in the settings.");
 }
 
 fn eventually(holds: impl Fn() -> bool) {

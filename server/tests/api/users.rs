@@ -274,7 +274,7 @@ fn random_bytes_come_in_lengths_of_1_to_1024() {
 
 /// A wrong passphrase does not reveal whether the user exists.
 #[test]
-fn a_namespace_says_nothing_about_users_of_another() {
+fn a_namespace_reveals_nothing_about_users_of_another() {
     let rig = Rig::operational();
     let ns1 = rig.user("ns1~admin");
     for user in ["operator", "missing", "ns2~operator", "ns2~missing", "ghost~operator"] {

@@ -127,7 +127,7 @@ fn creation_works_again(client: &Client) {
 }
 
 #[test]
-fn a_tenant_that_fills_the_disk_takes_the_hsm_from_nobody() {
+fn a_tenant_that_fills_the_disk_only_blocks_creations() {
     let folder = Folder::new();
     let _volume = Volume::on(&folder);
     let daemon = Daemon::start(&folder);
@@ -141,7 +141,7 @@ fn a_tenant_that_fills_the_disk_takes_the_hsm_from_nobody() {
 }
 
 #[test]
-fn a_volume_that_somebody_else_filled_to_the_last_byte_stops_creations_alone() {
+fn a_volume_filled_to_the_last_byte_by_another_program_only_blocks_creations() {
     let folder = Folder::new();
     let volume = Volume::on(&folder);
     let daemon = Daemon::start(&folder);

@@ -15,7 +15,7 @@ const CLIENTS: usize = 80;
 const LENGTH: Duration = Duration::from_secs(5);
 
 #[test]
-fn one_address_gets_one_guess_a_second_judged_however_full_the_queue_is() {
+fn one_address_gets_one_verdict_a_second_however_full_the_queue_is() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder);
     daemon.client().provision().unwrap().expect(204);

@@ -95,7 +95,7 @@ fn a_backup_cannot_write_lines_of_its_own_into_a_log_for_machines() {
 }
 
 #[test]
-fn a_backup_cannot_steer_the_terminal_of_who_looks_into_it() {
+fn a_backup_cannot_control_the_terminal_that_shows_it() {
     let folder = Folder::new();
     let (backup, secret) = (folder.file("backup"), folder.file("secret"));
     std::fs::write(&backup, file(&forged_id(), &format!("/x{FORGED}"))).unwrap();

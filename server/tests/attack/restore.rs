@@ -12,7 +12,7 @@ fn set_backup_passphrase(admin: &Client) {
 }
 
 #[test]
-fn a_backup_of_which_nobody_knows_the_unlock_passphrase_locks_nobody_out() {
+fn a_backup_with_an_unknown_unlock_passphrase_locks_nobody_out() {
     let foreign = {
         let folder = Folder::new();
         let daemon = Daemon::start(&folder);

@@ -43,7 +43,7 @@ fn provisioned(folder: &Folder) -> (Daemon, Client) {
 }
 
 #[test]
-fn who_is_deleted_while_a_change_of_theirs_waits_does_not_get_it() {
+fn a_waiting_change_of_a_deleted_user_is_refused() {
     let folder = Folder::new();
     let (daemon, admin) = provisioned(&folder);
     let mut refused = 0;
@@ -100,7 +100,7 @@ fn a_thief_who_keeps_changing_the_passphrase_does_not_undo_a_reset() {
 }
 
 #[test]
-fn of_two_administrators_who_delete_each_other_one_stays() {
+fn of_two_administrators_who_delete_each_other_one_remains() {
     let folder = Folder::new();
     let (daemon, admin) = provisioned(&folder);
     for round in 0..8 {

@@ -76,7 +76,7 @@ pub async fn restore(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), upload: Uplo
     let mut parts = Parts::new(content_type.as_deref(), Box::new(pull))?;
     let first = parts.next().await?.ok_or_else(|| Error::invalid("Body cannot be empty."))?;
     if first.name() == Some("backup_file") {
-        return Err(Error::invalid("The part 'arguments' must come in front of the part 'backup_file'."));
+        return Err(Error::invalid("The part 'arguments' must come before the part 'backup_file'."));
     }
     let arguments: RestoreRequest = json::parse(&arguments(first).await?)?;
     restore.arguments(RestoreArguments::new(arguments.backup_passphrase, arguments.system_time.as_deref())?);
