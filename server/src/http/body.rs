@@ -19,7 +19,7 @@ use hyper::body::{Bytes, Frame};
 use zeroize::Zeroizing;
 
 use super::budget::{Grant, NoRoom};
-use super::pieces::let_go;
+use super::pieces::free_in_pieces;
 
 /// Why a body was not read. The connection is closed after any of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +70,7 @@ pub struct Received {
 impl Drop for Received {
     /// The client may disconnect or be refused before the body is complete.
     fn drop(&mut self) {
-        let_go(std::mem::take(&mut self.pieces), self.grant.take());
+        free_in_pieces(std::mem::take(&mut self.pieces), self.grant.take());
     }
 }
 

@@ -21,7 +21,7 @@ use super::endpoint::Endpoint;
 use super::gate;
 use super::negotiate;
 use super::pages;
-use super::respond::{drain, held, no_room, refuse, succeed, unix_time};
+use super::respond::{charge, drain, no_room, refuse, succeed, unix_time};
 use super::route::{Ids, Resource, Routes};
 use super::running_changes::RunningChanges;
 use super::serve::{Peer, ReplyBody, Service};
@@ -143,7 +143,7 @@ impl Edge {
                     audit_progress: AuditProgress::Anonymous,
                 };
                 let reply = (endpoint.run)(context).await;
-                (Some(&endpoint.spec), reply.and_then(|reply| held(reply, grant, &endpoint.spec)))
+                (Some(&endpoint.spec), reply.and_then(|reply| charge(reply, grant, &endpoint.spec)))
             }
         };
         let mut response = self.with_common_headers(match result {

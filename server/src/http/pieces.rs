@@ -88,7 +88,7 @@ impl io::Write for Pieces {
 
 /// Frees `pieces` that are no longer needed, one at a time, and yields to other tasks in between. `held`, the grant
 /// that counts them, shrinks to what is left. Outside of a runtime there are no other tasks, and all are freed at once.
-pub(super) fn let_go<P>(mut pieces: VecDeque<P>, held: Option<Arc<Grant>>)
+pub(super) fn free_in_pieces<P>(mut pieces: VecDeque<P>, held: Option<Arc<Grant>>)
 where
     P: AsRef<[u8]> + Send + 'static,
 {
@@ -111,7 +111,7 @@ where
     });
 }
 
-/// The label of [`let_go`] for `stall`, where it frees everything at once.
+/// The label of [`free_in_pieces`] for `stall`, where it frees everything at once.
 const WIPING: &str = "wiping unneeded pieces";
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ pub(super) async fn drain(headers: &HeaderMap, body: Option<Incoming>) -> bool {
 }
 
 /// Charges the reply to the budget until the client has read it.
-pub(super) fn held(reply: Reply, grant: &Grant, spec: &Spec) -> Result<Reply, Refusal> {
+pub(super) fn charge(reply: Reply, grant: &Grant, spec: &Spec) -> Result<Reply, Refusal> {
     let bytes = match &reply.body {
         Content::Whole(bytes) => bytes.len(),
         Content::Stream(_) => REPLY_STREAM_BYTES,

@@ -48,7 +48,7 @@ use self::pace::{Activity, Counted, Running as RunningRequest, Watch};
 pub(in crate::http) use self::shares::client_of;
 use self::shares::{Share, Shares};
 use super::budget::{Account, Budget, Grant};
-use super::pieces::{Pieces, let_go};
+use super::pieces::{Pieces, free_in_pieces};
 use crate::process::Stop;
 
 /// The application behind the server.
@@ -312,7 +312,7 @@ impl Drop for ReplyBody {
     /// The client may have disconnected before it has read much of it.
     fn drop(&mut self) {
         if let Content::Whole(_, more) = &mut self.content {
-            let_go(std::mem::take(more), self.grant.take());
+            free_in_pieces(std::mem::take(more), self.grant.take());
         }
     }
 }

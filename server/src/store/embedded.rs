@@ -595,12 +595,12 @@ impl Shared {
     }
 }
 
-struct Held {
+struct OpenSnapshot {
     shared: Arc<Shared>,
     view: Arc<View>,
 }
 
-impl Snapshot for Held {
+impl Snapshot for OpenSnapshot {
     fn revision(&self) -> Revision {
         self.view.revision
     }
@@ -650,7 +650,7 @@ impl Store for Embedded {
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {
         Box::pin(async move {
             let view = self.read(|shared| shared.view(|view| Ok(Arc::new(view)))).await?;
-            Ok(Box::new(Held { shared: self.shared.clone(), view }) as Box<dyn Snapshot>)
+            Ok(Box::new(OpenSnapshot { shared: self.shared.clone(), view }) as Box<dyn Snapshot>)
         })
     }
 }
