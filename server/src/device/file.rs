@@ -1,7 +1,7 @@
-//! The Device Key in a file, for machines without a TPM. Who can read the file and the local store can unseal the
-//! latter, so the file is readable by its owner alone, and is refused if it is not.
+//! The Device Key in a file, for machines without a TPM. Anyone who can read the file and the local store can unseal
+//! the store, so the file must be readable by its owner alone; any other mode is refused.
 //!
-//! The file is one line: `casemate-device-key-1`, a space, the key in 64 hexadecimal digits.
+//! The file is one line: `casemate-device-key-1`, a space, and the key as 64 hexadecimal digits.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -20,12 +20,12 @@ use crate::durable::{self, NOFOLLOW};
 pub struct FileDevice {
     path: PathBuf,
     rng: Arc<dyn Rng>,
-    /// One call at a time, so that no two keys are made.
+    /// Serialises calls, so that two keys are never created.
     turn: Mutex<()>,
 }
 
 impl FileDevice {
-    /// Keeps the key in the file `path`, which is made when it is first needed.
+    /// Keeps the key in the file `path`, which is created when the key is first needed.
     pub fn new(path: PathBuf, rng: Arc<dyn Rng>) -> Self {
         Self { path, rng, turn: Mutex::new(()) }
     }
@@ -36,7 +36,7 @@ impl FileDevice {
         options
     }
 
-    /// A sentence for the operator.
+    /// A sentence for the operator, naming the file.
     fn complain(&self, what: impl std::fmt::Display) -> String {
         format!("The Device Key in {} {what}.", self.path.display())
     }
@@ -48,12 +48,14 @@ impl FileDevice {
         }
         if about.uid() != rustix::process::geteuid().as_raw() {
             return Err(self.complain(format_args!(
-                "belongs to another user (uid {}); give it to the one that runs casemated, and consider the key known",
+                "belongs to another user (uid {}); change its owner to the one that runs casemated, and assume that the other user knows the key",
                 about.uid()
             )));
         }
         if about.permissions().mode() & 0o077 != 0 {
-            return Err(self.complain("is open to other users; make its mode 0600 and consider the key known to them"));
+            return Err(self.complain(
+                "can be read or written by other users; set its mode to 0600, and assume that they know the key",
+            ));
         }
         let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES + 1));
         let more = FILE_BYTES as u64 + 1;
@@ -63,7 +65,7 @@ impl FileDevice {
         parse(&text).ok_or_else(|| self.complain("is malformed; restore the file, or reset the device"))
     }
 
-    /// Makes a key and its file. The file gets its name when it is whole and on the disk.
+    /// Creates a key and its file. The file gets its name only after it is complete and synced.
     fn create(&self) -> io::Result<DeviceKey> {
         let key = DeviceKey::random(&*self.rng);
         let draft = durable::draft_of(&self.path);
@@ -78,14 +80,14 @@ impl FileDevice {
     fn erase(&self) -> io::Result<()> {
         remove_if_there(&durable::draft_of(&self.path))?;
         if let Err(error) = self.overwrite() {
-            // Half a destruction is better than none, which would leave the device as it was.
+            // Removing without overwriting is better than leaving the device as it was.
             tracing::warn!(file = %self.path.display(), %error, "the Device Key is removed without being overwritten");
         }
         remove_if_there(&self.path)?;
         durable::sync_folder_of(&self.path)
     }
 
-    /// Overwrites the file if there is one.
+    /// Overwrites the file with random bytes, if it exists.
     fn overwrite(&self) -> io::Result<()> {
         let about = match fs::symlink_metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -111,14 +113,14 @@ impl DeviceKeeper for FileDevice {
         match self.options().read(true).open(&self.path) {
             Ok(file) => self.read(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.create().map_err(|error| self.complain(format_args!("cannot be made: {error}")))
+                self.create().map_err(|error| self.complain(format_args!("cannot be created: {error}")))
             }
             Err(error) => Err(self.complain(format_args!("cannot be read: {error}"))),
         }
     }
 
-    /// Overwrites the file, if that can be done, before it is removed. A disk that writes elsewhere than it is told (SSD) may keep the old
-    /// bytes; only encrypting the disk or a TPM helps there.
+    /// Overwrites the file if possible, then removes it. An SSD may write elsewhere and keep the old bytes; only disk
+    /// encryption or a TPM helps against that.
     fn destroy(&self) -> Result<(), String> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.erase().map_err(|error| self.complain(format_args!("cannot be destroyed: {error}")))
@@ -170,7 +172,7 @@ fn value(digit: u8) -> Option<u8> {
 const TAG: &[u8] = b"casemate-device-key-1 ";
 const KEY_BYTES: usize = 32;
 const FILE_BYTES: usize = TAG.len() + 2 * KEY_BYTES + 1;
-/// A file that is no key is overwritten no further than this.
+/// If the file is not a key, at most this many bytes are overwritten.
 const ERASE_MAX_BYTES: usize = 1 << 16;
 
 #[cfg(test)]
@@ -195,7 +197,7 @@ mod tests {
         let text = fs::read_to_string(&first.path).unwrap();
         assert_eq!(text.len(), 22 + 64 + 1);
         assert!(text.starts_with("casemate-device-key-1 ") && text.ends_with('\n'));
-        // Another name of the same file shows what was written before it was removed.
+        // A hard link to the file shows what was written before the file was removed.
         let other = folder.path("other-name");
         fs::hard_link(&first.path, &other).unwrap();
         first.destroy().unwrap();
@@ -228,11 +230,11 @@ mod tests {
         fs::write(&device.path, &good).unwrap();
         for mode in [0o640, 0o604, 0o620] {
             fs::set_permissions(&device.path, fs::Permissions::from_mode(mode)).unwrap();
-            refused("open to other users");
+            refused("can be read or written by other users");
         }
         fs::set_permissions(&device.path, fs::Permissions::from_mode(0o400)).unwrap();
         assert!(device.load().is_ok());
-        // Only root can give a file away.
+        // Only root can change the owner of a file.
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(&device.path, Some(12345), None).unwrap();
             refused("belongs to another user (uid 12345)");
