@@ -11,6 +11,10 @@ pub enum Error {
     /// There is no such thing, or the caller cannot see it. No text: the reply has no body.
     #[error("not found")]
     NotFound(Option<Text>),
+    /// The user whose tags should change does not exist. The reply is a 404 whose JSON body has an empty message, as
+    /// NetHSM answers it.
+    #[error("no such user to tag")]
+    NoUserToTag,
     /// The id is taken.
     #[error("{0}")]
     Exists(Text),

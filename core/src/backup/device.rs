@@ -119,7 +119,7 @@ pub(crate) fn take_over(
     let change = match host.serve_with(&identity) {
         Ok(_) => change.put(LocalPath::Tls, identity.encode().to_vec()),
         Err(why) => {
-            tracing::warn!(target: "hsm.backup", why, "the TLS key in the backup cannot be served; this device keeps its own");
+            tracing::warn!(target: "hsm.backup", %why, "the TLS key in the backup cannot be served; this device keeps its own");
             change
         }
     };

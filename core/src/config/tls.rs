@@ -18,7 +18,7 @@ use crate::crypto::material::Material;
 use crate::crypto::mech::Live;
 use crate::crypto::x509;
 use crate::device::store::LocalChange;
-use crate::error::{Error, Text};
+use crate::error::Error;
 use crate::identity::caller::Caller;
 use crate::identity::right;
 use crate::identity::right::By;
@@ -132,7 +132,7 @@ impl Config<'_> {
             .life
             .off_thread(&*self.device.platform.pool, Work::Slow, Party::ROOT, fit)
             .await?
-            .map_err(|why| Error::Invalid(Text::from(why)))?;
+            .map_err(|why| Error::invalid(why.to_string()))?;
         self.commit_local(by, LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
         swap();
         let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();

@@ -33,7 +33,7 @@ use crate::hsm::phase::{Failed, Locked, Operational, Phase, Provision, Unprovisi
 use crate::identity::caller::{Caller, Denied, Failure};
 use crate::identity::right::Held;
 use crate::identity::users;
-use crate::platform::Platform;
+use crate::platform::{DeviceKeyError, Platform};
 use crate::rows::path::{LocalPath, generation_pointer};
 use crate::rows::tls_identity::TlsIdentity;
 use crate::runtime::lifetime::by_size;
@@ -66,7 +66,7 @@ impl Hsm {
 
     /// Boot, from the Device Key to a phase. `Err` is for the operator: the HSM does not start.
     pub async fn boot(platform: Platform) -> Result<Arc<Self>, BootError> {
-        let key = platform.device.load().map_err(BootError::Device)?;
+        let key = platform.device.load()?;
         let device = Device::new(platform, &key);
         let store = |error: Error| match error {
             Error::Internal(why) => BootError::Sealed(why.into_owned()),
@@ -373,7 +373,7 @@ impl Hsm {
         self.device.platform.host.erase().map_err(|why| Error::internal(format!("factory reset: {why}")))?;
         // The mark is on the disk: there is no way back.
         if let Err(why) = self.device.platform.device.destroy() {
-            tracing::error!(target: "hsm", why, "the Device Key could not be destroyed yet; the boot that follows does it");
+            tracing::error!(target: "hsm", %why, "the Device Key could not be destroyed yet; the boot that follows does it");
         }
         self.enter(Phase::Failed(Failed { resume: None }));
         drop(held);
@@ -535,9 +535,9 @@ async fn recover(device: &Device) -> Result<(), Error> {
 /// Why the HSM does not start. `Display` is a sentence for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
-    /// The Device Key cannot be had.
-    #[error("{0}")]
-    Device(String),
+    /// The Device Key could not be loaded.
+    #[error(transparent)]
+    Device(#[from] DeviceKeyError),
     /// What is stored does not open or makes no sense.
     #[error("{0}")]
     Sealed(String),

@@ -1,5 +1,7 @@
 //! Everything the core needs from the world, passed down and never global, so that a whole HSM can run in one test.
 
+mod error;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use crate::rows::tls_identity::TlsIdentity;
 use crate::runtime::pool::Pool;
 use crate::runtime::{Clock, Rng};
 use crate::store::Store;
+
+pub use error::{Cause, DeviceKeyError, EraseError, ListenError, ServeError};
 
 /// The world as the core sees it.
 #[derive(Clone)]
@@ -32,24 +36,24 @@ pub struct Platform {
 
 /// Keeps the Device Key: a file of mode 0600, a TPM.
 pub trait DeviceKeeper: Send + Sync {
-    /// The Device Key, made at the first call on a new device. `Err` is a sentence for the operator.
-    fn load(&self) -> Result<DeviceKey, String>;
+    /// The Device Key, made at the first call on a new device.
+    fn load(&self) -> Result<DeviceKey, DeviceKeyError>;
     /// Destroys the Device Key, and with it everything sealed under it. The next [`DeviceKeeper::load`] makes a new one.
-    fn destroy(&self) -> Result<(), String>;
+    fn destroy(&self) -> Result<(), DeviceKeyError>;
 }
 
 /// What only the process around the core can do. Reboot and shutdown answer at once and act after the running reply.
 pub trait Host: Send + Sync {
     /// Marks, durably, that Device Key and stores are to be erased: the next boot, even one after a crash, does it before
     /// anything else.
-    fn erase(&self) -> Result<(), String>;
+    fn erase(&self) -> Result<(), EraseError>;
     /// Start over: finish running requests, then run boot again.
     fn reboot(&self);
     /// End the process after running requests.
     fn shutdown(&self);
     /// Checks that TLS can be served with this key and chain, and gives what makes connections from then on get them;
-    /// running ones stay. `Err` is a sentence for the client.
-    fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, String>;
+    /// running ones stay.
+    fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, ServeError>;
     /// Names and addresses the server is reached at, for a certificate; addresses have `IP:` in front.
     fn names(&self) -> Vec<String>;
     /// Serves at these addresses, too, as far as this machine has them, and no longer at those of an earlier call.
@@ -62,10 +66,10 @@ pub trait Host: Send + Sync {
 pub type Swap = Box<dyn FnOnce() + Send>;
 
 /// What came of a network configuration.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Applied {
     /// Where the server listens now because of it, or did already.
     pub serving: Vec<SocketAddr>,
     /// Addresses that are not served, and why.
-    pub stored: Vec<(IpAddr, String)>,
+    pub stored: Vec<(IpAddr, ListenError)>,
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use casemate_api::body::config::{Logging, Network};
 
 use crate::crypto::secret::DeviceKey;
-use crate::platform::{Applied, DeviceKeeper, Host, Swap};
+use crate::platform::{Applied, DeviceKeeper, DeviceKeyError, EraseError, Host, ServeError, Swap};
 use crate::rows::tls_identity::TlsIdentity;
 use crate::runtime::Rng;
 use crate::runtime::party::Party;
@@ -26,13 +26,13 @@ impl SimDevice {
 }
 
 impl DeviceKeeper for SimDevice {
-    fn load(&self) -> Result<DeviceKey, String> {
+    fn load(&self) -> Result<DeviceKey, DeviceKeyError> {
         let mut key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
         let key = key.get_or_insert_with(|| DeviceKey::random(&*self.rng));
         Ok(DeviceKey::new(*key.expose()))
     }
 
-    fn destroy(&self) -> Result<(), String> {
+    fn destroy(&self) -> Result<(), DeviceKeyError> {
         *self.key.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
     }
@@ -85,7 +85,7 @@ impl SimHost {
 }
 
 impl Host for SimHost {
-    fn erase(&self) -> Result<(), String> {
+    fn erase(&self) -> Result<(), EraseError> {
         self.erasures.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -98,7 +98,7 @@ impl Host for SimHost {
         self.shutdowns.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn serve_with(&self, _: &TlsIdentity) -> Result<Swap, String> {
+    fn serve_with(&self, _: &TlsIdentity) -> Result<Swap, ServeError> {
         let swaps = self.swaps.clone();
         Ok(Box::new(move || {
             swaps.fetch_add(1, Ordering::Relaxed);
