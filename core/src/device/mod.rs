@@ -13,17 +13,17 @@ use jiff::{SignedDuration, Timestamp};
 use crate::crypto::seal;
 use crate::crypto::secret::DeviceKey;
 use crate::device::limiter::{Admitted, Guess, Limiter};
-use crate::device::store::Local;
+use crate::device::store::DeviceStore;
 use crate::error::Error;
 use crate::platform::Platform;
-use crate::rows::path::LocalPath;
+use crate::rows::path::DevicePath;
 
 /// What outlives every phase.
 pub struct Device {
     /// The world.
     pub platform: Platform,
     /// What stays on this device.
-    pub store: Local,
+    pub store: DeviceStore,
     /// Guesses at passphrases.
     pub limiter: Arc<Limiter>,
     /// Ten characters that name this device.
@@ -35,7 +35,7 @@ impl Device {
     /// The device with this Device Key. Its time is that of the hardware until [`Device::read_clock_offset`].
     pub fn new(platform: Platform, key: &DeviceKey) -> Arc<Self> {
         Arc::new(Self {
-            store: Local::new(platform.local.clone(), key, platform.rng.clone()),
+            store: DeviceStore::new(platform.local.clone(), key, platform.rng.clone()),
             limiter: Limiter::new(platform.clock.clone()),
             id: device_id(key),
             clock_offset_s: AtomicI64::new(0),
@@ -45,7 +45,7 @@ impl Device {
 
     /// Takes the offset of the HSM's time from its own store.
     pub async fn read_clock_offset(&self) -> Result<(), Error> {
-        let offset = self.store.get(LocalPath::ClockOffset).await?;
+        let offset = self.store.get(DevicePath::ClockOffset).await?;
         let offset = offset.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map_or(0, i64::from_be_bytes);
         self.use_clock_offset(offset);
         Ok(())

@@ -7,15 +7,15 @@
 //! | staging a restore | undone: the current generation was not touched |
 //! | importing a restore | finished as soon as the Domain Key is there, at unlock or at an unattended boot |
 
-use crate::device::store::{Local, LocalChange};
+use crate::device::store::{DeviceStore, DeviceStoreChange};
 use crate::error::Error;
 use crate::rows::encoding::{BadRecord, Reader, Writer};
-use crate::rows::path::{Generation, LocalPath};
+use crate::rows::path::{DevicePath, Generation};
 use crate::rows::staged::Version;
 
 /// What was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum Procedure {
     /// The HSM is being provisioned.
     Provision,
     /// The entries of a backup are being written into this generation, or converted from it into the next.
@@ -35,20 +35,20 @@ pub(crate) enum Step {
 /// How a provisioning was noted before there were other steps.
 const OLD_PROVISION: &[u8] = b"provision";
 
-impl Step {
+impl Procedure {
     pub(crate) fn encode(self) -> Vec<u8> {
         let writer = Writer::new(1);
         let writer = match self {
-            Step::Provision => writer.u8(1),
-            Step::Stage { generation } => writer.u8(2).u32(generation),
-            Step::Import { generation, version } => writer.u8(3).u32(generation).u8(version.byte()),
+            Procedure::Provision => writer.u8(1),
+            Procedure::Stage { generation } => writer.u8(2).u32(generation),
+            Procedure::Import { generation, version } => writer.u8(3).u32(generation).u8(version.byte()),
         };
         writer.finish().to_vec()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
         if bytes == OLD_PROVISION {
-            return Ok(Step::Provision);
+            return Ok(Procedure::Provision);
         }
         let (version, mut reader) = Reader::open(bytes)?;
         if version != 1 {
@@ -56,9 +56,9 @@ impl Step {
         }
         let unknown = BadRecord("it names an unknown procedure");
         let step = match reader.u8()? {
-            1 => Step::Provision,
-            2 => Step::Stage { generation: reader.u32()? },
-            3 => Step::Import { generation: reader.u32()?, version: Version::of(reader.u8()?).ok_or(unknown)? },
+            1 => Procedure::Provision,
+            2 => Procedure::Stage { generation: reader.u32()? },
+            3 => Procedure::Import { generation: reader.u32()?, version: Version::of(reader.u8()?).ok_or(unknown)? },
             _ => return Err(unknown),
         };
         reader.end()?;
@@ -66,15 +66,16 @@ impl Step {
     }
 
     /// What was begun and is not over.
-    pub(crate) async fn noted(local: &Local) -> Result<Option<Self>, Error> {
-        let Some(bytes) = local.get(LocalPath::Step).await? else { return Ok(None) };
-        let step = Step::decode(&bytes).map_err(|why| Error::internal(format!("the note of a procedure: {why}")))?;
+    pub(crate) async fn noted(local: &DeviceStore) -> Result<Option<Self>, Error> {
+        let Some(bytes) = local.get(DevicePath::Procedure).await? else { return Ok(None) };
+        let step =
+            Procedure::decode(&bytes).map_err(|why| Error::internal(format!("the note of a procedure: {why}")))?;
         Ok(Some(step))
     }
 
     /// Adds the note to `change`.
-    pub(crate) fn note(self, change: LocalChange) -> LocalChange {
-        change.put(LocalPath::Step, self.encode())
+    pub(crate) fn note(self, change: DeviceStoreChange) -> DeviceStoreChange {
+        change.put(DevicePath::Procedure, self.encode())
     }
 }
 
@@ -86,19 +87,19 @@ mod tests {
     fn stored_steps_of_every_version_are_read() {
         let golden = include_str!("../../testdata/formats/steps-v1.txt");
         let steps = [
-            Step::Provision,
-            Step::Stage { generation: 0x0102 },
-            Step::Import { generation: 7, version: Version::V0 },
-            Step::Import { generation: 7, version: Version::V1 },
+            Procedure::Provision,
+            Procedure::Stage { generation: 0x0102 },
+            Procedure::Import { generation: 7, version: Version::V0 },
+            Procedure::Import { generation: 7, version: Version::V1 },
         ];
         assert_eq!(golden.lines().count(), steps.len());
         for (step, line) in steps.into_iter().zip(golden.lines()) {
             assert_eq!(base16ct::lower::encode_string(&step.encode()), line);
-            assert_eq!(Step::decode(&step.encode()), Ok(step));
+            assert_eq!(Procedure::decode(&step.encode()), Ok(step));
         }
-        assert_eq!(Step::decode(b"provision"), Ok(Step::Provision));
+        assert_eq!(Procedure::decode(b"provision"), Ok(Procedure::Provision));
         for bad in [&b""[..], b"\x01", b"\x02\x01", b"\x01\x04", b"\x01\x01\x00", b"\x01\x03\0\0\0\x07\x02"] {
-            assert!(Step::decode(bad).is_err());
+            assert!(Procedure::decode(bad).is_err());
         }
     }
 }

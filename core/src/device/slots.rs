@@ -7,25 +7,28 @@
 use crate::crypto::kdf;
 use crate::crypto::seal;
 use crate::crypto::secret::{DomainKey, SecretBytes, UnlockKey};
-use crate::device::store::{Local, LocalChange};
+use crate::device::store::{DeviceStore, DeviceStoreChange};
 use crate::error::Error;
 use crate::platform::Platform;
-use crate::rows::path::LocalPath;
+use crate::rows::path::DevicePath;
 use crate::runtime::party::Party;
 use crate::runtime::pool::{Work, run_on};
 
 const SLOT0_AAD: &[u8] = b"passphrase";
 
 /// The rows that open the Domain Key and the time that came with them, and where a restore keeps them until it is over.
-const FORMER: [(LocalPath, LocalPath); 4] = [
-    (LocalPath::Slot0, LocalPath::FormerSlot0),
-    (LocalPath::Slot1, LocalPath::FormerSlot1),
-    (LocalPath::UnlockSalt, LocalPath::FormerSalt),
-    (LocalPath::ClockOffset, LocalPath::FormerClockOffset),
+const FORMER: [(DevicePath, DevicePath); 4] = [
+    (DevicePath::Slot0, DevicePath::FormerSlot0),
+    (DevicePath::Slot1, DevicePath::FormerSlot1),
+    (DevicePath::UnlockSalt, DevicePath::FormerSalt),
+    (DevicePath::ClockOffset, DevicePath::FormerClockOffset),
 ];
 
 /// Adds to `change` that the slots and the time of now are kept: if what a restore brings cannot be used, they come back.
-pub(crate) async fn keep_former(mut change: LocalChange, local: &Local) -> Result<LocalChange, Error> {
+pub(crate) async fn keep_former(
+    mut change: DeviceStoreChange,
+    local: &DeviceStore,
+) -> Result<DeviceStoreChange, Error> {
     for (now, former) in FORMER {
         change = match local.get(now).await? {
             Some(value) => change.put(former, value.to_vec()),
@@ -36,7 +39,10 @@ pub(crate) async fn keep_former(mut change: LocalChange, local: &Local) -> Resul
 }
 
 /// Adds to `change` that the slots and the time of before come back, or that there are none again.
-pub(crate) async fn back_to_former(mut change: LocalChange, local: &Local) -> Result<LocalChange, Error> {
+pub(crate) async fn back_to_former(
+    mut change: DeviceStoreChange,
+    local: &DeviceStore,
+) -> Result<DeviceStoreChange, Error> {
     for (now, former) in FORMER {
         change = match local.get(former).await? {
             Some(value) => change.put(now, value.to_vec()).delete(former),
@@ -47,7 +53,7 @@ pub(crate) async fn back_to_former(mut change: LocalChange, local: &Local) -> Re
 }
 
 /// Adds to `change` that the slots and the time of before are gone for good.
-pub(crate) fn forget_former(change: LocalChange) -> LocalChange {
+pub(crate) fn forget_former(change: DeviceStoreChange) -> DeviceStoreChange {
     FORMER.into_iter().fold(change, |change, (_, former)| change.delete(former))
 }
 
@@ -59,17 +65,17 @@ async fn unlock_key(platform: &Platform, party: Party, passphrase: &[u8], salt: 
 
 /// Adds slot 0 for `passphrase`, under a fresh salt, to `change`.
 pub(crate) async fn with_slot0(
-    change: LocalChange,
+    change: DeviceStoreChange,
     platform: &Platform,
     party: Party,
     passphrase: &[u8],
     domain: &DomainKey,
-) -> Result<LocalChange, Error> {
+) -> Result<DeviceStoreChange, Error> {
     let mut salt = [0; 16];
     platform.rng.fill(&mut salt);
     let key = unlock_key(platform, party, passphrase, salt).await?;
     let inner = seal::seal(key.expose(), SLOT0_AAD, domain.expose(), &*platform.rng);
-    Ok(change.put(LocalPath::UnlockSalt, salt.to_vec()).put(LocalPath::Slot0, inner))
+    Ok(change.put(DevicePath::UnlockSalt, salt.to_vec()).put(DevicePath::Slot0, inner))
 }
 
 /// One of the two slots that a passphrase may open.
@@ -92,10 +98,10 @@ pub(crate) struct Slot0 {
 
 impl Slot0 {
     /// As it is stored now; `None`: there is none.
-    pub(crate) async fn read(local: &Local, which: Which) -> Result<Option<Self>, Error> {
+    pub(crate) async fn read(local: &DeviceStore, which: Which) -> Result<Option<Self>, Error> {
         let (salt, slot) = match which {
-            Which::Now => (LocalPath::UnlockSalt, LocalPath::Slot0),
-            Which::Former => (LocalPath::FormerSalt, LocalPath::FormerSlot0),
+            Which::Now => (DevicePath::UnlockSalt, DevicePath::Slot0),
+            Which::Former => (DevicePath::FormerSalt, DevicePath::FormerSlot0),
         };
         let Some(inner) = local.get(slot).await? else { return Ok(None) };
         let salt = local.get(salt).await?.and_then(|salt| <[u8; 16]>::try_from(salt.as_slice()).ok());
@@ -117,12 +123,12 @@ impl Slot0 {
 }
 
 /// Opens slot 1. `None`: unattended boot is off.
-pub(crate) async fn open_slot1(local: &Local) -> Result<Option<DomainKey>, Error> {
-    let Some(domain) = local.get(LocalPath::Slot1).await? else { return Ok(None) };
+pub(crate) async fn open_slot1(local: &DeviceStore) -> Result<Option<DomainKey>, Error> {
+    let Some(domain) = local.get(DevicePath::Slot1).await? else { return Ok(None) };
     DomainKey::from_slice(&domain).ok_or_else(|| Error::internal("slot 1 is damaged")).map(Some)
 }
 
 /// Whether the device boots to Operational by itself.
-pub(crate) async fn is_unattended(store: &Local) -> Result<bool, Error> {
-    Ok(store.get(LocalPath::Slot1).await?.is_some())
+pub(crate) async fn is_unattended(store: &DeviceStore) -> Result<bool, Error> {
+    Ok(store.get(DevicePath::Slot1).await?.is_some())
 }

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::crypto::seal;
 use crate::crypto::secret::{DeviceKey, StoreKey};
 use crate::error::Error;
-use crate::rows::path::LocalPath;
+use crate::rows::path::DevicePath;
 use crate::rows::table::{open_row, seal_row};
 use crate::runtime::Rng;
 use crate::store::applied;
@@ -18,7 +18,7 @@ use crate::store::{Outcome, Path, Range, Read, Revision, Room, Store, Txn};
 pub type Opened = (Path, Option<Zeroizing<Vec<u8>>>);
 
 /// The device's own store.
-pub struct Local {
+pub struct DeviceStore {
     store: Arc<dyn Store>,
     key: StoreKey,
     /// Seals the slots in backups, so that they open on this device.
@@ -34,25 +34,25 @@ pub struct Local {
 
 /// Rows to write and remove together.
 #[derive(Default)]
-pub struct LocalChange {
-    put: Vec<(LocalPath, Zeroizing<Vec<u8>>)>,
-    delete: Vec<LocalPath>,
+pub struct DeviceStoreChange {
+    put: Vec<(DevicePath, Zeroizing<Vec<u8>>)>,
+    delete: Vec<DevicePath>,
 }
 
-impl LocalChange {
+impl DeviceStoreChange {
     /// Writes a row.
-    pub fn put(mut self, path: LocalPath, value: impl Into<Vec<u8>>) -> Self {
+    pub fn put(mut self, path: DevicePath, value: impl Into<Vec<u8>>) -> Self {
         self.put.push((path, Zeroizing::new(value.into())));
         self
     }
     /// Removes a row; an absent one is no error.
-    pub fn delete(mut self, path: LocalPath) -> Self {
+    pub fn delete(mut self, path: DevicePath) -> Self {
         self.delete.push(path);
         self
     }
 }
 
-impl Local {
+impl DeviceStore {
     /// The store, sealed under a key derived from `device`.
     pub fn new(store: Arc<dyn Store>, device: &DeviceKey, rng: Arc<dyn Rng>) -> Self {
         let key = |purpose: &[u8]| seal::derive(device.expose(), &[purpose]);
@@ -68,7 +68,7 @@ impl Local {
     }
 
     /// One row, unsealed.
-    pub async fn get(&self, path: LocalPath) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    pub async fn get(&self, path: DevicePath) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
         let name = path.path();
         let Some(found) = self.store.get(&name, Read::Local).await? else { return Ok(None) };
         let value = open_row(&self.key, &name, &found.value).map_err(|why| {
@@ -80,7 +80,7 @@ impl Local {
     }
 
     /// Rows from `start` to before `end`, in order, at most `limit`; `None` stands for one that does not open.
-    pub async fn page(&self, start: LocalPath, end: LocalPath, limit: usize) -> Result<Vec<Opened>, Error> {
+    pub async fn page(&self, start: DevicePath, end: DevicePath, limit: usize) -> Result<Vec<Opened>, Error> {
         let range = Range { start: start.path(), end: Some(end.path()), limit, keys_only: false };
         let page = self.store.range(range, Read::Local).await?;
         let open = |(path, found): (Path, crate::store::Versioned)| {
@@ -91,7 +91,7 @@ impl Local {
     }
 
     /// Removes the rows from `start` to before `end`, in steps that may be repeated.
-    pub async fn sweep(&self, start: LocalPath, end: LocalPath) -> Result<(), Error> {
+    pub async fn sweep(&self, start: DevicePath, end: DevicePath) -> Result<(), Error> {
         loop {
             let range = Range { start: start.path(), end: Some(end.path()), limit: LIST_PAGE_ROWS, keys_only: true };
             let page = self.store.range(range, Read::Local).await?;
@@ -116,8 +116,8 @@ impl Local {
     }
 
     /// Applies `change` whole. It is durable when this returns.
-    pub async fn commit(&self, change: LocalChange) -> Result<(), Error> {
-        let seal = |(path, value): &(LocalPath, Zeroizing<Vec<u8>>)| {
+    pub async fn commit(&self, change: DeviceStoreChange) -> Result<(), Error> {
+        let seal = |(path, value): &(DevicePath, Zeroizing<Vec<u8>>)| {
             let path = path.path();
             let sealed = seal_row(&self.key, &path, Revision::default(), value, &*self.rng);
             (path, sealed)

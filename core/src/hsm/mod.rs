@@ -24,9 +24,9 @@ use crate::config::parse_time;
 use crate::crypto::secret::DomainKey;
 use crate::device::Device;
 use crate::device::limiter::{Admitted, Guess};
-use crate::device::procedure::Step;
+use crate::device::procedure::Procedure;
 use crate::device::slots::{Slot0, Which};
-use crate::device::store::LocalChange;
+use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
 use crate::hsm::phase::undo_provisioning;
 use crate::hsm::phase::{Failed, Locked, Operational, Phase, Provision, Unprovisioned};
@@ -34,7 +34,7 @@ use crate::identity::caller::{Caller, Denied, Failure};
 use crate::identity::right::Held;
 use crate::identity::users;
 use crate::platform::{DeviceKeyError, Platform};
-use crate::rows::path::{LocalPath, generation_pointer};
+use crate::rows::path::{DevicePath, generation_pointer};
 use crate::rows::tls_identity::TlsIdentity;
 use crate::runtime::lifetime::by_size;
 use crate::runtime::party::Party;
@@ -82,7 +82,7 @@ impl Hsm {
         }
         let audit = Arc::new(Audit::open(device.clone()).await.map_err(store)?);
         let provisioned =
-            async || Ok::<_, BootError>(device.store.get(LocalPath::Slot0).await.map_err(store)?.is_some());
+            async || Ok::<_, BootError>(device.store.get(DevicePath::Slot0).await.map_err(store)?.is_some());
         let unprovisioned = || Phase::Unprovisioned(Arc::new(Unprovisioned::new(device.clone())));
         let phase = if provisioned().await? {
             let locked = Locked::new(device.clone());
@@ -205,7 +205,7 @@ impl Hsm {
             // A restore may have turned out to be of no use, and was undone.
             self.device.read_clock_offset().await?;
         }
-        if matches!(unlocked, Err(Error::Invalid(_))) && self.device.store.get(LocalPath::Slot0).await?.is_none() {
+        if matches!(unlocked, Err(Error::Invalid(_))) && self.device.store.get(DevicePath::Slot0).await?.is_none() {
             // A restore on a new device that turned out to be of no use was undone.
             self.enter(self.unprovisioned());
         }
@@ -486,7 +486,7 @@ impl Hsm {
     /// One look at both stores; `missed` looks before it found them away. Returns how many there are now.
     pub async fn probe(&self, missed: u32) -> u32 {
         let shared = self.device.platform.store.get(&generation_pointer(), Read::Fresh).await;
-        let local = self.device.platform.local.get(&LocalPath::Slot0.path(), Read::Local).await;
+        let local = self.device.platform.local.get(&DevicePath::Slot0.path(), Read::Local).await;
         let reachable = !is_away(&shared) && !is_away(&local);
         let _guard = self.transition.lock().await;
         match (&*self.phase(), reachable) {
@@ -505,11 +505,11 @@ impl Hsm {
         &self,
         make: impl FnOnce(&Platform) -> Result<TlsIdentity, Error>,
     ) -> Result<TlsIdentity, Error> {
-        if let Some(stored) = self.device.store.get(LocalPath::Tls).await? {
+        if let Some(stored) = self.device.store.get(DevicePath::Tls).await? {
             return TlsIdentity::decode(&stored).map_err(|why| Error::internal(why.to_string()));
         }
         let identity = make(&self.device.platform)?;
-        self.device.store.commit(LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
+        self.device.store.commit(DeviceStoreChange::default().put(DevicePath::Tls, identity.encode().to_vec())).await?;
         Ok(identity)
     }
 }
@@ -517,13 +517,13 @@ impl Hsm {
 /// Undoes at boot what a crash interrupted and what must not be finished.
 async fn recover(device: &Device) -> Result<(), Error> {
     let Device { platform, store: local, .. } = device;
-    match Step::noted(local).await? {
-        None | Some(Step::Import { .. }) => Ok(()),
-        Some(Step::Provision) => {
+    match Procedure::noted(local).await? {
+        None | Some(Procedure::Import { .. }) => Ok(()),
+        Some(Procedure::Provision) => {
             tracing::warn!(target: "hsm", "a provisioning was interrupted; it is undone");
             undo_provisioning(platform, local).await
         }
-        Some(Step::Stage { .. }) => {
+        Some(Procedure::Stage { .. }) => {
             tracing::warn!(target: "hsm", "a restore was interrupted; what it staged is removed");
             // Nobody can see it, so a disk that is full is no reason not to start.
             clear_up(platform, local).await;

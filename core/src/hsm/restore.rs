@@ -35,14 +35,14 @@ use crate::config::parse_time;
 use crate::crypto::seal;
 use crate::crypto::secret::{BackupKey, DomainKey};
 use crate::device::Device;
-use crate::device::procedure::Step;
+use crate::device::procedure::Procedure;
 use crate::device::slots;
-use crate::device::store::LocalChange;
+use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
 use crate::hsm::phase::{Locked, Operational, Phase, Unprovisioned};
 use crate::hsm::{hold_soon, wrong_state};
 use crate::identity::caller::Caller;
-use crate::rows::path::{Generation, LocalPath};
+use crate::rows::path::{DevicePath, Generation};
 use crate::runtime::party::Party;
 use crate::runtime::pool::{Work, run_on};
 
@@ -239,9 +239,9 @@ impl Restore {
         }
         let undone = async {
             let _guard = self.hsm.transition.lock().await;
-            if let Some(Step::Stage { .. }) = Step::noted(&self.hsm.device.store).await? {
+            if let Some(Procedure::Stage { .. }) = Procedure::noted(&self.hsm.device.store).await? {
                 stage::sweep(&self.hsm.device.platform).await?;
-                self.hsm.device.store.commit(LocalChange::default().delete(LocalPath::Step)).await?;
+                self.hsm.device.store.commit(DeviceStoreChange::default().delete(DevicePath::Procedure)).await?;
             }
             Ok::<(), Error>(())
         };
@@ -306,12 +306,12 @@ impl Restore {
         let Device { platform, store: local, .. } = &*self.hsm.device;
         let _guard = self.hsm.transition.lock().await;
         self.check_phase()?;
-        if let Some(Step::Import { .. }) = Step::noted(local).await? {
+        if let Some(Procedure::Import { .. }) = Procedure::noted(local).await? {
             return Err(Error::Unavailable("An earlier restore is not over. Reboot and unlock the HSM first.".into()));
         }
         let (current, expect) = stage::pointer(platform).await?;
         let generation = current.unwrap_or(0) + 1;
-        local.commit(Step::Stage { generation }.note(LocalChange::default())).await?;
+        local.commit(Procedure::Stage { generation }.note(DeviceStoreChange::default())).await?;
         stage::sweep(platform).await?;
         self.staging = Some(Staging::new(self.hsm.device.clone(), generation, expect));
         let (version, device, ours) = (head.version.byte(), &head.device_id, head.ours);
@@ -379,8 +379,8 @@ impl Restore {
     async fn locked_alike(&self, slots: &Slots) -> Result<bool, Error> {
         let local = &self.hsm.device.store;
         let same = |own: Option<Zeroizing<Vec<u8>>>, other: &[u8]| own.is_some_and(|own| own.as_slice() == other);
-        Ok(same(local.get(LocalPath::Slot0).await?, &slots.locked)
-            && same(local.get(LocalPath::UnlockSalt).await?, &slots.salt))
+        Ok(same(local.get(DevicePath::Slot0).await?, &slots.locked)
+            && same(local.get(DevicePath::UnlockSalt).await?, &slots.salt))
     }
 
     /// Seconds from the hardware clock to the HSM's, if the arguments set the time: that time, and the time since.
@@ -448,7 +448,10 @@ impl Restore {
         hsm.close(old).await;
         if let Some(offset_s) = self.wanted_offset_s() {
             let _changing = hsm.device.store.changing.lock().await;
-            hsm.device.store.commit(LocalChange::default().put(LocalPath::ClockOffset, offset_s.to_be_bytes())).await?;
+            hsm.device
+                .store
+                .commit(DeviceStoreChange::default().put(DevicePath::ClockOffset, offset_s.to_be_bytes()))
+                .await?;
             hsm.device.use_clock_offset(offset_s);
         }
         drop(guard);
@@ -459,11 +462,11 @@ impl Restore {
     /// Makes the Domain Key of the backup this HSM's; its entries wait until it is unlocked.
     async fn take_over(&self, head: &Head, slots: Slots, generation: Generation) -> Result<(), Error> {
         let hsm = &self.hsm;
-        let step = Step::Import { generation, version: head.version };
+        let step = Procedure::Import { generation, version: head.version };
         let mut change = step
-            .note(LocalChange::default())
-            .put(LocalPath::Slot0, slots.locked)
-            .put(LocalPath::UnlockSalt, slots.salt);
+            .note(DeviceStoreChange::default())
+            .put(DevicePath::Slot0, slots.locked)
+            .put(DevicePath::UnlockSalt, slots.salt);
         let mut offset_s = self.wanted_offset_s();
         let mut unattended = None;
         if let Origin::Unprovisioned(_) = self.origin {
@@ -476,11 +479,11 @@ impl Restore {
         }
         let unattended_boot = unattended.is_some();
         change = match unattended {
-            Some(domain) => change.put(LocalPath::Slot1, domain.expose().to_vec()),
-            None => change.delete(LocalPath::Slot1),
+            Some(domain) => change.put(DevicePath::Slot1, domain.expose().to_vec()),
+            None => change.delete(DevicePath::Slot1),
         };
         if let Some(offset_s) = offset_s {
-            change = change.put(LocalPath::ClockOffset, offset_s.to_be_bytes());
+            change = change.put(DevicePath::ClockOffset, offset_s.to_be_bytes());
         }
 
         let guard = hsm.transition.lock().await;
@@ -521,7 +524,7 @@ impl Restore {
                 Err(error) => {
                     tracing::error!(target: "hsm", %error, "the restored HSM cannot boot unattended now; it is Locked");
                     hsm.device.read_clock_offset().await?;
-                    if hsm.device.store.get(LocalPath::Slot0).await?.is_none() {
+                    if hsm.device.store.get(DevicePath::Slot0).await?.is_none() {
                         // Its file turned out to be of no use, and the restore was undone.
                         hsm.enter(hsm.unprovisioned());
                         return Err(error);
@@ -535,19 +538,19 @@ impl Restore {
 
     /// Writes the slots of the backup and the note beside them. If the store does not say whether it did, the note tells.
     /// The slots that it replaces are kept, as they are now: the caller holds whatever keeps them from being changed.
-    async fn commit_import(&self, change: LocalChange, step: Step) -> Result<(), Error> {
+    async fn commit_import(&self, change: DeviceStoreChange, step: Procedure) -> Result<(), Error> {
         let local = &self.hsm.device.store;
         let change = slots::keep_former(change, local).await?;
         match local.commit(change).await {
-            Err(_) if matches!(Step::noted(local).await, Ok(Some(noted)) if noted == step) => Ok(()),
+            Err(_) if matches!(Procedure::noted(local).await, Ok(Some(noted)) if noted == step) => Ok(()),
             result => result,
         }
     }
 
     /// Whether what is staged still is this restore's.
     async fn check_step(&self, generation: Generation) -> Result<(), Error> {
-        match Step::noted(&self.hsm.device.store).await? {
-            Some(Step::Stage { generation: noted }) if noted == generation => Ok(()),
+        match Procedure::noted(&self.hsm.device.store).await? {
+            Some(Procedure::Stage { generation: noted }) if noted == generation => Ok(()),
             _ => Err(Error::Unavailable("The HSM was changed during the restore. Try again.".into())),
         }
     }

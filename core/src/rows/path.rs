@@ -113,7 +113,7 @@ pub(super) const TABLE_BYTES: usize = 6;
 
 /// A row of the device's own store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LocalPath {
+pub enum DevicePath {
     /// The Domain Key under the Unlock Key: attended boot.
     Slot0,
     /// The Domain Key under the Device Key alone: unattended boot.
@@ -139,7 +139,7 @@ pub enum LocalPath {
     /// Time servers to follow.
     Ntp,
     /// A procedure that was begun and must be finished or undone at boot.
-    Step,
+    Procedure,
     /// The key that signs checkpoints of the audit log.
     AuditKey,
     /// Where the audit log begins and ends.
@@ -150,27 +150,27 @@ pub enum LocalPath {
     AuditCheckpoint(u64),
 }
 
-impl LocalPath {
+impl DevicePath {
     /// The path as the store takes it.
     pub fn path(self) -> Path {
         let text: &[u8] = match self {
-            LocalPath::Slot0 => b"slot/0",
-            LocalPath::Slot1 => b"slot/1",
-            LocalPath::UnlockSalt => b"unlock-salt",
-            LocalPath::FormerSlot0 => b"former/slot/0",
-            LocalPath::FormerSlot1 => b"former/slot/1",
-            LocalPath::FormerSalt => b"former/unlock-salt",
-            LocalPath::FormerClockOffset => b"former/clock-offset",
-            LocalPath::ClockOffset => b"clock-offset",
-            LocalPath::Tls => b"tls",
-            LocalPath::Network => b"network",
-            LocalPath::Logging => b"logging",
-            LocalPath::Ntp => b"ntp",
-            LocalPath::Step => b"step",
-            LocalPath::AuditKey => b"audit/key",
-            LocalPath::AuditHead => b"audit/head",
-            LocalPath::AuditRecord(sequence) => return numbered(b"audit/record/", sequence),
-            LocalPath::AuditCheckpoint(sequence) => return numbered(b"audit/checkpoint/", sequence),
+            DevicePath::Slot0 => b"slot/0",
+            DevicePath::Slot1 => b"slot/1",
+            DevicePath::UnlockSalt => b"unlock-salt",
+            DevicePath::FormerSlot0 => b"former/slot/0",
+            DevicePath::FormerSlot1 => b"former/slot/1",
+            DevicePath::FormerSalt => b"former/unlock-salt",
+            DevicePath::FormerClockOffset => b"former/clock-offset",
+            DevicePath::ClockOffset => b"clock-offset",
+            DevicePath::Tls => b"tls",
+            DevicePath::Network => b"network",
+            DevicePath::Logging => b"logging",
+            DevicePath::Ntp => b"ntp",
+            DevicePath::Procedure => b"step",
+            DevicePath::AuditKey => b"audit/key",
+            DevicePath::AuditHead => b"audit/head",
+            DevicePath::AuditRecord(sequence) => return numbered(b"audit/record/", sequence),
+            DevicePath::AuditCheckpoint(sequence) => return numbered(b"audit/checkpoint/", sequence),
         };
         Path(Box::from(text))
     }

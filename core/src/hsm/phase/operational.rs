@@ -12,14 +12,14 @@ use crate::crypto::secret::DomainKey;
 use crate::device::Device;
 use crate::device::limiter::Guess;
 use crate::device::slots::{self, Slot0, Which};
-use crate::device::store::LocalChange;
+use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
 use crate::identity::caller::{self, Caller, Evidence, Failure, LoginState, Logins};
 use crate::identity::right::{Held, Rights};
 use crate::identity::users::{self, Users};
 use crate::keys::namespaces::Namespaces;
 use crate::keys::ring::{KeyState, Keyring};
-use crate::rows::path::LocalPath;
+use crate::rows::path::DevicePath;
 use crate::rows::table::{CacheFigures, Row};
 use crate::rows::tables::Tables;
 use crate::rows::user::UserRecord;
@@ -125,10 +125,10 @@ impl Operational {
     pub async fn set_unattended_boot(&self, by: &Caller, on: bool) -> Result<(), Error> {
         let _guard = self.device.store.changing_unlock.lock().await;
         // With the guard held: a restore that replaces the slots closes the phase before it gives the guard back.
-        let change = LocalChange::default();
+        let change = DeviceStoreChange::default();
         let change = match on {
-            true => change.put(LocalPath::Slot1, self.domain.expose().to_vec()),
-            false => change.delete(LocalPath::Slot1),
+            true => change.put(DevicePath::Slot1, self.domain.expose().to_vec()),
+            false => change.delete(DevicePath::Slot1),
         };
         self.commit_local(by, change).await
     }
@@ -156,12 +156,12 @@ impl Operational {
         if !opened.ct_eq(&self.domain) {
             return Err(Error::internal("slot 0 holds another Domain Key"));
         }
-        let change = LocalChange::default();
+        let change = DeviceStoreChange::default();
         let change = slots::with_slot0(change, platform, party, new.expose(), &self.domain).await?;
         self.commit_local(by, change).await
     }
 
-    async fn commit_local(&self, by: &Caller, change: LocalChange) -> Result<(), Error> {
+    async fn commit_local(&self, by: &Caller, change: DeviceStoreChange) -> Result<(), Error> {
         self.rights.commit_local(&self.tables, &self.device.store, by, change).await
     }
 

@@ -8,13 +8,13 @@ use casemate_api::{Passphrase, Role, UserId};
 
 use crate::crypto::secret::DomainKey;
 use crate::device::Device;
-use crate::device::procedure::Step;
+use crate::device::procedure::Procedure;
 use crate::device::slots;
-use crate::device::store::{Local, LocalChange};
+use crate::device::store::{DeviceStore, DeviceStoreChange};
 use crate::error::Error;
 use crate::identity::users;
 use crate::platform::Platform;
-use crate::rows::path::{Generation, LocalPath, RowPath, generation_pointer};
+use crate::rows::path::{DevicePath, Generation, RowPath, generation_pointer};
 use crate::rows::table::RowKey;
 use crate::rows::user::UserRecord;
 use crate::runtime::party::Party;
@@ -53,13 +53,14 @@ impl Unprovisioned {
             users::digest(&self.device.platform, Party::Hsm, "adminPassphrase", &wanted.admin_passphrase).await?;
         let passphrase = wanted.unlock_passphrase.expose();
         let slots =
-            slots::with_slot0(LocalChange::default(), &self.device.platform, Party::Hsm, passphrase, &domain).await?;
+            slots::with_slot0(DeviceStoreChange::default(), &self.device.platform, Party::Hsm, passphrase, &domain)
+                .await?;
 
-        self.device.store.commit(Step::Provision.note(without_slots())).await?;
+        self.device.store.commit(Procedure::Provision.note(without_slots())).await?;
         sweep(&self.device.platform).await?;
         self.write_admin(&domain, digest).await?;
         let offset = wanted.clock_offset_s.to_be_bytes();
-        self.device.store.commit(slots.put(LocalPath::ClockOffset, offset).delete(LocalPath::Step)).await?;
+        self.device.store.commit(slots.put(DevicePath::ClockOffset, offset).delete(DevicePath::Procedure)).await?;
         Ok(domain)
     }
 
@@ -81,15 +82,15 @@ impl Unprovisioned {
 }
 
 /// Undoes a provisioning that a crash interrupted. Nothing of it was acknowledged.
-pub(crate) async fn undo(platform: &Platform, local: &Local) -> Result<(), Error> {
+pub(crate) async fn undo(platform: &Platform, local: &DeviceStore) -> Result<(), Error> {
     sweep(platform).await?;
-    local.commit(without_slots().delete(LocalPath::Step)).await
+    local.commit(without_slots().delete(DevicePath::Procedure)).await
 }
 
 /// Removes what an earlier attempt may have left if its last answer was lost: slots without a shared store are no use.
-fn without_slots() -> LocalChange {
-    let slots = [LocalPath::Slot0, LocalPath::Slot1, LocalPath::UnlockSalt, LocalPath::ClockOffset];
-    slots.into_iter().fold(LocalChange::default(), LocalChange::delete)
+fn without_slots() -> DeviceStoreChange {
+    let slots = [DevicePath::Slot0, DevicePath::Slot1, DevicePath::UnlockSalt, DevicePath::ClockOffset];
+    slots.into_iter().fold(DeviceStoreChange::default(), DeviceStoreChange::delete)
 }
 
 /// Removes every row of the shared store.
