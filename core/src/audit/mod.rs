@@ -36,7 +36,7 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::rows::path::DevicePath;
 use crate::runtime::Clock;
-use crate::runtime::pool::first_of;
+use crate::runtime::pool::race;
 
 /// The audit log of one device.
 pub struct Audit {
@@ -120,7 +120,7 @@ impl Audit {
     pub async fn intent_if_possible(&self, act: &Act) -> Option<u64> {
         let mut sequence = None;
         let intent = async { sequence = self.intent(act).await.ok() };
-        first_of(intent, self.clock.sleep(Duration::from_millis(AUDIT_PATIENCE_MS))).await;
+        race(intent, self.clock.sleep(Duration::from_millis(AUDIT_PATIENCE_MS))).await;
         if sequence.is_none() {
             tracing::error!(target: "audit", endpoint = act.endpoint, "this is carried out without a record of its intent");
         }

@@ -1,8 +1,8 @@
-//! Brings rows that earlier versions wrote into the form of today, when a generation is opened.
+//! Migrates rows that earlier versions wrote, when a generation is opened.
 //!
-//! Until 0.1.0, table 6 held single values of the whole HSM under their names, two of them sealed under its own key and three
-//! under that of the namespaces. Each has a table of its own now. A row is moved in one transaction, so a crash leaves it in
-//! the one place or in the other.
+//! Until 0.1.0, table 6 held single values of the whole HSM under their names: two sealed under that table's key and three
+//! under the key of the namespaces. Each has its own table now. A row is moved in one transaction, so after a crash it is in
+//! exactly one of the two places.
 
 use casemate_api::limits::{LIST_PAGE_ROWS, STORE_TXN_MAX_OPS};
 
@@ -20,10 +20,11 @@ use crate::rows::table::{RowKey, SealedRow, open_row};
 use crate::runtime::Rng;
 use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Room, Store, Txn, Versioned};
 
-/// Empties table 6 of `generation` into the tables that have its rows now. `fence` is a guard of every write.
+/// Moves the rows of table 6 of `generation` to the tables that hold them now. `fence` guards every write.
 ///
 /// # Errors
-/// [`Error::Internal`] for a row that does not open or that no version wrote: nothing is given up silently.
+/// [`Error::Internal`] for a row that does not open or that no version wrote; such rows are never dropped silently.
+/// [`Error::Unavailable`] if something else wrote to the rows at the same time.
 pub(super) async fn to_tables_of_their_own(
     store: &dyn Store,
     rng: &dyn Rng,
@@ -52,7 +53,7 @@ pub(super) async fn to_tables_of_their_own(
         }
         for outcome in store.commit(txns).await? {
             match outcome {
-                // What may have been applied is looked for again.
+                // The next round reads the rows again, so an unknown outcome needs no special treatment.
                 Outcome::Committed(_) | Outcome::Unknown => {}
                 Outcome::Conflict(_) => {
                     return Err(Error::Unavailable("The HSM's data was changed meanwhile. Try again.".into()));

@@ -1,4 +1,4 @@
-//! The rest of a machine: its Device Key, its workers, its power switch.
+//! The simulated Device Key, worker pool and process.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,7 @@ pub struct SimDevice {
 }
 
 impl SimDevice {
-    /// A new device; its key is made at the first load.
+    /// A new device. Its key is created at the first load.
     pub fn new(rng: Arc<dyn Rng>) -> Self {
         Self { rng, key: Mutex::new(None) }
     }
@@ -38,7 +38,7 @@ impl DeviceKeeper for SimDevice {
     }
 }
 
-/// Runs every job at once, on the thread that queues it.
+/// A pool that runs every job at once, on the thread that queues it.
 pub struct InlinePool;
 
 impl Pool for InlinePool {
@@ -47,7 +47,7 @@ impl Pool for InlinePool {
     }
 }
 
-/// Counts what was asked of the process.
+/// A process that only counts what was asked of it.
 #[derive(Default)]
 pub struct SimHost {
     reboots: AtomicUsize,
@@ -63,7 +63,7 @@ impl SimHost {
         self.swaps.load(Ordering::Relaxed)
     }
 
-    /// What it was told to log, in order.
+    /// The logging configurations it was given, in order.
     pub fn loggings(&self) -> Vec<Logging> {
         self.loggings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
