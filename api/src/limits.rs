@@ -12,6 +12,10 @@ pub const LABEL_MAX_BYTES: usize = 32;
 /// Most random bytes one call of `/random` returns. Each request has its own.
 pub const RANDOM_MAX_BYTES: usize = 1024;
 
+/// Longest reply that is one block of memory, in bytes: as long as the longest certificate. To wipe a mebibyte takes about 0.1 ms,
+/// less than [`crate::mechanisms::INLINE_MAX_US`]. Of each reply by itself: nobody shares it.
+pub const REPLY_UNCUT_MAX_BYTES: usize = 1 << 20;
+
 /// Longest request target accepted (`414` above it), in characters. Each request has its own.
 pub const TARGET_MAX_CHARS: usize = 2000;
 /// Largest request body of an ordinary endpoint. Each request has its own.

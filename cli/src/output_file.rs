@@ -1,4 +1,4 @@
-//! Files that are written whole or not at all.
+//! Output files that appear when they are complete, or not at all.
 //!
 //! The content is written to a temporary file in the folder of the target, as a rename works only within a file system.
 //! It is on the disk before the file gets the name of the target, and that name is on the disk before the command

@@ -58,7 +58,7 @@ pub(crate) struct Global {
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Answer questions with yes: do without asking what cannot be undone
+    /// Answer all questions with yes, also about what cannot be undone
     #[arg(long, short, global = true)]
     pub(crate) yes: bool,
 }

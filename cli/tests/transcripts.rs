@@ -1,5 +1,5 @@
-//! Runs the transcripts of `docs/cli/*.md`: each command, in the order of its file and against HSMs of its own, has to print
-//! what the file shows.
+//! Runs the transcripts of `docs/cli/*.md`: each command, in the order of its file and against HSMs of its own, has to
+//! print what the file shows.
 //!
 //! A new file needs nothing here, unless it wants other HSMs than one that is Operational: see [`hsms_of`]. Write the
 //! commands; `TRYCMD=overwrite cargo test -p casemate-cli --test transcripts` fills in what they print; then put `[..]`

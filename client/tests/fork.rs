@@ -21,7 +21,8 @@ fn main() {
     let (stop, calls) = (AtomicBool::new(false), AtomicU64::new(0));
     let before = client.handshakes();
     thread::scope(|scope| {
-        // These threads use the client all the time, so that a fork may happen while a lock is held or a reply is awaited.
+        // These threads use the client all the time, so that a fork may happen while a lock is held or a reply is
+        // awaited.
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {

@@ -103,7 +103,7 @@ fn shown(actual: &Actual, desired: &Desired, options: PlanOptions) -> Vec<String
 }
 
 #[test]
-fn what_is_as_it_shall_be_needs_no_step() {
+fn an_hsm_as_in_the_file_needs_no_step() {
     let plan = plan(&actual(), &desired(), &Files::default(), PlanOptions::default());
     assert!(plan.is_empty(), "{plan:?}");
     assert_eq!(lines(&plan, Extra::Shown), ["  tag ä of key k in n: not in the file", "  user admin: not in the file"]);
@@ -235,7 +235,7 @@ fn nothing_goes_where_the_file_lists_nothing() {
 }
 
 #[test]
-fn a_key_keeps_its_tags_unless_the_file_says_that_it_has_none() {
+fn a_key_keeps_its_tags_unless_the_file_has_an_empty_list() {
     let mut actual = actual();
     let mut set = |tags: &[&str]| {
         actual.keys.get_mut(&None).unwrap().insert(id("k"), is_key(tags));

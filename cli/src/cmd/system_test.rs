@@ -69,14 +69,14 @@ impl Test {
             system_time: now_rfc3339(),
         })?;
         let mut timings = vec![("provision".to_owned(), begun.elapsed().as_millis())];
-        let went = operator(context, &session).and_then(|operator| {
+        let result = operator(context, &session).and_then(|operator| {
             exercise(&Sessions { admin: &session, operator: &operator, anonymous: &anonymous }, &unlock, &mut timings)
         });
         // Also after a failure, so that nothing of the test is left.
         let begun = clock::now();
         let erased = session.system().factory_reset();
         timings.push(("factory reset".into(), begun.elapsed().as_millis()));
-        match (went, erased) {
+        match (result, erased) {
             (Ok(()), Ok(())) => {
                 let values: Vec<Value> = timings.iter().map(|(what, ms)| json!({ "what": what, "ms": ms })).collect();
                 context.out.list(&values, &["what", "ms"], timings.into_iter().map(|(what, ms)| vec![what, ms.to_string()]))

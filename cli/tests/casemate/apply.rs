@@ -85,7 +85,7 @@ fn at(address: &str, folder: &Path, arguments: &[&str]) -> Ran {
     ran
 }
 
-/// What it printed and said, after this exit code.
+/// Standard output and standard error, after this exit code.
 #[track_caller]
 fn ends(ran: Ran, code: i32) -> (String, String) {
     assert_eq!(ran.code, code, "{ran:?}");
@@ -93,15 +93,15 @@ fn ends(ran: Ran, code: i32) -> (String, String) {
 }
 
 fn openssl(arguments: &[&str]) {
-    let said = Command::new("openssl").args(arguments).output().unwrap();
-    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let message = Command::new("openssl").args(arguments).output().unwrap();
+    assert!(message.status.success(), "{}", String::from_utf8_lossy(&message.stderr));
 }
 
 #[test]
 fn the_example_of_the_document_makes_everything_and_then_there_is_nothing_to_do() {
     let example = Example::new();
-    let (plan, said) = ends(example.diff(&[]), 14);
-    assert!(said.contains("differs from") && said.contains("in 11 points"), "{said}");
+    let (plan, message) = ends(example.diff(&[]), 14);
+    assert!(message.contains("differs from") && message.contains("in 11 points"), "{message}");
     assert!(plan.contains("+ user ci~runner (Operator)\n") && plan.contains("+ key web (RSA 2048)\n"), "{plan}");
     assert!(!plan.contains("op:") && ends(example.diff(&["--all"]), 14).0.contains("  user op: not in the file\n"));
     assert!(example.apply(&[]).err.contains("--yes"), "without a terminal nothing is done");
@@ -198,7 +198,7 @@ fn drift_is_shown_and_repaired() {
 }
 
 #[test]
-fn what_cannot_be_changed_is_said_and_left_alone() {
+fn what_cannot_be_changed_is_listed_and_kept() {
     let example = Example::new();
     example.apply(&["--yes"]).ok();
     let before = example.hsm.admin(&["key", "show", "web", "--json"]).json();
@@ -206,17 +206,17 @@ fn what_cannot_be_changed_is_said_and_left_alone() {
     example.edit(", \"RSA_Signature_PSS_SHA256\"", "");
     example.edit("Build machines", "Builders");
     example.edit("Signs releases", "Signs");
-    let (said, why) = ends(example.apply(&["--yes"]), 14);
-    assert!(said.contains("! key web: its length is 2048, but 3072 in the file: delete the key"), "{said}");
+    let (message, why) = ends(example.apply(&["--yes"]), 14);
+    assert!(message.contains("! key web: its length is 2048, but 3072 in the file: delete the key"), "{message}");
     assert!(
-        said.contains("! key web: its list of mechanisms is RSA_Signature_PKCS1 RSA_Signature_PSS_SHA256,"),
-        "{said}"
+        message.contains("! key web: its list of mechanisms is RSA_Signature_PKCS1 RSA_Signature_PSS_SHA256,"),
+        "{message}"
     );
     assert!(
-        said.contains("! user ci~runner: its real name is \"Build machines\", but \"Builders\" in the file"),
-        "{said}"
+        message.contains("! user ci~runner: its real name is \"Build machines\", but \"Builders\" in the file"),
+        "{message}"
     );
-    assert!(said.contains("1 of 1 done.") && why.contains("3 points"), "{said}{why}");
+    assert!(message.contains("1 of 1 done.") && why.contains("3 points"), "{message}{why}");
     assert_eq!(example.hsm.admin(&["key", "show", "web", "--json"]).json(), before);
     let (left, _) = ends(example.apply(&[]), 14);
     assert!(left.contains("3 that cannot be changed"), "nothing is asked where nothing can be done: {left}");
@@ -236,7 +236,7 @@ fn what_cannot_be_changed_is_said_and_left_alone() {
 }
 
 #[test]
-fn what_is_not_in_the_file_goes_only_if_that_is_said() {
+fn what_is_not_in_the_file_is_deleted_only_on_request() {
     let example = Example::new();
     example.apply(&["--yes"]).ok();
     example.hsm.admin(&["key", "generate", "old", "-t", "EC_P256", "-m", "ECDSA_Signature"]).ok();
@@ -258,7 +258,8 @@ fn what_is_not_in_the_file_goes_only_if_that_is_said() {
     example.apply(&["--prune-keys", "--yes"]).ok();
     assert_eq!(example.hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "web" }]));
 
-    // Whom a deleted namespace left behind comes back with it, and the plan says so; only with --prune others go before.
+    // Users of a deleted namespace come back with it, as the plan tells; with --prune those not in the file are deleted
+    // before.
     example
         .ci(&["user", "add", "ci~old", "--role", "Administrator", "--new-passphrase-file", &example.hsm.at("op")])
         .ok();
@@ -285,8 +286,11 @@ fn a_file_without_users_or_keys_deletes_none() {
     let hsm = Hsm::operational();
     hsm.admin(&["key", "generate", "k", "-t", "EC_P256", "-m", "ECDSA_Signature"]).ok();
     for (option, kind) in [("--prune", "users"), ("--prune-keys", "keys")] {
-        let said = hsm.admin(&["apply", "-", "--format", "toml", "--yes", option]).fails(2);
-        assert!(said.contains(&format!("{option} deletes {kind}")) && said.contains("is it complete?"), "{said}");
+        let message = hsm.admin(&["apply", "-", "--format", "toml", "--yes", option]).fails(2);
+        assert!(
+            message.contains(&format!("{option} deletes {kind}")) && message.contains("is it complete?"),
+            "{message}"
+        );
     }
     assert_eq!(hsm.admin(&["user", "list", "--json"]).json(), json!([{ "user": "admin" }, { "user": "op" }]));
     assert_eq!(hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
@@ -339,12 +343,12 @@ fn after_a_power_cut_it_goes_on_where_it_was() {
         assert!(!applying.is_finished(), "{:?}", applying.join());
     }
     hsm.kill();
-    let (said, why) = {
+    let (message, why) = {
         let ran = applying.join().unwrap();
         assert!([3, 11].contains(&ran.code), "{ran:?}");
         (String::from_utf8(ran.out).unwrap(), ran.err)
     };
-    assert!(said.contains("Not done, as far as known:\n+ key k") && said.contains(" of 40 done.\n"), "{said}");
+    assert!(message.contains("Not done, as far as known:\n+ key k") && message.contains(" of 40 done.\n"), "{message}");
     assert!(why.contains("Stopped at the key k") && why.contains("run the command again to continue"), "{why}");
     hsm.restart();
     hsm.nobody(&["unlock", "--unlock-passphrase-file", &hsm.at("unlock")]).ok();
@@ -361,7 +365,7 @@ fn after_a_power_cut_it_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_step_whose_answer_is_lost_is_looked_up_and_not_repeated() {
+fn a_step_whose_answer_is_lost_is_checked_and_not_repeated() {
     goes_through(Lose::Answer);
     prunes_through(Lose::Answer);
 }
@@ -402,8 +406,8 @@ fn applies_through(hsm: &Hsm, what: Lose, text: &str, options: &[&str]) {
     // As many records as it takes to look; the next is the step's.
     ends(before(&["diff"]), 14);
     lossy.lose_after(lossy.records());
-    let (said, _) = ends(before(&["--yes", "apply"]), 0);
-    assert!(said.ends_with("1 of 1 done.\n"), "{said}");
+    let (message, _) = ends(before(&["--yes", "apply"]), 0);
+    assert!(message.ends_with("1 of 1 done.\n"), "{message}");
     assert!(lossy.has_lost(), "something was lost");
     assert_eq!(before(&["--yes", "apply"]).ok(), "Nothing to do.\n");
 }
@@ -485,13 +489,13 @@ fn what_is_wrong_in_a_file_is_one_sentence_with_its_place() {
     ];
     for (name, text, sentence) in mistakes {
         let file = hsm.folder.file(name, text);
-        let said = at(&hsm.address, &hsm.folder.path(""), &["apply", &file, "--yes"]);
-        assert!([1, 2].contains(&said.code) && said.out.is_empty(), "{said:?}");
-        assert!(said.err.contains(sentence) && said.err.lines().count() == 1, "{name}: {}", said.err);
+        let message = at(&hsm.address, &hsm.folder.path(""), &["apply", &file, "--yes"]);
+        assert!([1, 2].contains(&message.code) && message.out.is_empty(), "{message:?}");
+        assert!(message.err.contains(sentence) && message.err.lines().count() == 1, "{name}: {}", message.err);
     }
     let missing: PathBuf = hsm.folder.path("missing.toml");
-    let said = at(&hsm.address, &hsm.folder.path(""), &["diff", missing.to_str().unwrap()]).fails(1);
-    assert!(said.contains("missing.toml cannot be read"), "{said}");
+    let message = at(&hsm.address, &hsm.folder.path(""), &["diff", missing.to_str().unwrap()]).fails(1);
+    assert!(message.contains("missing.toml cannot be read"), "{message}");
 }
 
 #[test]
@@ -518,8 +522,8 @@ fn a_missing_passphrase_is_noticed_before_anything_is_changed() {
     );
     let stdin = |text: &str| hsm.with(("admin", ADMIN), &arguments, text.as_bytes());
     assert!(stdin(text).ok().contains("2 of 2 done."));
-    let said = stdin(&text.replace("wrong", "another")).fails(5);
-    assert!(said.contains("As n~a: "), "{said}");
+    let message = stdin(&text.replace("wrong", "another")).fails(5);
+    assert!(message.contains("As n~a: "), "{message}");
 
     // A command that makes up another passphrase each time is asked once in a run.
     let once = "namespaces = [\"m\"]\n[[users]]\nname = \"m~a\"\nrole = \"Administrator\"\n\

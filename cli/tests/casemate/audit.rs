@@ -13,9 +13,9 @@ fn records_are_printed_or_written_whole_or_in_part() {
     let first: Value = serde_json::from_str(all.lines().next().unwrap()).unwrap();
     assert!(first.is_object() && all.lines().count() > 2, "{all}");
     let file = hsm.at("audit.jsonl");
-    let said = hsm.admin(&["audit", "export", "--from", "1", "--to", "2", "--file", &file, "--json"]).json();
+    let message = hsm.admin(&["audit", "export", "--from", "1", "--to", "2", "--file", &file, "--json"]).json();
     let part = fs::read_to_string(&file).unwrap();
-    assert_eq!(said["bytes"], part.len());
+    assert_eq!(message["bytes"], part.len());
     assert!(part.lines().count() < all.lines().count(), "{part}");
     assert!(all.contains(part.lines().next().unwrap()), "{part}");
     hsm.admin(&["audit", "export", "--file", &file]).fails(1);

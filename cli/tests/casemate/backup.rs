@@ -17,11 +17,11 @@ fn hsm() -> Hsm {
     hsm
 }
 
-/// Makes a backup into the file `bak`; its path and what was said.
+/// Creates a backup in the file `bak`; its path and the output.
 fn backup(hsm: &Hsm) -> (String, Value) {
     let file = hsm.at("bak");
-    let said = hsm.with(("backup", OPERATOR), &["backup", "--to", &file, "--json"], b"").json();
-    (file, said)
+    let message = hsm.with(("backup", OPERATOR), &["backup", "--to", &file, "--json"], b"").json();
+    (file, message)
 }
 
 fn names(hsm: &Hsm) -> Vec<String> {
@@ -32,20 +32,20 @@ fn names(hsm: &Hsm) -> Vec<String> {
 #[test]
 fn a_backup_is_a_whole_file_for_its_owner_alone() {
     let hsm = hsm();
-    let (file, said) = backup(&hsm);
+    let (file, message) = backup(&hsm);
     let bytes = fs::read(&file).unwrap();
     assert!(bytes.starts_with(b"_NETHSM_BACKUP_") && bytes.ends_with(b"_NETHSM_BACKUP_END_"));
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
     let sha256: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(said, json!({ "file": file, "bytes": bytes.len(), "sha256": sha256 }));
+    assert_eq!(message, json!({ "file": file, "bytes": bytes.len(), "sha256": sha256 }));
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(names(&hsm).iter().all(|name| !name.ends_with(".part")));
 
     let user = ("backup", OPERATOR);
     assert!(hsm.with(user, &["backup", "--to", &file], b"").fails(1).contains("--force"));
     assert_eq!(fs::read(&file).unwrap(), bytes);
-    let said = hsm.with(user, &["backup", "--to", &file, "--force"], b"").ok();
-    assert!(said.contains("casemated backup verify"), "{said}");
+    let message = hsm.with(user, &["backup", "--to", &file, "--force"], b"").ok();
+    assert!(message.contains("casemated backup verify"), "{message}");
     let piped = hsm.with(user, &["backup", "--to", "-"], b"");
     assert!(piped.code == 0 && piped.out.ends_with(b"_NETHSM_BACKUP_END_"));
     assert!(hsm.with(user, &["backup", "--to", "-", "--json"], b"").fails(2).contains("--to FILE"));
@@ -71,8 +71,8 @@ fn a_backup_that_breaks_off_leaves_no_file() {
     let folder = crate::harness::Folder::new();
     let file = folder.at("bak");
     let arguments = ["--host", &server.address, "--insecure", "--user", "b", "backup", "--to", &file];
-    let said = crate::harness::run(&arguments, &[("CASEMATE_PASSPHRASE", OPERATOR)], b"").fails(1);
-    assert!(said.contains("broke off after 5 bytes") && said.contains("Nothing was kept"), "{said}");
+    let message = crate::harness::run(&arguments, &[("CASEMATE_PASSPHRASE", OPERATOR)], b"").fails(1);
+    assert!(message.contains("broke off after 5 bytes") && message.contains("Nothing was kept"), "{message}");
     assert_eq!(fs::read_dir(folder.path("")).unwrap().count(), 0);
 }
 
@@ -83,8 +83,8 @@ fn a_fresh_hsm_becomes_what_was_backed_up() {
     assert!(new.nobody(&["restore", "/nowhere/bak", "--yes"]).fails(1).contains("/nowhere/bak cannot be read"));
     let restore = ["restore", &file, "--backup-passphrase-file", &old.at("op")];
     assert!(new.nobody(&restore).fails(2).contains("users, keys and settings of the backup"));
-    let said = new.nobody(&[&restore[..], &["--yes"]].concat()).ok();
-    assert!(said.contains("unlock passphrase from when the backup was created"), "{said}");
+    let message = new.nobody(&[&restore[..], &["--yes"]].concat()).ok();
+    assert!(message.contains("unlock passphrase from when the backup was created"), "{message}");
     new.nobody(&["unlock", "--unlock-passphrase-file", &new.at("unlock")]).ok();
     assert_eq!(new.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
 }
@@ -95,10 +95,10 @@ fn keys_come_back_into_the_hsm_they_were_deleted_in() {
     let (file, _) = backup(&hsm);
     hsm.admin(&["key", "delete", "k", "--yes"]).ok();
     hsm.admin(&["key", "generate", "other", "--type", "EC_P256", "-m", "ECDSA_Signature"]).ok();
-    let said = hsm.admin(&["restore", &file, "--stored-backup-passphrase"]).fails(2);
-    assert!(said.contains("Replacing all users, namespaces and keys"), "{said}");
-    let said = hsm.admin(&["restore", &file, "--stored-backup-passphrase", "--yes", "--json"]).json();
-    assert_eq!(said, json!({ "restore": "partial", "state": "Operational" }));
+    let message = hsm.admin(&["restore", &file, "--stored-backup-passphrase"]).fails(2);
+    assert!(message.contains("Replacing all users, namespaces and keys"), "{message}");
+    let message = hsm.admin(&["restore", &file, "--stored-backup-passphrase", "--yes", "--json"]).json();
+    assert_eq!(message, json!({ "restore": "partial", "state": "Operational" }));
     assert_eq!(hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "k" }]));
     hsm.admin(&["lock"]).ok();
     hsm.admin(&["restore", &file, "--yes"]).fails(8);
@@ -109,8 +109,8 @@ fn a_backup_comes_from_standard_input() {
     let (old, new) = (hsm(), Hsm::start());
     let (file, _) = backup(&old);
     let arguments = ["restore", "-", "--backup-passphrase-file", &old.at("op"), "--yes", "--json"];
-    let said = new.with(("nobody", OPERATOR), &arguments, &fs::read(file).unwrap()).json();
-    assert_eq!(said, json!({ "restore": "full", "state": "Locked" }));
+    let message = new.with(("nobody", OPERATOR), &arguments, &fs::read(file).unwrap()).json();
+    assert_eq!(message, json!({ "restore": "full", "state": "Locked" }));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Clusters. A `casemated` by itself is none, and says so. What takes two nodes is tested against a mock of two: it checks
-//! what is asked in which order, not what a cluster makes of it.
+//! Clusters. A `casemated` has none, and refuses such calls. What takes two nodes is tested against a mock of two: it
+//! checks what is asked in which order, not what a cluster makes of it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -29,7 +29,7 @@ fn a_casemated_alone_is_its_only_member() {
 }
 
 #[test]
-fn what_a_casemated_does_not_know_is_refused() {
+fn calls_that_a_casemated_does_not_support_are_refused() {
     let hsm = Hsm::operational();
     let file = hsm.at("invitation");
     hsm.admin(&["cluster", "add", "https://192.0.2.8:2380", "--to", &file]).fails(10);
@@ -38,8 +38,8 @@ fn what_a_casemated_does_not_know_is_refused() {
     hsm.admin(&["cluster", "remove", "b2", "--yes"]).fails(7);
     assert_eq!(hsm.admin(&["cluster", "add", "192.0.2.8", "--to", &file]).code, 2);
     assert_eq!(hsm.admin(&["cluster", "remove", "../x", "--yes"]).code, 2);
-    let said = hsm.admin(&["cluster", "join", &hsm.at("admin"), "--yes"]).fails(2);
-    assert!(said.contains("is not an invitation") && !said.contains(ADMIN), "{said}");
+    let message = hsm.admin(&["cluster", "join", &hsm.at("admin"), "--yes"]).fails(2);
+    assert!(message.contains("is not an invitation") && !message.contains(ADMIN), "{message}");
 }
 
 /// What happened at both mocks, in its order.
@@ -95,7 +95,7 @@ fn members(learner: bool) -> Value {
     ])
 }
 
-/// A mock of a member and of an HSM that shall join.
+/// A mock of a member and of an HSM that joins.
 fn pair(joiner: Joiner) -> (MockServer, MockServer, Arc<Story>) {
     let story = Arc::new(Story::default());
     let told = Arc::clone(&story);
@@ -189,8 +189,8 @@ fn one_step_declares_joins_and_promotes_in_this_order() {
     let ((member, new, story), folder) = (pair(Joiner::Joins), Folder::new());
     assert!(grow(&member, &new, &folder, &[]).fails(2).contains("Erasing all users and keys"));
     assert_eq!(story.at("add"), None);
-    let said = grow(&member, &new, &folder, &["--yes", "--json"]).json();
-    assert_eq!(said, json!({ "node": new.address, "id": "b2", "state": "Locked" }));
+    let message = grow(&member, &new, &folder, &["--yes", "--json"]).json();
+    assert_eq!(message, json!({ "node": new.address, "id": "b2", "state": "Locked" }));
     let order = ["add", "join {", "promoted", "joined"].map(|event| story.at(event).unwrap());
     assert!(order.is_sorted(), "{:?}", story.events.lock().unwrap());
     assert!(story.count("early") >= 1);
@@ -207,16 +207,19 @@ fn one_step_declares_joins_and_promotes_in_this_order() {
 #[test]
 fn a_join_that_fails_takes_the_learner_back() {
     let ((member, new, story), folder) = (pair(Joiner::Fails), Folder::new());
-    let said = grow(&member, &new, &folder, &["--yes", "--json"]).fails(10);
-    assert!(said.contains("joining cluster failed: nobody is there"), "{said}");
+    let message = grow(&member, &new, &folder, &["--yes", "--json"]).fails(10);
+    assert!(message.contains("joining cluster failed: nobody is there"), "{message}");
     assert_eq!((story.count("removed"), story.count("promoted")), (1, 0));
 }
 
 #[test]
 fn a_learner_that_could_not_be_taken_back_is_named_in_the_error() {
     let ((member, new, _), folder) = (pair(Joiner::Sticks), Folder::new());
-    let said = grow(&member, &new, &folder, &["--yes", "--json"]).fails(10);
-    assert!(said.contains("joining cluster failed") && said.contains("`casemate cluster remove b2`"), "{said}");
+    let message = grow(&member, &new, &folder, &["--yes", "--json"]).fails(10);
+    assert!(
+        message.contains("joining cluster failed") && message.contains("`casemate cluster remove b2`"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -227,7 +230,7 @@ fn a_member_cannot_join_itself() {
 }
 
 #[test]
-fn a_member_whose_invitation_is_lost_is_named() {
+fn the_error_has_the_member_whose_invitation_was_not_saved() {
     let ((member, _new, story), folder) = (pair(Joiner::Joins), Folder::new());
     let add = ["add", "https://192.0.2.8:2380", "--to"];
     let ran = at(&member, &[&add[..], &["-"]].concat());
@@ -243,13 +246,13 @@ fn a_member_whose_invitation_is_lost_is_named() {
         .stdout(writer)
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && said.contains("`casemate cluster remove b2`"), "{said}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && message.contains("`casemate cluster remove b2`"), "{message}");
     // Somebody else took the name of the file.
     let file = folder.at("invitation");
     *story.appears.lock().unwrap() = Some(file.clone());
-    let said = at(&member, &[&add[..], &[&file]].concat()).fails(1);
-    assert!(said.contains("already exists") && said.contains("`casemate cluster remove b2`"), "{said}");
+    let message = at(&member, &[&add[..], &[&file]].concat()).fails(1);
+    assert!(message.contains("already exists") && message.contains("`casemate cluster remove b2`"), "{message}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "theirs");
     *story.appears.lock().unwrap() = Some(folder.at("configuration"));
     let witness = ["witness", "w", add[1], "--to", &folder.at("configuration")];
@@ -261,8 +264,8 @@ fn a_member_whose_invitation_is_lost_is_named() {
 fn an_invitation_without_the_new_member_is_kept_and_nobody_is_promoted() {
     let ((member, new, story), folder) = (pair(Joiner::Unseen), Folder::new());
     let file = folder.at("invitation");
-    let said = at(&member, &["add", "https://192.0.2.8:2380", "--to", &file]).fails(12);
-    assert!(said.contains("no new member with these addresses"), "{said}");
+    let message = at(&member, &["add", "https://192.0.2.8:2380", "--to", &file]).fails(12);
+    assert!(message.contains("no new member with these addresses"), "{message}");
     assert!(fs::read_to_string(&file).unwrap().contains("S0lU"));
     grow(&member, &new, &folder, &["--yes"]).fails(12);
     assert_eq!((story.count("join"), story.count("promoted"), story.count("removed")), (0, 0, 0));
@@ -277,7 +280,7 @@ fn a_witness_is_declared_and_its_etcd_configured() {
         at(&member, &[&["witness", name][..], &urls, &["--to", &file], more].concat())
     };
     assert!(witness("one", &[]).fails(2).contains("Another member is called one"));
-    // Who has no name is called by its id.
+    // A member without a name is listed by its id.
     witness("c3", &[]).fails(2);
     assert_eq!(witness("a,b=c", &[]).code, 2);
     assert_eq!(at(&member, &["witness", "w", "https://w.example:2380", "--to", &file]).code, 2);
@@ -323,8 +326,8 @@ fn a_witness_is_declared_and_its_etcd_configured() {
 fn steps_can_be_taken_one_by_one() {
     let ((member, new, story), folder) = (pair(Joiner::Joins), Folder::new());
     let file = folder.at("invitation");
-    let said = at(&member, &["add", "https://192.0.2.8:2380", "--to", &file, "--json"]).json();
-    assert_eq!(said, json!({ "id": "b2", "file": file }));
+    let message = at(&member, &["add", "https://192.0.2.8:2380", "--to", &file, "--json"]).json();
+    assert_eq!(message, json!({ "id": "b2", "file": file }));
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -347,10 +350,10 @@ fn steps_can_be_taken_one_by_one() {
 }
 
 #[test]
-fn a_learner_that_does_not_catch_up_in_time_is_said_to_be_late() {
+fn a_learner_that_does_not_catch_up_in_time_is_an_error() {
     let (member, _new, _) = pair(Joiner::Fails);
-    let said = at(&member, &["promote", "b2", "--time-limit", "0"]).fails(10);
-    assert!(said.contains("did not catch up within 0 s") && said.contains("in sync"), "{said}");
+    let message = at(&member, &["promote", "b2", "--time-limit", "0"]).fails(10);
+    assert!(message.contains("did not catch up within 0 s") && message.contains("in sync"), "{message}");
 }
 
 #[test]

@@ -11,11 +11,11 @@ fn addresses_are_set_and_what_is_not_said_stays() {
     let hsm = Hsm::operational();
     let before = hsm.admin(&["config", "network", "show", "--json"]).json();
     let set = ["config", "network", "set", "--gateway", "192.168.1.9", "--ipv6", "2001:db8::7/64", "--json"];
-    let said = hsm.admin(&set).json();
-    assert_eq!(said["ipAddress"], before["ipAddress"]);
-    assert_eq!(said["gateway"], "192.168.1.9");
-    assert_eq!(said["ipv6"], json!({ "cidr": "2001:db8::7/64", "gateway": null }));
-    assert_eq!(hsm.admin(&["config", "network", "show", "--json"]).json(), said);
+    let message = hsm.admin(&set).json();
+    assert_eq!(message["ipAddress"], before["ipAddress"]);
+    assert_eq!(message["gateway"], "192.168.1.9");
+    assert_eq!(message["ipv6"], json!({ "cidr": "2001:db8::7/64", "gateway": null }));
+    assert_eq!(hsm.admin(&["config", "network", "show", "--json"]).json(), message);
     hsm.admin(&["config", "network", "set", "--ipv6-gateway", "fe80::1"]).ok();
     let shown = hsm.admin(&["config", "network", "show"]).ok();
     assert!(shown.contains("2001:db8::7/64") && shown.contains("fe80::1"), "{shown}");
@@ -46,8 +46,8 @@ fn the_clock_its_source_and_the_log_are_set() {
 
     let logging = ["config", "logging", "set", "--address", "127.0.0.1", "--port", "5514", "--json"];
     assert_eq!(hsm.admin(&logging).json()["port"], 5514);
-    let said = hsm.admin(&["config", "logging", "set", "--level", "warning"]).ok();
-    assert!(said.contains("127.0.0.1:5514") && said.contains("warning"), "{said}");
+    let message = hsm.admin(&["config", "logging", "set", "--level", "warning"]).ok();
+    assert!(message.contains("127.0.0.1:5514") && message.contains("warning"), "{message}");
     assert!(hsm.admin(&["config", "logging", "show"]).ok().contains("127.0.0.1:5514"));
 }
 
@@ -88,12 +88,12 @@ fn the_backup_passphrase_is_set_once_without_and_then_with_the_current_one() {
 }
 
 fn openssl(arguments: &[&str]) {
-    let said = Command::new("openssl").args(arguments).output().unwrap();
-    assert!(said.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&said.stderr));
+    let message = Command::new("openssl").args(arguments).output().unwrap();
+    assert!(message.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&message.stderr));
 }
 
 #[test]
-fn the_certificate_comes_from_an_authority_and_a_new_key_says_how_to_pin_it() {
+fn a_certificate_is_installed_and_a_new_key_generated_with_the_new_pin() {
     let hsm = Hsm::operational();
     let (ca, key, csr, cert) = (hsm.at("ca.pem"), hsm.at("ca.key"), hsm.at("hsm.csr"), hsm.at("hsm.pem"));
     let new =
@@ -107,8 +107,8 @@ fn the_certificate_comes_from_an_authority_and_a_new_key_says_how_to_pin_it() {
 
     // A certificate that was made a moment ago has to be valid there.
     hsm.admin(&["config", "time", "set"]).ok();
-    let said = hsm.admin(&["cert", "set", "--tls", &hsm.at("chain.pem"), "--json"]).json();
-    assert_eq!(said["fingerprint"], casemate_testkit::fingerprint(&hsm.address).to_string());
+    let message = hsm.admin(&["cert", "set", "--tls", &hsm.at("chain.pem"), "--json"]).json();
+    assert_eq!(message["fingerprint"], casemate_testkit::fingerprint(&hsm.address).to_string());
     // Now the authority vouches for it.
     let trusting = ["--host", &hsm.address, "--ca-file", &ca];
     run(&[&trusting[..], &["info"]].concat(), &[], b"").ok();
@@ -120,12 +120,12 @@ fn the_certificate_comes_from_an_authority_and_a_new_key_says_how_to_pin_it() {
     hsm.admin(&["cert", "set", "--tls", &hsm.at("admin")]).fails(1);
 
     assert!(hsm.admin(&["config", "tls", "generate", "--type", "EC_P384"]).fails(2).contains("pin has to be changed"));
-    let pin = said["fingerprint"].as_str().unwrap();
+    let pin = message["fingerprint"].as_str().unwrap();
     let arguments = ["--host", &hsm.address, "--pin", pin, "--user", "admin", "config", "tls", "generate"];
     let arguments = [&arguments[..], &["--type", "EC_P384", "--yes"]].concat();
-    let said = run(&arguments, &[("CASEMATE_PASSPHRASE", ADMIN)], b"").ok();
+    let message = run(&arguments, &[("CASEMATE_PASSPHRASE", ADMIN)], b"").ok();
     let now = casemate_testkit::fingerprint(&hsm.address).to_string();
-    assert!(now != pin && said.contains(&format!("--pin {now}")), "{said}");
+    assert!(now != pin && message.contains(&format!("--pin {now}")), "{message}");
 }
 
 #[test]
@@ -146,8 +146,8 @@ fn requests_and_certificates_of_keys_have_two_names() {
     let hsm = Hsm::operational();
     hsm.admin(&["key", "generate", "web", "--type", "EC_P256", "-m", "ECDSA_Signature"]).ok();
     for request in [&["csr", "--key", "web"][..], &["key", "csr", "web"]] {
-        let said: Value = hsm.admin(&[request, &["--common-name", "web.example", "--json"]].concat()).json();
-        let file = hsm.folder.file("csr", said["csr"].as_str().unwrap());
+        let message: Value = hsm.admin(&[request, &["--common-name", "web.example", "--json"]].concat()).json();
+        let file = hsm.folder.file("csr", message["csr"].as_str().unwrap());
         openssl(&["req", "-in", &file, "-verify", "-noout"]);
     }
     let file = hsm.folder.file("cert", "any bytes");

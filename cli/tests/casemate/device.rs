@@ -18,7 +18,7 @@ fn an_hsm_goes_through_its_states() {
     assert_eq!(hsm.nobody(&["info"]).ok().lines().count(), 2);
     assert!(hsm.nobody(&["info", "--json"]).json()["product"].is_string());
 
-    let said = hsm
+    let message = hsm
         .nobody(&[
             "provision",
             "--unlock-passphrase-file",
@@ -27,7 +27,7 @@ fn an_hsm_goes_through_its_states() {
             &hsm.at("admin"),
         ])
         .ok();
-    assert!(said.contains("Write both passphrases down"), "{said}");
+    assert!(message.contains("Write both passphrases down"), "{message}");
     assert!(hsm.nobody(&["state"]).ok().contains("Operational"));
 
     assert!(hsm.admin(&["lock"]).ok().contains("Locked"));
@@ -86,8 +86,8 @@ fn the_system_shows_its_versions_and_is_erased_only_on_purpose() {
 
 #[test]
 fn an_hsm_is_restarted_shut_down_and_erased() {
-    for (verb, said) in [("reboot", "reboots"), ("shutdown", "shuts down"), ("factory-reset", "erases everything")] {
+    for (verb, message) in [("reboot", "reboots"), ("shutdown", "shuts down"), ("factory-reset", "erases everything")] {
         let hsm = Hsm::operational();
-        assert!(hsm.admin(&["system", verb, "--yes"]).ok().contains(said));
+        assert!(hsm.admin(&["system", verb, "--yes"]).ok().contains(message));
     }
 }

@@ -74,7 +74,7 @@ fn all_is_well_with_an_operational_hsm() {
 }
 
 #[test]
-fn an_untrusted_certificate_ends_the_look_and_says_how_to_pin_it() {
+fn an_untrusted_certificate_ends_the_checks_and_tells_how_to_pin_it() {
     let hsm = Hsm::start();
     let pin = pin(&hsm);
     let ran = run(&["--host", &hsm.address, "doctor"], &[], b"");
@@ -88,7 +88,7 @@ fn an_untrusted_certificate_ends_the_look_and_says_how_to_pin_it() {
 }
 
 #[test]
-fn each_state_says_the_next_step() {
+fn each_state_has_a_next_step() {
     let hsm = Hsm::start();
     let value = found(hsm.nobody(&["--json", "doctor"]), 8);
     assert!(check(&value, "state")["next"].as_str().unwrap().contains("casemate provision"));
@@ -137,7 +137,7 @@ fn a_wrong_clock_is_a_warning() {
 }
 
 #[test]
-fn hosts_that_are_no_hsm_are_told_apart() {
+fn hosts_that_are_not_hsms_are_told_apart() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let web = Web::start("2100-01-01", "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>");
     let expired = Web::start("2021-01-01", "");

@@ -1,4 +1,4 @@
-//! What goes wrong, and that it is said in one line with the next step.
+//! Failures: each is one line with what to do next.
 
 use std::net::TcpListener;
 
@@ -10,16 +10,16 @@ use crate::other_servers::{Web, plain};
 #[test]
 fn nobody_answers_at_a_wrong_host() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let said = run(&["--host", &closed, "info"], &[], b"").fails(3);
-    assert!(said.contains(&closed) && said.contains("Check the addresses"), "{said}");
+    let message = run(&["--host", &closed, "info"], &[], b"").fails(3);
+    assert!(message.contains(&closed) && message.contains("Check the addresses"), "{message}");
     assert!(run(&["info"], &[], b"").fails(2).contains("use --host"));
 }
 
 #[test]
-fn an_untrusted_certificate_says_how_to_pin_it() {
+fn the_error_about_an_untrusted_certificate_tells_how_to_pin_it() {
     let hsm = Hsm::start();
-    let said = run(&["--host", &hsm.address, "info"], &[], b"").fails(4);
-    let (_, pin) = said.split_once("--pin ").expect("the way to pin it");
+    let message = run(&["--host", &hsm.address, "info"], &[], b"").fails(4);
+    let (_, pin) = message.split_once("--pin ").expect("the way to pin it");
     let pin = pin.split(',').next().unwrap();
     run(&["--host", &hsm.address, "--pin", pin, "info"], &[], b"").ok();
     let json = run(&["--host", &hsm.address, "--json", "info"], &[], b"").fails(4);
@@ -28,29 +28,29 @@ fn an_untrusted_certificate_says_how_to_pin_it() {
 }
 
 #[test]
-fn an_expired_certificate_is_said_to_be_one() {
+fn an_expired_certificate_is_reported_as_expired() {
     let web = Web::start("2021-01-01", "");
-    let said = run(&["--host", &web.address, "--ca-file", &web.ca, "info"], &[], b"").fails(4);
-    assert!(said.contains("has expired. Renew it"), "{said}");
+    let message = run(&["--host", &web.address, "--ca-file", &web.ca, "info"], &[], b"").fails(4);
+    assert!(message.contains("has expired. Renew it"), "{message}");
 }
 
 #[test]
-fn a_name_without_an_address_is_said_to_be_one() {
-    let said = run(&["--host", "nowhere.invalid:8443", "info"], &[], b"").fails(3);
-    assert!(said.contains("nowhere.invalid:8443") && said.contains("its name cannot be resolved"), "{said}");
-    assert!(said.contains("Check the addresses"), "{said}");
+fn a_name_without_an_address_is_reported() {
+    let message = run(&["--host", "nowhere.invalid:8443", "info"], &[], b"").fails(3);
+    assert!(message.contains("nowhere.invalid:8443") && message.contains("its name cannot be resolved"), "{message}");
+    assert!(message.contains("Check the addresses"), "{message}");
 }
 
 #[test]
-fn a_host_without_tls_is_said_to_have_none() {
+fn a_host_without_tls_is_recognised() {
     let address = plain();
-    let said = run(&["--host", &address, "--insecure", "info"], &[], b"").fails(3);
-    assert!(said.contains(&address) && said.contains("the TLS handshake failed"), "{said}");
-    assert!(said.contains("Check the addresses"), "{said}");
+    let message = run(&["--host", &address, "--insecure", "info"], &[], b"").fails(3);
+    assert!(message.contains(&address) && message.contains("the TLS handshake failed"), "{message}");
+    assert!(message.contains("Check the addresses"), "{message}");
 }
 
 #[test]
-fn another_web_server_is_said_to_be_no_hsm() {
+fn another_web_server_is_recognised() {
     for (answer, code, word) in [
         ("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>", 12, "Check that the address is that of an HSM"),
         ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", 12, "does not answer 404"),
@@ -58,27 +58,27 @@ fn another_web_server_is_said_to_be_no_hsm() {
         ("SSH-2.0-OpenSSH_9.9\r\n", 3, "its answer is not valid HTTP"),
     ] {
         let web = Web::start("2100-01-01", answer);
-        let said = run(&["--host", &web.address, "--ca-file", &web.ca, "info"], &[], b"").fails(code);
-        assert!(said.contains(word), "{said}");
+        let message = run(&["--host", &web.address, "--ca-file", &web.ca, "info"], &[], b"").fails(code);
+        assert!(message.contains(word), "{message}");
     }
 }
 
 #[test]
 fn a_wrong_passphrase_and_a_missing_one_are_told_apart() {
     let hsm = Hsm::operational();
-    let said = hsm.with(("admin", "not the passphrase"), &["user", "list"], b"").fails(5);
-    assert!(said.contains("Check both and log in again"), "{said}");
+    let message = hsm.with(("admin", "not the passphrase"), &["user", "list"], b"").fails(5);
+    assert!(message.contains("Check both and log in again"), "{message}");
     let host = ["--host", &hsm.address, "--insecure"];
-    let said = run(&[&host[..], &["--user", "admin", "user", "list"]].concat(), &[], b"").fails(2);
-    assert!(said.contains("--passphrase-file"), "{said}");
+    let message = run(&[&host[..], &["--user", "admin", "user", "list"]].concat(), &[], b"").fails(2);
+    assert!(message.contains("--passphrase-file"), "{message}");
     assert!(run(&[&host[..], &["user", "list"]].concat(), &[], b"").fails(2).contains("use --user"));
 }
 
 #[test]
-fn a_wrong_state_says_where_to_look() {
+fn the_error_about_a_wrong_state_tells_how_to_see_it() {
     let hsm = Hsm::start();
-    let said = hsm.admin(&["key", "list"]).fails(8);
-    assert!(said.contains("Provision or unlock") && said.contains("casemate state"), "{said}");
+    let message = hsm.admin(&["key", "list"]).fails(8);
+    assert!(message.contains("Provision or unlock") && message.contains("casemate state"), "{message}");
 }
 
 #[test]
@@ -100,10 +100,10 @@ fn passphrases_are_taken_from_files_and_commands_and_checked_before_they_are_set
 }
 
 #[test]
-fn a_profile_says_everything_and_is_read_strictly() {
+fn a_profile_is_enough_and_is_parsed_strictly() {
     let hsm = Hsm::operational();
-    let said = run(&["--host", &hsm.address, "info"], &[], b"").fails(4);
-    let pin = said.split_once("--pin ").unwrap().1.split(',').next().unwrap();
+    let message = run(&["--host", &hsm.address, "info"], &[], b"").fails(4);
+    let pin = message.split_once("--pin ").unwrap().1.split(',').next().unwrap();
     let (address, admin) = (&hsm.address, hsm.at("admin"));
     let profile =
         format!("hosts = [\"{address}\"]\npin = [\"{pin}\"]\nuser = \"admin\"\npassphrase-file = \"{admin}\"\n");
@@ -112,21 +112,21 @@ fn a_profile_says_everything_and_is_read_strictly() {
     run(&["user", "list"], &home, b"").ok();
     // A host named by hand gets nothing of the default profile.
     run(&["--host", address, "user", "list"], &home, b"").fails(2);
-    // And nobody else gets the profile's passphrase: no other user, no other host, no host that nobody vouches for.
+    // The profile's passphrase is used for no other user, no other host, and no host whose certificate is not checked.
     let asked: [&[&str]; 3] = [&["--user", "op"], &["--host", "127.0.0.1:9"], &["--insecure"]];
     for other in asked {
-        let said = run(&[&["--profile", "default"], other, &["user", "list"]].concat(), &home, b"").fails(2);
-        assert!(said.contains("no terminal to ask for"), "{other:?}: {said}");
+        let message = run(&[&["--profile", "default"], other, &["user", "list"]].concat(), &home, b"").fails(2);
+        assert!(message.contains("no terminal to ask for"), "{other:?}: {message}");
     }
     run(&["--profile", "default", "--user", "admin", "--host", address, "user", "list"], &home, b"").ok();
-    let said = run(&["--profile", "other", "state"], &home, b"").fails(2);
-    assert!(said.contains("no profile other; its profiles: default"), "{said}");
+    let message = run(&["--profile", "other", "state"], &home, b"").fails(2);
+    assert!(message.contains("no profile other; its profiles: default"), "{message}");
     let file = hsm.folder.file("config.toml", format!("[profile.default]\n{profile}pasphrase = 1\n"));
-    let said = run(&["state"], &[("CASEMATE_CONFIG", file.as_str())], b"").fails(2);
-    assert!(said.contains("line 6") && said.contains("pasphrase"), "{said}");
+    let message = run(&["state"], &[("CASEMATE_CONFIG", file.as_str())], b"").fails(2);
+    assert!(message.contains("line 6") && message.contains("pasphrase"), "{message}");
     let both = hsm.folder.file("config.toml", format!("[profile.default]\nca-file = \"x\"\n{profile}"));
-    let said = run(&["state"], &[("CASEMATE_CONFIG", both.as_str())], b"").fails(2);
-    assert!(said.contains("keep one"), "{said}");
+    let message = run(&["state"], &[("CASEMATE_CONFIG", both.as_str())], b"").fails(2);
+    assert!(message.contains("keep one"), "{message}");
 }
 
 #[test]
@@ -136,6 +136,6 @@ fn with_several_nodes_a_device_is_chosen_and_states_are_shown_together() {
     let states = run(&[&hosts[..], &["state"]].concat(), &[], b"").ok();
     assert!(states.contains("Operational") && states.contains("Unprovisioned"), "{states}");
     let arguments = [&hosts[..], &["--user", "admin", "lock"]].concat();
-    let said = run(&arguments, &[("CASEMATE_PASSPHRASE", ADMIN)], b"").fails(2);
-    assert!(said.contains("choose one of") && said.contains("--host"), "{said}");
+    let message = run(&arguments, &[("CASEMATE_PASSPHRASE", ADMIN)], b"").fails(2);
+    assert!(message.contains("choose one of") && message.contains("--host"), "{message}");
 }

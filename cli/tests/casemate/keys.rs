@@ -23,7 +23,7 @@ fn keys_are_generated_shown_changed_and_deleted() {
     let hsm = Hsm::operational();
     let generate = ["key", "generate", "web", "--type", "EC_P256", "-m", "ECDSA_Signature", "--label", "Web"];
     assert_eq!(hsm.admin(&generate).ok(), "The key web was generated.\n");
-    // Of keys the HSM says so with 400; of users with 409.
+    // For keys that exist the HSM answers 400, for users 409.
     assert!(hsm.admin(&generate).fails(10).contains("already exists"));
     assert_eq!(hsm.admin(&["key", "list", "--json"]).json(), json!([{ "id": "web" }]));
     assert_eq!(hsm.admin(&["key", "list", "--prefix", "x", "--json"]).json(), json!([]));
@@ -98,8 +98,8 @@ fn files_are_hashed_here_and_openssl_takes_the_signatures() {
         let signature = hsm.folder.file("signature", hsm.operator(&sign).out);
         let mut openssl = Command::new("openssl");
         openssl.args(["dgst", hash, "-verify", &public, "-signature", &signature]).args(options).arg(&file);
-        let said = openssl.output().unwrap();
-        assert!(said.status.success(), "{key} {mode}: {}", String::from_utf8_lossy(&said.stderr));
+        let message = openssl.output().unwrap();
+        assert!(message.status.success(), "{key} {mode}: {}", String::from_utf8_lossy(&message.stderr));
     }
     assert!(hsm.admin(&["key", "export-public", "p521", "--format", "jwk"]).ok().contains("P-521"));
     let line = hsm.folder.file("line", hsm.admin(&["key", "export-public", "rsa", "--format", "openssh"]).ok());
@@ -115,8 +115,8 @@ fn files_are_hashed_here_and_openssl_takes_the_signatures() {
     assert_eq!(hsm.operator(&["decrypt", "rsa", &cipher]).ok(), "a secret", "the only mode need not be named");
     let named = hsm.operator(&["sign", "p256", &file, "-m", "ECDSA"]).ok().len();
     assert!(hsm.operator(&["sign", "p256", &file]).ok().len().abs_diff(named) < 10);
-    let said = hsm.operator(&["sign", "rsa", &file]).fails(2);
-    assert!(said.contains("--mode PKCS1 or PSS_SHA384"), "{said}");
+    let message = hsm.operator(&["sign", "rsa", &file]).fails(2);
+    assert!(message.contains("--mode PKCS1 or PSS_SHA384"), "{message}");
     assert!(hsm.operator(&["decrypt", "p256", &cipher]).fails(2).contains("cannot decrypt"));
 }
 

@@ -1,9 +1,9 @@
 //! A proxy in front of an HSM that loses one request, or one answer.
 //!
-//! It forwards bytes in both directions and counts the client's TLS records of application data (RFC 8446 §5.1), for which it
-//! needs no key. After a given number of them it forwards nothing more and closes the connection. To lose a request, it drops
-//! the next record. To lose an answer, it forwards that record and waits for the HSM's answer, so that the request was
-//! certainly carried out, and drops the answer.
+//! It forwards bytes in both directions and counts the client's TLS records of application data (RFC 8446 §5.1), for
+//! which it needs no key. After a given number of them it forwards nothing more and closes the connection. To lose a
+//! request, it drops the next record. To lose an answer, it forwards that record and waits for the HSM's answer, so
+//! that the request was certainly carried out, and drops the answer.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

@@ -21,8 +21,8 @@ pub(crate) struct Web {
 }
 
 impl Web {
-    /// Starts one that gives the same answer to every request and closes the connection. Its certificate is valid until a day
-    /// such as 2100-01-01.
+    /// Starts one that gives the same answer to every request and closes the connection. Its certificate is valid until
+    /// a day such as 2100-01-01.
     pub(crate) fn start(until: &str, answer: &'static str) -> Self {
         Self::answering(until, move |_| answer.to_owned())
     }

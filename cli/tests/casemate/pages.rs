@@ -11,8 +11,8 @@ fn bash_takes_the_completions_and_completes_with_them() {
     let script = folder.file("casemate.bash", run(&["completions", "bash"], &[], b"").ok());
     let bash = |arguments: &[&str]| {
         let output = Command::new("bash").args(["--norc", "--noprofile"]).args(arguments).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success() && said.is_empty(), "{said}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && message.is_empty(), "{message}");
         String::from_utf8(output.stdout).unwrap()
     };
     bash(&["-n", &script]);

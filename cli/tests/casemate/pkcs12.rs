@@ -66,7 +66,7 @@ fn files_of_today_and_of_old_are_imported_with_their_certificates() {
 }
 
 #[test]
-fn the_password_is_asked_for_and_a_wrong_one_is_said_to_be_wrong() {
+fn the_password_is_asked_for_and_a_wrong_one_is_refused() {
     let hsm = Hsm::operational();
     let (key, certificate) = pair(&hsm.folder, "web", P256);
     let file = export(&hsm.folder, "web", (&key, &certificate), &[]);
@@ -94,8 +94,8 @@ fn files_without_one_key_are_refused() {
     let garbage = hsm.folder.file("garbage", fs::read(&certificate).unwrap());
     for (file, says) in [(&none, "has no private key"), (&garbage, "is not a PKCS#12 file")] {
         let import = ["key", "import", "--pkcs12", file, "--pkcs12-password-file", &password, "-m", "ECDSA_Signature"];
-        let said = hsm.admin(&import).fails(2);
-        assert!(said.contains(says), "{said}");
+        let message = hsm.admin(&import).fails(2);
+        assert!(message.contains(says), "{message}");
     }
     assert_eq!(hsm.admin(&["key", "list"]).ok().lines().count(), 1);
     assert_eq!(hsm.admin(&["key", "import", "x", "-m", "ECDSA_Signature"]).code, 2);

@@ -9,10 +9,10 @@ use crate::harness::{ADMIN, Hsm, Ran, run};
 use crate::other_servers::Web;
 use crate::pty::Person;
 
-/// The pin as an untrusted certificate says it.
+/// The fingerprint from the error about an untrusted certificate.
 fn pin(hsm: &Hsm) -> String {
-    let said = run(&["--host", &hsm.address, "info"], &[], b"").fails(4);
-    said.split_once("--pin ").unwrap().1.split(',').next().unwrap().to_owned()
+    let message = run(&["--host", &hsm.address, "info"], &[], b"").fails(4);
+    message.split_once("--pin ").unwrap().1.split(',').next().unwrap().to_owned()
 }
 
 fn with(file: &str, arguments: &[&str]) -> Ran {

@@ -81,7 +81,7 @@ impl Person {
                 self.unread.push_str(str::from_utf8(&buffer[..read]).unwrap());
                 read > 0
             }
-            // Linux says so when the last process has closed its end.
+            // Linux returns an error when the last process has closed its end.
             Err(_) => false,
         }
     }

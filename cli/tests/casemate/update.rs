@@ -17,13 +17,13 @@ fn installed(hsm: &Hsm) -> Option<String> {
 fn an_update_is_uploaded_and_then_cancelled_or_committed() {
     let hsm = Hsm::updatable();
     let image = Vendor::image(&hsm.folder, "image", "9.8", "What is new:\nmuch");
-    let said = hsm.admin(&["update", "upload", &image]).ok();
-    assert!(said.starts_with("What is new:\nmuch\n") && said.contains("casemate update commit"), "{said}");
+    let message = hsm.admin(&["update", "upload", &image]).ok();
+    assert!(message.starts_with("What is new:\nmuch\n") && message.contains("casemate update commit"), "{message}");
     hsm.admin(&["update", "upload", &image]).fails(9);
     hsm.admin(&["update", "cancel"]).ok();
     assert!(hsm.admin(&["update", "cancel"]).fails(10).contains("No update available"));
-    let said = hsm.admin(&["update", "upload", &image, "--json"]).json();
-    assert_eq!(said, json!({ "releaseNotes": "What is new:\nmuch" }));
+    let message = hsm.admin(&["update", "upload", &image, "--json"]).json();
+    assert_eq!(message, json!({ "releaseNotes": "What is new:\nmuch" }));
     assert!(hsm.admin(&["update", "commit"]).fails(2).contains("--yes"));
     assert_eq!(installed(&hsm), None);
     hsm.admin(&["update", "commit", "--yes"]).ok();
@@ -34,11 +34,11 @@ fn an_update_is_uploaded_and_then_cancelled_or_committed() {
 fn an_update_is_installed_in_one_step() {
     let hsm = Hsm::updatable();
     let image = Vendor::image(&hsm.folder, "image", "9.9", "All new.");
-    // Without a terminal it says so before it uploads anything.
+    // Without a terminal it fails before it uploads anything.
     assert!(hsm.admin(&["update", "install", &image]).fails(2).contains("--yes"));
     assert!(hsm.admin(&["update", "cancel"]).fails(10).contains("No update available"));
-    let said = hsm.admin(&["update", "install", &image, "--yes", "--json"]).json();
-    assert_eq!(said, json!({ "releaseNotes": "All new.", "installed": true }));
+    let message = hsm.admin(&["update", "install", &image, "--yes", "--json"]).json();
+    assert_eq!(message, json!({ "releaseNotes": "All new.", "installed": true }));
     assert_eq!(installed(&hsm).as_deref(), Some("9.9\n"));
 }
 

@@ -40,14 +40,18 @@ pub(crate) async fn keep_former(
 }
 
 /// Adds to `change` that the former slots and clock offset replace the current ones. Where there is no former value, the
-/// current one is removed.
+/// current one is removed; only the clock offset stays if there was a former slot 0.
 pub(crate) async fn back_to_former(
     mut change: DeviceStoreChange,
     local: &DeviceStore,
 ) -> Result<DeviceStoreChange, Error> {
+    let provisioned = local.get(DevicePath::FormerSlot0).await?.is_some();
     for (now, former) in FORMER {
         change = match local.get(former).await? {
             Some(value) => change.put(now, value.to_vec()).delete(former),
+            // The former clock offset is kept only since 0.1.0. A provisioned device had one, and the current one is the best
+            // guess.
+            None if now == DevicePath::ClockOffset && provisioned => change,
             None => change.delete(now),
         };
     }

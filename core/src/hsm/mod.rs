@@ -212,8 +212,8 @@ impl Hsm {
             self.device.read_clock_offset().await?;
         }
         let unlocked = Box::pin(phase.open(domain)).await;
-        if matches!(unlocked, Err(Error::Invalid(_))) {
-            // A restore may have proved unusable and been undone, and the clock offset with it.
+        if unlocked.is_err() || slot.which == SlotSet::Current {
+            // A restore may have been undone, by this attempt or an earlier one, and the clock offset with it.
             self.device.read_clock_offset().await?;
         }
         if matches!(unlocked, Err(Error::Invalid(_))) && self.device.store.get(DevicePath::Slot0).await?.is_none() {
@@ -470,12 +470,18 @@ impl Hsm {
             };
             // Rows cached until now may be older than the revision at which the watch begins.
             self.apply_event(&Event::Lost);
+            let mut changes = 0u64;
             loop {
                 let event = watch.next().await;
                 self.apply_event(&event);
                 if !matches!(event, Event::Changed { .. }) {
                     break;
                 }
+                changes = changes.saturating_add(1);
+            }
+            if changes == 0 {
+                // Watches that end at once would otherwise empty the caches as fast as the store answers.
+                self.device.platform.clock.sleep(Duration::from_secs(1)).await;
             }
         }
     }

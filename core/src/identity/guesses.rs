@@ -8,7 +8,8 @@
 //!   judged.
 //! - By comparison with credentials that are known ([`Operational::authenticate`]). A right guess is believed only if the
 //!   limiter has no strike, and a wrong one leaves its strike before the next guess of that name and neighbourhood is
-//!   compared: both happen under [`Guesses::comparing`].
+//!   compared: both happen under [`Guesses::comparing`]. (When the limiter is full it refuses without a strike what it does not
+//!   remember; that takes [`casemate_api::limits::LOGIN_STRIKES_MAX`] different guesses within a second.)
 //! - By comparison with one that is being judged. The first that differs leaves a strike, and nobody joins any more; if
 //!   the one that is judged turns out to be right, that strike stands.
 //!

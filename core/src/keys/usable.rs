@@ -264,6 +264,20 @@ mod tests {
     }
 
     #[test]
+    fn a_watch_that_hears_of_a_change_before_its_commit_has_returned_does_not_have_a_key_loaded_again() {
+        let (op, admin, _) = world();
+        let keys = op.keys().managed_by(&admin).unwrap();
+        block_on(sign(&op, &admin, &id("k")));
+        let before = begun_here("loading a key");
+        let path = crate::rows::path::RowPath::key(op.tables.generation, 0, &id("k"));
+        let revision = block_on(keys.get(&id("k"))).unwrap().unwrap().row.revision;
+        let next = crate::store::Revision(revision.0 + 1);
+        op.tables.apply_event(&crate::store::Event::Changed { path: path.path().clone(), revision: next });
+        block_on(sign(&op, &admin, &id("k")));
+        assert_eq!(begun_here("loading a key") - before, 0);
+    }
+
+    #[test]
     fn another_key_under_the_same_id_is_loaded_for_itself() {
         let (op, admin, _) = world();
         let keys = op.keys().managed_by(&admin).unwrap();

@@ -24,7 +24,8 @@ use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Room, Store, Tx
 ///
 /// # Errors
 /// [`Error::Internal`] for a row that does not open or that no version wrote; such rows are never dropped silently.
-/// [`Error::Unavailable`] if something else wrote to the rows at the same time.
+/// [`Error::Unavailable`] if something else wrote to the rows at the same time, if a row is already at its new place, or if
+/// the store leaves too many outcomes unknown.
 pub(super) async fn to_tables_of_their_own(
     store: &dyn Store,
     rng: &dyn Rng,
@@ -35,34 +36,43 @@ pub(super) async fn to_tables_of_their_own(
     let prefix = Path([generation_prefix(generation).as_bytes(), &[OLD_SETTINGS]].concat().into());
     let key = |table: u8| seal::derive(domain.expose(), &[b"shared store", &[table]]);
     let old = Old { prefix, settings: key(OLD_SETTINGS), namespaces: key(TableId::Namespaces as u8) };
-    loop {
+    let mut unsettled = 0;
+    while unsettled < ATTEMPTS {
         let page = store.range(Range::prefix(&old.prefix, LIST_PAGE_ROWS), Read::Fresh).await?;
         if page.rows.is_empty() {
             return Ok(());
         }
         let mut txns = Vec::new();
-        for group in page.rows.chunks(STORE_TXN_MAX_OPS / 4) {
+        for group in page.rows.chunks(STORE_TXN_MAX_OPS / 5) {
             let mut txn = Txn { expect: vec![fence.clone()], room: Room::Reserved, ..Txn::default() };
             for (path, row) in group {
                 let new = old.converted(domain, rng, generation, path, row)?;
+                let (new_path, value) = new.into_parts();
                 txn.expect.push((path.clone(), Expect::At(row.revision)));
-                txn.put.push(new.into_parts());
+                // A row that is already there is newer, and must not be overwritten.
+                txn.expect.push((new_path.clone(), Expect::Absent));
+                txn.put.push((new_path, value));
                 txn.delete.push(path.clone());
             }
             txns.push(txn);
         }
         for outcome in store.commit(txns).await? {
             match outcome {
-                // The next round reads the rows again, so an unknown outcome needs no special treatment.
-                Outcome::Committed(_) | Outcome::Unknown => {}
+                Outcome::Committed(_) => {}
+                // The next round reads the rows again.
+                Outcome::Unknown => unsettled += 1,
                 Outcome::Conflict(_) => {
                     return Err(Error::Unavailable("The HSM's data was changed meanwhile. Try again.".into()));
                 }
             }
         }
-        tracing::info!(target: "hsm", rows = page.rows.len(), "rows were moved into tables of their own");
+        tracing::info!(target: "hsm", rows = page.rows.len(), "rows are moved into tables of their own");
     }
+    Err(Error::Unavailable("The store did not confirm the change. Try again.".into()))
 }
+
+/// Number of transactions with an unknown outcome after which the migration gives up, because opening the phase waits for it.
+const ATTEMPTS: usize = 4;
 
 /// The table that held single values.
 const OLD_SETTINGS: u8 = 6;
@@ -116,4 +126,77 @@ impl Old {
 
 fn sealed<R: Record>(domain: &DomainKey, rng: &dyn Rng, path: &RowPath<R>, record: &R) -> SealedRow {
     RowKey::of(domain).seal(path, Revision::default(), record, rng)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use pollster::block_on;
+
+    use super::*;
+    use crate::rows::path::generation_pointer;
+    use crate::rows::tables::Tables;
+    use crate::sim::{SimRng, SimStore};
+    use crate::store::Path;
+
+    const LAST: u32 = 7;
+
+    fn domain() -> DomainKey {
+        DomainKey::new([7; 32])
+    }
+
+    /// A store with one row of the old table: the last namespace number.
+    fn old_store() -> (Arc<SimStore>, Path) {
+        let store = Arc::new(SimStore::new(1));
+        store.tamper(generation_pointer(), 1u32.to_be_bytes().to_vec());
+        let path = Path([generation_prefix(1).as_bytes(), &[OLD_SETTINGS], b"last namespace number"].concat().into());
+        let key = seal::derive(domain().expose(), &[b"shared store", &[TableId::Namespaces as u8]]);
+        let plain = NamespaceRecord::new(LAST).encode();
+        let value = crate::rows::table::seal_row(&key, &path, Revision::default(), &plain, &SimRng::new(3));
+        store.tamper(path.clone(), value);
+        (store, path)
+    }
+
+    fn open(store: &Arc<SimStore>) -> Result<Tables, Error> {
+        block_on(Tables::open(store.clone(), Arc::new(SimRng::new(2)), &domain()))
+    }
+
+    fn last(tables: &Tables) -> Option<u32> {
+        block_on(tables.namespace_numbers.read(&RowPath::last_namespace_number(1))).unwrap().map(|row| row.record.0)
+    }
+
+    #[test]
+    fn a_row_of_the_old_table_is_moved_once_and_never_overwrites_a_newer_one() {
+        let (store, path) = old_store();
+        assert_eq!(last(&open(&store).unwrap()), Some(LAST));
+        assert!(store.raw_rows().iter().all(|(row, _)| *row != path));
+        let (again, _) = old_store();
+        let old = again.raw_rows().into_iter().find(|(row, _)| *row == path).unwrap();
+        store.tamper(old.0, old.1);
+        assert!(matches!(open(&store), Err(Error::Unavailable(_))));
+    }
+
+    #[test]
+    fn opening_fails_if_all_answers_are_lost() {
+        let (store, _) = old_store();
+        store.lose_answers(1_000_000);
+        let opened = open(&store);
+        store.lose_answers(0);
+        // By chance the row may have been moved at the last attempt.
+        assert!(
+            matches!(&opened, Err(Error::Unavailable(_))) || opened.is_ok_and(|tables| last(&tables) == Some(LAST))
+        );
+        assert_eq!(last(&open(&store).unwrap()), Some(LAST));
+    }
+
+    #[test]
+    fn a_row_that_does_not_open_or_that_no_version_wrote_is_an_error() {
+        let (store, path) = old_store();
+        store.tamper(path, vec![1; 40]);
+        assert!(matches!(open(&store), Err(Error::Internal(_))));
+        let (store, _) = old_store();
+        store.tamper(Path([generation_prefix(1).as_bytes(), &[OLD_SETTINGS], b"x"].concat().into()), vec![1; 40]);
+        assert!(matches!(open(&store), Err(Error::Internal(_))));
+    }
 }

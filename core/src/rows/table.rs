@@ -318,8 +318,11 @@ impl<R: Record> Table<R> {
     pub(super) fn reported(&self, path: &Path, at: Revision) {
         let mut changes = self.stripe(path);
         *changes += 1;
-        if self.cache.get(path).is_some_and(|cached| cached.replaced.unwrap_or(cached.row.revision) < at) {
-            self.cache.remove(path);
+        if self.cache.get(path).is_some_and(|cached| cached.replaced.unwrap_or(cached.row.revision) < at)
+            && let Some((_, older)) = self.cache.remove(path)
+        {
+            // It may be this process's own write whose commit has not returned yet, so the old row is kept for reuse.
+            self.keep_for_reuse(path, older, at);
         }
     }
 

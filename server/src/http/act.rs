@@ -50,13 +50,10 @@ impl RequestContext {
             self.grant.cover(REQUEST_BYTES + REPLY_STREAM_BYTES).map_err(|NoRoom| no_room())?;
         }
         let reply = if decoded.body_bytes > REQUEST_BYTES {
-            // To its end even if the client leaves: the pool goes on holding the input, so it is to go on being counted.
+            // To its end even if the client leaves: the pool goes on holding the input, so it is to go on being counted, and so
+            // is the reply until it is taken.
             let grant = self.grant.clone();
-            let run = Box::pin(async move {
-                let reply = endpoint.run(column, decoded).await;
-                drop(grant);
-                reply
-            });
+            let run = Box::pin(async move { endpoint.run(column, decoded).await.map(|reply| reply.holding(grant)) });
             tokio::spawn(run).await.map_err(|_| broken())?
         } else {
             endpoint.run(column, decoded).await

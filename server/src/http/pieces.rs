@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use casemate_api::limits::{REPLY_PIECE_BYTES, REQUEST_BYTES};
+use casemate_api::limits::{REPLY_PIECE_BYTES, REPLY_UNCUT_MAX_BYTES, REQUEST_BYTES};
 use casemate_core::runtime::stall;
 use tokio::runtime::Handle;
 
@@ -19,12 +19,22 @@ pub struct Pieces {
     /// Full before there is another.
     first: Vec<u8>,
     more: VecDeque<Vec<u8>>,
+    /// What they are counted in until they are taken apart.
+    held: Option<Arc<Grant>>,
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        let_go(std::mem::take(&mut self.more), self.held.take());
+    }
 }
 
 impl Pieces {
     /// Nothing yet, with room for `bytes`.
     pub fn with_capacity(bytes: usize) -> Self {
-        Self { first: Vec::with_capacity(bytes.min(REPLY_PIECE_BYTES)), more: VecDeque::new() }
+        let mut pieces = Self::default();
+        pieces.first.reserve_exact(bytes.min(REPLY_PIECE_BYTES));
+        pieces
     }
 
     /// Bytes in all pieces.
@@ -37,20 +47,26 @@ impl Pieces {
         self.first.is_empty()
     }
 
-    /// The pieces, of [`REPLY_PIECE_BYTES`] at most each.
+    /// The same, counted in `grant` until they are taken apart or are gone.
+    pub fn holding(mut self, grant: Arc<Grant>) -> Self {
+        self.held = Some(grant);
+        self
+    }
+
+    /// The pieces. One that is alone has [`REPLY_UNCUT_MAX_BYTES`] at most, others [`REPLY_PIECE_BYTES`].
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         std::iter::once(&self.first).chain(&self.more).map(Vec::as_slice)
     }
 
     /// The first piece and the others.
-    pub fn apart(self) -> (Vec<u8>, VecDeque<Vec<u8>>) {
-        (self.first, self.more)
+    pub fn apart(mut self) -> (Vec<u8>, VecDeque<Vec<u8>>) {
+        (std::mem::take(&mut self.first), std::mem::take(&mut self.more))
     }
 
     fn append(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let last = self.more.back_mut().unwrap_or(&mut self.first);
-            let room = REPLY_PIECE_BYTES - last.len();
+            let room = REPLY_PIECE_BYTES.saturating_sub(last.len());
             if room == 0 {
                 self.more.push_back(Vec::with_capacity(bytes.len().min(REPLY_PIECE_BYTES)));
                 continue;
@@ -63,10 +79,10 @@ impl Pieces {
 }
 
 impl From<Vec<u8>> for Pieces {
-    /// Belongs on the pool if `bytes` are many.
+    /// Belongs on the pool if `bytes` are more than [`REPLY_UNCUT_MAX_BYTES`].
     fn from(bytes: Vec<u8>) -> Self {
-        if bytes.len() <= REPLY_PIECE_BYTES {
-            return Self { first: bytes, more: VecDeque::new() };
+        if bytes.len() <= REPLY_UNCUT_MAX_BYTES {
+            return Self { first: bytes, more: VecDeque::new(), held: None };
         }
         stall::begins("cutting a long reply");
         let mut pieces = Self::with_capacity(REPLY_PIECE_BYTES);
@@ -122,7 +138,7 @@ mod tests {
     use http_body_util::BodyExt;
     use std::io::Write;
 
-    const LONG: usize = 10 * REPLY_PIECE_BYTES + 1;
+    const LONG: usize = 17 * REPLY_PIECE_BYTES + 1;
 
     fn run<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
@@ -135,7 +151,7 @@ mod tests {
             let mut written = Pieces::with_capacity(10);
             bytes.chunks(step).for_each(|part| written.write_all(part).unwrap());
             for pieces in [written, Pieces::from(bytes.clone())] {
-                assert_eq!((pieces.len(), pieces.is_empty(), pieces.iter().count()), (LONG, false, 11));
+                assert_eq!((pieces.len(), pieces.is_empty(), pieces.iter().count()), (LONG, false, 18));
                 assert!(pieces.iter().all(|piece| piece.len() <= REPLY_PIECE_BYTES));
                 let body = ReplyBody::pieces(pieces);
                 assert_eq!(hyper::body::Body::size_hint(&body).exact(), Some(LONG as u64));
@@ -157,7 +173,16 @@ mod tests {
             drop(reply().holding(grant));
             assert_eq!(stall::begun_here(WIPING), before);
             assert!(budget.left() < 8 << 20, "what is still there counts");
-            for _ in 0..20 {
+            for _ in 0..40 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(budget.left(), 8 << 20);
+            // The same before it is a body: a handler's reply whose client has left.
+            let grant = budget.account([192, 0, 2, 1].into()).grant(LONG).unwrap();
+            drop(Pieces::from(vec![7; LONG]).holding(grant));
+            assert_eq!(stall::begun_here(WIPING), before);
+            assert!(budget.left() < 8 << 20, "what is still there counts");
+            for _ in 0..40 {
                 tokio::task::yield_now().await;
             }
             assert_eq!(budget.left(), 8 << 20);

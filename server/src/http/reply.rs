@@ -1,5 +1,7 @@
 //! Replies and refusals, and the one place where an error of the core becomes a status.
 
+use std::sync::Arc;
+
 use casemate_api::body::ErrorBody;
 use casemate_api::sentences;
 use casemate_core::Error;
@@ -7,6 +9,7 @@ use casemate_core::error::Text;
 use hyper::StatusCode;
 use serde::Serialize;
 
+use super::budget::Grant;
 use super::endpoint::Spec;
 use super::pieces::Pieces;
 use super::serve::ReplyBody;
@@ -34,7 +37,7 @@ pub enum Content {
 }
 
 impl Reply {
-    /// `200` with bytes, which are cut into pieces if they are many; then this belongs on the pool.
+    /// `200` with bytes. More than [`casemate_api::limits::REPLY_UNCUT_MAX_BYTES`] are cut into pieces, which belongs on the pool.
     pub fn ok(bytes: impl Into<Vec<u8>>) -> Self {
         Self::of(Content::Whole(bytes.into().into()))
     }
@@ -48,6 +51,14 @@ impl Reply {
         let mut json = Pieces::with_capacity(JSON_BYTES);
         serde_json::to_writer(&mut json, value).map_err(|why| Error::internal(why.to_string()))?;
         Ok(Self::of(Content::Whole(json)))
+    }
+
+    /// The same, counted in `grant` until its body is taken or gone.
+    pub fn holding(mut self, grant: Arc<Grant>) -> Self {
+        if let Content::Whole(pieces) = self.body {
+            self.body = Content::Whole(pieces.holding(grant));
+        }
+        self
     }
 
     /// `200` with a body that comes.

@@ -429,10 +429,11 @@ impl Shared {
             Err(_) => row::damaged("panic"),
         };
         tracing::error!(%why, "the store may or may not have applied a group of commits");
+        // Watches cannot tell what was applied either. They end before anybody can open the store again, which sets where they
+        // begin anew.
+        self.history.restart(Revision(u64::MAX));
         self.give_up(&database);
         drop(database);
-        // Watches cannot tell what was applied either.
-        self.history.restart(Revision(u64::MAX));
         if store_error(&why) != StoreError::Full {
             return Err(Failed::Unknown);
         }

@@ -10,7 +10,7 @@ use casemate_core::store::{Revision, StoreError};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable};
 
 use super::disk::Disk;
-use super::row::{self, FORMAT, FORMAT_VERSION, META, REVISION, ROWS};
+use super::row::{self, FIRST_FORMAT_VERSION, FORMAT, FORMAT_VERSION, META, REVISION, ROWS};
 use super::volume::says_full;
 use crate::durable::{self, NOFOLLOW};
 
@@ -112,6 +112,12 @@ fn format(database: &Database) -> Result<(), redb::Error> {
     Ok(transaction.commit()?)
 }
 
+fn set_format(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(META)?.insert(FORMAT, FORMAT_VERSION)?;
+    Ok(transaction.commit()?)
+}
+
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600).custom_flags(NOFOLLOW);
@@ -126,8 +132,11 @@ fn open_untrusted(disk: &Disk, cache_bytes: usize) -> Result<(Database, Revision
         })
         .create_with_backend(disk.clone())?;
     let (format, revision) = numbers(&database)?;
-    if format != FORMAT_VERSION {
-        return Err(OpenError::Damaged(format!("its format {format} is not known to this version")));
+    match format {
+        FORMAT_VERSION => {}
+        // Rows are brought into today's form by the core. From now on an earlier version, which would not find them, refuses.
+        FIRST_FORMAT_VERSION => set_format(&database)?,
+        other => return Err(OpenError::Damaged(format!("its format {other} is not known to this version"))),
     }
     Ok((database, Revision(revision)))
 }

@@ -12,7 +12,9 @@ pub(super) const FORMAT: &str = "format";
 /// In [`META`]: revision of the last change.
 pub(super) const REVISION: &str = "revision";
 /// The layout described here.
-pub(super) const FORMAT_VERSION: u64 = 1;
+pub(super) const FORMAT_VERSION: u64 = 2;
+/// The same layout while single values lay in one table of the core; opened, and then of today's version.
+pub(super) const FIRST_FORMAT_VERSION: u64 = 1;
 
 /// Parts revision and value.
 pub(super) fn split(row: &[u8]) -> Result<(Revision, &[u8]), redb::Error> {

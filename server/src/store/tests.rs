@@ -22,7 +22,9 @@ use pollster::block_on;
 
 use super::disk::Change;
 use super::volume::Space;
-use super::{Embedded, OpenError, Volume};
+use redb::ReadableTable;
+
+use super::{Embedded, OpenError, Volume, row};
 use crate::clock::SystemClock;
 use crate::rng::SystemRng;
 use crate::scratch::Scratch;
@@ -84,6 +86,37 @@ fn rows_and_revisions_survive_closing() {
     let watch = |from| block_on(block_on(store.watch(path(""), from)).unwrap().next());
     assert_eq!(watch(Revision(revision.0 - 1)), Event::Compacted);
     assert_eq!(watch(revision), Event::Changed { path: path("b"), revision: Revision(revision.0 + 1) });
+}
+
+#[test]
+fn a_store_of_the_first_format_is_opened_and_then_of_todays_and_one_of_a_later_is_refused() {
+    let folder = Scratch::new();
+    let file = folder.path("store");
+    let store = open(&file);
+    commit(&store, put("a", b"1")).unwrap();
+    drop(store);
+    let numbered = |format: Option<u64>| {
+        let database = redb::Database::open(&file).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let was = {
+            let mut meta = transaction.open_table(row::META).unwrap();
+            let was = meta.get(row::FORMAT).unwrap().unwrap().value();
+            format.iter().for_each(|format| drop(meta.insert(row::FORMAT, *format).unwrap()));
+            was
+        };
+        transaction.commit().unwrap();
+        was
+    };
+    assert_eq!(numbered(Some(row::FIRST_FORMAT_VERSION)), row::FORMAT_VERSION);
+    let store = open(&file);
+    assert_eq!(get(&store, "a").unwrap().as_deref(), Some(&b"1"[..]));
+    drop(store);
+    assert_eq!(
+        numbered(Some(row::FORMAT_VERSION + 1)),
+        row::FORMAT_VERSION,
+        "an earlier version refuses it from now on"
+    );
+    assert!(matches!(Embedded::open(&file, CACHE_BYTES, &volume_of(&file)), Err(OpenError::Damaged(_))));
 }
 
 #[test]

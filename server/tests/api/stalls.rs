@@ -137,7 +137,6 @@ fn no_long_body_is_handled_on_a_serving_thread() {
         "encoding a long output",
         "using a key",
         "tagging a large reply",
-        "cutting a long reply",
         "taking a large form apart",
     ]);
 }

@@ -70,9 +70,9 @@ pub(crate) fn run(context: &Context) -> Result<(), Failure> {
 }
 
 fn node(session: &Session, name: &str, state: Result<State, Error>, failed: &mut Option<Error>) -> Node {
-    let told = state.and_then(|state| session.cluster().diagnose().map(|diagnosis| (state, diagnosis)));
+    let result = state.and_then(|state| session.cluster().diagnose().map(|diagnosis| (state, diagnosis)));
     let mut node = Node { node: name.into(), state: None, running: None, messages: Vec::new(), error: None };
-    match told {
+    match result {
         Ok((state, diagnosis)) => {
             node.state = Some(state);
             node.running = Some(diagnosis.cluster_state.running);

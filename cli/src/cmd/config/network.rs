@@ -129,8 +129,8 @@ mod tests {
         for network in [there(false), there(true)] {
             assert_eq!(nothing().applied_to(network.clone()).unwrap(), network);
         }
-        let said = Set { ipv6: api_value("2001:db8::8/64").ok(), ..nothing() };
-        let ipv6 = said.applied_to(there(true)).unwrap().ipv6.unwrap();
+        let set = Set { ipv6: api_value("2001:db8::8/64").ok(), ..nothing() };
+        let ipv6 = set.applied_to(there(true)).unwrap().ipv6.unwrap();
         assert_eq!((ipv6.cidr.to_string().as_str(), ipv6.gateway), ("2001:db8::8/64", "fe80::1".parse().ok()));
     }
 
@@ -139,8 +139,8 @@ mod tests {
         assert_eq!(Set { no_ipv6: true, ..nothing() }.applied_to(there(true)).unwrap().ipv6, None);
         let alone = Set { no_ipv6_gateway: true, ..nothing() }.applied_to(there(true)).unwrap().ipv6.unwrap();
         assert_eq!(alone.gateway, None);
-        let said = Set { ipv6: api_value("2001:db8::8/64").ok(), ..nothing() };
-        assert_eq!(said.applied_to(there(false)).unwrap().ipv6.unwrap().gateway, None);
+        let set = Set { ipv6: api_value("2001:db8::8/64").ok(), ..nothing() };
+        assert_eq!(set.applied_to(there(false)).unwrap().ipv6.unwrap().gateway, None);
         assert!(Set { ipv6_gateway: "fe80::2".parse().ok(), ..nothing() }.applied_to(there(false)).is_err());
     }
 }

@@ -229,12 +229,12 @@ fn login(context: &Context, session: Session, report: &mut Report) -> Option<Nod
 /// Compares the clock of the HSM with that of this machine, which is read before and after.
 fn clock(anonymous: &Session, session: Option<&Session>, report: &mut Report) {
     let before = Timestamp::now();
-    let told = anonymous.health().date().map(|date| {
+    let time = anonymous.health().date().map(|date| {
         // Fractions of a second are cut off, half a second on average.
         date.and_then(|date| jiff::fmt::rfc2822::parse(&date).ok())
             .map(|date| date.timestamp() + SignedDuration::from_millis(500))
     });
-    let (before, told) = match (told, session) {
+    let (before, time) = match (time, session) {
         (Ok(None), Some(session)) => (
             Timestamp::now(),
             match session.config().time() {
@@ -243,10 +243,10 @@ fn clock(anonymous: &Session, session: Option<&Session>, report: &mut Report) {
                 Err(why) => Err(why),
             },
         ),
-        (told, _) => (before, told),
+        (time, _) => (before, time),
     };
     let after = Timestamp::now();
-    let there = match told {
+    let there = match time {
         Ok(Some(there)) => there,
         Ok(None) => return report.skip("clock", "the HSM tells its time only to an Administrator"),
         Err(why) => return report.failure("clock", &why.into()),

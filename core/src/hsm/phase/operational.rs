@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use casemate_api::limits::BODY_INLINE_MAX_BYTES;
 use casemate_api::{Passphrase, UserId};
 use futures_channel::oneshot;
 
@@ -23,7 +24,7 @@ use crate::rows::path::DevicePath;
 use crate::rows::table::{CacheFigures, Row};
 use crate::rows::tables::Tables;
 use crate::rows::user::UserRecord;
-use crate::runtime::lifetime::{Lifetime, by_size};
+use crate::runtime::lifetime::Lifetime;
 use crate::runtime::party::Party;
 use crate::runtime::pool::Work;
 
@@ -33,13 +34,14 @@ pub struct Operational {
     domain: DomainKey,
     pub(crate) tables: Tables,
     pub(crate) device: Arc<Device>,
-    pub(crate) life: Lifetime,
     logins: LoginState,
     keys: KeyState,
     /// Orders acts on a caller's right outside the shared store against changes that take rights away.
     rights: Rights,
     /// Number of running backups.
     backups: Arc<AtomicUsize>,
+    /// Dropped last, so that everything else is gone when its end is reported to those who wait for it.
+    pub(crate) life: Lifetime,
 }
 
 impl Operational {
@@ -221,7 +223,7 @@ impl Operational {
         party: Party,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        by_size(&*self.device.platform.pool, bytes, party, job).await
+        if bytes <= BODY_INLINE_MAX_BYTES { Ok(job()) } else { self.off_thread(Work::Crypto, party, job).await }
     }
 
     /// Refuses all further use of keys. Counters can still be written to the store.
