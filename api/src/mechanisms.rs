@@ -67,7 +67,7 @@ pub enum Input {
 pub enum Cost {
     /// On the serving thread, for up to [`INLINE_INPUT_MAX_BYTES`] of input.
     Inline,
-    /// The same for RSA keys of up to so many bits, as [`Row::is_short`] counts them; on the worker pool above.
+    /// The same for RSA keys of up to so many bits, as [`MechanismSpec::is_short`] counts them; on the worker pool above.
     InlineTo(usize),
     /// On the worker pool.
     Pool,
@@ -82,7 +82,7 @@ pub enum Since {
 
 /// One thing a key of one type can do.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub struct MechanismSpec {
     /// The key type.
     pub key: KeyType,
     /// The capability a key lists.
@@ -101,7 +101,7 @@ pub struct Row {
     pub since: Since,
 }
 
-impl Row {
+impl MechanismSpec {
     /// Whether this is short enough for a thread that serves requests. `rsa_bits` is twice the length of the longer prime: of
     /// most keys the length of the modulus, and of those with primes of unequal length what their use costs.
     pub fn is_short(&self, rsa_bits: usize, input_bytes: usize) -> bool {
@@ -125,27 +125,27 @@ const CKM_AES_CBC: u64 = 0x1082;
 /// 0.11 ms for 1024 bits, 0.3 ms for 2048.
 const RSA_INLINE_BITS: usize = 1024;
 
-const fn rsa(mechanism: Mechanism, mode: Mode, ckm: u64, input: Input, hash: Option<Hash>) -> Row {
+const fn rsa(mechanism: Mechanism, mode: Mode, ckm: u64, input: Input, hash: Option<Hash>) -> MechanismSpec {
     let cost = Cost::InlineTo(RSA_INLINE_BITS);
-    Row { key: KeyType::RSA, mechanism, mode, ckm: Some(ckm), input, hash, cost, since: Since::V1 }
+    MechanismSpec { key: KeyType::RSA, mechanism, mode, ckm: Some(ckm), input, hash, cost, since: Since::V1 }
 }
-const fn oaep(mechanism: Mechanism, mode: DecryptMode, hash: Hash) -> Row {
+const fn oaep(mechanism: Mechanism, mode: DecryptMode, hash: Hash) -> MechanismSpec {
     rsa(mechanism, Mode::Decrypt(mode), CKM_RSA_PKCS_OAEP, Input::Modulus, Some(hash))
 }
-const fn pss(mechanism: Mechanism, mode: SignMode, hash: Hash) -> Row {
+const fn pss(mechanism: Mechanism, mode: SignMode, hash: Hash) -> MechanismSpec {
     rsa(mechanism, Mode::Sign(mode), CKM_RSA_PKCS_PSS, Input::Digest(hash.len()), Some(hash))
 }
-const fn row(key: KeyType, mechanism: Mechanism, mode: Mode, ckm: Option<u64>, input: Input) -> Row {
-    Row { key, mechanism, mode, ckm, input, hash: None, cost: Cost::Inline, since: Since::V1 }
+const fn row(key: KeyType, mechanism: Mechanism, mode: Mode, ckm: Option<u64>, input: Input) -> MechanismSpec {
+    MechanismSpec { key, mechanism, mode, ckm, input, hash: None, cost: Cost::Inline, since: Since::V1 }
 }
-const fn ecdsa(key: KeyType, digest_bytes: usize, cost: Cost) -> Row {
+const fn ecdsa(key: KeyType, digest_bytes: usize, cost: Cost) -> MechanismSpec {
     let mode = Mode::Sign(SignMode::ECDSA);
-    Row { cost, ..row(key, Mechanism::ECDSA_Signature, mode, Some(CKM_ECDSA), Input::Digest(digest_bytes)) }
+    MechanismSpec { cost, ..row(key, Mechanism::ECDSA_Signature, mode, Some(CKM_ECDSA), Input::Digest(digest_bytes)) }
 }
 
 /// Every (key type, mechanism) that exists, in the order in which replies list mechanisms.
 #[rustfmt::skip]
-pub const TABLE: &[Row] = {
+pub const TABLE: &[MechanismSpec] = {
     use {DecryptMode as D, Hash::*, Input as I, KeyType as K, Mechanism as M, SignMode as S};
     &[
         rsa(M::RSA_Decryption_RAW,   Mode::Decrypt(D::RAW),   CKM_RSA_X_509, I::Integer, None),
@@ -178,7 +178,7 @@ pub const TABLE: &[Row] = {
 };
 
 /// The row by which a key of type `key` answers `mode`; `None` if such keys cannot do that.
-pub fn find(key: KeyType, mode: Mode) -> Option<&'static Row> {
+pub fn find(key: KeyType, mode: Mode) -> Option<&'static MechanismSpec> {
     TABLE.iter().find(|row| row.key == key && row.mode == mode)
 }
 

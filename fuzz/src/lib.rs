@@ -12,10 +12,10 @@ use casemate_api::body::{config, keys, system, users};
 use casemate_api::{KeyId, Tag, UserId};
 use casemate_core::backup::format::{Frame, Parser, Version as Format};
 use casemate_core::backup::json::Value as Bytewise;
-use casemate_core::backup::upstream;
+use casemate_core::backup::nethsm;
 use casemate_core::crypto::material::Material;
-use casemate_core::runtime::{BoxFuture, Clock};
 use casemate_core::hsm::update::{Intake, UpdateKey, Version};
+use casemate_core::runtime::{BoxFuture, Clock};
 use casemate_server::http::body;
 use casemate_server::http::budget::Budget;
 use casemate_server::http::{json, multipart as import, negotiate};
@@ -48,24 +48,24 @@ pub fn backup(bytes: &[u8]) {
         let again = Bytewise::read(&written).expect("what was written can be read");
         assert!(*again.write() == *written, "a value changed when it was read again");
     }
-    if let Ok(user) = upstream::read_user(bytes) {
-        upstream::read_user(&upstream::write_user(&user)).expect("what was written can be read");
+    if let Ok(user) = nethsm::read_user(bytes) {
+        nethsm::read_user(&nethsm::write_user(&user)).expect("what was written can be read");
     }
-    if let Ok(key) = upstream::read_key(bytes, [0; 16]) {
-        let written = upstream::write_key(&key.record, key.certificate.as_deref(), key.operations);
-        let again = upstream::read_key(&written.expect("a key that was read can be written"), [0; 16]);
+    if let Ok(key) = nethsm::read_key(bytes, [0; 16]) {
+        let written = nethsm::write_key(&key.record, key.certificate.as_deref(), key.operations);
+        let again = nethsm::read_key(&written.expect("a key that was read can be written"), [0; 16]);
         assert!(again.expect("what was written can be read").certificate == key.certificate);
     }
-    let _ = (upstream::read_namespace(bytes), upstream::read_chain(bytes), upstream::read_seconds(bytes));
+    let _ = (nethsm::read_namespace(bytes), nethsm::read_chain(bytes), nethsm::read_seconds(bytes));
     for version in [Format::V0, Format::V1] {
-        if let Ok(network) = upstream::read_network(version, bytes) {
-            assert_eq!(upstream::read_network(Format::V1, &upstream::write_network(&network)), Ok(network));
+        if let Ok(network) = nethsm::read_network(version, bytes) {
+            assert_eq!(nethsm::read_network(Format::V1, &nethsm::write_network(&network)), Ok(network));
         }
-        if let Ok(logging) = upstream::read_logging(version, bytes) {
-            assert_eq!(upstream::read_logging(Format::V1, &upstream::write_logging(&logging)), Ok(logging));
+        if let Ok(logging) = nethsm::read_logging(version, bytes) {
+            assert_eq!(nethsm::read_logging(Format::V1, &nethsm::write_logging(&logging)), Ok(logging));
         }
         if let Ok(path) = std::str::from_utf8(bytes) {
-            let _ = upstream::Place::of(version, path);
+            let _ = nethsm::EntryPath::of(version, path);
         }
     }
 }
@@ -215,7 +215,7 @@ pub fn multipart(bytes: &[u8]) {
     let account = Budget::new(1 << 30).account([192, 0, 2, 1].into());
     let Ok(grant) = account.grant(0) else { return };
     let Ok(body) = at_once(body::read(stream, LIMIT, &grant, &Stopped)) else { return };
-    if let Ok(parts) = at_once(import::import_parts(content_type, body.into_body())) {
+    if let Ok(parts) = import::import_parts(content_type, body.into_body()) {
         assert!(parts.arguments.len() + parts.key_file.len() <= content.len());
     }
 }

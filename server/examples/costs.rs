@@ -15,9 +15,9 @@ use std::time::Duration;
 use casemate_api::KeyType;
 use casemate_api::body::keys::DistinguishedName;
 use casemate_api::limits::{INLINE_INPUT_MAX_BYTES, INLINE_MAX_US};
-use casemate_api::mechanisms::{Input, Row, TABLE};
+use casemate_api::mechanisms::{Input, MechanismSpec, TABLE};
 use casemate_core::crypto::material::Material;
-use casemate_core::crypto::mech::{self, Live};
+use casemate_core::crypto::mech::{self, LoadedKey};
 use casemate_core::crypto::x509;
 use casemate_server::process::WipingAllocator;
 use casemate_server::rng::SystemRng;
@@ -43,28 +43,28 @@ fn main() -> Result<(), Failure> {
 
 /// Loads and uses one key in all its modes.
 fn of_key(name: &str, material: &Material) -> Result<(), Failure> {
-    tell(name, "load", || Ok(Live::load(material)?))?;
-    let live = Live::load(material)?;
-    tell(name, "public part, PEM", || Ok(live.public().spki_pem()))?;
-    if live.key_type() != KeyType::Generic {
+    tell(name, "load", || Ok(LoadedKey::load(material)?))?;
+    let loaded = LoadedKey::load(material)?;
+    tell(name, "public part, PEM", || Ok(loaded.public().spki_pem()))?;
+    if loaded.key_type() != KeyType::Generic {
         let subject: DistinguishedName = serde_json::from_str(r#"{"commonName":"a name"}"#)?;
-        tell(name, "CSR", || Ok(x509::csr_pem(&live, &subject)?))?;
+        tell(name, "CSR", || Ok(x509::csr_pem(&loaded, &subject)?))?;
     }
-    for row in TABLE.iter().filter(|row| row.key == live.key_type()) {
-        let input = longest(row, live.modulus_bits().div_ceil(8));
-        let run = || match mech::run(&live, row.mode, black_box(&input), Some(&[7; 16])) {
+    for spec in TABLE.iter().filter(|spec| spec.key == loaded.key_type()) {
+        let input = longest(spec, loaded.modulus_bits().div_ceil(8));
+        let run = || match mech::run(&loaded, spec.mode, black_box(&input), Some(&[7; 16])) {
             // No proper padding, told after all the work; or a hash too long for the key.
             Err(casemate_core::Error::Invalid(_)) => Ok(None),
             done => Ok(Some(done?)),
         };
-        tell(name, &format!("{:?}", row.mode), run)?;
+        tell(name, &format!("{:?}", spec.mode), run)?;
     }
     Ok(())
 }
 
 /// The longest input that may run on a serving thread.
-fn longest(row: &Row, modulus_bytes: usize) -> Vec<u8> {
-    let length = match row.input {
+fn longest(spec: &MechanismSpec, modulus_bytes: usize) -> Vec<u8> {
+    let length = match spec.input {
         Input::Digest(length) => length,
         Input::UpToModulusLess11 => modulus_bytes - 11,
         Input::Modulus | Input::Integer => modulus_bytes,

@@ -23,7 +23,7 @@ use casemate_api::KeyType;
 use casemate_api::mechanisms::Mode;
 use casemate_api::words::{EncryptMode, SignMode};
 use casemate_core::crypto::material::Material;
-use casemate_core::crypto::mech::{self, Live};
+use casemate_core::crypto::mech::{self, LoadedKey};
 use casemate_server::process::WipingAllocator;
 use casemate_server::rng::SystemRng;
 use rustix::time::{ClockId, clock_gettime};
@@ -115,10 +115,11 @@ fn ecdsa(
 }
 
 fn ours(key_type: KeyType, bits: usize, mode: Mode, input: &[u8]) -> Result<Operation, Failure> {
-    let live = Live::load(&Material::generate(key_type, bits, &SystemRng)?)?;
+    let loaded = LoadedKey::load(&Material::generate(key_type, bits, &SystemRng)?)?;
     let input = input.to_vec();
-    let run =
-        move || mech::run(&live, mode, black_box(&input), Some(&[7; 16])).map_err(|error| format!("{error:?}").into());
+    let run = move || {
+        mech::run(&loaded, mode, black_box(&input), Some(&[7; 16])).map_err(|error| format!("{error:?}").into())
+    };
     Ok(repeat(run))
 }
 

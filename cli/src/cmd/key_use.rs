@@ -8,7 +8,7 @@ use aws_lc_rs::digest::{Algorithm, Context as Hasher, SHA1_FOR_LEGACY_USE_ONLY, 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use casemate_api::body::keys;
-use casemate_api::mechanisms::{self, Hash, Input, Mode, Row, TABLE};
+use casemate_api::mechanisms::{self, Hash, Input, MechanismSpec, Mode, TABLE};
 use casemate_api::{DecryptMode, EncryptMode, KeyId, SignMode};
 use casemate_client::Session;
 use clap::{Args, ValueEnum};
@@ -127,7 +127,7 @@ fn only_mode<M: Copy + Debug>(
     of_kind: impl Fn(Mode) -> Option<M>,
 ) -> Result<M, Failure> {
     let key = session.keys().read(id)?;
-    let can = |row: &&Row| row.key == key.key_type && key.mechanisms.contains(&row.mechanism);
+    let can = |row: &&MechanismSpec| row.key == key.key_type && key.mechanisms.contains(&row.mechanism);
     let modes: Vec<M> = TABLE.iter().filter(can).filter_map(|row| of_kind(row.mode)).collect();
     match modes.as_slice() {
         [mode] => Ok(*mode),

@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use casemate_api::body::users::NewUser;
 use casemate_api::body::{keys, system};
 use casemate_api::limits::RANDOM_MAX_BYTES;
-use casemate_api::mechanisms::{Input, Mode, Row, TABLE};
+use casemate_api::mechanisms::{Input, MechanismSpec, Mode, TABLE};
 use casemate_api::{DecryptMode, EncryptMode, KeyId, KeyType, Passphrase, Role, State, UserId};
 use casemate_client::{Error, Session};
 use clap::Args;
@@ -116,7 +116,7 @@ fn exercise(sessions: &Sessions<'_>, unlock: &Passphrase, timings: &mut Vec<Timi
         }
     }
     for key in types {
-        let rows: Vec<&Row> = TABLE.iter().filter(|row| row.key == key).collect();
+        let rows: Vec<&MechanismSpec> = TABLE.iter().filter(|row| row.key == key).collect();
         let name = key.as_str();
         let id = KeyId::parse(name).map_err(local("The id of a key"))?;
         timed(timings, format!("generate {name}"), || generate(admin, &id, &rows))?;
@@ -149,7 +149,7 @@ fn timed<T, E: Into<Failure>>(
     Ok(done)
 }
 
-fn generate(session: &Session, id: &KeyId, rows: &[&Row]) -> Result<(), Error> {
+fn generate(session: &Session, id: &KeyId, rows: &[&MechanismSpec]) -> Result<(), Error> {
     let mut mechanisms: Vec<_> = rows.iter().map(|row| row.mechanism).collect();
     mechanisms.dedup();
     let key_type = rows.first().map_or(KeyType::Generic, |row| row.key);

@@ -1,10 +1,10 @@
-//! The end of the chain, and the one way to make it longer.
+//! The head of the chain, and the only code that extends it.
 //!
-//! Whoever holds the chain writes what has queued up, all in one transaction: records, the new head, a checkpoint when
-//! one is due. A write whose outcome is not known, because its answer was lost or whoever waited for it went away, is
-//! settled by reading the head again before anything else is written, so that no number is given twice.
+//! The holder of the chain writes all that is queued in one transaction: records, the new head, and a checkpoint if one
+//! is due. If the outcome of a write is unknown, because its answer was lost or its request was abandoned, the head is
+//! read again before anything else is written, so that no number is used twice.
 //!
-//! This is the part of [`Audit`] that writes: the two files are one idea and use each other.
+//! This file is the writing part of [`Audit`]; it and the parent module use each other.
 
 use base16ct::lower::encode_string as hex;
 use casemate_api::limits::STORE_TXN_MAX_OPS;
@@ -18,18 +18,18 @@ use crate::device::store::{DeviceStore, DeviceStoreChange};
 use crate::rows::encoding::{BadRecord, Reader, Writer};
 use crate::rows::path::DevicePath;
 
-/// Where the log begins and ends.
+/// The bounds of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// Number of the last record; 0: there is none.
+    /// Number of the last record; 0 if there is none.
     pub(super) sequence: u64,
-    /// Its hash; zeros: there is none.
+    /// Hash of the last record; zeros if there is none.
     pub(super) hash: Hash,
     /// Number of the first record that is kept.
     pub(super) first: u64,
-    /// Hash of the one before it.
+    /// Hash of the record before the first.
     pub(super) previous: Hash,
-    /// Number of the record that has the last checkpoint.
+    /// Number of the record that the last checkpoint is about.
     pub(super) checkpoint: u64,
 }
 
@@ -56,14 +56,14 @@ impl Head {
         Ok(head)
     }
 
-    /// The head as it is stored.
+    /// Reads the stored head; the default if there is none.
     pub(super) async fn load(local: &DeviceStore) -> Result<Self, Error> {
         let damaged = |why: BadRecord| Error::internal(format!("the head of the audit log: {why}"));
         let stored = local.get(DevicePath::AuditHead).await?;
         stored.map_or(Ok(Self::default()), |bytes| Self::decode(&bytes).map_err(damaged))
     }
 
-    /// Puts one more record at the end.
+    /// Appends a record to the chain and to `change`.
     fn append(&mut self, change: DeviceStoreChange, time: &Time, event: &Event) -> DeviceStoreChange {
         let record = Record { sequence: self.sequence + 1, time: time.text.clone(), event: event.clone() };
         self.hash = record.hash(&self.hash);
@@ -78,44 +78,45 @@ pub(super) fn stored_record(row: &[u8]) -> Result<(Hash, Record), BadRecord> {
     Ok((*hash, Record::decode(encoded)?))
 }
 
-/// An event that waits to be written.
+/// A queued event.
 pub(super) struct Entry {
     pub(super) time: Time,
     pub(super) event: Event,
-    /// Whether it is kept for another try if it could not be written. What somebody waits for is not: they have an answer.
+    /// Whether it stays queued if it could not be written. An event that a request waits for does not: the request has
+    /// been answered.
     pub(super) keep: bool,
-    /// Whoever waits is told the record's number, or hears by the sender's end that it was not written.
+    /// Sends the record's number to the request that waits; dropped if it was not written.
     pub(super) done: Option<oneshot::Sender<u64>>,
 }
 
-/// The end of the chain, held by whoever writes.
+/// The head of the chain, and the write whose outcome is unknown.
 pub(super) struct Chain {
     pub(super) head: Head,
-    /// A write whose outcome is not known: the head it would have made, and what it wrote.
-    doubt: Option<(Head, Vec<Entry>)>,
+    /// A write whose outcome is unknown: the head it would have made, and its entries.
+    unconfirmed: Option<(Head, Vec<Entry>)>,
 }
 
 /// When a checkpoint is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// After so many records.
+    /// If enough records have come since the last one.
     Counted,
-    /// Now, if there are new records.
+    /// Now, if there are any new records.
     Now,
 }
 
-/// Records of one write: beside them are the head and a checkpoint.
+/// Records of one write; the transaction also has the head and a checkpoint.
 const GROUP: usize = STORE_TXN_MAX_OPS - 2;
 
 impl Chain {
     pub(super) fn new(head: Head) -> Self {
-        Self { head, doubt: None }
+        Self { head, unconfirmed: None }
     }
 
     fn confirm(&mut self) {
-        let Some((head, entries)) = self.doubt.take() else { return };
+        let Some((head, entries)) = self.unconfirmed.take() else { return };
         for (sequence, entry) in (self.head.sequence + 1..).zip(entries) {
-            // Whoever waited may have gone.
+            // The request may have been abandoned.
             let _ = entry.done.map(|done| done.send(sequence));
         }
         self.head = head;
@@ -123,18 +124,18 @@ impl Chain {
 }
 
 impl Audit {
-    /// Finds out what became of the last write.
+    /// Determines the outcome of the last write.
     async fn settle(&self, chain: &mut Chain) -> Result<(), Error> {
-        if chain.doubt.is_none() {
+        if chain.unconfirmed.is_none() {
             return Ok(());
         }
         self.device.store.settle().await?;
         let stored = Head::load(&self.device.store).await?;
-        match &chain.doubt {
+        match &chain.unconfirmed {
             Some((head, _)) if *head == stored => chain.confirm(),
             _ if stored == chain.head => {
-                if let Some((_, entries)) = chain.doubt.take() {
-                    self.give_back(entries);
+                if let Some((_, entries)) = chain.unconfirmed.take() {
+                    self.requeue(entries);
                 }
             }
             _ => return Err(Error::internal("the head of the audit log was changed by somebody else")),
@@ -142,15 +143,15 @@ impl Audit {
         Ok(())
     }
 
-    /// Writes one group of what waits, and a checkpoint if it is due.
+    /// Writes one group of queued entries, and a checkpoint if it is due.
     pub(super) async fn write(&self, chain: &mut Chain, due: Due) -> Result<(), Error> {
         if let Err(error) = self.settle(chain).await {
-            // Nobody is left waiting for a store that is away.
-            let entries = self.take(usize::MAX);
-            self.give_back(entries);
+            // No request waits for a store that cannot be reached.
+            let entries = self.take_queued(usize::MAX);
+            self.requeue(entries);
             return Err(error);
         }
-        let entries = self.take(GROUP);
+        let entries = self.take_queued(GROUP);
         let mut head = chain.head.clone();
         let append = |change, entry: &Entry| head.append(change, &entry.time, &entry.event);
         let change = entries.iter().fold(DeviceStoreChange::default(), append);
@@ -164,23 +165,23 @@ impl Audit {
             return Ok(());
         }
         let change = change.put(DevicePath::AuditHead, head.encode());
-        chain.doubt = Some((head, entries));
-        let wanted = chain.doubt.as_ref().map(|(head, _)| head.sequence);
+        chain.unconfirmed = Some((head, entries));
+        let wanted = chain.unconfirmed.as_ref().map(|(head, _)| head.sequence);
         match self.device.store.commit(change).await {
             Ok(()) => chain.confirm(),
             Err(error) => {
                 if self.settle(chain).await.is_err()
-                    && let Some((_, entries)) = &mut chain.doubt
+                    && let Some((_, entries)) = &mut chain.unconfirmed
                 {
                     entries.iter_mut().for_each(|entry| entry.done = None);
                 }
-                // Only the answer was lost if the head is where it should be.
+                // If the stored head is the new one, only the answer was lost.
                 if wanted != Some(chain.head.sequence) {
                     return Err(error);
                 }
             }
         }
-        // Only what is on the disk is said: a witness must never hold a history that the device has not.
+        // Logged only once it is durable: a log server must never hold a history that the device does not have.
         if let Some((checkpoint, signature)) = signed {
             let Checkpoint { first, last, time, .. } = &checkpoint;
             tracing::info!(target: "audit", first, last, time, hash = hex(&checkpoint.hash), device = self.device.id,
@@ -206,14 +207,15 @@ impl Audit {
         Ok((change, (checkpoint, signature)))
     }
 
-    /// Removes the oldest records beyond the bound, or as many as the `fresh` ones that have come since the last checkpoint
-    /// if the disk is nearly full: then the log must not take the room of deletions and unlocking. First the head says where the log begins, then the rows go, in steps
-    /// that the next pruning finishes if a crash interrupts them.
+    /// Removes the oldest records beyond the limit. If the disk is nearly full, removes as many as have come since the
+    /// last checkpoint (`fresh`), so that the log does not use up the room for deletions and unlocking. The head with
+    /// the new beginning is written first, then the rows are removed; if a crash interrupts that, the next pruning
+    /// finishes it.
     async fn prune(&self, chain: &mut Chain, fresh: u64) -> Result<(), Error> {
         let head = &chain.head;
         let beyond = head.sequence.saturating_sub(self.bounds.records_max);
         let through = match self.device.store.is_nearly_full() {
-            // What has come since is not among the oldest.
+            // Never removes the records since the last checkpoint.
             true => beyond.max((head.first + fresh - 1).min(head.sequence.saturating_sub(fresh))),
             false => beyond,
         };
@@ -229,21 +231,21 @@ impl Audit {
         let mut head = Head { first: through + 1, previous, ..head.clone() };
         let change = head.append(DeviceStoreChange::default(), &entry.time, &entry.event);
         let change = change.put(DevicePath::AuditHead, head.encode());
-        chain.doubt = Some((head, vec![entry]));
+        chain.unconfirmed = Some((head, vec![entry]));
         self.device.store.commit(change).await?;
         chain.confirm();
         self.device.store.sweep(DevicePath::AuditRecord(0), DevicePath::AuditRecord(chain.head.first)).await?;
         self.device.store.sweep(DevicePath::AuditCheckpoint(0), DevicePath::AuditCheckpoint(chain.head.first)).await
     }
 
-    /// What the HSM says about the record `sequence` with the hash `hash`.
+    /// The checkpoint about the record `sequence` with the hash `hash`, with the time of now.
     pub(super) fn checkpoint(&self, head: &Head, sequence: u64, hash: Hash, ends: Ends) -> Checkpoint {
         let (time, device) = (self.now().text, self.device.id.clone());
         Checkpoint { sequence, hash, first: head.first, last: head.sequence, time, device, ends }
     }
 }
 
-/// A stored checkpoint as the line of an export; `None` if it makes no sense.
+/// A stored checkpoint as a line of an export; `None` if it is malformed.
 pub(super) fn stored_checkpoint(row: &[u8], sequence: u64, device: &str) -> Option<String> {
     let (_, mut reader) = Reader::open(row).ok().filter(|(version, _)| *version == 1)?;
     let (first, last) = (reader.u64().ok()?, reader.u64().ok()?);

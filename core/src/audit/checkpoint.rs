@@ -1,4 +1,4 @@
-//! Checkpoints: what the HSM says about its audit log under a signature, and the key it signs with.
+//! Checkpoints: signed statements of the HSM about its audit log, and the key that signs them.
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base16ct::lower::encode_string as hex;
@@ -9,23 +9,23 @@ use casemate_api::words::SignMode;
 use super::record::{Hash, Member, encode, line};
 use crate::Error;
 use crate::crypto::material::Material;
-use crate::crypto::mech::{self, Live};
+use crate::crypto::mech::{self, LoadedKey};
 use crate::crypto::public::{OID_ED25519, Public};
 use crate::device::store::{DeviceStore, DeviceStoreChange};
 use crate::rows::path::DevicePath;
 use crate::runtime::Rng;
 
-/// What a checkpoint ends.
+/// Whether a checkpoint ends an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ends {
-    /// Nothing: it was written into the log as it grew.
+    /// It is one of those written into the log as it grew.
     Nothing,
-    /// An export. Only such a one can be the end of a file.
+    /// It ends an export. Only such a checkpoint can be the last line of a file.
     Export,
 }
 
 impl Ends {
-    /// As it is written.
+    /// The spelling in a checkpoint.
     pub fn as_str(self) -> &'static str {
         match self {
             Ends::Nothing => "",
@@ -34,22 +34,22 @@ impl Ends {
     }
 }
 
-/// A statement about one record, and through its hash about all before it.
+/// A statement about one record and, through its hash, about all records before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// The record.
+    /// Number of the record.
     pub sequence: u64,
     /// The hash of the record.
     pub hash: Hash,
-    /// The first record the log holds; the ones before were pruned.
+    /// Number of the first record the log holds; earlier ones were pruned.
     pub first: u64,
-    /// The last record the log holds.
+    /// Number of the last record the log holds.
     pub last: u64,
-    /// When this was said: RFC 3339, UTC, milliseconds.
+    /// When it was made: RFC 3339, UTC, milliseconds.
     pub time: String,
     /// The id of the device.
     pub device: String,
-    /// What it ends.
+    /// Whether it ends an export.
     pub ends: Ends,
 }
 
@@ -58,7 +58,7 @@ pub type Signature = [u8; 64];
 /// An Ed25519 public key (RFC 8032).
 pub type PublicKey = [u8; 32];
 
-/// Keeps these signatures apart from all others.
+/// Domain separation from all other signatures.
 const DOMAIN: &[u8] = b"casemate audit checkpoint v1\0";
 
 impl Checkpoint {
@@ -75,7 +75,7 @@ impl Checkpoint {
         ]
     }
 
-    /// What is signed: domain separation, then the members, encoded as those of a record are.
+    /// The signed message: a domain separator, then the members, encoded like those of a record.
     pub fn message(&self) -> Vec<u8> {
         [DOMAIN, &encode(&self.members(&hex(&self.hash)))].concat()
     }
@@ -86,13 +86,13 @@ impl Checkpoint {
         line(self.members(&hash).into_iter().chain([("signature", Member::Text(&signature))]))
     }
 
-    /// Whether the holder of `key` said this.
+    /// Whether `signature` is valid for this checkpoint under `key`.
     pub fn verify(&self, key: &PublicKey, signature: &Signature) -> bool {
         UnparsedPublicKey::new(&ED25519, key).verify(&self.message(), signature).is_ok()
     }
 }
 
-/// The first line of an export: what is needed to check the others.
+/// The first line of an export: device, key, and the number and hash that the verification starts from.
 pub fn header(device: &str, key: &PublicKey, from: u64, previous: &Hash) -> String {
     use Member::{Number, Text};
     let (key, previous) = (hex(key), hex(previous));
@@ -106,7 +106,7 @@ pub fn header(device: &str, key: &PublicKey, from: u64, previous: &Hash) -> Stri
     line(members.into_iter())
 }
 
-/// Reads a public key as `GET /audit/key.pem` gives it.
+/// Reads a public key in the form of `GET /audit/key.pem`: Ed25519 as SubjectPublicKeyInfo (RFC 8410) in PEM.
 pub fn public_key_from_pem(pem: &str) -> Option<PublicKey> {
     use der::DecodePem;
     let spki = pkcs8::spki::SubjectPublicKeyInfoOwned::from_pem(pem.trim_ascii()).ok()?;
@@ -118,13 +118,13 @@ pub fn public_key_from_pem(pem: &str) -> Option<PublicKey> {
 
 /// The audit key of this device.
 pub(super) struct AuditKey {
-    live: Live,
-    /// Its public part.
+    loaded: LoadedKey,
+    /// The public key.
     pub(super) public: PublicKey,
 }
 
 impl AuditKey {
-    /// The stored key; made and stored at the first boot.
+    /// Loads the stored key; generates and stores it at the first boot.
     pub(super) async fn load(local: &DeviceStore, rng: &dyn Rng) -> Result<Self, Error> {
         let damaged = || Error::internal("the key of the audit log is damaged");
         let material = match local.get(DevicePath::AuditKey).await? {
@@ -137,14 +137,14 @@ impl AuditKey {
                 material
             }
         };
-        let live = Live::load(&material)?;
-        let Public::Ed25519(public) = live.public() else { return Err(damaged()) };
-        Ok(Self { live, public })
+        let loaded = LoadedKey::load(&material)?;
+        let Public::Ed25519(public) = loaded.public() else { return Err(damaged()) };
+        Ok(Self { loaded, public })
     }
 
     /// Signs a checkpoint.
     pub(super) fn sign(&self, checkpoint: &Checkpoint) -> Result<Signature, Error> {
-        let signature = mech::run(&self.live, Mode::Sign(SignMode::EdDSA), &checkpoint.message(), None)?;
+        let signature = mech::run(&self.loaded, Mode::Sign(SignMode::EdDSA), &checkpoint.message(), None)?;
         signature.as_slice().try_into().map_err(|_| Error::internal("an Ed25519 signature has 64 bytes"))
     }
 
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_comes_back_from_its_pem() {
+    fn the_public_key_is_read_from_its_pem() {
         let pem = Public::Ed25519([7; 32]).spki_pem().unwrap();
         assert_eq!(public_key_from_pem(&pem), Some([7; 32]));
         assert_eq!(public_key_from_pem(&pem.replace("MCow", "MCox")), None);

@@ -1,9 +1,8 @@
-//! Refusals, itemised while they are few and counted while they are many.
+//! Refusals: recorded one by one while there are few, counted if there are many.
 //!
 //! Time is cut into windows. In each, the first few refusals get a record of their own; the others are counted by
-//! address and reason, and each count becomes one record at the window's end. A window in which something had to be
-//! counted is followed by one twice as long, up to a minute, so that who keeps on being refused cannot push everything
-//! else out of the log.
+//! address and reason, and each count becomes one record at the window's end. After a window with counts the next one
+//! is twice as long, up to a minute, so that continual refusals cannot push everything else out of the log.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -15,18 +14,18 @@ use casemate_api::limits::{
 
 use super::record::{Event, Kind, reason};
 
-/// The refusals of the window that runs.
+/// The refusals of the current window.
 #[derive(Default)]
 pub(super) struct Flood {
-    /// Monotonic; the first refusal behind it opens a new window.
+    /// End of the window (monotonic); the first refusal after it opens a new one.
     until: Duration,
     length: Duration,
-    /// How many more may be itemised, and since when none was added.
+    /// How many more may get their own record, and when that number last grew.
     left: Option<(u32, Duration)>,
     counted: HashMap<(Option<IpAddr>, u16), u64>,
 }
 
-/// The first 64 bits of an IPv6 address, which are one client's as a rule.
+/// The first 64 bits of an IPv6 address, which usually belong to one client; an IPv4 address unchanged.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
@@ -35,12 +34,12 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 impl Flood {
-    /// Takes in one refusal at `now` (monotonic). Whether it gets a record of its own.
+    /// Takes one refusal at `now` (monotonic). Returns whether it gets a record of its own; otherwise it is counted.
     pub(super) fn itemises(&mut self, now: Duration, address: IpAddr, status: u16) -> bool {
         if now >= self.until {
             self.until = now + self.length.max(Duration::from_millis(AUDIT_WINDOW_MS));
         }
-        // A few at once get their records, but who keeps on gets one now and then: else a patient stranger would push
+        // A few at once get their records, continual ones only now and then: otherwise a patient attacker could push
         // everything else out of the log.
         let (left, since) = self.left.unwrap_or((AUDIT_REFUSALS_ITEMISED, now));
         let more = now.saturating_sub(since).as_millis() / u128::from(AUDIT_REFUSAL_MS);
@@ -64,7 +63,7 @@ impl Flood {
         *count = count.saturating_add(1);
     }
 
-    /// What was counted, if the window has ended by `now` (monotonic).
+    /// The counts, if the window has ended by `now` (monotonic).
     pub(super) fn ended(&mut self, now: Duration) -> Vec<Event> {
         if now < self.until {
             return Vec::new();
@@ -77,7 +76,7 @@ impl Flood {
         self.drain()
     }
 
-    /// What was counted so far.
+    /// The counts so far, which are reset.
     pub(super) fn drain(&mut self) -> Vec<Event> {
         let event = |((address, status), count): ((Option<IpAddr>, u16), u64)| Event {
             address: address.map(|address| address.to_string()).unwrap_or_default(),
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_are_itemised_and_the_rest_is_counted() {
+    fn a_few_get_their_own_records_and_the_rest_is_counted() {
         let mut flood = Flood::default();
         let address = "10.0.0.1".parse().unwrap();
         let itemised = (0..1000).filter(|_| flood.itemises(at(5_000), address, 401)).count();
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn many_addresses_take_no_more_than_their_place() {
+    fn many_addresses_take_bounded_memory() {
         let mut flood = Flood::default();
         for i in 0..100_000u32 {
             flood.itemises(at(1), IpAddr::V4(i.into()), 401);
@@ -136,7 +135,7 @@ mod tests {
             records += (0..20).filter(|_| flood.itemises(at(second * 1000), address, 429)).count();
         }
         assert!(records < 20_000, "{records}");
-        // Who is quiet for a while is itemised at once again.
+        // After a quiet while refusals get their own records again.
         flood.ended(at(100_000_000));
         flood.ended(at(100_064_000));
         assert!(flood.itemises(at(100_065_000), address, 429));

@@ -1,9 +1,10 @@
-//! The audit log: who did what, where, and what came of it, in records of which each holds the hash of the one before.
+//! The audit log: records of who did what, on which endpoint, with which outcome. Each record includes the hash of the
+//! one before.
 //!
-//! One writer owns the chain. A change of an administrator is written down before it is carried out, and its outcome
-//! behind it; many at once share a write to the disk. Refusals are written without anybody waiting for it, and only
-//! counted when they are many. The use of keys is not written down. Records stay on the device, sealed like everything in the local store;
-//! what leaves it is signed. No record holds anything of a body or of a passphrase.
+//! One writer at a time extends the chain. An administrative change is recorded before it is carried out (its intent),
+//! and its outcome afterwards; concurrent ones share a write to the disk. Refusals are recorded without making anybody
+//! wait, and only counted if there are many. The use of keys is not recorded. Records stay on the device, sealed like
+//! everything in the local store; exports are signed. No record holds any part of a body or of a passphrase.
 
 mod chain;
 mod checkpoint;
@@ -48,33 +49,33 @@ pub struct Audit {
     flood: Mutex<Flood>,
     lost: AtomicU64,
     chain: async_lock::Mutex<Chain>,
-    /// Whether the last write failed: that is said once, not each second.
+    /// Whether the last write failed, so that it is logged once and not each second.
     failing: AtomicBool,
-    /// When the last hourly checkpoint was looked after, as monotonic milliseconds.
-    looked_ms: AtomicU64,
+    /// When an hourly checkpoint was last due, in monotonic milliseconds.
+    checkpoint_ms: AtomicU64,
 }
 
-/// What a test makes smaller.
+/// Limits that tests make smaller.
 struct Bounds {
     records_max: u64,
     checkpoint_records: u64,
 }
 
-/// The time of an event, as its record spells it.
+/// The time of an event, in the form of its record: RFC 3339, UTC, milliseconds.
 #[derive(Clone)]
 struct Time {
     text: String,
 }
 
-/// Who asks for what.
+/// A request, as far as the audit log records it.
 pub struct Act {
-    /// Who, if they were believed.
+    /// The user, if authenticated.
     pub user: Option<UserId>,
     /// The client's address.
     pub address: IpAddr,
-    /// Method and path of the row of the endpoint table.
+    /// Method and path in the endpoint table.
     pub endpoint: String,
-    /// The path with its ids as they were sent; empty if there are none.
+    /// The path with its ids as sent; empty if the path has no ids.
     pub target: String,
 }
 
@@ -91,11 +92,11 @@ impl Act {
 }
 
 impl Audit {
-    /// The log as it is stored; a new one on a new device.
+    /// Opens the stored log; starts a new one on a new device. Fails if the head or the audit key is damaged.
     pub async fn open(device: Arc<Device>) -> Result<Self, Error> {
         let key = AuditKey::load(&device.store, &*device.platform.rng).await?;
         let head = Head::load(&device.store).await?;
-        let looked_ms = AtomicU64::new(millis(device.platform.clock.monotonic()));
+        let checkpoint_ms = AtomicU64::new(millis(device.platform.clock.monotonic()));
         Ok(Self {
             clock: device.platform.clock.clone(),
             device,
@@ -106,35 +107,37 @@ impl Audit {
             lost: AtomicU64::new(0),
             chain: async_lock::Mutex::new(Chain::new(head)),
             failing: AtomicBool::new(false),
-            looked_ms,
+            checkpoint_ms,
         })
     }
 
-    /// Writes down that somebody is about to change something. It is durable when this returns the record's number;
-    /// `Unavailable` if it could not be written: then the change must not happen.
+    /// Records that a change is about to be carried out, and returns the record's number once it is durable.
+    /// `Unavailable` if it could not be written: then the change must not be carried out.
     pub async fn intent(&self, act: &Act) -> Result<u64, Error> {
         self.record(act.event(Kind::Intent)).await
     }
 
-    /// The same for what must be possible even when nothing can be written; waits for two seconds at most.
+    /// The same for changes that must be possible even when nothing can be written. Waits for at most two seconds;
+    /// `None` if there is no record by then.
     pub async fn intent_if_possible(&self, act: &Act) -> Option<u64> {
         let mut sequence = None;
         let intent = async { sequence = self.intent(act).await.ok() };
         race(intent, self.clock.sleep(Duration::from_millis(AUDIT_PATIENCE_MS))).await;
         if sequence.is_none() {
-            tracing::error!(target: "audit", endpoint = act.endpoint, "this is carried out without a record of its intent");
+            tracing::error!(target: "audit", endpoint = act.endpoint, "the change is carried out without a record of its intent");
         }
         sequence
     }
 
-    /// Writes down what came of an act, soon. `detail` is where a thing was created.
+    /// Queues the outcome of an act. `intent` is the number of its intent record, `detail` the location of what was
+    /// created.
     pub fn outcome(&self, act: &Act, intent: Option<u64>, status: u16, detail: &str) {
         let event = act.event(Kind::Outcome);
         let reason = reason(status).into();
-        self.note(Event { of: intent.unwrap_or(0), status, reason, detail: plain(detail), ..event });
+        self.enqueue(Event { of: intent.unwrap_or(0), status, reason, detail: plain(detail), ..event });
     }
 
-    /// Writes down a refusal, soon, or counts it when they are many.
+    /// Queues a record of a refusal, or only counts it if there are many.
     pub fn refusal(&self, address: IpAddr, status: u16, act: impl FnOnce() -> Act) {
         let address = address.to_canonical();
         if !self.flood().itemises(self.clock.monotonic(), address, status) {
@@ -143,55 +146,55 @@ impl Audit {
         if self.waiting().len() >= AUDIT_WAITING_MAX {
             return self.flood().count(None, status);
         }
-        self.note(Event { status, reason: reason(status).into(), ..act().event(Kind::Refusal) });
+        self.enqueue(Event { status, reason: reason(status).into(), ..act().event(Kind::Refusal) });
     }
 
-    /// Writes down that the HSM booted, and to which state.
+    /// Records that the HSM booted, and in which state it is; returns when it is written or has failed.
     pub async fn booted(&self, state: State) {
         let detail = env!("CARGO_PKG_VERSION").to_owned();
-        self.note(Event { state: format!("{state:?}"), detail, ..Event::new(Kind::Boot) });
+        self.enqueue(Event { state: format!("{state:?}"), detail, ..Event::new(Kind::Boot) });
         self.flush().await;
     }
 
-    /// Writes down that the HSM is now in another state, soon.
+    /// Queues a record that the HSM has entered another state.
     pub fn entered(&self, state: State) {
-        self.note(Event { state: format!("{state:?}"), ..Event::new(Kind::State) });
+        self.enqueue(Event { state: format!("{state:?}"), ..Event::new(Kind::State) });
     }
 
-    /// Writes down that the HSM is about to enter another state. It is durable when this returns; `Unavailable` if it
-    /// could not be written: then the state must not be entered.
+    /// Records that the HSM is about to enter another state; durable when this returns. `Unavailable` if it could not
+    /// be written: then the state must not be entered.
     pub async fn entering(&self, state: State) -> Result<(), Error> {
         self.record(Event { state: format!("{state:?}"), ..Event::new(Kind::State) }).await.map(drop)
     }
 
-    /// Writes down that the HSM stops in good order, and everything that waits.
+    /// Records an orderly stop, and writes everything that is queued.
     pub async fn stop(&self) {
-        self.count_out();
-        self.note(Event::new(Kind::Stop));
+        self.queue_counts();
+        self.enqueue(Event::new(Kind::Stop));
         self.flush().await;
     }
 
-    /// What is to be done once a second: writes what nobody waits for, and a checkpoint each hour.
+    /// To be called once a second: writes what is queued, and a checkpoint each hour.
     pub async fn tick(&self) {
         let now = self.clock.monotonic();
         let counted = self.flood().ended(now);
-        counted.into_iter().for_each(|event| self.note(event));
-        let hourly = millis(now).saturating_sub(self.looked_ms.load(Ordering::Relaxed)) >= AUDIT_CHECKPOINT_MS;
+        counted.into_iter().for_each(|event| self.enqueue(event));
+        let hourly = millis(now).saturating_sub(self.checkpoint_ms.load(Ordering::Relaxed)) >= AUDIT_CHECKPOINT_MS;
         if hourly {
-            self.looked_ms.store(millis(now), Ordering::Relaxed);
+            self.checkpoint_ms.store(millis(now), Ordering::Relaxed);
         }
         let due = if hourly { Due::Now } else { Due::Counted };
         let written = self.write_all(due).await;
-        self.say(&written);
+        self.log_failure(&written);
     }
 
-    /// Writes everything that waits.
+    /// Writes everything that is queued.
     pub async fn flush(&self) {
         let written = self.write_all(Due::Counted).await;
-        self.say(&written);
+        self.log_failure(&written);
     }
 
-    fn say(&self, written: &Result<(), Error>) {
+    fn log_failure(&self, written: &Result<(), Error>) {
         let failed_before = self.failing.swap(written.is_err(), Ordering::Relaxed);
         match written {
             Err(error) if !failed_before => {
@@ -207,11 +210,11 @@ impl Audit {
         self.key.pem()
     }
 
-    /// Begins an export of the records `from` to `to`; without them from the first, to the last. `Invalid` if the log
-    /// does not hold them.
+    /// Begins an export of the records `from` to `to`, by default from the first to the last. `Invalid` if the log does
+    /// not hold them all.
     pub async fn export(&self, from: Option<u64>, to: Option<u64>) -> Result<Export, Error> {
-        self.count_out();
-        // What cannot be written now must not keep anybody from reading what was.
+        self.queue_counts();
+        // If the newest records cannot be written, the older ones can still be read.
         if let Err(error) = self.write_all(Due::Counted).await {
             tracing::error!(target: "audit", %error, "the newest records are not in this export of the audit log");
         }
@@ -236,7 +239,7 @@ impl Audit {
         })
     }
 
-    /// The next lines of an export; none behind its end. The last of them is a fresh checkpoint.
+    /// The next lines of an export; `None` after its end. The last line is a new checkpoint.
     pub async fn page(&self, export: &mut Export) -> Result<Option<String>, Error> {
         if export.next > export.to {
             return Ok(None);
@@ -253,7 +256,7 @@ impl Audit {
         }
         let mut lines = export.begun.take().unwrap_or_default();
         for (path, row) in records {
-            // A row that does not open is left out: who verifies the export learns which one is missing.
+            // A row that does not open is left out: verifying the export shows which one is missing.
             let Some((hash, record)) = row.and_then(|row| stored_record(&row).ok()) else {
                 tracing::error!(target: "audit", row = ?path, "a record of the audit log is damaged");
                 continue;
@@ -280,27 +283,27 @@ impl Audit {
         stored_record(&row).map(|(hash, _)| hash).map_err(|_| damaged())
     }
 
-    /// Writes one record; its number when it is durable.
+    /// Writes one record; returns its number once it is durable.
     async fn record(&self, event: Event) -> Result<u64, Error> {
         let unwritten = || Error::Unavailable("The audit log cannot be written. Check the log and the disk.".into());
         let (done, mut written) = oneshot::channel();
         self.waiting().push_back(Entry { time: self.now(), event, keep: false, done: Some(done) });
         let mut chain = self.chain.lock().await;
         loop {
-            // Whoever held the chain before may have written ours, too.
+            // The previous holder of the chain may have written this record as well.
             match written.try_recv() {
                 Ok(Some(sequence)) => return Ok(sequence),
                 Err(oneshot::Canceled) => return Err(unwritten()),
                 Ok(None) => {}
             }
             let written = self.write(&mut chain, Due::Counted).await;
-            self.say(&written);
+            self.log_failure(&written);
         }
     }
 
     async fn write_all(&self, due: Due) -> Result<(), Error> {
         let mut chain = self.chain.lock().await;
-        // One look first: whoever waits from now on writes for themselves.
+        // Only what is queued now: requests that come later write their records themselves.
         let groups = self.waiting().len();
         self.write(&mut chain, due).await?;
         let mut left = groups;
@@ -311,27 +314,27 @@ impl Audit {
         Ok(())
     }
 
-    /// Queues an event that nobody waits for.
-    fn note(&self, event: Event) {
+    /// Queues an event that no request waits for.
+    fn enqueue(&self, event: Event) {
         let mut waiting = self.waiting();
         if waiting.len() >= 2 * AUDIT_WAITING_MAX {
             drop(waiting);
             self.lost.fetch_add(1, Ordering::Relaxed);
             tracing::error!(target: "audit", kind = event.kind.as_str(), endpoint = event.endpoint, user = event.user,
-                status = event.status, "too much waits for the audit log: this event is not recorded");
+                status = event.status, "the queue of the audit log is full: this event is not recorded");
             return;
         }
         waiting.push_back(Entry { time: self.now(), event, keep: true, done: None });
     }
 
-    /// Queues what was counted in the window that still runs.
-    fn count_out(&self) {
+    /// Queues the counts of the current window.
+    fn queue_counts(&self) {
         let counted = self.flood().drain();
-        counted.into_iter().for_each(|event| self.note(event));
+        counted.into_iter().for_each(|event| self.enqueue(event));
     }
 
-    /// At most `limit` of what waits.
-    fn take(&self, limit: usize) -> Vec<Entry> {
+    /// Takes at most `limit` entries from the queue.
+    fn take_queued(&self, limit: usize) -> Vec<Entry> {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         let mut waiting = self.waiting();
         if lost > 0 {
@@ -342,8 +345,8 @@ impl Audit {
         waiting.drain(..count).collect()
     }
 
-    /// Takes back what was not written, for the next try.
-    fn give_back(&self, entries: Vec<Entry>) {
+    /// Puts entries that were not written back into the queue, for the next attempt.
+    fn requeue(&self, entries: Vec<Entry>) {
         let mut waiting = self.waiting();
         for entry in entries.into_iter().rev().filter(|entry| entry.keep) {
             waiting.push_front(entry);
@@ -363,7 +366,7 @@ impl Audit {
     }
 }
 
-/// An export on its way.
+/// An export in progress.
 pub struct Export {
     /// Its first line, until it is written.
     begun: Option<String>,
@@ -380,7 +383,7 @@ impl Export {
     }
 }
 
-/// Records of one page.
+/// Records per page of an export.
 const PAGE: u64 = LIST_PAGE_ROWS as u64;
 
 fn millis(time: Duration) -> u64 {

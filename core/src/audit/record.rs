@@ -1,7 +1,7 @@
 //! One record of the audit log: its members, its encoding, its hash, and its line in an export.
 //!
-//! Members are numbers and texts, and a text is printable ASCII without quote and backslash, so that the encoding can be
-//! made again from the line by anybody, with no question of escaping or of spelling.
+//! Members are numbers and texts. A text is printable ASCII without quote and backslash, so that anybody can compute
+//! the encoding from the line without rules for escaping.
 
 use std::fmt::Write as _;
 
@@ -11,29 +11,29 @@ use casemate_api::limits::AUDIT_TEXT_MAX_CHARS;
 
 use crate::rows::encoding::{BadRecord, Reader, Writer};
 
-/// SHA-256 of a record and, through it, of all before it.
+/// SHA-256 of a record and, through the hash in it, of all records before.
 pub type Hash = [u8; 32];
 
-/// What a record is about.
+/// The kinds of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Somebody who may is about to change something.
+    /// An authorised change is about to be carried out.
     Intent,
-    /// What came of it.
+    /// The outcome of a change.
     Outcome,
-    /// Something was refused.
+    /// A request was refused.
     Refusal,
-    /// Further refusals of one reason, by one address if it is named.
+    /// The number of further refusals for one reason, of one address if it is given.
     Refusals,
     /// The HSM booted.
     Boot,
-    /// The HSM stopped in good order.
+    /// The HSM stopped in an orderly way.
     Stop,
-    /// The HSM is now in another state.
+    /// The HSM entered another state.
     State,
     /// Old records were removed.
     Pruned,
-    /// Records could not be written for too long, and were not kept.
+    /// Events were dropped, because records could not be written for too long.
     Lost,
 }
 
@@ -51,7 +51,7 @@ impl Kind {
         Kind::Lost,
     ];
 
-    /// As it is written.
+    /// The spelling in a record.
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Intent => "intent",
@@ -72,35 +72,36 @@ impl Kind {
     }
 }
 
-/// What happened. Zero and the empty text stand for a member that is not there.
+/// An event. Zero and the empty text mean that a member is absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What it is about.
+    /// The kind of the event.
     pub kind: Kind,
-    /// The sequence number of another record: an outcome's intent; the last that was pruned.
+    /// The number of another record: the intent of an outcome, or the last pruned record.
     pub of: u64,
-    /// Id of the user who asked and was believed.
+    /// Id of the authenticated user.
     pub user: String,
     /// The client's address.
     pub address: String,
-    /// Method and path of the row of the endpoint table.
+    /// Method and path in the endpoint table.
     pub endpoint: String,
     /// The path with its ids, if it has any.
     pub target: String,
     /// The HTTP status of the answer.
     pub status: u16,
-    /// The same in a word.
+    /// The status in a word, as [`reason`] gives it.
     pub reason: String,
-    /// How many.
+    /// Number of refusals or lost events.
     pub count: u64,
     /// State of the HSM.
     pub state: String,
-    /// What else there is: where a created thing is, the version that booted, the hash of the last pruned record.
+    /// Further information: the location of what was created, the version that booted, or the hash of the last pruned
+    /// record.
     pub detail: String,
 }
 
 impl Event {
-    /// An event of which only the kind is known yet.
+    /// An event with a kind and nothing else.
     pub fn new(kind: Kind) -> Self {
         let none = String::new;
         Self {
@@ -119,14 +120,14 @@ impl Event {
     }
 }
 
-/// An event at its place in the log.
+/// An event with its number and time in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Its number: 1 for the first record of a device, then one more each.
+    /// Its number; the first record of a device has the number 1.
     pub sequence: u64,
-    /// What the HSM's clock said: RFC 3339, UTC, milliseconds. Clocks are set; order is told by `sequence` alone.
+    /// The time by the HSM's clock: RFC 3339, UTC, milliseconds. Clocks can be set, so only `sequence` gives the order.
     pub time: String,
-    /// What happened.
+    /// The event.
     pub event: Event,
 }
 
@@ -136,9 +137,9 @@ pub(super) enum Member<'a> {
     Text(&'a str),
 }
 
-/// Format of encodings.
+/// Version of the encoding.
 const VERSION: u8 = 1;
-/// Keeps the hashes of records apart from all others.
+/// Domain separation from all other hashes.
 const DOMAIN: &[u8] = b"casemate audit record v1\0";
 
 impl Record {
@@ -162,7 +163,8 @@ impl Record {
         ]
     }
 
-    /// A version byte, then every member as text behind its length; one that is not there is an empty text.
+    /// The encoding: a version byte, then every member as a text with its length in front. An absent member is an empty
+    /// text.
     pub fn encode(&self) -> Vec<u8> {
         encode(&self.members())
     }
@@ -183,7 +185,7 @@ impl Record {
             address: reader.text()?,
             endpoint: reader.text()?,
             target: reader.text()?,
-            status: u16::try_from(number(&mut reader)?).map_err(|_| BadRecord("its status is none"))?,
+            status: u16::try_from(number(&mut reader)?).map_err(|_| BadRecord("its status is out of range"))?,
             reason: reader.text()?,
             count: number(&mut reader)?,
             state: reader.text()?,
@@ -193,7 +195,7 @@ impl Record {
         Ok(Self { sequence, time, event })
     }
 
-    /// The hash of this record behind the one with the hash `previous`.
+    /// The hash of this record as the successor of the record with the hash `previous`.
     pub fn hash(&self, previous: &Hash) -> Hash {
         let mut context = Context::new(&SHA256);
         [DOMAIN, previous, &self.encode()].into_iter().for_each(|part| context.update(part));
@@ -211,11 +213,11 @@ impl Record {
 fn number(reader: &mut Reader<'_>) -> Result<u64, BadRecord> {
     match reader.text()?.as_str() {
         "" => Ok(0),
-        text => text.parse().map_err(|_| BadRecord("a number in it is none")),
+        text => text.parse().map_err(|_| BadRecord("a number in it is malformed")),
     }
 }
 
-/// A version byte, then every member as text behind its length.
+/// A version byte, then every member as a text with its length in front.
 pub(super) fn encode(members: &[(&'static str, Member<'_>)]) -> Vec<u8> {
     let text = |writer: Writer, member: &Member<'_>| match member {
         Member::Number(0) => writer.bytes(b""),
@@ -225,7 +227,7 @@ pub(super) fn encode(members: &[(&'static str, Member<'_>)]) -> Vec<u8> {
     members.iter().fold(Writer::new(VERSION), |writer, (_, member)| text(writer, member)).finish().to_vec()
 }
 
-/// A JSON object of the members that are there, and the end of the line. Texts need no escaping: see [`plain`].
+/// A JSON object of the members that are present, and a line feed. Texts need no escaping: see [`plain`].
 pub(super) fn line<'a>(members: impl Iterator<Item = (&'static str, Member<'a>)>) -> String {
     let mut line = String::with_capacity(320);
     for (name, member) in members {
@@ -241,8 +243,8 @@ pub(super) fn line<'a>(members: impl Iterator<Item = (&'static str, Member<'a>)>
     line
 }
 
-/// A text as records hold it: printable ASCII, everything else and `"`, `\` and `%` as `%XX`, and cut where it is too
-/// long. Whatever a client sent cannot forge a line, and is no longer than its place.
+/// Encodes a text for a record: printable ASCII stays, everything else and `"`, `\` and `%` become `%XX`, and a text
+/// that is too long is cut. So nothing that a client sends can forge a line or exceed its length limit.
 pub(super) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -261,10 +263,33 @@ pub(super) fn plain(text: &str) -> String {
     plain
 }
 
-/// Whether a text is as `plain` leaves it.
+/// Whether a text has the form that `plain` gives.
 pub fn is_plain(text: &str) -> bool {
     text.len() <= AUDIT_TEXT_MAX_CHARS
         && text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\')
+}
+
+/// An HTTP status as one word, for records.
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        200..=299 => "done",
+        304 => "unchanged",
+        400 => "invalid",
+        401 => "unauthenticated",
+        403 => "forbidden",
+        404 => "missing",
+        405 => "method",
+        406 => "not-acceptable",
+        408 => "slow",
+        409 => "exists",
+        412 => "precondition",
+        413 | 414 => "too-large",
+        415 => "media-type",
+        429 => "too-many",
+        503 => "unavailable",
+        507 => "full",
+        _ => "fault",
+    }
 }
 
 #[cfg(test)]
@@ -297,7 +322,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn records_come_back_from_their_encoding() {
+    fn records_survive_encoding_and_decoding() {
         let bare = Record { sequence: 1, time: "t".into(), event: Event::new(Kind::Boot) };
         for record in [full(), bare] {
             let bytes = record.encode();
@@ -314,27 +339,5 @@ pub(super) mod tests {
         assert_eq!(long.len(), AUDIT_TEXT_MAX_CHARS);
         assert!(is_plain(&long) && long.ends_with("..."));
         assert!(!is_plain("\"") && !is_plain("\u{e9}"));
-    }
-}
-/// An HTTP status in a word.
-pub fn reason(status: u16) -> &'static str {
-    match status {
-        200..=299 => "done",
-        304 => "unchanged",
-        400 => "invalid",
-        401 => "unauthenticated",
-        403 => "forbidden",
-        404 => "missing",
-        405 => "method",
-        406 => "not-acceptable",
-        408 => "slow",
-        409 => "exists",
-        412 => "precondition",
-        413 | 414 => "too-large",
-        415 => "media-type",
-        429 => "too-many",
-        503 => "unavailable",
-        507 => "full",
-        _ => "fault",
     }
 }

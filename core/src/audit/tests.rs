@@ -41,7 +41,7 @@ fn exported(audit: &Audit, from: Option<u64>, to: Option<u64>) -> Vec<serde_json
     })
 }
 
-/// The records of an export, each checked against the one before.
+/// The records of an export, after checking the hash of each.
 #[track_caller]
 fn records(audit: &Audit) -> Vec<Record> {
     let lines = exported(audit, None, None);
@@ -91,7 +91,7 @@ fn records(audit: &Audit) -> Vec<Record> {
 }
 
 #[test]
-fn an_intent_is_durable_when_it_is_told_and_an_outcome_follows() {
+fn an_intent_is_durable_when_its_number_is_returned_and_an_outcome_follows() {
     let sim = Sim::new(1);
     let audit = open(&sim);
     let number = intent(&audit, "/keys/a").unwrap();
@@ -108,7 +108,7 @@ fn an_intent_is_durable_when_it_is_told_and_an_outcome_follows() {
 }
 
 #[test]
-fn the_chain_goes_on_behind_a_restart() {
+fn the_chain_continues_after_a_restart() {
     let sim = Sim::new(1);
     for life in 0..3 {
         let audit = open(&sim);
@@ -121,7 +121,7 @@ fn the_chain_goes_on_behind_a_restart() {
 }
 
 #[test]
-fn acts_that_wait_together_share_a_write() {
+fn concurrent_acts_share_a_write() {
     let sim = Sim::new(1);
     let audit = open(&sim);
     let clock = sim.clock.clone();
@@ -164,7 +164,7 @@ fn what_cannot_be_written_is_refused_and_leaves_no_gap() {
 }
 
 #[test]
-fn a_lost_answer_gives_no_number_twice() {
+fn a_lost_answer_does_not_repeat_a_number() {
     let sim = Sim::new(7);
     let audit = open(&sim);
     for round in 0..200 {
@@ -184,7 +184,7 @@ fn a_lost_answer_gives_no_number_twice() {
 }
 
 #[test]
-fn who_stops_waiting_in_the_middle_of_a_write_harms_nobody() {
+fn a_request_abandoned_during_a_write_does_no_harm() {
     let sim = Sim::new(1);
     let audit = open(&sim);
     let clock = sim.clock.clone();
@@ -210,7 +210,7 @@ fn who_stops_waiting_in_the_middle_of_a_write_harms_nobody() {
 }
 
 #[test]
-fn old_records_go_at_a_checkpoint_and_the_log_says_from_where_it_goes_on() {
+fn old_records_are_removed_at_a_checkpoint_and_the_log_records_where_it_begins() {
     let sim = Sim::new(1);
     let bounds = || Bounds { records_max: 50, checkpoint_records: 10 };
     let audit = block_on(open_with(&sim, bounds()));
@@ -225,7 +225,7 @@ fn old_records_go_at_a_checkpoint_and_the_log_says_from_where_it_goes_on() {
     let count = |prefix: &[u8]| rows.iter().filter(|(path, _)| path.as_bytes().starts_with(prefix)).count();
     assert_eq!(count(b"audit/record/"), found.len());
     assert!((4..=7).contains(&count(b"audit/checkpoint/")), "{}", count(b"audit/checkpoint/"));
-    // What is gone is not offered, and what goes on is the same chain after a restart.
+    // Removed records are not offered, and after a restart the same chain continues.
     assert!(block_on(audit.export(Some(1), None)).is_err());
     let after = block_on(open_with(&sim, bounds()));
     assert_eq!(records(&after), found);
@@ -246,7 +246,7 @@ fn while_the_disk_is_nearly_full_the_log_goes_on_and_does_not_grow() {
     sim.local.fill(false);
     write(100);
     assert!(records(&audit).len() >= 180, "it grows again");
-    // A log that is shorter than what comes between two checkpoints loses none of that.
+    // A log shorter than the distance of two checkpoints loses none of its records.
     let sim = Sim::new(2);
     sim.local.fill(true);
     let audit = block_on(open_with(&sim, Bounds { records_max: 1_000, checkpoint_records: 10 }));
@@ -275,7 +275,7 @@ fn an_hour_with_new_records_ends_with_a_checkpoint() {
 }
 
 #[test]
-fn a_clock_that_goes_back_does_not_disturb_the_order() {
+fn a_clock_that_is_set_back_does_not_change_the_order() {
     let sim = Sim::new(1);
     let audit = open(&sim);
     intent(&audit, "/keys/a").unwrap();
@@ -287,7 +287,7 @@ fn a_clock_that_goes_back_does_not_disturb_the_order() {
 }
 
 #[test]
-fn a_flood_of_refusals_is_counted_and_written_by_nobody_who_waits() {
+fn a_flood_of_refusals_is_counted_and_makes_no_request_wait() {
     let sim = Sim::new(1);
     let audit = open(&sim);
     let before = sim.local.commits();
@@ -343,7 +343,7 @@ fn a_range_begins_with_the_hash_before_it() {
 }
 
 #[test]
-fn what_a_client_calls_things_is_escaped_and_bounded() {
+fn names_that_a_client_sends_are_escaped_and_bounded() {
     let sim = Sim::new(1);
     let audit = open(&sim);
     audit.refusal(HERE.parse().unwrap(), 400, || act(&("/keys/\"},\n".to_owned() + &"\u{1F511}".repeat(1000))));

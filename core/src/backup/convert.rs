@@ -1,5 +1,5 @@
-//! Turns staged entries into rows of ours, with the Domain Key of the backup in hand. The rows go into a generation that
-//! nobody reads until the pointer moves, so this may be broken off anywhere and started over.
+//! Converts staged entries to records, with the Domain Key of the backup. The rows go into a generation that nobody
+//! reads until the pointer moves, so a conversion may be interrupted anywhere and started again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use casemate_api::limits::STORE_VALUE_MAX_BYTES;
 use casemate_api::{NamespaceId, Role};
 
 use crate::backup::format::Version;
+use crate::backup::nethsm::{self, BadValue, EntryPath, NethsmStore, STORE_VERSION};
 use crate::backup::stage::{self, Batch, Staged};
-use crate::backup::upstream::{self, BadValue, Place, STORE_VERSION, Store};
 use crate::crypto::passphrase::Scheme;
 use crate::crypto::secret::{BackupKey, DomainKey, StoreKey};
 use crate::device::Device;
@@ -34,33 +34,33 @@ use crate::runtime::party::Party;
 use crate::runtime::pool::{Work, run_on};
 use crate::store::{Expect, Revision};
 
-/// What becomes of an entry that does not open or makes no sense.
+/// What to do with an entry that cannot be opened or is malformed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnBad {
     /// The conversion fails.
     Refuse,
-    /// It is left out and reported, because without it the HSM still serves all others.
+    /// The entry is left out and logged, because the HSM can serve all others without it.
     LeaveOut,
 }
 
-/// What is to be converted.
+/// The staged entries to convert.
 pub(crate) struct Source {
-    /// Where the entries are.
+    /// The generation that holds the entries.
     pub(crate) generation: Generation,
-    /// The format they came in.
+    /// The format of the backup.
     pub(crate) version: Version,
-    /// What of the pointer is expected while rows are written.
+    /// The state of the generation pointer that every write expects.
     pub(crate) expect: Expect,
 }
 
 impl Source {
-    /// Where the rows go.
+    /// The generation that the rows are written to.
     pub(crate) fn to(&self) -> Generation {
         self.generation + 1
     }
 }
 
-/// A conversion, page by page.
+/// A conversion in progress, page by page.
 pub(crate) struct Conversion {
     device: Arc<Device>,
     source: Source,
@@ -71,9 +71,9 @@ pub(crate) struct Conversion {
     batch: Batch,
     to_harden: bool,
     administrators: usize,
-    /// Entries taken over.
+    /// Number of entries converted.
     pub(crate) taken: usize,
-    /// Entries left out.
+    /// Number of entries left out.
     pub(crate) left_out: usize,
 }
 
@@ -104,19 +104,19 @@ impl Conversion {
         }
     }
 
-    /// Converts the next page; `false` once all is done and durable. `domain` is asked for page by page, so that nobody
-    /// needs to hold it in between.
+    /// Converts the next page; `false` once everything is converted and durable. `domain` is passed for each page, so
+    /// that nobody has to hold it in between.
     pub(crate) async fn next(&mut self, domain: &DomainKey) -> Result<bool, Error> {
         match self.section {
             Section::Begin => {
-                // What an earlier attempt left.
+                // Removes what an earlier attempt left.
                 stage::sweep_generation(&self.device.platform, self.source.expect, self.source.to()).await?;
                 self.check_key(domain).await?;
                 self.section = Section::Namespaces;
             }
-            Section::Namespaces => self.page(Store::Namespaces, domain, Section::Users).await?,
-            Section::Users => self.page(Store::Users, domain, Section::Keys).await?,
-            Section::Keys => self.page(Store::Keys, domain, Section::Settings).await?,
+            Section::Namespaces => self.page(NethsmStore::Namespaces, domain, Section::Users).await?,
+            Section::Users => self.page(NethsmStore::Users, domain, Section::Keys).await?,
+            Section::Keys => self.page(NethsmStore::Keys, domain, Section::Settings).await?,
             Section::Settings if self.administrators == 0 => {
                 return Err(Error::invalid(
                     "The backup has no Administrator, so nobody could manage the HSM. Nothing was restored.",
@@ -132,12 +132,12 @@ impl Conversion {
         Ok(self.section != Section::Done)
     }
 
-    /// Makes sure that this is the Domain Key of the backup at all, before every entry is left out.
+    /// Checks that this is the Domain Key of the backup. With a wrong one every single entry would be left out.
     async fn check_key(&self, domain: &DomainKey) -> Result<(), Error> {
-        for store in [Store::Users, Store::Keys, Store::Namespaces] {
+        for store in [NethsmStore::Users, NethsmStore::Keys, NethsmStore::Namespaces] {
             let path = store.version_path();
             let Some(value) = self.staged(&path).await? else { continue };
-            let version = upstream::open(&store.key(domain), &path, &value).map_err(|_| {
+            let version = nethsm::open(&store.key(domain), &path, &value).map_err(|_| {
                 Error::invalid("The backup's entries are not sealed under its Domain Key. Nothing was restored.")
             })?;
             if version.as_slice() != STORE_VERSION {
@@ -153,8 +153,8 @@ impl Conversion {
         stage::entry(&self.device, self.source.generation, path).await
     }
 
-    /// Converts one page of one store, on the pool: reading a key and making it ready takes up to a millisecond.
-    async fn page(&mut self, store: Store, domain: &DomainKey, next: Section) -> Result<(), Error> {
+    /// Converts one page of one store, on the pool: parsing and loading a key takes up to a millisecond.
+    async fn page(&mut self, store: NethsmStore, domain: &DomainKey, next: Section) -> Result<(), Error> {
         let (generation, prefix) = (self.source.generation, store.prefix());
         let after = self.after.take();
         let (entries, end) = stage::page(&self.device, generation, prefix, after.as_deref()).await?;
@@ -169,8 +169,8 @@ impl Conversion {
             to_harden: false,
             administrators: 0,
         };
-        if store == Store::Namespaces {
-            // The only ones that need to know each other; they are cheap.
+        if store == NethsmStore::Namespaces {
+            // Namespaces are numbered one after the other, so they are not converted on the pool; they are cheap.
             job.namespaces = Arc::default();
             for (path, value) in entries {
                 match job.namespace(&path, &value) {
@@ -184,7 +184,7 @@ impl Conversion {
                         self.taken += 1;
                         self.batch.put(row).await?;
                     }
-                    Err(why) => self.bad(&path, why)?,
+                    Err(why) => self.reject(&path, why)?,
                 }
             }
         } else {
@@ -204,7 +204,7 @@ impl Conversion {
                             self.batch.put(row).await?;
                         }
                     }
-                    Err(why) => self.bad(&path, why)?,
+                    Err(why) => self.reject(&path, why)?,
                 }
             }
         }
@@ -215,7 +215,7 @@ impl Conversion {
         Ok(())
     }
 
-    fn bad(&mut self, path: &str, why: BadValue) -> Result<(), Error> {
+    fn reject(&mut self, path: &str, why: BadValue) -> Result<(), Error> {
         match self.on_bad {
             OnBad::Refuse => Err(Error::invalid(format!(
                 "The entry {path} of the backup cannot be read: {why}. Nothing was restored."
@@ -228,27 +228,27 @@ impl Conversion {
         }
     }
 
-    /// What is configured for all devices: the backup passphrase and the authority of a cluster.
+    /// Converts what is configured for all devices: the backup passphrase and the cluster CA.
     async fn settings(&mut self, domain: &DomainKey) -> Result<(), Error> {
         let (to, rng) = (self.source.to(), self.device.platform.rng.clone());
         if let (Some(key), Some(salt)) =
-            (self.setting(upstream::BACKUP_KEY, domain).await?, self.setting(upstream::BACKUP_SALT, domain).await?)
+            (self.setting(nethsm::BACKUP_KEY, domain).await?, self.setting(nethsm::BACKUP_SALT, domain).await?)
         {
             match (BackupKey::from_slice(&key), <[u8; 16]>::try_from(salt.as_slice())) {
                 (Some(key), Ok(salt)) => {
                     let record = BackupSecret { salt, key };
                     self.batch.put(sealed(domain, &RowPath::backup_secret(to), &record, &*rng)).await?;
                 }
-                _ => self.bad(upstream::BACKUP_KEY, BadValue("key or salt do not have their length"))?,
+                _ => self.reject(nethsm::BACKUP_KEY, BadValue("key or salt has the wrong length"))?,
             }
         }
-        if let Some(authority) = self.setting(upstream::CLUSTER_CA, domain).await? {
-            match upstream::read_chain(&authority).as_deref() {
+        if let Some(authority) = self.setting(nethsm::CLUSTER_CA, domain).await? {
+            match nethsm::read_chain(&authority).as_deref() {
                 Ok([authority]) => {
                     let record = ClusterCa(authority.clone());
                     self.batch.put(sealed(domain, &RowPath::cluster_ca(to), &record, &*rng)).await?;
                 }
-                _ => self.bad(upstream::CLUSTER_CA, BadValue("it is not one certificate"))?,
+                _ => self.reject(nethsm::CLUSTER_CA, BadValue("it is not one certificate"))?,
             }
         }
         if let Ok(number @ 1..) = NamespaceNumber::try_from(self.namespaces.len()) {
@@ -261,24 +261,24 @@ impl Conversion {
         Ok(())
     }
 
-    /// A value that V1 seals and V0 does not.
+    /// Reads a value that V1 seals and V0 does not.
     async fn setting(&mut self, path: &str, domain: &DomainKey) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, Error> {
         let Some(value) = self.staged(path).await? else { return Ok(None) };
         if self.source.version == Version::V0 {
             return Ok(Some(value));
         }
-        match upstream::open(&Store::Config.key(domain), path, &value) {
+        match nethsm::open(&NethsmStore::Config.key(domain), path, &value) {
             Ok(plain) => Ok(Some(plain)),
             Err(_) => {
-                self.bad(path, BadValue("its seal does not hold"))?;
+                self.reject(path, BadValue("its seal does not hold"))?;
                 Ok(None)
             }
         }
     }
 }
 
-/// Finishes a restore whose slots are already those of the backup: converts what waits, moves the pointer, clears up. `Ok`
-/// at once if nothing waits. May be interrupted anywhere and called again.
+/// Finishes a restore whose slots are already those of the backup: converts the staged entries, moves the pointer,
+/// cleans up. Returns `Ok` at once if there is no such restore. May be interrupted anywhere and called again.
 pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> Result<(), Error> {
     let (platform, local) = (&device.platform, &device.store);
     let Some(Procedure::Import { generation, version }) = Procedure::noted(local).await? else { return Ok(()) };
@@ -292,7 +292,7 @@ pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> R
             match Box::pin(conversion.next(domain)).await {
                 Ok(true) => {}
                 Ok(false) => break,
-                // The file is to blame, and the next attempt would end here, too.
+                // The file is the cause, so the next attempt would fail as well.
                 Err(error @ Error::Invalid(_)) => {
                     undo_import(platform, local, "its file cannot be used").await?;
                     return Err(error);
@@ -307,38 +307,39 @@ pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> R
     Ok(())
 }
 
-/// Whether the slots are those of a backup whose entries nobody has opened yet: until then it can be undone.
+/// Whether the slots are those of a backup whose entries are not converted yet, so that the restore can be undone.
 pub(crate) async fn import_waits(platform: &Platform, local: &DeviceStore) -> Result<bool, Error> {
     let Some(Procedure::Import { generation, version }) = Procedure::noted(local).await? else { return Ok(false) };
     let (current, expect) = stage::pointer(platform).await?;
-    // Once the pointer has moved the old rows are given up, even if the note could not be removed yet.
+    // Once the pointer has moved the old rows are lost, even if the note could not be removed yet.
     Ok(current != Some(Source { generation, version, expect }.to()))
 }
 
-/// Gives a device back the slots and the time it had before a restore that was not opened yet, so that nobody is locked out.
+/// Undoes a restore whose entries are not converted yet: the device gets its former slots and time back, so that nobody
+/// is locked out.
 pub(crate) async fn undo_import(platform: &Platform, local: &DeviceStore, why: &str) -> Result<(), Error> {
     let change = slots::back_to_former(DeviceStoreChange::default().delete(DevicePath::Procedure), local).await?;
     local.commit(change).await?;
     tracing::error!(target: "hsm.backup", "a restore was undone: {why}; users, keys and unlock passphrase are those from before");
     if let Err(error) = stage::sweep(platform).await {
-        tracing::warn!(target: "hsm.backup", %error, "what a restore staged could not be removed yet");
+        tracing::warn!(target: "hsm.backup", %error, "the staged data of a restore could not be removed yet");
     }
     Ok(())
 }
 
-/// Removes what a restore replaced, then its note. What remains takes room only: if it cannot be removed now, the note stays,
-/// and the next boot, unlock or restore does it.
+/// Removes what a restore replaced, then its note. What remains only takes room: if it cannot be removed now, the note
+/// stays, and the next boot, unlock or restore removes it.
 pub(crate) async fn clear_up(platform: &Platform, local: &DeviceStore) {
     let cleared = async {
         stage::sweep(platform).await?;
         local.commit(slots::forget_former(DeviceStoreChange::default().delete(DevicePath::Procedure))).await
     };
     if let Err(error) = cleared.await {
-        tracing::warn!(target: "hsm.backup", %error, "what a restore replaced could not be removed yet");
+        tracing::warn!(target: "hsm.backup", %error, "the data that a restore replaced could not be removed yet");
     }
 }
 
-/// Says how a restore went.
+/// Logs the result of a restore.
 pub(crate) fn report(conversion: &Conversion) {
     let Conversion { taken, left_out, .. } = conversion;
     match left_out {
@@ -350,7 +351,7 @@ pub(crate) fn report(conversion: &Conversion) {
     }
 }
 
-/// What seals the rows that entries become.
+/// The keys that seal the rows.
 struct RowKeys {
     users: RowKey<UserRecord>,
     namespaces: RowKey<NamespaceRecord>,
@@ -379,10 +380,10 @@ fn fits(row: &SealedRow) -> bool {
     row.value_bytes() <= STORE_VALUE_MAX_BYTES
 }
 
-/// An entry's path, and the rows it became.
+/// An entry's path, and the rows that it was converted to.
 type Converted = (String, Result<Vec<SealedRow>, BadValue>);
 
-/// Everything that the conversion of one page needs.
+/// Inputs and results of the conversion of one page.
 struct Job {
     store: StoreKey,
     tables: RowKeys,
@@ -391,9 +392,9 @@ struct Job {
     device_id: String,
     namespaces: Arc<HashMap<NamespaceId, NamespaceNumber>>,
     rng: Arc<dyn Rng>,
-    /// Whether a user came with a digest of NetHSM's.
+    /// Whether any user has a digest of NetHSM's, to be hardened.
     to_harden: bool,
-    /// Administrators of the root among the users.
+    /// Number of Administrators of the root among the users.
     administrators: usize,
 }
 
@@ -404,14 +405,14 @@ impl Job {
     }
 
     fn open(&self, path: &str, value: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, BadValue> {
-        upstream::open(&self.store, path, value).map_err(|_| BadValue("its seal does not hold"))
+        nethsm::open(&self.store, path, value).map_err(|_| BadValue("its seal does not hold"))
     }
 
     fn rows(&mut self, path: &str, value: &[u8]) -> Result<Vec<SealedRow>, BadValue> {
-        match Place::of(self.version, path) {
-            Place::StoreVersion(_) => Ok(Vec::new()),
-            Place::User(id) => {
-                let user = upstream::read_user(&self.open(path, value)?)?;
+        match EntryPath::of(self.version, path) {
+            EntryPath::StoreVersion(_) => Ok(Vec::new()),
+            EntryPath::User(id) => {
+                let user = nethsm::read_user(&self.open(path, value)?)?;
                 let row = self.sealed(&self.tables.users, &RowPath::user(self.to, &id), &user);
                 if !fits(&row) {
                     return Err(BadValue("it is too large"));
@@ -420,7 +421,7 @@ impl Job {
                 self.administrators += usize::from(user.role == Role::Administrator && id.namespace.is_none());
                 Ok(vec![row])
             }
-            Place::Key(namespace, id) => {
+            EntryPath::Key(namespace, id) => {
                 let number = match &namespace {
                     None => Some(ROOT),
                     Some(namespace) => self.namespaces.get(namespace).copied(),
@@ -428,7 +429,7 @@ impl Job {
                 let number = number.ok_or(BadValue("its namespace is not in the backup"))?;
                 let mut uid = Uid::default();
                 self.rng.fill(&mut uid);
-                let full = upstream::read_key(&self.open(path, value)?, uid)?;
+                let full = nethsm::read_key(&self.open(path, value)?, uid)?;
                 let key = KeyRef { namespace: number, uid };
                 let mut rows = vec![self.sealed(&self.tables.keys, &RowPath::key(self.to, number, &id), &full.record)];
                 if let Some(certificate) = full.certificate {
@@ -441,19 +442,19 @@ impl Job {
                 }
                 if rows.iter().all(fits) { Ok(rows) } else { Err(BadValue("it is too large")) }
             }
-            _ => Err(BadValue("its path is none of a user, a namespace or a key")),
+            _ => Err(BadValue("its path does not name a user, a namespace or a key")),
         }
     }
 
-    /// The namespace an entry stands for; none: it is the version of the store.
+    /// The namespace of an entry; `None` if the entry is the version of the store.
     fn namespace(&self, path: &str, value: &[u8]) -> Result<Option<NamespaceId>, BadValue> {
-        match Place::of(self.version, path) {
-            Place::StoreVersion(_) => Ok(None),
-            Place::Namespace(id) => {
-                let name = upstream::read_namespace(&self.open(path, value)?)?;
+        match EntryPath::of(self.version, path) {
+            EntryPath::StoreVersion(_) => Ok(None),
+            EntryPath::Namespace(id) => {
+                let name = nethsm::read_namespace(&self.open(path, value)?)?;
                 if name == id.as_str() { Ok(Some(id)) } else { Err(BadValue("it names another namespace")) }
             }
-            _ => Err(BadValue("its path is none of a namespace")),
+            _ => Err(BadValue("its path does not name a namespace")),
         }
     }
 

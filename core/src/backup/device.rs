@@ -1,4 +1,4 @@
-//! What belongs to one device, on its way into a backup and out of it.
+//! The configuration of one device in a backup: writing it and restoring it.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -8,10 +8,10 @@ use der::{Decode, Encode};
 use zeroize::Zeroizing;
 
 use crate::backup::format::Version;
-use crate::backup::upstream::{self, BadValue, DeviceItem};
+use crate::backup::nethsm::{self, BadValue, DeviceItem};
 use crate::config::{self, StoredConfig};
 use crate::crypto::material::Material;
-use crate::crypto::mech::Live;
+use crate::crypto::mech::LoadedKey;
 use crate::crypto::seal;
 use crate::crypto::secret::DomainKey;
 use crate::crypto::x509;
@@ -21,25 +21,25 @@ use crate::platform::Host;
 use crate::rows::path::DevicePath;
 use crate::rows::tls_identity::TlsIdentity;
 
-/// Values of one device in clear, but for the slots, which stay sealed.
+/// The values of one device, unsealed except for the slots.
 pub(crate) type Items = BTreeMap<DeviceItem, Zeroizing<Vec<u8>>>;
 
-/// The configuration of this device, for a backup. The salt of the unlock passphrase goes with the locked Domain Key and
-/// is added where both are read. Time servers are not in it: NetHSM has no place for them.
+/// The configuration of this device, for a backup. The salt of the unlock passphrase is added where the locked Domain
+/// Key is read, because both must match. Time servers are not included: NetHSM's format has no entry for them.
 pub(crate) async fn items(local: &DeviceStore) -> Result<Items, Error> {
     let mut items = Items::new();
     let mut add = |item, value: Vec<u8>| drop(items.insert(item, Zeroizing::new(value)));
     let tls = local.get(DevicePath::Tls).await?.ok_or_else(|| Error::internal("there is no TLS identity"))?;
     let tls = TlsIdentity::decode(&tls).map_err(|why| Error::internal(why.to_string()))?;
-    add(DeviceItem::Certificate, upstream::write_chain(&tls.chain));
-    add(DeviceItem::PrivateKey, upstream::write_private_pem(&tls.private_key).to_vec());
+    add(DeviceItem::Certificate, nethsm::write_chain(&tls.chain));
+    add(DeviceItem::PrivateKey, nethsm::write_private_pem(&tls.private_key).to_vec());
     let offset = local.get(DevicePath::ClockOffset).await?;
     let offset = offset.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map_or(0, i64::from_be_bytes);
     add(DeviceItem::TimeOffset, offset.to_string().into_bytes());
     let unattended = local.get(DevicePath::Slot1).await?.is_some();
     add(DeviceItem::UnattendedBoot, if unattended { b"1".to_vec() } else { b"0".to_vec() });
     if let Some(network) = config::stored::<Network>(local).await? {
-        add(DeviceItem::Network, upstream::write_network(&to_upstream(&network)));
+        add(DeviceItem::Network, nethsm::write_network(&to_nethsm(&network)));
     }
     if let Some(logging) = config::stored::<Logging>(local).await? {
         let level = match logging.log_level {
@@ -48,15 +48,15 @@ pub(crate) async fn items(local: &DeviceStore) -> Result<Items, Error> {
             LogLevel::Warning => "warning",
             LogLevel::Error => "error",
         };
-        let logging = upstream::Logging { address: logging.ip_address, port: logging.port, level: level.into() };
-        add(DeviceItem::Logging, upstream::write_logging(&logging));
+        let logging = nethsm::Logging { address: logging.ip_address, port: logging.port, level: level.into() };
+        add(DeviceItem::Logging, nethsm::write_logging(&logging));
     }
     Ok(items)
 }
 
-fn to_upstream(network: &Network) -> upstream::Network {
+fn to_nethsm(network: &Network) -> nethsm::Network {
     let bits = u8::try_from(u32::from(network.netmask).leading_ones()).unwrap_or(32);
-    upstream::Network {
+    nethsm::Network {
         v4: (network.ip_address, bits),
         v4_gateway: Some(network.gateway).filter(|gateway| !gateway.is_unspecified()),
         v6: network.ipv6.as_ref().map(|v6| (v6.cidr.address, v6.cidr.prefix)),
@@ -64,7 +64,7 @@ fn to_upstream(network: &Network) -> upstream::Network {
     }
 }
 
-fn from_upstream(network: &upstream::Network) -> Network {
+fn from_nethsm(network: &nethsm::Network) -> Network {
     let (ip_address, bits) = network.v4;
     let netmask = u32::MAX.checked_shl(32 - u32::from(bits.min(32))).unwrap_or(0);
     Network {
@@ -78,10 +78,10 @@ fn from_upstream(network: &upstream::Network) -> Network {
 }
 
 fn read_logging(version: Version, bytes: &[u8]) -> Result<Logging, BadValue> {
-    let logging = upstream::read_logging(version, bytes)?;
+    let logging = nethsm::read_logging(version, bytes)?;
     let log_level = match logging.level.as_str() {
         "debug" => LogLevel::Debug,
-        // Between the two in NetHSM.
+        // `app` is NetHSM's level between info and warning.
         "info" | "app" => LogLevel::Info,
         "warning" => LogLevel::Warning,
         "error" => LogLevel::Error,
@@ -90,9 +90,9 @@ fn read_logging(version: Version, bytes: &[u8]) -> Result<Logging, BadValue> {
     Ok(Logging { ip_address: logging.address, port: logging.port, log_level })
 }
 
-/// Seconds from the hardware clock to the HSM's, of the device a backup is of.
+/// The clock offset of the backup's device: seconds from its hardware clock to its HSM time; 0 if missing or malformed.
 pub(crate) fn clock_offset_s(items: &Items) -> i64 {
-    let offset = items.get(&DeviceItem::TimeOffset).map(|text| upstream::read_seconds(text));
+    let offset = items.get(&DeviceItem::TimeOffset).map(|text| nethsm::read_seconds(text));
     match offset {
         None => 0,
         Some(Ok(seconds)) => seconds,
@@ -103,9 +103,9 @@ pub(crate) fn clock_offset_s(items: &Items) -> i64 {
     }
 }
 
-/// Adds what a full restore takes over for this device to `change`: TLS key and certificates, network, logging. All of it
-/// holds from the next boot on. `Invalid` if key or certificates are missing or do not belong together; the others are left
-/// as they are if they cannot be read.
+/// Adds to `change` what a full restore takes over for this device: TLS key and certificates, network, logging. It
+/// takes effect at the next boot. `Invalid` if key or certificates are missing or do not belong together; a network or
+/// logging configuration that cannot be read is not taken over.
 pub(crate) fn take_over(
     items: &Items,
     version: Version,
@@ -125,7 +125,7 @@ pub(crate) fn take_over(
     };
     let network = items
         .get(&DeviceItem::Network)
-        .map(|bytes| upstream::read_network(version, bytes).map(|network| from_upstream(&network).encode().to_vec()));
+        .map(|bytes| nethsm::read_network(version, bytes).map(|network| from_nethsm(&network).encode().to_vec()));
     let logging = items.get(&DeviceItem::Logging);
     let logging = logging.map(|bytes| read_logging(version, bytes).map(|logging| logging.encode().to_vec()));
     let mut change = change;
@@ -141,23 +141,24 @@ pub(crate) fn take_over(
     Ok(change)
 }
 
-/// The TLS identity of a backup, if its key and its certificate belong together.
+/// The TLS identity of a backup. `Invalid` unless its key and its certificate belong together.
 fn tls_identity(key_pem: &[u8], chain: &[u8]) -> Result<TlsIdentity, Error> {
     let unfit =
         || Error::invalid("The TLS key and certificate of the backup do not belong together. Nothing was restored.");
     let material = Material::from_known_pem(key_pem).map_err(|_| unfit())?;
-    let chain = upstream::read_chain(chain).map_err(|_| unfit())?;
+    let chain = nethsm::read_chain(chain).map_err(|_| unfit())?;
     let leaf = x509_cert::Certificate::from_der(chain.first().ok_or_else(unfit)?).map_err(|_| unfit())?;
     let certified = leaf.tbs_certificate().subject_public_key_info().to_der().map_err(|_| unfit())?;
-    let live = Live::load(&material).map_err(|_| unfit())?;
-    let own = live.public().spki().ok().flatten().and_then(|spki| spki.to_der().ok()).ok_or_else(unfit)?;
+    let loaded = LoadedKey::load(&material).map_err(|_| unfit())?;
+    let own = loaded.public().spki().ok().flatten().and_then(|spki| spki.to_der().ok()).ok_or_else(unfit)?;
     if own != certified {
         return Err(unfit());
     }
     Ok(TlsIdentity { private_key: x509::pkcs8_der(&material)?, chain })
 }
 
-/// The Domain Key of an unattended slot, if unattended boot was on when the backup was made, and on this device.
+/// The Domain Key of the unattended slot, if unattended boot was on when the backup was made and the backup is of this
+/// device.
 pub(crate) fn unattended_key(items: &Items, version: Version, device: &str, local: &DeviceStore) -> Option<DomainKey> {
     let on = items.get(&DeviceItem::UnattendedBoot).is_some_and(|flag| flag.as_slice() == b"1");
     let slot = items.get(&DeviceItem::Unattended).filter(|_| on)?;

@@ -1,5 +1,4 @@
-//! What a file says of itself in front of its entries and behind them, and how its parts are sealed: what its writer and its
-//! reader must agree on.
+//! Head, manifest and seals of a backup file: what its writer and its reader must agree on.
 
 use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::hmac;
@@ -11,7 +10,7 @@ use crate::crypto::seal;
 use crate::crypto::secret::{BackupKey, StoreKey};
 use crate::runtime::Rng;
 
-/// What stands in front of the entries.
+/// The fields in front of the entries.
 pub struct Head {
     /// Version of the format.
     pub version: Version,
@@ -19,15 +18,15 @@ pub struct Head {
     pub salt: [u8; 16],
     /// The Domain Key, sealed under the Unlock Key.
     pub locked_domain_key: Vec<u8>,
-    /// The device it is of; empty in V0.
+    /// Id of the device that the backup is of; empty in V0.
     pub device_id: String,
-    /// What seals that device's configuration; absent in V0.
+    /// The key that seals that device's configuration; absent in V0.
     pub config_key: Option<StoreKey>,
-    /// Whether the file was written here and ends with a manifest.
+    /// Whether the file was written by Casemate and so ends with a manifest.
     pub ours: bool,
 }
 
-/// Seals with nonces that are a keyed hash of what is sealed.
+/// Seals with synthetic nonces: a keyed hash (HMAC-SHA256, 12 bytes) of what is sealed.
 pub(super) struct Sealer {
     key: StoreKey,
     nonces: hmac::Key,
@@ -39,12 +38,12 @@ impl Sealer {
         Self { key: StoreKey::new(*key), nonces: hmac::Key::new(hmac::HMAC_SHA256, nonces.expose()) }
     }
 
-    /// `label` holds no zero byte, so that label and value cannot run into each other.
+    /// Seals `plain`. `label` must not hold a zero byte, which separates it from the value in the hash.
     pub(super) fn seal(&self, label: &[u8], plain: &[u8]) -> Vec<u8> {
         seal::seal_at(self.key.expose(), self.nonce(label, plain), label, plain)
     }
 
-    /// Whether this is how we would have sealed it: nobody else has such nonces.
+    /// Whether Casemate sealed it: only Casemate has these nonces.
     pub(super) fn is_ours(&self, label: &[u8], plain: &[u8], sealed: &[u8]) -> bool {
         sealed.starts_with(&self.nonce(label, plain))
     }
@@ -60,14 +59,14 @@ impl Sealer {
     }
 }
 
-/// What a file consists of, counted and hashed.
+/// Count and hash of everything in a file.
 pub struct Manifest {
     count: u64,
     hash: Context,
 }
 
 impl Manifest {
-    /// Nothing yet but what stands in front of the entries.
+    /// A manifest of the head and no entries yet.
     pub fn of(head: &Head) -> Self {
         let mut manifest = Self { count: 0, hash: Context::new(&SHA256) };
         let config: &[u8] = head.config_key.as_ref().map_or(&[], |key| key.expose());
@@ -79,14 +78,15 @@ impl Manifest {
         manifest
     }
 
-    /// One more entry.
+    /// Adds an entry.
     pub fn add(&mut self, path: &str, value: &[u8]) {
         self.count += 1;
         self.part(path.as_bytes());
         self.part(value);
     }
 
-    /// The value of the entry [`MANIFEST`]: version, count, hash.
+    /// The value of the entry [`MANIFEST`](crate::backup::nethsm::MANIFEST): version (1 byte), count (8 bytes,
+    /// big-endian), SHA-256.
     pub fn finish(self) -> Vec<u8> {
         let mut value = vec![1];
         value.extend_from_slice(&self.count.to_be_bytes());
@@ -100,10 +100,11 @@ impl Manifest {
     }
 }
 
-/// Half of a marked key.
+/// Length of the random half and of the mark, in bytes.
 const MARK_BYTES: usize = 16;
 
-/// A fresh key for a device's configuration whose second half says, to who has the Backup Key, that it was made here.
+/// A fresh key for a device's configuration. Its second half is a mark that shows, to a holder of the Backup Key, that
+/// Casemate made it.
 pub fn marked_key(key: &BackupKey, rng: &dyn Rng) -> StoreKey {
     let mut bytes = Zeroizing::new([0; 32]);
     let (fresh, mark) = bytes.split_at_mut(MARK_BYTES);

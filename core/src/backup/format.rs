@@ -1,4 +1,4 @@
-//! The frames of a backup file, read as bytes arrive and written one by one. Formats V0 and V1 of NetHSM.
+//! The frames of a backup file in NetHSM's formats V0 and V1: read as bytes arrive, written one by one.
 //!
 //! | field | V0 | V1 |
 //! |---|---|---|
@@ -9,12 +9,12 @@
 //! | entries, each sealed | to the end | to an empty one |
 //! | `_NETHSM_BACKUP_END_` | | yes |
 //!
-//! Every field but the first and last stands behind its length, three bytes, big-endian. Nothing here knows a key: what is
-//! sealed stays so. Nothing of the bytes is trusted; at most one frame is kept, 16 MiB.
+//! Every field except the first and the last has its length in front: three bytes, big-endian. This file handles no
+//! keys; sealed fields stay sealed. The bytes are not trusted; at most one frame is kept in memory, 16 MiB.
 
-/// Begins every backup.
+/// The beginning of every backup.
 pub const MAGIC: &[u8; 15] = b"_NETHSM_BACKUP_";
-/// Ends every backup of V1.
+/// The end of every backup of V1.
 pub const TRAILER: &[u8; 19] = b"_NETHSM_BACKUP_END_";
 /// Longest content of a frame, in bytes.
 pub const FRAME_MAX_BYTES: usize = (1 << 24) - 1;
@@ -32,7 +32,7 @@ fn fields(version: Version) -> &'static [Field] {
 /// A sealed field in front of the entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// The version byte once more.
+    /// The version byte again.
     Version,
     /// The Domain Key, sealed under the Unlock Key.
     DomainKey,
@@ -43,7 +43,7 @@ pub enum Field {
 }
 
 impl Field {
-    /// What its seal is bound to, and what it is called in messages.
+    /// The associated data of its seal, and its name in messages.
     pub fn label(self) -> &'static str {
         match self {
             Field::Version => "backup-version",
@@ -54,19 +54,19 @@ impl Field {
     }
 }
 
-/// What the seal of an entry is bound to.
+/// The associated data of an entry's seal.
 pub const ENTRY_LABEL: &str = "backup";
 
-/// Why a file is not taken. `Display` is the sentence clients see; some clients know them.
+/// Why a file is refused. `Display` is the sentence that clients see; some clients compare it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
-    /// Another kind of file.
+    /// The file is not a backup.
     #[error("Not a NetHSM backup file")]
     NotABackup,
-    /// A version nobody here knows.
+    /// The version is not known.
     #[error("Version mismatch on restore, the backup has version {0}, known are 0 and 1.")]
     Version(u8),
-    /// The salt is none.
+    /// The salt has the wrong length.
     #[error("The salt of the backup file does not have 16 bytes.")]
     Salt,
     /// The bytes end within a field.
@@ -75,19 +75,19 @@ pub enum FormatError {
     /// The bytes end before the end of the backup.
     #[error("The backup file was truncated. Nothing was restored.")]
     Truncated,
-    /// Bytes stand behind the end of the backup.
+    /// There are bytes after the end of the backup.
     #[error("The backup file goes on behind its end. Nothing was restored.")]
     TooLong,
-    /// A seal does not hold. Of the first one the cause is nearly always the passphrase.
+    /// A field cannot be unsealed. For the first one the cause is nearly always a wrong passphrase.
     #[error("Could not decrypt {0}, authentication failed. Is the passphrase correct?")]
     Sealed(&'static str),
-    /// What was sealed makes no sense.
+    /// A field is malformed.
     #[error("The backup file holds a malformed {0}.")]
     Malformed(&'static str),
-    /// The sealed version is not the one in clear.
+    /// The sealed version differs from the one in clear.
     #[error("Internal and external version mismatch.")]
     InnerVersion,
-    /// The entries are not those the file was written with.
+    /// The entries are not those that the file was written with.
     #[error("Entries of the backup file were removed, added or exchanged. Nothing was restored.")]
     Manifest,
 }
@@ -95,7 +95,7 @@ pub enum FormatError {
 /// One frame of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// How the file begins.
+    /// The beginning of the file.
     Start {
         /// Version of the format.
         version: Version,
@@ -106,11 +106,11 @@ pub enum Frame {
     Field(Field, Vec<u8>),
     /// A sealed entry.
     Entry(Vec<u8>),
-    /// The proper end. Nothing follows.
+    /// The proper end. Nothing follows it.
     End,
 }
 
-/// Where the parser is.
+/// The state of the parser.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum At {
     Magic,
@@ -125,7 +125,7 @@ enum At {
 pub struct Parser {
     at: At,
     bytes: Vec<u8>,
-    /// How many of `bytes` are used up.
+    /// How many of `bytes` have been consumed.
     used: usize,
     ended: bool,
 }
@@ -137,20 +137,20 @@ impl Default for Parser {
 }
 
 impl Parser {
-    /// Takes the next bytes of the file. Call [`Parser::frame`] until it gives nothing before the next ones: what is not
-    /// asked for is kept.
+    /// Takes the next bytes of the file. Call [`Parser::frame`] until it returns `None` before feeding more: unread
+    /// frames stay in memory.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.used);
         self.used = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Takes note that the file has no more bytes.
+    /// Tells the parser that the file has ended.
     pub fn finish(&mut self) {
         self.ended = true;
     }
 
-    /// The next frame, as far as the bytes go; `None`: more are needed, or the file is read to its end.
+    /// The next frame. `None`: more bytes are needed, or the file has been read to its end.
     pub fn frame(&mut self) -> Result<Option<Frame>, FormatError> {
         match self.at {
             At::Magic => {
@@ -207,7 +207,7 @@ impl Parser {
         }
     }
 
-    /// Whether the proper end was read.
+    /// Whether the proper end has been read.
     pub fn at_end(&self) -> bool {
         self.at == At::End
     }
@@ -221,7 +221,7 @@ impl Parser {
         self.bytes.get(self.used..).unwrap_or_default()
     }
 
-    /// The next `length` bytes, once they are there.
+    /// The next `length` bytes; `None` until they have arrived.
     fn take(&mut self, length: usize) -> Result<Option<Vec<u8>>, FormatError> {
         match self.left().get(..length).map(<[u8]>::to_vec) {
             Some(taken) => {
@@ -233,7 +233,7 @@ impl Parser {
         }
     }
 
-    /// The next bytes behind their length, once they are there.
+    /// The next field with its length in front; `None` until it has arrived.
     fn framed(&mut self) -> Result<Option<Vec<u8>>, FormatError> {
         let Some((head, rest)) = self.left().split_first_chunk() else { return self.take(LENGTH_BYTES) };
         let length = read_length(head);
@@ -251,18 +251,18 @@ fn read_length(bytes: &[u8; LENGTH_BYTES]) -> usize {
     bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte))
 }
 
-/// Splits bytes behind their length from what follows.
+/// Splits a field with its length in front from what follows; `None` if it is cut off.
 pub fn split_framed(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (head, rest) = bytes.split_first_chunk()?;
     rest.split_at_checked(read_length(head))
 }
 
-/// Content that does not fit a frame.
+/// The content does not fit a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a value is too long for a backup: a frame holds less than 16 MiB")]
 pub struct TooLong;
 
-/// Appends bytes behind their length.
+/// Appends a field with its length in front.
 pub fn push_framed(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), TooLong> {
     if bytes.len() > FRAME_MAX_BYTES {
         return Err(TooLong);
@@ -273,14 +273,14 @@ pub fn push_framed(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), TooLong> {
     Ok(())
 }
 
-/// Appends how a file begins.
+/// Appends the beginning of a file: magic, version, salt.
 pub fn push_start(out: &mut Vec<u8>, version: Version, salt: &[u8; 16]) -> Result<(), TooLong> {
     out.extend_from_slice(MAGIC);
     out.push(version.byte());
     push_framed(out, salt)
 }
 
-/// Appends how a file of V1 ends.
+/// Appends the end of a file of V1.
 pub fn push_end(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0; LENGTH_BYTES]);
     out.extend_from_slice(TRAILER);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_ends_early_says_where() {
+    fn a_file_that_ends_early_is_refused_with_the_place() {
         let whole = file(Version::V1, &[b"one", b"two"]);
         let without_entries = file(Version::V1, &[]).len() - 22;
         let borders = [without_entries, without_entries + 6, without_entries + 12];
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_backup_is_refused_at_once() {
+    fn a_file_that_is_not_a_backup_is_refused_at_once() {
         let mut parser = Parser::default();
         parser.feed(b"PK");
         assert_eq!(parser.frame(), Err(FormatError::NotABackup));

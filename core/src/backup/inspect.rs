@@ -1,42 +1,42 @@
-//! Looks into a backup without an HSM: what is in it, whether it is whole, and whether its keys can be used.
+//! Inspects a backup without an HSM: what it holds, whether it is complete, and whether its keys can be used.
 //!
-//! The file is read twice to try its keys, because the salt of the unlock passphrase stands behind them.
+//! Trying the keys reads the file twice, because the salt of the unlock passphrase comes after them.
 
 use casemate_api::{KeyType, Mechanism, Passphrase};
 
 use crate::backup::format::{FormatError, Version};
+use crate::backup::nethsm::{self, DeviceItem, EntryPath, NethsmStore, STORE_VERSION};
 use crate::backup::read::{Entry, Item, Reader};
-use crate::backup::upstream::{self, DeviceItem, Place, STORE_VERSION, Store};
-use crate::crypto::mech::{self, Live};
+use crate::crypto::mech::{self, LoadedKey};
 use crate::crypto::secret::DomainKey;
 use crate::crypto::{kdf, seal};
 use crate::error::Error;
 
-/// What is found in a backup, in the order of the file.
+/// Contents of a backup, in the order of the file.
 pub enum Finding {
-    /// What stands in front of the entries.
+    /// The fields in front of the entries.
     Head {
         /// Version of the format, 0 or 1.
         version: u8,
-        /// The device it is of; empty in version 0.
+        /// Id of the device that the backup is of; empty in version 0.
         device_id: String,
-        /// Whether it was written here and ends with a list of its entries.
+        /// Whether it was written by Casemate and ends with a list of its entries.
         listed: bool,
     },
     /// An entry.
     Entry {
         /// Its path.
         path: String,
-        /// What it is.
+        /// What kind of entry it is, for people.
         kind: &'static str,
-        /// Length of its value, in bytes, sealed as it is.
+        /// Length of its sealed value, in bytes.
         bytes: usize,
     },
-    /// The proper end: the file is whole.
+    /// The proper end: the file is complete.
     End,
 }
 
-/// Reads a backup under its passphrase.
+/// Lists the contents of a backup, given its passphrase.
 pub struct Inspector {
     reader: Reader,
     passphrase: Passphrase,
@@ -49,7 +49,7 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// `passphrase` is the backup passphrase.
+    /// Begins an inspection. `passphrase` is the backup passphrase.
     pub fn new(passphrase: Passphrase) -> Self {
         Self {
             reader: Reader::default(),
@@ -63,7 +63,7 @@ impl Inspector {
         }
     }
 
-    /// Takes the next bytes. The first ones take a third of a second, for the slow hash of the passphrase.
+    /// Takes the next bytes. The first call takes 0.3 s, for the slow hash of the passphrase.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Finding>, FormatError> {
         self.reader.feed(bytes);
         self.findings()
@@ -92,8 +92,8 @@ impl Inspector {
                     finding
                 }
                 Item::Entry(Entry { path, value }) => {
-                    let place = Place::of(self.version, &path);
-                    if let Place::Device { device, item: DeviceItem::UnlockSalt } = &place
+                    let entry = EntryPath::of(self.version, &path);
+                    if let EntryPath::Device { device, item: DeviceItem::UnlockSalt } = &entry
                         && *device == self.device_id
                     {
                         let salt = match &self.config_key {
@@ -104,7 +104,7 @@ impl Inspector {
                         };
                         self.unlock_salt = salt.and_then(|salt| salt.try_into().ok());
                     }
-                    Finding::Entry { kind: kind(&place), bytes: value.len(), path }
+                    Finding::Entry { kind: kind(&entry), bytes: value.len(), path }
                 }
                 Item::End => Finding::End,
             });
@@ -112,7 +112,7 @@ impl Inspector {
         Ok(findings)
     }
 
-    /// A second reading of the same file that opens and tries everything in it. Takes a third of a second. `Invalid` if the
+    /// Begins a second reading of the same file that opens and tries everything in it. Takes 0.3 s. `Invalid` if the
     /// unlock passphrase is wrong or the file has no salt for it.
     pub fn verifier(self, unlock: &Passphrase) -> Result<Verifier, Error> {
         let salt =
@@ -120,8 +120,8 @@ impl Inspector {
         let key = kdf::unlock_key(unlock.expose(), &salt);
         let wrong = |_| Error::invalid("The unlock passphrase does not open the Domain Key of the backup.");
         let domain = seal::open(key.expose(), b"passphrase", &self.locked_domain_key).map_err(wrong)?;
-        let domain =
-            DomainKey::from_slice(&domain).ok_or_else(|| Error::invalid("The Domain Key of the backup is none."))?;
+        let domain = DomainKey::from_slice(&domain)
+            .ok_or_else(|| Error::invalid("The Domain Key of the backup is malformed."))?;
         Ok(Verifier {
             reader: Reader::default(),
             passphrase: self.passphrase,
@@ -132,23 +132,23 @@ impl Inspector {
     }
 }
 
-/// What became of an entry that was opened and tried.
+/// The result of opening and trying an entry.
 pub enum Verdict {
-    /// A key, which was used once.
+    /// A key that passed its self test.
     Key {
         /// Its path.
         path: String,
         /// Its type.
         key_type: KeyType,
-        /// What it may do.
+        /// The mechanisms that it lists.
         mechanisms: Vec<Mechanism>,
     },
-    /// A user or a namespace.
+    /// A user, a namespace or the version of a store, which is valid.
     Fine {
         /// Its path.
         path: String,
     },
-    /// It does not open, does not make sense, or cannot be used.
+    /// It cannot be opened, is malformed, or cannot be used.
     Bad {
         /// Its path.
         path: String,
@@ -157,7 +157,7 @@ pub enum Verdict {
     },
 }
 
-/// Opens every user, namespace and key of a backup, and uses each key once.
+/// Opens every user, namespace and key of a backup, and runs the self test of each key.
 pub struct Verifier {
     reader: Reader,
     passphrase: Passphrase,
@@ -187,25 +187,26 @@ impl Verifier {
 
     fn verdict(&self, item: Item) -> Option<Verdict> {
         let Item::Entry(Entry { path, value }) = item else { return None };
-        let place = Place::of(self.version, &path);
-        let store = match &place {
-            Place::User(_) | Place::StoreVersion(Store::Users) => Store::Users,
-            Place::Namespace(_) | Place::StoreVersion(Store::Namespaces) => Store::Namespaces,
-            Place::Key(..) | Place::StoreVersion(_) => Store::Keys,
+        let entry = EntryPath::of(self.version, &path);
+        let store = match &entry {
+            EntryPath::User(_) | EntryPath::StoreVersion(NethsmStore::Users) => NethsmStore::Users,
+            EntryPath::Namespace(_) | EntryPath::StoreVersion(NethsmStore::Namespaces) => NethsmStore::Namespaces,
+            EntryPath::Key(..) | EntryPath::StoreVersion(_) => NethsmStore::Keys,
             _ => return None,
         };
-        let plain = upstream::open(&store.key(&self.domain), &path, &value);
+        let plain = nethsm::open(&store.key(&self.domain), &path, &value);
         let Ok(plain) = plain else { return Some(Verdict::Bad { path, why: "its seal does not hold".into() }) };
-        let read = match &place {
-            Place::User(_) => upstream::read_user(&plain).map(|_| None),
-            Place::Namespace(id) => upstream::read_namespace(&plain)
+        let read = match &entry {
+            EntryPath::User(_) => nethsm::read_user(&plain).map(|_| None),
+            EntryPath::Namespace(id) => nethsm::read_namespace(&plain)
                 .map(|name| (name != id.as_str()).then(|| "it names another namespace".to_owned())),
-            Place::Key(..) => match upstream::read_key(&plain, Default::default()) {
+            EntryPath::Key(..) => match nethsm::read_key(&plain, Default::default()) {
                 Err(why) => Err(why),
                 Ok(full) => {
                     let (key_type, mechanisms) = (full.record.key_type(), full.record.mechanisms.list());
-                    let used =
-                        Live::load(&full.record.material).map_err(Error::from).and_then(|live| mech::check(&live));
+                    let used = LoadedKey::load(&full.record.material)
+                        .map_err(Error::from)
+                        .and_then(|loaded| mech::self_test(&loaded));
                     match used {
                         Ok(()) => return Some(Verdict::Key { path, key_type, mechanisms }),
                         Err(why) => Ok(Some(format!("it cannot be used: {why}"))),
@@ -223,7 +224,7 @@ impl Verifier {
     }
 }
 
-/// What came of the file since the last call.
+/// The items that have arrived since the last call.
 fn items(reader: &mut Reader, unlocked: &mut bool, passphrase: &Passphrase) -> Result<Vec<Item>, FormatError> {
     if !*unlocked && let Some((_, salt)) = reader.start()? {
         reader.unlock(kdf::backup_key(passphrase.expose(), &salt));
@@ -236,15 +237,15 @@ fn items(reader: &mut Reader, unlocked: &mut bool, passphrase: &Passphrase) -> R
     Ok(items)
 }
 
-fn kind(place: &Place) -> &'static str {
-    match place {
-        Place::Initialized | Place::StoreVersion(_) | Place::ConfigVersion => "version",
-        Place::User(_) => "user",
-        Place::Namespace(_) => "namespace",
-        Place::Key(..) => "key",
-        Place::Shared => "configuration",
-        Place::Device { .. } => "device",
-        Place::Manifest => "list of entries",
-        Place::Other => "unknown",
+fn kind(entry: &EntryPath) -> &'static str {
+    match entry {
+        EntryPath::Initialized | EntryPath::StoreVersion(_) | EntryPath::ConfigVersion => "version",
+        EntryPath::User(_) => "user",
+        EntryPath::Namespace(_) => "namespace",
+        EntryPath::Key(..) => "key",
+        EntryPath::Shared => "configuration",
+        EntryPath::Device { .. } => "device",
+        EntryPath::Manifest => "list of entries",
+        EntryPath::Other => "unknown",
     }
 }

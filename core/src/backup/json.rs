@@ -1,8 +1,8 @@
-//! JSON whose strings are bytes. NetHSM keeps salts, digests and certificates as they are inside JSON strings, so its
-//! records are not UTF-8 and no ordinary JSON reader takes them.
+//! JSON whose strings are bytes. NetHSM puts salts, digests and certificates into JSON strings as raw bytes, so its
+//! records are not UTF-8 and ordinary JSON parsers refuse them.
 //!
-//! Read: RFC 8259, but a string may hold any byte from 0x80 on, each standing for itself. Written: only `"`, `\`, control
-//! bytes and 0x7f are escaped, as NetHSM does; a byte from 0x80 on must never be.
+//! Reading: RFC 8259, except that a string may hold any byte from 0x80 on, unencoded. Writing: only `"`, `\`, control
+//! bytes and 0x7f are escaped, as NetHSM does; bytes from 0x80 on must not be escaped.
 
 use zeroize::Zeroizing;
 
@@ -12,26 +12,26 @@ pub enum Value {
     Null,
     /// `true` or `false`
     Bool(bool),
-    /// A whole number that is not negative; the records have no others.
+    /// A non-negative whole number; the records have no others.
     Number(u64),
-    /// Bytes. Some are secret, so they wipe themselves.
+    /// A string, as bytes. Wiped on drop, because some are secret.
     Text(Zeroizing<Vec<u8>>),
     /// `[…]`
     List(Vec<Value>),
-    /// `{…}`, in order.
+    /// `{…}`, members in order.
     Object(Vec<(Vec<u8>, Value)>),
 }
 
-/// What was read is no JSON, or none that a record has.
+/// The bytes are not JSON, or not of the form that records have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is not the JSON of a record")]
 pub struct BadJson;
 
-/// Deepest nesting; the records have three.
+/// Deepest nesting that is read; records have three levels.
 const DEPTH_MAX: usize = 16;
 
 impl Value {
-    /// Reads one value and nothing behind it.
+    /// Reads exactly one value; anything after it but white space is an error.
     pub fn read(bytes: &[u8]) -> Result<Self, BadJson> {
         let mut reader = Reader { bytes, at: 0 };
         let value = reader.value(DEPTH_MAX)?;
@@ -51,13 +51,13 @@ impl Value {
 
     /// Writes the value without spaces.
     pub fn write(&self) -> Zeroizing<Vec<u8>> {
-        // Room for all: a buffer that grows leaves its old bytes behind.
+        // Allocated in full, because a buffer that grows leaves copies of its bytes behind.
         let mut out = Zeroizing::new(Vec::with_capacity(self.length()));
         self.append(&mut out);
         out
     }
 
-    /// At most as long as the written value is.
+    /// An upper bound for the length of the written value, in bytes.
     fn length(&self) -> usize {
         let text = |bytes: &[u8]| 2 + bytes.iter().map(|byte| escape(*byte).len()).sum::<usize>();
         match self {
@@ -112,7 +112,7 @@ fn append_text(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
 }
 
-/// How a byte is spelled inside a string.
+/// The spelling of a byte inside a string.
 fn escape(byte: u8) -> Escaped {
     let hex = |digit: u8| if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
     let short = |letter: u8| Escaped([b'\\', letter, 0, 0, 0, 0], 2);
@@ -247,7 +247,7 @@ impl Reader<'_> {
         if self.next()? != b'"' {
             return Err(BadJson);
         }
-        // Never longer than what it is read from, so it does not grow.
+        // Not longer than its spelling, so the buffer does not grow.
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let mut end = 0;
         while let Some(byte) = rest.get(end) {
@@ -311,7 +311,7 @@ impl Reader<'_> {
 pub struct Members(Vec<(Vec<u8>, Value)>);
 
 impl Members {
-    /// Those of `value`, which must be an object that names none twice.
+    /// Takes the members of `value`, which must be an object without repeated names.
     pub fn of(value: Value) -> Result<Self, BadJson> {
         let Value::Object(members) = value else { return Err(BadJson) };
         let mut names: Vec<&[u8]> = members.iter().map(|(name, _)| name.as_slice()).collect();
@@ -321,17 +321,17 @@ impl Members {
     }
 
     /// A member that may be missing; `null` counts as missing.
-    pub fn maybe(&mut self, name: &str) -> Option<Value> {
+    pub fn optional(&mut self, name: &str) -> Option<Value> {
         let at = self.0.iter().position(|(known, _)| known == name.as_bytes())?;
         Some(self.0.swap_remove(at).1).filter(|value| !matches!(value, Value::Null))
     }
 
     /// A member that must be there.
-    pub fn take(&mut self, name: &str) -> Result<Value, BadJson> {
-        self.maybe(name).ok_or(BadJson)
+    pub fn required(&mut self, name: &str) -> Result<Value, BadJson> {
+        self.optional(name).ok_or(BadJson)
     }
 
-    /// Checks that all were taken: a record with more in it is of a newer version, and what that means is not known.
+    /// Checks that all members were taken: a record with others is of a newer version, whose meaning is not known.
     pub fn end(self) -> Result<(), BadJson> {
         if self.0.is_empty() { Ok(()) } else { Err(BadJson) }
     }
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_refused() {
+    fn bytes_that_are_not_json_are_refused() {
         let deep = "[".repeat(20) + &"]".repeat(20);
         for text in [
             "",
@@ -423,12 +423,12 @@ mod tests {
     }
 
     #[test]
-    fn members_are_taken_once_and_none_is_left() {
+    fn members_are_taken_once_and_none_may_be_left() {
         let members = |text: &str| Members::of(Value::read(text.as_bytes()).unwrap());
         assert!(members("[]").is_err() && members(r#"{"a":1,"a":2}"#).is_err());
         let mut found = members(r#"{"a":1,"b":null,"c":"x"}"#).unwrap();
-        assert_eq!(found.take("a").unwrap().into_number(), Ok(1));
-        assert!(found.take("a").is_err() && found.maybe("b").is_none());
+        assert_eq!(found.required("a").unwrap().into_number(), Ok(1));
+        assert!(found.required("a").is_err() && found.optional("b").is_none());
         assert!(found.end().is_err());
     }
 

@@ -1,9 +1,10 @@
-//! Backups of the whole HSM, in NetHSM's format: written by us, restored by us or by a NetHSM, and the other way round.
+//! Backups of the whole HSM in NetHSM's format. Casemate restores those of a NetHSM, and writes its own so that a
+//! NetHSM can restore them.
 //!
-//! [`mod@format`] knows frames, [`json`] and [`upstream`] NetHSM's records, [`read`] joins them to a file that is opened as it
-//! comes. [`mod@write`] makes one, under the key of [`mod@passphrase`];
-//! [`stage`] and [`convert`] take one, by way of rows that wait where nobody reads; the restore itself is a transition between
-//! phases, [`crate::hsm::restore`].
+//! [`mod@format`] reads and writes frames, [`json`] and [`nethsm`] NetHSM's records; [`read`] combines them to read a
+//! file as it arrives. [`mod@write`] writes a backup under the key of [`mod@passphrase`]. `stage` stores the entries
+//! of a backup in rows that nothing reads, and `convert` turns them into records; the restore itself is a transition
+//! between phases, in [`crate::hsm::restore`].
 
 pub(crate) mod convert;
 pub(crate) mod device;
@@ -11,10 +12,10 @@ pub mod envelope;
 pub mod format;
 pub mod inspect;
 pub mod json;
+pub mod nethsm;
 pub mod passphrase;
 pub mod read;
 pub(crate) mod stage;
-pub mod upstream;
 pub mod write;
 
 use std::sync::Arc;
@@ -26,12 +27,12 @@ use crate::keys::ring::Keyring;
 use crate::runtime::party::Party;
 use crate::runtime::pool::Work;
 
-/// All that a backup is made from: what an Operational phase lends for one piece at a time.
+/// What a backup is made from, borrowed from the Operational phase for one piece at a time.
 #[derive(Clone, Copy)]
 pub struct Backups<'a> {
     pub(crate) domain: &'a DomainKey,
     pub(crate) ring: Keyring<'a>,
-    /// Backups that are being made.
+    /// Number of backups that are being written.
     pub(crate) running: &'a Arc<AtomicUsize>,
 }
 

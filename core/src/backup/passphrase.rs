@@ -1,4 +1,4 @@
-//! The backup passphrase. It is not kept; what is kept, sealed like every row, is the key it stands for and its salt.
+//! The backup passphrase. It is not stored; a sealed row holds the Backup Key derived from it, and its salt.
 
 use crate::rows::backup_secret::BackupSecret;
 use std::sync::Arc;
@@ -34,13 +34,13 @@ pub(crate) async fn backup_key(
 }
 
 impl Backups<'_> {
-    /// What stands for the backup passphrase, if one was set.
+    /// The stored Backup Key and salt; `None` if no backup passphrase was set.
     pub(crate) async fn secret(&self) -> Result<Option<Arc<Row<BackupSecret>>>, Error> {
         self.ring.tables.backup_secrets.get(&RowPath::backup_secret(self.ring.tables.generation)).await
     }
 
-    /// Sets the backup passphrase. `Forbidden` if `current` is not the one that holds now; while none does, that is the
-    /// empty one. `TooMany` if `by` gave a wrong one less than a second ago.
+    /// Sets the backup passphrase. `current` must be the present one, or empty if none is set; `Forbidden` otherwise.
+    /// `TooMany` if `by` gave a wrong one less than a second ago.
     pub async fn change_passphrase(&self, by: &Caller, new: &Passphrase, current: &Passphrase) -> Result<(), Error> {
         users::check_length("passphrase", new)?;
         let party = by.scope()?.party();

@@ -1,40 +1,41 @@
-//! A backup file that is opened as it comes: frames, seals, and the manifest of files of ours.
+//! Reads a backup file as it arrives: frames, seals, and the manifest of files written by Casemate.
 //!
-//! NetHSM's format cannot tell that entries were taken out, and its Backup Key is the same for all backups of a device, so
-//! that entries of one could be put into another. A file written here therefore ends with an entry that counts and
-//! hashes everything in front of it. That a file was written here is told by its field 6, which no one without the
-//! passphrase can make; such a file is refused without that entry, others are taken as NetHSM takes them.
+//! NetHSM's format cannot detect that entries were removed, and its Backup Key is the same for all backups of a device,
+//! so that entries of one could be moved to another. Files written by Casemate therefore end with an entry that counts
+//! and hashes everything before it. Such a file is recognised by its configuration key, which nobody can make without
+//! the passphrase; it is refused without that entry. Other files are read as NetHSM reads them.
 
 use zeroize::Zeroizing;
 
 use crate::backup::envelope::{Head, Manifest, Sealer, is_marked};
 use crate::backup::format::{ENTRY_LABEL, Field, FormatError, Frame, Parser, Version, split_framed};
-use crate::backup::upstream::MANIFEST;
+use crate::backup::nethsm::MANIFEST;
 use crate::crypto::seal;
 use crate::crypto::secret::{BackupKey, StoreKey};
 
-/// One value.
+/// An entry of a backup.
 pub struct Entry {
     /// Its path in NetHSM's store.
     pub path: String,
-    /// The value, sealed as that store keeps it.
+    /// Its value, sealed as in that store.
     pub value: Zeroizing<Vec<u8>>,
 }
 
-/// What comes out of a file, in this order.
+/// The items of a file, in this order.
 pub enum Item {
-    /// What stands in front of the entries, once.
+    /// The fields in front of the entries, once.
     Head(Head),
     /// An entry.
     Entry(Entry),
-    /// The proper end: the file was whole.
+    /// The proper end: the file was complete.
     End,
 }
 
-/// Longest path of an entry, in bytes: two ids and what is around them.
+/// Longest path of an entry, in bytes: two ids and the rest of the path.
 const PATH_MAX_BYTES: usize = 512;
 
-/// Reads a file. Feed it, ask for the salt, give it the key, then ask for items.
+/// Reads a file. Feed it bytes, get the salt with [`Reader::start`], give it the key with [`Reader::unlock`], then take
+/// items.
 #[derive(Default)]
 pub struct Reader {
     parser: Parser,
@@ -44,22 +45,22 @@ pub struct Reader {
     locked_domain_key: Vec<u8>,
     device_id: String,
     manifest: Option<Manifest>,
-    /// The manifest of the file, once it came; nothing may follow it.
+    /// The manifest of the file, once it was read; nothing may follow it.
     stated: Option<Vec<u8>>,
 }
 
 impl Reader {
-    /// Takes the next bytes. Ask for items until there are none before the next bytes.
+    /// Takes the next bytes of the file. Call [`Reader::item`] until it returns `None` before feeding more.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.parser.feed(bytes);
     }
 
-    /// Takes note that the file has no more bytes.
+    /// Tells the reader that the file has ended.
     pub fn finish(&mut self) {
         self.parser.finish();
     }
 
-    /// The version and the salt of the backup passphrase, as soon as enough bytes came.
+    /// The version and the salt of the backup passphrase; `None` until enough bytes have arrived.
     pub fn start(&mut self) -> Result<Option<(Version, [u8; 16])>, FormatError> {
         if self.start.is_none()
             && let Some(Frame::Start { version, salt }) = self.parser.frame()?
@@ -69,13 +70,13 @@ impl Reader {
         Ok(self.start)
     }
 
-    /// The key that the passphrase and the salt give.
+    /// Sets the Backup Key, derived from the passphrase and the salt.
     pub fn unlock(&mut self, key: BackupKey) {
         self.sealer = Some(Sealer::new(key.expose()));
         self.key = Some(key);
     }
 
-    /// The next item. `None`: more bytes or the key are needed, or the end was reached.
+    /// The next item. `None`: more bytes or the key are needed, or the end has been reached.
     pub fn item(&mut self) -> Result<Option<Item>, FormatError> {
         while let Some((version, salt)) = self.start()? {
             let Some(key) = &self.key else { return Ok(None) };
@@ -113,8 +114,8 @@ impl Reader {
                 }
                 Frame::Entry(sealed) => {
                     let plain = open(key, ENTRY_LABEL, &sealed)?;
-                    // One key may have made files of NetHSM's and of ours. Ours have a list of their entries, which an
-                    // entry of ours must not escape by standing in a file that has none.
+                    // NetHSM and Casemate may have written files under the same key. An entry that Casemate sealed must
+                    // not appear in a file without a manifest, because there nothing would detect it.
                     let label = ENTRY_LABEL.as_bytes();
                     let mixed = |sealer: &Sealer| self.manifest.is_none() && sealer.is_ours(label, &plain, &sealed);
                     if self.sealer.as_ref().is_some_and(mixed) {
@@ -136,7 +137,7 @@ impl Reader {
         Ok(None)
     }
 
-    /// Whether the proper end was read.
+    /// Whether the proper end has been read.
     pub fn at_end(&self) -> bool {
         self.parser.at_end()
     }
@@ -146,7 +147,7 @@ impl Reader {
         Head { version, salt, locked_domain_key, device_id, config_key, ours }
     }
 
-    /// Splits an entry; one that is the manifest is kept and not given out.
+    /// Splits an entry into path and value. The manifest is kept and not returned.
     fn entry(&mut self, plain: Zeroizing<Vec<u8>>) -> Result<Option<Entry>, FormatError> {
         let (path, value) = split_framed(&plain).ok_or(FormatError::Malformed("entry"))?;
         let path = std::str::from_utf8(path)
@@ -167,7 +168,7 @@ impl Reader {
     }
 }
 
-/// Bytes of a Domain Key sealed under an Unlock Key.
+/// Length of a Domain Key sealed under an Unlock Key, in bytes: nonce, key, tag.
 const LOCKED_DOMAIN_KEY_BYTES: usize = 60;
 
 fn open(key: &BackupKey, label: &'static str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, FormatError> {

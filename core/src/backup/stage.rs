@@ -1,8 +1,8 @@
-//! Where the entries of a backup wait: rows of a generation that nobody reads, until the whole file is known to be good
-//! and the Domain Key that opens them is there.
+//! Staging of a backup's entries: rows of a generation that nobody reads, until the whole file has been verified and
+//! the Domain Key that opens them is available.
 //!
-//! They are sealed under a key of this device and bound to their place, because the store below is not trusted, and an
-//! entry of NetHSM's format is bound to its path only.
+//! They are sealed under a key of this device and bound to their generation, path and part, because the store is not
+//! trusted and an entry of NetHSM's format is bound to its path only.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::rows::staged::{StagedPart, staged_name};
 use crate::rows::table::{RowKey, SealedRow};
 use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Room, Store, StoreError, Txn};
 
-/// The current generation and what a write expects of its pointer; `None` before there is any.
+/// Reads the current generation, `None` before there is one, and the condition that writes put on its pointer.
 pub(crate) async fn pointer(platform: &Platform) -> Result<(Option<Generation>, Expect), Error> {
     let Some(row) = platform.store.get(&generation_pointer(), Read::Fresh).await? else {
         return Ok((None, Expect::Absent));
@@ -31,7 +31,8 @@ pub(crate) async fn pointer(platform: &Platform) -> Result<(Option<Generation>, 
     Ok((Some(number), Expect::At(row.revision)))
 }
 
-/// Makes `to` the current generation, if the pointer still is as expected: the moment at which a restore happens.
+/// Makes `to` the current generation if the pointer still is as expected. This single write makes a restore take
+/// effect.
 pub(crate) async fn move_pointer(platform: &Platform, expect: Expect, to: Generation) -> Moved {
     let txn = Txn {
         expect: vec![(generation_pointer(), expect)],
@@ -52,18 +53,18 @@ pub(crate) async fn move_pointer(platform: &Platform, expect: Expect, to: Genera
     }
 }
 
-/// Whether the pointer is where it should be.
+/// Whether the pointer was moved.
 pub(crate) enum Moved {
-    /// It is.
+    /// It was moved.
     Yes,
-    /// It is where it was.
+    /// It was not moved.
     No(Error),
-    /// The store does not say.
+    /// The outcome is unknown.
     Perhaps(Error),
 }
 
 impl Moved {
-    /// For who reads the pointer again in either case.
+    /// The result for callers that read the pointer again whenever it is not certain that it moved.
     pub(crate) fn or_error(self) -> Result<(), Error> {
         match self {
             Moved::Yes => Ok(()),
@@ -72,7 +73,7 @@ impl Moved {
     }
 }
 
-/// Removes every row that is not of the current generation: what earlier restores left behind.
+/// Removes all rows of other generations than the current one: what earlier restores left behind.
 pub(crate) async fn sweep(platform: &Platform) -> Result<(), Error> {
     let (current, expect) = pointer(platform).await?;
     let begin = generation_prefix;
@@ -112,7 +113,7 @@ async fn remove(platform: &Platform, expect: Expect, start: Path, end: Option<Pa
     }
 }
 
-/// Whether all was applied. What may have been is taken for it: it is looked for again, or written again.
+/// Whether all transactions were applied. An unknown outcome is not an error: the caller reads or writes again.
 fn confirmed(outcomes: Vec<Outcome>) -> Result<Settled, Error> {
     let mut settled = Settled::All;
     for outcome in outcomes {
@@ -137,7 +138,7 @@ fn unconfirmed() -> Error {
     Error::Unavailable("The store did not confirm the change. Try again.".into())
 }
 
-/// Rows on their way to a generation that nobody reads, written in groups.
+/// Collects rows for a generation that nobody reads, and writes them in groups.
 pub(crate) struct Batch {
     store: Arc<dyn Store>,
     expect: Expect,
@@ -146,12 +147,12 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// Writes while the generation pointer is as expected.
+    /// An empty batch. Its writes expect the generation pointer to be as `expect` says.
     pub(crate) fn new(store: Arc<dyn Store>, expect: Expect) -> Self {
         Self { store, expect, rows: BTreeMap::new(), bytes: 0 }
     }
 
-    /// One more row; of two with the same path the later one counts.
+    /// Adds a row. Of two with the same path the later one counts.
     pub(crate) async fn put(&mut self, row: SealedRow) -> Result<(), Error> {
         let (path, value) = row.into_parts();
         self.bytes += path.as_bytes().len() + value.len();
@@ -162,7 +163,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Writes what is left. Durable when this returns.
+    /// Writes the remaining rows; durable when this returns.
     pub(crate) async fn flush(&mut self) -> Result<(), Error> {
         self.bytes = 0;
         let guard = (generation_pointer(), self.expect);
@@ -182,7 +183,7 @@ impl Batch {
             txns.push(txn);
         }
         for _ in 0..ATTEMPTS {
-            // The same rows once more do no harm.
+            // Writing the same rows again does no harm.
             if confirmed(self.store.commit(txns.clone()).await?)? == Settled::All {
                 return Ok(());
             }
@@ -191,19 +192,19 @@ impl Batch {
     }
 }
 
-/// How often rows are written again of which nobody knows whether they were.
+/// Number of attempts to write rows while the outcome is unknown.
 const ATTEMPTS: usize = 4;
 
-/// Entries on their way in.
+/// Writes the entries of a backup to their generation.
 pub(crate) struct Staging {
     device: Arc<Device>,
     key: RowKey<StagedPart>,
-    /// Where they go.
+    /// The generation that they are written to.
     pub(crate) generation: Generation,
     batch: Batch,
 }
 
-/// What seals the entries: a key of this device.
+/// The key of this device that seals staged entries.
 fn key(device: &Device) -> RowKey<StagedPart> {
     RowKey::from(StoreKey::new(*device.store.staged.expose()))
 }
@@ -214,7 +215,7 @@ impl Staging {
         Self { key: key(&device), device, generation, batch }
     }
 
-    /// One more entry.
+    /// Adds an entry, split into parts if its value is long.
     pub(crate) async fn add(&mut self, path: &str, value: &[u8]) -> Result<(), Error> {
         let empty: &[u8] = &[];
         let parts: Vec<&[u8]> = if value.is_empty() { vec![empty] } else { value.chunks(RESTORE_PART_BYTES).collect() };
@@ -228,7 +229,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Writes what is left.
+    /// Writes the remaining entries; durable when this returns.
     pub(crate) async fn flush(&mut self) -> Result<(), Error> {
         self.batch.flush().await
     }
@@ -237,8 +238,8 @@ impl Staging {
 /// One staged entry: its path in the backup, and its value as the backup had it.
 pub(crate) type Staged = (String, Zeroizing<Vec<u8>>);
 
-/// One page of the entries of `generation` whose paths start with `prefix`, behind `after`, and where it ends if there
-/// may be more.
+/// One page of the entries of `generation` whose paths start with `prefix`, after the path `after`; and the path where
+/// it ends if there may be more.
 pub(crate) async fn page(
     device: &Device,
     generation: Generation,
@@ -267,7 +268,7 @@ pub(crate) async fn page(
     Ok((entries, end))
 }
 
-/// One staged entry.
+/// Reads one staged entry of a single part; `None` if there is none.
 pub(crate) async fn entry(
     device: &Device,
     generation: Generation,

@@ -1,11 +1,12 @@
-//! Writes a backup of V1, piece by piece, from one consistent view of the store: memory stays flat, however many keys
+//! Writes a backup of V1 piece by piece from one consistent snapshot of the store, in constant memory however many keys
 //! there are.
 //!
-//! What is kept between two pieces is no secret: view and place. The keys are taken from the Operational phase for each
-//! piece anew, so that a client who reads slowly cannot keep the HSM from locking.
+//! Nothing secret is kept between two pieces, only the snapshot and the position in it. Each piece borrows the keys
+//! from the Operational phase, so that a client that reads slowly cannot prevent the HSM from locking.
 //!
 //! V1 has one Backup Key for all entries of all backups, so nonces are synthetic: a keyed hash of what is sealed. Equal
-//! values look equal in two backups; in return, no number of nightly backups uses up the 2³² random nonces of one key.
+//! values look equal in two backups; in return, no number of backups exceeds the limit of 2³² random nonces under one
+//! key.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +20,7 @@ use crate::backup::Backups;
 use crate::backup::device;
 use crate::backup::envelope::{Head, Manifest, Sealer, marked_key};
 use crate::backup::format::{self, ENTRY_LABEL, Field, TooLong, Version};
-use crate::backup::upstream::{self, DeviceItem, STORE_VERSION, Store};
+use crate::backup::nethsm::{self, DeviceItem, NethsmStore, STORE_VERSION};
 use crate::config::tls::cluster_ca;
 use crate::crypto::secret::StoreKey;
 use crate::device::slots;
@@ -36,7 +37,7 @@ use crate::rows::table::RowKey;
 use crate::rows::user::UserRecord;
 use crate::store::{Path, Range, Snapshot, Versioned};
 
-/// A backup on its way out.
+/// A backup that is being written.
 pub struct Backup {
     snapshot: Box<dyn Snapshot>,
     generation: Generation,
@@ -49,15 +50,15 @@ pub struct Backup {
     manifest: Option<Manifest>,
     stage: Stage,
     ends: Duration,
-    _place: Place,
+    _slot: BackupSlot,
 }
 
-/// What comes next.
+/// The section of the file that is written next.
 enum Stage {
     Head,
     Users(Option<Path>),
     Shared,
-    /// Keys of the root (0) or of a namespace, behind this path.
+    /// Keys of the root (0) or of a namespace, after this path.
     Keys(usize, Option<Path>),
     Device,
     Namespaces(usize),
@@ -68,17 +69,18 @@ enum Stage {
 }
 
 impl Backups<'_> {
-    /// Begins a backup of everything. `Precondition` while no backup passphrase is set.
+    /// Begins a backup of everything. `Precondition` if no backup passphrase is set, `Unavailable` if too many backups
+    /// are being written.
     pub async fn begin(&self) -> Result<Backup, Error> {
         let (tables, device) = (self.ring.tables, self.ring.device);
         let unset = || Error::Precondition("Please configure backup key before doing a backup.".into());
         let secret = self.secret().await?.ok_or_else(unset)?;
-        let place = Place::take(self.running)?;
-        // So that what was counted until now is in the view.
+        let slot = BackupSlot::take(self.running)?;
+        // So that the snapshot has all uses counted so far.
         self.ring.flush_counters().await?;
         let damaged = || Error::internal("slot 0 is missing");
         let (locked_domain_key, unlock_salt) = {
-            // Both are written together, and must be read together.
+            // Both are written together and must be read together.
             let _steady = device.store.changing_unlock.lock().await;
             let slot = device.store.get(DevicePath::Slot0).await?.ok_or_else(damaged)?;
             (slot.to_vec(), device.store.get(DevicePath::UnlockSalt).await?.ok_or_else(damaged)?.to_vec())
@@ -104,7 +106,7 @@ impl Backups<'_> {
             manifest: None,
             stage: Stage::Head,
             ends: device.platform.clock.monotonic() + Duration::from_millis(BACKUP_MAX_MS),
-            _place: place,
+            _slot: slot,
         })
     }
 
@@ -129,9 +131,9 @@ impl Backups<'_> {
 }
 
 impl Backup {
-    /// The next piece of the file; `None` behind its end. `from` is of the phase the backup began in.
+    /// The next piece of the file; `None` after its end. `from` must come from the phase that the backup began in.
     ///
-    /// After an error the backup is broken, and what was written of it must not look like a whole one.
+    /// After an error the backup cannot continue, and what was written of it must not look like a complete file.
     pub async fn next_piece(&mut self, from: Backups<'_>) -> Result<Option<Vec<u8>>, Error> {
         loop {
             from.ring.tables.check()?;
@@ -151,21 +153,23 @@ impl Backup {
                 Stage::Users(after) => {
                     let prefix = RowPrefix::users(self.generation, None);
                     let (rows, end) = page(&*self.snapshot, prefix.path(), after.as_ref(), BACKUP_PAGE_ROWS).await?;
-                    let (row, seal) = (RowKey::of(from.domain), Sealer::new(Store::Users.key(from.domain).expose()));
-                    out = from.off_thread(move || users(rows, &prefix, &row, &seal, out)).await??;
+                    let (row, seal) =
+                        (RowKey::of(from.domain), Sealer::new(NethsmStore::Users.key(from.domain).expose()));
+                    out = from.off_thread(move || write_users(rows, &prefix, &row, &seal, out)).await??;
                     end.map_or(Stage::Shared, |end| Stage::Users(Some(end)))
                 }
                 Stage::Shared => {
-                    shared(from, &secret.record, &mut out).await?;
+                    write_shared(from, &secret.record, &mut out).await?;
                     Stage::Keys(0, None)
                 }
                 Stage::Keys(number, after) => {
                     let (entries, end) = self.keys(from, number, after.as_ref()).await?;
-                    let (row, seal) = (RowKey::of(from.domain), Sealer::new(Store::Keys.key(from.domain).expose()));
-                    out = from.off_thread(move || keys_out(entries, &row, &seal, out)).await??;
+                    let (row, seal) =
+                        (RowKey::of(from.domain), Sealer::new(NethsmStore::Keys.key(from.domain).expose()));
+                    out = from.off_thread(move || write_keys(entries, &row, &seal, out)).await??;
                     match end {
                         Some(end) => Stage::Keys(number, Some(end)),
-                        // The root comes in front of the namespaces.
+                        // The root comes before the namespaces.
                         None if number < self.namespaces.len() => Stage::Keys(number + 1, None),
                         None => Stage::Device,
                     }
@@ -175,9 +179,9 @@ impl Backup {
                     Stage::Namespaces(0)
                 }
                 Stage::Namespaces(first) => {
-                    let seal = Sealer::new(Store::Namespaces.key(from.domain).expose());
+                    let seal = Sealer::new(NethsmStore::Namespaces.key(from.domain).expose());
                     for (id, _) in self.namespaces.iter().skip(first).take(STORE_TXN_MAX_OPS) {
-                        out.sealed(&seal, &upstream::namespace_path(id), &upstream::write_namespace(id))?;
+                        out.sealed(&seal, &nethsm::namespace_path(id), &nethsm::write_namespace(id))?;
                     }
                     let to = first + STORE_TXN_MAX_OPS;
                     if to < self.namespaces.len() { Stage::Namespaces(to) } else { Stage::End }
@@ -191,7 +195,7 @@ impl Backup {
                     self.stage = Stage::Done;
                     return Ok(None);
                 }
-                Stage::Broken => return Err(Error::internal("a broken backup goes on")),
+                Stage::Broken => return Err(Error::internal("a backup was continued after an error")),
             };
             self.stage = next;
             self.manifest = out.manifest;
@@ -220,9 +224,9 @@ impl Backup {
             config_key: Some(StoreKey::new(*self.config_key.expose())),
             ours: true,
         }));
-        out.entry(upstream::INITIALIZED, b"")?;
-        let seal = Sealer::new(Store::Users.key(from.domain).expose());
-        out.sealed(&seal, &Store::Users.version_path(), STORE_VERSION)?;
+        out.entry(nethsm::INITIALIZED, b"")?;
+        let seal = Sealer::new(NethsmStore::Users.key(from.domain).expose());
+        out.sealed(&seal, &NethsmStore::Users.version_path(), STORE_VERSION)?;
         Ok(Stage::Users(None))
     }
 
@@ -243,7 +247,7 @@ impl Backup {
         let mut keys = Vec::with_capacity(rows.len());
         for (path, row) in rows {
             let Some(id) = prefix.tail(&path) else { continue };
-            let upstream_path = upstream::key_path(namespace.map(|(id, _)| id), id);
+            let nethsm_path = nethsm::key_path(namespace.map(|(id, _)| id), id);
             let uid = table.open(&path, &row.value)?.uid;
             let key = KeyRef { namespace: namespace_number, uid };
             let found = Range::prefix(RowPath::certificate(self.generation, key).path(), 1);
@@ -256,7 +260,7 @@ impl Backup {
                 operations = operations.saturating_add(count.count);
             }
             let certificate = certificate.map(|record| record.0);
-            keys.push(KeyToWrite { path: upstream_path, row_path: path, row, certificate, operations });
+            keys.push(KeyToWrite { path: nethsm_path, row_path: path, row, certificate, operations });
         }
         Ok((keys, end))
     }
@@ -278,25 +282,25 @@ impl Backup {
             let label = item.slot_label(Version::V1, id).unwrap_or_default();
             out.entry(&item.path(id), &slot_seal.seal(&label, value))?;
         }
-        let namespaces = Sealer::new(Store::Namespaces.key(from.domain).expose());
-        out.sealed(&namespaces, &Store::Namespaces.version_path(), STORE_VERSION)
+        let namespaces = Sealer::new(NethsmStore::Namespaces.key(from.domain).expose());
+        out.sealed(&namespaces, &NethsmStore::Namespaces.version_path(), STORE_VERSION)
     }
 }
 
-/// What is configured for all devices.
-async fn shared(from: Backups<'_>, secret: &BackupSecret, out: &mut Piece) -> Result<(), Error> {
-    let config = Sealer::new(Store::Config.key(from.domain).expose());
-    out.sealed(&config, upstream::BACKUP_KEY, secret.key.expose())?;
-    out.sealed(&config, upstream::BACKUP_SALT, &secret.salt)?;
+/// Writes what is configured for all devices: Backup Key, salt, cluster CA, versions.
+async fn write_shared(from: Backups<'_>, secret: &BackupSecret, out: &mut Piece) -> Result<(), Error> {
+    let config = Sealer::new(NethsmStore::Config.key(from.domain).expose());
+    out.sealed(&config, nethsm::BACKUP_KEY, secret.key.expose())?;
+    out.sealed(&config, nethsm::BACKUP_SALT, &secret.salt)?;
     if let Some(authority) = cluster_ca(from.ring.tables).await? {
-        out.sealed(&config, upstream::CLUSTER_CA, &upstream::write_chain(&[authority]))?;
+        out.sealed(&config, nethsm::CLUSTER_CA, &nethsm::write_chain(&[authority]))?;
     }
-    out.entry(upstream::CONFIG_VERSION, &[b'0' + Version::V1.byte()])?;
-    let keys = Sealer::new(Store::Keys.key(from.domain).expose());
-    out.sealed(&keys, &Store::Keys.version_path(), STORE_VERSION)
+    out.entry(nethsm::CONFIG_VERSION, &nethsm::config_version(Version::V1))?;
+    let keys = Sealer::new(NethsmStore::Keys.key(from.domain).expose());
+    out.sealed(&keys, &NethsmStore::Keys.version_path(), STORE_VERSION)
 }
 
-/// A key with what is needed to write it.
+/// A sealed key, with everything needed to write its entry.
 struct KeyToWrite {
     path: String,
     row_path: Path,
@@ -305,7 +309,7 @@ struct KeyToWrite {
     operations: u64,
 }
 
-fn users(
+fn write_users(
     rows: Vec<(Path, Versioned)>,
     prefix: &RowPrefix<UserRecord>,
     key: &RowKey<UserRecord>,
@@ -315,21 +319,26 @@ fn users(
     for (path, row) in &rows {
         let Some(id) = prefix.tail(path) else { continue };
         let user = key.open(path, &row.value)?;
-        out.sealed(seal, &upstream::user_path(id), &upstream::write_user(&user))?;
+        out.sealed(seal, &nethsm::user_path(id), &nethsm::write_user(&user))?;
     }
     Ok(out)
 }
 
-fn keys_out(entries: Vec<KeyToWrite>, key: &RowKey<KeyRecord>, seal: &Sealer, mut out: Piece) -> Result<Piece, Error> {
+fn write_keys(
+    entries: Vec<KeyToWrite>,
+    key: &RowKey<KeyRecord>,
+    seal: &Sealer,
+    mut out: Piece,
+) -> Result<Piece, Error> {
     for entry in &entries {
         let record = key.open(&entry.row_path, &entry.row.value)?;
-        let json = upstream::write_key(&record, entry.certificate.as_deref(), entry.operations)?;
+        let json = nethsm::write_key(&record, entry.certificate.as_deref(), entry.operations)?;
         out.sealed(seal, &entry.path, &json)?;
     }
     Ok(out)
 }
 
-/// A part of the file as it grows.
+/// A piece of the file that is being written.
 struct Piece {
     bytes: Vec<u8>,
     seal: Sealer,
@@ -337,7 +346,7 @@ struct Piece {
 }
 
 impl Piece {
-    /// An entry whose value is as NetHSM's store has it.
+    /// Appends an entry; `value` is as NetHSM's store has it.
     fn entry(&mut self, path: &str, value: &[u8]) -> Result<(), Error> {
         if let Some(manifest) = &mut self.manifest {
             manifest.add(path, value);
@@ -345,14 +354,14 @@ impl Piece {
         self.append(path, value)
     }
 
-    /// An entry whose value NetHSM's store seals.
+    /// Appends an entry whose value is sealed as in NetHSM's store.
     fn sealed(&mut self, seal: &Sealer, path: &str, value: &[u8]) -> Result<(), Error> {
         self.entry(path, &seal.seal(path.as_bytes(), value))
     }
 
     fn end(&mut self) -> Result<(), Error> {
-        let manifest = self.manifest.take().ok_or_else(|| Error::internal("a backup ends twice"))?;
-        self.append(upstream::MANIFEST, &manifest.finish())?;
+        let manifest = self.manifest.take().ok_or_else(|| Error::internal("a backup was ended twice"))?;
+        self.append(nethsm::MANIFEST, &manifest.finish())?;
         format::push_end(&mut self.bytes);
         Ok(())
     }
@@ -372,7 +381,7 @@ impl From<TooLong> for Error {
     }
 }
 
-/// One page of rows behind `after`, and where it ends if there are more.
+/// One page of rows after `after`, and where it ends if there are more.
 async fn page(
     snapshot: &dyn Snapshot,
     prefix: &Path,
@@ -388,20 +397,20 @@ async fn page(
     Ok((page.rows, end))
 }
 
-/// A place among the backups that run at once; each holds a view of the store.
-struct Place(Arc<AtomicUsize>);
+/// One of the limited number of backups that may run at once; each holds a snapshot of the store.
+struct BackupSlot(Arc<AtomicUsize>);
 
-impl Place {
+impl BackupSlot {
     fn take(running: &Arc<AtomicUsize>) -> Result<Self, Error> {
-        let place = Self(running.clone());
+        let slot = Self(running.clone());
         if running.fetch_add(1, Ordering::SeqCst) >= BACKUPS_RUNNING_MAX {
             return Err(Error::Unavailable("Too many backups are being made at once. Try again.".into()));
         }
-        Ok(place)
+        Ok(slot)
     }
 }
 
-impl Drop for Place {
+impl Drop for BackupSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }

@@ -1,4 +1,4 @@
-//! Signatures of authorities whose keys are on Brainpool curves (RFC 5639), for `rustls-webpki`, which brings none.
+//! ECDSA on the Brainpool curves (RFC 5639) for `rustls-webpki`, which does not support them.
 
 use aws_lc_rs::digest;
 use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id};
@@ -36,7 +36,8 @@ impl SignatureVerificationAlgorithm for Ecdsa {
     }
 }
 
-/// id-ecPublicKey with the curve (RFC 5480 §2.1.1, RFC 5639 §4.1), as it stands between tag and end.
+/// id-ecPublicKey with the curve (RFC 5480 §2.1.1, RFC 5639 §4.1), the content of the AlgorithmIdentifier without tag
+/// and length.
 const P256: AlgorithmIdentifier = AlgorithmIdentifier::from_slice(
     b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x09\x2b\x24\x03\x03\x02\x08\x01\x01\x07",
 );

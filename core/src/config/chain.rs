@@ -1,8 +1,8 @@
 //! Certificate chains of TLS servers: read from PEM (RFC 7468), and verified up to an authority.
 //!
-//! DER is read by `x509-cert`, paths are built and signatures verified by `rustls-webpki` on AWS-LC: RSA of 2048 bits and
-//! more (PKCS #1 and PSS), ECDSA on the NIST and Brainpool curves, Ed25519, with SHA-2 of 256 bits and more. What is signed
-//! otherwise (SHA-1, short RSA, secp256k1) is not believed.
+//! DER is read by `x509-cert`, paths are built and signatures verified by `rustls-webpki` on AWS-LC: RSA of 2048 bits
+//! and more (PKCS #1 and PSS), ECDSA on the NIST and Brainpool curves, Ed25519, with SHA-2 of 256 bits and more. Other
+//! signatures (SHA-1, short RSA, secp256k1) are not accepted.
 
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
 use super::brainpool;
 use crate::error::Error;
 
-/// The certificates of a PEM text in their order, as DER; other blocks and text between them are skipped.
+/// Reads the certificates of a PEM text in order, as DER; other blocks and text between blocks are skipped.
 ///
 /// # Errors
-/// [`Error::Invalid`]: there is none (`No certificate`), one cannot be read, or together they are more than a TLS server
-/// should send.
+/// [`Error::Invalid`] if there is no certificate (`No certificate`), one cannot be read, or together they exceed
+/// [`TLS_CHAIN_MAX_CERTIFICATES`] or [`TLS_CHAIN_MAX_BYTES`].
 pub fn parse_chain(pem: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
     let mut chain: Vec<Vec<u8>> = Vec::new();
     for block in CertificateDer::pem_slice_iter(pem) {
@@ -59,7 +59,8 @@ pub(super) fn public_key(certificate: &[u8]) -> Result<Vec<u8>, Error> {
     certificate.tbs_certificate().subject_public_key_info().to_der().map_err(unreadable)
 }
 
-/// Whether the certificate may sign others: the basic constraints say so, and the key usage, if there is one.
+/// Whether the certificate is that of a CA: its basic constraints and, if present, its key usage allow it to sign
+/// certificates (RFC 5280 §4.2.1.3, §4.2.1.9).
 pub(super) fn is_authority(certificate: &[u8]) -> bool {
     let Ok(certificate) = Certificate::from_der(certificate) else { return false };
     let tbs = certificate.tbs_certificate();
@@ -71,7 +72,8 @@ pub(super) fn is_authority(certificate: &[u8]) -> bool {
     authority && usage
 }
 
-/// Checks that of two certificates or more each is signed by the next, at the time `now`. The last one is believed.
+/// Checks that each certificate is signed by the next one at the time `now`; the last one is trusted. A chain of one
+/// passes. `Invalid` with the reason otherwise.
 pub fn check_chain(chain: &[Vec<u8>], now: Timestamp) -> Result<(), Error> {
     let [leaf, between @ .., last] = chain else { return Ok(()) };
     let used = path(leaf, between, last, now).map_err(|why| {
@@ -96,13 +98,13 @@ pub fn check_chain(chain: &[Vec<u8>], now: Timestamp) -> Result<(), Error> {
     Err(Error::invalid("Each certificate must be signed by the next one, and none may be left over."))
 }
 
-/// Whether the chain leads to `authority` at the time `now`.
+/// Whether `authority` has signed the chain, at the time `now`.
 pub(super) fn leads_to(chain: &[Vec<u8>], authority: &[u8], now: Timestamp) -> bool {
     let Some((leaf, rest)) = chain.split_first() else { return false };
     path(leaf, rest, authority, now).is_ok()
 }
 
-/// Any purpose: what a certificate is for is the business of who verifies it.
+/// Accepts any purpose: the TLS client checks the extended key usage.
 struct AnyPurpose;
 
 impl ExtendedKeyUsageValidator for AnyPurpose {
@@ -111,7 +113,7 @@ impl ExtendedKeyUsageValidator for AnyPurpose {
     }
 }
 
-/// The certificates between `leaf` and `anchor` that make the way from one to the other, in order.
+/// Builds a path from `leaf` to `anchor`; returns the certificates in between that it uses, in order.
 fn path(leaf: &[u8], between: &[Vec<u8>], anchor: &[u8], now: Timestamp) -> Result<Vec<Vec<u8>>, webpki::Error> {
     let (leaf, anchor) = (CertificateDer::from(leaf), CertificateDer::from(anchor));
     let between: Vec<_> = between.iter().map(|der| CertificateDer::from(der.as_slice())).collect();

@@ -1,4 +1,4 @@
-//! How configuration is stored on this device. Formats are append-only, each with a golden file.
+//! Stored formats of the configuration of this device. Formats are append-only, each with a golden file.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,7 +16,7 @@ pub(crate) trait StoredConfig: Sized {
     const PATH: DevicePath;
     /// The stored form, version tag first.
     fn encode(&self) -> Zeroizing<Vec<u8>>;
-    /// Reads the fields behind the version, which is the only one there is.
+    /// Reads the fields after the version, which is always 1 so far.
     fn read(reader: &mut Reader<'_>) -> Result<Self, BadRecord>;
 
     /// Reads the stored form.
@@ -33,7 +33,7 @@ pub(crate) trait StoredConfig: Sized {
 
 const VERSION: u8 = 1;
 
-/// What is stored; `None`: nobody has configured it yet.
+/// The stored configuration; `None` if it was never set.
 pub(crate) async fn stored<C: StoredConfig>(local: &DeviceStore) -> Result<Option<C>, Error> {
     let Some(bytes) = local.get(C::PATH).await? else { return Ok(None) };
     C::decode(&bytes).map(Some).map_err(|why| Error::internal(format!("row {:?} of the local store: {why}", C::PATH)))
@@ -95,7 +95,7 @@ impl StoredConfig for Logging {
     }
 }
 
-/// Address or none, name behind its length; an empty name is none.
+/// Address or none, then the name with its length in front; an empty name means none.
 impl StoredConfig for Ntp {
     const PATH: DevicePath = DevicePath::Ntp;
 
@@ -161,7 +161,7 @@ mod tests {
         Network { ip_address, netmask, gateway, ipv6 }
     }
 
-    /// Every line of the golden file is the stored form of one value, in order.
+    /// Each line of the golden file is the stored form of one value, in order.
     #[track_caller]
     fn keeps<C: StoredConfig + PartialEq + Debug>(golden: &str, values: Vec<C>) {
         let lines: Vec<_> = golden.lines().collect();
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_refused() {
+    fn bytes_that_are_not_a_record_are_refused() {
         for bad in [&[][..], &[2], &[1], &[1; 13], &[1; 15]] {
             assert!(Network::decode(bad).is_err(), "{bad:?}");
             assert!(Logging::decode(bad).is_err(), "{bad:?}");

@@ -1,7 +1,8 @@
-//! What an administrator configures of this device: TLS, network, time, logging.
+//! The configuration of this device that an Administrator may change: TLS, network, time, logging.
 //!
-//! All of it lies in the device's own store, but for the cluster CA, which all members share. What reaches beyond the
-//! HSM, such as a listening address, is stored first and then handed to the [`Host`](crate::platform::Host).
+//! It is kept in the device's own store, except for the cluster CA, which all members share. Settings that take effect
+//! outside the HSM, such as a listening address, are stored first and then passed to the
+//! [`Host`](crate::platform::Host).
 
 mod brainpool;
 mod chain;
@@ -28,7 +29,7 @@ use crate::rows::path::DevicePath;
 use crate::rows::tables::Tables;
 use crate::runtime::lifetime::Lifetime;
 
-/// What is logged until somebody configures it: as the `--log` setting says, and nowhere else.
+/// The default for logging: the level of the `--log` setting decides, and no syslog server.
 pub fn default_logging() -> Logging {
     Logging { ip_address: std::net::Ipv4Addr::UNSPECIFIED.into(), port: SYSLOG_PORT, log_level: LogLevel::Info }
 }
@@ -36,7 +37,7 @@ pub fn default_logging() -> Logging {
 /// The port of syslog over UDP (RFC 3164 §2).
 const SYSLOG_PORT: u16 = 514;
 
-/// The configuration of an HSM while it is Operational, to read and to change it.
+/// The configuration of an Operational HSM, to read and to change.
 pub struct Config<'a> {
     pub(crate) tables: &'a Tables,
     pub(crate) device: &'a Device,
@@ -45,7 +46,7 @@ pub struct Config<'a> {
 }
 
 impl Config<'_> {
-    /// Puts a new value in its row.
+    /// Stores a new value in its row of the device's store.
     async fn store<C: StoredConfig>(&self, by: &Caller, value: &C) -> Result<(), Error> {
         self.commit_local(by, DeviceStoreChange::default().put(C::PATH, value.encode().to_vec())).await
     }
@@ -54,28 +55,28 @@ impl Config<'_> {
         self.rights.commit_local(self.tables, &self.device.store, by, change).await
     }
 
-    /// What is logged, and where to.
+    /// The logging configuration: level and syslog server.
     pub async fn logging(&self) -> Result<Logging, Error> {
         Ok(stored(&self.device.store).await?.unwrap_or_else(default_logging))
     }
 
-    /// Sets what is logged, and where to, from now on.
+    /// Sets level and syslog server, with immediate effect.
     pub async fn set_logging(&self, by: &Caller, logging: &Logging) -> Result<(), Error> {
         let _guard = self.device.store.changing.lock().await;
         self.store(by, logging).await?;
-        // Before the level changes, so that it is seen with whichever of the two lets it through.
+        // Logged before the level changes, so that it appears if either level allows it.
         tracing::info!(target: "hsm", "logging is now configured as {logging:?}");
         self.device.platform.host.log_to(logging);
         Ok(())
     }
 
-    /// The time servers somebody wants this device to follow.
+    /// The configured time servers, which this HSM only stores.
     pub async fn ntp(&self) -> Result<Ntp, Error> {
         Ok(stored(&self.device.store).await?.unwrap_or_default())
     }
 
-    /// Notes which time servers somebody wants this device to follow. The clock belongs to the machine, so nothing
-    /// follows from it here but a line in the log that says what is to be done there.
+    /// Stores the time servers. The clock belongs to the host, so they are not used; a log line tells the operator to
+    /// configure the host. `Invalid` if the name is not a host name.
     pub async fn set_ntp(&self, by: &Caller, ntp: &Ntp) -> Result<(), Error> {
         if ntp.nts_name.as_ref().is_some_and(|name| !is_host_name(name)) {
             return Err(Error::invalid("ntsName must be the name of a host, such as nts.example.com."));
@@ -94,7 +95,7 @@ impl Config<'_> {
         Ok(())
     }
 
-    /// Sets the HSM's time (RFC 3339, offset zero).
+    /// Sets the HSM's time (RFC 3339, offset zero) by storing its offset from the host's clock, in seconds.
     pub async fn set_time(&self, by: &Caller, time: &str) -> Result<(), Error> {
         let time = parse_time(time)?;
         let _guard = self.device.store.changing.lock().await;
@@ -112,7 +113,8 @@ fn is_host_name(name: &str) -> bool {
     name.len() <= HOST_NAME_MAX_BYTES && DnsName::try_from(name).is_ok()
 }
 
-/// Parses RFC 3339 with offset zero (`Z`, `+00:00` or `-00:00`), the only times the API takes.
+/// Parses an RFC 3339 time with offset zero (`Z`, `+00:00` or `-00:00`), the only form the API accepts. `Invalid`
+/// otherwise.
 pub fn parse_time(text: &str) -> Result<Timestamp, Error> {
     let offset = || Error::invalid("Error while parsing timestamp. Offset must be 0.");
     let time: Timestamp = text.parse().map_err(|_| {
@@ -121,7 +123,7 @@ pub fn parse_time(text: &str) -> Result<Timestamp, Error> {
     if ["Z", "z", "+00:00", "-00:00"].iter().any(|zero| text.ends_with(zero)) { Ok(time) } else { Err(offset()) }
 }
 
-/// A time as `/config/time` shows it: whole seconds.
+/// A time in the form of `/config/time`: RFC 3339 with whole seconds.
 pub fn time_text(time: Timestamp) -> String {
     Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }

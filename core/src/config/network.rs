@@ -1,7 +1,7 @@
-//! Addresses under which an administrator wants the HSM to be reached.
+//! The network configuration: addresses at which the HSM should be reachable.
 //!
-//! On NetHSM this configures the network interface. Here that belongs to the machine: what can be done is to listen on
-//! the address if the machine has it. Everything else is stored, shown again, and said in the log.
+//! On NetHSM it configures the network interface. Here the interface belongs to the host: the HSM listens on the
+//! address if the host has it. Everything else is stored, returned by the API, and reported in the log.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::identity::caller::Caller;
 use crate::platform::Host;
 
-/// The configuration of a device that nobody has configured, as NetHSM has it.
+/// The default configuration, the same as NetHSM's.
 pub fn default_network() -> Network {
     Network {
         ip_address: Ipv4Addr::new(192, 168, 1, 1),
@@ -28,7 +28,7 @@ impl Config<'_> {
         Ok(stored(&self.device.store).await?.unwrap_or_else(default_network))
     }
 
-    /// Stores the network configuration and applies what of it can be applied.
+    /// Stores the network configuration and listens on its addresses if the host has them.
     pub async fn set_network(&self, by: &Caller, network: &Network) -> Result<(), Error> {
         let _guard = self.device.store.changing.lock().await;
         self.store(by, network).await?;
@@ -37,7 +37,7 @@ impl Config<'_> {
     }
 }
 
-/// Has the host listen where `network` says, and logs what came of it.
+/// Makes the host listen on the addresses of `network`, and logs the result.
 pub(crate) fn apply(host: &dyn Host, network: &Network) {
     let applied = host.use_network(network);
     for address in applied.serving {

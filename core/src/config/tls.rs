@@ -1,7 +1,7 @@
-//! The TLS key and certificates of this device, and the authority that signs those of a cluster.
+//! The TLS key and certificates of this device, and the CA that signs those of a cluster's members.
 //!
-//! A new key or chain goes this way: it is checked that the host can serve it, then it is stored, then connections get it.
-//! So a server that runs never ends up with what nobody can connect to, and a crash in between leaves the old or the new.
+//! A new key or chain is first checked by the host, then stored, then used for new connections. So the server never
+//! switches to one that it cannot serve, and a crash in between leaves the old or the new.
 
 use crate::rows::cluster_ca::ClusterCa;
 use casemate_api::KeyType;
@@ -15,7 +15,7 @@ use super::chain::{chain_pem, check_chain, is_authority, leads_to, parse_chain, 
 use crate::config::Config;
 use crate::crypto::digest::sha256;
 use crate::crypto::material::Material;
-use crate::crypto::mech::Live;
+use crate::crypto::mech::LoadedKey;
 use crate::crypto::x509;
 use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
@@ -31,14 +31,14 @@ use crate::runtime::party::Party;
 use crate::runtime::pool::Work;
 use crate::store::Revision;
 
-/// A key and a certificate signed by itself, named as NetHSM's is, valid from 1970 to 9999. `names` are its alternative
-/// names, addresses with `IP:` in front. `bits` is the length of an RSA modulus, which takes its time; other types ignore
-/// it.
+/// Generates a key and a self-signed certificate with NetHSM's common name, valid from 1970 to 9999. `names` are its
+/// alternative names, addresses with the prefix `IP:`. `bits` is the length of an RSA modulus, which takes seconds to
+/// generate; other types ignore it.
 pub fn fresh_identity(key_type: KeyType, bits: usize, rng: &dyn Rng, names: &[String]) -> Result<TlsIdentity, Error> {
     let material = Material::generate(key_type, bits, rng)?;
     let mut serial = [0; 16];
     rng.fill(&mut serial);
-    let certificate = x509::self_signed_der(&Live::load(&material)?, "keyfender", names, serial)?;
+    let certificate = x509::self_signed_der(&LoadedKey::load(&material)?, "keyfender", names, serial)?;
     Ok(TlsIdentity { private_key: x509::pkcs8_der(&material)?, chain: vec![certificate] })
 }
 
@@ -49,35 +49,35 @@ impl Config<'_> {
         TlsIdentity::decode(&stored).map_err(|why| Error::internal(format!("the TLS identity: {why}")))
     }
 
-    /// The public TLS key: the one in the certificate, which is always of the key.
+    /// The public TLS key as PEM. Read from the certificate, which always belongs to the key.
     pub async fn tls_public_key_pem(&self) -> Result<String, Error> {
         let der = leaf_key(&self.identity().await?)?;
         der::pem::encode_string("PUBLIC KEY", LineEnding::LF, &der)
             .map_err(|why| Error::internal(format!("PEM: {why}")))
     }
 
-    /// The chain of TLS certificates, the server's own first.
+    /// The chain of TLS certificates as PEM, the server's own first.
     pub async fn tls_chain_pem(&self) -> Result<String, Error> {
         chain_pem(&self.identity().await?.chain)
     }
 
-    /// A certificate signing request for the TLS key. Any common name will do, an empty one, too.
+    /// A certificate signing request for the TLS key, as PEM. The common name may be empty.
     pub async fn tls_csr(&self, subject: DistinguishedName) -> Result<String, Error> {
         let identity = self.identity().await?;
         let sign = move || {
             let unreadable = |why: Error| Error::internal(format!("the stored TLS key: {why}"));
             let material = Material::from_pkcs8(&identity.private_key).map_err(unreadable)?;
-            x509::csr_pem(&Live::load(&material)?, &subject)
+            x509::csr_pem(&LoadedKey::load(&material)?, &subject)
         };
-        // The primes of an RSA key are tested as it is read.
+        // Reading an RSA key tests its primes, which is slow.
         self.life.off_thread(&*self.device.platform.pool, Work::Slow, Party::ROOT, sign).await?
     }
 
-    /// Replaces the chain of TLS certificates; connections from now on get the new one.
+    /// Replaces the chain of TLS certificates; new connections get it at once.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is no chain, not of the TLS key, does not hold together at the time `now`, or cannot be
-    /// served; [`Error::Precondition`] if it does not lead to the cluster CA.
+    /// [`Error::Invalid`] if it is not a chain, does not belong to the TLS key, does not verify at the time `now`, or
+    /// cannot be served; [`Error::Precondition`] if the cluster CA has not signed it.
     pub async fn set_tls_chain(&self, by: &Caller, pem: &[u8], now: Timestamp) -> Result<(), Error> {
         let chain = parse_chain(pem)?;
         let _guard = self.device.store.changing.lock().await;
@@ -97,17 +97,17 @@ impl Config<'_> {
         self.serve_with(by, identity).await
     }
 
-    /// Replaces the TLS key by a new one, with a certificate signed by itself; connections from now on get them.
+    /// Replaces the TLS key by a new one with a self-signed certificate; new connections get them at once.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an RSA length that is missing or out of bounds, and for a key that cannot be served;
-    /// [`Error::Precondition`] once a cluster CA is set, which would not have signed the certificate.
+    /// [`Error::Invalid`] if an RSA length is missing or out of range, or the key cannot be served;
+    /// [`Error::Precondition`] if a cluster CA is set, which has not signed the certificate.
     pub async fn generate_tls_key(&self, by: &Caller, key_type: TlsKeyType, length: Option<i64>) -> Result<(), Error> {
         let bits = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
         if key_type == TlsKeyType::RSA && !RSA_GENERATE_BITS.contains(&bits) {
             return Err(Error::invalid("Length must be between 1024 and 8192."));
         }
-        // Asked before the work, for an RSA key takes seconds; asked again when it is stored.
+        // Checked before the work, because an RSA key takes seconds; checked again when it is stored.
         self.refuse_with_cluster_ca().await?;
         let (rng, names) = (self.device.platform.rng.clone(), self.device.platform.host.names());
         let make = move || fresh_identity(key_type.into(), bits, &*rng, &names);
@@ -124,10 +124,10 @@ impl Config<'_> {
         }
     }
 
-    /// Checks, stores and serves, in this order. The caller holds `local.changing`.
+    /// Checks, stores and serves, in this order. The caller holds the store's lock `changing`.
     async fn serve_with(&self, by: &Caller, identity: TlsIdentity) -> Result<(), Error> {
         let host = self.device.platform.host.clone();
-        // Reading a large RSA key takes its time.
+        // Reading a large RSA key is slow.
         let fit = move || host.serve_with(&identity).map(|swap| (identity, swap));
         let (identity, swap) = self
             .life
@@ -147,24 +147,24 @@ impl Config<'_> {
         cluster_ca(self.tables).await
     }
 
-    /// The cluster CA; `NotFound` with a sentence while there is none.
+    /// The cluster CA as PEM; `NotFound` if none is set.
     pub async fn cluster_ca_pem(&self) -> Result<String, Error> {
         let absent = || Error::NotFound(Some("cluster CA is absent unless configured".into()));
         chain_pem(&[self.cluster_ca().await?.ok_or_else(absent)?])
     }
 
-    /// Sets the authority that must have signed the TLS certificate, from now on; it can be replaced and not taken away.
+    /// Sets the CA that must have signed the TLS certificate from now on. It can be replaced but not removed.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is not one certificate of an authority; [`Error::Precondition`] if the TLS certificate does
-    /// not lead to it at the time `now`.
+    /// [`Error::Invalid`] if it is not exactly one CA certificate; [`Error::Precondition`] if it has not signed the TLS
+    /// certificate, at the time `now`.
     pub async fn set_cluster_ca(&self, by: &Caller, pem: &[u8], now: Timestamp) -> Result<(), Error> {
         let chain = parse_chain(pem)?;
         let [authority] = chain.as_slice() else { return Err(Error::invalid("Multiple certificates")) };
         if !is_authority(authority) {
             return Err(Error::invalid("The certificate is not that of an authority (basic constraints, key usage)."));
         }
-        // Held so that no certificate which this authority has not signed comes in between.
+        // Held so that no certificate that this CA has not signed is stored in between.
         let _guard = self.device.store.changing.lock().await;
         if !leads_to(&self.identity().await?.chain, authority, now) {
             let sentence = "The TLS certificate is not signed by this CA. Install one that is first.";
@@ -196,7 +196,7 @@ pub(crate) async fn cluster_ca(tables: &Tables) -> Result<Option<Vec<u8>>, Error
     Ok(row.map(|row| row.record.0))
 }
 
-/// The public key of the certificate in front.
+/// The public key of the server's own certificate, as the DER of its SubjectPublicKeyInfo.
 fn leaf_key(identity: &TlsIdentity) -> Result<Vec<u8>, Error> {
     public_key(identity.chain.first().ok_or(Error::internal("the TLS chain is empty"))?)
 }

@@ -7,7 +7,7 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     sha256_of([bytes])
 }
 
-/// The digest of `parts`, one after the other.
+/// The digest of the concatenated `parts`.
 pub fn sha256_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     let mut context = Context::new(&SHA256);
     parts.into_iter().for_each(|part| context.update(part));
@@ -19,7 +19,7 @@ pub fn sha256_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_example_of_fips_180_comes_out() {
+    fn sha256_matches_the_example_of_fips_180() {
         assert_eq!(super::sha256(b"abc")[..4], [0xba, 0x78, 0x16, 0xbf]);
         assert_eq!(super::sha256_of([&b"a"[..], b"", b"bc"]), super::sha256(b"abc"));
     }

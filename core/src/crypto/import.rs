@@ -1,7 +1,7 @@
-//! Private keys that come from outside: the parts of a JSON import, and the checks every imported key passes.
+//! Imported private keys: the members of a JSON import, and the checks that every imported key must pass.
 //!
-//! Nothing here is trusted. What the checks let through is a key that AWS-LC or k256 accepts, so that an import that
-//! was answered with success never fails later.
+//! The input is not trusted. A key that passes the checks is one that AWS-LC or k256 accepts, so a key that was
+//! imported successfully never fails to load later.
 
 use base64ct::{Base64, Encoding};
 use casemate_api::body::keys::PrivateParts;
@@ -13,22 +13,23 @@ use super::material::{Material, scalar_bytes};
 use crate::Error;
 use crate::crypto::mech::rsa_numbers::{E_BITS_MAX, bit_length, divides_less_one, minimal, multiply};
 use crate::crypto::mech::{Failed, ffi};
-use crate::crypto::mech::{Live, MechError};
+use crate::crypto::mech::{LoadedKey, MechError};
 use crate::crypto::secret::{SecretBytes, Seed};
 use crate::runtime::stall;
 
 /// Smallest RSA modulus that may be imported, in bits.
 const RSA_IMPORT_BITS_MIN: usize = 89;
-/// Largest RSA modulus that AWS-LC takes, in bits.
+/// Largest RSA modulus that AWS-LC accepts, in bits.
 const RSA_IMPORT_BITS_MAX: usize = 16 * 1024;
 
 impl Material {
-    /// Takes the parts of a JSON import. The members the type does not use are ignored.
+    /// Builds a key from the members of a JSON import. Members that the type does not use are ignored.
     ///
-    /// RSA tests primes for 40 ms (2048 bits) to many seconds (8192 and more): call it on the pool.
+    /// For RSA the primes are tested, which takes from 40 ms (2048 bits) to many seconds (8192 bits and more): call it
+    /// on the pool.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with a sentence that tells which part is wrong, never what it was.
+    /// [`Error::Invalid`] with a sentence that names the part that is wrong, but never its value.
     pub fn from_parts(key_type: KeyType, parts: &PrivateParts) -> Result<Self, Error> {
         match key_type {
             KeyType::RSA => {
@@ -59,7 +60,7 @@ impl Material {
     }
 }
 
-/// Strict base64 (RFC 4648 §4: padded, nothing between) in constant time.
+/// Decodes strict base64 (RFC 4648 §4: padded, no white space) in constant time.
 fn decode(text: &SecretText) -> Result<Zeroizing<Vec<u8>>, Error> {
     let text = text.expose();
     let mut buffer = Zeroizing::new(vec![0; text.len().div_ceil(4) * 3]);
@@ -70,7 +71,7 @@ fn decode(text: &SecretText) -> Result<Zeroizing<Vec<u8>>, Error> {
     Ok(buffer)
 }
 
-/// An EC key whose scalar has the exact length and is in range.
+/// Builds an EC key after checking that the scalar (big-endian) has the exact length and is in range.
 pub(super) fn checked_ec(key_type: KeyType, scalar: &[u8]) -> Result<Material, Error> {
     let name = key_type.as_str();
     let len = scalar_bytes(key_type).ok_or(Error::internal("a scalar for a type that has none"))?;
@@ -78,23 +79,23 @@ pub(super) fn checked_ec(key_type: KeyType, scalar: &[u8]) -> Result<Material, E
         return Err(Error::invalid(format!("The private key of {name} must have exactly {len} bytes.")));
     }
     let material = Material::Ec { key_type, scalar: SecretBytes::from_slice(scalar) };
-    match Live::load(&material) {
+    match LoadedKey::load(&material) {
         Ok(_) => Ok(material),
         Err(_) => Err(Error::invalid(format!("The private key is out of the range of {name}."))),
     }
 }
 
-/// Whether the primes of an RSA key are tested, which is nearly all of the work.
+/// Whether the primes of an RSA key are tested. The test is nearly all of the work.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Primes {
-    /// They come from anywhere.
+    /// They come from a client: test them.
     Test,
-    /// They come from a backup, sealed under the Domain Key by an HSM that tested or made them.
+    /// They come from a backup, sealed under the Domain Key by an HSM that has tested or generated them.
     Known,
 }
 
-/// An RSA key of two different odd primes and a prime exponent that is coprime to both less one; all big-endian, with or
-/// without leading zeros.
+/// Builds an RSA key after checking that the primes are odd and different, and that the exponent is prime and coprime
+/// to p-1 and q-1. All numbers are big-endian, with or without leading zeros.
 pub(super) fn checked_rsa(p: &[u8], q: &[u8], e: &[u8], primes: Primes) -> Result<Material, Error> {
     let (p, q, e) = (minimal(p), minimal(q), checked_exponent(e)?);
     // Sizes first, so that nothing below works on huge numbers.
@@ -114,7 +115,7 @@ pub(super) fn checked_rsa(p: &[u8], q: &[u8], e: &[u8], primes: Primes) -> Resul
     }
     let material = Material::Rsa { p: SecretBytes::from_slice(p), q: SecretBytes::from_slice(q), e };
     let Material::Rsa { p: p_kept, q: q_kept, .. } = &material else {
-        return Err(Error::internal("an RSA key is none"));
+        return Err(Error::internal("an RSA key is of another type"));
     };
     if p_kept.ct_eq(q_kept) {
         return Err(Error::invalid("The RSA primes must be different."));
@@ -130,13 +131,13 @@ pub(super) fn checked_rsa(p: &[u8], q: &[u8], e: &[u8], primes: Primes) -> Resul
     if primes == Primes::Test && (!prime(p)? || !prime(q)?) {
         return Err(Error::invalid("The RSA primes are not prime."));
     }
-    match Live::load(&material) {
+    match LoadedKey::load(&material) {
         Ok(_) => Ok(material),
         Err(_) => Err(Error::invalid("The RSA key is not usable.")),
     }
 }
 
-/// A public exponent: an odd prime of at most 33 bits, which is as much as AWS-LC takes.
+/// Reads a public exponent: an odd prime of at most 33 bits, the limit of AWS-LC.
 fn checked_exponent(e: &[u8]) -> Result<u64, Error> {
     let too_large = || Error::invalid(format!("The public exponent has more than {E_BITS_MAX} bits."));
     let e = minimal(e);
@@ -144,7 +145,7 @@ fn checked_exponent(e: &[u8]) -> Result<u64, Error> {
         return Err(too_large());
     }
     let e = e.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-    // At most 46341 divisions: 33 bits have a root of 17.
+    // At most 46341 divisions: the root of a 33-bit number has 17 bits.
     let prime = e > 2 && e & 1 == 1 && (3..).step_by(2).take_while(|d| d * d <= e).all(|d| !e.is_multiple_of(d));
     if prime { Ok(e) } else { Err(Error::invalid("The public exponent must be an odd prime.")) }
 }
@@ -175,12 +176,12 @@ mod tests {
         match result {
             Err(Error::Invalid(text)) => text.into_owned(),
             Err(other) => panic!("{other:?}"),
-            Ok(_) => panic!("it was taken"),
+            Ok(_) => panic!("it was accepted"),
         }
     }
 
     #[test]
-    fn parts_of_every_type_are_taken() {
+    fn parts_of_every_type_are_imported() {
         for key_type in KeyType::ALL {
             let material = any_key(key_type);
             let imported = match &material {
@@ -190,7 +191,7 @@ mod tests {
                 Material::Generic(bytes) => data(key_type, bytes.expose()),
             };
             let imported = imported.unwrap();
-            assert_eq!(Live::load(&imported).unwrap().public(), Live::load(&material).unwrap().public());
+            assert_eq!(LoadedKey::load(&imported).unwrap().public(), LoadedKey::load(&material).unwrap().public());
         }
         for len in [0, 1, 17, 5000] {
             assert!(data(KeyType::Generic, &vec![1; len]).is_ok());
@@ -208,7 +209,7 @@ mod tests {
         let prime = |bits, e: u64| loop {
             let mut number = openssl::bn::BigNum::new().unwrap();
             number.generate_prime(bits, false, None, None).unwrap();
-            // One in 257 is no prime for an exponent of 257: less one it is a multiple.
+            // One prime in 257 does not go with the exponent 257: the prime less one is a multiple of it.
             if !divides_less_one(e, &number.to_vec()) {
                 return number.to_vec();
             }
@@ -216,14 +217,14 @@ mod tests {
         for (bits, e) in [((46, 46), 257u64), ((64, 32), 65537), ((1000, 50), 8_589_934_583)] {
             let material = rsa(&prime(bits.0, e), &prime(bits.1, e), &e.to_be_bytes()).unwrap();
             assert!(in_openssl(&material).rsa().unwrap().check_key().unwrap());
-            let live = Live::load(&material).unwrap();
+            let loaded = LoadedKey::load(&material).unwrap();
             let mode = Mode::Decrypt(DecryptMode::RAW);
-            assert_eq!(mech::run(&live, mode, &[2], None).unwrap().len(), live.modulus_bits().div_ceil(8));
+            assert_eq!(mech::run(&loaded, mode, &[2], None).unwrap().len(), loaded.modulus_bits().div_ceil(8));
         }
     }
 
     #[test]
-    fn rsa_parts_that_make_no_key_are_refused() {
+    fn rsa_parts_that_do_not_form_a_key_are_refused() {
         let Material::Rsa { p, q, .. } = rsa2048() else { panic!() };
         let (p, q) = (p.expose(), q.expose());
         let mut even = p.to_vec();

@@ -1,6 +1,6 @@
-//! Keys and digests from passphrases: scrypt (RFC 7914) by AWS-LC, its costs fixed by the formats that use it.
+//! Keys and digests from passphrases: scrypt (RFC 7914) by AWS-LC. The stored formats fix its cost parameters.
 //!
-//! Each call needs 16 MiB and runs long on purpose: call it on the pool for [`crate::runtime::pool::Work::Kdf`].
+//! Each call needs 16 MiB and is slow on purpose: call it on the pool as [`crate::runtime::pool::Work::Kdf`].
 
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
@@ -10,9 +10,9 @@ use crate::crypto::secret::{BackupKey, Secret, UnlockKey};
 
 const N: u64 = 16384;
 const R: u64 = 8;
-/// Parallelisation of the unlock and backup keys: about 300 ms. Upstream's value, as backups and kits are shared.
+/// Parallelisation for unlock and backup keys, about 300 ms. NetHSM's value, because backups move between both.
 const P_UNLOCK: u64 = 16;
-/// Parallelisation of user digests: about 95 ms.
+/// Parallelisation for user digests, about 95 ms.
 const P_USER: u64 = 5;
 
 fn scrypt(passphrase: &[u8], salt: &[u8; 16], p: u64) -> Zeroizing<[u8; 32]> {
@@ -22,18 +22,18 @@ fn scrypt(passphrase: &[u8], salt: &[u8; 16], p: u64) -> Zeroizing<[u8; 32]> {
     out
 }
 
-/// The key that an unlock passphrase stands for.
+/// Derives the Unlock Key from an unlock passphrase: scrypt with N = 16384, r = 8, p = 16.
 pub fn unlock_key(passphrase: &[u8], salt: &[u8; 16]) -> UnlockKey {
     Secret::new(*scrypt(passphrase, salt, P_UNLOCK))
 }
 
-/// The key that a backup passphrase stands for.
+/// Derives the Backup Key from a backup passphrase: scrypt with N = 16384, r = 8, p = 16.
 pub fn backup_key(passphrase: &[u8], salt: &[u8; 16]) -> BackupKey {
     Secret::new(*scrypt(passphrase, salt, P_UNLOCK))
 }
 
-/// The digest of a user's passphrase, scheme 1: scrypt over scheme 0, so that users imported with scheme 0 are hardened
-/// without their passphrase. Compare in constant time.
+/// The digest of a user's passphrase, scheme 1: scrypt over scheme 0, so that digests imported with scheme 0 can be
+/// hardened without the passphrase. Compare it in constant time.
 pub fn user_digest(passphrase: &[u8], salt: &[u8; 16]) -> [u8; 32] {
     harden(&user_digest_v0(passphrase, salt), salt)
 }
@@ -43,8 +43,8 @@ pub fn harden(digest_v0: &[u8; 32], salt: &[u8; 16]) -> [u8; 32] {
     *scrypt(digest_v0, salt, P_USER)
 }
 
-/// The digest of a user's passphrase, scheme 0, as upstream keeps it: HMAC-SHA256 with the salt as key. Fast, hence only
-/// for users that come from elsewhere.
+/// The digest of a user's passphrase, scheme 0, as NetHSM keeps it: HMAC-SHA256 with the salt as key. It is fast to
+/// guess, so only imported users have it.
 pub fn user_digest_v0(passphrase: &[u8], salt: &[u8; 16]) -> [u8; 32] {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, salt), passphrase);
     let mut digest = [0; 32];

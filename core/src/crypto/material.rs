@@ -1,4 +1,4 @@
-//! What is stored of a private key, and how it is made and encoded.
+//! The stored part of a private key, and its encoding.
 //!
 //! The encoding is part of the stored format and append-only: a tag byte for the type, then
 //!
@@ -38,8 +38,9 @@ pub enum Material {
     Generic(SecretBytes),
 }
 
-/// Whether [`Live::load`] of such a key is short enough for a thread that serves requests: at most 0.06 ms. P-521 takes 0.09 and
-/// its use twice that, which together is too long; Brainpool curves take 0.2 to 0.8 ms, RSA up to a tenth of a second.
+/// Whether [`LoadedKey::load`](crate::crypto::mech::LoadedKey::load) of such a key is short enough to run on a thread
+/// that serves requests, at most 0.06 ms. P-521 takes 0.09 ms and an operation twice that, which together is too long;
+/// Brainpool curves take 0.2 to 0.8 ms, RSA up to 0.1 s.
 pub(crate) fn loads_quickly(key_type: KeyType) -> bool {
     match key_type {
         KeyType::EC_P256 | KeyType::EC_P384 | KeyType::EC_P256K1 | KeyType::Curve25519 | KeyType::Generic => true,
@@ -49,7 +50,7 @@ pub(crate) fn loads_quickly(key_type: KeyType) -> bool {
     }
 }
 
-/// Bytes of a private scalar; `None` for types that have none.
+/// Length of the private scalar, in bytes; `None` for types without a scalar.
 pub(crate) fn scalar_bytes(key_type: KeyType) -> Option<usize> {
     match key_type {
         KeyType::EC_P256 | KeyType::EC_P256K1 | KeyType::BrainpoolP256 => Some(32),
@@ -85,8 +86,9 @@ impl Material {
         }
     }
 
-    /// Of RSA twice the length of the longer prime in bits, which is what an operation costs and, but for keys with primes of
-    /// unequal length, the length of the modulus; 0 for every other type. Nothing is computed with the primes.
+    /// For RSA twice the length of the longer prime, in bits; 0 for every other type. It determines the cost of an
+    /// operation, and equals the length of the modulus unless the primes differ in length. Computes nothing with the
+    /// primes.
     pub fn rsa_bits(&self) -> usize {
         match self {
             Material::Rsa { p, q, .. } => 2 * bit_length(p.expose()).max(bit_length(q.expose())),
@@ -94,7 +96,7 @@ impl Material {
         }
     }
 
-    /// Whether both are the same key; in constant time but for types and lengths.
+    /// Whether both are the same key. Takes constant time for keys of the same type and length.
     pub fn ct_eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Material::Rsa { p, q, e }, Material::Rsa { p: p2, q: q2, e: e2 }) => e == e2 && p.ct_eq(p2) && q.ct_eq(q2),
@@ -107,7 +109,7 @@ impl Material {
         }
     }
 
-    /// Appends the encoding.
+    /// Appends the encoding to `out`, in the format that the module describes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Material::Rsa { p, q, e } => {
@@ -134,7 +136,8 @@ impl Material {
         }
     }
 
-    /// Reads an encoding. `None` if it is none; whether its numbers make a key is for [`Live::load`](crate::crypto::mech::Live::load) to find out.
+    /// Reads an encoding; `None` if it is malformed. Whether its numbers form a key is checked by
+    /// [`LoadedKey::load`](crate::crypto::mech::LoadedKey::load).
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (tag, rest) = bytes.split_first()?;
         match *tag {
@@ -163,7 +166,7 @@ impl Material {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::mech::Live;
+    use crate::crypto::mech::LoadedKey;
     use crate::crypto::mech::tests::{TestRng, any_key, hex};
     use crate::runtime::Rng;
     use proptest::prelude::*;
@@ -174,9 +177,9 @@ mod tests {
         out
     }
 
-    /// What older versions stored must stay readable for ever: never change a line, only add.
+    /// What older versions stored must stay readable forever: add lines, never change one.
     #[test]
-    fn stored_keys_of_every_version_are_read_and_written_alike() {
+    fn stored_keys_of_every_version_are_read_and_written_back_unchanged() {
         let golden = [
             ("01 0000000000010001 0002 c001 d003", KeyType::RSA),
             ("02 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f", KeyType::Curve25519),
@@ -217,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_encoding_is_refused() {
+    fn bytes_that_are_not_an_encoding_are_refused() {
         for text in [
             "",
             "00",
@@ -239,7 +242,7 @@ mod tests {
         for key_type in KeyType::ALL {
             let material = any_key(key_type);
             let read = Material::decode(&encoded(&material)).unwrap();
-            let (before, after) = (Live::load(&material).unwrap(), Live::load(&read).unwrap());
+            let (before, after) = (LoadedKey::load(&material).unwrap(), LoadedKey::load(&read).unwrap());
             assert_eq!(before.public(), after.public());
             assert_eq!(before.key_type(), key_type);
             assert!(before.memory_bytes() > 0);
@@ -247,18 +250,18 @@ mod tests {
     }
 
     #[test]
-    fn what_rsa_costs_goes_by_the_longer_prime() {
+    fn the_cost_of_rsa_follows_the_longer_prime() {
         let bits = |p: &[u8], q: &[u8]| {
             Material::Rsa { p: SecretBytes::from_slice(p), q: SecretBytes::from_slice(q), e: 65537 }.rsa_bits()
         };
         assert_eq!(any_key(KeyType::RSA).rsa_bits(), 2048);
-        // A modulus of 1024 bits, and nearly the cost of one of 2048.
+        // A modulus of 1024 bits at nearly the cost of 2048 bits.
         assert_eq!((bits(&[0x80; 124], &[0x80; 4]), bits(&[0x80; 4], &[0x80; 124])), (1984, 1984));
         assert_eq!(any_key(KeyType::EC_P521).rsa_bits(), 0);
     }
 
     #[test]
-    fn a_key_equals_itself_alone() {
+    fn a_key_equals_only_itself() {
         for one in KeyType::ALL {
             // The RSA key of the tests is always the same.
             assert_eq!(any_key(one).ct_eq(&any_key(one)), one == KeyType::RSA);
@@ -291,14 +294,14 @@ mod tests {
 
     #[test]
     fn impossible_keys_do_not_load() {
-        let ec = |key_type, scalar| Live::load(&Material::Ec { key_type, scalar: SecretBytes::from_vec(scalar) });
+        let ec = |key_type, scalar| LoadedKey::load(&Material::Ec { key_type, scalar: SecretBytes::from_vec(scalar) });
         for (_, key_type) in TAGS_EC {
             let len = scalar_bytes(key_type).unwrap();
             assert!(ec(key_type, vec![0; len]).is_err() && ec(key_type, vec![0xff; len]).is_err());
         }
         assert!(ec(KeyType::RSA, vec![1; 32]).is_err());
         let rsa = |p: &[u8], q: &[u8], e| {
-            Live::load(&Material::Rsa { p: SecretBytes::from_slice(p), q: SecretBytes::from_slice(q), e })
+            LoadedKey::load(&Material::Rsa { p: SecretBytes::from_slice(p), q: SecretBytes::from_slice(q), e })
         };
         assert!(rsa(&[13], &[13], 5).is_err() && rsa(&[11], &[13], 5).is_err() && rsa(&[11], &[13], 2).is_err());
         assert!(rsa(&[], &[], 65537).is_err() && rsa(&[0], &[4], 65537).is_err() && rsa(&[4], &[8], 3).is_err());
@@ -312,8 +315,8 @@ mod tests {
             }
             if let Some(material) = Material::decode(&bytes) {
                 prop_assert_eq!(encoded(&material), bytes);
-                // Whatever the numbers are, loading answers.
-                let _ = Live::load(&material).map(|live| live.public());
+                // Whatever the numbers are, loading does not panic.
+                let _ = LoadedKey::load(&material).map(|loaded| loaded.public());
             }
         }
     }

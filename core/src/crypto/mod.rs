@@ -1,4 +1,4 @@
-//! Keys, and what is computed with them. Nothing here knows of users, rows or phases.
+//! Cryptography: key material, mechanisms, encodings, sealing. This room does not know users, rows or phases.
 
 pub mod digest;
 pub mod import;

@@ -1,11 +1,11 @@
-//! How the passphrase of a user is stored.
+//! The stored digest of a user's passphrase.
 
 /// How a passphrase digest was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// HMAC-SHA256(salt, passphrase): users brought by a NetHSM backup, until their next passphrase.
+    /// HMAC-SHA256 with the salt as key: users restored from a NetHSM's backup, until the digest is hardened.
     HmacSha256,
-    /// scrypt over that.
+    /// scrypt (RFC 7914) over the HMAC: see [`crate::crypto::kdf::user_digest`].
     Scrypt,
 }
 
@@ -14,8 +14,8 @@ pub enum Scheme {
 pub struct Digest {
     /// How it was made.
     pub scheme: Scheme,
-    /// Random, per passphrase.
+    /// Random, a new one for each passphrase.
     pub salt: [u8; 16],
-    /// The digest itself.
+    /// The digest, 32 bytes as the scheme gives them.
     pub hash: [u8; 32],
 }

@@ -1,7 +1,7 @@
 //! Private keys from PEM (RFC 7468): PKCS#8 (RFC 5958), PKCS#1 (RFC 8017 A.1.2) and SEC 1 (RFC 5915).
 //!
-//! All parsing of PEM and DER is done by `rustls-pki-types` and the RustCrypto format crates; here is decided what of it
-//! is accepted.
+//! All parsing of PEM and DER is done by `rustls-pki-types` and the RustCrypto format crates; this file decides what is
+//! accepted.
 
 use casemate_api::KeyType;
 use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef, UintRef};
@@ -16,29 +16,29 @@ use super::import::{Primes, checked_ec, checked_rsa};
 use super::material::{Material, scalar_bytes};
 use super::public::{OID_EC, OID_ED25519, OID_RSA, Public, curve_type};
 use crate::Error;
-use crate::crypto::mech::Live;
+use crate::crypto::mech::LoadedKey;
 use crate::crypto::mech::ffi::RsaKey;
 use crate::crypto::mech::rsa_numbers::{Numbers, minimal};
 use crate::crypto::secret::Seed;
 
 impl Material {
-    /// Takes the one private key of a PEM file: `PRIVATE KEY`, `RSA PRIVATE KEY` or `EC PRIVATE KEY`. Other blocks, text
-    /// between blocks and comments are skipped, so an encrypted key counts as none. Costs what
-    /// [`Material::from_parts`] does.
+    /// Reads the only private key of a PEM file: `PRIVATE KEY`, `RSA PRIVATE KEY` or `EC PRIVATE KEY`. Other blocks,
+    /// text between blocks and comments are skipped, so an encrypted key is not found. Takes as long as
+    /// [`Material::from_parts`].
     ///
     /// # Errors
-    /// [`Error::Invalid`]: `No private key`, `Multiple private keys`, or a sentence that tells what is wrong with it.
+    /// [`Error::Invalid`]: `No private key`, `Multiple private keys`, or a sentence that says what is wrong with it.
     pub fn from_pem(text: &[u8]) -> Result<Self, Error> {
         from_pem(text, Primes::Test)
     }
 
-    /// Like [`Material::from_pem`] for a key that an HSM already took or made: RSA primes are not tested once more, so
-    /// that it costs about what loading the key does.
+    /// Like [`Material::from_pem`], for a key that an HSM has already imported or generated: RSA primes are not tested
+    /// again, so it takes about as long as loading the key.
     pub(crate) fn from_known_pem(text: &[u8]) -> Result<Self, Error> {
         from_pem(text, Primes::Known)
     }
 
-    /// Takes a private key as PKCS#8 in DER. Costs what [`Material::from_parts`] does.
+    /// Reads a private key as PKCS#8 in DER. Takes as long as [`Material::from_parts`].
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, Error> {
         pkcs8(der, Primes::Test)
     }
@@ -94,7 +94,7 @@ fn pkcs8(der: &[u8], primes: Primes) -> Result<Material, Error> {
     }
 }
 
-/// `curve` is the one PKCS#8 names; SEC 1 names it itself, and both must agree.
+/// `curve` is the one that PKCS#8 names. SEC 1 can name a curve as well; then both must agree.
 fn ec(der: &[u8], curve: Option<ObjectIdentifier>) -> Result<Material, Error> {
     let key = EcPrivateKey::from_der(der).map_err(damaged)?;
     let named = key.parameters.as_ref().and_then(|curve| curve.named_curve());
@@ -111,7 +111,7 @@ fn ec(der: &[u8], curve: Option<ObjectIdentifier>) -> Result<Material, Error> {
     Ok(material)
 }
 
-/// The scalar in its exact length: RFC 5915 asks for it, but some writers drop leading zeros.
+/// The scalar padded to its exact length. RFC 5915 requires that length, but some writers drop leading zeros.
 fn padded(key_type: KeyType, scalar: &[u8]) -> Zeroizing<Vec<u8>> {
     let missing = scalar_bytes(key_type).unwrap_or(0).saturating_sub(scalar.len());
     let mut whole = Zeroizing::new(Vec::with_capacity(missing + scalar.len()));
@@ -120,10 +120,10 @@ fn padded(key_type: KeyType, scalar: &[u8]) -> Zeroizing<Vec<u8>> {
     whole
 }
 
-/// Refuses a key whose enclosed public key is not its own.
+/// Refuses a key whose enclosed public key does not belong to it.
 fn same_public(material: &Material, enclosed: Option<&[u8]>) -> Result<(), Error> {
     let Some(enclosed) = enclosed else { return Ok(()) };
-    let same = match Live::load(material)?.public() {
+    let same = match LoadedKey::load(material)?.public() {
         Public::Ec { point, .. } => match (enclosed.split_first(), point.split_first()) {
             // Compressed (SEC 1 §2.3.3): 2 or 3 by the parity of Y, then X.
             (Some((sign @ (2 | 3), x)), Some((_, own))) => {
@@ -137,7 +137,7 @@ fn same_public(material: &Material, enclosed: Option<&[u8]>) -> Result<(), Error
     if same { Ok(()) } else { Err(Error::invalid("The private key does not belong to the public key beside it.")) }
 }
 
-/// PKCS#1 with two primes, all of whose numbers agree with each other.
+/// Reads PKCS#1 with two primes, and checks that all its numbers agree with each other.
 fn rsa(der: &[u8], primes: Primes) -> Result<Material, Error> {
     let key = RsaPrivateKeyRef::from_der(der).map_err(damaged)?;
     if key.other_prime_infos.is_some() {
@@ -147,8 +147,8 @@ fn rsa(der: &[u8], primes: Primes) -> Result<Material, Error> {
     if consistent(&key) { Ok(material) } else { Err(Error::invalid("The numbers of the RSA key do not agree.")) }
 }
 
-/// Whether the numbers beside the primes are what follows from them; AWS-LC compares them. d may be reduced modulo
-/// (p-1)(q-1) or their least common multiple.
+/// Whether the other numbers follow from the primes; AWS-LC compares them. d may be reduced modulo (p-1)(q-1) or their
+/// least common multiple.
 fn consistent(key: &RsaPrivateKeyRef<'_>) -> bool {
     let number = |number: UintRef<'_>| Zeroizing::new(minimal(number.as_bytes()).to_vec());
     let e = key.public_exponent.as_bytes().iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
@@ -176,7 +176,7 @@ mod tests {
         match Material::from_pem(text) {
             Err(Error::Invalid(text)) => text.into_owned(),
             Err(other) => panic!("{other:?}"),
-            Ok(_) => panic!("it was taken"),
+            Ok(_) => panic!("it was accepted"),
         }
     }
 
@@ -205,7 +205,7 @@ mod tests {
             for (material, pem) in forms(key_type) {
                 let read = Material::from_pem(&pem).unwrap();
                 assert_eq!(read.key_type(), key_type);
-                assert_eq!(Live::load(&read).unwrap().public(), Live::load(&material).unwrap().public());
+                assert_eq!(LoadedKey::load(&read).unwrap().public(), LoadedKey::load(&material).unwrap().public());
             }
         }
     }
@@ -237,7 +237,7 @@ mod tests {
                         refusal(&pem); // only named curves
                         continue;
                     }
-                    let read = Live::load(&Material::from_pem(&pem).unwrap()).unwrap().public();
+                    let read = LoadedKey::load(&Material::from_pem(&pem).unwrap()).unwrap().public();
                     assert_eq!(read, Public::Ec { key_type, point: point.clone() });
                 }
             }
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_key_is_wanted() {
+    fn a_file_must_hold_exactly_one_key() {
         let key = in_openssl(&any_key(KeyType::EC_P256));
         let pem = key.private_key_to_pem_pkcs8().unwrap();
         let sec1 = key.ec_key().unwrap().private_key_to_pem().unwrap();
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn the_public_key_inside_must_be_its_own() {
+    fn an_enclosed_public_key_must_belong_to_the_private_key() {
         use der::Encode;
         let (a, b) = (any_key(KeyType::EC_P256), any_key(KeyType::EC_P256));
         let Material::Ec { scalar, .. } = &a else { panic!() };
@@ -321,7 +321,7 @@ mod tests {
             };
             der::pem::encode_string("EC PRIVATE KEY", der::pem::LineEnding::LF, &key.to_der().unwrap()).unwrap()
         };
-        let point = |material: &Material| match Live::load(material).unwrap().public() {
+        let point = |material: &Material| match LoadedKey::load(material).unwrap().public() {
             Public::Ec { point, .. } => point,
             _ => panic!(),
         };
@@ -338,19 +338,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_is_answered(text: Vec<u8>) {
+        fn garbage_does_not_panic(text: Vec<u8>) {
             let _ = Material::from_pem(&text);
         }
 
         #[test]
-        fn garbage_in_a_block_is_answered(label in 0usize..3, der: Vec<u8>) {
+        fn garbage_in_a_block_is_refused(label in 0usize..3, der: Vec<u8>) {
             let label = ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"][label];
             let pem = der::pem::encode_string(label, der::pem::LineEnding::LF, &der).unwrap();
             prop_assert!(Material::from_pem(pem.as_bytes()).is_err());
         }
 
         #[test]
-        fn damaged_keys_are_answered(which in 0usize..3, at: proptest::sample::Index, with: u8) {
+        fn damaged_keys_do_not_panic(which in 0usize..3, at: proptest::sample::Index, with: u8) {
             let material = any_key([KeyType::EC_P256, KeyType::Curve25519, KeyType::BrainpoolP256][which]);
             let mut der = crate::crypto::x509::pkcs8_der(&material).unwrap().to_vec();
             let len = der.len();

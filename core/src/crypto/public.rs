@@ -48,7 +48,7 @@ pub enum Public {
     Ec {
         /// Which curve.
         key_type: KeyType,
-        /// 4, X, Y (SEC 1 §2.3.3).
+        /// Uncompressed: the byte 4, X, Y (SEC 1 §2.3.3).
         point: Vec<u8>,
     },
     /// Ed25519 (RFC 8032 §5.1.5).
@@ -58,13 +58,13 @@ pub enum Public {
 }
 
 impl Public {
-    /// A `PUBLIC KEY` block with lines of 64 columns and a newline at its end; `None` for Generic keys.
+    /// A PEM block `PUBLIC KEY` with lines of 64 columns and a final newline; `None` for Generic keys.
     pub fn spki_pem(&self) -> Option<String> {
         let der = self.spki().ok()??.to_der().ok()?;
         der::pem::encode_string("PUBLIC KEY", LineEnding::LF, &der).ok()
     }
 
-    /// SubjectPublicKeyInfo; `None` for Generic keys. Fails only for numbers that no key has.
+    /// SubjectPublicKeyInfo; `None` for Generic keys. Fails only if a number or point is malformed.
     pub(crate) fn spki(&self) -> der::Result<Option<SubjectPublicKeyInfoOwned>> {
         let (oid, parameters, key) = match self {
             Public::Rsa { n, e } => {

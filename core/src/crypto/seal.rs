@@ -1,7 +1,7 @@
 //! AEAD and key derivation: AES-256-GCM (SP 800-38D) and HKDF-SHA256 (RFC 5869), both by aws-lc-rs.
 //!
-//! A sealed value is nonce (12 bytes), ciphertext, tag (16 bytes). Nonces are random: one key must not seal more than
-//! 2³² values, so keys are derived for small purposes.
+//! A sealed value is a nonce (12 bytes), the ciphertext and a tag (16 bytes). Nonces are random, so one key must not
+//! seal more than 2³² values; that is why each table gets a derived key of its own.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
@@ -10,10 +10,10 @@ use zeroize::Zeroizing;
 use crate::crypto::secret::StoreKey;
 use crate::runtime::Rng;
 
-/// Bytes of a tag.
+/// Length of the authentication tag, in bytes.
 const TAG_LEN: usize = 16;
 
-/// The value was not sealed with this key and these associated data, or was changed since.
+/// The value was sealed with another key or other associated data, or was altered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a sealed value does not open")]
 pub struct OpenError;
@@ -25,7 +25,8 @@ pub fn seal(key: &[u8; 32], aad: &[u8], plain: &[u8], rng: &dyn Rng) -> Vec<u8> 
     seal_at(key, nonce, aad, plain)
 }
 
-/// Seals `plain` with a nonce that the caller vouches for: never the same for two different values under one key.
+/// Seals `plain` with the nonce given. The caller guarantees that no two different values get the same nonce under one
+/// key.
 pub fn seal_at(key: &[u8; 32], nonce: [u8; NONCE_LEN], aad: &[u8], plain: &[u8]) -> Vec<u8> {
     let mut sealed = Vec::with_capacity(NONCE_LEN + plain.len() + TAG_LEN);
     sealed.extend_from_slice(&nonce);
@@ -50,8 +51,8 @@ pub fn open(key: &[u8; 32], aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u
     Ok(plain)
 }
 
-/// Derives a key from `key` without salt. The parts of `info` are joined as they are: keep them from running into each
-/// other.
+/// Derives a key from `key` with HKDF without salt. The parts of `info` are concatenated without separators, so choose
+/// parts that stay unambiguous.
 pub fn derive(key: &[u8; 32], info: &[&[u8]]) -> StoreKey {
     let mut bytes = Zeroizing::new([0; 32]);
     let filled =
@@ -64,7 +65,7 @@ pub fn derive(key: &[u8; 32], info: &[&[u8]]) -> StoreKey {
 mod tests {
     use super::*;
 
-    /// Nonces of zeros.
+    /// Gives zeros, as in the published values.
     struct Zeros;
     impl Rng for Zeros {
         fn fill(&self, bytes: &mut [u8]) {
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn sealed_values_match_the_ones_of_the_contract() {
+    fn sealed_values_match_those_of_nethsm() {
         let key: [u8; 32] = hex("f0390fb5720500e8be04e819855296ea856088294a41ddc4b4e81fd861f84dab").try_into().unwrap();
         let sealed = seal(&key, b"backup-version", &[1], &Zeros);
         assert_eq!(sealed, hex("0000000000000000000000009a5da75bd2a9fa4ae24012f699e29ab6e1"));
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_key_data_and_bytes_open() {
+    fn a_value_opens_only_unaltered_with_its_key_and_associated_data() {
         for plain in [&b""[..], b"x", &[7; 1000]] {
             let sealed = seal(&[1; 32], b"path", plain, &Zeros);
             assert_eq!(*open(&[1; 32], b"path", &sealed).unwrap(), plain);

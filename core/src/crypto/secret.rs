@@ -1,5 +1,5 @@
-//! Key bytes. The only place where they live unwrapped: wiped on drop, on the heap so that a move copies nothing, and
-//! with no way to copy, print or compare them but on purpose.
+//! Types for secret bytes. They wipe themselves on drop, keep the bytes on the heap so that a move copies nothing, and
+//! offer no implicit way to copy, print or compare them.
 //!
 //! ```compile_fail
 //! let k = casemate_core::crypto::secret::DomainKey::new([0; 32]);
@@ -25,13 +25,13 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::runtime::Rng;
 
-/// `N` secret bytes for one purpose `P`.
+/// `N` secret bytes for the purpose `P`.
 pub struct Secret<const N: usize, P> {
     bytes: Box<[u8; N]>,
     purpose: PhantomData<fn() -> P>,
 }
 
-/// Purposes of [`Secret`]: two keys of different purpose cannot be swapped.
+/// Purposes of [`Secret`]: keys of different purposes are different types and cannot be mixed up.
 pub mod purpose {
     /// Purpose of [`super::DomainKey`].
     pub enum Domain {}
@@ -47,9 +47,9 @@ pub mod purpose {
     pub enum Seed {}
 }
 
-/// Seals everything in the shared store; generated at provisioning and never outside this process unsealed.
+/// Seals everything in the shared store. Generated at provisioning; leaves this process only sealed.
 pub type DomainKey = Secret<32, purpose::Domain>;
-/// Bound to this device; seals the local store and the slots of the Domain Key.
+/// Belongs to this device; seals the local store and the slots of the Domain Key.
 pub type DeviceKey = Secret<32, purpose::Device>;
 /// Derived from the unlock passphrase.
 pub type UnlockKey = Secret<32, purpose::Unlock>;
@@ -61,14 +61,14 @@ pub type StoreKey = Secret<32, purpose::Store>;
 pub type Seed = Secret<32, purpose::Seed>;
 
 impl<const N: usize, P> Secret<N, P> {
-    /// Takes the bytes and wipes the copy that was passed.
+    /// Moves the bytes to the heap and wipes the argument.
     pub fn new(mut bytes: [u8; N]) -> Self {
         let boxed = Box::new(bytes);
         bytes.zeroize();
         Self { bytes: boxed, purpose: PhantomData }
     }
 
-    /// Takes the bytes if there are exactly `N` of them.
+    /// Copies the bytes; `None` unless there are exactly `N`.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         <&[u8; N]>::try_from(bytes).ok().map(|bytes| Self::new(*bytes))
     }

@@ -1,6 +1,6 @@
-//! Certificate signing requests (RFC 2986) and self-signed certificates (RFC 5280), and PKCS#8 for handing keys on.
+//! Certificate signing requests (RFC 2986), self-signed certificates (RFC 5280), and private keys as PKCS#8 (RFC 5958).
 //!
-//! The API lets every key that can sign request a certificate, whatever mechanisms it lists.
+//! The API allows a signing request for every key that can sign, whatever mechanisms it lists.
 
 use std::net::IpAddr;
 
@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 use crate::Error;
 use crate::crypto::material::Material;
 use crate::crypto::mech::rsa_numbers::{Numbers, minimal};
-use crate::crypto::mech::{self, Live, MechError};
+use crate::crypto::mech::{self, LoadedKey, MechError};
 use crate::crypto::public::{OID_EC, OID_ED25519, OID_RSA, Public, curve_oid};
 
 const OID_CN: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
@@ -59,12 +59,12 @@ fn unencodable(why: der::Error) -> Error {
 }
 
 /// A `CERTIFICATE REQUEST` for the key, with the subject in the order CN, C, L, ST, O, OU, emailAddress and the
-/// alternative names, if any, as an extension request. Whether the common name may be empty is the caller's business.
+/// alternative names, if any, as an extension request. The caller checks whether the common name may be empty.
 ///
 /// # Errors
 /// [`Error::Invalid`] for Generic keys and for alternative names that are not ASCII.
-pub fn csr_pem(live: &Live, subject: &DistinguishedName) -> Result<String, Error> {
-    let public_key = spki(live)?;
+pub fn csr_pem(loaded: &LoadedKey, subject: &DistinguishedName) -> Result<String, Error> {
+    let public_key = spki(loaded)?;
     let mut attributes = x509_cert::attr::Attributes::default();
     if let Some(names) = requested_names(subject)? {
         let extension = extension(OID_SAN, false, &SubjectAltName(names)).map_err(unencodable)?;
@@ -77,13 +77,13 @@ pub fn csr_pem(live: &Live, subject: &DistinguishedName) -> Result<String, Error
         public_key,
         attributes,
     };
-    let (algorithm, signature) = sign(live, &info.to_der().map_err(unencodable)?)?;
+    let (algorithm, signature) = sign(loaded, &info.to_der().map_err(unencodable)?)?;
     let request = CertReq { info, algorithm, signature }.to_der().map_err(unencodable)?;
     der::pem::encode_string("CERTIFICATE REQUEST", LineEnding::LF, &request)
         .map_err(|why| Error::internal(format!("PEM: {why}")))
 }
 
-/// TBSCertificate (RFC 5280 §4.1) as far as we write it: version 3, no unique identifiers.
+/// TBSCertificate (RFC 5280 §4.1) with the fields written here: version 3, no unique identifiers.
 #[derive(Sequence)]
 struct TbsCertificate {
     #[asn1(context_specific = "0", tag_mode = "EXPLICIT")]
@@ -106,21 +106,22 @@ struct Certificate {
     signature: BitString,
 }
 
-/// A certificate of the key for itself: a TLS server named `common_name` and `alt_names` (`IP:` in front of an address
-/// makes it one, everything else is a DNS name), valid from 1970 to the end of 9999, no authority. `serial` should be
-/// random; its sign bit is cleared.
+/// A self-signed certificate in DER for a TLS server, valid from 1970 to the end of 9999, not a CA. `common_name` is
+/// subject and issuer; in `alt_names` the prefix `IP:` marks an address, everything else is a DNS name. `serial` should
+/// be random; its sign bit is cleared.
 ///
 /// # Errors
 /// [`Error::Invalid`] for Generic keys and for alternative names that are not ASCII.
 pub fn self_signed_der(
-    live: &Live,
+    loaded: &LoadedKey,
     common_name: &str,
     alt_names: &[String],
     serial: [u8; 16],
 ) -> Result<Vec<u8>, Error> {
-    let tbs = tbs_certificate(spki(live)?, algorithm(live.key_type())?, common_name, general_names(alt_names)?, serial)
-        .map_err(unencodable)?;
-    let (algorithm, signature) = sign(live, &tbs.to_der().map_err(unencodable)?)?;
+    let tbs =
+        tbs_certificate(spki(loaded)?, algorithm(loaded.key_type())?, common_name, general_names(alt_names)?, serial)
+            .map_err(unencodable)?;
+    let (algorithm, signature) = sign(loaded, &tbs.to_der().map_err(unencodable)?)?;
     Certificate { tbs, algorithm, signature }.to_der().map_err(unencodable)
 }
 
@@ -132,7 +133,7 @@ fn tbs_certificate(
     mut serial: [u8; 16],
 ) -> der::Result<TbsCertificate> {
     const VERSION_3: u8 = 2;
-    // Positive and, as RFC 5280 §4.1.2.2 wants it, not zero.
+    // Positive and not zero, as RFC 5280 §4.1.2.2 requires.
     let [first, ..] = &mut serial;
     *first = *first & 0x7f | 0x40;
     let name = name([(OID_CN, common_name)])?;
@@ -157,8 +158,8 @@ fn tbs_certificate(
     })
 }
 
-/// The private key as PKCS#8 (RFC 5958): PKCS#1 inside for RSA, SEC 1 with its public key for EC, a seed (RFC 8410) for
-/// Ed25519.
+/// The private key as PKCS#8 (RFC 5958): PKCS#1 inside for RSA, SEC 1 with the public key for EC, the seed (RFC 8410)
+/// for Ed25519.
 ///
 /// # Errors
 /// [`Error::Invalid`] for Generic keys, which have no such form.
@@ -166,7 +167,7 @@ pub fn pkcs8_der(material: &Material) -> Result<Zeroizing<Vec<u8>>, Error> {
     pkcs8(material, PublicKey::Enclosed)
 }
 
-/// The same without the public key of EC, as NetHSM stores it.
+/// Like [`pkcs8_der`], but without the public key of EC, as NetHSM stores it.
 ///
 /// # Errors
 /// [`Error::Invalid`] for Generic keys, which have no such form.
@@ -194,7 +195,7 @@ fn pkcs8(material: &Material, public: PublicKey) -> Result<Zeroizing<Vec<u8>>, E
             Any::new(Tag::Null, []).and_then(|null| wrap(OID_RSA, Some(&null), &key)).map_err(unencodable)
         }
         Material::Ec { key_type, scalar } => {
-            let Public::Ec { point, .. } = Live::load(material)?.public() else {
+            let Public::Ec { point, .. } = LoadedKey::load(material)?.public() else {
                 return Err(Error::internal("an EC key without a point"));
             };
             let point = Some(point.as_slice()).filter(|_| public == PublicKey::Enclosed);
@@ -227,12 +228,12 @@ fn rsa_private_key(numbers: &Numbers) -> der::Result<Zeroizing<Vec<u8>>> {
     key.to_der().map(Zeroizing::new)
 }
 
-fn spki(live: &Live) -> Result<SubjectPublicKeyInfoOwned, Error> {
-    let spki = live.public().spki().map_err(unencodable)?;
+fn spki(loaded: &LoadedKey) -> Result<SubjectPublicKeyInfoOwned, Error> {
+    let spki = loaded.public().spki().map_err(unencodable)?;
     spki.ok_or(Error::invalid("Generic keys can't create certificates"))
 }
 
-/// The signature algorithm that belongs to a key type: the hash follows the size of the curve.
+/// The signature algorithm for a key type. The hash follows the size of the curve; RSA has SHA-256.
 fn algorithm(key_type: KeyType) -> Result<AlgorithmIdentifierOwned, Error> {
     let (oid, parameters) = match key_type {
         KeyType::RSA => (OID_RSA_SHA256, Some(Any::new(Tag::Null, []).map_err(unencodable)?)),
@@ -246,8 +247,8 @@ fn algorithm(key_type: KeyType) -> Result<AlgorithmIdentifierOwned, Error> {
 }
 
 /// Signs the DER of a request or certificate.
-fn sign(live: &Live, der: &[u8]) -> Result<(AlgorithmIdentifierOwned, BitString), Error> {
-    let key_type = live.key_type();
+fn sign(loaded: &LoadedKey, der: &[u8]) -> Result<(AlgorithmIdentifierOwned, BitString), Error> {
+    let key_type = loaded.key_type();
     let hashed = |hash| digest::digest(hash, der).as_ref().to_vec();
     let (mode, input) = match key_type {
         KeyType::RSA => (SignMode::PKCS1, [&DIGEST_INFO_SHA256[..], &hashed(&digest::SHA256)].concat()),
@@ -257,7 +258,7 @@ fn sign(live: &Live, der: &[u8]) -> Result<(AlgorithmIdentifierOwned, BitString)
         KeyType::EC_P521 | KeyType::BrainpoolP512 => (SignMode::ECDSA, hashed(&digest::SHA512)),
         KeyType::Generic => return Err(Error::invalid("Generic keys can't create certificates")),
     };
-    let signature = mech::run(live, Mode::Sign(mode), &input, None)?;
+    let signature = mech::run(loaded, Mode::Sign(mode), &input, None)?;
     Ok((algorithm(key_type)?, BitString::from_bytes(&signature).map_err(unencodable)?))
 }
 
@@ -277,8 +278,8 @@ fn subject_name(subject: &DistinguishedName) -> der::Result<Name> {
     ])
 }
 
-/// A name of one attribute per RDN; empty ones are left out. All are UTF8String, but countryName and emailAddress the
-/// types RFC 5280 gives them, if the text allows it.
+/// A name with one attribute per RDN; empty attributes are left out. All are UTF8String, except that countryName and
+/// emailAddress have the types of RFC 5280 if the text allows it.
 fn name<'a>(attributes: impl IntoIterator<Item = (ObjectIdentifier, &'a str)>) -> der::Result<Name> {
     let mut sequence = RdnSequence::default();
     for (oid, text) in attributes {
@@ -295,8 +296,8 @@ fn name<'a>(attributes: impl IntoIterator<Item = (ObjectIdentifier, &'a str)>) -
     Name::from_der(&sequence.to_der()?)
 }
 
-/// The alternative names of a request; `None`: no extension. Without a list the common name is one, but for one that is
-/// not ASCII, as no DNS name can spell it.
+/// The alternative names of a request; `None`: no extension. Without a list the common name becomes the only one,
+/// unless it is not ASCII and so cannot be a DNS name.
 fn requested_names(subject: &DistinguishedName) -> Result<Option<Vec<GeneralName>>, Error> {
     match &subject.subject_alt_names {
         Some(names) if names.is_empty() => Ok(None),
@@ -350,8 +351,8 @@ mod tests {
     fn requests_of_every_type_verify_in_openssl() {
         for key_type in KeyType::ALL {
             let material = any_key(key_type);
-            let live = Live::load(&material).unwrap();
-            let request = csr_pem(&live, &subject("example.org", None));
+            let loaded = LoadedKey::load(&material).unwrap();
+            let request = csr_pem(&loaded, &subject("example.org", None));
             if key_type == KeyType::Generic {
                 assert_eq!(request.unwrap_err().to_string(), "Generic keys can't create certificates");
                 continue;
@@ -374,7 +375,7 @@ mod tests {
         }
     }
 
-    /// The alternative names of a request, by a parser that is not the writer.
+    /// The alternative names of a request, read by another parser than the code that wrote them.
     fn names(request: &str) -> Option<Vec<String>> {
         let (_, der) = der::pem::decode_vec(request.as_bytes()).unwrap();
         let request = CertReq::from_der(&der).unwrap();
@@ -392,9 +393,9 @@ mod tests {
 
     #[test]
     fn alternative_names_follow_the_contract() {
-        let live = Live::load(&any_key(KeyType::EC_P256)).unwrap();
+        let loaded = LoadedKey::load(&any_key(KeyType::EC_P256)).unwrap();
         let names =
-            |common_name: &str, list: Option<&[&str]>| names(&csr_pem(&live, &subject(common_name, list)).unwrap());
+            |common_name: &str, list: Option<&[&str]>| names(&csr_pem(&loaded, &subject(common_name, list)).unwrap());
         assert_eq!(names("example.org", None).unwrap(), ["example.org"]);
         assert_eq!(names("any thing: at all", None).unwrap(), ["any thing: at all"]);
         assert_eq!(names("example.org", Some(&[])), None);
@@ -408,14 +409,14 @@ mod tests {
         ];
         assert_eq!(names("example.org", Some(mixed)).unwrap(), expected);
         assert_eq!(names("Köln", None), None);
-        let refused = csr_pem(&live, &subject("x", Some(&["Köln"]))).unwrap_err();
+        let refused = csr_pem(&loaded, &subject("x", Some(&["Köln"]))).unwrap_err();
         assert!(matches!(refused, Error::Invalid(_)));
     }
 
     #[test]
     fn openssl_reads_the_requested_names() {
-        let live = Live::load(&any_key(KeyType::EC_P256)).unwrap();
-        let pem = csr_pem(&live, &subject("x", Some(&["a.example", "IP:10.0.0.1"]))).unwrap();
+        let loaded = LoadedKey::load(&any_key(KeyType::EC_P256)).unwrap();
+        let pem = csr_pem(&loaded, &subject("x", Some(&["a.example", "IP:10.0.0.1"]))).unwrap();
         let extensions = X509Req::from_pem(pem.as_bytes()).unwrap().extensions().unwrap();
         assert_eq!(extensions.len(), 1);
     }
@@ -427,10 +428,10 @@ mod tests {
                 continue;
             }
             let material = any_key(key_type);
-            let live = Live::load(&material).unwrap();
+            let loaded = LoadedKey::load(&material).unwrap();
             let alt_names = ["localhost".to_string(), "IP:127.0.0.1".into()];
             for serial in [[0; 16], [0xff; 16]] {
-                let der = self_signed_der(&live, "keyfender", &alt_names, serial).unwrap();
+                let der = self_signed_der(&loaded, "keyfender", &alt_names, serial).unwrap();
                 let certificate = X509::from_der(&der).unwrap();
                 assert!(certificate.verify(&in_openssl(&material)).unwrap(), "{key_type:?}");
                 assert_eq!(certificate.version(), 2);
@@ -445,9 +446,9 @@ mod tests {
                 let text = String::from_utf8(certificate.to_text().unwrap()).unwrap();
                 assert!(text.contains("CA:FALSE") && text.contains("TLS Web Server Authentication"), "{text}");
             }
-            assert!(X509::from_der(&self_signed_der(&live, "k", &[], [1; 16]).unwrap()).is_ok());
+            assert!(X509::from_der(&self_signed_der(&loaded, "k", &[], [1; 16]).unwrap()).is_ok());
         }
-        let generic = Live::load(&any_key(KeyType::Generic)).unwrap();
+        let generic = LoadedKey::load(&any_key(KeyType::Generic)).unwrap();
         assert!(self_signed_der(&generic, "k", &[], [1; 16]).is_err());
     }
 }

@@ -27,12 +27,11 @@ use crate::backup::convert::{Conversion, OnBad, Source, clear_up, report};
 use crate::backup::device::{self, Items};
 use crate::backup::envelope::Head;
 use crate::backup::format::FormatError;
+use crate::backup::nethsm::{self, DeviceItem, EntryPath, NethsmStore};
 use crate::backup::passphrase::backup_key;
 use crate::backup::read::{Entry, Item, Reader};
 use crate::backup::stage::{self, Moved, Staging};
-use crate::backup::upstream::{DeviceItem, Place};
 use crate::config::parse_time;
-use crate::crypto::seal;
 use crate::crypto::secret::{BackupKey, DomainKey};
 use crate::device::Device;
 use crate::device::procedure::Procedure;
@@ -337,30 +336,32 @@ impl Restore {
             return Err(Error::internal("an entry in front of the head"));
         };
         let Entry { path, value } = entry;
-        match Place::of(head.version, &path) {
-            Place::Initialized | Place::Manifest => {}
-            Place::ConfigVersion if value.as_slice() == [b'0' + head.version.byte()] => self.version_seen = true,
-            Place::ConfigVersion => {
+        match EntryPath::of(head.version, &path) {
+            EntryPath::Initialized | EntryPath::Manifest => {}
+            EntryPath::ConfigVersion if value.as_slice() == nethsm::config_version(head.version) => {
+                self.version_seen = true
+            }
+            EntryPath::ConfigVersion => {
                 return Err(Error::invalid(
                     "The backup is of an unknown version of NetHSM's store. Nothing was restored.",
                 ));
             }
-            Place::StoreVersion(_) | Place::Shared if value.len() > SMALL_ENTRY_MAX_BYTES => {
+            EntryPath::StoreVersion(_) | EntryPath::Shared if value.len() > SMALL_ENTRY_MAX_BYTES => {
                 return Err(Error::invalid(format!(
                     "The entry {path} of the backup is too large. Nothing was restored."
                 )));
             }
-            Place::StoreVersion(store) => {
+            EntryPath::StoreVersion(store) => {
                 self.stores_seen.insert(store.version_path());
                 staging.add(&path, &value).await?;
             }
-            Place::User(_) | Place::Namespace(_) | Place::Key(..) | Place::Shared => {
+            EntryPath::User(_) | EntryPath::Namespace(_) | EntryPath::Key(..) | EntryPath::Shared => {
                 staging.add(&path, &value).await?;
             }
-            Place::Device { device, item } if device == head.device_id => {
+            EntryPath::Device { device, item } if device == head.device_id => {
                 let slot = matches!(item, DeviceItem::Attended | DeviceItem::Unattended);
                 let plain = match &head.config_key {
-                    Some(key) if !slot => seal::open(key.expose(), path.as_bytes(), &value).map_err(|_| {
+                    Some(key) if !slot => nethsm::open(key, &path, &value).map_err(|_| {
                         Error::invalid(format!("The entry {path} of the backup does not open. Nothing was restored."))
                     })?,
                     _ => value,
@@ -374,14 +375,10 @@ impl Restore {
                 self.items.insert(item, plain);
             }
             // Configuration of another device of a cluster.
-            Place::Device { .. } => {}
+            EntryPath::Device { .. } => {}
             // An entry of a store with an unknown name is staged; the conversion reports it.
-            Place::Other
-                if ["/authentication/", "/key/", "/namespace/"].iter().any(|store| path.starts_with(store)) =>
-            {
-                staging.add(&path, &value).await?;
-            }
-            Place::Other => {
+            EntryPath::Other if NethsmStore::holds(&path) => staging.add(&path, &value).await?,
+            EntryPath::Other => {
                 tracing::warn!(target: "hsm.backup", path, "an entry of the backup is not known and is left out")
             }
         }

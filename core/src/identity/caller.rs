@@ -1,7 +1,7 @@
-//! Who calls, and what that lets them reach.
+//! Authentication, and the scope of a caller.
 //!
-//! A [`Caller`] comes only from [`crate::hsm::phase::Operational::authenticate`], a [`Scope`] only from a caller, and every path of a key
-//! is formed by a scope: what lies in another namespace cannot be named, let alone used.
+//! A [`Caller`] comes only from [`crate::hsm::phase::Operational::authenticate`], a [`Scope`] only from a caller, and
+//! only a scope forms the path of a key: a key in another namespace cannot be named, let alone used.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::runtime::party::{Neighbourhood, Party};
 use crate::runtime::pool::Work;
 use crate::store::Revision;
 
-/// What somebody shows to prove who they are.
+/// The credentials of a request.
 pub enum Evidence<'a> {
     /// HTTP Basic credentials (RFC 7617).
     Basic {
@@ -43,18 +43,19 @@ pub enum Evidence<'a> {
     },
 }
 
-/// Why somebody was not believed.
+/// Why a caller was not authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// Unknown user or wrong passphrase; the same answer for both.
+    /// Unknown user or wrong passphrase; both get the same answer.
     Unauthenticated,
-    /// An attempt of that name from that neighbourhood failed less than a second ago, or another one is being judged.
+    /// An attempt with this name from this neighbourhood failed less than a second ago, or another one is being
+    /// checked.
     TooMany,
     /// Too many passphrases are being checked already.
     Busy,
 }
 
-/// Somebody who proved who they are.
+/// An authenticated user.
 pub struct Caller {
     /// Their user id.
     pub id: UserId,
@@ -64,11 +65,11 @@ pub struct Caller {
 
 enum Home {
     Known(Scope),
-    /// The user's namespace does not exist (any more): they may do nothing.
+    /// The user's namespace does not exist, or not any more: the user may do nothing.
     Missing,
 }
 
-/// Where a caller's keys live: the root, or one existing namespace.
+/// Where a caller's keys are: the root, or one existing namespace.
 #[derive(Clone)]
 pub struct Scope {
     number: NamespaceNumber,
@@ -82,7 +83,7 @@ impl Scope {
         self.number
     }
 
-    /// Everybody of this scope.
+    /// The party that all users of this scope share in the pool's queues.
     pub fn party(&self) -> Party {
         Party::Namespace(self.number)
     }
@@ -102,12 +103,12 @@ impl Scope {
 }
 
 impl Caller {
-    /// The revision of their row when they were believed: what a write on their behalf expects.
+    /// The revision of the user's row at authentication: what a write on the user's behalf expects.
     pub(crate) fn revision(&self) -> Revision {
         self.row.revision
     }
 
-    /// Their row when they were believed.
+    /// The user's record at authentication.
     pub(crate) fn record(&self) -> &UserRecord {
         &self.row.record
     }
@@ -130,14 +131,14 @@ impl Caller {
         matches!(&self.home, Home::Known(scope) if scope.number == ROOT)
     }
 
-    /// Whether the caller has one of `tags`; without tags everybody has.
+    /// Whether the caller has one of `tags`. Without tags always true.
     pub fn has_one_of(&self, tags: &[String]) -> bool {
         tags.is_empty() || tags.iter().any(|tag| self.row.record.tags.contains(tag))
     }
 }
 
-/// Credentials that were right once, by user name: a keyed hash of name and passphrase, and the revision of the user row
-/// it was checked against. Any change of the row makes the entry worthless; the passphrase is not in it.
+/// A cache of correct credentials by user name: a keyed hash of name and passphrase, and the revision of the user row
+/// it was checked against. Any change of the row invalidates the entry. It does not hold the passphrase.
 struct Credentials {
     key: aws_lc_rs::hmac::Key,
     known: Cache<Box<str>, ([u8; 32], Revision)>,
@@ -163,33 +164,33 @@ impl Credentials {
         tag
     }
 
-    /// The revision for which these credentials are known to be right.
+    /// The revision for which these credentials are known to be correct.
     fn known(&self, name: &str, tag: &[u8; 32]) -> Option<Revision> {
         let (known, at) = self.known.get(name)?;
         bool::from(known.as_slice().ct_eq(tag.as_slice())).then_some(at)
     }
 }
 
-/// What the logins of one phase have in common, in memory.
+/// The state in memory that the logins of one phase share.
 pub(crate) struct LoginState {
     credentials: Credentials,
     guesses: Arc<Guesses>,
 }
 
 impl LoginState {
-    /// Nobody has logged in yet.
+    /// The state at the start of a phase.
     pub(crate) fn new(device: &Device) -> Self {
         let credentials = Credentials::new(&*device.platform.rng);
         Self { credentials, guesses: Guesses::new(device.limiter.clone()) }
     }
 
-    /// Answers everybody who waits for a verdict that there will be none.
+    /// Ends all waiting logins without a verdict, for the end of the phase.
     pub(crate) fn abandon(&self) {
         self.guesses.abandon();
     }
 }
 
-/// Finds out who calls.
+/// What authentication works with.
 pub(crate) struct Logins<'a> {
     pub(crate) tables: &'a Tables,
     pub(crate) device: &'a Device,
@@ -198,11 +199,12 @@ pub(crate) struct Logins<'a> {
 }
 
 impl Logins<'_> {
-    /// Finds out who calls. A warm check costs a keyed hash; a first one the slow hash, on the pool. At most one wrong
-    /// guess a second is judged for a name and a neighbourhood; [`crate::identity::guesses`] says why.
+    /// Authenticates a caller. With cached credentials it costs a keyed hash, otherwise the slow hash, on the pool. At
+    /// most one wrong guess a second is checked for a name and a neighbourhood; [`crate::identity::guesses`] explains
+    /// why.
     ///
-    /// Known and unknown names, and names whose credentials are known, get the same answers in the same order, also when
-    /// the pool has no place; for known and unknown names the store is read once.
+    /// Known names, unknown names and names with cached credentials get the same answers in the same order, even when
+    /// the pool is full; for known and unknown names the store is read once.
     pub(crate) async fn authenticate(&self, evidence: Evidence<'_>) -> Result<Caller, Failure> {
         let Evidence::Basic { name, passphrase, address } = evidence;
         let Ok(id) = UserId::parse(name) else { return Err(Failure::Denied(Denied::Unauthenticated)) };
@@ -210,8 +212,8 @@ impl Logins<'_> {
         let mark = self.device.limiter.mark(Guess::Login(neighbourhood, name));
         let tag = self.state.credentials.tag(name, passphrase);
         let known = {
-            // Nothing is awaited in here, so no guess of this name and neighbourhood is compared before the strike of the
-            // one before it is made.
+            // Nothing is awaited in this block, so a guess is compared only after the strike of the previous guess at
+            // this name from this neighbourhood.
             let _comparing = self.state.guesses.comparing(mark);
             match self.state.credentials.known(name, &tag) {
                 Some(revision) if !self.device.limiter.blocks(mark) => Ok(revision),
@@ -223,7 +225,7 @@ impl Logins<'_> {
             Ok(revision) => {
                 let row = stored_user(self.tables, &id).await?.filter(|row| row.revision == revision);
                 match row {
-                    // Somebody may have been judged wrong meanwhile.
+                    // Another guess may have been found wrong in between.
                     Some(row) if !self.device.limiter.blocks(mark) => return as_caller(self.tables, id, row).await,
                     _ => self.state.guesses.enter(mark, tag),
                 }
@@ -242,15 +244,15 @@ impl Logins<'_> {
             Ok(Verdict::Wrong) => return Err(Failure::Denied(Denied::Unauthenticated)),
             Err(_) => return Err(Failure::Denied(Denied::Busy)),
         };
-        // The hash took its time, and it may have been begun for somebody else: what counts is the row as it is now.
+        // The hash is slow and may have been started by another request, so the row as it is now decides.
         let row = stored_user(self.tables, &id).await?.filter(|row| row.record.digest.salt.ct_eq(&salt).into());
         let row = row.ok_or(Failure::Denied(Denied::Unauthenticated))?;
         self.state.credentials.known.insert(name.into(), (tag, row.revision));
         as_caller(self.tables, id, row).await
     }
 
-    /// Queues the slow hash that gives the verdict. A name that is not there costs what a name that is there costs: one
-    /// read of the store, one hash.
+    /// Queues the slow hash that gives the verdict. An unknown name costs the same as a known one: one read of the
+    /// store, one hash.
     async fn judge(
         &self,
         judging: Judging,
@@ -276,8 +278,8 @@ impl Logins<'_> {
         Ok(())
     }
 
-    /// Looks again at somebody who was believed a while ago: role, tags and namespace as they are now. Whose passphrase
-    /// was changed or who was deleted meanwhile is no longer believed.
+    /// Reads a caller again that was authenticated a while ago: role, tags and namespace as they are now.
+    /// `Unauthenticated` if the user was deleted or its passphrase changed since.
     pub(crate) async fn renew(&self, caller: Caller) -> Result<Caller, Failure> {
         let now = stored_user(self.tables, &caller.id).await?.ok_or(Failure::Denied(Denied::Unauthenticated))?;
         if caller.record().is_as(&now.record) {
@@ -287,7 +289,7 @@ impl Logins<'_> {
         }
     }
 
-    /// Somebody who need not prove who they are: in simulations only.
+    /// A caller without authentication, for simulations only.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) async fn believe(&self, id: &UserId) -> Result<Caller, Failure> {
         let row = stored_user(self.tables, id).await?.ok_or(Failure::Denied(Denied::Unauthenticated))?;
@@ -322,12 +324,12 @@ pub(crate) async fn stored_namespace(
     tables.namespaces.get(&RowPath::namespace(tables.generation, id)).await
 }
 
-/// Why [`crate::hsm::phase::Operational::authenticate`] gave no caller.
+/// Why [`crate::hsm::phase::Operational::authenticate`] returned no caller.
 #[derive(Debug)]
 pub enum Failure {
-    /// They were not believed.
+    /// The credentials were refused.
     Denied(Denied),
-    /// It could not be found out.
+    /// The credentials could not be checked.
     Error(Error),
 }
 
@@ -337,10 +339,10 @@ impl From<Error> for Failure {
     }
 }
 
-/// What an unknown user's passphrase is compared with: the digest of nothing that can be typed.
+/// The digest that the passphrase of an unknown user is compared with. No passphrase has it.
 const NOBODY: Digest = Digest { scheme: Scheme::Scrypt, salt: [0; 16], hash: [0; 32] };
 
-/// Whether `caller` may perform `action` at all, and from where.
+/// Whether the caller's role allows `action`, and its namespace the endpoint.
 pub fn allows(caller: &Caller, action: Action, whence: Whence) -> bool {
     let at_home = match whence {
         Whence::Root => caller.is_root(),
@@ -349,12 +351,12 @@ pub fn allows(caller: &Caller, action: Action, whence: Whence) -> bool {
     at_home && caller.role().may(action)
 }
 
-/// Which callers an endpoint is for.
+/// Which callers may use an endpoint, by their namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whence {
     /// Users without a namespace.
     Root,
-    /// Users of any existing namespace, and of the root; each sees its own.
+    /// Users of any existing namespace and of the root; each sees only its own.
     Anywhere,
 }
 
@@ -379,7 +381,7 @@ mod tests {
 
     const PASSPHRASE: &str = "admin passphrase";
 
-    /// Runs jobs at once, or has no place for any.
+    /// Runs jobs at once, or is full and drops them.
     #[derive(Default)]
     struct Filling(AtomicBool);
 
@@ -391,7 +393,7 @@ mod tests {
         }
     }
 
-    /// The simulated clock, which does something else when it is next asked.
+    /// The simulated clock, which runs an action when it is read next.
     struct Interrupting {
         clock: Arc<dyn Clock>,
         act: Mutex<Option<Box<dyn FnOnce() + Send>>>,
@@ -434,7 +436,7 @@ mod tests {
             Self { op: hsm.operational().unwrap(), sim, pool, clock }
         }
 
-        /// `None`: believed.
+        /// `None`: authenticated.
         fn ask(&self, name: &str, passphrase: &str) -> Option<Denied> {
             let address = Ipv4Addr::LOCALHOST.into();
             let evidence = Evidence::Basic { name, passphrase: passphrase.as_bytes(), address };
@@ -455,7 +457,7 @@ mod tests {
             counted.fetch_add(1, Ordering::SeqCst);
             Box::pin(std::future::ready(()))
         });
-        let told = |name: &str| {
+        let answers_and_reads = |name: &str| {
             rig.sim.clock.advance(Duration::from_secs(1));
             let before = reads.load(Ordering::SeqCst);
             let mut answers = vec![rig.ask(name, "guess 1"), rig.ask(name, "guess 2"), rig.ask(name, "guess 1")];
@@ -470,15 +472,15 @@ mod tests {
             use Denied::{Busy, TooMany, Unauthenticated};
             ([Unauthenticated, TooMany, TooMany, TooMany, Busy, TooMany].map(Some).to_vec(), 2)
         };
-        assert_eq!(told("nobody"), expected);
-        assert_eq!(told("admin"), expected);
+        assert_eq!(answers_and_reads("nobody"), expected);
+        assert_eq!(answers_and_reads("admin"), expected);
         rig.sim.clock.advance(Duration::from_secs(1));
         assert_eq!(rig.ask("admin", PASSPHRASE), None);
-        assert_eq!(told("admin"), expected, "with credentials that are known");
+        assert_eq!(answers_and_reads("admin"), expected, "with credentials that are known");
     }
 
     #[test]
-    fn a_guess_that_found_no_place_stops_even_the_right_passphrase_for_its_second() {
+    fn a_guess_dropped_by_a_full_pool_blocks_even_the_right_passphrase_for_a_second() {
         let rig = Rig::new();
         assert_eq!(rig.ask("admin", PASSPHRASE), None);
         rig.pool.0.store(true, Ordering::SeqCst);
@@ -489,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_guesses_compared_at_the_same_instant_one_is_judged() {
+    fn of_two_guesses_compared_at_the_same_instant_one_is_checked() {
         let rig = Rig::new();
         assert_eq!(rig.ask("admin", PASSPHRASE), None);
         // While a wrong guess is between its comparison and its strike, another thread asks with the right one.

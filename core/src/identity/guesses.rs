@@ -1,17 +1,17 @@
-//! Logins that are being judged: equal ones share a run of the slow hash, and of different ones for the same name from
-//! the same neighbourhood only one is judged.
+//! Logins that are being checked. Equal ones share one run of the slow hash; of different ones for the same name from
+//! the same neighbourhood only one is checked.
 //!
-//! Why at most one *wrong* guess a second is judged for a name and a neighbourhood, however many threads serve and
-//! however many guesses come at once: a guess is judged in one of three ways.
+//! Why at most one *wrong* guess a second is checked for a name and a neighbourhood, however many threads serve and
+//! however many guesses arrive at once: a guess is checked in one of three ways.
 //!
-//! - By the hash. Then [`Limiter::admit`] has let it in, which it does once a second, and not while another one is
-//!   judged.
-//! - By comparison with credentials that are known ([`Operational::authenticate`]). A right guess is believed only if the
-//!   limiter has no strike, and a wrong one leaves its strike before the next guess of that name and neighbourhood is
-//!   compared: both happen under [`Guesses::comparing`]. (When the limiter is full it refuses without a strike what it does not
-//!   remember; that takes [`casemate_api::limits::LOGIN_STRIKES_MAX`] different guesses within a second.)
-//! - By comparison with one that is being judged. The first that differs leaves a strike, and nobody joins any more; if
-//!   the one that is judged turns out to be right, that strike stands.
+//! - By the hash. Then [`Limiter::admit`] has admitted it, which happens once a second, and not while another guess is
+//!   checked.
+//! - By comparison with credentials that are known ([`Operational::authenticate`]). A right guess is accepted only if
+//!   the limiter has no strike, and a wrong one leaves its strike before the next guess of that name and neighbourhood
+//!   is compared: both happen under [`Guesses::comparing`]. (A limiter that is full refuses unknown guesses without a strike.
+//!   It is full after [`casemate_api::limits::LOGIN_STRIKES_MAX`] different guesses within a second.)
+//! - By comparison with the guess that is being checked. The first that differs leaves a strike, and from then on no
+//!   guess can join; the strike stays even if the guess being checked turns out to be right.
 //!
 //! [`Operational::authenticate`]: crate::hsm::phase::Operational::authenticate
 
@@ -23,7 +23,7 @@ use subtle::ConstantTimeEq;
 
 use crate::device::limiter::{Admitted, Limiter, Mark};
 
-/// What became of a guess.
+/// The result of checking a guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The passphrase is the one whose digest has this salt.
@@ -32,53 +32,53 @@ pub enum Verdict {
     Wrong,
 }
 
-/// A guess on its way to its verdict.
+/// What happens to a guess that came in.
 #[derive(Debug)]
 pub enum Entry {
-    /// It is to be judged, and this is where the verdict goes and comes from.
+    /// The caller must check it: the handle to give the verdict with, and the receiver of the verdict.
     First(Judging, Awaited),
-    /// An equal one is being judged.
+    /// An equal guess is being checked; this receives its verdict.
     Joined(Awaited),
-    /// One was made less than a second ago, or another one is being judged.
+    /// A guess failed less than a second ago, or a different one is being checked.
     Refused,
 }
 
-/// A verdict to come; an error if there will be none.
+/// Receives a verdict; an error if there will be none.
 pub type Awaited = oneshot::Receiver<Verdict>;
 
-/// The guesses that are being judged.
+/// The guesses that are being checked.
 pub struct Guesses {
     limiter: Arc<Limiter>,
     flights: Mutex<HashMap<Mark, Flight>>,
-    /// Each held over one comparison with known credentials and the strike that follows from it.
+    /// Each is held during one comparison with known credentials and the strike that may follow.
     comparing: [Mutex<()>; STRIPES],
 }
 
-/// Guesses at different names rarely wait for each other, and never for longer than a hash table takes.
+/// So many locks that guesses at different names rarely share one; each is held for a look-up in a hash table.
 const STRIPES: usize = 64;
 
 struct Flight {
     /// A keyed hash of name and passphrase.
     tag: [u8; 32],
     waiting: Vec<oneshot::Sender<Verdict>>,
-    /// Another guess was compared with this one and was found to differ.
+    /// Another guess was compared with this one and differed.
     differed: bool,
 }
 
 impl Guesses {
-    /// Nobody guesses yet.
+    /// No guesses yet.
     pub fn new(limiter: Arc<Limiter>) -> Arc<Self> {
         Arc::new(Self { limiter, flights: Mutex::default(), comparing: [const { Mutex::new(()) }; STRIPES] })
     }
 
-    /// Held while a guess is compared with known credentials and, if it differs, entered: of guesses that serving threads
-    /// compare at the same instant, the second sees the strike of the first.
+    /// Hold this while a guess is compared with known credentials and, if it differs, entered: if two threads compare
+    /// guesses at the same instant, the second one sees the strike of the first.
     #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
     pub fn comparing(&self, mark: Mark) -> MutexGuard<'_, ()> {
         self.comparing[mark.stripe(STRIPES)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a guess in, or refuses it. Nothing is awaited between the question and the strike.
+    /// Admits a guess or refuses it. Nothing is awaited between the check and the strike.
     pub fn enter(self: &Arc<Self>, mark: Mark, tag: [u8; 32]) -> Entry {
         let (send, awaited) = oneshot::channel();
         let mut flights = self.flights();
@@ -99,7 +99,7 @@ impl Guesses {
         Entry::First(Judging { guesses: self.clone(), mark, admitted: Some(admitted), verdict: None }, awaited)
     }
 
-    /// Answers everybody who waits that there will be no verdict, for the end of the phase.
+    /// Ends all waits without a verdict, for the end of the phase.
     pub fn abandon(&self) {
         self.flights().values_mut().for_each(|flight| flight.waiting.clear());
     }
@@ -109,8 +109,8 @@ impl Guesses {
     }
 }
 
-/// The one guess of a name and a neighbourhood that is being judged. Dropped without a verdict, because its client left
-/// before it was queued or the pool had no place for it, its strike stands, and those who joined learn it.
+/// The one guess of a name and a neighbourhood that is being checked. If it is dropped without a verdict, because its
+/// client left before it was queued or the pool was full, its strike stays and all who joined get an error.
 pub struct Judging {
     guesses: Arc<Guesses>,
     mark: Mark,
@@ -125,7 +125,7 @@ impl std::fmt::Debug for Judging {
 }
 
 impl Judging {
-    /// The end.
+    /// Ends the check; everybody who waits gets `verdict`.
     pub fn judge(mut self, verdict: Verdict) {
         self.verdict = Some(verdict);
     }
@@ -135,7 +135,7 @@ impl Drop for Judging {
     fn drop(&mut self) {
         let mut flights = self.guesses.flights();
         let Some(flight) = flights.remove(&self.mark) else { return };
-        // Before anybody else can come in.
+        // Before another guess can be admitted.
         if let Some(admitted) = self.admitted.take() {
             match self.verdict {
                 Some(Verdict::Right(_)) if !flight.differed => admitted.right(),
@@ -146,7 +146,7 @@ impl Drop for Judging {
         drop(flights);
         if let Some(verdict) = self.verdict {
             for waiting in flight.waiting {
-                // Whoever asked may have gone.
+                // The client may have left.
                 let _ = waiting.send(verdict);
             }
         }
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_guesses_share_a_verdict_and_others_wait_for_their_second() {
+    fn equal_guesses_share_a_verdict_and_others_wait_a_second() {
         let rig = Rig::new();
         let (judging, first) = rig.first("a", 1);
         let equal = rig.joined("a", 1);
@@ -219,12 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn one_guess_is_compared_with_the_one_that_is_judged_and_leaves_a_strike() {
+    fn one_different_guess_is_compared_and_leaves_a_strike() {
         let rig = Rig::new();
         let (judging, first) = rig.first("a", 1);
         rig.clock.advance(Duration::from_secs(5));
         rig.refused("a", 2);
-        // Nobody learns any more that this would be equal.
+        // From here on even an equal guess is refused.
         rig.refused("a", 1);
         rig.refused("a", 3);
         judging.judge(RIGHT);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guess_that_is_given_up_answers_those_who_joined_and_counts() {
+    fn an_abandoned_guess_ends_the_joined_ones_and_counts_as_a_failure() {
         let rig = Rig::new();
         let (judging, first) = rig.first("a", 1);
         let equal = rig.joined("a", 1);
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_phase_answers_all_who_wait() {
+    fn the_end_of_the_phase_ends_all_waits() {
         let rig = Rig::new();
         let (judging, first) = rig.first("a", 1);
         let equal = rig.joined("a", 1);

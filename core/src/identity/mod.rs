@@ -1,4 +1,4 @@
-//! Who calls, what they may reach, and that a right holds at the moment of the write.
+//! Users: authentication, access to other users, and rights that still hold at the moment of a write.
 
 pub mod caller;
 pub mod guesses;

@@ -1,14 +1,16 @@
-//! A right holds at the moment of the commit, not only when it was asked for.
+//! Rights are checked at the moment of the commit, not only before.
 //!
-//! Between the question who calls and the write there are hashes, queues and disks, and meanwhile the caller may be
-//! deleted or get another passphrase. So whoever writes on a caller's behalf does it here:
+//! Between authentication and the write there are hashes, queues and disks; in that time the caller may be deleted or
+//! get another passphrase. So every write on a caller's behalf goes through this file:
 //!
-//! - In the shared store the caller's own row is a guard of the same transaction. If it fails, the row is read again: the
-//!   same passphrase and role, and the write is tried anew; anything else, and the caller is no longer believed.
-//! - The local store knows no users and shares no transaction with the other. There the caller's row is looked at under a
-//!   lock that is held until the write is durable, and that keeps users from being deleted or changed meanwhile.
+//! - In the shared store the same transaction requires that the caller's own row is unchanged. If that fails, the row
+//!   is read again: if passphrase and role are the same, the write is tried again; otherwise the caller has lost the
+//!   right.
+//! - The local store has no users and shares no transaction with the shared store. There the caller's row is checked
+//!   under a lock that is held until the write is durable, and that prevents users from being deleted or changed in
+//!   that time.
 //!
-//! What the HSM does on its own account (counters, sweeps) asks for no right, and says so: `By::Hsm`.
+//! Writes by the HSM itself (counters, clean-up) need no right; they pass `By::Hsm`.
 
 use std::sync::Arc;
 
@@ -27,53 +29,53 @@ use crate::store::Revision;
 /// On whose behalf something is written.
 #[derive(Clone, Copy)]
 pub(crate) enum By<'a> {
-    /// Somebody who was believed, and must be when it is written.
+    /// An authenticated caller, whose right must still hold when it is written.
     Caller(&'a Caller),
-    /// The HSM's own.
+    /// The HSM itself.
     Hsm,
 }
 
-/// What became of a change to one row.
+/// The outcome of a change to one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// It changed.
     Done,
-    /// It already was so.
+    /// It already had this value.
     Unchanged,
 }
 
 impl Change {
-    /// Itself; `tell` is called if something changed.
-    pub(crate) fn told(self, tell: impl FnOnce()) -> Self {
+    /// Calls `log` if the row changed. Returns the outcome unchanged.
+    pub(crate) fn if_done(self, log: impl FnOnce()) -> Self {
         if self == Change::Done {
-            tell();
+            log();
         }
         self
     }
 }
 
-/// Applies `transaction`, for a caller if they are still who they were when they were believed.
+/// Applies `transaction`. For a caller it applies only if passphrase and role are still those of the authentication.
 ///
 /// # Errors
 /// [`Error::NotBelieved`] if they are not; then nothing was applied.
 pub(crate) async fn commit(tables: &Tables, by: By<'_>, transaction: Transaction) -> Result<Committed, Error> {
     let By::Caller(caller) = by else { return tables.commit(transaction).await };
     let path = RowPath::user(tables.generation, &caller.id);
-    // The last of the transaction's guards, so that its own keep their numbers.
+    // The last condition of the transaction, so that the others keep their numbers.
     let own = transaction.guards();
     let mut revision = caller.revision();
     for _ in 0..ATTEMPTS {
         match tables.commit(transaction.clone().at(&path, revision)).await? {
-            Committed::Conflict(guard) if guard == own => revision = still(tables, caller).await?,
+            Committed::Conflict(guard) if guard == own => revision = recheck(tables, caller).await?,
             committed => return Ok(committed),
         }
     }
     Err(Error::Unavailable("Your user keeps being changed. Try again.".into()))
 }
 
-/// Reads, changes and writes one row until no one else wrote in between. `change` says what the row becomes, `None` if it
-/// already is what it should be; its error ends the attempt. `extra` adds guards and rows to the same transaction. `None`:
-/// there is no such row.
+/// Reads, changes and writes one row, and starts over if it was written in between. `change` returns the new record, or
+/// `None` if nothing changes; its error ends the attempt. `extra` adds conditions and rows to the same transaction.
+/// Returns `None` if the row does not exist.
 pub(crate) async fn update<R: Record>(
     tables: &Tables,
     by: By<'_>,
@@ -95,37 +97,38 @@ pub(crate) async fn update<R: Record>(
     Err(Error::Unavailable("Others keep changing the same thing. Try again.".into()))
 }
 
-/// Whether `caller` is who they were when they were believed, by the row the store has now, whose revision this gives.
-async fn still(tables: &Tables, caller: &Caller) -> Result<Revision, Error> {
+/// Checks the caller's row as the store has it now against the one at authentication; returns its revision.
+async fn recheck(tables: &Tables, caller: &Caller) -> Result<Revision, Error> {
     let path = RowPath::user(tables.generation, &caller.id);
     let now = tables.users.read(&path).await?.ok_or(Error::NotBelieved)?;
     if caller.record().is_as(&now.record) { Ok(now.revision) } else { Err(Error::NotBelieved) }
 }
 
-/// How often a read-modify-write starts over before it gives up.
+/// Number of attempts of a read-modify-write before it gives up.
 pub(crate) const ATTEMPTS: usize = 16;
 
-/// Keeps rights as they are while something is done that no transaction covers. Nothing else is locked by who holds it.
+/// A lock that keeps rights unchanged during a write that no transaction covers. Its holders take no other lock.
 #[derive(Default)]
 pub(crate) struct Rights(Arc<RwLock<()>>);
 
-/// Shows that rights are being taken away, and that nobody acts on them meanwhile.
+/// Held while rights are revoked: nobody can act on them in that time.
 pub(crate) struct Taking<'a>(#[expect(dead_code, reason = "held, not read")] RwLockWriteGuard<'a, ()>);
 
-/// Shows that a caller is believed for as long as it is held. Hold it over the moment of no return, not longer: users
-/// cannot be deleted meanwhile.
+/// Proof that a caller's rights hold as long as this exists. Hold it over the point of no return and not longer,
+/// because no user can be deleted in that time.
 pub struct Held(#[expect(dead_code, reason = "held, not read")] RwLockReadGuardArc<()>);
 
 impl Rights {
-    /// Waits for those who act on a right of now. Held by who deletes a user or sets a passphrase, for the commit alone.
+    /// Waits until nobody acts on a current right. Held during the commit that deletes a user or sets a passphrase.
     pub(crate) async fn take_away(&self) -> Taking<'_> {
         Taking(self.0.write().await)
     }
 
-    /// Makes sure that `caller` is believed until what this gives is dropped: for what no transaction covers.
+    /// Checks that `caller` still has its rights, and preserves them until the result is dropped. For writes that no
+    /// transaction covers.
     pub(crate) async fn hold(&self, tables: &Tables, caller: &Caller) -> Result<Held, Error> {
         let held = Held(self.0.read_arc().await);
-        // What is cached is true: who changes a user holds the other side until the cache knows.
+        // The cache is current: a change of a user holds the write side until the cache has it.
         let path = RowPath::user(tables.generation, &caller.id);
         let now = tables.users.get(&path).await?.ok_or(Error::NotBelieved)?;
         if caller.record().is_as(&now.record) { Ok(held) } else { Err(Error::NotBelieved) }
@@ -134,7 +137,7 @@ impl Rights {
     /// Applies a change to the device's own store on behalf of `caller`.
     ///
     /// # Errors
-    /// [`Error::NotBelieved`] if they no longer are; then nothing was applied.
+    /// [`Error::NotBelieved`] if the caller has lost its rights; then nothing was applied.
     pub(crate) async fn commit_local(
         &self,
         tables: &Tables,

@@ -1,4 +1,4 @@
-//! Users: their record, and what can be done to them. Who may do it is the caller's question, asked before.
+//! Operations on users. Callers check the right to them first, with [`Users::reach`].
 
 use crate::crypto::passphrase::Digest;
 use crate::crypto::passphrase::Scheme;
@@ -24,7 +24,7 @@ use crate::runtime::party::Party;
 use crate::runtime::pool::{Work, run_on};
 use crate::store::Revision;
 
-/// Hashes a new passphrase on the pool: about 0.1 s of one core. Refuses one of bad length.
+/// Hashes a new passphrase on the pool: about 0.1 s of one core. `Invalid` if its length is not allowed.
 pub(crate) async fn digest(
     platform: &Platform,
     party: Party,
@@ -39,7 +39,7 @@ pub(crate) async fn digest(
     Ok(Digest { scheme: Scheme::Scrypt, salt, hash })
 }
 
-/// Refuses a passphrase that may not be set.
+/// Checks the length of a new passphrase, 10 to 200 bytes; `field` names it in the error.
 pub(crate) fn check_length(field: &'static str, passphrase: &Passphrase) -> Result<(), Error> {
     if passphrase.has_valid_length() {
         return Ok(());
@@ -47,24 +47,24 @@ pub(crate) fn check_length(field: &'static str, passphrase: &Passphrase) -> Resu
     Err(Error::invalid(format!("passphrase {field} is not >= 10 and <= {PASSPHRASE_MAX_BYTES} characters")))
 }
 
-/// What a new user shall be.
+/// The properties of a new user.
 pub struct NewUser {
     /// Any text.
     pub real_name: String,
-    /// The only role.
+    /// The role; a user has exactly one.
     pub role: Role,
     /// 10 to 200 bytes.
     pub passphrase: Passphrase,
 }
 
 impl NewUser {
-    /// Refuses what can be refused without looking anything up.
+    /// Checks what needs no look-up: the length of the passphrase.
     pub fn check(&self) -> Result<(), Error> {
         check_length("passphrase", &self.passphrase)
     }
 }
 
-/// What a caller wants with a user.
+/// The kind of access that a caller asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UserAccess {
     /// Read the user or its tags.
@@ -75,18 +75,18 @@ pub enum UserAccess {
     Passphrase,
 }
 
-/// A user id that the caller may reach; whether there is such a user is another question.
+/// A user id that the caller may access. The user need not exist.
 pub struct UserTarget {
     /// The user.
     pub id: UserId,
-    /// Its namespace's row when the caller was let in; `None`: there is no such namespace.
+    /// The revision of its namespace's row at the check; `None`: the namespace does not exist.
     namespace: Option<Revision>,
-    /// For whom the work is done.
+    /// The party that the work is queued for.
     party: Party,
 }
 
 impl UserTarget {
-    /// Adds the guard that the namespace is as it was when the caller was let in.
+    /// Adds the condition that the namespace is unchanged since the check.
     pub(crate) fn fence(&self, generation: Generation, transaction: Transaction) -> Transaction {
         let Some(namespace) = &self.id.namespace else { return transaction };
         let path = RowPath::namespace(generation, namespace);
@@ -97,7 +97,7 @@ impl UserTarget {
     }
 }
 
-/// The users of an HSM, to change them. Who may is asked before.
+/// The users of an HSM, for changes. The right to them is checked before.
 pub struct Users<'a> {
     pub(crate) tables: &'a Tables,
     pub(crate) device: &'a Device,
@@ -105,9 +105,9 @@ pub struct Users<'a> {
 }
 
 impl Users<'_> {
-    /// Whether `caller` may do `access` with the user `id`. Administrators reach their own namespace; those of the root
-    /// also the users of namespaces that do not exist, and read everyone. Operators reach themselves, to read and to set
-    /// their passphrase.
+    /// Checks whether `caller` has this access to the user `id`; `Forbidden` if not. Administrators reach the users of
+    /// their own namespace; those of the root also reach users of namespaces that do not exist, and may read every
+    /// user. Operators reach themselves, to read and to set their passphrase.
     pub async fn reach(&self, caller: &Caller, id: UserId, access: UserAccess) -> Result<UserTarget, Error> {
         let scope = caller.scope()?;
         let own = scope.namespace();
@@ -128,7 +128,7 @@ impl Users<'_> {
         if allowed { Ok(UserTarget { id, namespace, party: scope.party() }) } else { Err(Error::Forbidden(None)) }
     }
 
-    /// Hardens the digests that came with a backup of a NetHSM, if there are any left: about 0.1 s of one core each.
+    /// Hardens the digests that came with a NetHSM's backup, if any are left: about 0.1 s of one core each.
     pub(crate) async fn harden_digests(&self) -> Result<(), Error> {
         let note = RowPath::hardening(self.tables.generation);
         if self.tables.hardening.read(&note).await?.is_none() {
@@ -181,9 +181,9 @@ impl Users<'_> {
         }
     }
 
-    /// Removes a user. `NotFound` if there is none, `Invalid` if it is the caller: so whoever deletes an Administrator of
-    /// the root is one that stays, and the last one cannot go. A user who keeps being changed goes all the same: each
-    /// change takes a slow hash, and this only a write.
+    /// Removes a user. `NotFound` if it does not exist, `Invalid` if it is the caller: an Administrator of the root can
+    /// be deleted only by another one, so the last one cannot be deleted. Concurrent changes do not prevent the
+    /// deletion: each change takes a slow hash, the deletion only a write.
     pub async fn delete(&self, by: &Caller, target: &UserTarget) -> Result<(), Error> {
         let id = &target.id;
         if by.id == *id {
@@ -204,8 +204,8 @@ impl Users<'_> {
         Err(Error::Unavailable("The user was changed meanwhile. Try again.".into()))
     }
 
-    /// Sets a user's passphrase; takes effect at once. Of several who set it the last one counts; who sets their own is
-    /// believed by the one before it, and so only if that still holds.
+    /// Sets a user's passphrase, with immediate effect. Of concurrent changes the last one counts. A user's change of
+    /// its own passphrase applies only if the passphrase it logged in with is still valid.
     pub async fn set_passphrase(&self, by: &Caller, target: &UserTarget, passphrase: &Passphrase) -> Result<(), Error> {
         let id = &target.id;
         let digest = digest(&self.device.platform, target.party, "passphrase", passphrase).await?;
@@ -216,7 +216,7 @@ impl Users<'_> {
             record.digest = digest.clone();
             Ok(Some(record))
         };
-        // It may be what locks a thief out, so it must be possible on any disk; the hash bounds how often.
+        // This may lock out a thief, so it must work even on a full disk; the slow hash limits its rate.
         let fence = |transaction: Transaction| target.fence(self.tables.generation, transaction.reserved());
         let _taking = self.rights.take_away().await;
         right::update(self.tables, By::Caller(by), &self.tables.users, &path, fence, change)
@@ -226,16 +226,16 @@ impl Users<'_> {
         Ok(())
     }
 
-    /// Gives an Operator a tag.
+    /// Adds a tag to an Operator. `Invalid` for other roles.
     pub async fn add_tag(&self, by: &Caller, target: &UserTarget, tag: &str) -> Result<Change, Error> {
         let change = self.change_tags(by, target, |tags| tags.insert(tag.to_owned())).await?;
-        Ok(change.told(|| tracing::info!(target: "hsm.user", "added a tag to {}: {tag:?}", target.id)))
+        Ok(change.if_done(|| tracing::info!(target: "hsm.user", "added a tag to {}: {tag:?}", target.id)))
     }
 
-    /// Takes a tag from an Operator.
+    /// Removes a tag from an Operator. `Invalid` for other roles.
     pub async fn remove_tag(&self, by: &Caller, target: &UserTarget, tag: &str) -> Result<Change, Error> {
         let change = self.change_tags(by, target, |tags| tags.remove(tag)).await?;
-        Ok(change.told(|| tracing::info!(target: "hsm.user", "removed a tag from {}: {tag:?}", target.id)))
+        Ok(change.if_done(|| tracing::info!(target: "hsm.user", "removed a tag from {}: {tag:?}", target.id)))
     }
 
     async fn change_tags(
@@ -256,7 +256,7 @@ impl Users<'_> {
         changed.ok_or(Error::NoUserToTag)
     }
 
-    /// Every user a caller of this namespace sees, sorted: all of them for the root.
+    /// The ids of all users that a caller of this namespace sees, sorted; for the root all users.
     pub async fn ids(&self, namespace: Option<&NamespaceId>) -> Result<Vec<String>, Error> {
         let all = RowPrefix::users(self.tables.generation, None);
         let prefix = RowPrefix::users(self.tables.generation, namespace);

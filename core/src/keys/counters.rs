@@ -1,6 +1,6 @@
-//! How often each key was used: counted in memory, written seldom, so that a signature costs no write to the disk.
+//! Usage counts of keys. They are kept in memory and written seldom, so that a signature costs no write to the disk.
 //!
-//! What was not yet written is lost with the process, as it is with NetHSM; lock, reboot and shutdown write it.
+//! Uses that are not written yet are lost if the process crashes, as with NetHSM; lock, reboot and shutdown write them.
 
 use crate::rows::counter::CounterRecord;
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ const STRIPES: usize = 64;
 /// Uses that are not written yet.
 pub struct Counters {
     pending: [Mutex<HashMap<KeyRef, u64>>; STRIPES],
-    /// Held while uses move from memory to the store, so that no reader counts them twice or not at all.
+    /// Held while uses move from memory to the store, so that no reader counts them twice or misses them.
     moving: async_lock::Mutex<()>,
 }
 
@@ -45,12 +45,12 @@ impl Counters {
         self.stripe(key).get(&key).copied().unwrap_or_default()
     }
 
-    /// Forgets the uses of a key that is gone.
+    /// Drops the uses of a deleted key.
     pub(crate) fn forget(&self, key: KeyRef) {
         self.take(key);
     }
 
-    /// Drops the uses of all keys of a namespace that is gone.
+    /// Drops the uses of all keys of a deleted namespace.
     pub fn forget_namespace(&self, namespace: NamespaceNumber) {
         for stripe in &self.pending {
             stripe.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| key.namespace != namespace);
@@ -70,7 +70,7 @@ impl Counters {
     }
 }
 
-/// How often the key was used, on all devices.
+/// Returns how often the key was used, on all devices together.
 pub(crate) async fn operations(tables: &Tables, counters: &Counters, key: KeyRef) -> Result<u64, Error> {
     let table = &tables.counters;
     let _steady = counters.moving.lock().await;
@@ -88,15 +88,15 @@ pub(crate) async fn flush(tables: &Tables, counters: &Counters, device_id: &str)
     for group in counters.dirty().chunks(GROUP) {
         let _moving = counters.moving.lock().await;
         let mut taken = Taken { counters, uses: Vec::with_capacity(group.len()) };
-        // A key that was deleted meanwhile has none left.
+        // A key that has been deleted since has none left.
         taken.uses.extend(group.iter().map(|key| (*key, counters.take(*key))).filter(|(_, uses)| *uses > 0));
         add_uses(tables, device_id, &mut taken.uses).await?;
     }
     Ok(())
 }
 
-/// Adds uses to the stored counts of this device, which nobody else writes; what was added is taken out of `uses`. The
-/// first uses of a key are a new row, for which a disk that is nearly full has no room: they wait in memory.
+/// Adds uses to the stored counts of this device, which only this device writes, and removes from `uses` what was
+/// added. The first uses of a key need a new row, which a nearly full disk refuses: they stay in memory.
 async fn add_uses(tables: &Tables, device_id: &str, uses: &mut Vec<(KeyRef, u64)>) -> Result<(), Error> {
     let table = &tables.counters;
     let (mut known, mut first) = (Vec::new(), Vec::new());
@@ -113,14 +113,15 @@ async fn add_uses(tables: &Tables, device_id: &str, uses: &mut Vec<(KeyRef, u64)
     }
     for group in [known, first] {
         let (done, transactions): (Vec<KeyRef>, Vec<_>) = group.into_iter().unzip();
-        // Only this device writes its own counts, so a conflict is the trace of an earlier answer that was lost.
+        // Only this device writes its own counts, so a conflict means that an earlier write succeeded and its answer
+        // was lost.
         tables.commit_all(transactions).await?;
         uses.retain(|(key, _)| !done.contains(key));
     }
     Ok(())
 }
 
-/// Uses on their way to the store. They go back if they do not get there.
+/// Uses that are being written. On drop, those that were not written are counted in memory again.
 struct Taken<'a> {
     counters: &'a Counters,
     uses: Vec<(KeyRef, u64)>,
@@ -132,5 +133,5 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// Counts written in one commit.
+/// Number of counts written in one commit.
 const GROUP: usize = 512;

@@ -1,4 +1,4 @@
-//! Keys of one scope: finding, creating, changing, deleting. Use is in [`usable`].
+//! Keys of one scope: look-up, creation, changes, deletion. Using a key is in [`usable`].
 
 pub mod counters;
 pub mod namespaces;
@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::identity::caller::{Caller, Scope};
 use crate::identity::right::By;
 use crate::identity::right::{self, ATTEMPTS, Change};
-use crate::keys::quotas::{End, signed, stored_bytes};
+use crate::keys::quotas::{Applied, signed, stored_bytes};
 use crate::keys::ring::Keyring;
 use crate::keys::usable::Key;
 use crate::rows::key::{KeyRecord, Mechanisms, check_mechanisms};
@@ -28,18 +28,18 @@ use crate::runtime::Rng;
 use crate::runtime::pool::Work;
 use crate::store::Revision;
 
-/// What a key has besides its material.
+/// The properties of a key besides its material.
 pub struct Properties {
-    /// What it may do.
+    /// The mechanisms it may be used with.
     pub mechanisms: Mechanisms,
     /// At most 32 bytes; empty: none.
     pub label: String,
-    /// Tags of its restriction, any strings.
+    /// Tags of its restriction, any strings; sorted, without repetition.
     pub tags: Vec<String>,
 }
 
 impl Properties {
-    /// Checks the label, sorts the tags.
+    /// Checks the label; sorts the tags and removes repetitions. `Invalid` if the label is too long.
     pub fn new(mechanisms: Mechanisms, label: String, mut tags: Vec<String>) -> Result<Self, Error> {
         check_label(&label)?;
         tags.sort();
@@ -48,7 +48,7 @@ impl Properties {
     }
 }
 
-/// Refuses a label that is too long.
+/// Checks the length of a label, at most 32 bytes. `Invalid` if it is longer.
 pub fn check_label(label: &str) -> Result<(), Error> {
     if label.len() > LABEL_MAX_BYTES {
         return Err(Error::invalid(format!("Label is too long, max {LABEL_MAX_BYTES} bytes")));
@@ -56,7 +56,7 @@ pub fn check_label(label: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// The id a key shall have.
+/// The id for a new key.
 pub enum NewId {
     /// This one.
     Given(KeyId),
@@ -70,13 +70,13 @@ impl<'a> Keyring<'a> {
         Keys { ring: self, scope }
     }
 
-    /// The keys of the caller's scope, to change them; `Forbidden` if its namespace does not exist.
+    /// The keys of the caller's scope, for changes; `Forbidden` if its namespace does not exist.
     pub fn managed_by(self, caller: &'a Caller) -> Result<ManagedKeys<'a>, Error> {
         Ok(ManagedKeys { keys: self.of(caller.scope()?), caller })
     }
 }
 
-/// Keys as one scope sees them. Every path it forms lies in that scope.
+/// The keys of one scope. Every path that this type forms lies in that scope.
 pub struct Keys<'a> {
     ring: Keyring<'a>,
     scope: &'a Scope,
@@ -115,14 +115,15 @@ impl Keys<'_> {
         Ok((ids, end))
     }
 
-    /// The certificate, verbatim.
+    /// The certificate as it was stored, any bytes; `None` if there is none.
     pub async fn certificate(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
         let row = self.ring.tables.certificates.get(&self.certificate_path(key.row.record.uid)).await?;
         Ok(row.map(|row| row.record.0.clone()))
     }
 }
 
-/// Keys as one caller changes them, in its own scope. Every write is guarded by the caller's right to it.
+/// The keys that one caller may change, in its own scope. Every write checks the caller's right in the same
+/// transaction.
 pub struct ManagedKeys<'a> {
     keys: Keys<'a>,
     caller: &'a Caller,
@@ -140,7 +141,8 @@ impl ManagedKeys<'_> {
         right::commit(self.ring.tables, By::Caller(self.caller), self.fence(transaction)).await
     }
 
-    /// Generates a key. Length is in bits and counts for RSA and Generic only. Checks come in the documented order.
+    /// Generates a key. `length` is in bits; only RSA and Generic use it. `new_id` may be empty: the HSM picks an id.
+    /// The checks run in the documented order.
     pub async fn generate(
         &self,
         new_id: &str,
@@ -163,7 +165,7 @@ impl ManagedKeys<'_> {
         }
         let (label, tags) = restriction;
         let properties = Properties::new(mechanisms, label, tags)?;
-        // Asked before the work, for an RSA key takes seconds; asked again when it is written.
+        // Checked before the work, because an RSA key takes seconds; checked again when it is written.
         if let NewId::Given(id) = &new_id
             && self.get(id).await?.is_some()
         {
@@ -173,7 +175,7 @@ impl ManagedKeys<'_> {
         let make = move || Material::generate(key_type, bits, &*rng);
         let material = match key_type {
             KeyType::RSA => self.ring.off_thread(Work::Slow, self.scope.party(), make).await??,
-            // Making any other takes as long as loading it.
+            // Generating any other key takes as long as loading it.
             _ if loads_quickly(key_type) => make()?,
             _ => self.ring.off_thread(Work::Crypto, self.scope.party(), make).await??,
         };
@@ -191,11 +193,11 @@ impl ManagedKeys<'_> {
         let path = self.path(&id);
         let record = KeyRecord::new(uid, properties.mechanisms, properties.label, properties.tags, material);
         let sealed = self.ring.tables.keys.sealed(&path, Revision::default(), &record)?;
-        let mut place = self.ring.hold_account(self.scope).await?;
-        place.begin(1, signed(sealed.value_bytes()))?;
+        let mut quota = self.ring.hold_account(self.scope).await?;
+        quota.reserve(1, signed(sealed.value_bytes()))?;
         let transaction = Transaction::default().absent(&path).put(sealed);
         let committed = self.commit(transaction).await;
-        place.end(&committed);
+        quota.settle(&committed);
         match committed? {
             Committed::At(_) => {
                 tracing::info!(target: "hsm.key", "created ({id})");
@@ -209,19 +211,20 @@ impl ManagedKeys<'_> {
         }
     }
 
-    /// Deletes the key that was found, with its certificate and its count; not one that took its id since.
+    /// Deletes the key that was found, with its certificate and its count; never a newer key with the same id.
+    /// `NotFound` if it is not there any more.
     pub async fn delete(&self, key: &Key) -> Result<(), Error> {
         let id = &key.id;
         let path = self.path(id);
         for _ in 0..ATTEMPTS {
-            let mut place = self.ring.hold_account(self.scope).await?;
+            let mut quota = self.ring.hold_account(self.scope).await?;
             let row = self.ring.tables.keys.read(&path).await?.filter(|row| row.record.uid == key.row.record.uid);
             let row = row.ok_or_else(Error::not_found)?;
             let uid = row.record.uid;
-            if place.counts() {
+            if quota.is_set() {
                 let certificate = self.ring.tables.certificates.read(&self.certificate_path(uid)).await?;
                 let certificate = certificate.map_or(0, |row| stored_bytes(&row.record));
-                place.begin(-1, -(stored_bytes(&row.record) + certificate))?;
+                quota.reserve(-1, -(stored_bytes(&row.record) + certificate))?;
             }
             let transaction = Transaction::default()
                 .at(&path, row.revision)
@@ -229,7 +232,7 @@ impl ManagedKeys<'_> {
                 .delete(&self.certificate_path(uid))
                 .delete(&RowPath::counter(self.ring.tables.generation, self.key(uid), &self.ring.device.id));
             let committed = self.commit(transaction).await;
-            place.end(&committed);
+            quota.settle(&committed);
             if let Committed::At(_) = committed? {
                 self.ring.state.counters.forget(self.key(uid));
                 tracing::info!(target: "hsm.key", "removed ({id})");
@@ -239,13 +242,13 @@ impl ManagedKeys<'_> {
         Err(gone())
     }
 
-    /// Gives the key that was found another id in the same scope; everything else stays.
+    /// Gives the key that was found another id in the same scope; everything else stays. `Exists` if the id is taken.
     pub async fn rename(&self, key: &Key, new_id: &KeyId) -> Result<(), Error> {
         let id = &key.id;
         let (from, to) = (self.path(id), self.path(new_id));
         let taken = || Error::Exists(format!("Key '{new_id}' already exists").into());
-        // It changes no count, but others count on which key has which id.
-        let _place = self.ring.hold_account(self.scope).await?;
+        // It changes no count, but changes that hold the account rely on which key has which id.
+        let _quota = self.ring.hold_account(self.scope).await?;
         for _ in 0..ATTEMPTS {
             let row = self.ring.tables.keys.read(&from).await?.filter(|row| row.record.uid == key.row.record.uid);
             let row = row.ok_or_else(Error::not_found)?;
@@ -280,7 +283,7 @@ impl ManagedKeys<'_> {
             record.label = label.to_owned();
             Some(record)
         });
-        Ok(changed.await?.told(|| tracing::info!(target: "hsm.key", "update ({id}): label is now '{label}'")))
+        Ok(changed.await?.if_done(|| tracing::info!(target: "hsm.key", "update ({id}): label is now '{label}'")))
     }
 
     /// Adds a tag to the restriction.
@@ -293,43 +296,43 @@ impl ManagedKeys<'_> {
                     Some(record)
                 }
             });
-        Ok(changed.await?.told(|| tracing::info!(target: "hsm.key", "update ({id}): added tag {tag:?}")))
+        Ok(changed.await?.if_done(|| tracing::info!(target: "hsm.key", "update ({id}): added tag {tag:?}")))
     }
 
-    /// Takes a tag from the restriction.
+    /// Removes a tag from the restriction.
     pub async fn remove_tag(&self, id: &KeyId, tag: &str) -> Result<Change, Error> {
         let changed = self.change(id, |mut record| {
             let before = record.tags.len();
             record.tags.retain(|known| known != tag);
             (record.tags.len() != before).then_some(record)
         });
-        Ok(changed.await?.told(|| tracing::info!(target: "hsm.key", "update ({id}): removed tag {tag:?}")))
+        Ok(changed.await?.if_done(|| tracing::info!(target: "hsm.key", "update ({id}): removed tag {tag:?}")))
     }
 
     async fn change(&self, id: &KeyId, change: impl Fn(KeyRecord) -> Option<KeyRecord>) -> Result<Change, Error> {
         let path = self.path(id);
-        let mut place = self.ring.hold_account(self.scope).await?;
-        if place.counts()
+        let mut quota = self.ring.hold_account(self.scope).await?;
+        if quota.is_set()
             && let Some(row) = self.ring.tables.keys.read(&path).await?
         {
             let before = stored_bytes(&row.record);
             if let Some(changed) = change(row.record) {
-                place.begin(0, stored_bytes(&changed) - before)?;
+                quota.reserve(0, stored_bytes(&changed) - before)?;
             }
         }
         let tables = self.ring.tables;
         let fence = |transaction| self.fence(transaction);
         let by = By::Caller(self.caller);
         let changed = right::update(tables, by, &tables.keys, &path, fence, |record| Ok(change(record))).await;
-        place.end(match &changed {
-            Ok(Some(Change::Done)) => End::Done,
-            Ok(Some(Change::Unchanged) | None) => End::Not,
+        quota.settle(match &changed {
+            Ok(Some(Change::Done)) => Applied::Yes,
+            Ok(Some(Change::Unchanged) | None) => Applied::No,
             Err(why) => why.into(),
         });
         changed?.ok_or(Error::NotFound(Some("key not found".into())))
     }
 
-    /// Stores a certificate. `Exists` if there is one.
+    /// Stores a certificate, any bytes. `Exists` if there is one already.
     pub async fn set_certificate(&self, id: &KeyId, certificate: Vec<u8>) -> Result<(), Error> {
         let path = self.path(id);
         let record = CertificateRecord(certificate);
@@ -338,11 +341,11 @@ impl ManagedKeys<'_> {
                 self.ring.tables.keys.read(&path).await?.ok_or(Error::NotFound(Some("keyID not found".into())))?;
             let certificate = self.certificate_path(key.record.uid);
             let sealed = self.ring.tables.certificates.sealed(&certificate, Revision::default(), &record)?;
-            let mut place = self.ring.hold_account(self.scope).await?;
-            place.begin(0, signed(sealed.value_bytes()))?;
+            let mut quota = self.ring.hold_account(self.scope).await?;
+            quota.reserve(0, signed(sealed.value_bytes()))?;
             let transaction = Transaction::default().absent(&certificate).at(&path, key.revision).put(sealed);
             let committed = self.commit(transaction).await;
-            place.end(&committed);
+            quota.settle(&committed);
             match committed? {
                 Committed::At(_) => {
                     tracing::info!(target: "hsm.key", "update ({id}): added certificate");
@@ -359,12 +362,12 @@ impl ManagedKeys<'_> {
     pub async fn delete_certificate(&self, key: &Key) -> Result<(), Error> {
         let path = self.certificate_path(key.row.record.uid);
         let none = || Error::NotFound(Some("There is no certificate for this KeyID.".into()));
-        let mut place = self.ring.hold_account(self.scope).await?;
+        let mut quota = self.ring.hold_account(self.scope).await?;
         let row = self.ring.tables.certificates.read(&path).await?.ok_or_else(none)?;
-        place.begin(0, -stored_bytes(&row.record))?;
+        quota.reserve(0, -stored_bytes(&row.record))?;
         let transaction = Transaction::default().at(&path, row.revision).delete(&path);
         let committed = self.commit(transaction).await;
-        place.end(&committed);
+        quota.settle(&committed);
         match committed? {
             Committed::At(_) => {
                 tracing::info!(target: "hsm.key", "update ({}): removed certificate", key.id);
@@ -378,7 +381,7 @@ impl ManagedKeys<'_> {
 /// Where a page of keys ended.
 pub struct PageEnd(RowPath<KeyRecord>);
 
-/// An id nobody has: ten random bytes in hexadecimal.
+/// A fresh id: ten random bytes in hexadecimal, so nobody has it yet.
 pub fn picked_id(rng: &dyn Rng) -> Result<KeyId, Error> {
     KeyId::parse(&picked_name(rng)).map_err(|why| Error::internal(why.to_string()))
 }

@@ -1,4 +1,4 @@
-//! Namespaces: a name, a number, and what vanishes with them.
+//! Namespaces: a name, a number, and the keys that are deleted with them.
 
 use std::sync::Arc;
 
@@ -56,8 +56,8 @@ impl Namespaces<'_> {
         Err(Error::Unavailable("Others keep creating namespaces. Try again.".into()))
     }
 
-    /// Deletes the namespace that was found under this number, and all its keys. One write makes them unreachable; what is
-    /// left is swept afterwards. Its users stay, powerless.
+    /// Deletes the namespace that was found under this number, and all its keys. One write makes the keys unreachable;
+    /// their rows are removed afterwards. Its users stay, but may do nothing.
     pub async fn delete(&self, by: &Caller, id: &NamespaceId, number: NamespaceNumber) -> Result<(), Error> {
         let path = RowPath::namespace(self.tables.generation, id);
         let row = self.tables.namespaces.read(&path).await?.ok_or_else(Error::not_found)?;
@@ -72,16 +72,17 @@ impl Namespaces<'_> {
             Committed::At(_) => {
                 self.accounts.forget(number);
                 tracing::info!(target: "hsm.namespace", "removed ({id})");
-                // The namespace is gone; what is left of it takes room only, and is swept later if it cannot be now.
+                // The namespace is deleted. What is left only takes room; if it cannot be removed now, it is removed
+                // later.
                 if let Err(error) = self.sweep(number).await {
-                    tracing::warn!(target: "hsm.namespace", %error, "the keys of ({id}) are not swept yet");
+                    tracing::warn!(target: "hsm.namespace", %error, "the keys of ({id}) could not be removed yet");
                 }
                 Ok(())
             }
         }
     }
 
-    /// Sweeps what deletions that a crash interrupted left behind. Nobody can reach it; it only takes room.
+    /// Removes the rows that interrupted deletions left behind. Nobody can reach them; they only take room.
     pub(crate) async fn sweep_remains(&self) -> Result<(), Error> {
         let prefix = RowPrefix::all_remains(self.tables.generation);
         let (paths, _) = self.tables.remains.paths(&prefix, None).await?;
@@ -102,7 +103,7 @@ impl Namespaces<'_> {
         Ok(())
     }
 
-    /// Every namespace, sorted.
+    /// The ids of all namespaces, sorted.
     pub async fn ids(&self) -> Result<Vec<String>, Error> {
         let prefix = RowPrefix::namespaces(self.tables.generation);
         let mut ids = Vec::new();
@@ -117,11 +118,11 @@ impl Namespaces<'_> {
         }
     }
 
-    /// The quota of a namespace and what it holds now. Without a quota all of it is read for that.
+    /// The quota of a namespace and what it holds now. Without a quota this reads all its rows.
     pub async fn quota(&self, id: &NamespaceId) -> Result<(Quota, Usage), Error> {
         let row = self.get(id).await?.ok_or_else(Error::not_found)?;
         let (quota, number) = (row.record.quota, row.record.number);
-        // Held for counting alone, too: however many ask, a namespace is counted once at a time.
+        // Also held for counting alone, so that concurrent requests count a namespace one after the other.
         let mut usage = self.accounts.of(number).lock_arc().await;
         if quota == Quota::default() {
             return Ok((quota, count(self.tables, number).await?));
@@ -134,13 +135,14 @@ impl Namespaces<'_> {
         Ok((quota, known))
     }
 
-    /// Sets the quota of a namespace. It may be below what is there: then nothing is added until enough is deleted.
+    /// Sets the quota of a namespace. It may be lower than what the namespace holds: then nothing can be added until
+    /// enough is deleted.
     pub async fn set_quota(&self, by: &Caller, id: &NamespaceId, quota: Quota) -> Result<(), Error> {
         let table = &self.tables.namespaces;
         let path = RowPath::namespace(self.tables.generation, id);
         let mut row = table.read(&path).await?.ok_or_else(Error::not_found)?;
         if row.record.quota == Quota::default() {
-            // Nobody has kept it since there was no quota.
+            // Without a quota the account was not kept up to date.
             self.accounts.forget(row.record.number);
         }
         row.record.quota = quota;
@@ -149,7 +151,7 @@ impl Namespaces<'_> {
         match right::commit(self.tables, By::Caller(by), transaction).await? {
             Committed::Conflict(_) => Err(Error::Unavailable("The namespace was changed meanwhile. Try again.".into())),
             Committed::At(_) => {
-                // Counted anew: somebody may have counted under the quota of before.
+                // Forces a new count, because the account may have been counted under the old quota.
                 self.accounts.forget(row.record.number);
                 let text = |max: Option<u64>| max.map_or_else(|| "any".to_owned(), |max| max.to_string());
                 let (keys, bytes) = (text(quota.keys), text(quota.bytes));

@@ -1,9 +1,10 @@
-//! What a namespace may hold, and what it holds: so that one namespace cannot take the disk from the others.
+//! Quotas of namespaces, so that one namespace cannot fill the disk for all others.
 //!
-//! A namespace with a quota has an account in memory, counted once from the stored rows. Whoever changes what is in it holds
-//! the account from the check to the end of the commit, so two changes cannot both take the last place; others pay
-//! nothing. A change of the quota is a change of the namespace's row, which every write inside it expects unchanged: what
-//! was begun under another quota is not committed. What became of a change may not be known; then it is counted anew.
+//! A namespace with a quota has an account in memory, counted once from the stored rows. A change to its keys holds the
+//! account from the check to the end of the commit, so that two changes cannot both use up the last of the quota;
+//! namespaces without a quota pay nothing. Changing the quota changes the namespace's row, which every write inside the
+//! namespace expects unchanged: a write that began under another quota does not commit. If the outcome of a change is
+//! unknown, the namespace is counted again.
 
 use crate::rows::namespace::Quota;
 use std::collections::HashMap;
@@ -23,12 +24,12 @@ use crate::rows::tables::Tables;
 use crate::rows::transaction::Committed;
 use crate::store::{Path, Range, Snapshot};
 
-/// What a namespace holds, in the same measures.
+/// What a namespace holds, in the same units as its quota.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Keys.
+    /// Number of keys.
     pub keys: u64,
-    /// Bytes.
+    /// Bytes of stored keys and certificates, sealed.
     pub bytes: u64,
 }
 
@@ -36,16 +37,16 @@ pub struct Usage {
 #[derive(Default)]
 pub(crate) struct Accounts(Mutex<HashMap<NamespaceNumber, Account>>);
 
-/// `None` until it is counted.
+/// The usage of one namespace; `None` until it is counted.
 pub(crate) type Account = Arc<async_lock::Mutex<Option<Usage>>>;
 
 impl Accounts {
-    /// That of one namespace.
+    /// The account of one namespace.
     pub(crate) fn of(&self, number: NamespaceNumber) -> Account {
         self.lock().entry(number).or_default().clone()
     }
 
-    /// Forgets one that nobody keeps: of a namespace without a quota, or of none.
+    /// Drops an account that is not kept up to date: the namespace has no quota or was deleted.
     pub(crate) fn forget(&self, number: NamespaceNumber) {
         self.lock().remove(&number);
     }
@@ -55,55 +56,56 @@ impl Accounts {
     }
 }
 
-/// A hold on the account of a namespace, if it has a quota, while something in it is changed.
-pub(crate) struct Place(Option<Held>);
+/// Exclusive hold on the account of a namespace while its keys are changed; empty if there is no quota.
+pub(crate) struct QuotaGuard(Option<HeldAccount>);
 
-struct Held {
+struct HeldAccount {
     usage: MutexGuardArc<Option<Usage>>,
-    /// What the usage becomes if the change that runs is carried out.
+    /// The usage if the reserved change is applied.
     after: Option<Usage>,
     quota: Quota,
     namespace: NamespaceId,
 }
 
-/// What became of a change.
+/// Whether a change was applied.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    Done,
-    Not,
+pub(crate) enum Applied {
+    Yes,
+    No,
     Unknown,
 }
 
-impl From<&Result<Committed, Error>> for End {
+impl From<&Result<Committed, Error>> for Applied {
     fn from(result: &Result<Committed, Error>) -> Self {
         match result {
-            Ok(Committed::At(_)) => End::Done,
-            Ok(Committed::Conflict(_)) => End::Not,
+            Ok(Committed::At(_)) => Applied::Yes,
+            Ok(Committed::Conflict(_)) => Applied::No,
             Err(why) => why.into(),
         }
     }
 }
 
-impl From<&Error> for End {
-    /// What leaves it open costs a count of the whole namespace, so a store that others keep busy must not be taken for that.
+impl From<&Error> for Applied {
+    /// An unknown outcome costs a count of the whole namespace, so a busy store must not be mistaken for one.
     fn from(why: &Error) -> Self {
         match why {
-            Error::Full(_) | Error::NotBelieved => End::Not,
-            // The store says this in place of beginning; of a lost answer it says that it did not confirm.
-            Error::Unavailable(text) if text == sentences::BUSY => End::Not,
-            _ => End::Unknown,
+            Error::Full(_) | Error::NotBelieved => Applied::No,
+            // The store answers this before it begins; a lost answer has another sentence.
+            Error::Unavailable(text) if text == sentences::BUSY => Applied::No,
+            _ => Applied::Unknown,
         }
     }
 }
 
-impl Place {
-    /// Whether there is a quota, and sizes are worth finding out.
-    pub(crate) fn counts(&self) -> bool {
+impl QuotaGuard {
+    /// Whether there is a quota, so that the caller has to compute sizes.
+    pub(crate) fn is_set(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Begins a change by so many keys and bytes. `Full` if it grows beyond the quota; what shrinks never is.
-    pub(crate) fn begin(&mut self, keys: i64, bytes: i64) -> Result<(), Error> {
+    /// Reserves a change by this many keys and bytes. `Full` if it would exceed the quota; a change that shrinks never
+    /// does.
+    pub(crate) fn reserve(&mut self, keys: i64, bytes: i64) -> Result<(), Error> {
         let Some(held) = &mut self.0 else { return Ok(()) };
         let usage = held.usage.unwrap_or_default();
         let after =
@@ -120,54 +122,54 @@ impl Place {
         Ok(())
     }
 
-    /// Ends a change that was begun.
-    pub(crate) fn end(&mut self, end: impl Into<End>) {
+    /// Books the reserved change, or releases it.
+    pub(crate) fn settle(&mut self, applied: impl Into<Applied>) {
         let Some(held) = &mut self.0 else { return };
         let after = held.after.take();
-        match end.into() {
-            End::Done => *held.usage = after,
-            End::Not => {}
-            End::Unknown => *held.usage = None,
+        match applied.into() {
+            Applied::Yes => *held.usage = after,
+            Applied::No => {}
+            Applied::Unknown => *held.usage = None,
         }
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldAccount {
     fn drop(&mut self) {
         if self.after.is_some() {
-            // Nobody waited for its end.
+            // The change was abandoned, so its outcome is unknown.
             *self.usage = None;
         }
     }
 }
 
-/// Holds the account of a scope.
-pub(crate) async fn hold(tables: &Tables, accounts: &Accounts, scope: &Scope) -> Result<Place, Error> {
-    let Some(namespace) = scope.namespace() else { return Ok(Place(None)) };
+/// Waits for the account of a scope and holds it. Counts the namespace first if it has not been counted.
+pub(crate) async fn hold(tables: &Tables, accounts: &Accounts, scope: &Scope) -> Result<QuotaGuard, Error> {
+    let Some(namespace) = scope.namespace() else { return Ok(QuotaGuard(None)) };
     let quota = caller::stored_namespace(tables, namespace).await?.map(|row| row.record.quota).unwrap_or_default();
     if quota == Quota::default() {
-        return Ok(Place(None));
+        return Ok(QuotaGuard(None));
     }
     let mut usage = accounts.of(scope.number()).lock_arc().await;
     if usage.is_none() {
         *usage = Some(count(tables, scope.number()).await?);
     }
-    Ok(Place(Some(Held { usage, after: None, quota, namespace: namespace.clone() })))
+    Ok(QuotaGuard(Some(HeldAccount { usage, after: None, quota, namespace: namespace.clone() })))
 }
 
-/// What a namespace holds now; all of it is read for that.
+/// Counts what a namespace holds now. Reads all its rows.
 pub(crate) async fn count(tables: &Tables, number: NamespaceNumber) -> Result<Usage, Error> {
     let generation = tables.generation;
-    // One view, so that a key that is renamed meanwhile is counted once.
+    // One snapshot, so that a key that is renamed during the count is counted once.
     let view = tables.snapshot().await?;
     let (keys, bytes) = count_rows(tables, &*view, RowPrefix::keys(generation, number, "").path()).await?;
     let (_, more) = count_rows(tables, &*view, RowPrefix::certificates(generation, number).path()).await?;
     Ok(Usage { keys, bytes: bytes + more })
 }
 
-/// Rows and bytes of values whose paths start with `prefix`.
+/// Counts the rows whose paths start with `prefix`, and the bytes of their values.
 async fn count_rows(tables: &Tables, view: &dyn Snapshot, prefix: &Path) -> Result<(u64, u64), Error> {
-    // Rows may be large, so these are few at once.
+    // Rows may be large, so the pages are small.
     let mut range = Range::prefix(prefix, BACKUP_PAGE_ROWS);
     let (mut rows, mut bytes) = (0, 0);
     loop {
@@ -182,12 +184,12 @@ async fn count_rows(tables: &Tables, view: &dyn Snapshot, prefix: &Path) -> Resu
     }
 }
 
-/// Bytes that a record takes when it is stored.
+/// Length of a record as it is stored, sealed, in bytes.
 pub(crate) fn stored_bytes(record: &impl Record) -> i64 {
     signed(record.encode().len() + crate::rows::table::SEALED_EXTRA_BYTES)
 }
 
-/// A length as a change.
+/// A length as a signed difference.
 pub(crate) fn signed(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
@@ -198,12 +200,12 @@ mod tests {
     use crate::store::StoreError;
 
     #[test]
-    fn a_store_that_is_busy_leaves_nothing_open() {
-        let end = |why: StoreError| End::from(&Err(Error::from(why)));
-        assert!(end(StoreError::Busy) == End::Not);
-        assert!(end(StoreError::Full) == End::Not);
-        assert!(end(StoreError::Unreachable("gone".into())) == End::Unknown);
+    fn a_busy_store_does_not_make_the_outcome_unknown() {
+        let applied = |why: StoreError| Applied::from(&Err(Error::from(why)));
+        assert!(applied(StoreError::Busy) == Applied::No);
+        assert!(applied(StoreError::Full) == Applied::No);
+        assert!(applied(StoreError::Unreachable("gone".into())) == Applied::Unknown);
         let unconfirmed = "The store did not confirm the change. Read before you try again.";
-        assert!(End::from(&Error::Unavailable(unconfirmed.into())) == End::Unknown);
+        assert!(Applied::from(&Error::Unavailable(unconfirmed.into())) == Applied::Unknown);
     }
 }

@@ -1,17 +1,18 @@
-//! What keys are kept and used with: the tables, the device, the life of the phase, and what is counted in memory.
+//! The context that keys are stored and used with: the tables, the device, the lifetime of the phase, and counts in
+//! memory.
 
 use crate::device::Device;
 use crate::error::Error;
 use crate::identity::caller::Scope;
 use crate::keys::counters::{self, Counters};
-use crate::keys::quotas::{self, Accounts, Place};
+use crate::keys::quotas::{self, Accounts, QuotaGuard};
 use crate::rows::path::KeyRef;
 use crate::rows::tables::Tables;
 use crate::runtime::lifetime::Lifetime;
 use crate::runtime::party::Party;
 use crate::runtime::pool::Work;
 
-/// What the keys of one phase are kept and used with.
+/// The context that the keys of one phase are stored and used with.
 #[derive(Clone, Copy)]
 pub struct Keyring<'a> {
     pub(crate) tables: &'a Tables,
@@ -20,7 +21,7 @@ pub struct Keyring<'a> {
     pub(crate) state: &'a KeyState,
 }
 
-/// What is counted in memory while a phase lasts: uses of keys, and what namespaces with a quota hold.
+/// Counts in memory while a phase lasts: uses of keys, and the usage of namespaces with a quota.
 #[derive(Default)]
 pub(crate) struct KeyState {
     pub(crate) counters: Counters,
@@ -38,12 +39,12 @@ impl Keyring<'_> {
         self.life.off_thread(&*self.device.platform.pool, work, party, job).await
     }
 
-    /// Holds the account of a scope, if it has a quota.
-    pub(crate) async fn hold_account(&self, scope: &Scope) -> Result<Place, Error> {
+    /// Waits for the account of a scope and holds it; an empty guard if the scope has no quota.
+    pub(crate) async fn hold_account(&self, scope: &Scope) -> Result<QuotaGuard, Error> {
         quotas::hold(self.tables, &self.state.accounts, scope).await
     }
 
-    /// How often the key was used, on all devices.
+    /// Returns how often the key was used, on all devices together.
     pub(crate) async fn operations(&self, key: KeyRef) -> Result<u64, Error> {
         counters::operations(self.tables, &self.state.counters, key).await
     }

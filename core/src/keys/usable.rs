@@ -1,5 +1,6 @@
-//! The way to a private key: a found [`Key`], then the tags of its restriction, then its list of mechanisms. Each step
-//! is a type that only the step before it makes, so that a forgotten check does not compile.
+//! The checks before a private key is used: it is found as a [`Key`], then the tags of its restriction are checked,
+//! then its list of mechanisms. Each check returns a type that nothing else creates, so that a forgotten check does not
+//! compile.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use zeroize::Zeroizing;
 use base64ct::{Base64, Encoding};
 
 use crate::crypto::material::loads_quickly;
-use crate::crypto::mech::{self, Live, Public};
+use crate::crypto::mech::{self, LoadedKey, Public};
 use crate::crypto::x509;
 use crate::error::Error;
 use crate::identity::caller::Caller;
@@ -23,7 +24,7 @@ use crate::rows::table::Row;
 use crate::runtime::party::Party;
 use crate::runtime::pool::Work;
 
-/// A key that exists and that the caller's scope can see.
+/// A key that exists in the caller's scope.
 pub struct Key {
     /// Its id.
     pub id: KeyId,
@@ -37,7 +38,7 @@ pub struct UsableKey {
     row: Arc<Row<KeyRecord>>,
 }
 
-/// Leave to perform one mode with one key.
+/// Permission to perform one mode with one key.
 pub struct Permit {
     key: KeyRef,
     row: Arc<Row<KeyRecord>>,
@@ -45,7 +46,8 @@ pub struct Permit {
 }
 
 impl Key {
-    /// Checks the restriction: without tags every Operator may use the key, else one with a common tag.
+    /// Checks the restriction: without tags every Operator may use the key, otherwise only one that has one of the
+    /// tags. `Forbidden` if the caller has none of them.
     pub fn usable_by(&self, caller: &Caller) -> Result<UsableKey, Error> {
         if caller.has_one_of(&self.row.record.tags) {
             Ok(UsableKey { key: self.key(), row: self.row.clone() })
@@ -68,38 +70,39 @@ impl Key {
         &self.row.record.tags
     }
 
-    /// What `GET /keys/{id}` says.
+    /// The body of `GET /keys/{id}`.
     pub async fn describe(&self, ring: Keyring<'_>) -> Result<body::Key, Error> {
         let record = &self.row.record;
         Ok(body::Key {
             mechanisms: record.mechanisms.list(),
             key_type: record.key_type(),
             operations: ring.operations(self.key()).await?,
-            public: public_parts(live(ring, self.namespace, &self.row).await?.public()),
+            public: public_parts(loaded(ring, self.namespace, &self.row).await?.public()),
             restrictions: Restrictions { tags: record.tags.clone() },
             label: record.label.clone(),
         })
     }
 
-    /// The public key as PEM (RFC 7468 §13).
+    /// The public key as PEM (RFC 7468 §13). `Invalid` for Generic keys.
     pub async fn public_pem(&self, ring: Keyring<'_>) -> Result<String, Error> {
-        let pem = live(ring, self.namespace, &self.row).await?.public().spki_pem();
+        let pem = loaded(ring, self.namespace, &self.row).await?.public().spki_pem();
         pem.ok_or_else(|| Error::invalid("Generic keys have no public key"))
     }
 
-    /// A certificate signing request (RFC 2986). It is no use of the key: neither mechanisms nor tags are asked, and it is
-    /// not counted. Runs on the pool, for the largest RSA keys take their time.
+    /// A certificate signing request (RFC 2986). It does not count as a use of the key: neither mechanisms nor tags are
+    /// checked. Runs on the pool, because large RSA keys are slow.
     pub async fn csr(&self, ring: Keyring<'_>, subject: body::DistinguishedName) -> Result<String, Error> {
         if subject.common_name.is_empty() {
             return Err(Error::invalid("JSON field commonName is empty."));
         }
-        let live = live(ring, self.namespace, &self.row).await?;
-        ring.off_thread(Work::Crypto, Party::Namespace(self.namespace), move || x509::csr_pem(&live, &subject)).await?
+        let loaded = loaded(ring, self.namespace, &self.row).await?;
+        ring.off_thread(Work::Crypto, Party::Namespace(self.namespace), move || x509::csr_pem(&loaded, &subject))
+            .await?
     }
 }
 
 impl UsableKey {
-    /// Asks the key's own list of mechanisms.
+    /// Checks the key's list of mechanisms. `Invalid` if it does not allow the mode.
     pub fn permit(&self, mode: Mode) -> Result<Permit, Error> {
         if !self.row.record.mechanisms.contains(mechanisms::of_mode(mode)) {
             let what = match mode {
@@ -114,7 +117,8 @@ impl UsableKey {
 }
 
 impl Permit {
-    /// Performs the operation, on this thread or on the pool as the mechanism table says, and counts it if it succeeds.
+    /// Performs the operation, on this thread or on the pool as the mechanism table states, and counts it if it
+    /// succeeds.
     pub async fn run(
         self,
         ring: Keyring<'_>,
@@ -123,15 +127,15 @@ impl Permit {
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         ring.life.retired.check()?;
         let Permit { key, row, mode } = self;
-        let live = live(ring, key.namespace, &row).await?;
+        let loaded = loaded(ring, key.namespace, &row).await?;
         let material = &row.record.material;
-        // A mode that the key's type does not have is answered with an error, which is quick.
+        // A mode that the key's type does not have gives an error at once.
         let short = mechanisms::find(material.key_type(), mode)
             .is_none_or(|row| row.is_short(material.rsa_bits(), input.len()));
         let output = if short {
-            mech::run(&live, mode, &input, iv.as_deref())?
+            mech::run(&loaded, mode, &input, iv.as_deref())?
         } else {
-            let job = move || mech::run(&live, mode, &input, iv.as_deref());
+            let job = move || mech::run(&loaded, mode, &input, iv.as_deref());
             ring.off_thread(Work::Crypto, Party::Namespace(key.namespace), job).await??
         };
         ring.state.counters.count(key);
@@ -139,15 +143,19 @@ impl Permit {
     }
 }
 
-/// The private key, ready for use: loaded once, on the pool unless that is short.
-async fn live(ring: Keyring<'_>, namespace: NamespaceNumber, row: &Arc<Row<KeyRecord>>) -> Result<Arc<Live>, Error> {
+/// The private key, ready to use. Loaded at first use only, on the pool unless that is quick.
+async fn loaded(
+    ring: Keyring<'_>,
+    namespace: NamespaceNumber,
+    row: &Arc<Row<KeyRecord>>,
+) -> Result<Arc<LoadedKey>, Error> {
     let load = async || {
         if loads_quickly(row.record.key_type()) {
-            return Ok(Live::load(&row.record.material)?);
+            return Ok(LoadedKey::load(&row.record.material)?);
         }
         let row = row.clone();
         Ok(ring
-            .off_thread(Work::Crypto, Party::Namespace(namespace), move || Live::load(&row.record.material))
+            .off_thread(Work::Crypto, Party::Namespace(namespace), move || LoadedKey::load(&row.record.material))
             .await??)
     };
     row.record.live(load).await
@@ -188,7 +196,7 @@ mod tests {
     use crate::runtime::stall::begun_here;
     use crate::sim::Sim;
 
-    /// Runs jobs at once, or keeps them for later.
+    /// Runs jobs at once, or holds them back.
     #[derive(Default)]
     struct Valve {
         holding: AtomicBool,
@@ -238,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_beside_the_key_itself_do_not_have_it_loaded_again() {
+    fn changes_to_other_properties_do_not_reload_the_key() {
         let (op, admin, _) = world();
         let keys = op.keys().managed_by(&admin).unwrap();
         let before = begun_here("loading a key");
@@ -278,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_under_the_same_id_is_loaded_for_itself() {
+    fn a_new_key_under_the_same_id_is_loaded_separately() {
         let (op, admin, _) = world();
         let keys = op.keys().managed_by(&admin).unwrap();
         let before = begun_here("loading a key");
@@ -294,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn many_who_ask_at_once_have_a_key_loaded_once() {
+    fn concurrent_requests_load_a_key_once() {
         let (op, admin, pool) = world();
         let name = id("k");
         pool.holding.store(true, Ordering::Relaxed);
@@ -314,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn who_goes_away_while_a_key_is_loaded_leaves_it_to_the_next() {
+    fn a_request_abandoned_while_a_key_loads_leaves_the_loading_to_the_next() {
         let (op, admin, pool) = world();
         let name = id("k");
         pool.holding.store(true, Ordering::Relaxed);

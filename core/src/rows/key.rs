@@ -14,7 +14,7 @@ use casemate_api::words::KeyType;
 use zeroize::Zeroizing;
 
 use crate::crypto::material::Material;
-use crate::crypto::mech::Live;
+use crate::crypto::mech::LoadedKey;
 use crate::error::Error;
 use crate::rows::encoding::{BadRecord, Reader, Writer};
 use crate::rows::path::Uid;
@@ -85,7 +85,7 @@ pub struct KeyRecord {
     pub material: Material,
     /// The private key, ready for use. It is loaded at first use, because that takes longer than reading the record. Later
     /// records of the same key share it.
-    live: Arc<OnceCell<Arc<Live>>>,
+    live: Arc<OnceCell<Arc<LoadedKey>>>,
 }
 
 impl KeyRecord {
@@ -96,9 +96,9 @@ impl KeyRecord {
 
     /// The private key, ready for use. The first caller loads it with `load`, and others wait for that. If the first is
     /// cancelled, one of the others loads it.
-    pub(crate) async fn live<F>(&self, load: impl FnOnce() -> F) -> Result<Arc<Live>, Error>
+    pub(crate) async fn live<F>(&self, load: impl FnOnce() -> F) -> Result<Arc<LoadedKey>, Error>
     where
-        F: Future<Output = Result<Live, Error>>,
+        F: Future<Output = Result<LoadedKey, Error>>,
     {
         self.live.get_or_try_init(async || load().await.map(Arc::new)).await.cloned()
     }

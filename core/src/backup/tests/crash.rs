@@ -1,8 +1,8 @@
-//! Power that goes in the middle of a restore.
+//! Power failures during a restore.
 
 use super::*;
 
-/// Both stores of a device, which lose power after so many writes.
+/// Both stores of a device, which lose power after a given number of writes.
 struct Power {
     left: Arc<AtomicUsize>,
     store: Arc<SimStore>,
@@ -30,8 +30,8 @@ impl Store for Power {
     }
 }
 
-/// Restores on a device that loses power after each possible number of writes, boots it again and hands it to `check` with
-/// the word whether the restore was answered with success.
+/// Restores on a device that loses power after each possible number of writes, boots it again, and calls `check` with
+/// it and whether the restore was answered with success.
 fn with_crashes(
     prepare: impl Fn() -> Sim,
     act: impl Fn(&Arc<Hsm>) -> bool,
@@ -75,7 +75,7 @@ fn a_crash_during_a_restore_leaves_the_old_data_or_the_new() {
     let steps = with_crashes(|| device(9), |hsm| restore(hsm, &file).is_ok(), fresh);
     assert!(steps >= 3, "{steps}");
 
-    // On one that serves, a backup of its own.
+    // On a device that serves, a backup of its own.
     let prepare = || {
         let (sim, hsm) = world();
         put_user(&op(&hsm), "later", Scheme::Scrypt);
@@ -139,7 +139,7 @@ fn a_lost_answer_is_settled_by_what_is_stored() {
     assert!(fates.iter().all(|fate| *fate > 0), "both fates were met: {fates:?}");
 }
 
-/// A store that carries one commit out, counted from `left`, and is then away, answer and all, until `back`.
+/// A store that applies the last of `left` commits without answering and then cannot be reached until `back`.
 struct Away {
     left: Arc<AtomicUsize>,
     store: Arc<SimStore>,
@@ -180,7 +180,7 @@ impl Store for Away {
 }
 
 #[test]
-fn a_store_that_goes_away_during_a_restore_leaves_nobody_writing_into_what_was_replaced() {
+fn a_store_that_fails_during_a_restore_lets_nobody_write_into_replaced_data() {
     let (_, source) = world();
     let (file, expected) = (backup_of(&source), described(&source));
     let mut replaced_unseen = 0;
@@ -198,7 +198,7 @@ fn a_store_that_goes_away_during_a_restore_leaves_nobody_writing_into_what_was_r
             return;
         }
         if hsm.state() == State::Operational {
-            // What is acknowledged now is there after a restart.
+            // What is acknowledged now is still there after a restart.
             put_user(&op(&hsm), "after", Scheme::Scrypt);
             let now = described(&hsm);
             assert_eq!(described(&boot(&sim)), now, "{commits}");

@@ -1,4 +1,4 @@
-//! Files that were altered, cut, or put together from others.
+//! Files that were altered, cut, or assembled from others.
 
 use super::*;
 
@@ -15,12 +15,12 @@ fn an_altered_byte_anywhere_changes_nothing() {
         assert!(matches!(result, Err(Error::Invalid(_))), "byte {at}: {result:?}");
         assert!(sim.store.raw_rows() == shared, "byte {at}");
     }
-    // The note of the step came and went.
+    // The note of the step was written and removed.
     assert_eq!(sim.local.raw_rows(), local);
     restore_as(&hsm, &file, None, None).unwrap();
 }
 
-/// The file cut into its frames: the part in front of the entries, the entries, and what ends it.
+/// Cuts the file into its frames: the part before the entries, the entries, and the end.
 fn frames(file: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
     let mut parser = Parser::default();
     parser.feed(file);
@@ -97,7 +97,7 @@ fn entries_cannot_be_removed_exchanged_or_taken_from_another_backup() {
         ("none", joined(&head, &[])),
     ] {
         let why = refusal(restore_as(&hsm, &file, None, None));
-        // Under another head already the device's own entries do not open.
+        // Under another head the device's own entries already do not open.
         let known = why.starts_with("Entries of the backup file were removed")
             || why.ends_with("does not open. Nothing was restored.");
         assert!(known, "{what}: {why}");
@@ -106,7 +106,7 @@ fn entries_cannot_be_removed_exchanged_or_taken_from_another_backup() {
 }
 
 #[test]
-fn staged_entries_cannot_be_exchanged_by_who_has_the_store() {
+fn staged_entries_cannot_be_exchanged_in_the_store() {
     let (_, source) = world();
     let file = backup_of(&source);
     let sim = device(11);
@@ -135,11 +135,11 @@ fn equal_content_is_sealed_alike_and_different_content_under_different_nonces() 
     assert_eq!(nonces.len(), count);
     let (_, again) = frames(&backup_of(&hsm));
     let same = entries.iter().filter(|entry| again.contains(entry)).count();
-    // All but the device's configuration, whose key is fresh each time, and the manifest.
+    // All except the device's configuration, whose key is fresh each time, and the manifest.
     assert!(count - same < 10 && same < count, "{same} of {count}");
 }
 
-/// What the documents say of who has a file and its backup passphrase, and nothing else.
+/// What the documentation promises about an attacker who has only a file and its backup passphrase.
 #[test]
 fn the_backup_passphrase_alone_opens_names_and_the_device_and_nothing_else() {
     let (_, hsm) = world();

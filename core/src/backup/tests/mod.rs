@@ -1,8 +1,8 @@
-//! Backups and restores on simulated devices: of ours, and of files made as a NetHSM makes them.
+//! Backups and restores on simulated devices: of Casemate's own files, and of files in the form that a NetHSM writes.
 
 mod crash;
 mod hostile;
-mod nethsm;
+mod nethsm_files;
 mod stored;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,12 +13,12 @@ use casemate_api::{KeyId, KeyType, NamespaceId, Passphrase, Role, State, UserId,
 use pollster::block_on;
 
 use crate::backup::format::{Field, Frame, Parser, Version, push_end, push_framed, push_start};
+use crate::backup::nethsm::{self, DeviceItem, NethsmStore};
 use crate::backup::read::{Item, Reader};
-use crate::backup::upstream::{self, DeviceItem, Store as Upstream};
 use crate::config;
 use crate::config::tls::cluster_ca;
 use crate::crypto::digest::sha256;
-use crate::crypto::mech::Live;
+use crate::crypto::mech::LoadedKey;
 use crate::crypto::mech::tests::{TestRng, any_key};
 use crate::crypto::passphrase::{Digest, Scheme};
 use crate::crypto::secret::DomainKey;
@@ -49,7 +49,7 @@ fn secret(text: &str) -> Passphrase {
     Passphrase::from_text(text.into())
 }
 
-/// A device whose key follows from `seed`, as the server leaves it at its first start.
+/// A device whose key derives from `seed`, in the state after the server's first start.
 fn device(seed: u64) -> Sim {
     use crate::platform::DeviceKeeper;
     let sim = Sim::new(seed);
@@ -69,7 +69,7 @@ fn boot_on(platform: Platform) -> Arc<Hsm> {
 
 fn identity() -> TlsIdentity {
     let material = any_key(KeyType::EC_P256);
-    let certificate = x509::self_signed_der(&Live::load(&material).unwrap(), "x", &[], [7; 16]).unwrap();
+    let certificate = x509::self_signed_der(&LoadedKey::load(&material).unwrap(), "x", &[], [7; 16]).unwrap();
     TlsIdentity { private_key: x509::pkcs8_der(&material).unwrap(), chain: vec![certificate] }
 }
 
@@ -92,12 +92,12 @@ fn some_key(key_type: KeyType, label: &str) -> KeyRecord {
     KeyRecord::new(uid, Mechanisms::of(&list), label.into(), vec!["a".into(), "ü".into()], any_key(key_type))
 }
 
-/// The first user, who was believed just now.
+/// The first user, just authenticated.
 fn admin(op: &Operational) -> Caller {
     block_on(op.believe(&UserId::parse("admin").unwrap())).unwrap()
 }
 
-/// Who asks for a restore: nobody on an Unprovisioned HSM.
+/// The caller of a restore: none on an Unprovisioned HSM.
 fn asking(hsm: &Hsm) -> Option<Caller> {
     hsm.operational().map(|op| admin(&op))
 }
@@ -134,7 +134,7 @@ fn put_user(op: &Operational, id: &str, scheme: Scheme) {
 
 type Rows = Vec<(Path, Vec<u8>)>;
 
-/// The device of seed 1 with something of everything in it.
+/// The device of seed 1, with at least one of everything.
 fn world() -> (Sim, Arc<Hsm>) {
     static WORLD: OnceLock<(Rows, Rows)> = OnceLock::new();
     let (shared, local) = WORLD.get_or_init(|| {
@@ -174,7 +174,7 @@ fn world() -> (Sim, Arc<Hsm>) {
     (sim, hsm)
 }
 
-/// A network and a log target that nobody has by default.
+/// A network and a logging configuration that differ from the defaults.
 fn configured() -> (Network, Logging) {
     let network = Network {
         ip_address: "10.1.2.3".parse().unwrap(),
@@ -194,7 +194,7 @@ fn fill(store: &SimStore, rows: &Rows) {
     rows.iter().for_each(|(path, value)| store.tamper(path.clone(), value.clone()));
 }
 
-/// Everything that users can see of an HSM, and the keys themselves.
+/// Everything that users can see of an HSM, and the private keys.
 fn described(hsm: &Hsm) -> Vec<String> {
     let op = op(hsm);
     let generation = op.tables.generation;
@@ -305,14 +305,14 @@ fn a_backup_restores_everything_on_another_device() {
     assert_eq!(stored_config(&copy), (Some(network), Some(logging)));
     assert_eq!(generations(&other), [2]);
     assert!(!block_on(op(&copy).unattended_boot()).unwrap(), "the slot is of another device");
-    // The backup passphrase came along, and it all is there after a reboot, too.
+    // The backup passphrase was restored as well, and everything is still there after a reboot.
     let again = backup_of(&copy);
     assert_ne!(again, file);
     let copy = boot(&other);
     unlock(&copy, UNLOCK).unwrap();
     assert_eq!(described(&copy), expected);
     block_on(op(&copy).namespaces().create(&admin(&op(&copy)), &ns("ns3"))).unwrap();
-    // Numbers of namespaces go on behind those that were given.
+    // New namespaces get numbers after the restored ones.
     assert_eq!(block_on(op(&copy).namespaces().get(&ns("ns3"))).unwrap().unwrap().record.number, 3);
 }
 
@@ -354,7 +354,7 @@ fn a_backup_of_another_hsm_locks_this_one_until_its_passphrase_comes() {
     restore(&copy, &file).unwrap();
     assert_eq!(copy.state(), State::Locked);
     assert!(unlock(&copy, "neither of the two passphrases").is_err());
-    // It is this one's own network face that stays, and its old users do not come back with a reboot.
+    // The device keeps its own network configuration, and a reboot does not bring its old users back.
     assert_eq!(*block_on(copy.device.store.get(DevicePath::Tls)).unwrap().unwrap(), *tls);
     assert_eq!(stored_config(&copy), (None, None));
     let copy = boot(&other);
@@ -395,7 +395,7 @@ fn one_restore_runs_at_a_time_and_none_beside_a_provisioning() {
 }
 
 #[test]
-fn a_restore_does_not_outlast_the_phase_it_began_in() {
+fn a_restore_ends_with_the_phase_it_began_in() {
     let (sim, hsm) = world();
     let file = backup_of(&hsm);
     let shared = sim.store.raw_rows();
@@ -425,7 +425,7 @@ fn a_backup_ends_in_time_and_not_many_run_at_once() {
     let mut running: Vec<_> = (0..BACKUPS_RUNNING_MAX).map(|_| block_on(op.backups().begin()).unwrap()).collect();
     assert!(matches!(block_on(op.backups().begin()), Err(Error::Unavailable(_))));
     let mut late = running.pop().unwrap();
-    assert!(block_on(op.backups().begin()).is_err(), "the late one still has its place");
+    assert!(block_on(op.backups().begin()).is_err(), "the late one still has its slot");
     block_on(late.next_piece(op.backups())).unwrap();
     sim.clock.advance(std::time::Duration::from_millis(BACKUP_MAX_MS + 1));
     assert!(block_on(late.next_piece(op.backups())).is_err());
@@ -453,7 +453,7 @@ fn large_entries_are_staged_in_parts() {
 }
 
 #[test]
-fn the_unlock_passphrase_that_was_changed_since_is_the_one_of_the_backup_again() {
+fn an_unlock_passphrase_changed_since_the_backup_is_set_back_by_the_restore() {
     let (_, hsm) = world();
     let (file, expected) = (backup_of(&hsm), described(&hsm));
     block_on(op(&hsm).change_unlock_passphrase(

@@ -1,6 +1,6 @@
 //! Stores as earlier versions wrote them: `testdata/formats/store-before-0.1.0.txt` holds both stores of the simulated
-//! device 21 as they were on 26 November 2026, after a restore of a NetHSM's backup and a deletion of a namespace that a
-//! crash interrupted, and what users saw of them.
+//! device 21 as they were on 26 November 2026, after a restore of a NetHSM's backup and the deletion of a namespace
+//! that a crash interrupted, and what users saw of them.
 
 use super::*;
 
@@ -36,13 +36,13 @@ fn a_store_written_before_0_1_0_is_taken_over_whole() {
     let op = op(&hsm);
     let quota = block_on(op.namespaces().quota(&ns("quota"))).unwrap();
     assert_eq!((quota.0.keys, quota.1.keys), (Some(10), 1));
-    // The backup passphrase, the cluster CA, and the numbers that were given.
+    // The backup passphrase, the cluster CA, and the numbers of the namespaces.
     assert!(!backup_of(&hsm).is_empty());
     assert_eq!(block_on(cluster_ca(&op.tables)).unwrap(), Some(vec![0x30, 1, 2]));
     let by = admin(&op);
     block_on(op.namespaces().create(&by, &ns("next"))).unwrap();
     assert_eq!(block_on(op.namespaces().get(&ns("next"))).unwrap().unwrap().record.number, 4);
-    // What the crash left of namespace 2 is swept, and the digests of the NetHSM are hardened.
+    // The rest of namespace 2 is removed, and the digests of the NetHSM are hardened.
     let of_2 =
         || sim.store.raw_rows().iter().filter(|(path, _)| path.as_bytes().get(6..10) == Some(&[0, 0, 0, 2])).count();
     assert!(of_2() > 0);

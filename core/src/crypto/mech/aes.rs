@@ -1,4 +1,4 @@
-//! AES-CBC (SP 800-38A) without padding by aws-lc-rs. The key's length selects AES-128, 192 or 256.
+//! AES-CBC (SP 800-38A) without padding, by aws-lc-rs. The key's length selects AES-128, 192 or 256.
 
 use aws_lc_rs::cipher::{
     AES_128, AES_192, AES_256, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext, UnboundCipherKey,
@@ -9,7 +9,7 @@ use super::error::Output;
 use crate::Error;
 use crate::crypto::secret::SecretBytes;
 
-/// Bytes of an initialisation vector and of a block.
+/// Length of a block and of the initialisation vector, in bytes.
 const BLOCK: usize = 16;
 
 #[derive(Clone, Copy)]
@@ -27,7 +27,8 @@ impl Direction {
     }
 }
 
-/// Encrypts or decrypts whole blocks. Clients look for the words `argument length` in the refusal of others.
+/// Encrypts or decrypts whole blocks; other lengths are refused, with the words `argument length` that clients look
+/// for.
 pub(super) fn cbc(key: &SecretBytes, direction: Direction, input: &[u8], iv: Option<&[u8]>) -> Result<Output, Error> {
     let iv = match (iv, direction) {
         (Some(iv), _) => iv,

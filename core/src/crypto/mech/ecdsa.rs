@@ -1,5 +1,5 @@
-//! ECDSA (FIPS 186-5) with random nonces by AWS-LC, on all curves but secp256k1. Signatures are DER and not normalised to
-//! low s.
+//! ECDSA (FIPS 186-5) with random nonces, by AWS-LC, on all curves except secp256k1. Signatures are DER and not
+//! normalised to low s.
 
 use casemate_api::KeyType;
 use zeroize::Zeroizing;
@@ -9,14 +9,14 @@ use super::ffi::{Curve, EcKey};
 use crate::Error;
 
 /// An EC key ready to use.
-pub(super) struct Key {
+pub(super) struct EcPrivateKey {
     key_type: KeyType,
     key: EcKey,
     point: Vec<u8>,
 }
 
-impl Key {
-    /// `key_type` is the type of `curve` and only kept.
+impl EcPrivateKey {
+    /// `key_type` must be the type that belongs to `curve`; it is only stored.
     pub(super) fn load(key_type: KeyType, curve: Curve, scalar: &[u8]) -> Result<Self, MechError> {
         let refused = |_| MechError("AWS-LC refuses an EC key");
         let key = EcKey::new(curve, scalar).map_err(refused)?;
@@ -33,13 +33,13 @@ impl Key {
     }
 }
 
-/// Whether `signature` is one of `key` over `digest`.
-pub(super) fn verifies(key: &Key, digest: &[u8], signature: &[u8]) -> bool {
+/// Whether `signature` (DER) is a valid signature of `digest` by `key`.
+pub(super) fn verifies(key: &EcPrivateKey, digest: &[u8], signature: &[u8]) -> bool {
     key.key.verifies(digest, signature)
 }
 
-/// Signs a digest of the length the table asks for.
-pub(super) fn sign(key: &Key, digest: &[u8]) -> Result<Output, Error> {
+/// Signs a digest of the length that the mechanism table states.
+pub(super) fn sign(key: &EcPrivateKey, digest: &[u8]) -> Result<Output, Error> {
     let signature = key.key.sign(digest).map_err(|_| MechError("AWS-LC made no ECDSA signature"))?;
     Ok(Zeroizing::new(signature))
 }

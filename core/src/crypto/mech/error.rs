@@ -1,17 +1,17 @@
-//! What a mechanism gives, and what goes wrong in it.
+//! Output and errors of mechanisms.
 
 use zeroize::Zeroizing;
 
 use crate::error::Error;
 
-/// AWS-LC refused. Why is known to the caller, or nothing a caller could act on.
+/// AWS-LC reported a failure. The caller knows the reason, or could not act on it.
 #[derive(Debug)]
 pub(crate) struct Failed;
 
-/// What a mechanism returns. Wiped on drop, as plaintext is among it.
+/// Output of a mechanism. Wiped on drop, because it can be plaintext.
 pub(super) type Output = Zeroizing<Vec<u8>>;
 
-/// A cryptographic library refused what it should not refuse. The text is for the log and holds nothing secret.
+/// A cryptographic library failed on input it should accept. The text goes to the log and holds nothing secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct MechError(pub(crate) &'static str);

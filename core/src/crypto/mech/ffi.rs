@@ -1,9 +1,9 @@
-//! The AWS-LC calls that its safe Rust API lacks, each behind an owned pointer. The only `unsafe` of this crate.
+//! The AWS-LC calls that its safe Rust API lacks, each behind an owned pointer. The only `unsafe` code of this crate.
 //!
-//! Every wrapper owns exactly one C object and frees it once; AWS-LC wipes all memory it frees. What may be called from
-//! several threads at once follows AWS-LC's own rule (`rsa.h`, `ec_key.h`): functions that do not change a key may run
-//! concurrently. No wrapper changes a key once it is built. Callers check lengths and meaning; here it is only made
-//! sure that C reads and writes inside the buffers it is given.
+//! Every wrapper owns exactly one C object and frees it once; AWS-LC wipes all memory it frees. Thread safety follows
+//! AWS-LC's own rule (`rsa.h`, `ec_key.h`): functions that do not change a key may run concurrently. No wrapper changes
+//! a key once it is built. Callers check lengths and meaning; this module only ensures that C reads and writes inside
+//! the buffers it gets.
 #![expect(unsafe_code, reason = "calls into AWS-LC")]
 
 use std::ffi::c_int;
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::error::Failed;
 use super::rsa_numbers::Numbers;
 
-/// Reads a C status: 1 is success. Also empties the thread's error queue, which nobody reads.
+/// Turns a C status into a result: 1 is success. On failure also clears the thread's error queue, which nobody reads.
 fn done(status: c_int) -> Result<(), Failed> {
     if status == 1 {
         return Ok(());
@@ -91,8 +91,8 @@ impl BnCtx {
     }
 }
 
-/// Whether `candidate` (big-endian) is prime; wrong with a probability below 2⁻⁶⁴ even if it was chosen to deceive
-/// (32 rounds of Miller–Rabin). Takes 20 ms for 1024 bits, seconds for 4096.
+/// Whether `candidate` (big-endian) is prime; the answer is wrong with a probability below 2⁻⁶⁴ even for adversarial
+/// input (32 rounds of Miller–Rabin). Takes 20 ms for 1024 bits, seconds for 4096.
 pub(crate) fn is_prime(candidate: &[u8]) -> Result<bool, Failed> {
     const ROUNDS: c_int = 32;
     let (candidate, ctx) = (Bn::from_be(candidate)?, BnCtx::new()?);
@@ -145,7 +145,7 @@ fn md(hash: Hash) -> *const c::EVP_MD {
 /// How the result of an RSA decryption is padded.
 #[derive(Clone, Copy)]
 pub(crate) enum Padding {
-    /// Not at all.
+    /// No padding.
     None,
     /// PKCS#1 v1.5, type 2 (RFC 8017 §7.2).
     Pkcs1,
@@ -194,7 +194,8 @@ impl RsaKey {
         self.modulus_bytes
     }
 
-    /// Runs `operation`, which gets (length, buffer, capacity) to write its result of at most a modulus to.
+    /// Calls `operation` with (length, buffer, capacity). It writes its result to the buffer, at most the length of the
+    /// modulus.
     fn with_buffer(
         &self,
         operation: impl FnOnce(*mut usize, *mut u8, usize) -> c_int,
@@ -236,7 +237,7 @@ impl RsaKey {
         })
     }
 
-    /// Applies the private exponent to `input`, which must be as long as the modulus, and takes the padding off.
+    /// Applies the private exponent to `input`, which must be as long as the modulus, and removes the padding.
     pub(crate) fn decrypt(&self, padding: Padding, input: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failed> {
         self.with_buffer(|len, out, max| {
             // SAFETY: writes at most `max` bytes to `out`, reads `input.len()` bytes of a live slice.
@@ -267,7 +268,7 @@ impl RsaKey {
     }
 }
 
-/// The curves AWS-LC computes on for us.
+/// The curves for which AWS-LC is used.
 #[derive(Clone, Copy)]
 pub(crate) enum Curve {
     P256,
@@ -340,7 +341,7 @@ impl EcKey {
         if written == len && len > 0 { Ok(bytes) } else { done(0).and(Err(Failed)) }
     }
 
-    /// Whether `signature` is one of this key over `digest`, as DER (FIPS 186-5 §6.4.2).
+    /// Whether `signature` (DER) is a valid signature of `digest` by this key (FIPS 186-5 §6.4.2).
     pub(crate) fn verifies(&self, digest: &[u8], signature: &[u8]) -> bool {
         // SAFETY: reads two live slices of these lengths, and a live key that nobody changes.
         let verified = unsafe {
@@ -362,7 +363,7 @@ impl EcKey {
     }
 }
 
-/// Whether `signature`, as DER, is one of `digest` by the key with this public point (SEC 1 §2.3.4).
+/// Verifies `signature` (DER) over `digest` for the key with this public point (SEC 1 §2.3.4).
 pub(crate) fn verify_ecdsa(curve: Curve, point: &[u8], digest: &[u8], signature: &[u8]) -> Result<(), Failed> {
     let group = group(curve);
     // SAFETY: no arguments.

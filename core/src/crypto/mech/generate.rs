@@ -1,18 +1,18 @@
-//! Fresh keys.
+//! Key generation.
 
 use casemate_api::KeyType;
 use zeroize::Zeroizing;
 
 use super::error::MechError;
-use super::{Live, rsa};
+use super::{LoadedKey, rsa};
 use crate::crypto::material::{Material, scalar_bytes};
 use crate::crypto::secret::{Secret, SecretBytes};
 use crate::runtime::Rng;
 
 impl Material {
-    /// Makes a fresh key. `bits` is the RSA modulus (1024 to 8192, any count) or the Generic length, rounded up to whole
-    /// bytes; other types ignore it. RSA takes from tens of milliseconds (2048 bits) to half a minute (8192), draws from
-    /// AWS-LC's own generator and not from `rng`.
+    /// Generates a key. `bits` is the length of the RSA modulus (any from 1024 to 8192) or of a Generic key, rounded up
+    /// to whole bytes; other types ignore it. RSA takes from tens of milliseconds (2048 bits) to half a minute (8192
+    /// bits) and draws from AWS-LC's own generator instead of `rng`.
     pub fn generate(key_type: KeyType, bits: usize, rng: &dyn Rng) -> Result<Self, MechError> {
         match key_type {
             KeyType::RSA => {
@@ -36,8 +36,8 @@ impl Material {
     }
 }
 
-/// A scalar drawn evenly from 1 to the order less one, by drawing until one fits (FIPS 186-5 A.2.2). The least likely
-/// curve, BrainpoolP256, takes two of three draws; 128 in a row fail only if the random source is broken.
+/// Draws a scalar uniformly from 1 to the order less one, by rejection (FIPS 186-5 A.2.2). Even BrainpoolP256, the
+/// curve with the most rejections, accepts two of three draws; 128 in a row fail only if the random source is broken.
 fn random_scalar(key_type: KeyType, rng: &dyn Rng) -> Result<Material, MechError> {
     let len = scalar_bytes(key_type).ok_or(MechError("not an EC key type"))?;
     for _ in 0..128 {
@@ -50,7 +50,7 @@ fn random_scalar(key_type: KeyType, rng: &dyn Rng) -> Result<Material, MechError
             *highest &= 1;
         }
         let material = Material::Ec { key_type, scalar: SecretBytes::from_slice(&scalar) };
-        if Live::load(&material).is_ok() {
+        if LoadedKey::load(&material).is_ok() {
             return Ok(material);
         }
     }

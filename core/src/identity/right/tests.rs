@@ -1,8 +1,8 @@
-//! Administrators at work, some of whom are removed meanwhile, in every order in which their steps can fall.
+//! Administrators act while some of them are removed, with their steps interleaved at random.
 //!
-//! Each act is a future. A store that lets others go first before and after each of its calls makes every await a place
-//! where they can change turns, a pool that keeps its jobs makes hashes slow, and chance, from a seed, says whose turn it
-//! is. What a store applied is written down with the act on whose turn it did, so the order is known exactly.
+//! Each act is a future. The store yields before and after each of its calls, so that turns can change at every await;
+//! the pool keeps its jobs, so that hashes are slow; and a seeded random source decides whose turn it is. Everything
+//! that a store applied is recorded with the act whose turn it was, so the order is known exactly.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -31,12 +31,12 @@ use crate::runtime::pool::{Job, Pool, Work};
 use crate::sim::{Sim, SimRng, SimStore};
 use crate::store::{Outcome, Page, Path, Range, Read, Snapshot, Store, StoreError, Txn, Versioned, Watch};
 
-/// How many orders are tried; each is a world of its own.
+/// Number of interleavings tried, each on a device of its own.
 const ROUNDS: u64 = 80;
 const ACTS: usize = 9;
 const ADMINISTRATORS: [&str; 3] = ["admin", "anna", "bert"];
 
-/// What happened when: turns are counted, and each belongs to an act.
+/// The history of a run: turns are counted, and each belongs to one act.
 #[derive(Default)]
 struct History {
     turn: AtomicUsize,
@@ -56,39 +56,39 @@ impl History {
     }
 }
 
-/// A store in which others go first, before and after each call.
-struct Polite(Arc<SimStore>, Arc<History>);
+/// A store that yields before and after each call.
+struct YieldingStore(Arc<SimStore>, Arc<History>);
 
-/// Lets others go first, once.
-async fn after_you() {
+/// Yields once.
+async fn yield_once() {
     let mut asked = false;
     std::future::poll_fn(|_| if std::mem::replace(&mut asked, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
-impl Store for Polite {
+impl Store for YieldingStore {
     fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
         Box::pin(async move {
-            after_you().await;
+            yield_once().await;
             let found = self.0.get(path, read).await;
-            after_you().await;
+            yield_once().await;
             found
         })
     }
     fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
         Box::pin(async move {
-            after_you().await;
+            yield_once().await;
             self.0.range(range, read).await
         })
     }
     fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
         Box::pin(async move {
-            after_you().await;
+            yield_once().await;
             let outcomes = self.0.commit(txns).await;
             if outcomes.iter().flatten().any(|outcome| matches!(outcome, Outcome::Committed(_))) {
                 let by = self.1.act.load(Ordering::SeqCst);
                 self.1.applied.lock().unwrap().push((self.1.now(), by));
             }
-            after_you().await;
+            yield_once().await;
             outcomes
         })
     }
@@ -100,11 +100,11 @@ impl Store for Polite {
     }
 }
 
-/// Keeps jobs until one is to be done.
+/// Keeps jobs until the test runs one.
 #[derive(Default)]
-struct Held(Mutex<Vec<Job>>);
+struct HeldJobs(Mutex<Vec<Job>>);
 
-impl Pool for Held {
+impl Pool for HeldJobs {
     fn spawn(&self, _: Work, _: Party, job: Job) {
         self.0.lock().unwrap().push(job);
     }
@@ -124,11 +124,11 @@ enum Act {
     Tag,
 }
 
-/// One act as it goes: who, what, and when they were believed and had found what they act on.
+/// One act: by whom, what, when the caller was authenticated, and when it had found its target.
 struct Record {
     by: &'static str,
     act: Act,
-    believed: AtomicUsize,
+    authenticated: AtomicUsize,
     found: AtomicUsize,
     result: Mutex<Option<Result<(), Error>>>,
 }
@@ -143,9 +143,9 @@ fn key() -> KeyId {
 
 async fn carry_out(op: &Operational, number: usize, record: &Record, history: &History) -> Result<(), Error> {
     let caller = op.believe(&user(record.by)).await.map_err(|_| Error::NotBelieved)?;
-    record.believed.store(history.now(), Ordering::SeqCst);
+    record.authenticated.store(history.now(), Ordering::SeqCst);
     record.found.store(history.now(), Ordering::SeqCst);
-    after_you().await;
+    yield_once().await;
     let passphrase = || Passphrase::from_text(format!("passphrase {number}"));
     let name = format!("n{number}");
     match &record.act {
@@ -178,7 +178,7 @@ async fn carry_out(op: &Operational, number: usize, record: &Record, history: &H
             let keys = op.keys().managed_by(&caller)?;
             let found = keys.get(&key()).await?.ok_or_else(Error::not_found)?;
             record.found.store(history.now(), Ordering::SeqCst);
-            after_you().await;
+            yield_once().await;
             keys.delete(&found).await
         }
         Act::Configure => op.config().set_ntp(&caller, &Ntp { ntp_ip: None, nts_name: Some(name) }).await,
@@ -241,17 +241,17 @@ fn some_act(chance: &SimRng) -> Act {
 struct Played {
     records: Vec<Arc<Record>>,
     history: Arc<History>,
-    /// The Administrators who are left.
+    /// The remaining Administrators.
     left: Vec<&'static str>,
 }
 
-/// One order of one set of acts.
+/// Runs one interleaving of one set of acts.
 fn play(seed: u64) -> Played {
     let (sim, chance, history) = (device(), SimRng::new(seed), Arc::new(History::default()));
-    let pool = Arc::new(Held::default());
-    let store = Arc::new(Polite(sim.store.clone(), history.clone()));
-    let local = Arc::new(Polite(sim.local.clone(), history.clone()));
-    let hsm = block_on_turns(Hsm::boot(Platform { store, local, pool: pool.clone(), ..sim.platform() })).unwrap();
+    let pool = Arc::new(HeldJobs::default());
+    let store = Arc::new(YieldingStore(sim.store.clone(), history.clone()));
+    let local = Arc::new(YieldingStore(sim.local.clone(), history.clone()));
+    let hsm = block_on_yielding(Hsm::boot(Platform { store, local, pool: pool.clone(), ..sim.platform() })).unwrap();
     let op = hsm.operational().unwrap();
     history.applied.lock().unwrap().clear();
     let records: Vec<_> = (0..ACTS)
@@ -259,7 +259,7 @@ fn play(seed: u64) -> Played {
             Arc::new(Record {
                 by: ADMINISTRATORS[chance.below(3) as usize],
                 act: some_act(&chance),
-                believed: AtomicUsize::new(0),
+                authenticated: AtomicUsize::new(0),
                 found: AtomicUsize::new(0),
                 result: Mutex::default(),
             })
@@ -287,13 +287,13 @@ fn play(seed: u64) -> Played {
         }
     }
     drop(running);
-    let is_left = |name: &&str| block_on_turns(op.user(&user(name))).unwrap().is_some();
+    let is_left = |name: &&str| block_on_yielding(op.user(&user(name))).unwrap().is_some();
     let left = ADMINISTRATORS.into_iter().filter(is_left).collect();
     Played { records, history, left }
 }
 
 /// Drives a future that yields without waking anybody.
-fn block_on_turns<T>(future: impl Future<Output = T>) -> T {
+fn block_on_yielding<T>(future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     loop {
         if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -322,21 +322,22 @@ fn no_right_outlives_its_owner_and_no_act_undoes_what_it_never_saw() {
                 continue;
             };
             done += 1;
-            assert!(matches!(*result, Some(Ok(()))), "it was refused, and done: {}", say());
-            let (believed, found) = (record.believed.load(Ordering::SeqCst), record.found.load(Ordering::SeqCst));
+            assert!(matches!(*result, Some(Ok(()))), "it was refused but carried out: {}", say());
+            let (authenticated, found) =
+                (record.authenticated.load(Ordering::SeqCst), record.found.load(Ordering::SeqCst));
             let between = |since: usize, turns: Vec<usize>| turns.into_iter().any(|turn| since < turn && turn < wrote);
             let gone = of(&|act| *act == Act::DeleteUser(record.by));
-            assert!(!between(believed, gone), "its owner was deleted before: {}", say());
+            assert!(!between(authenticated, gone), "its owner was deleted before: {}", say());
             let changed = of(&|act| *act == Act::SetPassphrase(record.by));
-            assert!(!between(believed, changed), "its owner's passphrase was changed before: {}", say());
+            assert!(!between(authenticated, changed), "its owner's passphrase was changed before: {}", say());
             let made = match record.act {
                 Act::DeleteKey => of(&|act| *act == Act::CreateKey),
                 Act::DeleteNamespace => of(&|act| *act == Act::CreateNamespace),
                 _ => Vec::new(),
             };
-            assert!(!between(found, made), "what it deleted was made after it had looked: {}", say());
+            assert!(!between(found, made), "it deleted what was created after it had looked: {}", say());
         }
     }
-    // Else the test has not met what it is about.
+    // Otherwise the test has not covered its subject.
     assert!(refused > 10 && done > 150, "{refused} were refused, {done} were done");
 }

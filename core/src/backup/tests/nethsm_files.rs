@@ -1,21 +1,21 @@
-//! Files as a NetHSM makes them, and what a NetHSM needs in ours.
+//! Files in the form that a NetHSM writes, and what a NetHSM needs in the files of Casemate.
 
 use super::*;
 
-/// A file as a NetHSM writes it.
+/// Builds a file in the form that a NetHSM writes.
 pub(super) fn nethsm(version: Version, tweak: impl Fn(&mut Vec<(String, Vec<u8>)>, &DomainKey)) -> Vec<u8> {
     let domain = DomainKey::new([0x42; 32]);
     let (unlock_salt, backup_salt, config_key) = ([1; 16], [2; 16], [3; 32]);
     let unlock = kdf::unlock_key(UNLOCK.as_bytes(), &unlock_salt);
-    // The same in every file, as it is on one device.
+    // The same in every file of one device.
     let locked = seal::seal_at(unlock.expose(), [5; 12], b"passphrase", domain.expose());
     let key = kdf::backup_key(BACKUP.as_bytes(), &backup_salt);
-    let mut entries: Vec<(String, Vec<u8>)> = vec![(upstream::INITIALIZED.into(), vec![])];
-    let stored = |store: Upstream, path: &str, value: &[u8]| {
+    let mut entries: Vec<(String, Vec<u8>)> = vec![(nethsm::INITIALIZED.into(), vec![])];
+    let stored = |store: NethsmStore, path: &str, value: &[u8]| {
         let sealed = seal::seal(store.key(&domain).expose(), path.as_bytes(), value, &TestRng);
         (path.to_owned(), sealed)
     };
-    for store in [Upstream::Users, Upstream::Keys, Upstream::Namespaces] {
+    for store in [NethsmStore::Users, NethsmStore::Keys, NethsmStore::Namespaces] {
         entries.push(stored(store, &store.version_path(), b"0"));
     }
     for (path, role) in
@@ -26,20 +26,20 @@ pub(super) fn nethsm(version: Version, tweak: impl Fn(&mut Vec<(String, Vec<u8>)
         let digest = Digest { scheme: Scheme::HmacSha256, salt, hash: digest };
         let role = Role::ALL.into_iter().find(|known| format!("{known:?}") == role).unwrap();
         let user = UserRecord { real_name: path.into(), role, digest, tags: Default::default() };
-        entries.push(stored(Upstream::Users, &upstream::user_path(path), &upstream::write_user(&user)));
+        entries.push(stored(NethsmStore::Users, &nethsm::user_path(path), &nethsm::write_user(&user)));
     }
     let json = |id: &str, key_type| {
         let key = some_key(key_type, "");
-        let json = upstream::write_key(&key, Some(&[0xff, 0, b'"', b'\\']), 7).unwrap().to_vec();
-        stored(Upstream::Keys, id, &json)
+        let json = nethsm::write_key(&key, Some(&[0xff, 0, b'"', b'\\']), 7).unwrap().to_vec();
+        stored(NethsmStore::Keys, id, &json)
     };
     entries.extend([json("/key/rsa", KeyType::RSA), json("/key/.ns1/ed", KeyType::Curve25519)]);
-    entries.push(stored(Upstream::Namespaces, "/namespace/ns1", b"\"ns1\""));
+    entries.push(stored(NethsmStore::Namespaces, "/namespace/ns1", b"\"ns1\""));
     let tls = identity();
     let device: [(DeviceItem, Vec<u8>); 6] = [
         (DeviceItem::UnlockSalt, unlock_salt.to_vec()),
-        (DeviceItem::Certificate, upstream::write_chain(&tls.chain)),
-        (DeviceItem::PrivateKey, upstream::write_private_pem(&tls.private_key).to_vec()),
+        (DeviceItem::Certificate, nethsm::write_chain(&tls.chain)),
+        (DeviceItem::PrivateKey, nethsm::write_private_pem(&tls.private_key).to_vec()),
         (DeviceItem::TimeOffset, b"-86400".to_vec()),
         (DeviceItem::UnattendedBoot, b"0".to_vec()),
         (DeviceItem::Attended, vec![9; 88]),
@@ -52,21 +52,21 @@ pub(super) fn nethsm(version: Version, tweak: impl Fn(&mut Vec<(String, Vec<u8>)
             Version::V1 => {
                 let sealed = seal::seal(&config_key, path.as_bytes(), &value, &TestRng);
                 entries.push((path, sealed));
-                // Another member of the cluster, whose entries are not for us.
+                // Another member of the cluster, whose entries this device ignores.
                 entries.push((item.path("1111111111"), vec![1; 40]));
             }
         }
     }
     match version {
         Version::V0 => {
-            entries.push((upstream::BACKUP_KEY.into(), key.expose().to_vec()));
-            entries.push((upstream::BACKUP_SALT.into(), backup_salt.to_vec()));
-            entries.push((upstream::CONFIG_VERSION.into(), b"0".to_vec()));
+            entries.push((nethsm::BACKUP_KEY.into(), key.expose().to_vec()));
+            entries.push((nethsm::BACKUP_SALT.into(), backup_salt.to_vec()));
+            entries.push((nethsm::CONFIG_VERSION.into(), b"0".to_vec()));
         }
         Version::V1 => {
-            entries.push(stored(Upstream::Config, upstream::BACKUP_KEY, key.expose()));
-            entries.push(stored(Upstream::Config, upstream::BACKUP_SALT, &backup_salt));
-            entries.push((upstream::CONFIG_VERSION.into(), b"1".to_vec()));
+            entries.push(stored(NethsmStore::Config, nethsm::BACKUP_KEY, key.expose()));
+            entries.push(stored(NethsmStore::Config, nethsm::BACKUP_SALT, &backup_salt));
+            entries.push((nethsm::CONFIG_VERSION.into(), b"1".to_vec()));
         }
     }
     entries.sort();
@@ -116,16 +116,16 @@ fn files_of_a_nethsm_are_restored_with_its_users_and_their_passphrases() {
         assert!(lines.iter().all(|line| !line.contains("Scrypt")));
         assert_eq!(lines.iter().filter(|line| line.contains(" 7 Some([255, 0, 34, 92]) ")).count(), 2);
         assert!(logs_in(&hsm, "admin", "passphrase of admin") && logs_in(&hsm, "ns1~two", "passphrase of ns1~two"));
-        // Their digests are made hard ones, and the passphrases stay.
+        // Their digests are hardened, and the passphrases stay the same.
         block_on(op(&hsm).users().harden_digests()).unwrap();
         assert!(described(&hsm).iter().all(|line| !line.contains("HmacSha256")));
         assert!(logs_in(&hsm, "operator", "passphrase of operator") && !logs_in(&hsm, "operator", "other"));
-        // What is backed up here now is restored here without a passphrase, and knows the slow digests.
+        // A backup made here now is restored without a passphrase, with the hardened digests.
         let expected = described(&hsm);
         let again = backup_of(&hsm);
         restore_as(&hsm, &again, None, None).unwrap();
         assert_eq!(described(&hsm), expected);
-        // And the NetHSM's own file, under the same Domain Key, too.
+        // The NetHSM's own file as well, which has the same Domain Key.
         restore_as(&hsm, &file, None, None).unwrap();
         assert_eq!(hsm.state(), State::Operational);
         assert_eq!(described(&hsm), lines);
@@ -133,10 +133,10 @@ fn files_of_a_nethsm_are_restored_with_its_users_and_their_passphrases() {
 }
 
 #[test]
-fn what_cannot_be_read_is_left_out_after_a_full_restore_and_refuses_one_that_serves() {
+fn unreadable_entries_are_left_out_of_a_full_restore_and_fail_a_partial_one() {
     let bad = |entries: &mut Vec<(String, Vec<u8>)>, domain: &DomainKey| {
         let stored = |path: &str, value: &[u8]| {
-            let sealed = seal::seal(Upstream::Keys.key(domain).expose(), path.as_bytes(), value, &TestRng);
+            let sealed = seal::seal(NethsmStore::Keys.key(domain).expose(), path.as_bytes(), value, &TestRng);
             (path.to_owned(), sealed)
         };
         entries.push(stored("/key/odd", b"{\"mechanisms\":[],\"priv\":{\"PEM\":\"x\"},\"shape\":1}"));
@@ -162,7 +162,7 @@ fn what_cannot_be_read_is_left_out_after_a_full_restore_and_refuses_one_that_ser
 #[test]
 fn a_file_that_lacks_what_every_backup_has_changes_nothing() {
     let path = |item: DeviceItem| item.path("0000000000");
-    let tls_of_another = upstream::write_chain(&identity().chain);
+    let tls_of_another = nethsm::write_chain(&identity().chain);
     let certificate = path(DeviceItem::Certificate);
     let config_key = [3; 32];
     let other = seal::seal(&config_key, certificate.as_bytes(), &tls_of_another, &TestRng);
@@ -171,8 +171,8 @@ fn a_file_that_lacks_what_every_backup_has_changes_nothing() {
         (path(DeviceItem::PrivateKey), None, "no TLS key"),
         (certificate.clone(), None, "no TLS key"),
         (certificate, Some(other), "do not belong together"),
-        (upstream::CONFIG_VERSION.to_owned(), None, "lacks entries"),
-        (upstream::CONFIG_VERSION.to_owned(), Some(b"2".to_vec()), "unknown version"),
+        (nethsm::CONFIG_VERSION.to_owned(), None, "lacks entries"),
+        (nethsm::CONFIG_VERSION.to_owned(), Some(b"2".to_vec()), "unknown version"),
         (path(DeviceItem::UnlockSalt), Some(vec![0; 44]), "does not open"),
     ] {
         let file = nethsm(Version::V1, |entries, _| {
@@ -208,12 +208,12 @@ fn our_files_have_what_a_nethsm_needs_to_boot() {
     }
     assert!(reader.at_end() && head.ours && head.device_id == hsm.device_id());
     assert_eq!((found["/config/version"].as_slice(), found["/.initialized"].as_slice()), (&b"1"[..], &b""[..]));
-    for store in [Upstream::Users, Upstream::Keys, Upstream::Namespaces] {
+    for store in [NethsmStore::Users, NethsmStore::Keys, NethsmStore::Namespaces] {
         let path = store.version_path();
-        assert_eq!(*upstream::open(&store.key(&domain), &path, &found[&path]).unwrap(), *b"0");
+        assert_eq!(*nethsm::open(&store.key(&domain), &path, &found[&path]).unwrap(), *b"0");
     }
-    for path in [upstream::BACKUP_KEY, upstream::BACKUP_SALT] {
-        upstream::open(&Upstream::Config.key(&domain), path, &found[path]).unwrap();
+    for path in [nethsm::BACKUP_KEY, nethsm::BACKUP_SALT] {
+        nethsm::open(&NethsmStore::Config.key(&domain), path, &found[path]).unwrap();
     }
     let item = |item: DeviceItem| {
         let path = item.path(&head.device_id);
@@ -222,9 +222,9 @@ fn our_files_have_what_a_nethsm_needs_to_boot() {
     let unlock = kdf::unlock_key(UNLOCK.as_bytes(), item(DeviceItem::UnlockSalt).as_slice().try_into().unwrap());
     assert_eq!(*seal::open(unlock.expose(), b"passphrase", &head.locked_domain_key).unwrap(), *domain.expose());
     assert!(item(DeviceItem::PrivateKey).starts_with(b"-----BEGIN PRIVATE KEY-----\n"));
-    assert_eq!(upstream::read_chain(&item(DeviceItem::Certificate)).unwrap().len(), 1);
+    assert_eq!(nethsm::read_chain(&item(DeviceItem::Certificate)).unwrap().len(), 1);
     assert_eq!(*item(DeviceItem::UnattendedBoot), *b"1");
-    assert!(upstream::read_seconds(&item(DeviceItem::TimeOffset)).unwrap() > 0);
+    assert!(nethsm::read_seconds(&item(DeviceItem::TimeOffset)).unwrap() > 0);
     assert_eq!(found[&DeviceItem::Attended.path(&head.device_id)].len(), 88);
     assert!(found.contains_key("/authentication/ns1~operator") && found.contains_key("/key/.ns1/k69"));
     assert!(found.contains_key("/namespace/ns2") && !found.contains_key("/namespace/gone"));
@@ -252,7 +252,7 @@ fn backups_of_a_real_nethsm_are_restored() {
             assert!(lines.iter().any(|line| line.starts_with(begin)), "{name}: {begin}");
         }
         assert_eq!(lines.len(), 4);
-        // Again while it serves, as nothing about its Domain Key changed.
+        // Again while it serves, because its Domain Key is the same.
         restore_as(&hsm, &file, None, None).unwrap();
         assert_eq!((hsm.state(), described(&hsm)), (State::Operational, lines.clone()));
         let again = backup_of(&hsm);
@@ -261,7 +261,7 @@ fn backups_of_a_real_nethsm_are_restored() {
     }
 }
 
-/// A file without an Administrator opens and reads, and yet nobody could manage what it makes.
+/// A file without an Administrator can be opened and read, but nobody could manage the restored HSM.
 #[test]
 fn a_backup_that_would_lock_everybody_out_is_undone_at_unlock() {
     let nobody = |entries: &mut Vec<(String, Vec<u8>)>, _: &DomainKey| {
@@ -294,7 +294,7 @@ fn a_backup_that_would_lock_everybody_out_is_undone_at_unlock() {
     assert_eq!(described(&own), before);
 }
 
-/// Whoever restores a file of which nobody knows the unlock passphrase is not locked out.
+/// Restoring a file whose unlock passphrase nobody knows does not lock its user out.
 #[test]
 fn the_former_unlock_passphrase_undoes_a_restore_until_the_new_one_was_used() {
     let (sim, own) = world();
@@ -324,7 +324,7 @@ fn the_former_unlock_passphrase_undoes_a_restore_until_the_new_one_was_used() {
     assert!(matches!(unlock(&own, UNLOCK), Err(Error::Forbidden(_))), "from then on there is no way back");
 }
 
-/// The time that comes with a restore goes with it.
+/// Undoing a restore also undoes its time.
 #[test]
 fn an_undone_restore_gives_the_clock_back_too() {
     const LATER: &str = "2041-02-03T04:05:06Z";
@@ -360,7 +360,7 @@ fn an_undone_restore_gives_the_clock_back_too() {
     assert_eq!((fresh.state(), year(&fresh)), (State::Unprovisioned, before));
 }
 
-/// V0 has no end mark: what is cut off between two entries shows by the entry that every file ends with.
+/// V0 has no end mark: a file cut off between two entries is detected by the missing last entry that every file has.
 #[test]
 fn a_v0_file_that_breaks_off_between_entries_is_refused() {
     let cut = |entries: &mut Vec<(String, Vec<u8>)>, _: &DomainKey| {
@@ -374,9 +374,9 @@ fn a_v0_file_that_breaks_off_between_entries_is_refused() {
     assert_eq!(hsm.state(), State::Unprovisioned);
 }
 
-/// The V0 files of these tests are what another implementation takes them for, entry by entry, so that what we read is V0.
+/// Another implementation reads the V0 files of these tests to the same entries, which shows that they are V0.
 #[test]
-fn another_reader_finds_in_a_v0_file_what_we_find() {
+fn another_reader_finds_the_same_entries_in_a_v0_file() {
     let file = nethsm(Version::V0, |_, _| {});
     let theirs = nethsm_backup::Backup::parse(file.as_slice()).unwrap();
     let theirs = theirs.decrypt(BACKUP.as_bytes()).unwrap();

@@ -1,8 +1,8 @@
-//! NetHSM's own records, known here alone: which path holds what, under which key, in which form.
+//! NetHSM's records: their paths, keys and formats. Only `backup/` knows them.
 //!
-//! Below the seals of the backup each value is sealed as NetHSM's store keeps it: AES-256-GCM with the full path as
-//! associated data, under SHA-256(Domain Key ‖ label) for what belongs to all devices, and under the configuration key of
-//! the device for its own.
+//! Inside the seals of the backup, each value is sealed as in NetHSM's store: AES-256-GCM with the full path as
+//! associated data, under SHA-256(Domain Key ‖ label) for values that belong to all devices, and under the
+//! configuration key of a device for its own values.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,9 +24,9 @@ use crate::keys::check_label;
 use crate::rows::key::{KeyRecord, Mechanisms};
 use crate::rows::user::UserRecord;
 
-/// Value of a store's version, which each of the three stores seals.
+/// Value of a store's version, an entry of each of the three stores.
 pub const STORE_VERSION: &[u8] = b"0";
-/// The entry that says that the HSM was provisioned.
+/// The entry that marks the HSM as provisioned.
 pub const INITIALIZED: &str = "/.initialized";
 /// Version of the store as a whole, in clear.
 pub const CONFIG_VERSION: &str = "/config/version";
@@ -34,14 +34,14 @@ pub const CONFIG_VERSION: &str = "/config/version";
 pub const BACKUP_KEY: &str = "/config/backup-key";
 /// The salt of the backup passphrase.
 pub const BACKUP_SALT: &str = "/config/backup-salt";
-/// The certificate that signs those of a cluster's members.
+/// The cluster CA, which signs the certificates of the members.
 pub const CLUSTER_CA: &str = "/config/cluster-ca";
-/// The list of entries that ends a backup of ours; NetHSM does not know it and ignores it.
+/// The manifest, the last entry of a backup written by Casemate; NetHSM ignores it.
 pub const MANIFEST: &str = "/~manifest";
 
-/// A store of NetHSM that the Domain Key opens.
+/// A store of NetHSM whose key derives from the Domain Key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Store {
+pub enum NethsmStore {
     /// Users.
     Users,
     /// Keys.
@@ -52,15 +52,22 @@ pub enum Store {
     Config,
 }
 
-impl Store {
-    /// How the paths of this store begin.
+impl NethsmStore {
+    /// The prefix of the paths of this store.
     pub fn prefix(self) -> &'static str {
         match self {
-            Store::Users => "/authentication/",
-            Store::Keys => "/key/",
-            Store::Namespaces => "/namespace/",
-            Store::Config => "/config/",
+            NethsmStore::Users => "/authentication/",
+            NethsmStore::Keys => "/key/",
+            NethsmStore::Namespaces => "/namespace/",
+            NethsmStore::Config => "/config/",
         }
+    }
+
+    /// Whether `path` lies in one of the three stores that hold records, known by name or not.
+    pub fn holds(path: &str) -> bool {
+        [NethsmStore::Users, NethsmStore::Keys, NethsmStore::Namespaces]
+            .iter()
+            .any(|store| path.starts_with(store.prefix()))
     }
 
     /// The path of the store's version.
@@ -70,10 +77,10 @@ impl Store {
 
     fn label(self) -> &'static [u8] {
         match self {
-            Store::Users => b"auth_store",
-            Store::Keys => b"key_store",
-            Store::Namespaces => b"namespace_store",
-            Store::Config => b"config_store",
+            NethsmStore::Users => b"auth_store",
+            NethsmStore::Keys => b"key_store",
+            NethsmStore::Namespaces => b"namespace_store",
+            NethsmStore::Config => b"config_store",
         }
     }
 
@@ -84,18 +91,23 @@ impl Store {
     }
 }
 
-/// Opens a value of a store that the Domain Key opens.
+/// The value of [`CONFIG_VERSION`] in a backup of this version: one ASCII digit.
+pub fn config_version(version: Version) -> [u8; 1] {
+    [b'0' + version.byte()]
+}
+
+/// Opens a value of a store that the Domain Key opens, or of a device's own configuration.
 pub fn open(key: &StoreKey, path: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
     seal::open(key.expose(), path.as_bytes(), sealed)
 }
 
-/// What a path names.
+/// The meaning of a path in a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum EntryPath {
     /// [`INITIALIZED`]
     Initialized,
     /// The version of a store.
-    StoreVersion(Store),
+    StoreVersion(NethsmStore),
     /// A user.
     User(UserId),
     /// A namespace.
@@ -108,18 +120,18 @@ pub enum Place {
     Shared,
     /// Configuration of one device.
     Device {
-        /// Which; empty in V0, which knows only one.
+        /// Id of the device; empty in V0, which has only one.
         device: String,
-        /// What.
+        /// Which value of the device.
         item: DeviceItem,
     },
     /// [`MANIFEST`]
     Manifest,
-    /// Something of no use here.
+    /// A path that is not known or not used.
     Other,
 }
 
-/// What a device keeps for itself.
+/// A value that belongs to one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DeviceItem {
     /// Salt of the unlock passphrase.
@@ -128,17 +140,17 @@ pub enum DeviceItem {
     Certificate,
     /// TLS private key.
     PrivateKey,
-    /// Addresses.
+    /// The network configuration.
     Network,
-    /// Where the log goes.
+    /// The logging configuration.
     Logging,
-    /// Seconds from the hardware clock to the HSM's.
+    /// Seconds from the hardware clock to the HSM's time.
     TimeOffset,
-    /// Whether the device boots by itself.
+    /// Whether unattended boot is on.
     UnattendedBoot,
-    /// The Domain Key, twice sealed: attended boot.
+    /// The Domain Key for attended boot, sealed under the Unlock Key and then under the Device Key.
     Attended,
-    /// The Domain Key under the Device Key alone: unattended boot.
+    /// The Domain Key for unattended boot, sealed under the Device Key alone.
     Unattended,
 }
 
@@ -161,7 +173,8 @@ impl DeviceItem {
         format!("/local/{device}/{name}")
     }
 
-    /// What the seal of a slot under a Device Key is bound to; `None`: this is no slot. There is no separator in it.
+    /// The associated data of a slot's seal under the Device Key, which has no separator before the slot's name; `None`
+    /// if this item is not a slot.
     pub fn slot_label(self, version: Version, device: &str) -> Option<Vec<u8>> {
         let slot = match self {
             DeviceItem::Attended => "attended",
@@ -175,19 +188,19 @@ impl DeviceItem {
     }
 }
 
-impl Place {
-    /// What `path` names in a backup of this version. Names that are none of ours are [`Place::Other`].
+impl EntryPath {
+    /// Parses `path` in a backup of this version. Unknown or invalid paths are [`EntryPath::Other`].
     pub fn of(version: Version, path: &str) -> Self {
-        for store in [Store::Users, Store::Keys, Store::Namespaces] {
+        for store in [NethsmStore::Users, NethsmStore::Keys, NethsmStore::Namespaces] {
             if let Some(rest) = path.strip_prefix(store.prefix()) {
-                return Self::in_store(store, rest).unwrap_or(Place::Other);
+                return Self::in_store(store, rest).unwrap_or(EntryPath::Other);
             }
         }
         match path {
-            INITIALIZED => return Place::Initialized,
-            CONFIG_VERSION => return Place::ConfigVersion,
-            BACKUP_KEY | BACKUP_SALT | CLUSTER_CA => return Place::Shared,
-            MANIFEST => return Place::Manifest,
+            INITIALIZED => return EntryPath::Initialized,
+            CONFIG_VERSION => return EntryPath::ConfigVersion,
+            BACKUP_KEY | BACKUP_SALT | CLUSTER_CA => return EntryPath::Shared,
+            MANIFEST => return EntryPath::Manifest,
             _ => {}
         }
         let (device, name) = match version {
@@ -199,58 +212,58 @@ impl Place {
         };
         let item = DEVICE_ITEMS.iter().find(|(_, known)| Some(*known) == name).map(|(item, _)| *item);
         match (device, item) {
-            (Some(device), Some(item)) => Place::Device { device: device.to_owned(), item },
-            _ => Place::Other,
+            (Some(device), Some(item)) => EntryPath::Device { device: device.to_owned(), item },
+            _ => EntryPath::Other,
         }
     }
 
-    fn in_store(store: Store, rest: &str) -> Option<Self> {
+    fn in_store(store: NethsmStore, rest: &str) -> Option<Self> {
         if rest == ".version" {
-            return Some(Place::StoreVersion(store));
+            return Some(EntryPath::StoreVersion(store));
         }
         // `.namespace/name`
         let split = rest.strip_prefix('.').map(|rest| rest.split_once('/'));
         match store {
-            Store::Namespaces => NamespaceId::parse(rest).ok().map(Place::Namespace),
-            Store::Users => {
+            NethsmStore::Namespaces => NamespaceId::parse(rest).ok().map(EntryPath::Namespace),
+            NethsmStore::Users => {
                 let spelled = match split {
                     Some(split) => split.map(|(namespace, name)| format!("{namespace}~{name}"))?,
                     None => rest.to_owned(),
                 };
-                UserId::parse(&spelled).ok().map(Place::User)
+                UserId::parse(&spelled).ok().map(EntryPath::User)
             }
-            Store::Keys => {
+            NethsmStore::Keys => {
                 let (namespace, id) = match split {
                     Some(split) => split.map(|(namespace, id)| (Some(namespace), id))?,
                     None => (None, rest),
                 };
                 let namespace = namespace.map(NamespaceId::parse).transpose().ok()?;
-                Some(Place::Key(namespace, KeyId::parse(id).ok()?))
+                Some(EntryPath::Key(namespace, KeyId::parse(id).ok()?))
             }
-            Store::Config => None,
+            NethsmStore::Config => None,
         }
     }
 }
 
 /// The path of a user.
 pub fn user_path(id: &str) -> String {
-    format!("{}{id}", Store::Users.prefix())
+    format!("{}{id}", NethsmStore::Users.prefix())
 }
 
 /// The path of a namespace.
 pub fn namespace_path(id: &NamespaceId) -> String {
-    format!("{}{id}", Store::Namespaces.prefix())
+    format!("{}{id}", NethsmStore::Namespaces.prefix())
 }
 
 /// The path of a key.
 pub fn key_path(namespace: Option<&NamespaceId>, id: &str) -> String {
     match namespace {
-        None => format!("{}{id}", Store::Keys.prefix()),
-        Some(namespace) => format!("{}.{namespace}/{id}", Store::Keys.prefix()),
+        None => format!("{}{id}", NethsmStore::Keys.prefix()),
+        Some(namespace) => format!("{}.{namespace}/{id}", NethsmStore::Keys.prefix()),
     }
 }
 
-/// A value that does not say what it should. The text says which part, never what it was.
+/// A malformed value. The text names the part, never its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadValue(pub &'static str);
@@ -261,26 +274,26 @@ impl From<BadJson> for BadValue {
     }
 }
 
-/// In front of a digest of ours: scrypt over NetHSM's digest. A NetHSM compares its own digest with all of it, which never
-/// fits, so such a user needs a new passphrase there.
+/// Prefix of a digest of scheme 1: scrypt over NetHSM's digest. A NetHSM compares its own digest with the whole value,
+/// which never matches, so such a user needs a new passphrase there.
 const SCRYPT_MARK: &[u8] = b"casemate-scrypt-1:";
 
 /// Reads a user.
 pub fn read_user(json: &[u8]) -> Result<UserRecord, BadValue> {
     let mut members = Members::of(Value::read(json)?)?;
-    let real_name = String::from_utf8_lossy(&members.take("name")?.into_bytes()?).into_owned();
-    let salt = members.take("salt")?.into_bytes()?;
+    let real_name = String::from_utf8_lossy(&members.required("name")?.into_bytes()?).into_owned();
+    let salt = members.required("salt")?.into_bytes()?;
     let salt = salt.as_slice().try_into().map_err(|_| BadValue("its salt does not have 16 bytes"))?;
-    let stored = members.take("digest")?.into_bytes()?;
+    let stored = members.required("digest")?.into_bytes()?;
     let (scheme, hash) = match stored.strip_prefix(SCRYPT_MARK) {
         Some(hash) if stored.len() != 32 => (Scheme::Scrypt, hash),
         _ => (Scheme::HmacSha256, stored.as_slice()),
     };
     let hash = hash.try_into().map_err(|_| BadValue("its digest does not have 32 bytes"))?;
-    let role = members.take("role")?.into_text()?;
+    let role = members.required("role")?.into_text()?;
     let role = Role::ALL.into_iter().find(|known| format!("{known:?}") == role);
     let role = role.ok_or(BadValue("it names an unknown role"))?;
-    let tags = members.maybe("tags").map_or(Ok(BTreeSet::new()), texts)?;
+    let tags = members.optional("tags").map_or(Ok(BTreeSet::new()), texts)?;
     members.end()?;
     Ok(UserRecord { real_name, role, digest: Digest { scheme, salt, hash }, tags })
 }
@@ -305,7 +318,7 @@ fn texts<T: FromIterator<String>>(list: Value) -> Result<T, BadValue> {
     list.into_list()?.into_iter().map(|item| Ok(item.into_text()?)).collect()
 }
 
-/// Reads a namespace: its name.
+/// Reads a namespace; returns its name.
 pub fn read_namespace(json: &[u8]) -> Result<String, BadValue> {
     Ok(Value::read(json)?.into_text()?)
 }
@@ -315,42 +328,42 @@ pub fn write_namespace(id: &NamespaceId) -> Zeroizing<Vec<u8>> {
     Value::text(id.as_str()).write()
 }
 
-/// A key with all that NetHSM keeps in its record.
+/// A key with everything that NetHSM keeps in its record.
 pub struct FullKey {
-    /// Its record, under a uid of its own.
+    /// The key's record, with the uid given.
     pub record: KeyRecord,
-    /// Its certificate: any bytes.
+    /// The certificate, any bytes.
     pub certificate: Option<Vec<u8>>,
-    /// How often it was used.
+    /// Number of operations.
     pub operations: u64,
 }
 
 const CERTIFICATE_TYPE: &str = "application/octet-stream";
 
-/// Reads a key. RSA primes are not tested once more: whoever sealed the record under the Domain Key did so. A longer
-/// certificate or label than may be set here is kept.
+/// Reads a key; its record gets the uid `uid`. RSA primes are not tested again: the HSM that sealed the record under
+/// the Domain Key tested or generated them. A certificate may be longer than the API allows.
 pub fn read_key(json: &[u8], uid: crate::rows::path::Uid) -> Result<FullKey, BadValue> {
     let mut members = Members::of(Value::read(json)?)?;
-    let names = members.take("mechanisms")?.into_list()?;
+    let names = members.required("mechanisms")?.into_list()?;
     let mut list = Vec::with_capacity(names.len());
     for name in names {
         list.push(mechanism(&name.into_text()?).ok_or(BadValue("it names an unknown mechanism"))?);
     }
-    let material = read_private(members.take("priv")?)?;
-    let certificate = members.maybe("cert").map(read_certificate).transpose()?;
-    let operations = members.maybe("operations").map_or(Ok(0), Value::into_number)?;
-    let mut tags: Vec<String> = match members.maybe("restrictions") {
+    let material = read_private(members.required("priv")?)?;
+    let certificate = members.optional("cert").map(read_certificate).transpose()?;
+    let operations = members.optional("operations").map_or(Ok(0), Value::into_number)?;
+    let mut tags: Vec<String> = match members.optional("restrictions") {
         None => Vec::new(),
         Some(restrictions) => {
             let mut members = Members::of(restrictions)?;
-            let tags = members.maybe("tags").map_or(Ok(Vec::new()), texts)?;
+            let tags = members.optional("tags").map_or(Ok(Vec::new()), texts)?;
             members.end()?;
             tags
         }
     };
     tags.sort();
     tags.dedup();
-    let label = members.maybe("label").map_or(Ok(String::new()), Value::into_text)?;
+    let label = members.optional("label").map_or(Ok(String::new()), Value::into_text)?;
     check_label(&label).map_err(|_| BadValue("its label is too long"))?;
     members.end()?;
     let record = KeyRecord::new(uid, Mechanisms::of(&list), label, tags, material);
@@ -364,7 +377,7 @@ fn mechanism(name: &str) -> Option<Mechanism> {
 
 fn read_private(private: Value) -> Result<Material, BadValue> {
     let mut members = Members::of(private)?;
-    let material = match (members.maybe("PEM"), members.maybe("raw")) {
+    let material = match (members.optional("PEM"), members.optional("raw")) {
         (Some(pem), None) => {
             let pem = pem.into_bytes()?;
             Material::from_known_pem(&pem).map_err(|_| BadValue("its private key is damaged or of an unknown type"))?
@@ -421,7 +434,7 @@ fn base64(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(Base64::encode_string(bytes).into_bytes())
 }
 
-/// Reads certificates, leaf first, each behind its length of four bytes.
+/// Reads certificates in DER, leaf first, each with its length in front (4 bytes, big-endian).
 pub fn read_chain(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>, BadValue> {
     let short = || BadValue("the certificate chain is cut off");
     let mut chain = Vec::new();
@@ -435,7 +448,7 @@ pub fn read_chain(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>, BadValue> {
     Ok(chain)
 }
 
-/// Writes certificates.
+/// Writes certificates in DER, leaf first, each with its length in front (4 bytes, big-endian).
 pub fn write_chain(chain: &[Vec<u8>]) -> Vec<u8> {
     let mut out = Vec::new();
     for certificate in chain {
@@ -463,7 +476,7 @@ pub fn read_seconds(text: &[u8]) -> Result<i64, BadValue> {
     number.ok_or(BadValue("the clock offset is not a number"))
 }
 
-/// Addresses of a device.
+/// The network configuration of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
     /// IPv4 address and the bits of its network.
@@ -478,7 +491,7 @@ pub struct Network {
 
 const BAD_NETWORK: BadValue = BadValue("the network configuration is malformed");
 
-/// Reads addresses of either version.
+/// Reads a network configuration of either version.
 pub fn read_network(version: Version, bytes: &[u8]) -> Result<Network, BadValue> {
     match version {
         Version::V0 => {
@@ -494,8 +507,8 @@ pub fn read_network(version: Version, bytes: &[u8]) -> Result<Network, BadValue>
         }
         Version::V1 => {
             let mut members = Members::of(Value::read(bytes)?)?;
-            let (v4, v4_gateway) = read_interface(members.take("ipv4")?, 32)?;
-            let v6 = members.maybe("ipv6").map(|v6| read_interface(v6, 128)).transpose()?;
+            let (v4, v4_gateway) = read_interface(members.required("ipv4")?, 32)?;
+            let v6 = members.optional("ipv6").map(|v6| read_interface(v6, 128)).transpose()?;
             members.end()?;
             Ok(Network { v4, v4_gateway, v6: v6.map(|v6| v6.0), v6_gateway: v6.and_then(|v6| v6.1) })
         }
@@ -506,17 +519,17 @@ type Interface<A> = ((A, u8), Option<A>);
 
 fn read_interface<A: std::str::FromStr + Copy>(value: Value, bits_max: u8) -> Result<Interface<A>, BadValue> {
     let mut members = Members::of(value)?;
-    let cidr = members.take("cidr")?.into_text()?;
+    let cidr = members.required("cidr")?.into_text()?;
     let (address, bits) = cidr.split_once('/').ok_or(BAD_NETWORK)?;
     let address = address.parse().map_err(|_| BAD_NETWORK)?;
     let bits = bits.parse().ok().filter(|bits| *bits <= bits_max).ok_or(BAD_NETWORK)?;
-    let gateway = members.maybe("gateway").map(Value::into_text).transpose()?;
+    let gateway = members.optional("gateway").map(Value::into_text).transpose()?;
     let gateway = gateway.map(|text| text.parse().map_err(|_| BAD_NETWORK)).transpose()?;
     members.end()?;
     Ok(((address, bits), gateway))
 }
 
-/// Writes addresses as V1 has them.
+/// Writes a network configuration in the form of V1.
 pub fn write_network(network: &Network) -> Vec<u8> {
     let interface = |address: String, bits: u8, gateway: Option<String>| {
         let gateway = gateway.map_or(Value::Null, Value::text);
@@ -532,20 +545,20 @@ pub fn write_network(network: &Network) -> Vec<u8> {
     Value::object(members).write().to_vec()
 }
 
-/// Where the log goes.
+/// The logging configuration of a device: level and syslog server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logging {
-    /// The server; unspecified: none.
+    /// The syslog server; the unspecified address means none.
     pub address: IpAddr,
     /// Its UDP port.
     pub port: u16,
-    /// Least level that is sent, as the API spells it.
+    /// Least level that is sent, in the API's spelling.
     pub level: String,
 }
 
 const BAD_LOGGING: BadValue = BadValue("the log configuration is malformed");
 
-/// Reads a log configuration of either version.
+/// Reads a logging configuration of either version.
 pub fn read_logging(version: Version, bytes: &[u8]) -> Result<Logging, BadValue> {
     match version {
         Version::V0 => {
@@ -556,16 +569,16 @@ pub fn read_logging(version: Version, bytes: &[u8]) -> Result<Logging, BadValue>
         }
         Version::V1 => {
             let mut members = Members::of(Value::read(bytes)?)?;
-            let address = members.take("ipAddress")?.into_text()?.parse().map_err(|_| BAD_LOGGING)?;
-            let port = u16::try_from(members.take("port")?.into_number()?).map_err(|_| BAD_LOGGING)?;
-            let level = members.take("logLevel")?.into_text()?;
+            let address = members.required("ipAddress")?.into_text()?.parse().map_err(|_| BAD_LOGGING)?;
+            let port = u16::try_from(members.required("port")?.into_number()?).map_err(|_| BAD_LOGGING)?;
+            let level = members.required("logLevel")?.into_text()?;
             members.end()?;
             Ok(Logging { address, port, level })
         }
     }
 }
 
-/// Writes a log configuration as V1 has it.
+/// Writes a logging configuration in the form of V1.
 pub fn write_logging(logging: &Logging) -> Vec<u8> {
     let members = vec![
         ("ipAddress", Value::text(logging.address.to_string())),
@@ -578,7 +591,7 @@ pub fn write_logging(logging: &Logging) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::mech::Live;
+    use crate::crypto::mech::LoadedKey;
     use crate::crypto::mech::tests::any_key;
     use base16ct::lower::encode_string as hex;
     use casemate_api::KeyType;
@@ -588,29 +601,29 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_of_the_stores_match_the_contract() {
+    fn the_keys_of_the_stores_match_those_of_nethsm() {
         for (store, key) in [
-            (Store::Users, "20d24b77cc7757a72de921352a14c754c2224b0af1c95b982144014050cdfc3d"),
-            (Store::Keys, "8d34d71df5d472f35f47376312375aced265a146cf697bfe807cd0eace7529f2"),
-            (Store::Namespaces, "033d94707816eea83a55e2839723abbd3771eecb7348f05760b60c417f5cc560"),
-            (Store::Config, "9aa71e909563fc3838998ed43c6442ae3ea9fdfee061a3c5556ff57c5e2d07d0"),
+            (NethsmStore::Users, "20d24b77cc7757a72de921352a14c754c2224b0af1c95b982144014050cdfc3d"),
+            (NethsmStore::Keys, "8d34d71df5d472f35f47376312375aced265a146cf697bfe807cd0eace7529f2"),
+            (NethsmStore::Namespaces, "033d94707816eea83a55e2839723abbd3771eecb7348f05760b60c417f5cc560"),
+            (NethsmStore::Config, "9aa71e909563fc3838998ed43c6442ae3ea9fdfee061a3c5556ff57c5e2d07d0"),
         ] {
             assert_eq!(hex(store.key(&domain()).expose()), key);
         }
     }
 
     #[test]
-    fn paths_name_what_they_name() {
+    fn paths_are_parsed_and_written() {
         let ns = || NamespaceId::parse("ns1").unwrap();
         let key = || KeyId::parse("k").unwrap();
-        let v1 = |path: &str| Place::of(Version::V1, path);
-        assert_eq!(v1("/key/k"), Place::Key(None, key()));
-        assert_eq!(v1("/key/.ns1/k"), Place::Key(Some(ns()), key()));
-        assert_eq!(v1("/key/.version"), Place::StoreVersion(Store::Keys));
+        let v1 = |path: &str| EntryPath::of(Version::V1, path);
+        assert_eq!(v1("/key/k"), EntryPath::Key(None, key()));
+        assert_eq!(v1("/key/.ns1/k"), EntryPath::Key(Some(ns()), key()));
+        assert_eq!(v1("/key/.version"), EntryPath::StoreVersion(NethsmStore::Keys));
         for path in ["/authentication/ns1~op", "/authentication/.ns1/op"] {
-            assert_eq!(v1(path), Place::User(UserId::parse("ns1~op").unwrap()));
+            assert_eq!(v1(path), EntryPath::User(UserId::parse("ns1~op").unwrap()));
         }
-        assert_eq!(v1("/namespace/ns1"), Place::Namespace(ns()));
+        assert_eq!(v1("/namespace/ns1"), EntryPath::Namespace(ns()));
         for path in [
             "/key/",
             "/key/.ns1",
@@ -620,16 +633,16 @@ mod tests {
             "/namespace/a/b",
             "/config/ip-config",
         ] {
-            assert_eq!(v1(path), Place::Other, "{path}");
+            assert_eq!(v1(path), EntryPath::Other, "{path}");
         }
-        let device = |device: &str, item| Place::Device { device: device.into(), item };
+        let device = |device: &str, item| EntryPath::Device { device: device.into(), item };
         assert_eq!(v1("/local/0000000000/config/unlock-salt"), device("0000000000", DeviceItem::UnlockSalt));
-        assert_eq!(Place::of(Version::V0, "/config/unlock-salt"), device("", DeviceItem::UnlockSalt));
-        assert_eq!(Place::of(Version::V0, "/domain-key/attended"), device("", DeviceItem::Attended));
+        assert_eq!(EntryPath::of(Version::V0, "/config/unlock-salt"), device("", DeviceItem::UnlockSalt));
+        assert_eq!(EntryPath::of(Version::V0, "/domain-key/attended"), device("", DeviceItem::Attended));
         for (item, _) in DEVICE_ITEMS {
             assert_eq!(v1(&item.path("x")), device("x", item));
         }
-        assert_eq!(v1(&key_path(Some(&ns()), "k")), Place::Key(Some(ns()), key()));
+        assert_eq!(v1(&key_path(Some(&ns()), "k")), EntryPath::Key(Some(ns()), key()));
         assert_eq!(
             DeviceItem::Unattended.slot_label(Version::V1, "0000000000").unwrap(),
             b"local/0000000000/domain-keyunattended"
@@ -659,10 +672,10 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_every_type_survive_with_all_that_belongs_to_them() {
+    fn keys_of_every_type_survive_with_certificate_and_count() {
         for key_type in KeyType::ALL {
             let material = any_key(key_type);
-            let public = Live::load(&material).unwrap().public();
+            let public = LoadedKey::load(&material).unwrap().public();
             let mechanisms: Vec<_> =
                 mechanisms::TABLE.iter().filter(|row| row.key == key_type).map(|row| row.mechanism).collect();
             let tags = vec!["b".to_owned(), "ü".to_owned()];
@@ -674,7 +687,7 @@ mod tests {
             assert_eq!(read.record.mechanisms, record.mechanisms);
             assert_eq!((&read.record.label, &read.record.tags), (&record.label, &record.tags));
             assert_eq!((read.record.uid, read.record.key_type()), ([2; 16], key_type));
-            assert_eq!(Live::load(&read.record.material).unwrap().public(), public);
+            assert_eq!(LoadedKey::load(&read.record.material).unwrap().public(), public);
             let same = |a: &Material, b: &Material| {
                 let (mut one, mut two) = (vec![], vec![]);
                 a.encode(&mut one);
@@ -686,7 +699,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_says_more_than_is_known_is_refused() {
+    fn a_key_with_unknown_members_is_refused() {
         let json = r#"{"mechanisms":["AES_Encryption_CBC"],"priv":{"raw":"AAAA"},"cert":null,"operations":0,"restrictions":{}}"#;
         let read = read_key(json.as_bytes(), [0; 16]).unwrap();
         assert_eq!((read.operations, read.certificate, read.record.tags.len()), (0, None, 0));
