@@ -1,42 +1,46 @@
-//! What went wrong, by what the caller can do about it.
+//! Errors of the core, grouped by what the caller can do about them.
 
 use std::borrow::Cow;
 
 /// A sentence that may be shown to a client.
 pub type Text = Cow<'static, str>;
 
-/// Every way in which a call can fail. All but [`Error::Internal`] carry only what a client may see.
+/// Why a call failed. All variants but [`Error::Internal`] carry only what a client may see.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no such thing, or the caller cannot see it. No text: the reply has no body.
+    /// The thing does not exist, or the caller cannot see it. `None`: the reply has no body.
     #[error("not found")]
     NotFound(Option<Text>),
-    /// The id is taken.
+    /// The user whose tags should change does not exist. The reply is a 404 whose JSON body has an empty message, as
+    /// NetHSM answers it.
+    #[error("no such user to tag")]
+    NoUserToTag,
+    /// The id is already in use.
     #[error("{0}")]
     Exists(Text),
-    /// The caller was deleted, or got another passphrase, between being believed and the write; nothing was done.
-    #[error("the caller is no longer who they were")]
+    /// The caller was deleted, or their passphrase was changed, between authentication and the write. Nothing was done.
+    #[error("the caller is no longer authenticated")]
     NotBelieved,
-    /// The caller may not do this. No text: the reply has no body.
+    /// The caller may not do this. `None`: the reply has no body.
     #[error("forbidden")]
     Forbidden(Option<Text>),
-    /// The request makes no sense as it stands.
+    /// The request is not valid.
     #[error("{0}")]
     Invalid(Text),
-    /// Something else must be done first.
+    /// The HSM is in the wrong state for this, or something else must be done first.
     #[error("{0}")]
     Precondition(Text),
-    /// Too many failed attempts; try again in a second.
+    /// Too many failed attempts. Try again in a second.
     #[error("{0}")]
     TooMany(Text),
-    /// The HSM is busy, or its store is; try again.
+    /// The HSM or its store is busy or cannot be reached. Try again.
     #[error("{0}")]
     Unavailable(Text),
-    /// There is no room for it: on the disk, or in the namespace's quota. Trying again does not help, nor does another
-    /// node; deleting does.
+    /// The disk is full, or the namespace's quota is used up. Trying again or at another node does not help; deleting
+    /// something does.
     #[error("{0}")]
     Full(Text),
-    /// A fault of ours. The text is for the log; outside only "internal error" is said.
+    /// A fault of this software or of what is stored. The text is for the log; clients only read "internal error".
     #[error("internal: {0}")]
     Internal(Text),
 }

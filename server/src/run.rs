@@ -15,7 +15,7 @@ use casemate_core::config::tls;
 use casemate_core::crypto::digest::sha256;
 use casemate_core::hsm::BootError;
 use casemate_core::hsm::update::UpdateKey;
-use casemate_core::platform::{Applied, DeviceKeeper, Host, Platform, Swap};
+use casemate_core::platform::{Applied, DeviceKeeper, EraseError, Host, Platform, ServeError, Swap};
 use casemate_core::rows::tls_identity::TlsIdentity;
 use casemate_core::runtime::Clock;
 use casemate_core::{Error, Hsm};
@@ -296,7 +296,7 @@ impl Folder {
             return Ok(());
         }
         let fault = |why: String| Fault(Exit::DataFolder, format!("cannot finish the factory reset: {why}"));
-        self.device().destroy().map_err(fault)?;
+        self.device().destroy().map_err(|error| fault(error.to_string()))?;
         for store in self.stores() {
             match fs::remove_file(&store) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(error.to_string())),
@@ -323,7 +323,7 @@ impl Folder {
 
     fn platform(&self, clock: Arc<SystemClock>, metrics: &Arc<Metrics>, host: Arc<Process>) -> Result<Platform, Fault> {
         // The key is created before the stores, so that stores without a key are never the result of a crash.
-        self.device().load().map_err(|sentence| Fault(Exit::DeviceKey, sentence))?;
+        self.device().load().map_err(|error| Fault(Exit::DeviceKey, error.to_string()))?;
         let [shared, local] = self.stores();
         let volume = Volume::of(&self.0);
         let counted = |name, store| Arc::new(Counted { store, name, metrics: metrics.clone(), clock: clock.clone() });
@@ -378,10 +378,8 @@ impl Process {
     }
 }
 
-const STARTING: &str = "The server is still starting. Try again.";
-
 impl Host for Process {
-    fn erase(&self) -> Result<(), String> {
+    fn erase(&self) -> Result<(), EraseError> {
         let durably = |file: &File| {
             file.sync_all()?;
             self.marker.parent().map_or(Ok(()), sync)
@@ -393,7 +391,7 @@ impl Host for Process {
             }
             marked => marked,
         };
-        marked.map_err(|error| format!("{}: {error}", self.marker.display()))
+        marked.map_err(|error| EraseError::NotMarked { place: self.marker.display().to_string(), cause: error.into() })
     }
 
     fn reboot(&self) {
@@ -404,8 +402,8 @@ impl Host for Process {
         self.stop.request(End::Shutdown);
     }
 
-    fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, String> {
-        self.serving.get().ok_or(STARTING)?.serve_with(identity)
+    fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, ServeError> {
+        self.serving.get().ok_or(ServeError::Starting)?.serve_with(identity)
     }
 
     fn names(&self) -> Vec<String> {

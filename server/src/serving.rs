@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_api::body::config::Network;
-use casemate_core::platform::{Applied, Swap};
+use casemate_core::platform::{Applied, ListenError, ServeError, Swap};
 use casemate_core::rows::tls_identity::TlsIdentity;
 
 use crate::http::serve::{self, CertError, CertSlot, ExtraListener, ExtraListeners};
@@ -28,12 +28,10 @@ impl Serving {
     }
 
     /// Checks a key and chain, and returns the function that installs them for later connections.
-    pub fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, String> {
+    pub fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, ServeError> {
         let ready = CertSlot::prepare(identity.chain.clone(), &identity.private_key).map_err(|why| match why {
-            CertError::OtherKey => "The certificate does not belong to the TLS key.".to_owned(),
-            CertError::Unusable => "TLS cannot be served with this key or certificate: the key must be RSA of 2048 to \
-                                    8192 bits, EC_P256, EC_P384, EC_P521 or Curve25519, the certificate of X.509 version 3."
-                .to_owned(),
+            CertError::OtherKey => ServeError::OtherKey,
+            CertError::Unusable => ServeError::Unusable,
         })?;
         let slot = self.slot.clone();
         Ok(Box::new(move || slot.install(ready)))
@@ -74,22 +72,23 @@ impl Serving {
     }
 
     /// `None` if the server already listens there.
-    fn open(&self, address: SocketAddr) -> Result<Option<ExtraListener>, String> {
+    fn open(&self, address: SocketAddr) -> Result<Option<ExtraListener>, ListenError> {
         // An IPv4-mapped IPv6 address is treated as IPv4.
         let ip = address.ip().to_canonical();
         if ip.is_unspecified() || ip.is_multicast() {
-            return Err("it is not the address of one machine".into());
+            return Err(ListenError::NotOneMachine);
         }
         // Any port shows whether this machine has the address.
         TcpListener::bind((ip, 0)).map_err(|why| match why.kind() {
-            io::ErrorKind::AddrNotAvailable => "this machine does not have it".to_owned(),
-            _ => why.to_string(),
+            io::ErrorKind::AddrNotAvailable => ListenError::NotOfThisMachine,
+            _ => ListenError::Other(why.into()),
         })?;
         if self.settled.iter().any(|settled| covers(*settled, address)) {
             return Ok(None);
         }
-        let listener = serve::bind(address).map_err(|why| format!("port {}: {why}", address.port()))?;
-        self.extra.open(listener).map(Some).map_err(|why| why.to_string())
+        let listener =
+            serve::bind(address).map_err(|why| ListenError::Port { port: address.port(), cause: why.into() })?;
+        self.extra.open(listener).map(Some).map_err(|why| ListenError::Other(why.into()))
     }
 }
 

@@ -14,9 +14,9 @@ use super::checkpoint::{Checkpoint, Ends, Signature};
 use super::record::{Event, Hash, Kind, Record};
 use super::{Audit, Time};
 use crate::Error;
-use crate::device::store::{Local, LocalChange};
+use crate::device::store::{DeviceStore, DeviceStoreChange};
 use crate::rows::encoding::{BadRecord, Reader, Writer};
-use crate::rows::path::LocalPath;
+use crate::rows::path::DevicePath;
 
 /// The bounds of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,18 +57,18 @@ impl Head {
     }
 
     /// Reads the stored head; the default if there is none.
-    pub(super) async fn load(local: &Local) -> Result<Self, Error> {
+    pub(super) async fn load(local: &DeviceStore) -> Result<Self, Error> {
         let damaged = |why: BadRecord| Error::internal(format!("the head of the audit log: {why}"));
-        let stored = local.get(LocalPath::AuditHead).await?;
+        let stored = local.get(DevicePath::AuditHead).await?;
         stored.map_or(Ok(Self::default()), |bytes| Self::decode(&bytes).map_err(damaged))
     }
 
     /// Appends a record to the chain and to `change`.
-    fn append(&mut self, change: LocalChange, time: &Time, event: &Event) -> LocalChange {
+    fn append(&mut self, change: DeviceStoreChange, time: &Time, event: &Event) -> DeviceStoreChange {
         let record = Record { sequence: self.sequence + 1, time: time.text.clone(), event: event.clone() };
         self.hash = record.hash(&self.hash);
         self.sequence = record.sequence;
-        change.put(LocalPath::AuditRecord(record.sequence), [&self.hash[..], &record.encode()].concat())
+        change.put(DevicePath::AuditRecord(record.sequence), [&self.hash[..], &record.encode()].concat())
     }
 }
 
@@ -154,7 +154,7 @@ impl Audit {
         let entries = self.take_queued(GROUP);
         let mut head = chain.head.clone();
         let append = |change, entry: &Entry| head.append(change, &entry.time, &entry.event);
-        let change = entries.iter().fold(LocalChange::default(), append);
+        let change = entries.iter().fold(DeviceStoreChange::default(), append);
         let fresh = head.sequence - head.checkpoint;
         let signs = fresh >= self.bounds.checkpoint_records || (due == Due::Now && fresh > 0);
         let (change, signed) = match signs {
@@ -164,7 +164,7 @@ impl Audit {
         if head == chain.head {
             return Ok(());
         }
-        let change = change.put(LocalPath::AuditHead, head.encode());
+        let change = change.put(DevicePath::AuditHead, head.encode());
         chain.unconfirmed = Some((head, entries));
         let wanted = chain.unconfirmed.as_ref().map(|(head, _)| head.sequence);
         match self.device.store.commit(change).await {
@@ -195,15 +195,15 @@ impl Audit {
 
     fn with_checkpoint(
         &self,
-        change: LocalChange,
+        change: DeviceStoreChange,
         head: &mut Head,
-    ) -> Result<(LocalChange, (Checkpoint, Signature)), Error> {
+    ) -> Result<(DeviceStoreChange, (Checkpoint, Signature)), Error> {
         head.checkpoint = head.sequence;
         let checkpoint = self.checkpoint(head, head.sequence, head.hash, Ends::Nothing);
         let signature = self.key.sign(&checkpoint)?;
         let row = Writer::new(1).u64(checkpoint.first).u64(checkpoint.last).bytes(checkpoint.time.as_bytes());
         let row = row.raw(&checkpoint.hash).raw(&signature).finish();
-        let change = change.put(LocalPath::AuditCheckpoint(head.sequence), row.to_vec());
+        let change = change.put(DevicePath::AuditCheckpoint(head.sequence), row.to_vec());
         Ok((change, (checkpoint, signature)))
     }
 
@@ -222,20 +222,20 @@ impl Audit {
         if through < head.first {
             return Ok(());
         }
-        let row = self.device.store.get(LocalPath::AuditRecord(through)).await?;
+        let row = self.device.store.get(DevicePath::AuditRecord(through)).await?;
         let (previous, _) = row
             .ok_or_else(|| Error::internal(format!("record {through} of the audit log is missing")))
             .and_then(|row| stored_record(&row).map_err(|why| Error::internal(why.to_string())))?;
         let event = Event { of: through, detail: hex(&previous), ..Event::new(Kind::Pruned) };
         let entry = Entry { time: self.now(), event, keep: false, done: None };
         let mut head = Head { first: through + 1, previous, ..head.clone() };
-        let change = head.append(LocalChange::default(), &entry.time, &entry.event);
-        let change = change.put(LocalPath::AuditHead, head.encode());
+        let change = head.append(DeviceStoreChange::default(), &entry.time, &entry.event);
+        let change = change.put(DevicePath::AuditHead, head.encode());
         chain.unconfirmed = Some((head, vec![entry]));
         self.device.store.commit(change).await?;
         chain.confirm();
-        self.device.store.sweep(LocalPath::AuditRecord(0), LocalPath::AuditRecord(chain.head.first)).await?;
-        self.device.store.sweep(LocalPath::AuditCheckpoint(0), LocalPath::AuditCheckpoint(chain.head.first)).await
+        self.device.store.sweep(DevicePath::AuditRecord(0), DevicePath::AuditRecord(chain.head.first)).await?;
+        self.device.store.sweep(DevicePath::AuditCheckpoint(0), DevicePath::AuditCheckpoint(chain.head.first)).await
     }
 
     /// The checkpoint about the record `sequence` with the hash `hash`, with the time of now.

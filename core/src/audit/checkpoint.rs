@@ -11,8 +11,8 @@ use crate::Error;
 use crate::crypto::material::Material;
 use crate::crypto::mech::{self, LoadedKey};
 use crate::crypto::public::{OID_ED25519, Public};
-use crate::device::store::{Local, LocalChange};
-use crate::rows::path::LocalPath;
+use crate::device::store::{DeviceStore, DeviceStoreChange};
+use crate::rows::path::DevicePath;
 use crate::runtime::Rng;
 
 /// Whether a checkpoint ends an export.
@@ -125,15 +125,15 @@ pub(super) struct AuditKey {
 
 impl AuditKey {
     /// Loads the stored key; generates and stores it at the first boot.
-    pub(super) async fn load(local: &Local, rng: &dyn Rng) -> Result<Self, Error> {
+    pub(super) async fn load(local: &DeviceStore, rng: &dyn Rng) -> Result<Self, Error> {
         let damaged = || Error::internal("the key of the audit log is damaged");
-        let material = match local.get(LocalPath::AuditKey).await? {
+        let material = match local.get(DevicePath::AuditKey).await? {
             Some(stored) => Material::decode(&stored).ok_or_else(damaged)?,
             None => {
                 let material = Material::generate(KeyType::Curve25519, 0, rng)?;
                 let mut encoded = zeroize::Zeroizing::new(Vec::with_capacity(64));
                 material.encode(&mut encoded);
-                local.commit(LocalChange::default().put(LocalPath::AuditKey, encoded.to_vec())).await?;
+                local.commit(DeviceStoreChange::default().put(DevicePath::AuditKey, encoded.to_vec())).await?;
                 material
             }
         };

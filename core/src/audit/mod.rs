@@ -35,9 +35,9 @@ pub use record::{Event, Hash, Kind, Record, is_plain, reason};
 
 use crate::device::Device;
 use crate::error::Error;
-use crate::rows::path::LocalPath;
+use crate::rows::path::DevicePath;
 use crate::runtime::Clock;
-use crate::runtime::pool::first_of;
+use crate::runtime::pool::race;
 
 /// The audit log of one device.
 pub struct Audit {
@@ -122,7 +122,7 @@ impl Audit {
     pub async fn intent_if_possible(&self, act: &Act) -> Option<u64> {
         let mut sequence = None;
         let intent = async { sequence = self.intent(act).await.ok() };
-        first_of(intent, self.clock.sleep(Duration::from_millis(AUDIT_PATIENCE_MS))).await;
+        race(intent, self.clock.sleep(Duration::from_millis(AUDIT_PATIENCE_MS))).await;
         if sequence.is_none() {
             tracing::error!(target: "audit", endpoint = act.endpoint, "the change is carried out without a record of its intent");
         }
@@ -247,8 +247,8 @@ impl Audit {
         let end = export.to.min(export.next.saturating_add(PAGE - 1)) + 1;
         let limit = LIST_PAGE_ROWS;
         let records =
-            self.device.store.page(LocalPath::AuditRecord(export.next), LocalPath::AuditRecord(end), limit).await?;
-        let (start, stop) = (LocalPath::AuditCheckpoint(export.next), LocalPath::AuditCheckpoint(end));
+            self.device.store.page(DevicePath::AuditRecord(export.next), DevicePath::AuditRecord(end), limit).await?;
+        let (start, stop) = (DevicePath::AuditCheckpoint(export.next), DevicePath::AuditCheckpoint(end));
         let mut checkpoints = self.device.store.page(start, stop, limit).await?.into_iter().peekable();
         let head = self.chain.lock().await.head.clone();
         if head.first > export.next {
@@ -263,7 +263,7 @@ impl Audit {
             };
             lines.push_str(&record.line(&hash));
             export.last = hash;
-            let of = |path: &crate::store::Path, sequence| *path == LocalPath::AuditCheckpoint(sequence).path();
+            let of = |path: &crate::store::Path, sequence| *path == DevicePath::AuditCheckpoint(sequence).path();
             while let Some((_, row)) = checkpoints.next_if(|(path, _)| of(path, record.sequence)) {
                 let line = row.and_then(|row| stored_checkpoint(&row, record.sequence, &self.device.id));
                 lines.push_str(&line.unwrap_or_default());
@@ -279,7 +279,7 @@ impl Audit {
 
     async fn hash_of(&self, sequence: u64) -> Result<Hash, Error> {
         let damaged = || Error::internal(format!("record {sequence} of the audit log is missing or damaged"));
-        let row = self.device.store.get(LocalPath::AuditRecord(sequence)).await?.ok_or_else(damaged)?;
+        let row = self.device.store.get(DevicePath::AuditRecord(sequence)).await?.ok_or_else(damaged)?;
         stored_record(&row).map(|(hash, _)| hash).map_err(|_| damaged())
     }
 

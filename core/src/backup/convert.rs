@@ -13,9 +13,9 @@ use crate::backup::stage::{self, Batch, Staged};
 use crate::crypto::passphrase::Scheme;
 use crate::crypto::secret::{BackupKey, DomainKey, StoreKey};
 use crate::device::Device;
-use crate::device::procedure::Step;
+use crate::device::procedure::Procedure;
 use crate::device::slots;
-use crate::device::store::{Local, LocalChange};
+use crate::device::store::{DeviceStore, DeviceStoreChange};
 use crate::error::Error;
 use crate::platform::Platform;
 use crate::rows::backup_secret::BackupSecret;
@@ -25,7 +25,7 @@ use crate::rows::cluster_ca::ClusterCa;
 use crate::rows::counter::CounterRecord;
 use crate::rows::key::KeyRecord;
 use crate::rows::namespace::NamespaceRecord;
-use crate::rows::path::{Generation, KeyRef, LocalPath, NamespaceNumber, ROOT, RowPath, Uid};
+use crate::rows::path::{DevicePath, Generation, KeyRef, NamespaceNumber, ROOT, RowPath, Uid};
 use crate::rows::record::Record;
 use crate::rows::table::{RowKey, SealedRow};
 use crate::rows::user::UserRecord;
@@ -281,7 +281,7 @@ impl Conversion {
 /// cleans up. Returns `Ok` at once if there is no such restore. May be interrupted anywhere and called again.
 pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> Result<(), Error> {
     let (platform, local) = (&device.platform, &device.store);
-    let Some(Step::Import { generation, version }) = Step::noted(local).await? else { return Ok(()) };
+    let Some(Procedure::Import { generation, version }) = Procedure::noted(local).await? else { return Ok(()) };
     let (current, expect) = stage::pointer(platform).await?;
     let source = Source { generation, version, expect };
     let to = source.to();
@@ -308,8 +308,8 @@ pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> R
 }
 
 /// Whether the slots are those of a backup whose entries are not converted yet, so that the restore can be undone.
-pub(crate) async fn import_waits(platform: &Platform, local: &Local) -> Result<bool, Error> {
-    let Some(Step::Import { generation, version }) = Step::noted(local).await? else { return Ok(false) };
+pub(crate) async fn import_waits(platform: &Platform, local: &DeviceStore) -> Result<bool, Error> {
+    let Some(Procedure::Import { generation, version }) = Procedure::noted(local).await? else { return Ok(false) };
     let (current, expect) = stage::pointer(platform).await?;
     // Once the pointer has moved the old rows are lost, even if the note could not be removed yet.
     Ok(current != Some(Source { generation, version, expect }.to()))
@@ -317,8 +317,8 @@ pub(crate) async fn import_waits(platform: &Platform, local: &Local) -> Result<b
 
 /// Undoes a restore whose entries are not converted yet: the device gets its former slots and time back, so that nobody
 /// is locked out.
-pub(crate) async fn undo_import(platform: &Platform, local: &Local, why: &str) -> Result<(), Error> {
-    let change = slots::back_to_former(LocalChange::default().delete(LocalPath::Step), local).await?;
+pub(crate) async fn undo_import(platform: &Platform, local: &DeviceStore, why: &str) -> Result<(), Error> {
+    let change = slots::back_to_former(DeviceStoreChange::default().delete(DevicePath::Procedure), local).await?;
     local.commit(change).await?;
     tracing::error!(target: "hsm.backup", "a restore was undone: {why}; users, keys and unlock passphrase are those from before");
     if let Err(error) = stage::sweep(platform).await {
@@ -329,10 +329,10 @@ pub(crate) async fn undo_import(platform: &Platform, local: &Local, why: &str) -
 
 /// Removes what a restore replaced, then its note. What remains only takes room: if it cannot be removed now, the note
 /// stays, and the next boot, unlock or restore removes it.
-pub(crate) async fn clear_up(platform: &Platform, local: &Local) {
+pub(crate) async fn clear_up(platform: &Platform, local: &DeviceStore) {
     let cleared = async {
         stage::sweep(platform).await?;
-        local.commit(slots::forget_former(LocalChange::default().delete(LocalPath::Step))).await
+        local.commit(slots::forget_former(DeviceStoreChange::default().delete(DevicePath::Procedure))).await
     };
     if let Err(error) = cleared.await {
         tracing::warn!(target: "hsm.backup", %error, "the data that a restore replaced could not be removed yet");

@@ -15,10 +15,10 @@ use crate::crypto::mech::LoadedKey;
 use crate::crypto::seal;
 use crate::crypto::secret::DomainKey;
 use crate::crypto::x509;
-use crate::device::store::{Local, LocalChange};
+use crate::device::store::{DeviceStore, DeviceStoreChange};
 use crate::error::Error;
 use crate::platform::Host;
-use crate::rows::path::LocalPath;
+use crate::rows::path::DevicePath;
 use crate::rows::tls_identity::TlsIdentity;
 
 /// The values of one device, unsealed except for the slots.
@@ -26,17 +26,17 @@ pub(crate) type Items = BTreeMap<DeviceItem, Zeroizing<Vec<u8>>>;
 
 /// The configuration of this device, for a backup. The salt of the unlock passphrase is added where the locked Domain
 /// Key is read, because both must match. Time servers are not included: NetHSM's format has no entry for them.
-pub(crate) async fn items(local: &Local) -> Result<Items, Error> {
+pub(crate) async fn items(local: &DeviceStore) -> Result<Items, Error> {
     let mut items = Items::new();
     let mut add = |item, value: Vec<u8>| drop(items.insert(item, Zeroizing::new(value)));
-    let tls = local.get(LocalPath::Tls).await?.ok_or_else(|| Error::internal("there is no TLS identity"))?;
+    let tls = local.get(DevicePath::Tls).await?.ok_or_else(|| Error::internal("there is no TLS identity"))?;
     let tls = TlsIdentity::decode(&tls).map_err(|why| Error::internal(why.to_string()))?;
     add(DeviceItem::Certificate, nethsm::write_chain(&tls.chain));
     add(DeviceItem::PrivateKey, nethsm::write_private_pem(&tls.private_key).to_vec());
-    let offset = local.get(LocalPath::ClockOffset).await?;
+    let offset = local.get(DevicePath::ClockOffset).await?;
     let offset = offset.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map_or(0, i64::from_be_bytes);
     add(DeviceItem::TimeOffset, offset.to_string().into_bytes());
-    let unattended = local.get(LocalPath::Slot1).await?.is_some();
+    let unattended = local.get(DevicePath::Slot1).await?.is_some();
     add(DeviceItem::UnattendedBoot, if unattended { b"1".to_vec() } else { b"0".to_vec() });
     if let Some(network) = config::stored::<Network>(local).await? {
         add(DeviceItem::Network, nethsm::write_network(&to_nethsm(&network)));
@@ -110,16 +110,16 @@ pub(crate) fn take_over(
     items: &Items,
     version: Version,
     host: &dyn Host,
-    change: LocalChange,
-) -> Result<LocalChange, Error> {
+    change: DeviceStoreChange,
+) -> Result<DeviceStoreChange, Error> {
     let missing = || Error::invalid("The backup holds no TLS key and certificate. Nothing was restored.");
     let chain = items.get(&DeviceItem::Certificate).ok_or_else(missing)?;
     let key = items.get(&DeviceItem::PrivateKey).ok_or_else(missing)?;
     let identity = tls_identity(key, chain)?;
     let change = match host.serve_with(&identity) {
-        Ok(_) => change.put(LocalPath::Tls, identity.encode().to_vec()),
+        Ok(_) => change.put(DevicePath::Tls, identity.encode().to_vec()),
         Err(why) => {
-            tracing::warn!(target: "hsm.backup", why, "the TLS key in the backup cannot be served; this device keeps its own");
+            tracing::warn!(target: "hsm.backup", %why, "the TLS key in the backup cannot be served; this device keeps its own");
             change
         }
     };
@@ -129,7 +129,7 @@ pub(crate) fn take_over(
     let logging = items.get(&DeviceItem::Logging);
     let logging = logging.map(|bytes| read_logging(version, bytes).map(|logging| logging.encode().to_vec()));
     let mut change = change;
-    for (path, value) in [(LocalPath::Network, network), (LocalPath::Logging, logging)] {
+    for (path, value) in [(DevicePath::Network, network), (DevicePath::Logging, logging)] {
         match value {
             None => {}
             Some(Ok(value)) => change = change.put(path, value),
@@ -159,7 +159,7 @@ fn tls_identity(key_pem: &[u8], chain: &[u8]) -> Result<TlsIdentity, Error> {
 
 /// The Domain Key of the unattended slot, if unattended boot was on when the backup was made and the backup is of this
 /// device.
-pub(crate) fn unattended_key(items: &Items, version: Version, device: &str, local: &Local) -> Option<DomainKey> {
+pub(crate) fn unattended_key(items: &Items, version: Version, device: &str, local: &DeviceStore) -> Option<DomainKey> {
     let on = items.get(&DeviceItem::UnattendedBoot).is_some_and(|flag| flag.as_slice() == b"1");
     let slot = items.get(&DeviceItem::Unattended).filter(|_| on)?;
     let label = DeviceItem::Unattended.slot_label(version, device)?;

@@ -30,7 +30,9 @@ use crate::rows::certificate::CertificateRecord;
 use crate::rows::counter::CounterRecord;
 use crate::rows::key::KeyRecord;
 use crate::rows::namespace::NamespaceRecord;
-use crate::rows::path::{Generation, KeyRef, LocalPath, NamespaceNumber, ROOT, RowPath, RowPrefix, generation_pointer};
+use crate::rows::path::{
+    DevicePath, Generation, KeyRef, NamespaceNumber, ROOT, RowPath, RowPrefix, generation_pointer,
+};
 use crate::rows::table::RowKey;
 use crate::rows::user::UserRecord;
 use crate::store::{Path, Range, Snapshot, Versioned};
@@ -80,8 +82,8 @@ impl Backups<'_> {
         let (locked_domain_key, unlock_salt) = {
             // Both are written together and must be read together.
             let _steady = device.store.changing_unlock.lock().await;
-            let slot = device.store.get(LocalPath::Slot0).await?.ok_or_else(damaged)?;
-            (slot.to_vec(), device.store.get(LocalPath::UnlockSalt).await?.ok_or_else(damaged)?.to_vec())
+            let slot = device.store.get(DevicePath::Slot0).await?.ok_or_else(damaged)?;
+            (slot.to_vec(), device.store.get(DevicePath::UnlockSalt).await?.ok_or_else(damaged)?.to_vec())
         };
         let snapshot = tables.snapshot().await?;
         let generation = tables.generation;

@@ -5,15 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use casemate_api::body::config::{Cidr6, LogLevel, Logging, Network, NetworkV6, Ntp};
 use zeroize::Zeroizing;
 
-use crate::device::store::Local;
+use crate::device::store::DeviceStore;
 use crate::error::Error;
 use crate::rows::encoding::{BadRecord, Reader, Writer};
-use crate::rows::path::LocalPath;
+use crate::rows::path::DevicePath;
 
 /// A configuration with a row of its own.
 pub(crate) trait StoredConfig: Sized {
     /// Its row.
-    const PATH: LocalPath;
+    const PATH: DevicePath;
     /// The stored form, version tag first.
     fn encode(&self) -> Zeroizing<Vec<u8>>;
     /// Reads the fields after the version, which is always 1 so far.
@@ -34,14 +34,14 @@ pub(crate) trait StoredConfig: Sized {
 const VERSION: u8 = 1;
 
 /// The stored configuration; `None` if it was never set.
-pub(crate) async fn stored<C: StoredConfig>(local: &Local) -> Result<Option<C>, Error> {
+pub(crate) async fn stored<C: StoredConfig>(local: &DeviceStore) -> Result<Option<C>, Error> {
     let Some(bytes) = local.get(C::PATH).await? else { return Ok(None) };
     C::decode(&bytes).map(Some).map_err(|why| Error::internal(format!("row {:?} of the local store: {why}", C::PATH)))
 }
 
 /// Address, netmask, gateway (4 bytes each), 0 or 1; then address (16), prefix (1), 0 or 1; then gateway (16).
 impl StoredConfig for Network {
-    const PATH: LocalPath = LocalPath::Network;
+    const PATH: DevicePath = DevicePath::Network;
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
         let v4 = [self.ip_address, self.netmask, self.gateway].map(|address| address.octets()).concat();
@@ -69,7 +69,7 @@ impl StoredConfig for Network {
 
 /// Address, port (2), level (0 debug, 1 info, 2 warning, 3 error).
 impl StoredConfig for Logging {
-    const PATH: LocalPath = LocalPath::Logging;
+    const PATH: DevicePath = DevicePath::Logging;
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
         let level = match self.log_level {
@@ -97,7 +97,7 @@ impl StoredConfig for Logging {
 
 /// Address or none, then the name with its length in front; an empty name means none.
 impl StoredConfig for Ntp {
-    const PATH: LocalPath = LocalPath::Ntp;
+    const PATH: DevicePath = DevicePath::Ntp;
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
         let name = self.nts_name.as_deref().unwrap_or_default();

@@ -21,11 +21,11 @@ use jiff::Timestamp;
 use rustls_pki_types::DnsName;
 
 use crate::device::Device;
-use crate::device::store::LocalChange;
+use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
 use crate::identity::caller::Caller;
 use crate::identity::right::Rights;
-use crate::rows::path::LocalPath;
+use crate::rows::path::DevicePath;
 use crate::rows::tables::Tables;
 use crate::runtime::lifetime::Lifetime;
 
@@ -48,10 +48,10 @@ pub struct Config<'a> {
 impl Config<'_> {
     /// Stores a new value in its row of the device's store.
     async fn store<C: StoredConfig>(&self, by: &Caller, value: &C) -> Result<(), Error> {
-        self.commit_local(by, LocalChange::default().put(C::PATH, value.encode().to_vec())).await
+        self.commit_local(by, DeviceStoreChange::default().put(C::PATH, value.encode().to_vec())).await
     }
 
-    async fn commit_local(&self, by: &Caller, change: LocalChange) -> Result<(), Error> {
+    async fn commit_local(&self, by: &Caller, change: DeviceStoreChange) -> Result<(), Error> {
         self.rights.commit_local(self.tables, &self.device.store, by, change).await
     }
 
@@ -100,7 +100,8 @@ impl Config<'_> {
         let time = parse_time(time)?;
         let _guard = self.device.store.changing.lock().await;
         let offset_s = time.as_second().saturating_sub(self.device.wall().as_second());
-        self.commit_local(by, LocalChange::default().put(LocalPath::ClockOffset, offset_s.to_be_bytes())).await?;
+        self.commit_local(by, DeviceStoreChange::default().put(DevicePath::ClockOffset, offset_s.to_be_bytes()))
+            .await?;
         let before = self.device.now();
         self.device.use_clock_offset(offset_s);
         tracing::info!(target: "hsm", "the time was set from {before} to {}", self.device.now());

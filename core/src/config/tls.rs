@@ -17,12 +17,12 @@ use crate::crypto::digest::sha256;
 use crate::crypto::material::Material;
 use crate::crypto::mech::LoadedKey;
 use crate::crypto::x509;
-use crate::device::store::LocalChange;
-use crate::error::{Error, Text};
+use crate::device::store::DeviceStoreChange;
+use crate::error::Error;
 use crate::identity::caller::Caller;
 use crate::identity::right;
 use crate::identity::right::By;
-use crate::rows::path::{LocalPath, RowPath};
+use crate::rows::path::{DevicePath, RowPath};
 use crate::rows::tables::Tables;
 use crate::rows::tls_identity::TlsIdentity;
 use crate::rows::transaction::{Committed, Transaction};
@@ -44,7 +44,8 @@ pub fn fresh_identity(key_type: KeyType, bits: usize, rng: &dyn Rng, names: &[St
 
 impl Config<'_> {
     async fn identity(&self) -> Result<TlsIdentity, Error> {
-        let stored = self.device.store.get(LocalPath::Tls).await?.ok_or(Error::internal("there is no TLS identity"))?;
+        let stored =
+            self.device.store.get(DevicePath::Tls).await?.ok_or(Error::internal("there is no TLS identity"))?;
         TlsIdentity::decode(&stored).map_err(|why| Error::internal(format!("the TLS identity: {why}")))
     }
 
@@ -132,8 +133,8 @@ impl Config<'_> {
             .life
             .off_thread(&*self.device.platform.pool, Work::Slow, Party::ROOT, fit)
             .await?
-            .map_err(|why| Error::Invalid(Text::from(why)))?;
-        self.commit_local(by, LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
+            .map_err(|why| Error::invalid(why.to_string()))?;
+        self.commit_local(by, DeviceStoreChange::default().put(DevicePath::Tls, identity.encode().to_vec())).await?;
         swap();
         let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
         let hex = base16ct::upper::encode_string(&fingerprint);

@@ -1,10 +1,10 @@
-//! Slows down guessing: one guess a second at one secret from one neighbourhood.
+//! Slows down guessing: one wrong guess a second at one secret from one neighbourhood (an IPv4 address or an IPv6 /64).
 //!
-//! A guess is counted before it is judged, not after: the strike is made in one step with the question whether there is
-//! one, so that of many guesses made at once only one is judged. Whoever turns out to be right gets the strike back.
+//! A guess is counted as a strike before it is checked: looking for a strike and recording one is a single step, so that of
+//! many simultaneous guesses only one is checked. If the guess is right, its strike is removed.
 //!
-//! No strike is forgotten before its second is over. When as many are remembered as may be, guesses at what is not
-//! remembered are refused unjudged.
+//! No strike is forgotten before its second is over. When [`LOGIN_STRIKES_MAX`] strikes are remembered, further guesses are
+//! refused without being checked.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -18,25 +18,25 @@ use casemate_api::limits::{LOGIN_PENALTY_MS, LOGIN_STRIKES_MAX};
 use crate::runtime::Clock;
 use crate::runtime::party::Neighbourhood;
 
-/// Who guesses at what.
+/// Which secret is guessed at, and by whom.
 #[derive(Clone, Copy, Debug, Hash)]
 pub enum Guess<'a> {
     /// At the passphrase of the user with this name, exactly as it was sent.
     Login(Neighbourhood, &'a str),
-    /// At the unlock passphrase, by somebody who may be anybody.
+    /// At the unlock passphrase, by somebody without credentials.
     Unlock(Neighbourhood),
-    /// At the unlock passphrase, by a user who may change it.
+    /// At the current unlock passphrase, by a user who may change it.
     CurrentUnlock(&'a UserId),
-    /// At the backup passphrase, by a user who may change it.
+    /// At the current backup passphrase, by a user who may change it.
     CurrentBackup(&'a UserId),
 }
 
-/// A keyed hash of a [`Guess`]: equal for equal ones, and of one size however long a name is.
+/// A keyed hash of a [`Guess`]: equal for equal guesses, and of the same size for names of any length.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mark(u64, u64);
 
 impl Mark {
-    /// Which of `stripes` locks this guess shares with others; `stripes` is not zero.
+    /// The index of the lock for this guess among `stripes` locks, which is not zero.
     pub(crate) fn stripe(self, stripes: usize) -> usize {
         usize::try_from(self.0 % stripes.max(1) as u64).unwrap_or(0)
     }
@@ -47,67 +47,67 @@ pub struct Limiter {
     clock: Arc<dyn Clock>,
     keys: [RandomState; 2],
     strikes: Mutex<Strikes>,
-    /// How many marks are held, readable without the lock: it is zero nearly always.
+    /// Number of remembered marks, readable without the lock. It is nearly always zero.
     count: AtomicUsize,
 }
 
-/// A strike is in `recent` for up to a second, then in `older` for another one at least.
+/// A strike is in `recent` for up to a second, then in `older` for at least another second.
 #[derive(Default)]
 struct Strikes {
     began: Duration,
     recent: HashMap<Mark, Duration>,
     older: HashMap<Mark, Duration>,
-    /// Guesses that are being judged.
+    /// Guesses that are being checked.
     pending: HashSet<Mark>,
 }
 
 impl Limiter {
-    /// Remembers nothing yet.
+    /// A limiter without strikes.
     pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
         let keys = [RandomState::new(), RandomState::new()];
         Arc::new(Self { clock, keys, strikes: Mutex::default(), count: AtomicUsize::new(0) })
     }
 
-    /// What `guess` is known by.
+    /// The hash that identifies `guess`.
     pub fn mark(&self, guess: Guess<'_>) -> Mark {
         let [first, second] = &self.keys;
         Mark(first.hash_one(guess), second.hash_one(guess))
     }
 
-    /// Whether a guess would be refused now: one is being judged, or was made less than a second ago.
+    /// Whether a guess would be refused now, because one is being checked or one was made less than a second ago.
     pub fn blocks(&self, mark: Mark) -> bool {
         if self.count.load(Ordering::SeqCst) == 0 {
             return false;
         }
         let now = self.clock.monotonic();
         let mut strikes = self.strikes();
-        strikes.turn(now);
+        strikes.rotate(now);
         self.store_count(&strikes);
         strikes.block(mark, now)
     }
 
-    /// Counts a guess and lets it be judged; `None`: it is refused. Both in one step.
+    /// Counts a guess and lets it be checked, in one step. `None`: it is refused.
     pub fn admit(self: &Arc<Self>, mark: Mark) -> Option<Admitted> {
         let now = self.clock.monotonic();
         let mut strikes = self.strikes();
-        strikes.turn(now);
+        strikes.rotate(now);
         if strikes.block(mark, now) || strikes.recent.len() >= LOGIN_STRIKES_MAX {
             return None;
         }
         strikes.recent.insert(mark, now);
         strikes.pending.insert(mark);
         self.store_count(&strikes);
-        Some(Admitted { limiter: self.clone(), mark, outcome: Outcome::Unjudged })
+        Some(Admitted { limiter: self.clone(), mark, outcome: Outcome::Unknown })
     }
 
-    /// Counts a guess that was judged otherwise: from now on the next is refused for a second.
+    /// Counts a wrong guess that was checked by other means: for a second, further ones are refused.
     pub fn strike(&self, mark: Mark) {
         let mut strikes = self.strikes();
-        strikes.turn(self.clock.monotonic());
+        strikes.rotate(self.clock.monotonic());
         self.strike_in(&mut strikes, mark);
     }
 
-    /// The bound is not asked: at most as many come here as are being judged.
+    /// Does not check the limit on strikes: only guesses that are being checked get here, and those are bounded.
     fn strike_in(&self, strikes: &mut Strikes, mark: Mark) {
         strikes.recent.insert(mark, self.clock.monotonic());
         self.store_count(strikes);
@@ -129,8 +129,8 @@ impl Strikes {
         self.pending.contains(&mark) || struck.is_some_and(|at| now.saturating_sub(*at) < PENALTY)
     }
 
-    /// Forgets strikes whose second is over, a generation at a time.
-    fn turn(&mut self, now: Duration) {
+    /// Forgets strikes whose second is over, one generation at a time.
+    fn rotate(&mut self, now: Duration) {
         let age = now.saturating_sub(self.began);
         if age < PENALTY {
             return;
@@ -143,7 +143,7 @@ impl Strikes {
     }
 }
 
-/// A guess that is being judged. Dropped without a word, its strike stands.
+/// A guess that is being checked. If it is dropped without a result, its strike stays.
 pub struct Admitted {
     limiter: Arc<Limiter>,
     mark: Mark,
@@ -151,19 +151,19 @@ pub struct Admitted {
 }
 
 enum Outcome {
-    Unjudged,
+    Unknown,
     Right,
     Wrong,
 }
 
 impl Admitted {
-    /// It was right: the strike is taken back. No other is lost by this, for while this guess was judged no other one
-    /// at the same secret was let in.
+    /// The guess was right: its strike is removed. No other strike is lost by this, because no other guess at the same secret
+    /// was admitted while this one was checked.
     pub fn right(mut self) {
         self.outcome = Outcome::Right;
     }
 
-    /// It was wrong: the second begins anew.
+    /// The guess was wrong: its second starts now.
     pub fn wrong(mut self) {
         self.outcome = Outcome::Wrong;
     }
@@ -172,10 +172,10 @@ impl Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         let mut strikes = self.limiter.strikes();
-        strikes.turn(self.limiter.clock.monotonic());
+        strikes.rotate(self.limiter.clock.monotonic());
         strikes.pending.remove(&self.mark);
         match self.outcome {
-            Outcome::Unjudged => {}
+            Outcome::Unknown => {}
             Outcome::Right => {
                 strikes.recent.remove(&self.mark);
                 strikes.older.remove(&self.mark);
@@ -230,13 +230,13 @@ mod tests {
     }
 
     #[test]
-    fn a_guess_counts_before_it_is_judged_and_again_when_it_is_wrong() {
+    fn a_guess_counts_before_it_is_checked_and_again_when_it_is_wrong() {
         let rig = Rig::new();
         let mark = rig.mark("10.0.0.1", "a");
         let guess = rig.limiter.admit(mark).unwrap();
         assert!(rig.limiter.admit(mark).is_none());
         rig.advance_ms(5_000);
-        assert!(rig.limiter.blocks(mark), "it is still being judged");
+        assert!(rig.limiter.blocks(mark), "it is still being checked");
         guess.wrong();
         rig.advance_ms(999);
         assert!(rig.limiter.blocks(mark));
@@ -251,7 +251,7 @@ mod tests {
         rig.limiter.admit(mark).unwrap().right();
         assert!(!rig.limiter.blocks(mark));
         drop(rig.limiter.admit(mark).unwrap());
-        assert!(rig.limiter.blocks(mark), "there was no place for it, and it counts");
+        assert!(rig.limiter.blocks(mark), "it was not checked, and it counts");
         assert!(rig.limiter.admit(mark).is_none());
     }
 
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_guessed_at_is_part_of_it() {
+    fn guesses_at_different_secrets_do_not_block_each_other() {
         let rig = Rig::new();
         let here = Neighbourhood::V4(1);
         let id = UserId::parse("admin").unwrap();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_makes_nobody_forgotten_and_is_over_after_two_seconds() {
+    fn a_flood_makes_no_strike_forgotten_and_is_over_after_two_seconds() {
         let rig = Rig::new();
         let first = rig.mark("10.0.0.1", "first");
         rig.limiter.admit(first).unwrap().wrong();
@@ -288,7 +288,7 @@ mod tests {
         }
         let late = rig.mark("10.0.0.1", "late");
         assert!(rig.limiter.blocks(first));
-        assert!(rig.limiter.admit(late).is_none(), "refused rather than let in and forgotten");
+        assert!(rig.limiter.admit(late).is_none(), "refused rather than admitted and forgotten");
         rig.advance_ms(99);
         assert!(rig.limiter.blocks(first));
         rig.advance_ms(1);
@@ -297,6 +297,6 @@ mod tests {
         rig.limiter.admit(late).unwrap().right();
         rig.advance_ms(2_000);
         assert!(!rig.limiter.blocks(late));
-        assert_eq!(rig.limiter.count.load(Ordering::SeqCst), 0, "and who is known takes no lock again");
+        assert_eq!(rig.limiter.count.load(Ordering::SeqCst), 0, "and no lock is taken again");
     }
 }

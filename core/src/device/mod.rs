@@ -1,4 +1,5 @@
-//! This device: what it is made of, its own store, the slots of the Domain Key, and procedures that a crash may interrupt.
+//! This device: its own store, the slots of the Domain Key, the limiter of guesses, and procedures that a crash may
+//! interrupt.
 
 pub mod limiter;
 pub(crate) mod procedure;
@@ -13,29 +14,29 @@ use jiff::{SignedDuration, Timestamp};
 use crate::crypto::seal;
 use crate::crypto::secret::DeviceKey;
 use crate::device::limiter::{Admitted, Guess, Limiter};
-use crate::device::store::Local;
+use crate::device::store::DeviceStore;
 use crate::error::Error;
 use crate::platform::Platform;
-use crate::rows::path::LocalPath;
+use crate::rows::path::DevicePath;
 
-/// What outlives every phase.
+/// What exists in every phase.
 pub struct Device {
-    /// The world.
+    /// The environment.
     pub platform: Platform,
-    /// What stays on this device.
-    pub store: Local,
-    /// Guesses at passphrases.
+    /// The device's own store.
+    pub store: DeviceStore,
+    /// Limits guesses at passphrases.
     pub limiter: Arc<Limiter>,
-    /// Ten characters that name this device.
+    /// Identifies this device: ten characters of `A` to `Z` and `2` to `7`.
     pub id: String,
     clock_offset_s: AtomicI64,
 }
 
 impl Device {
-    /// The device with this Device Key. Its time is that of the hardware until [`Device::read_clock_offset`].
+    /// The device with this Device Key. Its time is that of the hardware clock until [`Device::read_clock_offset`].
     pub fn new(platform: Platform, key: &DeviceKey) -> Arc<Self> {
         Arc::new(Self {
-            store: Local::new(platform.local.clone(), key, platform.rng.clone()),
+            store: DeviceStore::new(platform.local.clone(), key, platform.rng.clone()),
             limiter: Limiter::new(platform.clock.clone()),
             id: device_id(key),
             clock_offset_s: AtomicI64::new(0),
@@ -43,20 +44,20 @@ impl Device {
         })
     }
 
-    /// Takes the offset of the HSM's time from its own store.
+    /// Reads the offset of the HSM's time from the device's own store and uses it from now on.
     pub async fn read_clock_offset(&self) -> Result<(), Error> {
-        let offset = self.store.get(LocalPath::ClockOffset).await?;
+        let offset = self.store.get(DevicePath::ClockOffset).await?;
         let offset = offset.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map_or(0, i64::from_be_bytes);
         self.use_clock_offset(offset);
         Ok(())
     }
 
-    /// From now on the HSM's time is so many seconds ahead of the hardware's.
+    /// Makes the HSM's time `offset_s` seconds ahead of the hardware clock.
     pub fn use_clock_offset(&self, offset_s: i64) {
         self.clock_offset_s.store(offset_s, Ordering::Relaxed);
     }
 
-    /// The HSM's own time: the hardware clock and the offset.
+    /// The HSM's own time: the hardware clock plus the offset.
     pub fn now(&self) -> Timestamp {
         let offset = SignedDuration::from_secs(self.clock_offset_s.load(Ordering::Relaxed));
         self.wall().checked_add(offset).unwrap_or(Timestamp::MAX)
@@ -68,17 +69,17 @@ impl Device {
         Timestamp::from_duration(wall).unwrap_or(Timestamp::MAX)
     }
 
-    /// Counts a guess at a passphrase that a caller gives beside its own, and lets it be judged.
+    /// Counts a guess at a passphrase other than the caller's own, and lets it be checked.
     ///
     /// # Errors
-    /// [`Error::TooMany`] if another one was made less than a second ago.
+    /// [`Error::TooMany`] if the same caller made a wrong guess less than a second ago, or one is being checked.
     pub(crate) fn admit(&self, guess: Guess<'_>) -> Result<Admitted, Error> {
         let too_many = || Error::TooMany("Too many requests".into());
         self.limiter.admit(self.limiter.mark(guess)).ok_or_else(too_many)
     }
 }
 
-/// Ten characters that name the device, derived from its Device Key; they say nothing about it.
+/// Ten characters that identify the device. They are derived from its Device Key by HKDF (RFC 5869) and reveal nothing of it.
 fn device_id(device: &DeviceKey) -> String {
     const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let bytes = seal::derive(device.expose(), &[b"device id"]);

@@ -1,31 +1,35 @@
 //! The slots of the Domain Key. Slot 0 opens with the unlock passphrase (attended boot), slot 1 with the Device Key
-//! alone (unattended boot); both live in the local store, sealed under the Device Key.
+//! alone (unattended boot). Both are in the device's own store, sealed under the Device Key.
 //!
 //! The inner seal of slot 0 is the one NetHSM uses (AES-256-GCM under scrypt, associated data `passphrase`), because
-//! backups carry it as it is.
+//! backups contain it unchanged.
 
 use crate::crypto::kdf;
 use crate::crypto::seal;
 use crate::crypto::secret::{DomainKey, SecretBytes, UnlockKey};
-use crate::device::store::{Local, LocalChange};
+use crate::device::store::{DeviceStore, DeviceStoreChange};
 use crate::error::Error;
 use crate::platform::Platform;
-use crate::rows::path::LocalPath;
+use crate::rows::path::DevicePath;
 use crate::runtime::party::Party;
 use crate::runtime::pool::{Work, run_on};
 
 const SLOT0_AAD: &[u8] = b"passphrase";
 
-/// The rows that open the Domain Key and the time that came with them, and where a restore keeps them until it is over.
-const FORMER: [(LocalPath, LocalPath); 4] = [
-    (LocalPath::Slot0, LocalPath::FormerSlot0),
-    (LocalPath::Slot1, LocalPath::FormerSlot1),
-    (LocalPath::UnlockSalt, LocalPath::FormerSalt),
-    (LocalPath::ClockOffset, LocalPath::FormerClockOffset),
+/// The rows that a restore replaces, and where it keeps their former values until it is finished: the slots, the salt and the
+/// clock offset.
+const FORMER: [(DevicePath, DevicePath); 4] = [
+    (DevicePath::Slot0, DevicePath::FormerSlot0),
+    (DevicePath::Slot1, DevicePath::FormerSlot1),
+    (DevicePath::UnlockSalt, DevicePath::FormerSalt),
+    (DevicePath::ClockOffset, DevicePath::FormerClockOffset),
 ];
 
-/// Adds to `change` that the slots and the time of now are kept: if what a restore brings cannot be used, they come back.
-pub(crate) async fn keep_former(mut change: LocalChange, local: &Local) -> Result<LocalChange, Error> {
+/// Adds to `change` a copy of the current slots and clock offset, to return to if the restored ones cannot be used.
+pub(crate) async fn keep_former(
+    mut change: DeviceStoreChange,
+    local: &DeviceStore,
+) -> Result<DeviceStoreChange, Error> {
     for (now, former) in FORMER {
         change = match local.get(now).await? {
             Some(value) => change.put(former, value.to_vec()),
@@ -35,70 +39,74 @@ pub(crate) async fn keep_former(mut change: LocalChange, local: &Local) -> Resul
     Ok(change)
 }
 
-/// Adds to `change` that the slots and the time of before come back, or that there are none again.
-pub(crate) async fn back_to_former(mut change: LocalChange, local: &Local) -> Result<LocalChange, Error> {
-    let provisioned = local.get(LocalPath::FormerSlot0).await?.is_some();
+/// Adds to `change` that the former slots and clock offset replace the current ones. Where there is no former value, the
+/// current one is removed; only the clock offset stays if there was a former slot 0.
+pub(crate) async fn back_to_former(
+    mut change: DeviceStoreChange,
+    local: &DeviceStore,
+) -> Result<DeviceStoreChange, Error> {
+    let provisioned = local.get(DevicePath::FormerSlot0).await?.is_some();
     for (now, former) in FORMER {
         change = match local.get(former).await? {
             Some(value) => change.put(now, value.to_vec()).delete(former),
-            // Kept since 0.1.0 only: a device that was provisioned had one, and the time of now is the best guess.
-            None if now == LocalPath::ClockOffset && provisioned => change,
+            // The former clock offset is kept only since 0.1.0. A provisioned device had one, and the current one is the best
+            // guess.
+            None if now == DevicePath::ClockOffset && provisioned => change,
             None => change.delete(now),
         };
     }
     Ok(change)
 }
 
-/// Adds to `change` that the slots and the time of before are gone for good.
-pub(crate) fn forget_former(change: LocalChange) -> LocalChange {
+/// Adds to `change` that the former slots and clock offset are removed.
+pub(crate) fn forget_former(change: DeviceStoreChange) -> DeviceStoreChange {
     FORMER.into_iter().fold(change, |change, (_, former)| change.delete(former))
 }
 
-/// Runs the slow hash of the unlock passphrase on the pool: about 0.3 s of one core.
+/// Derives the Unlock Key from the passphrase by scrypt (RFC 7914), on the pool: about 0.3 s of one core.
 async fn unlock_key(platform: &Platform, party: Party, passphrase: &[u8], salt: [u8; 16]) -> Result<UnlockKey, Error> {
     let passphrase = SecretBytes::from_slice(passphrase);
     run_on(&*platform.pool, Work::Kdf, party, move || kdf::unlock_key(passphrase.expose(), &salt)).await
 }
 
-/// Adds slot 0 for `passphrase`, under a fresh salt, to `change`.
+/// Adds slot 0 for `passphrase`, with a new salt, to `change`.
 pub(crate) async fn with_slot0(
-    change: LocalChange,
+    change: DeviceStoreChange,
     platform: &Platform,
     party: Party,
     passphrase: &[u8],
     domain: &DomainKey,
-) -> Result<LocalChange, Error> {
+) -> Result<DeviceStoreChange, Error> {
     let mut salt = [0; 16];
     platform.rng.fill(&mut salt);
     let key = unlock_key(platform, party, passphrase, salt).await?;
     let inner = seal::seal(key.expose(), SLOT0_AAD, domain.expose(), &*platform.rng);
-    Ok(change.put(LocalPath::UnlockSalt, salt.to_vec()).put(LocalPath::Slot0, inner))
+    Ok(change.put(DevicePath::UnlockSalt, salt.to_vec()).put(DevicePath::Slot0, inner))
 }
 
-/// One of the two slots that a passphrase may open.
+/// One of the two slots 0 that a passphrase may open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Which {
-    /// The one that counts.
-    Now,
-    /// The one of before a restore.
+pub(crate) enum SlotSet {
+    /// The one in use.
+    Current,
+    /// The one from before a restore.
     Former,
 }
 
-/// Slot 0 as it is stored, with the salt of its passphrase: what a passphrase can be tried on, and what is compared
-/// later to see whether it still is the same.
+/// Slot 0 as stored, with the salt of its passphrase. Values can be compared to find out whether the slot was changed.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Slot0 {
-    pub(crate) which: Which,
+    pub(crate) which: SlotSet,
     salt: [u8; 16],
     inner: Vec<u8>,
 }
 
 impl Slot0 {
-    /// As it is stored now; `None`: there is none.
-    pub(crate) async fn read(local: &Local, which: Which) -> Result<Option<Self>, Error> {
+    /// Reads the slot. `None`: it does not exist.
+    pub(crate) async fn read(local: &DeviceStore, which: SlotSet) -> Result<Option<Self>, Error> {
         let (salt, slot) = match which {
-            Which::Now => (LocalPath::UnlockSalt, LocalPath::Slot0),
-            Which::Former => (LocalPath::FormerSalt, LocalPath::FormerSlot0),
+            SlotSet::Current => (DevicePath::UnlockSalt, DevicePath::Slot0),
+            SlotSet::Former => (DevicePath::FormerSalt, DevicePath::FormerSlot0),
         };
         let Some(inner) = local.get(slot).await? else { return Ok(None) };
         let salt = local.get(salt).await?.and_then(|salt| <[u8; 16]>::try_from(salt.as_slice()).ok());
@@ -106,7 +114,7 @@ impl Slot0 {
         Ok(Some(Self { which, salt, inner: inner.to_vec() }))
     }
 
-    /// Opens it. `None`: the passphrase is wrong.
+    /// Opens the slot. `None`: the passphrase is wrong.
     pub(crate) async fn open(
         &self,
         platform: &Platform,
@@ -120,12 +128,12 @@ impl Slot0 {
 }
 
 /// Opens slot 1. `None`: unattended boot is off.
-pub(crate) async fn open_slot1(local: &Local) -> Result<Option<DomainKey>, Error> {
-    let Some(domain) = local.get(LocalPath::Slot1).await? else { return Ok(None) };
+pub(crate) async fn open_slot1(local: &DeviceStore) -> Result<Option<DomainKey>, Error> {
+    let Some(domain) = local.get(DevicePath::Slot1).await? else { return Ok(None) };
     DomainKey::from_slice(&domain).ok_or_else(|| Error::internal("slot 1 is damaged")).map(Some)
 }
 
 /// Whether the device boots to Operational by itself.
-pub(crate) async fn is_unattended(store: &Local) -> Result<bool, Error> {
-    Ok(store.get(LocalPath::Slot1).await?.is_some())
+pub(crate) async fn is_unattended(store: &DeviceStore) -> Result<bool, Error> {
+    Ok(store.get(DevicePath::Slot1).await?.is_some())
 }

@@ -1,4 +1,4 @@
-//! The device's own store: what stays on this device, sealed under its Device Key and readable while Locked.
+//! The device's own store: rows that never leave this device, sealed under its Device Key and readable while Locked.
 
 use std::sync::Arc;
 
@@ -8,52 +8,52 @@ use zeroize::Zeroizing;
 use crate::crypto::seal;
 use crate::crypto::secret::{DeviceKey, StoreKey};
 use crate::error::Error;
-use crate::rows::path::LocalPath;
+use crate::rows::path::DevicePath;
 use crate::rows::table::{open_row, seal_row};
 use crate::runtime::Rng;
 use crate::store::applied;
 use crate::store::{Outcome, Path, Range, Read, Revision, Room, Store, Txn};
 
-/// A row of a page.
-pub type Opened = (Path, Option<Zeroizing<Vec<u8>>>);
+/// A row of a page: its path, and its value if it could be opened.
+pub type OpenedRow = (Path, Option<Zeroizing<Vec<u8>>>);
 
 /// The device's own store.
-pub struct Local {
+pub struct DeviceStore {
     store: Arc<dyn Store>,
     key: StoreKey,
-    /// Seals the slots in backups, so that they open on this device.
+    /// Seals the slots in backups, so that only this device opens them.
     pub(crate) backup_slots: StoreKey,
-    /// Seals what a restore has staged.
+    /// Seals the entries that a restore has staged.
     pub(crate) staged: StoreKey,
     rng: Arc<dyn Rng>,
-    /// Held by who reads or writes more than one of the rows by which the Domain Key is unlocked.
+    /// Held while several of the rows that unlock the Domain Key are read or written together.
     pub(crate) changing_unlock: async_lock::Mutex<()>,
-    /// Held by who reads configuration, changes it and has it applied, so that what is applied last is what is stored.
+    /// Held while configuration is read, changed and applied, so that what was stored last is also applied last.
     pub(crate) changing: async_lock::Mutex<()>,
 }
 
-/// Rows to write and remove together.
+/// Rows to write and to remove in one transaction.
 #[derive(Default)]
-pub struct LocalChange {
-    put: Vec<(LocalPath, Zeroizing<Vec<u8>>)>,
-    delete: Vec<LocalPath>,
+pub struct DeviceStoreChange {
+    put: Vec<(DevicePath, Zeroizing<Vec<u8>>)>,
+    delete: Vec<DevicePath>,
 }
 
-impl LocalChange {
+impl DeviceStoreChange {
     /// Writes a row.
-    pub fn put(mut self, path: LocalPath, value: impl Into<Vec<u8>>) -> Self {
+    pub fn put(mut self, path: DevicePath, value: impl Into<Vec<u8>>) -> Self {
         self.put.push((path, Zeroizing::new(value.into())));
         self
     }
-    /// Removes a row; an absent one is no error.
-    pub fn delete(mut self, path: LocalPath) -> Self {
+    /// Removes a row. It is not an error if it does not exist.
+    pub fn delete(mut self, path: DevicePath) -> Self {
         self.delete.push(path);
         self
     }
 }
 
-impl Local {
-    /// The store, sealed under a key derived from `device`.
+impl DeviceStore {
+    /// Opens the store with keys derived from the Device Key.
     pub fn new(store: Arc<dyn Store>, device: &DeviceKey, rng: Arc<dyn Rng>) -> Self {
         let key = |purpose: &[u8]| seal::derive(device.expose(), &[purpose]);
         Self {
@@ -67,8 +67,11 @@ impl Local {
         }
     }
 
-    /// One row, unsealed.
-    pub async fn get(&self, path: LocalPath) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    /// The value of one row, opened. `None`: the row does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the value does not open.
+    pub async fn get(&self, path: DevicePath) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
         let name = path.path();
         let Some(found) = self.store.get(&name, Read::Local).await? else { return Ok(None) };
         let value = open_row(&self.key, &name, &found.value).map_err(|why| {
@@ -79,8 +82,8 @@ impl Local {
         Ok(Some(value))
     }
 
-    /// Rows from `start` to before `end`, in order, at most `limit`; `None` stands for one that does not open.
-    pub async fn page(&self, start: LocalPath, end: LocalPath, limit: usize) -> Result<Vec<Opened>, Error> {
+    /// Rows from `start` up to, but without, `end`, in order, at most `limit`. The value of a row that does not open is `None`.
+    pub async fn page(&self, start: DevicePath, end: DevicePath, limit: usize) -> Result<Vec<OpenedRow>, Error> {
         let range = Range { start: start.path(), end: Some(end.path()), limit, keys_only: false };
         let page = self.store.range(range, Read::Local).await?;
         let open = |(path, found): (Path, crate::store::Versioned)| {
@@ -90,8 +93,8 @@ impl Local {
         Ok(page.rows.into_iter().map(open).collect())
     }
 
-    /// Removes the rows from `start` to before `end`, in steps that may be repeated.
-    pub async fn sweep(&self, start: LocalPath, end: LocalPath) -> Result<(), Error> {
+    /// Removes the rows from `start` up to, but without, `end`, page by page. Idempotent.
+    pub async fn sweep(&self, start: DevicePath, end: DevicePath) -> Result<(), Error> {
         loop {
             let range = Range { start: start.path(), end: Some(end.path()), limit: LIST_PAGE_ROWS, keys_only: true };
             let page = self.store.range(range, Read::Local).await?;
@@ -104,20 +107,23 @@ impl Local {
         }
     }
 
-    /// Whether its disk is nearly full.
+    /// Whether the disk of the store is nearly full.
     pub fn is_nearly_full(&self) -> bool {
         self.store.is_nearly_full()
     }
 
-    /// Waits until everything that was handed to the store before is settled.
+    /// Waits until everything that was given to the store before is on the disk or has failed.
     pub async fn settle(&self) -> Result<(), Error> {
         self.store.commit(vec![Txn::default()]).await?;
         Ok(())
     }
 
-    /// Applies `change` whole. It is durable when this returns.
-    pub async fn commit(&self, change: LocalChange) -> Result<(), Error> {
-        let seal = |(path, value): &(LocalPath, Zeroizing<Vec<u8>>)| {
+    /// Applies `change` as one transaction. It is durable when this returns `Ok`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the store did not confirm the change; it may have been applied.
+    pub async fn commit(&self, change: DeviceStoreChange) -> Result<(), Error> {
+        let seal = |(path, value): &(DevicePath, Zeroizing<Vec<u8>>)| {
             let path = path.path();
             let sealed = seal_row(&self.key, &path, Revision::default(), value, &*self.rng);
             (path, sealed)
@@ -126,12 +132,13 @@ impl Local {
             expect: Vec::new(),
             put: change.put.iter().map(seal).collect(),
             delete: change.delete.iter().map(|path| path.path()).collect(),
-            // All of it is bounded, and without its audit log, slots and steps the HSM cannot be unlocked or emptied.
+            // All rows here are bounded in size, and without its audit log, slots and procedures the HSM can neither be
+            // unlocked nor emptied.
             room: Room::Reserved,
         };
         match self.store.commit(vec![txn.clone()]).await?.pop() {
             Some(Outcome::Committed(_)) => Ok(()),
-            // What is on the disk counts at the next boot, whatever the answer was.
+            // Whatever the answer was, the next boot uses what is on the disk.
             Some(Outcome::Unknown) if matches!(applied(&*self.store, &txn).await, Ok(Some(_))) => Ok(()),
             _ => Err(Error::Unavailable("The local store did not confirm the change. Try again.".into())),
         }

@@ -24,37 +24,37 @@ use crate::config::parse_time;
 use crate::crypto::secret::DomainKey;
 use crate::device::Device;
 use crate::device::limiter::{Admitted, Guess};
-use crate::device::procedure::Step;
-use crate::device::slots::{Slot0, Which};
-use crate::device::store::LocalChange;
+use crate::device::procedure::Procedure;
+use crate::device::slots::{Slot0, SlotSet};
+use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
 use crate::hsm::phase::undo_provisioning;
 use crate::hsm::phase::{Failed, Locked, Operational, Phase, Provision, Unprovisioned};
 use crate::identity::caller::{Caller, Denied, Failure};
 use crate::identity::right::Held;
 use crate::identity::users;
-use crate::platform::Platform;
-use crate::rows::path::{LocalPath, generation_pointer};
+use crate::platform::{DeviceKeyError, Platform};
+use crate::rows::path::{DevicePath, generation_pointer};
 use crate::rows::tls_identity::TlsIdentity;
 use crate::runtime::lifetime::by_size;
 use crate::runtime::party::Party;
-use crate::runtime::pool::first_of;
+use crate::runtime::pool::race;
 use crate::store::{Event, Path, Range, Read, StoreError, Watch};
 
 /// One HSM.
 pub struct Hsm {
     pub(crate) device: Arc<Device>,
     phase: ArcSwap<Phase>,
-    /// Held by every transition. A second one waits and meets the new phase.
+    /// Held during every transition. A second one waits and then finds the new phase.
     pub(crate) transition: async_lock::Mutex<()>,
-    /// Whether a restore runs.
+    /// Whether a restore is running.
     pub(crate) restoring: Arc<AtomicBool>,
-    /// What was done and refused. It outlives every phase.
+    /// The audit log, in every phase.
     pub audit: Arc<Audit>,
 }
 
 impl Hsm {
-    /// Runs `job` on this thread, or on the pool if it goes over more bytes than a small body has. In any phase.
+    /// Runs `job`, which processes `bytes` bytes, on this thread or, if there are many, on the pool. In any phase.
     pub async fn by_size<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -64,9 +64,12 @@ impl Hsm {
         by_size(&*self.device.platform.pool, bytes, party, job).await
     }
 
-    /// Boot, from the Device Key to a phase. `Err` is for the operator: the HSM does not start.
+    /// Boots: loads the Device Key, undoes what a crash interrupted, and enters a phase.
+    ///
+    /// # Errors
+    /// For the operator: the HSM does not start.
     pub async fn boot(platform: Platform) -> Result<Arc<Self>, BootError> {
-        let key = platform.device.load().map_err(BootError::Device)?;
+        let key = platform.device.load()?;
         let device = Device::new(platform, &key);
         let store = |error: Error| match error {
             Error::Internal(why) => BootError::Sealed(why.into_owned()),
@@ -77,12 +80,12 @@ impl Hsm {
         match config::stored::<Logging>(&device.store).await {
             Ok(Some(logging)) => device.platform.host.log_to(&logging),
             Ok(None) => {}
-            // An HSM that serves and logs as its settings say beats one that does not start.
+            // Better an HSM that logs according to its settings than one that does not start.
             Err(error) => tracing::error!(target: "hsm", %error, "the stored logging configuration is not applied"),
         }
         let audit = Arc::new(Audit::open(device.clone()).await.map_err(store)?);
         let provisioned =
-            async || Ok::<_, BootError>(device.store.get(LocalPath::Slot0).await.map_err(store)?.is_some());
+            async || Ok::<_, BootError>(device.store.get(DevicePath::Slot0).await.map_err(store)?.is_some());
         let unprovisioned = || Phase::Unprovisioned(Arc::new(Unprovisioned::new(device.clone())));
         let phase = if provisioned().await? {
             let locked = Locked::new(device.clone());
@@ -91,7 +94,7 @@ impl Hsm {
                 Ok(None) => Phase::Locked(Arc::new(locked)),
                 Err(error) => {
                     tracing::error!(target: "hsm", %error, "unattended boot failed; the HSM stays Locked");
-                    // Unless a restore on a new device turned out to be of no use, and was undone, its time with it.
+                    // A restore on a new device may have proved unusable and been undone, and the clock offset with it.
                     device.read_clock_offset().await.map_err(store)?;
                     if provisioned().await? { Phase::Locked(Arc::new(locked)) } else { unprovisioned() }
                 }
@@ -119,7 +122,7 @@ impl Hsm {
         self.phase.load().state()
     }
 
-    /// The Operational phase, if that is the current one. Held only while a request is worked on.
+    /// The Operational phase, if that is the current one. Hold it only while a request is handled.
     pub fn operational(&self) -> Option<Arc<Operational>> {
         match &**self.phase.load() {
             Phase::Operational(op) => Some(op.clone()),
@@ -127,17 +130,17 @@ impl Hsm {
         }
     }
 
-    /// The HSM's own time: the hardware clock and the offset set at provisioning.
+    /// The HSM's own time: the hardware clock plus the stored offset.
     pub fn now(&self) -> Timestamp {
         self.device.now()
     }
 
-    /// Ten characters that name this device.
+    /// Identifies this device: ten characters of `A` to `Z` and `2` to `7`.
     pub fn device_id(&self) -> &str {
         &self.device.id
     }
 
-    /// Serves where the stored network configuration says. Call it once the server runs.
+    /// Applies the stored network configuration. Call it when the server is running.
     pub async fn use_stored_network(&self) -> Result<(), Error> {
         let _guard = self.device.store.changing.lock().await;
         if let Some(network) = config::stored::<Network>(&self.device.store).await? {
@@ -147,6 +150,10 @@ impl Hsm {
     }
 
     /// Unprovisioned → Operational. `system_time` (RFC 3339, offset zero) becomes the HSM's time.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a bad time or passphrase; [`Error::Precondition`] in another state; [`Error::Unavailable`]
+    /// while a restore is running, or if the store does not answer.
     pub async fn provision(&self, unlock: Passphrase, admin: Passphrase, system_time: &str) -> Result<(), Error> {
         let begun = self.device.platform.clock.monotonic();
         let time = parse_time(system_time)?;
@@ -160,7 +167,7 @@ impl Hsm {
             + i64::try_from(spent.as_secs()).unwrap_or(0);
         let wanted = Provision { unlock_passphrase: unlock, admin_passphrase: admin, clock_offset_s };
         let domain = Box::pin(phase.provision(&wanted)).await?;
-        // From here on it has happened.
+        // From here on the HSM is provisioned.
         self.device.use_clock_offset(clock_offset_s);
         match Box::pin(Operational::open(self.device.clone(), domain)).await {
             Ok(operational) => {
@@ -177,13 +184,17 @@ impl Hsm {
         }
     }
 
-    /// Locked → Operational. The slow hash runs before the transition is taken, so that strangers who guess hold up
-    /// nobody. Attempts that were refused for their form are to be reported by [`Hsm::failed_unlock`].
+    /// Locked → Operational. The slow hash runs before the lock on transitions is taken, so that guessing delays nobody. The
+    /// caller reports requests it refused as malformed with [`Hsm::failed_unlock`].
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] for a wrong passphrase; [`Error::TooMany`] within a second of one; [`Error::Precondition`] in
+    /// another state.
     pub async fn unlock(&self, address: IpAddr, passphrase: &Passphrase) -> Result<(), Error> {
         let guess = self.admit_unlock(address)?;
-        // If it is not, the strike stands.
+        // If its length is wrong, the strike stays.
         users::check_length("passphrase", passphrase)?;
-        let Some((slot, domain)) = self.judge_unlock(address, guess, passphrase.expose()).await? else {
+        let Some((slot, domain)) = self.try_unlock(address, guess, passphrase.expose()).await? else {
             tracing::warn!(target: "hsm", %address, "an attempt to unlock failed");
             return Err(Error::Forbidden(Some("not authenticated".into())));
         };
@@ -193,7 +204,7 @@ impl Hsm {
         if Slot0::read(local, slot.which).await?.as_ref() != Some(&slot) {
             return Err(Error::Unavailable("The unlock passphrase was changed meanwhile. Try again.".into()));
         }
-        if slot.which == Which::Former {
+        if slot.which == SlotSet::Former {
             if !import_waits(platform, local).await? {
                 return Err(Error::Unavailable("The restore was unlocked meanwhile. Try again.".into()));
             }
@@ -201,29 +212,29 @@ impl Hsm {
             self.device.read_clock_offset().await?;
         }
         let unlocked = Box::pin(phase.open(domain)).await;
-        if unlocked.is_err() || slot.which == Which::Now {
-            // A restore may have been undone, now or by an attempt that ended before this.
+        if unlocked.is_err() || slot.which == SlotSet::Current {
+            // A restore may have been undone, by this attempt or an earlier one, and the clock offset with it.
             self.device.read_clock_offset().await?;
         }
-        if matches!(unlocked, Err(Error::Invalid(_))) && self.device.store.get(LocalPath::Slot0).await?.is_none() {
-            // A restore on a new device that turned out to be of no use was undone.
+        if matches!(unlocked, Err(Error::Invalid(_))) && self.device.store.get(DevicePath::Slot0).await?.is_none() {
+            // An unusable restore on a new device was undone.
             self.enter(self.unprovisioned());
         }
         let operational = unlocked?;
-        // Whoever unlocks has no credentials but the passphrase, so this is written only once that was right.
+        // The only credential for unlocking is the passphrase, so the audit record is written after it proved right.
         self.audit.entering(State::Operational).await?;
         self.swap(Phase::Operational(operational));
         Ok(())
     }
 
-    /// Whether somebody knows the unlock passphrase, for what is asked of an HSM whose users cannot be read: the name must
-    /// be `unlock`. Failures count like those of [`Hsm::unlock`].
+    /// Authenticates with the unlock passphrase, for requests to an HSM whose users cannot be read. The user name must be
+    /// `unlock`. Failures count like those of [`Hsm::unlock`].
     pub async fn believe_unlock_holder(&self, address: IpAddr, name: &str, passphrase: &[u8]) -> Result<(), Failure> {
         if name != "unlock" {
             return Err(Failure::Denied(Denied::Unauthenticated));
         }
         let guess = self.admit_unlock(address).map_err(|_| Failure::Denied(Denied::TooMany))?;
-        match self.judge_unlock(address, guess, passphrase).await {
+        match self.try_unlock(address, guess, passphrase).await {
             Ok(Some(_)) => Ok(()),
             Ok(None) => Err(Failure::Denied(Denied::Unauthenticated)),
             Err(Error::Unavailable(_)) => Err(Failure::Denied(Denied::Busy)),
@@ -231,18 +242,18 @@ impl Hsm {
         }
     }
 
-    /// Tries the unlock passphrase on slot 0, then, while a restore waits to be unlocked for the first time, on the slot 0 of
-    /// before. Gives what it opened and what was in it. `None`: it is wrong, and that was counted.
-    async fn judge_unlock(
+    /// Tries the unlock passphrase on slot 0 and, if a restore was not unlocked yet, on the slot 0 from before it. Returns the
+    /// slot that opened and the Domain Key in it. `None`: the passphrase is wrong, which was counted.
+    async fn try_unlock(
         &self,
         address: IpAddr,
         guess: Admitted,
         passphrase: &[u8],
     ) -> Result<Option<(Slot0, DomainKey)>, Error> {
         let party = Party::Address(address.into());
-        for which in [Which::Now, Which::Former] {
-            // If the store does not tell whether a restore waits, none can be undone.
-            if which == Which::Former
+        for which in [SlotSet::Current, SlotSet::Former] {
+            // If the store does not tell whether an import is pending, it cannot be undone either.
+            if which == SlotSet::Former
                 && !matches!(import_waits(&self.device.platform, &self.device.store).await, Ok(true))
             {
                 break;
@@ -257,21 +268,30 @@ impl Hsm {
         Ok(None)
     }
 
-    /// Counts an attempt to unlock and lets it be judged; refuses it if its neighbourhood made one less than a second ago.
+    /// Counts an attempt to unlock and lets it be checked.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`] if a wrong one came from the same neighbourhood less than a second ago, or one is being checked.
     fn admit_unlock(&self, address: IpAddr) -> Result<Admitted, Error> {
         let mark = self.device.limiter.mark(Guess::Unlock(address.into()));
         self.device.limiter.admit(mark).ok_or_else(|| Error::TooMany("Service unavailable: too many requests".into()))
     }
 
-    /// Counts an attempt to unlock that failed before its passphrase could be tried. `TooMany` if it does not even count.
+    /// Counts an attempt to unlock that failed before its passphrase could be tried.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`] as for [`Hsm::unlock`].
     pub fn failed_unlock(&self, address: IpAddr) -> Result<(), Error> {
         self.admit_unlock(address).map(Admitted::wrong)
     }
 
-    /// Operational → Locked, for `by`. `op` is the caller's own hold, given up here. When this answers, no key can be used, and
-    /// unless a request hangs for longer than the limit, all key bytes are wiped.
+    /// Operational → Locked, for `by`. `op` is the reference that the request holds, and is dropped here. When this returns, no
+    /// key can be used, and all key bytes are wiped unless a request hangs for longer than [`LOCK_WAIT_MS`].
+    ///
+    /// # Errors
+    /// [`Error::NotBelieved`] if `by` lost the right in the meantime; [`Error::Precondition`] in another state.
     pub async fn lock(&self, op: Arc<Operational>, by: &Caller) -> Result<(), Error> {
-        // Whoever waits for the transition holds nothing meanwhile, for the one before may be waiting for the last hold.
+        // Hold no reference while waiting for the lock: the transition before this one may wait for the last reference.
         let waiting = Arc::downgrade(&op);
         drop(op);
         let _guard = self.transition.lock().await;
@@ -279,38 +299,39 @@ impl Hsm {
         if !self.operational().is_some_and(|now| Arc::ptr_eq(&now, &op)) {
             return Err(wrong_state());
         }
-        let held = may_leave(&op, by).await?;
+        let held = authorize_leaving(&op, by).await?;
         self.enter(self.locked());
         drop(held);
         op.retire();
-        // Leaving is never held up for the sake of a counter.
-        first_of(flush(&op), self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+        // Counters are not worth delaying this.
+        race(flush(&op), self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
         self.close(op).await;
         self.flush_audit().await;
         Ok(())
     }
 
-    /// Closes a phase that was left and waits for its last holder.
+    /// Closes a phase that was left, and waits up to [`LOCK_WAIT_MS`] for its last holder.
     pub(crate) async fn close(&self, op: Arc<Operational>) {
-        let gone = op.close();
+        let released = op.close();
         drop(op);
-        if let Some(gone) = gone {
+        if let Some(released) = released {
             let limit = self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS));
             // Resolves with `Canceled` when the last sender is dropped.
-            first_of(gone, limit).await;
+            race(released, limit).await;
         }
     }
 
-    /// The Locked phase, to be entered.
+    /// A new Locked phase.
     pub(crate) fn locked(&self) -> Phase {
         Phase::Locked(Arc::new(Locked::new(self.device.clone())))
     }
 
-    /// The Unprovisioned phase, to be entered.
+    /// A new Unprovisioned phase.
     pub(crate) fn unprovisioned(&self) -> Phase {
         Phase::Unprovisioned(Arc::new(Unprovisioned::new(self.device.clone())))
     }
 
+    /// Makes `phase` the current one, and records that in the audit log.
     pub(crate) fn enter(&self, phase: Phase) {
         self.audit.entered(phase.state());
         self.swap(phase);
@@ -321,47 +342,57 @@ impl Hsm {
         self.phase.store(Arc::new(phase));
     }
 
-    /// Finish and start over, for `by`; nobody only where nobody is asked.
+    /// Reboots, for `by`. `None` is allowed only in states in which no user can log in.
+    ///
+    /// # Errors
+    /// Those of [`Hsm::shutdown`].
     pub async fn reboot(&self, by: Option<&Caller>) -> Result<(), Error> {
-        let _held = self.may_end(by).await?;
+        let _held = self.authorize_end(by).await?;
         self.device.platform.host.reboot();
         Ok(())
     }
 
-    /// Finish and start over, as an update that was handed over wants it.
+    /// Reboots after an update was handed over.
     pub async fn start_over(&self) {
         self.flush().await;
         self.device.platform.host.reboot();
     }
 
-    /// Finish and end, for `by`; nobody only where nobody is asked.
+    /// Shuts down, for `by`. `None` is allowed only in states in which no user can log in.
+    ///
+    /// # Errors
+    /// [`Error::NotBelieved`] if `by` lost the right in the meantime; [`Error::Precondition`] if the state has changed.
     pub async fn shutdown(&self, by: Option<&Caller>) -> Result<(), Error> {
-        let _held = self.may_end(by).await?;
+        let _held = self.authorize_end(by).await?;
         self.device.platform.host.shutdown();
         Ok(())
     }
 
-    /// Writes what is to be written before the end, then whether `by` may still bring it about.
-    async fn may_end(&self, by: Option<&Caller>) -> Result<Option<Held>, Error> {
+    /// Flushes counters and audit log, then checks that `by` may still end this boot.
+    async fn authorize_end(&self, by: Option<&Caller>) -> Result<Option<Held>, Error> {
         self.flush().await;
         match (self.operational(), by) {
-            (Some(op), Some(by)) => may_leave(&op, by).await,
+            (Some(op), Some(by)) => authorize_leaving(&op, by).await,
             (None, None) => Ok(None),
-            // The state is another one than when it was asked for, and so is who may.
+            // The state has changed since the request was admitted, and with it who may do this.
             (Some(_), None) | (None, Some(_)) => Err(wrong_state()),
         }
     }
 
-    /// Erases everything: the mark first, so that a crash cannot leave half of it, then the Device Key, without which
-    /// nothing that is stored can be opened; the files go at the boot that follows.
+    /// Erases everything. First a mark is stored, so that a boot after a crash completes the reset; then the Device Key is
+    /// destroyed, so that nothing stored can be opened; then the HSM reboots, which removes the stores.
     ///
-    /// `by` is whoever asked; nobody only while Failed, which may have ended since the request was let in.
+    /// `by` may be `None` only while Failed.
+    ///
+    /// # Errors
+    /// [`Error::NotBelieved`] if `by` lost the right in the meantime; [`Error::Precondition`] if the state has changed since
+    /// the request was admitted; [`Error::Internal`] if the mark cannot be stored.
     pub async fn factory_reset(&self, by: Option<&Caller>) -> Result<(), Error> {
         let _guard = self.transition.lock().await;
         let mut held = None;
         let op = match (&*self.phase(), by) {
             (Phase::Operational(op), Some(by)) => {
-                held = Some(hold_soon(op, by).await?);
+                held = Some(hold_with_timeout(op, by).await?);
                 Some(op.clone())
             }
             (Phase::Failed(Failed { resume }), None) => match resume.as_deref() {
@@ -371,9 +402,9 @@ impl Hsm {
             _ => return Err(wrong_state()),
         };
         self.device.platform.host.erase().map_err(|why| Error::internal(format!("factory reset: {why}")))?;
-        // The mark is on the disk: there is no way back.
+        // The mark is on the disk, so the reset can no longer be refused.
         if let Err(why) = self.device.platform.device.destroy() {
-            tracing::error!(target: "hsm", why, "the Device Key could not be destroyed yet; the boot that follows does it");
+            tracing::error!(target: "hsm", %why, "the Device Key could not be destroyed yet; the next boot destroys it");
         }
         self.enter(Phase::Failed(Failed { resume: None }));
         drop(held);
@@ -384,27 +415,27 @@ impl Hsm {
         Ok(())
     }
 
-    /// Writes the counters of key use, where the phase has them, and the audit log.
+    /// Writes the counters of key use, if the HSM is Operational, and the audit log.
     pub async fn flush(&self) {
         if let Some(op) = self.operational() {
-            // Leaving is never held up for the sake of a counter.
-            first_of(flush(&op), self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+            // Counters are not worth delaying this.
+            race(flush(&op), self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
         }
         self.flush_audit().await;
     }
 
-    /// Writes what waits for the audit log; a store that does not answer holds nobody up for long.
+    /// Writes pending records of the audit log; waits no longer than [`LOCK_WAIT_MS`] for the store.
     async fn flush_audit(&self) {
-        first_of(self.audit.flush(), self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+        race(self.audit.flush(), self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
     }
 
-    /// The end of a life: counters, the audit log, and a word in it that this was in good order.
+    /// Before the process ends or boots again: writes counters and audit log, and records there that the end was orderly.
     pub async fn stop(&self) {
         self.flush().await;
-        first_of(self.audit.stop(), self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+        race(self.audit.stop(), self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
     }
 
-    /// Writes the audit log once a second, forever. Run it beside the service.
+    /// Writes the audit log once a second, forever. Run it in the background.
     pub async fn keep_audit(self: Arc<Self>) {
         loop {
             self.device.platform.clock.sleep(Duration::from_millis(AUDIT_FLUSH_MS)).await;
@@ -412,7 +443,7 @@ impl Hsm {
         }
     }
 
-    /// Writes the counters and clears up now and then, forever. Run it beside the service.
+    /// Writes the counters and does housekeeping every [`COUNTER_FLUSH_MS`], forever. Run it in the background.
     pub async fn keep_house(self: Arc<Self>) {
         loop {
             self.device.platform.clock.sleep(Duration::from_millis(COUNTER_FLUSH_MS)).await;
@@ -430,47 +461,46 @@ impl Hsm {
         }
     }
 
-    /// Follows what is written to the shared store, by whomever, forever: what others change is not answered from the
-    /// caches any more. Run it beside the service.
+    /// Watches the shared store forever and invalidates cached rows that others have changed. Run it in the background.
     pub async fn keep_watching(self: Arc<Self>) {
         loop {
             let Ok(mut watch) = self.watch_rows().await else {
                 self.device.platform.clock.sleep(Duration::from_secs(1)).await;
                 continue;
             };
-            // What was cached until now may be older than what the watch begins with.
-            self.notice(&Event::Lost);
+            // Rows cached until now may be older than the revision at which the watch begins.
+            self.apply_event(&Event::Lost);
             let mut changes = 0u64;
             loop {
                 let event = watch.next().await;
-                self.notice(&event);
+                self.apply_event(&event);
                 if !matches!(event, Event::Changed { .. }) {
                     break;
                 }
                 changes = changes.saturating_add(1);
             }
             if changes == 0 {
-                // One that ends at once would have the caches emptied as fast as the store answers.
+                // Watches that end at once would otherwise empty the caches as fast as the store answers.
                 self.device.platform.clock.sleep(Duration::from_secs(1)).await;
             }
         }
     }
 
-    /// Tells the tables of the phase that is open, if there is one, also while it waits for its store to come back. One that
-    /// is opened later has nothing cached yet.
-    fn notice(&self, event: &Event) {
+    /// Passes an event to the tables of the Operational phase, also while it is suspended in Failed. A phase that is opened
+    /// later has an empty cache.
+    fn apply_event(&self, event: &Event) {
         match &**self.phase.load() {
-            Phase::Operational(op) => op.tables.notice(event),
+            Phase::Operational(op) => op.tables.apply_event(event),
             Phase::Failed(Failed { resume: Some(phase) }) => {
                 if let Phase::Operational(op) = &**phase {
-                    op.tables.notice(event);
+                    op.tables.apply_event(event);
                 }
             }
             Phase::Unprovisioned(_) | Phase::Locked(_) | Phase::Failed(_) => {}
         }
     }
 
-    /// Every row of every generation, from now on.
+    /// A watch on all rows of all generations, from now on.
     async fn watch_rows(&self) -> Result<Box<dyn Watch>, StoreError> {
         let store = &self.device.platform.store;
         let rows = || Path(Box::from([]));
@@ -479,8 +509,8 @@ impl Hsm {
         store.watch(rows(), now).await
     }
 
-    /// Watches the store, forever: when it stays away the HSM is Failed, when it is back the phase before resumes. Run
-    /// it beside the service.
+    /// Probes the stores once a second, forever. After [`STORE_AWAY_S`] failed probes the HSM is Failed; when they answer
+    /// again, the phase before resumes. Run it in the background.
     pub async fn keep_probing(self: Arc<Self>) {
         let mut missed: u32 = 0;
         loop {
@@ -489,10 +519,10 @@ impl Hsm {
         }
     }
 
-    /// One look at both stores; `missed` looks before it found them away. Returns how many there are now.
+    /// Probes both stores once. `missed` is the number of failed probes in a row before this one; returns the new number.
     pub async fn probe(&self, missed: u32) -> u32 {
         let shared = self.device.platform.store.get(&generation_pointer(), Read::Fresh).await;
-        let local = self.device.platform.local.get(&LocalPath::Slot0.path(), Read::Local).await;
+        let local = self.device.platform.local.get(&DevicePath::Slot0.path(), Read::Local).await;
         let reachable = !is_away(&shared) && !is_away(&local);
         let _guard = self.transition.lock().await;
         match (&*self.phase(), reachable) {
@@ -506,45 +536,45 @@ impl Hsm {
         if reachable { 0 } else { missed.saturating_add(1) }
     }
 
-    /// The TLS key and chain of this device; made and stored by `make` if there are none yet.
+    /// The TLS key and certificate chain of this device. If there are none, `make` creates them and they are stored.
     pub async fn tls_identity(
         &self,
         make: impl FnOnce(&Platform) -> Result<TlsIdentity, Error>,
     ) -> Result<TlsIdentity, Error> {
-        if let Some(stored) = self.device.store.get(LocalPath::Tls).await? {
+        if let Some(stored) = self.device.store.get(DevicePath::Tls).await? {
             return TlsIdentity::decode(&stored).map_err(|why| Error::internal(why.to_string()));
         }
         let identity = make(&self.device.platform)?;
-        self.device.store.commit(LocalChange::default().put(LocalPath::Tls, identity.encode().to_vec())).await?;
+        self.device.store.commit(DeviceStoreChange::default().put(DevicePath::Tls, identity.encode().to_vec())).await?;
         Ok(identity)
     }
 }
 
-/// Undoes at boot what a crash interrupted and what must not be finished.
+/// Undoes, at boot, a procedure that a crash interrupted and that must not be finished.
 async fn recover(device: &Device) -> Result<(), Error> {
     let Device { platform, store: local, .. } = device;
-    match Step::noted(local).await? {
-        None | Some(Step::Import { .. }) => Ok(()),
-        Some(Step::Provision) => {
+    match Procedure::noted(local).await? {
+        None | Some(Procedure::Import { .. }) => Ok(()),
+        Some(Procedure::Provision) => {
             tracing::warn!(target: "hsm", "a provisioning was interrupted; it is undone");
             undo_provisioning(platform, local).await
         }
-        Some(Step::Stage { .. }) => {
+        Some(Procedure::Stage { .. }) => {
             tracing::warn!(target: "hsm", "a restore was interrupted; what it staged is removed");
-            // Nobody can see it, so a disk that is full is no reason not to start.
+            // The staged rows are invisible, so failing to remove them must not keep the HSM from starting.
             clear_up(platform, local).await;
             Ok(())
         }
     }
 }
 
-/// Why the HSM does not start. `Display` is a sentence for the operator.
+/// Why the HSM does not start. `Display` is for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
-    /// The Device Key cannot be had.
-    #[error("{0}")]
-    Device(String),
-    /// What is stored does not open or makes no sense.
+    /// The Device Key could not be loaded.
+    #[error(transparent)]
+    Device(#[from] DeviceKeyError),
+    /// A stored row does not open or is not valid.
     #[error("{0}")]
     Sealed(String),
     /// A store cannot be read.
@@ -552,38 +582,45 @@ pub enum BootError {
     Store(String),
 }
 
-/// A store that is busy or damaged is not away: that must not open what is open only in the Failed state.
+/// Whether the store cannot be reached. A busy or damaged store does not count, as that must not enable what is allowed only
+/// in the Failed state.
 fn is_away<T>(answer: &Result<T, StoreError>) -> bool {
     matches!(answer, Err(StoreError::Unreachable(_)))
 }
 
-/// Like [`Operational::hold`], but no longer than `lock` waits: whoever waits with the transition in hand keeps the HSM from
-/// being locked.
-pub(crate) async fn hold_soon(op: &Operational, by: &Caller) -> Result<Held, Error> {
-    let mut told = None;
+/// Like [`Operational::hold`], but waits no longer than [`LOCK_WAIT_MS`]: while a transition waits, the HSM cannot be locked.
+///
+/// # Errors
+/// [`Error::Unavailable`] after that time.
+pub(crate) async fn hold_with_timeout(op: &Operational, by: &Caller) -> Result<Held, Error> {
+    let mut held = None;
     let limit = op.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS));
-    first_of(async { told = Some(op.hold(by).await) }, limit).await;
-    told.unwrap_or_else(|| Err(Error::Unavailable(sentences::BUSY.into())))
+    race(async { held = Some(op.hold(by).await) }, limit).await;
+    held.unwrap_or_else(|| Err(Error::Unavailable(sentences::BUSY.into())))
 }
 
-/// Whether `by` may still do what only takes power away from the HSM. That must not depend on a disk: if the store does not
-/// tell, or not soon, they may. Also if it is busy: that takes a flood of reads, behind which an owner who locks must not have
-/// to wait. What is let through unseen is little: `by` was believed when the request was let in, and their row is in the cache
-/// unless it was changed since.
-async fn may_leave(op: &Operational, by: &Caller) -> Result<Option<Held>, Error> {
-    match hold_soon(op, by).await {
+/// Whether `by` may still lock, reboot or shut down the HSM. That must not depend on a working disk, nor wait behind a flood
+/// of reads: if the store does not answer in time or is busy, they may. Little is risked by this: `by` was authenticated when
+/// the request was admitted, and their row is in the cache unless it was changed since.
+///
+/// # Errors
+/// [`Error::NotBelieved`] if the store answers that they may not.
+async fn authorize_leaving(op: &Operational, by: &Caller) -> Result<Option<Held>, Error> {
+    match hold_with_timeout(op, by).await {
         Ok(held) => Ok(Some(held)),
         Err(Error::NotBelieved) => Err(Error::NotBelieved),
         Err(_) => Ok(None),
     }
 }
 
+/// Writes the counters of key use; logs if that fails.
 async fn flush(op: &Operational) {
     if let Err(error) = op.flush_counters().await {
         tracing::error!(target: "hsm", %error, "the counters of key use could not be written");
     }
 }
 
+/// The HSM is not in the state that the call needs.
 pub(crate) fn wrong_state() -> Error {
     Error::Precondition(sentences::WRONG_STATE.into())
 }
@@ -625,16 +662,16 @@ mod tests {
         let before = misses();
         follow();
         assert!(exists());
-        assert_eq!(misses(), before, "what is cached as of that write, or later, stays");
+        assert_eq!(misses(), before, "a row cached as of that write, or later, stays");
 
         let other = block_on(Tables::open(sim.store.clone(), sim.rng.clone(), op.domain())).unwrap();
         let path = RowPath::namespace(other.generation, &id);
         block_on(other.commit(Transaction::default().delete(&path))).unwrap();
-        assert!(exists(), "the watch has not been looked at");
+        assert!(exists(), "the watch has not been polled");
         follow();
         assert!(!exists());
 
-        // An interrupted watch may have missed something: nothing that was cached counts, and it begins again.
+        // An interrupted watch may have missed something: the cache is emptied, and the watch begins again.
         block_on(op.namespaces().create(&admin, &id)).unwrap();
         assert!(exists());
         follow();

@@ -1,16 +1,16 @@
-//! Restores a backup: first every entry is authenticated and staged where nobody reads, then one write makes it happen. A
-//! file that is broken anywhere, or breaks off, changes nothing.
+//! Restores a backup. First every entry is authenticated and staged in a generation that nothing reads; then a single write
+//! puts the restored data in place. A file that is damaged or incomplete changes nothing.
 //!
-//! - *The same Domain Key, locked alike* (a backup of this HSM, same unlock passphrase): the staged entries are converted
-//!   while the old ones still serve, and moving the generation pointer is the moment. The HSM stays Operational.
-//! - *Anything else*: the slots in the local store are replaced by those of the backup, which is the moment, and the HSM is
-//!   Locked. The entries are converted when the backup's unlock passphrase has opened its Domain Key
-//!   (`convert::finish_import`), or at once if the backup brought an unattended slot of this device. Until then the slots
-//!   of before are kept, and the former unlock passphrase puts them back: nobody is locked out by a file that nobody can
-//!   open.
+//! - *Same Domain Key and same unlock passphrase* (a backup of this HSM): the staged entries are converted while the old data
+//!   is still in use. The write that counts moves the generation pointer. The HSM stays Operational.
+//! - *Anything else*: the write that counts replaces the slots in the device's own store by those of the backup, and the HSM
+//!   becomes Locked. The entries are converted when the backup's unlock passphrase has opened its Domain Key
+//!   (`convert::finish_import`), or at once if the backup contains an unattended slot of this device. Until then the former
+//!   slots are kept, and the former unlock passphrase puts them back, so that a backup which nobody can unlock does not lock
+//!   anybody out.
 //!
-//! On an Unprovisioned HSM the restore is full and takes over what belongs to the device, too; on an Operational one it is
-//! partial, and this device keeps its own TLS key, network, time and log target.
+//! On an Unprovisioned HSM the restore is full: it includes the configuration of the device. On an Operational HSM it is
+//! partial: the device keeps its own TLS key, network configuration, time and log target.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,74 +34,78 @@ use crate::backup::stage::{self, Moved, Staging};
 use crate::config::parse_time;
 use crate::crypto::secret::{BackupKey, DomainKey};
 use crate::device::Device;
-use crate::device::procedure::Step;
+use crate::device::procedure::Procedure;
 use crate::device::slots;
-use crate::device::store::LocalChange;
+use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
 use crate::hsm::phase::{Locked, Operational, Phase, Unprovisioned};
-use crate::hsm::{hold_soon, wrong_state};
+use crate::hsm::{hold_with_timeout, wrong_state};
 use crate::identity::caller::Caller;
-use crate::rows::path::{Generation, LocalPath};
+use crate::rows::path::{DevicePath, Generation};
 use crate::runtime::party::Party;
 use crate::runtime::pool::{Work, run_on};
 
-/// What comes with the file.
+/// The arguments of a restore, beside the file.
 #[derive(Default)]
 pub struct RestoreArguments {
-    /// The backup passphrase of the file. None: the one that is set here, if the file was made under it.
+    /// The backup passphrase of the file. `None`: the backup passphrase of this HSM is used, if the file was made with it.
     pub passphrase: Option<Passphrase>,
-    /// What the HSM's time shall be.
+    /// The HSM's time to set. `None`: a full restore uses the clock offset of the backup, a partial one keeps this HSM's.
     pub system_time: Option<Timestamp>,
 }
 
 impl RestoreArguments {
     /// `system_time` is RFC 3339 with offset zero.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is not.
     pub fn new(passphrase: Option<Passphrase>, system_time: Option<&str>) -> Result<Self, Error> {
         Ok(Self { passphrase, system_time: system_time.map(parse_time).transpose()? })
     }
 }
 
-/// What a restore has made of the HSM.
+/// The result of a restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restored {
-    /// What is in the backup.
+    /// The HSM has the data of the backup, and the restore cannot be undone.
     ForGood,
-    /// Locked, as the backup is. The former unlock passphrase undoes it until that of the backup was used once.
+    /// The HSM is Locked. The former unlock passphrase undoes the restore until the one of the backup was used once.
     CanBeUndone,
 }
 
-/// A restore that runs. Feed it the file, then finish it; if anything fails, abandon it.
+/// A running restore. Feed it the file, then finish it. If anything fails, abandon it.
 pub struct Restore {
     hsm: Arc<Hsm>,
     began: Duration,
-    /// When it was asked last whether the caller is still believed.
-    looked: Duration,
+    /// When the caller's rights were last checked.
+    checked: Duration,
     arguments: RestoreArguments,
     origin: Origin,
     reader: Reader,
     received: u64,
     unlocked: bool,
-    turn: Option<Turn>,
+    /// Keeps other restores out. `None` until the file's key is derived.
+    exclusive: Option<Exclusive>,
     head: Option<Head>,
     staging: Option<Staging>,
     items: Items,
     items_bytes: usize,
     version_seen: bool,
-    /// Stores whose version came: a file that was cut off lacks the last.
+    /// Stores whose version entry was read. A file that was cut off lacks the last one.
     stores_seen: BTreeSet<String>,
 }
 
-/// The phase the restore began in. An Operational one is not held.
+/// The phase in which the restore began. An Operational phase is not kept alive.
 enum Origin {
     Unprovisioned(Arc<Unprovisioned>),
-    /// On behalf of somebody, who must still be believed when it happens.
+    /// With the caller, who must still have the right when the data is replaced.
     Operational(Weak<Operational>, Caller),
 }
 
-/// The one turn there is.
-struct Turn(Arc<AtomicBool>);
+/// Held by the one restore that may run at a time.
+struct Exclusive(Arc<AtomicBool>);
 
-impl Turn {
+impl Exclusive {
     fn take(running: &Arc<AtomicBool>) -> Result<Self, Error> {
         if running.swap(true, Ordering::SeqCst) {
             return Err(Error::Unavailable("Another restore is running. Try again when it is over.".into()));
@@ -110,7 +114,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Exclusive {
     fn drop(&mut self) {
         self.0.store(false, Ordering::SeqCst);
     }
@@ -123,8 +127,11 @@ impl From<FormatError> for Error {
 }
 
 impl Hsm {
-    /// Begins a restore, for `by` on an Operational HSM, for anybody on an Unprovisioned one. Call it as soon as the caller
-    /// was let in: the HSM must still be in the phase of now when the restore happens. `Precondition` in another state.
+    /// Begins a restore, for `by` on an Operational HSM, without a caller on an Unprovisioned one. Call it as soon as the
+    /// request is admitted: the HSM must still be in this phase when the data is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] in another state.
     pub fn begin_restore(self: &Arc<Self>, by: Option<Caller>) -> Result<Restore, Error> {
         let origin = match (&*self.phase(), by) {
             (Phase::Unprovisioned(phase), None) => Origin::Unprovisioned(phase.clone()),
@@ -135,14 +142,14 @@ impl Hsm {
         };
         Ok(Restore {
             began: self.device.platform.clock.monotonic(),
-            looked: self.device.platform.clock.monotonic(),
+            checked: self.device.platform.clock.monotonic(),
             hsm: self.clone(),
             arguments: RestoreArguments::default(),
             origin,
             reader: Reader::default(),
             received: 0,
             unlocked: false,
-            turn: None,
+            exclusive: None,
             head: None,
             staging: None,
             items: Items::new(),
@@ -154,7 +161,7 @@ impl Hsm {
 }
 
 impl Restore {
-    /// Takes what comes with the file; before its first bytes.
+    /// Sets the arguments. Call it before the first bytes of the file.
     pub fn arguments(&mut self, arguments: RestoreArguments) {
         self.began = self.hsm.device.platform.clock.monotonic();
         self.arguments = arguments;
@@ -163,40 +170,44 @@ impl Restore {
     /// Takes the next bytes of the file.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the sentence of the contract for whatever is wrong with the file or its passphrase;
-    /// [`Error::Unavailable`] while another restore runs. After an error the restore is to be abandoned.
+    /// [`Error::Invalid`], with NetHSM's sentence where it has one, if the file or its passphrase is wrong;
+    /// [`Error::Unavailable`] while another restore runs. After an error, call [`Restore::abandon`].
     pub async fn feed(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.received = self.received.saturating_add(bytes.len() as u64);
         if self.received > RESTORE_MAX_BYTES {
             return Err(Error::invalid("The backup is larger than any that is restored. Nothing was restored."));
         }
-        self.look_again().await?;
+        self.recheck_caller().await?;
         self.reader.feed(bytes);
-        self.take_items().await
+        self.process_items().await
     }
 
-    /// Now and then, whether whoever restores is still believed: a large file may come for weeks, and keeps others from
+    /// Checks from time to time that the caller still has the right: an upload may take weeks, and it keeps others from
     /// restoring.
-    async fn look_again(&mut self) -> Result<(), Error> {
+    async fn recheck_caller(&mut self) -> Result<(), Error> {
         let now = self.hsm.device.platform.clock.monotonic();
         if let Origin::Operational(op, by) = &self.origin
-            && now.saturating_sub(self.looked) >= Duration::from_millis(UPLOAD_LOOK_MS)
+            && now.saturating_sub(self.checked) >= Duration::from_millis(UPLOAD_LOOK_MS)
         {
-            self.looked = now;
+            self.checked = now;
             let op = op.upgrade().ok_or_else(wrong_state)?;
             drop(op.hold(by).await?);
         }
         Ok(())
     }
 
-    /// The file has ended: checks that it is whole, and makes it the HSM's data. `Ok`: done and durable; the HSM is
-    /// Operational if it was and the backup has its Domain Key, or if it boots unattended; else it is Locked.
+    /// Ends the file: checks that it is complete, and makes it the HSM's data. `Ok`: done and durable. The HSM is then
+    /// Operational if it was before and the backup has its Domain Key, or if it boots unattended; otherwise it is Locked.
+    ///
+    /// # Errors
+    /// As for [`Restore::feed`]; [`Error::Precondition`] if the phase has changed; [`Error::NotBelieved`] if the caller lost
+    /// the right.
     pub async fn finish(&mut self) -> Result<Restored, Error> {
         if self.received == 0 {
             return Err(Error::invalid("Backup data cannot be empty."));
         }
         self.reader.finish();
-        self.take_items().await?;
+        self.process_items().await?;
         if !self.reader.at_end() {
             return Err(FormatError::UnexpectedEnd.into());
         }
@@ -214,33 +225,33 @@ impl Restore {
             return Err(missing());
         }
         match &self.origin {
-            Origin::Operational(op, by) if self.locked_alike(&slots).await? => {
-                // On the heap, as these futures are large ones.
+            Origin::Operational(op, by) if self.has_same_slot(&slots).await? => {
+                // On the heap, because these futures are large.
                 Box::pin(self.replace(op.clone(), by, &head, &slots, staging.generation)).await?;
                 Ok(Restored::ForGood)
             }
             Origin::Operational(..) => {
-                Box::pin(self.take_over(&head, slots, staging.generation)).await?;
+                Box::pin(self.import(&head, slots, staging.generation)).await?;
                 Ok(Restored::CanBeUndone)
             }
             Origin::Unprovisioned(_) => {
-                Box::pin(self.take_over(&head, slots, staging.generation)).await?;
+                Box::pin(self.import(&head, slots, staging.generation)).await?;
                 Ok(Restored::ForGood)
             }
         }
     }
 
-    /// Removes what the restore has staged. Call it after an error; what cannot be removed now is removed at boot or by the
-    /// next restore.
+    /// Removes the staged entries. Call it after an error. What cannot be removed now is removed at boot or by the next
+    /// restore.
     pub async fn abandon(self) {
-        if self.turn.is_none() {
+        if self.exclusive.is_none() {
             return;
         }
         let undone = async {
             let _guard = self.hsm.transition.lock().await;
-            if let Some(Step::Stage { .. }) = Step::noted(&self.hsm.device.store).await? {
+            if let Some(Procedure::Stage { .. }) = Procedure::noted(&self.hsm.device.store).await? {
                 stage::sweep(&self.hsm.device.platform).await?;
-                self.hsm.device.store.commit(LocalChange::default().delete(LocalPath::Step)).await?;
+                self.hsm.device.store.commit(DeviceStoreChange::default().delete(DevicePath::Procedure)).await?;
             }
             Ok::<(), Error>(())
         };
@@ -249,7 +260,8 @@ impl Restore {
         }
     }
 
-    async fn take_items(&mut self) -> Result<(), Error> {
+    /// Processes what the reader has decoded so far.
+    async fn process_items(&mut self) -> Result<(), Error> {
         if !self.unlocked {
             let Some((_, salt)) = self.reader.start()? else { return Ok(()) };
             let key = self.key(salt).await?;
@@ -262,14 +274,14 @@ impl Restore {
                     self.stage(&head).await?;
                     self.head = Some(head);
                 }
-                Item::Entry(entry) => self.take(entry).await?,
+                Item::Entry(entry) => self.process_entry(entry).await?,
                 Item::End => {}
             }
         }
         Ok(())
     }
 
-    /// The key of the file, from its passphrase or, without one, from this HSM.
+    /// The key of the file, from the given passphrase or, without one, from this HSM. Keeps other restores out from then on.
     async fn key(&mut self, salt: [u8; 16]) -> Result<BackupKey, Error> {
         let own = match (&self.arguments.passphrase, &self.origin) {
             (None, Origin::Operational(op, _)) => {
@@ -282,7 +294,7 @@ impl Restore {
         if own.is_none() && self.arguments.passphrase.is_none() {
             return Err(Error::invalid("No backupPassphrase provided"));
         }
-        self.turn = Some(Turn::take(&self.hsm.restoring)?);
+        self.exclusive = Some(Exclusive::take(&self.hsm.restoring)?);
         match (own, &self.arguments.passphrase) {
             (Some(key), _) => Ok(key),
             (None, Some(passphrase)) => backup_key(&self.hsm.device.platform, Party::Hsm, passphrase, salt).await,
@@ -290,7 +302,7 @@ impl Restore {
         }
     }
 
-    /// Whether the HSM still is in the phase the restore began in. The caller holds the transition.
+    /// Checks that the HSM is still in the phase in which the restore began. The caller holds the lock on transitions.
     fn check_phase(&self) -> Result<(), Error> {
         let same = match (&*self.hsm.phase(), &self.origin) {
             (Phase::Unprovisioned(now), Origin::Unprovisioned(then)) => Arc::ptr_eq(now, then),
@@ -300,17 +312,17 @@ impl Restore {
         if same { Ok(()) } else { Err(wrong_state()) }
     }
 
-    /// Notes the step, removes what earlier attempts left, and opens the generation that entries go to.
+    /// Records the procedure, removes what earlier attempts left, and opens the generation for the entries.
     async fn stage(&mut self, head: &Head) -> Result<(), Error> {
         let Device { platform, store: local, .. } = &*self.hsm.device;
         let _guard = self.hsm.transition.lock().await;
         self.check_phase()?;
-        if let Some(Step::Import { .. }) = Step::noted(local).await? {
+        if let Some(Procedure::Import { .. }) = Procedure::noted(local).await? {
             return Err(Error::Unavailable("An earlier restore is not over. Reboot and unlock the HSM first.".into()));
         }
         let (current, expect) = stage::pointer(platform).await?;
         let generation = current.unwrap_or(0) + 1;
-        local.commit(Step::Stage { generation }.note(LocalChange::default())).await?;
+        local.commit(Procedure::Stage { generation }.note(DeviceStoreChange::default())).await?;
         stage::sweep(platform).await?;
         self.staging = Some(Staging::new(self.hsm.device.clone(), generation, expect));
         let (version, device, ours) = (head.version.byte(), &head.device_id, head.ours);
@@ -318,7 +330,8 @@ impl Restore {
         Ok(())
     }
 
-    async fn take(&mut self, entry: Entry) -> Result<(), Error> {
+    /// Stages an entry, or keeps it in memory if it is part of the device's configuration.
+    async fn process_entry(&mut self, entry: Entry) -> Result<(), Error> {
         let (Some(head), Some(staging)) = (&self.head, &mut self.staging) else {
             return Err(Error::internal("an entry in front of the head"));
         };
@@ -361,9 +374,9 @@ impl Restore {
                 }
                 self.items.insert(item, plain);
             }
-            // Another device of a cluster.
+            // Configuration of another device of a cluster.
             EntryPath::Device { .. } => {}
-            // What is in a store but has no known name is looked at again when it is converted, and reported there.
+            // An entry of a store with an unknown name is staged; the conversion reports it.
             EntryPath::Other if NethsmStore::holds(&path) => staging.add(&path, &value).await?,
             EntryPath::Other => {
                 tracing::warn!(target: "hsm.backup", path, "an entry of the backup is not known and is left out")
@@ -372,15 +385,15 @@ impl Restore {
         Ok(())
     }
 
-    /// Whether this HSM's Domain Key is locked exactly as the backup's is, which makes them the same.
-    async fn locked_alike(&self, slots: &Slots) -> Result<bool, Error> {
+    /// Whether slot 0 and its salt equal those of the backup, so that the Domain Keys are the same, too.
+    async fn has_same_slot(&self, slots: &Slots) -> Result<bool, Error> {
         let local = &self.hsm.device.store;
         let same = |own: Option<Zeroizing<Vec<u8>>>, other: &[u8]| own.is_some_and(|own| own.as_slice() == other);
-        Ok(same(local.get(LocalPath::Slot0).await?, &slots.locked)
-            && same(local.get(LocalPath::UnlockSalt).await?, &slots.salt))
+        Ok(same(local.get(DevicePath::Slot0).await?, &slots.locked)
+            && same(local.get(DevicePath::UnlockSalt).await?, &slots.salt))
     }
 
-    /// Seconds from the hardware clock to the HSM's, if the arguments set the time: that time, and the time since.
+    /// The clock offset in seconds, if the arguments set the time. The time that passed since then is added.
     fn wanted_offset_s(&self) -> Option<i64> {
         let spent = self.hsm.device.platform.clock.monotonic().saturating_sub(self.began);
         let spent = i64::try_from(spent.as_secs()).unwrap_or(0);
@@ -403,7 +416,7 @@ impl Restore {
         let to = source.to();
         let mut conversion = Conversion::new(&hsm.device, source, OnBad::Refuse);
         loop {
-            // Held for a page only, so that this does not keep the HSM from locking.
+            // Held for one page only, so that the HSM can be locked in between.
             let op = weak.upgrade().ok_or_else(wrong_state)?;
             op.tables.check()?;
             if !Box::pin(conversion.next(op.domain())).await? {
@@ -412,25 +425,25 @@ impl Restore {
         }
         let guard = hsm.transition.lock().await;
         self.check_phase()?;
-        self.check_step(generation).await?;
+        self.check_procedure(generation).await?;
         let old = weak.upgrade().ok_or_else(wrong_state)?;
-        if !self.locked_alike(slots).await? {
+        if !self.has_same_slot(slots).await? {
             return Err(Error::Unavailable("The unlock passphrase was changed during the restore. Try again.".into()));
         }
-        let held = hold_soon(&old, by).await?;
+        let held = hold_with_timeout(&old, by).await?;
         match stage::move_pointer(&hsm.device.platform, expect, to).await {
             Moved::Yes => {}
             Moved::No(why) => return Err(why),
             Moved::Perhaps(why) => {
-                // Serving on would write into data that may be gone already; unlocking reads which ones hold.
-                tracing::error!(target: "hsm", error = %why, "nobody knows whether the restore took place; the HSM is Locked");
+                // Continuing would write to data that may no longer be current. Unlocking reads which data is.
+                tracing::error!(target: "hsm", error = %why, "it is unknown whether the restore took place; the HSM is Locked");
                 hsm.enter(hsm.locked());
                 old.retire();
                 hsm.close(old).await;
                 return Err(why);
             }
         }
-        // From here on it has happened.
+        // From here on the data is replaced.
         drop(held);
         report(&conversion);
         let domain = DomainKey::new(*old.domain().expose());
@@ -445,7 +458,10 @@ impl Restore {
         hsm.close(old).await;
         if let Some(offset_s) = self.wanted_offset_s() {
             let _changing = hsm.device.store.changing.lock().await;
-            hsm.device.store.commit(LocalChange::default().put(LocalPath::ClockOffset, offset_s.to_be_bytes())).await?;
+            hsm.device
+                .store
+                .commit(DeviceStoreChange::default().put(DevicePath::ClockOffset, offset_s.to_be_bytes()))
+                .await?;
             hsm.device.use_clock_offset(offset_s);
         }
         drop(guard);
@@ -453,19 +469,19 @@ impl Restore {
         Ok(())
     }
 
-    /// Makes the Domain Key of the backup this HSM's; its entries wait until it is unlocked.
-    async fn take_over(&self, head: &Head, slots: Slots, generation: Generation) -> Result<(), Error> {
+    /// Replaces the Domain Key by that of the backup. The entries are converted when it is unlocked.
+    async fn import(&self, head: &Head, slots: Slots, generation: Generation) -> Result<(), Error> {
         let hsm = &self.hsm;
-        let step = Step::Import { generation, version: head.version };
-        let mut change = step
-            .note(LocalChange::default())
-            .put(LocalPath::Slot0, slots.locked)
-            .put(LocalPath::UnlockSalt, slots.salt);
+        let procedure = Procedure::Import { generation, version: head.version };
+        let mut change = procedure
+            .note(DeviceStoreChange::default())
+            .put(DevicePath::Slot0, slots.locked)
+            .put(DevicePath::UnlockSalt, slots.salt);
         let mut offset_s = self.wanted_offset_s();
         let mut unattended = None;
         if let Origin::Unprovisioned(_) = self.origin {
             let (items, version, host) = (self.items.clone(), head.version, hsm.device.platform.host.clone());
-            // On the pool, as the TLS key may be a large one.
+            // On the pool, because the TLS key may be large.
             let take_over = move || device::take_over(&items, version, &*host, change);
             change = run_on(&*hsm.device.platform.pool, Work::Backup, Party::Hsm, take_over).await??;
             offset_s = Some(offset_s.unwrap_or_else(|| device::clock_offset_s(&self.items)));
@@ -473,16 +489,16 @@ impl Restore {
         }
         let unattended_boot = unattended.is_some();
         change = match unattended {
-            Some(domain) => change.put(LocalPath::Slot1, domain.expose().to_vec()),
-            None => change.delete(LocalPath::Slot1),
+            Some(domain) => change.put(DevicePath::Slot1, domain.expose().to_vec()),
+            None => change.delete(DevicePath::Slot1),
         };
         if let Some(offset_s) = offset_s {
-            change = change.put(LocalPath::ClockOffset, offset_s.to_be_bytes());
+            change = change.put(DevicePath::ClockOffset, offset_s.to_be_bytes());
         }
 
         let guard = hsm.transition.lock().await;
         self.check_phase()?;
-        self.check_step(generation).await?;
+        self.check_procedure(generation).await?;
         let old = match &self.origin {
             Origin::Unprovisioned(_) => None,
             Origin::Operational(op, by) => Some((op.upgrade().ok_or_else(wrong_state)?, by)),
@@ -491,14 +507,15 @@ impl Restore {
         let changing = hsm.device.store.changing.lock().await;
         match old {
             None => {
-                self.commit_import(change, step).await?;
+                self.commit_import(change, procedure).await?;
                 hsm.enter(Phase::Locked(locked.clone()));
             }
             Some((old, by)) => {
-                // Nobody may write a slot of the old Domain Key behind this: who waits for the guard finds the phase closed.
+                // Slots of the old Domain Key must not be written after this: callers that wait for this guard then find the
+                // phase closed.
                 let slots_guard = hsm.device.store.changing_unlock.lock().await;
-                let held = hold_soon(&old, by).await?;
-                self.commit_import(change, step).await?;
+                let held = hold_with_timeout(&old, by).await?;
+                self.commit_import(change, procedure).await?;
                 old.retire();
                 old.tables.close();
                 drop((held, slots_guard));
@@ -510,7 +527,7 @@ impl Restore {
             hsm.device.use_clock_offset(offset_s);
         }
         drop(changing);
-        // It has happened; what fails below can be done again at the next boot or unlock.
+        // The slots are replaced. What fails below is done again at the next boot or unlock.
         if unattended_boot {
             match Box::pin(locked.boot_unattended()).await {
                 Ok(Some(operational)) => hsm.enter(Phase::Operational(operational)),
@@ -518,8 +535,8 @@ impl Restore {
                 Err(error) => {
                     tracing::error!(target: "hsm", %error, "the restored HSM cannot boot unattended now; it is Locked");
                     hsm.device.read_clock_offset().await?;
-                    if hsm.device.store.get(LocalPath::Slot0).await?.is_none() {
-                        // Its file turned out to be of no use, and the restore was undone.
+                    if hsm.device.store.get(DevicePath::Slot0).await?.is_none() {
+                        // The restored data proved unusable, and the restore was undone.
                         hsm.enter(hsm.unprovisioned());
                         return Err(error);
                     }
@@ -530,31 +547,34 @@ impl Restore {
         Ok(())
     }
 
-    /// Writes the slots of the backup and the note beside them. If the store does not say whether it did, the note tells.
-    /// The slots that it replaces are kept, as they are now: the caller holds whatever keeps them from being changed.
-    async fn commit_import(&self, change: LocalChange, step: Step) -> Result<(), Error> {
+    /// Writes the slots of the backup together with the record of the procedure. If the store does not confirm it, the record
+    /// shows whether it was written. The current slots are kept as former ones; the caller holds the guards that keep them
+    /// from being changed.
+    async fn commit_import(&self, change: DeviceStoreChange, procedure: Procedure) -> Result<(), Error> {
         let local = &self.hsm.device.store;
         let change = slots::keep_former(change, local).await?;
         match local.commit(change).await {
-            Err(_) if matches!(Step::noted(local).await, Ok(Some(noted)) if noted == step) => Ok(()),
+            Err(_) if matches!(Procedure::noted(local).await, Ok(Some(noted)) if noted == procedure) => Ok(()),
             result => result,
         }
     }
 
-    /// Whether what is staged still is this restore's.
-    async fn check_step(&self, generation: Generation) -> Result<(), Error> {
-        match Step::noted(&self.hsm.device.store).await? {
-            Some(Step::Stage { generation: noted }) if noted == generation => Ok(()),
+    /// Checks that the staged entries are still those of this restore.
+    async fn check_procedure(&self, generation: Generation) -> Result<(), Error> {
+        match Procedure::noted(&self.hsm.device.store).await? {
+            Some(Procedure::Stage { generation: noted }) if noted == generation => Ok(()),
             _ => Err(Error::Unavailable("The HSM was changed during the restore. Try again.".into())),
         }
     }
 }
 
-/// Longest entry that is one value of the whole HSM: a certificate of an authority, a key, a number.
+/// Most bytes of an entry that is a single value of the whole HSM: a CA certificate, a key, a number.
 const SMALL_ENTRY_MAX_BYTES: usize = 256 << 10;
 
-/// How the Domain Key of the backup is locked.
+/// Slot 0 of the backup.
 struct Slots {
+    /// The Domain Key, sealed under the Unlock Key.
     locked: Vec<u8>,
+    /// Salt for deriving the Unlock Key.
     salt: Vec<u8>,
 }

@@ -1,9 +1,9 @@
-//! Update images in NetHSM's layout: read as they come, believed only at their end.
+//! Update images in NetHSM's format. They are read as a stream and verified at the end.
 //!
-//! `_NETHSM_UPDATE_` and a zero byte, then three fields behind their length (3 bytes, big-endian): signature, release
-//! notes, version `major.minor`; then the number of 512-byte blocks (4 bytes, big-endian) and the blocks. The signature
-//! is RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 §8.2) over everything behind it. Nothing that came is to be used before
-//! [`Intake::finish`] agrees.
+//! An image is `_NETHSM_UPDATE_` and a zero byte; three fields, each with its length in front (3 bytes, big-endian):
+//! signature, release notes, version `major.minor`; the number of 512-byte blocks (4 bytes, big-endian); and the blocks. The
+//! signature is RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 §8.2) over everything after it. Nothing of an image may be used
+//! before [`Intake::finish`] has verified it.
 
 use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
@@ -20,7 +20,8 @@ const BLOCK_BYTES: u64 = 512;
 pub struct UpdateKey(ParsedPublicKey);
 
 impl UpdateKey {
-    /// Reads a PEM `PUBLIC KEY` (RFC 5280) of RSA, 2048 to 8192 bits. `Err` is the rest of a sentence.
+    /// Reads a PEM `PUBLIC KEY` (RFC 7468 §13) of RSA, 2048 to 8192 bits. `Err` is the second half of a sentence about the
+    /// file.
     pub fn from_pem(pem: &[u8]) -> Result<Self, &'static str> {
         let der =
             SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|_| "there is no PEM block `PUBLIC KEY` in it")?;
@@ -29,17 +30,17 @@ impl UpdateKey {
     }
 }
 
-/// `major.minor`
+/// A version `major.minor`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
-    /// An image with a smaller one is refused.
+    /// An image with a smaller major version than the running software is refused.
     pub major: u32,
     /// Not compared.
     pub minor: u32,
 }
 
 impl Version {
-    /// Reads two decimal numbers with a dot between.
+    /// Parses two decimal numbers with a dot between them.
     pub fn parse(text: &str) -> Option<Self> {
         let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
         let (major, minor) = text.split_once('.')?;
@@ -47,22 +48,22 @@ impl Version {
     }
 }
 
-/// What is known of an image that was believed.
+/// Version and notes of an image that was verified.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Release {
     /// Its version.
     pub version: Version,
-    /// What its makers say about it.
+    /// Its release notes.
     pub notes: String,
 }
 
-/// An image on its way in.
+/// An image that is being received.
 pub struct Intake {
     state: State,
 }
 
 enum State {
-    /// Magic, three fields and the number of blocks, as far as they came.
+    /// Magic, three fields and the number of blocks, as far as they were received.
     Head(Vec<u8>),
     Blocks {
         release: Release,
@@ -79,7 +80,10 @@ impl Default for Intake {
 }
 
 impl Intake {
-    /// Takes what came next and gives what of it belongs to the image.
+    /// Takes the next bytes of the file, and returns those that belong to the blocks. They are not verified yet.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the file is malformed or longer than its head tells.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Error> {
         let mut image = bytes.to_vec();
         if let State::Head(head) = &mut self.state {
@@ -100,7 +104,7 @@ impl Intake {
         Ok(image)
     }
 
-    /// Bytes of the image that are still to come, once its head has said how many there are.
+    /// Bytes of the blocks that are still missing. `None` until the head is complete.
     pub fn left(&self) -> Option<u64> {
         match &self.state {
             State::Head(_) => None,
@@ -108,7 +112,10 @@ impl Intake {
         }
     }
 
-    /// Judges the whole: complete, signed by `key`, and not of an older major version than `current`.
+    /// Verifies the image: it must be complete, signed by `key`, and not of an older major version than `current`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is incomplete or its signature is wrong; [`Error::Exists`] if it is of an older major version.
     pub fn finish(self, key: &UpdateKey, current: Version) -> Result<Release, Error> {
         let State::Blocks { release, signature, signed, left } = self.state else {
             return Err(Error::invalid("Unexpected end of data"));
@@ -130,7 +137,7 @@ fn incomplete() -> Error {
     Error::invalid("unexpected end of data")
 }
 
-/// Reads the head. `None`: it is not all there yet. Gives the bytes behind it, too.
+/// Reads the head, and returns the bytes after it, too. `None`: the head is not complete yet.
 fn parse(head: &[u8]) -> Result<Option<(State, Vec<u8>)>, Error> {
     let known = head.len().min(MAGIC.len());
     if head.get(..known) != MAGIC.get(..known) {
@@ -157,7 +164,7 @@ fn parse(head: &[u8]) -> Result<Option<(State, Vec<u8>)>, Error> {
     Ok(Some((state, rest.0.to_vec())))
 }
 
-/// Fields in order, as far as they came.
+/// Reads fields in order, as far as they were received.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -197,7 +204,7 @@ mod tests {
         [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[1..], bytes].concat()
     }
 
-    /// An image of `blocks` blocks, as its maker would sign it.
+    /// An image of `blocks` blocks, signed by the vendor.
     fn image(version: &str, blocks: usize) -> Vec<u8> {
         let mut signed = [field("What is new: ü".as_bytes()), field(version.as_bytes())].concat();
         signed.extend(u32::try_from(blocks).unwrap().to_be_bytes());
@@ -218,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_image_comes_out_whole_however_it_is_cut() {
+    fn a_signed_image_is_read_whole_however_it_is_split() {
         let file = image("3.0", 3);
         for piece in [1, 7, 512, file.len()] {
             let (release, blocks) = take(&file, piece).unwrap();
@@ -241,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_has_its_sentence() {
+    fn each_fault_has_its_own_message() {
         let good = image("3.1", 1);
         let refused = |bytes: &[u8]| take(bytes, 100).unwrap_err();
         assert_eq!(refused(b"something else"), "Invalid update file");

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use async_lock::{RwLock, RwLockReadGuardArc, RwLockWriteGuard};
 
-use crate::device::store::{Local, LocalChange};
+use crate::device::store::{DeviceStore, DeviceStoreChange};
 use crate::error::Error;
 use crate::identity::caller::Caller;
 use crate::rows::path::RowPath;
@@ -141,9 +141,9 @@ impl Rights {
     pub(crate) async fn commit_local(
         &self,
         tables: &Tables,
-        store: &Local,
+        store: &DeviceStore,
         caller: &Caller,
-        change: LocalChange,
+        change: DeviceStoreChange,
     ) -> Result<(), Error> {
         let _held = self.hold(tables, caller).await?;
         tables.check()?;

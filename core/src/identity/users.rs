@@ -253,7 +253,7 @@ impl Users<'_> {
             Ok(change(&mut record.tags).then_some(record))
         };
         let changed = right::update(self.tables, By::Caller(by), &self.tables.users, &path, fence, changed).await?;
-        changed.ok_or(Error::NotFound(Some("".into())))
+        changed.ok_or(Error::NoUserToTag)
     }
 
     /// The ids of all users that a caller of this namespace sees, sorted; for the root all users.

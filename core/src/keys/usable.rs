@@ -280,7 +280,7 @@ mod tests {
         let path = crate::rows::path::RowPath::key(op.tables.generation, 0, &id("k"));
         let revision = block_on(keys.get(&id("k"))).unwrap().unwrap().row.revision;
         let next = crate::store::Revision(revision.0 + 1);
-        op.tables.notice(&crate::store::Event::Changed { path: path.path().clone(), revision: next });
+        op.tables.apply_event(&crate::store::Event::Changed { path: path.path().clone(), revision: next });
         block_on(sign(&op, &admin, &id("k")));
         assert_eq!(begun_here("loading a key") - before, 0);
     }

@@ -1,4 +1,7 @@
-//! Everything the core needs from the world, passed down and never global, so that a whole HSM can run in one test.
+//! Everything the core needs from its environment. It is passed down and never global, so that a whole HSM can run in one
+//! test.
+
+mod error;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,61 +14,66 @@ use crate::runtime::pool::Pool;
 use crate::runtime::{Clock, Rng};
 use crate::store::Store;
 
-/// The world as the core sees it.
+pub use error::{Cause, DeviceKeyError, EraseError, ListenError, ServeError};
+
+/// The environment of the core.
 #[derive(Clone)]
 pub struct Platform {
-    /// Time.
+    /// Wall clock, monotonic clock and timers.
     pub clock: Arc<dyn Clock>,
-    /// Randomness.
+    /// Source of random bytes.
     pub rng: Arc<dyn Rng>,
     /// What all members of a cluster share: users, namespaces, keys.
     pub store: Arc<dyn Store>,
     /// What belongs to this device alone: slots, salts, TLS key, clock offset.
     pub local: Arc<dyn Store>,
-    /// Keeper of the Device Key.
+    /// Stores the Device Key.
     pub device: Arc<dyn DeviceKeeper>,
-    /// Threads for work that would stall a serving thread.
+    /// Threads for work that would block a serving thread for too long.
     pub pool: Arc<dyn Pool>,
     /// What only the process around the core can do.
     pub host: Arc<dyn Host>,
 }
 
-/// Keeps the Device Key: a file of mode 0600, a TPM.
+/// Stores the Device Key, for instance in a file of mode 0600 or in a TPM.
 pub trait DeviceKeeper: Send + Sync {
-    /// The Device Key, made at the first call on a new device. `Err` is a sentence for the operator.
-    fn load(&self) -> Result<DeviceKey, String>;
-    /// Destroys the Device Key, and with it everything sealed under it. The next [`DeviceKeeper::load`] makes a new one.
-    fn destroy(&self) -> Result<(), String>;
+    /// The Device Key. On a new device the first call creates it.
+    fn load(&self) -> Result<DeviceKey, DeviceKeyError>;
+    /// Destroys the Device Key, so that nothing sealed under it can be opened. The next [`DeviceKeeper::load`] creates a
+    /// new one.
+    fn destroy(&self) -> Result<(), DeviceKeyError>;
 }
 
-/// What only the process around the core can do. Reboot and shutdown answer at once and act after the running reply.
+/// What only the process around the core can do. Reboot and shutdown return at once and act after the current reply is
+/// sent.
 pub trait Host: Send + Sync {
-    /// Marks, durably, that Device Key and stores are to be erased: the next boot, even one after a crash, does it before
+    /// Records durably that Device Key and stores must be erased. The next boot, even one after a crash, does it before
     /// anything else.
-    fn erase(&self) -> Result<(), String>;
-    /// Start over: finish running requests, then run boot again.
+    fn erase(&self) -> Result<(), EraseError>;
+    /// Finishes running requests, then boots again.
     fn reboot(&self);
-    /// End the process after running requests.
+    /// Finishes running requests, then ends the process.
     fn shutdown(&self);
-    /// Checks that TLS can be served with this key and chain, and gives what makes connections from then on get them;
-    /// running ones stay. `Err` is a sentence for the client.
-    fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, String>;
-    /// Names and addresses the server is reached at, for a certificate; addresses have `IP:` in front.
+    /// Checks that TLS can be served with this key and chain. Calling the result makes new connections use them; open
+    /// connections stay as they are.
+    fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, ServeError>;
+    /// Names and addresses of the server, for its certificate. Addresses are prefixed with `IP:`.
     fn names(&self) -> Vec<String>;
-    /// Serves at these addresses, too, as far as this machine has them, and no longer at those of an earlier call.
+    /// Listens at these addresses in addition to those of the settings, as far as this machine has them, and stops
+    /// listening at those of an earlier call.
     fn use_network(&self, network: &Network) -> Applied;
-    /// Logs as this says from now on.
+    /// Applies this logging configuration from now on.
     fn log_to(&self, logging: &Logging);
 }
 
-/// Puts what was checked in place.
+/// Installs a key and chain that were checked.
 pub type Swap = Box<dyn FnOnce() + Send>;
 
-/// What came of a network configuration.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// The result of applying a network configuration.
+#[derive(Debug, Default)]
 pub struct Applied {
-    /// Where the server listens now because of it, or did already.
+    /// Configured addresses at which the server listens now.
     pub serving: Vec<SocketAddr>,
-    /// Addresses that are not served, and why.
-    pub stored: Vec<(IpAddr, String)>,
+    /// Configured addresses at which the server does not listen, and why.
+    pub stored: Vec<(IpAddr, ListenError)>,
 }

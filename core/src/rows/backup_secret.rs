@@ -1,4 +1,4 @@
-//! What stands for the backup passphrase, as stored.
+//! The key derived from the backup passphrase, as stored. The passphrase itself is not stored.
 
 use crate::rows::path::{Generation, RowPath};
 use crate::rows::record::TableId;
@@ -8,9 +8,9 @@ use crate::crypto::secret::BackupKey;
 use crate::rows::encoding::{BadRecord, Reader, Writer};
 use crate::rows::record::Record;
 
-/// What stands for the backup passphrase.
+/// The key derived from the backup passphrase, and its salt.
 pub struct BackupSecret {
-    /// Random, per passphrase; in clear at the head of each backup.
+    /// Random for each passphrase; stands in clear at the head of each backup.
     pub salt: [u8; 16],
     /// Seals backups.
     pub key: BackupKey,

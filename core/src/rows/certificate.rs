@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::rows::encoding::{BadRecord, Reader, Writer};
 use crate::rows::record::Record;
 
-/// Bytes stored with a key as they are, usually a certificate.
+/// Bytes that a client stored with a key, usually a certificate. They are not interpreted.
 pub struct CertificateRecord(pub Vec<u8>);
 
 impl Record for CertificateRecord {

@@ -1,4 +1,4 @@
-//! What housekeeping has to remember: the numbers of namespaces that were given, and work that is not done yet.
+//! Rows of the housekeeping: the highest namespace number in use, and work that is not finished yet.
 
 use zeroize::Zeroizing;
 
@@ -7,15 +7,15 @@ use crate::rows::path::{Generation, NamespaceNumber, RowPath, RowPrefix};
 use crate::rows::record::Record;
 use crate::rows::record::TableId;
 
-/// The highest number given to a namespace, as stored. The row is absent until there was one.
+/// The highest number ever assigned to a namespace. The row is absent until the first namespace is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastNamespaceNumber(pub NamespaceNumber);
 
-/// Says, as a row, that the keys of a deleted namespace are not all removed yet.
+/// Marks a deleted namespace whose keys are not all removed yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remains;
 
-/// Says, as a row, that there are digests of scheme 0 among the users, to be hardened.
+/// Marks that some users have passphrase digests of scheme 0 (NetHSM's), which must be replaced by stronger ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hardening;
 
@@ -67,7 +67,7 @@ impl Record for Hardening {
     }
 }
 
-/// Reads a record that only has a version.
+/// Reads a record that consists of its version alone.
 fn empty(bytes: &[u8]) -> Result<(), BadRecord> {
     match Reader::open(bytes)? {
         (1, reader) => reader.end(),

@@ -1,4 +1,4 @@
-//! The authority that signs the TLS certificates of a cluster, as stored.
+//! The CA that signs the TLS certificates of a cluster, as stored.
 
 use crate::rows::path::{Generation, RowPath};
 use crate::rows::record::TableId;
@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use crate::rows::encoding::{BadRecord, Reader, Writer};
 use crate::rows::record::Record;
 
-/// The certificate of the authority that signs the TLS certificates of a cluster, as stored.
+/// The certificate of the CA that signs the TLS certificates of a cluster.
 pub struct ClusterCa(
     /// DER.
     pub Vec<u8>,

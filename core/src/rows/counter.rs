@@ -8,9 +8,9 @@ use zeroize::Zeroizing;
 use crate::rows::encoding::{BadRecord, Reader, Writer};
 use crate::rows::record::Record;
 
-/// A count as stored.
+/// How often a key was used on one device.
 pub struct CounterRecord {
-    /// Uses on one device.
+    /// Number of uses.
     pub count: u64,
 }
 

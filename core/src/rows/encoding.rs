@@ -1,14 +1,14 @@
-//! How records become bytes: a version tag, then fields in order. Formats are append-only, and every version has a golden
+//! Encoding of records: a version byte, then the fields in order. Formats are append-only, and every version has a golden
 //! file in `testdata/formats`.
 
 use zeroize::Zeroizing;
 
-/// A record that contradicts itself or comes from a newer version.
+/// A stored record is damaged or was written by a newer version. The text is the reason, such as `it is too short`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a stored record cannot be read: {0}")]
 pub struct BadRecord(pub &'static str);
 
-/// Writes fields in order. The buffer wipes itself, for some of them are secret.
+/// Writes fields in order. The buffer is wiped when dropped, because some fields are secret.
 #[derive(Default)]
 pub struct Writer(Zeroizing<Vec<u8>>);
 
@@ -36,13 +36,13 @@ impl Writer {
         self.raw(&value.to_be_bytes())
     }
 
-    /// Bytes of a length both sides know.
+    /// Bytes of a fixed length, without a length in front.
     pub fn raw(mut self, bytes: &[u8]) -> Self {
         self.0.extend_from_slice(bytes);
         self
     }
 
-    /// Bytes behind their length (four bytes, big-endian).
+    /// Bytes with their length in front (four bytes, big-endian).
     pub fn bytes(self, bytes: &[u8]) -> Self {
         // Values are bounded far below 4 GiB before they get here.
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -59,7 +59,7 @@ impl Writer {
 pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Opens a record and gives its format version.
+    /// Starts reading a record and returns its format version.
     pub fn open(bytes: &'a [u8]) -> Result<(u8, Self), BadRecord> {
         let mut reader = Self(bytes);
         let version = reader.u8()?;
@@ -93,13 +93,13 @@ impl<'a> Reader<'a> {
         Ok(u64::from_be_bytes(self.array()?))
     }
 
-    /// Bytes behind their length.
+    /// Bytes with their length in front.
     pub fn bytes(&mut self) -> Result<&'a [u8], BadRecord> {
         let length = self.u32()?;
         self.raw(usize::try_from(length).map_err(|_| BadRecord("it is too long"))?)
     }
 
-    /// Text behind its length.
+    /// UTF-8 text with its length in front.
     pub fn text(&mut self) -> Result<String, BadRecord> {
         String::from_utf8(self.bytes()?.to_vec()).map_err(|_| BadRecord("a text in it is not UTF-8"))
     }

@@ -1,4 +1,4 @@
-//! A key as stored: compact and binary, RSA as its primes.
+//! A key as stored: a compact binary record; of an RSA key the primes.
 
 use crate::rows::path::NamespaceNumber;
 use crate::rows::path::{Generation, RowPath, RowPrefix};
@@ -20,7 +20,7 @@ use crate::rows::encoding::{BadRecord, Reader, Writer};
 use crate::rows::path::Uid;
 use crate::rows::record::Record;
 
-/// A set of mechanisms, listed in the API's order.
+/// A set of mechanisms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mechanisms(u32);
 
@@ -52,7 +52,7 @@ const BITS: [Mechanism; 20] = {
 };
 
 impl Mechanisms {
-    /// The set of all in `list`.
+    /// The set of the mechanisms in `list`.
     pub fn of(list: &[Mechanism]) -> Self {
         let bit = |mechanism: &Mechanism| BITS.iter().position(|known| known == mechanism).map_or(0, |at| 1u32 << at);
         Self(list.iter().fold(0, |set, mechanism| set | bit(mechanism)))
@@ -73,29 +73,29 @@ impl Mechanisms {
 
 /// A key as stored.
 pub struct KeyRecord {
-    /// Stays while the key is renamed; names its certificate and its count.
+    /// Stays the same when the key is renamed. The rows of its certificate and counters carry it in their paths.
     pub uid: Uid,
     /// What the key may do.
     pub mechanisms: Mechanisms,
-    /// At most 32 bytes; empty: none.
+    /// At most 32 bytes; empty if there is none.
     pub label: String,
     /// Sorted, without repetition.
     pub tags: Vec<String>,
     /// The private key.
     pub material: Material,
-    /// The private key, ready for use; made at first use, because that takes longer than reading the record. Later records of
-    /// the same key share it.
+    /// The private key, ready for use. It is loaded at first use, because that takes longer than reading the record. Later
+    /// records of the same key share it.
     live: Arc<OnceCell<Arc<LoadedKey>>>,
 }
 
 impl KeyRecord {
-    /// A record that was not stored yet.
+    /// A record whose private key is not loaded yet.
     pub fn new(uid: Uid, mechanisms: Mechanisms, label: String, tags: Vec<String>, material: Material) -> Self {
         Self { uid, mechanisms, label, tags, material, live: Arc::default() }
     }
 
-    /// The private key, ready for use. The first who asks has it loaded by `load`; others wait for that, and one of them has
-    /// it loaded again if the first goes away.
+    /// The private key, ready for use. The first caller loads it with `load`, and others wait for that. If the first is
+    /// cancelled, one of the others loads it.
     pub(crate) async fn live<F>(&self, load: impl FnOnce() -> F) -> Result<Arc<LoadedKey>, Error>
     where
         F: Future<Output = Result<LoadedKey, Error>>,
@@ -138,16 +138,16 @@ impl Record for KeyRecord {
         Ok(Self::new(uid, mechanisms, label, tags, material))
     }
 
-    const HANDS_ON: bool = true;
+    const REUSES_OLDER: bool = true;
 
-    fn take_over(&mut self, older: &Self) {
+    fn reuse_from(&mut self, older: &Self) {
         if self.uid == older.uid && self.material.ct_eq(&older.material) {
             self.live = older.live.clone();
         }
     }
 
     fn weight(&self) -> u64 {
-        // The record is weighed once, when it is cached, so what the live key will take is reckoned from its type.
+        // The weight is computed once, when the record is cached, so the size of the loaded key is estimated from its type.
         let live = match &self.material {
             // About 6 kB at 2048 bits, measured; the tables for exponentiation grow with the modulus.
             Material::Rsa { p, q, .. } => 2_000 + 16 * (p.byte_len() + q.byte_len()),
@@ -159,7 +159,10 @@ impl Record for KeyRecord {
     }
 }
 
-/// Refuses mechanisms that keys of this type cannot have, and an empty set: the rule for generated keys.
+/// The mechanisms of `list` as a set.
+///
+/// # Errors
+/// [`Error::Invalid`] if a mechanism does not fit the key type, or if `list` is empty.
 pub fn check_mechanisms(key_type: KeyType, list: &[Mechanism]) -> Result<Mechanisms, Error> {
     if list.iter().any(|mechanism| !mechanisms::fits(key_type, *mechanism)) {
         return Err(Error::invalid("Mechanism does not match key type"));

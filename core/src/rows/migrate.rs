@@ -1,8 +1,8 @@
-//! Brings rows that earlier versions wrote into the form of today, when a generation is opened.
+//! Migrates rows that earlier versions wrote, when a generation is opened.
 //!
-//! Until 0.1.0, table 6 held single values of the whole HSM under their names, two of them sealed under its own key and three
-//! under that of the namespaces. Each has a table of its own now. A row is moved in one transaction, so a crash leaves it in
-//! the one place or in the other.
+//! Until 0.1.0, table 6 held single values of the whole HSM under their names: two sealed under that table's key and three
+//! under the key of the namespaces. Each has its own table now. A row is moved in one transaction, so after a crash it is in
+//! exactly one of the two places.
 
 use casemate_api::limits::{LIST_PAGE_ROWS, STORE_TXN_MAX_OPS};
 
@@ -20,10 +20,12 @@ use crate::rows::table::{RowKey, SealedRow, open_row};
 use crate::runtime::Rng;
 use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Room, Store, Txn, Versioned};
 
-/// Empties table 6 of `generation` into the tables that have its rows now. `fence` is a guard of every write.
+/// Moves the rows of table 6 of `generation` to the tables that hold them now. `fence` guards every write.
 ///
 /// # Errors
-/// [`Error::Internal`] for a row that does not open or that no version wrote: nothing is given up silently.
+/// [`Error::Internal`] for a row that does not open or that no version wrote; such rows are never dropped silently.
+/// [`Error::Unavailable`] if something else wrote to the rows at the same time, if a row is already at its new place, or if
+/// the store leaves too many outcomes unknown.
 pub(super) async fn to_tables_of_their_own(
     store: &dyn Store,
     rng: &dyn Rng,
@@ -47,7 +49,7 @@ pub(super) async fn to_tables_of_their_own(
                 let new = old.converted(domain, rng, generation, path, row)?;
                 let (new_path, value) = new.into_parts();
                 txn.expect.push((path.clone(), Expect::At(row.revision)));
-                // What stands there already is newer, and is not overwritten.
+                // A row that is already there is newer, and must not be overwritten.
                 txn.expect.push((new_path.clone(), Expect::Absent));
                 txn.put.push((new_path, value));
                 txn.delete.push(path.clone());
@@ -57,7 +59,7 @@ pub(super) async fn to_tables_of_their_own(
         for outcome in store.commit(txns).await? {
             match outcome {
                 Outcome::Committed(_) => {}
-                // What may have been applied is looked for again.
+                // The next round reads the rows again.
                 Outcome::Unknown => unsettled += 1,
                 Outcome::Conflict(_) => {
                     return Err(Error::Unavailable("The HSM's data was changed meanwhile. Try again.".into()));
@@ -69,7 +71,7 @@ pub(super) async fn to_tables_of_their_own(
     Err(Error::Unavailable("The store did not confirm the change. Try again.".into()))
 }
 
-/// How often a commit may be left unsettled before this gives up: whoever waits for the phase to open waits for this.
+/// Number of transactions with an unknown outcome after which the migration gives up, because opening the phase waits for it.
 const ATTEMPTS: usize = 4;
 
 /// The table that held single values.
@@ -176,12 +178,12 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_are_lost_for_ever_end_the_opening() {
+    fn opening_fails_if_all_answers_are_lost() {
         let (store, _) = old_store();
         store.lose_answers(1_000_000);
         let opened = open(&store);
         store.lose_answers(0);
-        // Chance may have let the row through at the last look.
+        // By chance the row may have been moved at the last attempt.
         assert!(
             matches!(&opened, Err(Error::Unavailable(_))) || opened.is_ok_and(|tables| last(&tables) == Some(LAST))
         );
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_does_not_open_or_that_nobody_wrote_is_not_given_up() {
+    fn a_row_that_does_not_open_or_that_no_version_wrote_is_an_error() {
         let (store, path) = old_store();
         store.tamper(path, vec![1; 40]);
         assert!(matches!(open(&store), Err(Error::Internal(_))));

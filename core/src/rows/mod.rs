@@ -1,6 +1,6 @@
-//! What is stored in the shared store: names of rows, records, and the tables that seal and cache them.
+//! The shared store as typed tables: paths of rows, records, and the tables that seal and cache them.
 //!
-//! A row belongs to the table of its record, and no other table takes its name:
+//! The path of a row carries the type of its record, so no other table accepts it:
 //!
 //! ```compile_fail
 //! use casemate_core::rows::{path::RowPath, tables::Tables, user::UserRecord};

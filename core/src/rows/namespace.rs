@@ -11,14 +11,14 @@ use crate::rows::record::Record;
 
 /// A namespace as stored.
 pub struct NamespaceRecord {
-    /// Fresh for each creation; the paths of its keys carry it.
+    /// New for each creation, so a namespace created again under the same name starts empty. The paths of its keys carry it.
     pub number: NamespaceNumber,
-    /// What it may hold.
+    /// How much it may hold.
     pub quota: Quota,
 }
 
 impl NamespaceRecord {
-    /// One without a quota.
+    /// A namespace without a quota.
     pub fn new(number: NamespaceNumber) -> Self {
         Self { number, quota: Quota::default() }
     }
@@ -28,7 +28,7 @@ impl Record for NamespaceRecord {
     const TABLE: TableId = TableId::Namespaces;
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
-        // Most have none, and are as they always were.
+        // Without a quota the record stays in version 1, which earlier versions can read.
         if self.quota == Quota::default() {
             return Writer::new(1).u32(self.number).finish();
         }
@@ -59,12 +59,12 @@ impl Record for NamespaceRecord {
     }
 }
 
-/// Bounds of one namespace; `None`: there is none.
+/// Limits of one namespace; `None` means unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quota {
-    /// Keys.
+    /// Highest number of keys.
     pub keys: Option<u64>,
-    /// Bytes of the rows of keys and certificates, as they are stored.
+    /// Most bytes that the sealed rows of its keys and certificates may take.
     pub bytes: Option<u64>,
 }
 
@@ -89,7 +89,7 @@ mod tests {
     use base16ct::lower::encode_string as hex;
 
     #[test]
-    fn a_namespace_with_a_quota_has_a_form_of_its_own_that_does_not_change() {
+    fn the_stored_form_of_a_namespace_with_a_quota_does_not_change() {
         let golden = include_str!("../../testdata/formats/namespace-v2.txt");
         let quotas = [(Some(100), None), (None, Some(1 << 20)), (Some(0), Some(u64::MAX))];
         assert_eq!(golden.lines().count(), quotas.len());

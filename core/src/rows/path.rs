@@ -1,5 +1,5 @@
-//! Names of rows. The shared store and the local store have path types of their own, so that a device's secrets cannot
-//! be written where every member of a cluster reads.
+//! Paths of rows. The shared store and the device's own store have different path types, so that a device's secrets cannot
+//! be written where every member of a cluster reads them.
 
 use std::marker::PhantomData;
 
@@ -7,13 +7,14 @@ use crate::rows::record::{Record, TableId};
 pub use crate::runtime::party::{NamespaceNumber, ROOT};
 use crate::store::Path;
 
-/// Number of a restore generation. Every shared row lives in one; a restore fills the next and then moves the pointer.
+/// Number of a generation of the shared store. Every shared row is in one; a restore fills the next generation and then
+/// switches the pointer to it.
 pub type Generation = u32;
 
-/// Random and unique for each key, and stable while the key is renamed.
+/// Identifies a key: random, unique, and unchanged when the key is renamed.
 pub type Uid = [u8; 16];
 
-/// A key, whatever it is called at the moment.
+/// A key, independent of its current name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KeyRef {
     /// The namespace it is in.
@@ -22,25 +23,27 @@ pub struct KeyRef {
     pub uid: Uid,
 }
 
-/// The row that holds the number of the current generation, in clear, because it is read before anything is unlocked.
+/// The path of the row that holds the number of the current generation. It is stored in clear, because it is read before the
+/// HSM is unlocked.
 pub fn generation_pointer() -> Path {
     Path(Box::from(b"\0generation".as_slice()))
 }
 
-/// The name of a row of the table that holds records of type `R`. Only the file of that record makes one, so a row cannot be
-/// read from, or written to, another table.
+/// The path of a row in the table of records of type `R`: the byte 1, the generation (4 bytes, big-endian), the table's
+/// number (1 byte), then the row's own name. Only the module of that record creates such paths, so a row cannot be read from,
+/// or written to, another table.
 pub struct RowPath<R> {
     path: Path,
     record: PhantomData<fn() -> R>,
 }
 
-/// How the paths of several rows of one table begin.
+/// A common prefix of paths in one table.
 pub struct RowPrefix<R>(RowPath<R>);
 
 impl<R: Record> RowPath<R> {
-    /// The row named by `parts`, joined.
+    /// The path of the row whose name is `parts`, concatenated.
     pub(super) fn new(generation: Generation, parts: &[&[u8]]) -> Self {
-        // The leading 1 keeps every generation behind the pointer row.
+        // The leading 1 sorts every generation after the pointer row.
         let mut bytes = Vec::with_capacity(TABLE_BYTES + parts.iter().map(|part| part.len()).sum::<usize>());
         bytes.push(1);
         bytes.extend_from_slice(&generation.to_be_bytes());
@@ -49,17 +52,17 @@ impl<R: Record> RowPath<R> {
         Self { path: Path(bytes.into()), record: PhantomData }
     }
 
-    /// The row of this path as the store has it; only a table says so of what it found in itself.
+    /// Types a path that a table found among its own rows.
     pub(super) fn found(path: Path) -> Self {
         Self { path, record: PhantomData }
     }
 
-    /// The path as the store takes it.
+    /// The untyped path, as a store takes it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The path as the store takes it.
+    /// The untyped path, as a store takes it.
     pub fn into_path(self) -> Path {
         self.path
     }
@@ -78,17 +81,18 @@ impl<R> Clone for RowPath<R> {
 }
 
 impl<R: Record> RowPrefix<R> {
-    /// The rows whose names begin with `parts`, joined.
+    /// The rows whose names begin with `parts`, concatenated.
     pub(super) fn new(generation: Generation, parts: &[&[u8]]) -> Self {
         Self(RowPath::new(generation, parts))
     }
 
-    /// The prefix as the store takes it.
+    /// The untyped prefix, as a store takes it.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// What follows the prefix in a row's path, as text; ids are ASCII.
+    /// What follows the prefix in a row's path, as text. `None` if the path does not begin with the prefix or the rest is not
+    /// UTF-8.
     pub fn tail<'a>(&self, row: &'a Path) -> Option<&'a str> {
         std::str::from_utf8(row.as_bytes().strip_prefix(self.path().as_bytes())?).ok()
     }
@@ -100,7 +104,7 @@ pub fn generation_prefix(generation: Generation) -> Path {
     Path(Box::from([1, a, b, c, d]))
 }
 
-/// The generation and the table of a row; `None`: it is a row of no table, or of one that this version does not know.
+/// The generation and the table of a row. `None`: the row is not in a table, or this version does not know the table.
 pub(super) fn table_of(path: &Path) -> Option<(Generation, TableId)> {
     let (head, _) = path.as_bytes().split_first_chunk::<TABLE_BYTES>()?;
     let [1, a, b, c, d, table] = *head else { return None };
@@ -108,19 +112,19 @@ pub(super) fn table_of(path: &Path) -> Option<(Generation, TableId)> {
     Some((Generation::from_be_bytes([a, b, c, d]), table))
 }
 
-/// What comes in front of a row's own name: a one, the generation, the table.
+/// Length of what precedes a row's own name: the byte 1, the generation, the table.
 pub(super) const TABLE_BYTES: usize = 6;
 
-/// A row of the device's own store.
+/// The path of a row in the device's own store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LocalPath {
+pub enum DevicePath {
     /// The Domain Key under the Unlock Key: attended boot.
     Slot0,
     /// The Domain Key under the Device Key alone: unattended boot.
     Slot1,
-    /// Salt of the Unlock Key.
+    /// Salt for deriving the Unlock Key from the unlock passphrase.
     UnlockSalt,
-    /// Slot 0 from before a restore, until what was restored has proved to be usable.
+    /// Slot 0 from before a restore, kept until the restored slot was opened once.
     FormerSlot0,
     /// Slot 1 from before a restore.
     FormerSlot1,
@@ -128,18 +132,18 @@ pub enum LocalPath {
     FormerSalt,
     /// Clock offset from before a restore.
     FormerClockOffset,
-    /// Seconds from the hardware clock to the HSM's.
+    /// Seconds by which the HSM's time is ahead of the hardware clock.
     ClockOffset,
     /// TLS private key and certificate chain.
     Tls,
-    /// Addresses to be reached at.
+    /// Network configuration.
     Network,
-    /// What is logged, and where to.
+    /// Logging configuration.
     Logging,
-    /// Time servers to follow.
+    /// Time servers.
     Ntp,
-    /// A procedure that was begun and must be finished or undone at boot.
-    Step,
+    /// A procedure that was started and must be finished or undone at boot.
+    Procedure,
     /// The key that signs checkpoints of the audit log.
     AuditKey,
     /// Where the audit log begins and ends.
@@ -150,33 +154,33 @@ pub enum LocalPath {
     AuditCheckpoint(u64),
 }
 
-impl LocalPath {
-    /// The path as the store takes it.
+impl DevicePath {
+    /// The untyped path, as a store takes it.
     pub fn path(self) -> Path {
         let text: &[u8] = match self {
-            LocalPath::Slot0 => b"slot/0",
-            LocalPath::Slot1 => b"slot/1",
-            LocalPath::UnlockSalt => b"unlock-salt",
-            LocalPath::FormerSlot0 => b"former/slot/0",
-            LocalPath::FormerSlot1 => b"former/slot/1",
-            LocalPath::FormerSalt => b"former/unlock-salt",
-            LocalPath::FormerClockOffset => b"former/clock-offset",
-            LocalPath::ClockOffset => b"clock-offset",
-            LocalPath::Tls => b"tls",
-            LocalPath::Network => b"network",
-            LocalPath::Logging => b"logging",
-            LocalPath::Ntp => b"ntp",
-            LocalPath::Step => b"step",
-            LocalPath::AuditKey => b"audit/key",
-            LocalPath::AuditHead => b"audit/head",
-            LocalPath::AuditRecord(sequence) => return numbered(b"audit/record/", sequence),
-            LocalPath::AuditCheckpoint(sequence) => return numbered(b"audit/checkpoint/", sequence),
+            DevicePath::Slot0 => b"slot/0",
+            DevicePath::Slot1 => b"slot/1",
+            DevicePath::UnlockSalt => b"unlock-salt",
+            DevicePath::FormerSlot0 => b"former/slot/0",
+            DevicePath::FormerSlot1 => b"former/slot/1",
+            DevicePath::FormerSalt => b"former/unlock-salt",
+            DevicePath::FormerClockOffset => b"former/clock-offset",
+            DevicePath::ClockOffset => b"clock-offset",
+            DevicePath::Tls => b"tls",
+            DevicePath::Network => b"network",
+            DevicePath::Logging => b"logging",
+            DevicePath::Ntp => b"ntp",
+            DevicePath::Procedure => b"step",
+            DevicePath::AuditKey => b"audit/key",
+            DevicePath::AuditHead => b"audit/head",
+            DevicePath::AuditRecord(sequence) => return numbered(b"audit/record/", sequence),
+            DevicePath::AuditCheckpoint(sequence) => return numbered(b"audit/checkpoint/", sequence),
         };
         Path(Box::from(text))
     }
 }
 
-/// Rows in the order of their numbers.
+/// A path that sorts by its number.
 fn numbered(prefix: &[u8], number: u64) -> Path {
     Path([prefix, &number.to_be_bytes()].concat().into())
 }

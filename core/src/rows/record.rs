@@ -1,17 +1,17 @@
-//! What a table holds: records of one type, each with a stored form of its own.
+//! Records: the typed content of rows. Each type has its own table and its own stored form.
 
 use zeroize::Zeroizing;
 
 use crate::rows::encoding::BadRecord;
 
-/// A table of the shared store. Each holds records of one type, sealed under a key of its own. Number 6 was used before 0.1.0
-/// (see [`super::migrate`]) and is not given again.
+/// Number of a table in the shared store. Each table holds records of one type, sealed under its own key. Number 6 was used
+/// before 0.1.0 (see `rows/migrate.rs`) and must not be reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum TableId {
-    /// Name of a namespace → number and quota.
+    /// Namespace id → number and quota.
     Namespaces = 1,
-    /// User → record.
+    /// User id → record.
     Users = 2,
     /// Namespace number, key id → record.
     Keys = 3,
@@ -19,17 +19,17 @@ pub enum TableId {
     Certificates = 4,
     /// Namespace number, key uid, device → count.
     Counters = 5,
-    /// Path in a backup, part → what is to be restored.
+    /// Path in a backup, part → bytes to restore.
     Staged = 7,
-    /// One row: what stands for the backup passphrase.
+    /// One row: the key derived from the backup passphrase.
     BackupSecrets = 8,
-    /// One row: the authority of the cluster.
+    /// One row: the cluster CA.
     ClusterCas = 9,
-    /// One row: the highest number given to a namespace.
+    /// One row: the highest number ever assigned to a namespace.
     NamespaceNumbers = 10,
-    /// Number of a deleted namespace → its rows are not all removed yet.
+    /// Number of a deleted namespace whose rows are not all removed yet → nothing.
     Remains = 11,
-    /// One row while there are digests of NetHSM's to be hardened.
+    /// One row while some users still have digests in NetHSM's weak form.
     Hardening = 12,
 }
 
@@ -50,20 +50,21 @@ impl TableId {
     ];
 }
 
-/// What a table holds.
+/// The content of a row.
 pub trait Record: Sized + Send + Sync + 'static {
     /// The table that holds these records and no others.
     const TABLE: TableId;
-    /// Memory that the table may cache, in bytes.
+    /// Size limit of the table's cache, in bytes.
     const CACHE_BYTES: u64 = 16 << 20;
-    /// The stored form, version tag first.
+    /// The stored form; its first byte is the format version.
     fn encode(&self) -> Zeroizing<Vec<u8>>;
-    /// Reads every version of the stored form.
+    /// Reads the stored form, in every format version.
     fn decode(bytes: &[u8]) -> Result<Self, BadRecord>;
-    /// Memory it takes while cached, in bytes, roughly.
+    /// Approximate memory use while cached, in bytes.
     fn weight(&self) -> u64;
-    /// Whether there is anything to take over from what a row was before.
-    const HANDS_ON: bool = false;
-    /// Takes over what took long to make from `older`, which stood in the same row or, before a move, in another one.
-    fn take_over(&mut self, _older: &Self) {}
+    /// Whether [`Record::reuse_from`] does anything. If so, a cached row is kept after it was replaced or moved.
+    const REUSES_OLDER: bool = false;
+    /// Reuses what was expensive to compute for `older`, an earlier record of the same row or, after a move, of the row it
+    /// was moved from.
+    fn reuse_from(&mut self, _older: &Self) {}
 }

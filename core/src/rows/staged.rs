@@ -1,4 +1,4 @@
-//! Entries of a backup while they wait to be taken over, as stored: sealed under a key of this device, in parts.
+//! Entries of a backup during a restore, as stored: split into parts and sealed under a key of this device.
 
 use zeroize::Zeroizing;
 
@@ -8,17 +8,17 @@ use crate::rows::record::Record;
 use crate::rows::record::TableId;
 use crate::store::Path;
 
-/// A version of the format that entries of a backup come in.
+/// Format version of the entries in a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// NetHSM before 4.0.
     V0,
-    /// NetHSM since 4.0, and what is written here.
+    /// NetHSM since 4.0, and backups that Casemate writes.
     V1,
 }
 
 impl Version {
-    /// The byte that says so.
+    /// The version as stored: 0 or 1.
     pub fn byte(self) -> u8 {
         match self {
             Version::V0 => 0,
@@ -26,7 +26,7 @@ impl Version {
         }
     }
 
-    /// The version a byte stands for.
+    /// Reads what [`Version::byte`] returns. `None` for any other byte.
     pub fn of(byte: u8) -> Option<Self> {
         [Version::V0, Version::V1].into_iter().find(|version| version.byte() == byte)
     }
@@ -34,9 +34,9 @@ impl Version {
 
 /// A part of an entry.
 pub struct StagedPart {
-    /// How many parts the entry has.
+    /// Number of parts of the entry.
     pub count: u32,
-    /// The bytes of this one.
+    /// The bytes of this part.
     pub bytes: Zeroizing<Vec<u8>>,
 }
 
@@ -59,7 +59,7 @@ impl Record for StagedPart {
 }
 
 impl RowPath<StagedPart> {
-    /// A part of an entry of a backup. The path in the backup holds no zero byte.
+    /// A part of an entry. `path` is its path in the backup, which contains no zero byte.
     pub fn staged(generation: Generation, path: &str, part: u32) -> Self {
         Self::new(generation, &[path.as_bytes(), &[0], &part.to_be_bytes()])
     }
@@ -72,7 +72,7 @@ impl RowPrefix<StagedPart> {
     }
 }
 
-/// The path in the backup, and the part, that a row of this table holds.
+/// The path in the backup and the number of the part, from the path of a row of this table. `None` if it is not one.
 pub fn staged_name(row: &Path) -> Option<(&str, u32)> {
     let (head, part) = row.as_bytes().split_last_chunk::<4>()?;
     let path = head.get(TABLE_BYTES..)?.strip_suffix(&[0])?;

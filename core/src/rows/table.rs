@@ -1,8 +1,8 @@
-//! One table of the shared store: typed rows over opaque bytes, sealed below, cached above.
+//! One table of the shared store: typed rows, sealed in the store and cached in memory.
 //!
-//! Every value is sealed with AES-256-GCM under a key derived for its path alone, and bound to that path, so that rows
-//! cannot be swapped, and random nonces stay far from their limit. A stored value is
-//! `format ‖ version ‖ nonce ‖ ciphertext ‖ tag`; format and version are bound too.
+//! Every value is sealed with AES-256-GCM (NIST SP 800-38D) under a key derived for its path alone, with the path as
+//! associated data. So rows cannot be swapped, and few random nonces are used per key. A stored value is
+//! `format ‖ version ‖ nonce ‖ ciphertext ‖ tag` (1, 8, 12, any, 16 bytes); format and version are associated data too.
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,13 +24,13 @@ use crate::runtime::lifetime::Closed;
 use crate::runtime::tally::Tally;
 use crate::store::{Path, Range, Read, Revision, Store, Versioned};
 
-/// Format of a sealed value.
+/// The only format of a sealed value so far.
 const SEALED_V1: u8 = 1;
 const HEADER_BYTES: usize = 9;
-/// What sealing adds to a record: header, nonce and tag.
+/// Bytes that sealing adds to a record: header, nonce and tag.
 pub(crate) const SEALED_EXTRA_BYTES: usize = HEADER_BYTES + 12 + 16;
 
-/// Seals a value for `path`. `seen` is the newest revision its writer knew.
+/// Seals a value for `path`. `seen` is the newest revision that its writer has read; it becomes the version in the header.
 pub fn seal_row(key: &StoreKey, path: &Path, seen: Revision, plain: &[u8], rng: &dyn Rng) -> Vec<u8> {
     let mut header = [0; HEADER_BYTES];
     let (format, version) = header.split_at_mut(1);
@@ -42,7 +42,10 @@ pub fn seal_row(key: &StoreKey, path: &Path, seen: Revision, plain: &[u8], rng: 
     value
 }
 
-/// Opens what [`seal_row`] made for the same path.
+/// Opens what [`seal_row`] sealed for the same path.
+///
+/// # Errors
+/// [`BadRecord`] if the value is too short, has an unknown format, or was sealed for another path or under another key.
 pub fn open_row(key: &StoreKey, path: &Path, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, BadRecord> {
     let (header, sealed) = value.split_at_checked(HEADER_BYTES).ok_or(BadRecord("it is too short"))?;
     if header.first() != Some(&SEALED_V1) {
@@ -60,16 +63,17 @@ fn row_aad(path: &Path, header: &[u8]) -> Vec<u8> {
 
 /// An opened row.
 pub struct Row<R> {
-    /// Its content.
+    /// The content.
     pub record: R,
-    /// The transaction that wrote it; what a guard expects.
+    /// The revision of the transaction that wrote it. Guards compare it.
     pub revision: Revision,
 }
 
 /// A row in the cache.
 struct Cached<R> {
     row: Arc<Row<R>>,
-    /// The transaction that put another one in its place, if it is only kept for what that one takes over.
+    /// If the row was replaced: the revision that did it. Then it is never returned, and only kept so that the new record
+    /// can reuse parts of it.
     replaced: Option<Revision>,
 }
 
@@ -88,14 +92,14 @@ impl<R: Record> Weighter<Path, Cached<R>> for ByWeight {
     }
 }
 
-/// Numbers the times at which everything that was cached before is void, because nobody knows what was written: a commit
-/// whose answer was lost, a watch that was interrupted.
+/// Counts the moments at which all cached rows became invalid, because it is unknown what was written: a commit whose answer
+/// was lost, or a watch that was interrupted. Each table empties its cache when it sees a new number.
 #[derive(Clone, Default)]
 pub struct CacheEpoch(Arc<AtomicU64>);
 
 impl CacheEpoch {
-    /// Begins the next one.
-    pub fn begin(&self) {
+    /// Invalidates everything that is cached now.
+    pub fn advance(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -104,26 +108,26 @@ impl CacheEpoch {
     }
 }
 
-/// What a [`Table`] shares with the others.
+/// What all tables of one generation share.
 #[derive(Clone)]
-pub struct Ground {
-    /// Where its rows are.
+pub struct TableContext {
+    /// The store of the rows.
     pub store: Arc<dyn Store>,
-    /// For nonces.
+    /// Generates nonces.
     pub rng: Arc<dyn Rng>,
-    /// Ends it.
+    /// Makes the tables refuse everything once closed.
     pub closed: Closed,
-    /// Voids what it cached.
+    /// Invalidates the caches.
     pub epoch: CacheEpoch,
 }
 
-/// What seals the rows of one table.
+/// The key that seals the rows of one table.
 pub struct RowKey<R> {
     key: StoreKey,
     record: PhantomData<fn() -> R>,
 }
 
-/// A sealed row on its way to the store.
+/// A sealed row that is not stored yet.
 #[derive(Clone)]
 pub struct SealedRow {
     pub(super) path: Path,
@@ -131,7 +135,7 @@ pub struct SealedRow {
 }
 
 impl SealedRow {
-    /// Bytes of the value, as it is stored.
+    /// Length of the sealed value in bytes.
     pub fn value_bytes(&self) -> usize {
         self.value.len()
     }
@@ -143,18 +147,21 @@ impl SealedRow {
 }
 
 impl<R: Record> RowKey<R> {
-    /// The key that follows from a Domain Key for the table of `R`.
+    /// Derives the key of the table of `R` from the Domain Key (HKDF, RFC 5869).
     pub fn of(domain: &DomainKey) -> Self {
         Self::from(seal::derive(domain.expose(), &[b"shared store", &[R::TABLE as u8]]))
     }
 
-    /// Seals `record` for `path`. `seen` is the newest revision its writer knew.
+    /// Seals `record` for `path`. `seen` is the newest revision that its writer has read.
     pub fn seal(&self, path: &RowPath<R>, seen: Revision, record: &R, rng: &dyn Rng) -> SealedRow {
         let value = seal_row(&self.key, path.path(), seen, &record.encode(), rng);
         SealedRow { path: path.path().clone(), value }
     }
 
-    /// Opens what [`RowKey::seal`] made for the same path.
+    /// Opens what [`RowKey::seal`] sealed for the same path.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the value does not open or is not a valid record.
     pub fn open(&self, path: &Path, value: &[u8]) -> Result<R, Error> {
         let read = || R::decode(&open_row(&self.key, path, value)?);
         read().map_err(|why| Error::internal(format!("row {}: {why}", path.as_bytes().escape_ascii())))
@@ -169,41 +176,41 @@ impl<R> From<StoreKey> for RowKey<R> {
 
 /// One table of the shared store.
 pub struct Table<R> {
-    ground: Ground,
+    context: TableContext,
     key: RowKey<R>,
-    /// The epoch in which the cache was last emptied.
+    /// The epoch at which the cache was last emptied.
     epoch: AtomicU64,
     cache: Cache<Path, Cached<R>, ByWeight>,
-    /// Counts the changes that touched a stripe of paths: a fill that began before a change must not outlive it.
+    /// Changes per stripe of paths. A reader that fetched a row before a change must not cache it after the change.
     changes: [Mutex<u64>; STRIPES],
     hits: Tally,
     misses: Tally,
 }
 
-/// What the cache of one table holds, and how it did since the phase began.
+/// Statistics of one table's cache since the phase began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheFigures {
-    /// The table.
+    /// Name of the table.
     pub table: &'static str,
-    /// Rows in it.
+    /// Rows in the cache.
     pub entries: u64,
-    /// Memory they take, in bytes, roughly.
+    /// Approximate memory use, in bytes.
     pub bytes: u64,
-    /// Rows that were found in it.
+    /// Reads answered from the cache.
     pub hits: u64,
-    /// Rows that had to be asked from the store.
+    /// Reads that went to the store.
     pub misses: u64,
 }
 
 const STRIPES: usize = 64;
 
 impl<R: Record> Table<R> {
-    /// A table whose values are sealed under `key`; it caches up to `cache_bytes`.
-    pub fn new(ground: Ground, key: RowKey<R>, cache_bytes: u64) -> Self {
+    /// A table whose values are sealed under `key`. It caches rows of up to `cache_bytes` bytes in all.
+    pub fn new(context: TableContext, key: RowKey<R>, cache_bytes: u64) -> Self {
         Self {
             key,
-            epoch: AtomicU64::new(ground.epoch.number()),
-            ground,
+            epoch: AtomicU64::new(context.epoch.number()),
+            context,
             cache: Cache::with_weighter(4096, cache_bytes, ByWeight),
             changes: [const { Mutex::new(0) }; STRIPES],
             hits: Tally::default(),
@@ -211,9 +218,9 @@ impl<R: Record> Table<R> {
         }
     }
 
-    /// The row at `path`, from the cache if it is there.
+    /// The row at `path`, from the cache if possible. `None` if it does not exist.
     pub async fn get(&self, path: &RowPath<R>) -> Result<Option<Arc<Row<R>>>, Error> {
-        self.ground.closed.check()?;
+        self.context.closed.check()?;
         self.follow_epoch();
         let path = path.path();
         if let Some(Cached { row, replaced: None }) = self.cache.get(path) {
@@ -222,8 +229,8 @@ impl<R: Record> Table<R> {
         }
         self.misses.add();
         let before = *self.stripe(path);
-        let Some(found) = self.ground.store.get(path, Read::Fresh).await? else {
-            // What was moved here may have been removed before that was noted: nothing of it stays in memory.
+        let Some(found) = self.context.store.get(path, Read::Fresh).await? else {
+            // The row may have been moved here and removed before the move reached the cache. Do not keep its remains.
             self.forget(path);
             return Ok(None);
         };
@@ -233,9 +240,9 @@ impl<R: Record> Table<R> {
             return Ok(Some(Arc::new(row)));
         }
         match self.cache.get(path) {
-            // Another reader was first: what it makes of the row shall be made once.
+            // Another reader was faster. Share its row, so that what is computed from it is computed once.
             Some(Cached { row, replaced: None }) => return Ok(Some(row)),
-            Some(older) => row.record.take_over(&older.row.record),
+            Some(older) => row.record.reuse_from(&older.row.record),
             None => {}
         }
         let row = Arc::new(row);
@@ -243,55 +250,55 @@ impl<R: Record> Table<R> {
         Ok(Some(row))
     }
 
-    /// The row at `path` as the store has it now, past the cache: for read-modify-write.
+    /// The row at `path`, read from the store and not from the cache: for read-modify-write.
     pub async fn read(&self, path: &RowPath<R>) -> Result<Option<Row<R>>, Error> {
-        self.ground.closed.check()?;
-        let found = self.ground.store.get(path.path(), Read::Fresh).await?;
+        self.context.closed.check()?;
+        let found = self.context.store.get(path.path(), Read::Fresh).await?;
         found.map(|found| self.open(path.path(), &found)).transpose()
     }
 
-    /// One page of rows whose paths start with `prefix`, behind `after`; paths only, and whether there are more.
+    /// One page of the paths that start with `prefix`, in order and after `after`, and whether more follow.
     pub async fn paths(
         &self,
         prefix: &RowPrefix<R>,
         after: Option<&RowPath<R>>,
     ) -> Result<(Vec<RowPath<R>>, bool), Error> {
-        self.ground.closed.check()?;
+        self.context.closed.check()?;
         let start = match after {
             None => prefix.path().clone(),
             Some(after) => after.path().next(),
         };
         let range = Range { start, end: prefix.path().after_prefix(), limit: LIST_PAGE_ROWS, keys_only: true };
-        let page = self.ground.store.range(range, Read::Fresh).await?;
+        let page = self.context.store.range(range, Read::Fresh).await?;
         Ok((page.rows.into_iter().map(|(path, _)| RowPath::found(path)).collect(), page.more))
     }
 
-    /// Seals `record` for `path`, ready for a transaction. `seen` is the newest revision its writer knew.
+    /// Seals `record` for `path`, for a transaction. `seen` is the newest revision that its writer has read.
     pub fn sealed(&self, path: &RowPath<R>, seen: Revision, record: &R) -> Result<SealedRow, Error> {
-        self.ground.closed.check()?;
-        Ok(self.key.seal(path, seen, record, &*self.ground.rng))
+        self.context.closed.check()?;
+        Ok(self.key.seal(path, seen, record, &*self.context.rng))
     }
 
-    /// Takes note that a row was removed: the next reader asks the store.
+    /// Removes a row from the cache because it was deleted. The next reader asks the store.
     pub(super) fn forget(&self, path: &Path) {
         let mut changes = self.stripe(path);
         *changes += 1;
         self.cache.remove(path);
     }
 
-    /// Takes note that the transaction `at` wrote a row: the next reader asks the store, and takes over what can be. What was
-    /// written is not put into the cache here, because two writers may come here in another order than their commits had.
+    /// Invalidates a row that the transaction `at` replaced. The next reader asks the store, and reuses what it can of the old
+    /// row. The new row is not cached here, because two writers may get here in another order than their commits had.
     pub(super) fn replaced(&self, path: &Path, at: Revision) {
         let mut changes = self.stripe(path);
         *changes += 1;
         if let Some((_, older)) = self.cache.remove(path) {
-            self.keep(path, older, at);
+            self.keep_for_reuse(path, older, at);
         }
     }
 
-    /// Takes note that the transaction `at` moved a row. If `to` was removed or moved on before this is noted, what is kept there
-    /// is of a row that is gone: it serves nobody, and goes at the next read of that path, for the bound of the cache, or with
-    /// the phase.
+    /// Invalidates a row that the transaction `at` moved, and keeps the old row at `to` for reuse. If the row at `to` was removed
+    /// or moved again before this call, what is kept there is never returned; it goes at the next read of that path, by the
+    /// size limit of the cache, or with the phase.
     pub(super) fn moved(&self, from: &Path, to: &Path, at: Revision) {
         let older = {
             let mut changes = self.stripe(from);
@@ -302,31 +309,31 @@ impl<R: Record> Table<R> {
         *changes += 1;
         self.cache.remove(to);
         if let Some((_, older)) = older {
-            self.keep(to, older, at);
+            self.keep_for_reuse(to, older, at);
         }
     }
 
-    /// Takes note of what the store says was done by the transaction `at`, by whomever. What is cached already as of then, or
-    /// later, stays.
-    pub(super) fn noticed(&self, path: &Path, at: Revision) {
+    /// Invalidates a row that the store's watch reports as changed by the transaction `at`. A cached row of that revision or a
+    /// later one stays.
+    pub(super) fn reported(&self, path: &Path, at: Revision) {
         let mut changes = self.stripe(path);
         *changes += 1;
         if self.cache.get(path).is_some_and(|cached| cached.replaced.unwrap_or(cached.row.revision) < at)
             && let Some((_, older)) = self.cache.remove(path)
         {
-            // This may be our own write, whose commit has yet to say so: what can be taken over is kept for it.
-            self.keep(path, older, at);
+            // It may be this process's own write whose commit has not returned yet, so the old row is kept for reuse.
+            self.keep_for_reuse(path, older, at);
         }
     }
 
-    /// Keeps a row that was replaced, if it has anything to hand on. The caller holds the path's stripe.
-    fn keep(&self, path: &Path, older: Cached<R>, at: Revision) {
-        if R::HANDS_ON {
+    /// Keeps a replaced row for reuse, if records of this type support it. The caller holds the lock of the path's stripe.
+    fn keep_for_reuse(&self, path: &Path, older: Cached<R>, at: Revision) {
+        if R::REUSES_OLDER {
             self.cache.insert(path.clone(), Cached { replaced: Some(at), ..older });
         }
     }
 
-    /// What its cache does; `table` is its name.
+    /// Statistics of the cache; `table` becomes the name in them.
     pub fn cache_figures(&self, table: &'static str) -> CacheFigures {
         CacheFigures {
             table,
@@ -337,7 +344,7 @@ impl<R: Record> Table<R> {
         }
     }
 
-    /// Forgets everything, for the end of the phase.
+    /// Empties the cache.
     pub fn clear(&self) {
         for stripe in &self.changes {
             *stripe.lock().unwrap_or_else(PoisonError::into_inner) += 1;
@@ -345,11 +352,11 @@ impl<R: Record> Table<R> {
         self.cache.clear();
     }
 
-    /// Empties the cache once in each epoch.
+    /// Empties the cache if a new epoch has begun.
     fn follow_epoch(&self) {
-        let now = self.ground.epoch.number();
+        let now = self.context.epoch.number();
         if self.epoch.load(Ordering::SeqCst) != now {
-            // Cleared before it is said to be: a reader beside this one clears once more rather than reads a stale row.
+            // Cleared first and recorded second: a concurrent reader rather clears once more than reads a stale row.
             self.clear();
             self.epoch.store(now, Ordering::SeqCst);
         }
@@ -384,8 +391,8 @@ mod tests {
         }
     }
 
-    fn ground(store: Arc<SimStore>, closed: Closed) -> Ground {
-        Ground { store, rng: Arc::new(Fixed), closed, epoch: CacheEpoch::default() }
+    fn context(store: Arc<SimStore>, closed: Closed) -> TableContext {
+        TableContext { store, rng: Arc::new(Fixed), closed, epoch: CacheEpoch::default() }
     }
 
     fn key(byte: u8) -> StoreKey {
@@ -426,12 +433,12 @@ mod tests {
     }
 
     #[test]
-    fn a_fill_that_began_before_a_change_does_not_outlive_it() {
+    fn a_row_read_before_a_change_is_not_cached_after_it() {
         let id = casemate_api::NamespaceId::parse("ns").unwrap();
         let path = RowPath::namespace(1, &id);
         let store = Arc::new(SimStore::new(1));
         let table: Table<NamespaceRecord> =
-            Table::new(ground(store.clone(), Closed::default()), RowKey::from(key(1)), 1 << 20);
+            Table::new(context(store.clone(), Closed::default()), RowKey::from(key(1)), 1 << 20);
         let write = |number| {
             let record = NamespaceRecord::new(number);
             let put = vec![table.sealed(&path, Revision::default(), &record).unwrap().into_parts()];
@@ -439,7 +446,7 @@ mod tests {
             assert!(matches!(outcome[..], [Outcome::Committed(_)]));
         };
         write(1);
-        // The change comes between the fill's read of the store and its insertion.
+        // The change comes between reading the store and inserting into the cache.
         let before = *table.stripe(path.path());
         write(2);
         table.replaced(path.path(), Revision(2));
@@ -453,8 +460,8 @@ mod tests {
         let path = RowPath::namespace(1, &casemate_api::NamespaceId::parse("ns").unwrap());
         let store = Arc::new(SimStore::new(1));
         let epoch = CacheEpoch::default();
-        let ground = Ground { epoch: epoch.clone(), ..ground(store.clone(), Closed::default()) };
-        let table: Table<NamespaceRecord> = Table::new(ground, RowKey::from(key(1)), 1 << 20);
+        let context = TableContext { epoch: epoch.clone(), ..context(store.clone(), Closed::default()) };
+        let table: Table<NamespaceRecord> = Table::new(context, RowKey::from(key(1)), 1 << 20);
         let write = |number| {
             let put =
                 vec![table.sealed(&path, Revision::default(), &NamespaceRecord::new(number)).unwrap().into_parts()];
@@ -465,7 +472,7 @@ mod tests {
         assert_eq!(number(), 1);
         write(2);
         assert_eq!(number(), 1, "the cache was not told");
-        epoch.begin();
+        epoch.advance();
         assert_eq!(number(), 2);
     }
 
@@ -474,7 +481,7 @@ mod tests {
         let path = RowPath::namespace(1, &casemate_api::NamespaceId::parse("ns").unwrap());
         let store = Arc::new(SimStore::new(1));
         let table: Table<NamespaceRecord> =
-            Table::new(ground(store.clone(), Closed::default()), RowKey::from(key(1)), 1 << 20);
+            Table::new(context(store.clone(), Closed::default()), RowKey::from(key(1)), 1 << 20);
         let put = vec![table.sealed(&path, Revision::default(), &NamespaceRecord::new(1)).unwrap().into_parts()];
         pollster::block_on(store.commit(vec![Txn { put, ..Txn::default() }])).unwrap();
         for _ in 0..3 {
@@ -489,7 +496,7 @@ mod tests {
     fn a_closed_table_answers_nothing() {
         let closed = Closed::default();
         let store = Arc::new(SimStore::new(1));
-        let table: Table<NamespaceRecord> = Table::new(ground(store, closed.clone()), RowKey::from(key(1)), 1 << 20);
+        let table: Table<NamespaceRecord> = Table::new(context(store, closed.clone()), RowKey::from(key(1)), 1 << 20);
         let path = RowPath::namespace(1, &casemate_api::NamespaceId::parse("ns").unwrap());
         assert!(pollster::block_on(table.get(&path)).unwrap().is_none());
         closed.close();

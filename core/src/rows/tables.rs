@@ -1,8 +1,7 @@
 //! All tables of one generation of the shared store, and the one way to write them.
 //!
-//! [`Tables::commit`] fences every write by the generation, settles lost answers, and voids in the caches what it changed, so
-//! that its callers void nothing. What others write, the store's watch tells: [`Tables::notice`] takes it to the table whose
-//! row it is.
+//! [`Tables::commit`] guards every write by the generation, resolves lost answers, and invalidates what it changed in the
+//! caches. What others write is reported by the store's watch: [`Tables::apply_event`] passes it to the table of the row.
 
 use std::sync::Arc;
 
@@ -21,7 +20,7 @@ use crate::rows::namespace::NamespaceRecord;
 use crate::rows::path::{Generation, RowPrefix, generation_pointer, table_of};
 use crate::rows::record::Record;
 use crate::rows::record::TableId;
-use crate::rows::table::{CacheEpoch, CacheFigures, Ground, RowKey, Table};
+use crate::rows::table::{CacheEpoch, CacheFigures, RowKey, Table, TableContext};
 use crate::rows::transaction::{Committed, Transaction};
 use crate::rows::user::UserRecord;
 use crate::runtime::Rng;
@@ -40,27 +39,29 @@ pub struct Tables {
     pub certificates: Table<CertificateRecord>,
     /// Counts of key use.
     pub counters: Table<CounterRecord>,
-    /// What stands for the backup passphrase.
+    /// The key derived from the backup passphrase.
     pub backup_secrets: Table<BackupSecret>,
-    /// The authority of the cluster.
+    /// The cluster CA.
     pub cluster_cas: Table<ClusterCa>,
-    /// The highest number given to a namespace.
+    /// The highest number ever assigned to a namespace.
     pub namespace_numbers: Table<LastNamespaceNumber>,
     /// Deleted namespaces whose rows are not all removed yet.
     pub remains: Table<Remains>,
-    /// Whether there are digests to be hardened.
+    /// Whether some users still have weak digests.
     pub hardening: Table<Hardening>,
-    /// The generation all paths lie in.
+    /// The generation of all paths.
     pub generation: Generation,
     pointer: Revision,
-    ground: Ground,
+    context: TableContext,
 }
 
 impl Tables {
-    /// The tables of the current generation, for the Domain Key it is sealed under. Rows in the form of earlier versions are
-    /// brought into that of today first.
+    /// Opens the tables of the current generation with the Domain Key. Rows written by earlier versions are migrated first.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the generation pointer is missing or damaged, or a row cannot be migrated; the store's errors.
     pub async fn open(store: Arc<dyn Store>, rng: Arc<dyn Rng>, domain: &DomainKey) -> Result<Self, Error> {
-        // What an earlier phase still had on its way to the disk comes before anything is read.
+        // Waits for writes of an earlier phase that are still queued, before anything is read.
         store.commit(vec![Txn::default()]).await?;
         let damaged = || Error::internal("the generation pointer is missing or damaged");
         let pointer = store.get(&generation_pointer(), Read::Fresh).await?.ok_or_else(damaged)?;
@@ -68,46 +69,49 @@ impl Tables {
         let generation = Generation::from_be_bytes(number);
         let fence = (generation_pointer(), Expect::At(pointer.revision));
         migrate::to_tables_of_their_own(&*store, &*rng, domain, generation, fence).await?;
-        let ground = Ground { store, rng, closed: Closed::default(), epoch: CacheEpoch::default() };
+        let context = TableContext { store, rng, closed: Closed::default(), epoch: CacheEpoch::default() };
         Ok(Self {
-            users: table(&ground, domain),
-            namespaces: table(&ground, domain),
-            keys: table(&ground, domain),
-            certificates: table(&ground, domain),
-            counters: table(&ground, domain),
-            backup_secrets: table(&ground, domain),
-            cluster_cas: table(&ground, domain),
-            namespace_numbers: table(&ground, domain),
-            remains: table(&ground, domain),
-            hardening: table(&ground, domain),
+            users: table(&context, domain),
+            namespaces: table(&context, domain),
+            keys: table(&context, domain),
+            certificates: table(&context, domain),
+            counters: table(&context, domain),
+            backup_secrets: table(&context, domain),
+            cluster_cas: table(&context, domain),
+            namespace_numbers: table(&context, domain),
+            remains: table(&context, domain),
+            hardening: table(&context, domain),
             generation,
             pointer: pointer.revision,
-            ground,
+            context,
         })
     }
 
-    /// Applies `transaction` if all its guards hold and the generation has not moved, and asks for nobody's right: what a
-    /// caller wants goes through [`crate::identity::right`]. A lost answer is settled by reading again: sealed values are
-    /// unique, so equal bytes are ours.
+    /// Applies `transaction` if all its guards hold and the generation is still current. No caller's rights are checked: writes
+    /// for a caller go through [`crate::identity::right`]. If the store's answer was lost, the rows are read again: sealed
+    /// values are unique, so equal bytes are those of this transaction.
     pub async fn commit(&self, transaction: Transaction) -> Result<Committed, Error> {
         let outcome = self.commit_all(vec![transaction]).await?.pop();
         outcome.ok_or_else(|| Error::internal("the store gave no outcome"))
     }
 
-    /// Like [`Tables::commit`] for many transactions, each by itself, in one write to the disk.
+    /// Like [`Tables::commit`] for several independent transactions in one write to the disk. Outcomes are in their order.
+    ///
+    /// # Errors
+    /// The first error; other transactions may have been applied.
     pub async fn commit_all(&self, transactions: Vec<Transaction>) -> Result<Vec<Committed>, Error> {
         self.check()?;
         let fence = Expect::At(self.pointer);
         let txns: Vec<Txn> = transactions.iter().map(|one| one.fenced(generation_pointer(), fence)).collect();
-        let outcomes = self.ground.store.commit(txns.clone()).await?;
+        let outcomes = self.context.store.commit(txns.clone()).await?;
         let mut committed = Vec::with_capacity(txns.len());
         let mut failed = None;
-        // Each is looked at, also behind one that failed: what was applied must not stay in the caches.
+        // Continue after a failed one: rows that were changed must not stay in the caches.
         for ((transaction, txn), outcome) in transactions.iter().zip(&txns).zip(outcomes) {
-            match self.settle(txn, outcome).await {
+            match self.resolve(txn, outcome).await {
                 Ok(one) => {
                     if let Committed::At(revision) = one {
-                        self.void(transaction, txn, revision);
+                        self.invalidate(transaction, txn, revision);
                     }
                     committed.push(one);
                 }
@@ -117,7 +121,7 @@ impl Tables {
         failed.map_or(Ok(committed), Err)
     }
 
-    async fn settle(&self, txn: &Txn, outcome: Outcome) -> Result<Committed, Error> {
+    async fn resolve(&self, txn: &Txn, outcome: Outcome) -> Result<Committed, Error> {
         match outcome {
             Outcome::Committed(revision) => Ok(Committed::At(revision)),
             Outcome::Conflict(guard) if guard + 1 == txn.expect.len() => {
@@ -125,64 +129,65 @@ impl Tables {
             }
             Outcome::Conflict(guard) => Ok(Committed::Conflict(guard)),
             Outcome::Unknown => {
-                // Begun after the answer, when what will be applied is applied: no older row is cached again.
-                self.ground.epoch.begin();
-                let found = applied(&*self.ground.store, txn).await.map_err(|_| unconfirmed())?;
+                // The new epoch begins after the answer. By now the transaction is applied or never will be, so no older row
+                // is cached again.
+                self.context.epoch.advance();
+                let found = applied(&*self.context.store, txn).await.map_err(|_| unconfirmed())?;
                 found.map(Committed::At).ok_or_else(unconfirmed)
             }
         }
     }
 
-    /// Voids in the caches what was written.
-    fn void(&self, transaction: &Transaction, txn: &Txn, at: Revision) {
+    /// Invalidates in the caches what was written.
+    fn invalidate(&self, transaction: &Transaction, txn: &Txn, at: Revision) {
         let moves = &transaction.moves;
         for (from, to) in moves {
-            // Only keys are moved, and only they have anything to hand on.
+            // Only keys are moved.
             self.keys.moved(from, to, at);
         }
         for path in txn.delete.iter().filter(|path| !moves.iter().any(|(from, _)| from == *path)) {
-            self.each(path, Void::Removed);
+            self.invalidate_row(path, RowChange::Removed);
         }
         for (path, _) in txn.put.iter().filter(|(path, _)| !moves.iter().any(|(_, to)| to == path)) {
-            self.each(path, Void::Replaced(at));
+            self.invalidate_row(path, RowChange::Replaced(at));
         }
     }
 
-    /// Takes what a watch of the store reports to the table whose row it is.
-    pub fn notice(&self, event: &Event) {
+    /// Invalidates what a watch of the store reports as changed.
+    pub fn apply_event(&self, event: &Event) {
         match event {
-            Event::Changed { path, revision } => self.each(path, Void::Noticed(*revision)),
-            Event::Lost | Event::Compacted => self.forget_all(),
+            Event::Changed { path, revision } => self.invalidate_row(path, RowChange::Reported(*revision)),
+            Event::Lost | Event::Compacted => self.invalidate_all(),
         }
     }
 
-    /// Everything that is cached is void: changes may have been missed.
-    pub fn forget_all(&self) {
-        self.ground.epoch.begin();
+    /// Invalidates everything that is cached, as changes may have been missed.
+    pub fn invalidate_all(&self) {
+        self.context.epoch.advance();
     }
 
-    fn each(&self, path: &Path, void: Void) {
+    fn invalidate_row(&self, path: &Path, change: RowChange) {
         let Some((generation, table)) = table_of(path) else { return };
         if generation != self.generation {
             return;
         }
         match table {
-            TableId::Users => void.apply(&self.users, path),
-            TableId::Namespaces => void.apply(&self.namespaces, path),
-            TableId::Keys => void.apply(&self.keys, path),
-            TableId::Certificates => void.apply(&self.certificates, path),
-            TableId::Counters => void.apply(&self.counters, path),
-            TableId::BackupSecrets => void.apply(&self.backup_secrets, path),
-            TableId::ClusterCas => void.apply(&self.cluster_cas, path),
-            TableId::NamespaceNumbers => void.apply(&self.namespace_numbers, path),
-            TableId::Remains => void.apply(&self.remains, path),
-            TableId::Hardening => void.apply(&self.hardening, path),
-            // Nobody caches them.
+            TableId::Users => change.apply(&self.users, path),
+            TableId::Namespaces => change.apply(&self.namespaces, path),
+            TableId::Keys => change.apply(&self.keys, path),
+            TableId::Certificates => change.apply(&self.certificates, path),
+            TableId::Counters => change.apply(&self.counters, path),
+            TableId::BackupSecrets => change.apply(&self.backup_secrets, path),
+            TableId::ClusterCas => change.apply(&self.cluster_cas, path),
+            TableId::NamespaceNumbers => change.apply(&self.namespace_numbers, path),
+            TableId::Remains => change.apply(&self.remains, path),
+            TableId::Hardening => change.apply(&self.hardening, path),
+            // They are not cached.
             TableId::Staged => {}
         }
     }
 
-    /// Removes every row of `table` below `prefix`, page by page. Idempotent.
+    /// Removes all rows of `table` whose paths begin with `prefix`, page by page. Idempotent.
     pub async fn sweep<R: Record>(&self, table: &Table<R>, prefix: &RowPrefix<R>) -> Result<(), Error> {
         loop {
             let (paths, more) = table.paths(prefix, None).await?;
@@ -196,26 +201,26 @@ impl Tables {
         }
     }
 
-    /// A consistent view of the store, of all generations.
+    /// A consistent view of the whole store, with all generations.
     pub async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
         self.check()?;
-        Ok(self.ground.store.snapshot().await?)
+        Ok(self.context.store.snapshot().await?)
     }
 
-    /// `Err` once closed.
+    /// [`Error::Precondition`] once the tables are closed.
     pub fn check(&self) -> Result<(), Error> {
-        self.ground.closed.check()
+        self.context.closed.check()
     }
 
-    /// Refuses everything from now on, and forgets what is cached.
+    /// Refuses everything from now on, and empties the caches.
     pub fn close(&self) {
-        self.ground.closed.close();
+        self.context.closed.close();
         self.users.clear();
         self.keys.clear();
-        self.forget_all();
+        self.invalidate_all();
     }
 
-    /// What the caches of rows hold, and how they did since the phase began.
+    /// Statistics of the caches since the phase began.
     pub fn cache_figures(&self) -> [CacheFigures; 5] {
         [
             self.users.cache_figures("users"),
@@ -227,26 +232,27 @@ impl Tables {
     }
 }
 
-/// What became of a row.
+/// How a row was changed.
 #[derive(Clone, Copy)]
-enum Void {
+enum RowChange {
     Removed,
     Replaced(Revision),
-    Noticed(Revision),
+    /// By anybody, as the store's watch reports.
+    Reported(Revision),
 }
 
-impl Void {
+impl RowChange {
     fn apply<R: Record>(self, table: &Table<R>, path: &Path) {
         match self {
-            Void::Removed => table.forget(path),
-            Void::Replaced(at) => table.replaced(path, at),
-            Void::Noticed(at) => table.noticed(path, at),
+            RowChange::Removed => table.forget(path),
+            RowChange::Replaced(at) => table.replaced(path, at),
+            RowChange::Reported(at) => table.reported(path, at),
         }
     }
 }
 
-fn table<R: Record>(ground: &Ground, domain: &DomainKey) -> Table<R> {
-    Table::new(ground.clone(), RowKey::of(domain), R::CACHE_BYTES)
+fn table<R: Record>(context: &TableContext, domain: &DomainKey) -> Table<R> {
+    Table::new(context.clone(), RowKey::of(domain), R::CACHE_BYTES)
 }
 
 fn unconfirmed() -> Error {
@@ -284,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_voids_what_it_wrote_and_nothing_else() {
+    fn a_commit_invalidates_what_it_wrote_and_nothing_else() {
         let (_, tables) = tables();
         let (a, b) = (ns("a"), ns("b"));
         block_on(tables.commit_all(vec![put(&tables, &a, 1), put(&tables, &b, 2)])).unwrap();
@@ -299,14 +305,14 @@ mod tests {
     }
 
     #[test]
-    fn of_many_commits_those_that_were_applied_are_voided_also_beside_one_that_nobody_can_settle() {
+    fn applied_transactions_are_invalidated_in_the_caches_even_if_another_one_has_no_known_outcome() {
         let (store, tables) = tables();
         let paths: Vec<_> = (0..8).map(|at| ns(&format!("n{at}"))).collect();
         let all = |number| paths.iter().map(|path| put(&tables, path, number)).collect::<Vec<_>>();
         block_on(tables.commit_all(all(1))).unwrap();
         paths.iter().for_each(|path| assert_eq!(number(&tables, path), Some(1)));
         store.lose_answers(3);
-        // Chance may have it that none of the three was applied, and then that is said.
+        // By chance none of the three may have been applied, which is an error.
         let _ = block_on(tables.commit_all(all(2)));
         for path in &paths {
             let stored = block_on(tables.namespaces.read(path)).unwrap().unwrap().record.number;
@@ -324,16 +330,16 @@ mod tests {
         let (raw, value) = sealed.into_parts();
         store.tamper(raw.clone(), value);
         let event = |path: &Path, revision| Event::Changed { path: path.clone(), revision };
-        tables.notice(&event(&raw, first));
+        tables.apply_event(&event(&raw, first));
         assert_eq!(number(&tables, &path), Some(1), "it is cached as of that write");
         let user = RowPath::user(1, &UserId::parse("a").unwrap());
         let key = RowPath::key(1, 0, &KeyId::parse("a").unwrap());
         let other_generation = RowPath::namespace(2, &NamespaceId::parse("a").unwrap());
         for other in [user.path(), key.path(), other_generation.path(), &generation_pointer(), &Path(Box::from([]))] {
-            tables.notice(&event(other, Revision(first.0 + 1)));
+            tables.apply_event(&event(other, Revision(first.0 + 1)));
         }
-        assert_eq!(number(&tables, &path), Some(1), "that was said of other rows");
-        tables.notice(&event(&raw, Revision(first.0 + 1)));
+        assert_eq!(number(&tables, &path), Some(1), "other rows were reported");
+        tables.apply_event(&event(&raw, Revision(first.0 + 1)));
         assert_eq!(number(&tables, &path), Some(2));
     }
 }

@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use crate::rows::encoding::{BadRecord, Reader, Writer};
 
-/// The TLS key and chain of this device.
+/// The TLS key and certificate chain of this device.
 pub struct TlsIdentity {
     /// PKCS#8 private key (RFC 5958), DER.
     pub private_key: Zeroizing<Vec<u8>>,

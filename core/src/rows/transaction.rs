@@ -1,56 +1,56 @@
-//! One atomic write to the shared store, as its writer puts it together. [`super::tables::Tables::commit`] carries it out.
+//! One atomic write to the shared store. It is built here and applied by [`super::tables::Tables::commit`].
 
 use crate::rows::path::RowPath;
 use crate::rows::record::Record;
 use crate::rows::table::SealedRow;
 use crate::store::{Expect, Path, Revision, Room, Txn};
 
-/// Guards and rows: applied whole if every guard holds, else not at all.
+/// Guards and changes of rows. All changes are applied if every guard holds; otherwise none is.
 #[derive(Clone, Default)]
 pub struct Transaction {
     txn: Txn,
-    /// Rows that stay what they are under another path: removed here, put there.
+    /// Rows that keep their content under another path: (removed here, put there).
     pub(super) moves: Vec<(Path, Path)>,
 }
 
-/// What became of a [`Transaction`].
+/// The outcome of a [`Transaction`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Committed {
-    /// Applied and durable.
+    /// Applied and durable, as this revision.
     At(Revision),
-    /// Nothing applied: the guard with this index failed.
+    /// Nothing was applied, because the guard with this index failed.
     Conflict(usize),
 }
 
 impl Transaction {
-    /// How many guards it has.
+    /// The number of guards.
     pub(crate) fn guards(&self) -> usize {
         self.txn.expect.len()
     }
 
-    /// It is carried out on a disk that is nearly full, too, unless it is worse: it replaces rows by others that are no larger.
+    /// Allows it on a disk that is nearly full, as it replaces rows by others that are not larger. See [`Room::Replacing`].
     pub fn replacing(mut self) -> Self {
         self.txn.room = Room::Replacing;
         self
     }
 
-    /// It is carried out on a disk that is nearly full, too: what it writes is bounded to little.
+    /// Allows it on a disk that is nearly full, as it frees room or writes little. See [`Room::Reserved`].
     pub fn reserved(mut self) -> Self {
         self.txn.room = Room::Reserved;
         self
     }
 
-    /// The row must not exist.
+    /// Adds a guard: the row must not exist.
     pub fn absent<R: Record>(self, path: &RowPath<R>) -> Self {
         self.expect(path.path().clone(), Expect::Absent)
     }
 
-    /// The row must exist and be of this revision.
+    /// Adds a guard: the row must exist and have this revision.
     pub fn at<R: Record>(self, path: &RowPath<R>, revision: Revision) -> Self {
         self.expect(path.path().clone(), Expect::At(revision))
     }
 
-    /// The row must be as it was found: of this revision, or absent.
+    /// Adds a guard: the row must be as it was read, with this revision or absent.
     pub fn found<R: Record>(self, path: &RowPath<R>, revision: Option<Revision>) -> Self {
         self.expect(path.path().clone(), revision.map_or(Expect::Absent, Expect::At))
     }
@@ -61,7 +61,7 @@ impl Transaction {
         self
     }
 
-    /// Removes a row; an absent one is no error.
+    /// Removes a row. It is not an error if it does not exist.
     pub fn delete<R: Record>(mut self, path: &RowPath<R>) -> Self {
         self.txn.delete.push(path.path().clone());
         self
@@ -73,7 +73,7 @@ impl Transaction {
         self.delete(from).put(to)
     }
 
-    /// As a store takes it, with one more guard behind its own.
+    /// The transaction for the store, with one more guard after its own.
     pub(super) fn fenced(&self, path: Path, expect: Expect) -> Txn {
         let mut txn = self.txn.clone();
         txn.expect.push((path, expect));

@@ -15,13 +15,13 @@ use crate::rows::record::Record;
 
 /// A user as stored.
 pub struct UserRecord {
-    /// Any text.
+    /// Name for people; any text.
     pub real_name: String,
-    /// The only role.
+    /// Each user has exactly one role.
     pub role: Role,
     /// Digest of the passphrase.
     pub digest: Digest,
-    /// Of Operators: which restricted keys they may use.
+    /// For Operators: tags of restricted keys they may use.
     pub tags: BTreeSet<String>,
 }
 
@@ -81,8 +81,8 @@ impl Record for UserRecord {
 }
 
 impl UserRecord {
-    /// Whether both are of the same user with the same passphrase and role; tags may differ. The salt is fresh for each
-    /// passphrase, while the hash also changes when it is hardened.
+    /// Whether two records of a user have the same passphrase and role; tags may differ. The salts are compared, because a
+    /// new passphrase gets a new salt, while the hash also changes when the digest is replaced by a stronger one.
     pub(crate) fn is_as(&self, other: &Self) -> bool {
         bool::from(self.digest.salt.ct_eq(&other.digest.salt)) && self.role == other.role
     }

@@ -1,4 +1,4 @@
-//! How long a phase lasts: who it refuses from when on, and when its last holder is gone.
+//! The lifetime of an Operational phase: from when on it refuses work, and when its last holder has released it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::runtime::party::Party;
 use crate::runtime::pool::{Pool, Work, run_on};
 
-/// Refuses everything once the phase it belongs to is closed.
+/// A flag that is set once: from then on a phase refuses work. Clones share the flag.
 #[derive(Clone, Default)]
 pub struct Closed(Arc<AtomicBool>);
 
@@ -21,7 +21,7 @@ impl Closed {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// `Err` once closed.
+    /// [`Error::Precondition`] once closed.
     pub fn check(&self) -> Result<(), Error> {
         if self.0.load(Ordering::SeqCst) { Err(Error::Precondition(sentences::WRONG_STATE.into())) } else { Ok(()) }
     }
@@ -29,22 +29,25 @@ impl Closed {
 
 /// The life of one Operational phase.
 pub struct Lifetime {
-    /// Refuses the use of keys; comes before the end of the tables, which refuse everything.
+    /// Closed first: refuses the use of keys. The tables, closed after it, refuse everything.
     pub(crate) retired: Closed,
-    /// Resolves when the last holder is gone, the phase itself and jobs on the pool alike: each holds the sender.
-    gone: Mutex<Option<oneshot::Receiver<()>>>,
-    alive: Arc<oneshot::Sender<()>>,
+    /// Resolves when the last holder, the phase itself or a job on the pool, has dropped its reference to the sender.
+    released: Mutex<Option<oneshot::Receiver<()>>>,
+    holder: Arc<oneshot::Sender<()>>,
 }
 
 impl Default for Lifetime {
     fn default() -> Self {
-        let (alive, gone) = oneshot::channel();
-        Self { retired: Closed::default(), gone: Mutex::new(Some(gone)), alive: Arc::new(alive) }
+        let (holder, released) = oneshot::channel();
+        Self { retired: Closed::default(), released: Mutex::new(Some(released)), holder: Arc::new(holder) }
     }
 }
 
 impl Lifetime {
-    /// Runs `job` on the pool, unless the phase has ended by then: for work that would stall a serving thread.
+    /// Runs `job` on the pool for `party`, for work that would block a serving thread for too long.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] if the phase has ended before the job runs; those of [`run_on`].
     pub async fn off_thread<T: Send + 'static>(
         &self,
         pool: &dyn Pool,
@@ -52,22 +55,25 @@ impl Lifetime {
         party: Party,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let (retired, alive) = (self.retired.clone(), self.alive.clone());
+        let (retired, holder) = (self.retired.clone(), self.holder.clone());
         let job = move || {
             let done = retired.check().map(|()| job());
-            drop(alive);
+            drop(holder);
             done
         };
         run_on(pool, work, party, job).await?
     }
 
-    /// What resolves when the last holder is gone; only the first who asks is told.
-    pub(crate) fn gone(&self) -> Option<oneshot::Receiver<()>> {
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// A future that resolves, with `Canceled`, when the last holder is gone. Only the first call returns it.
+    pub(crate) fn released(&self) -> Option<oneshot::Receiver<()>> {
+        self.released.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// Runs `job` on this thread, or on the pool if it goes over more bytes than a small body has.
+/// Runs `job`, which processes `bytes` bytes: on this thread up to [`BODY_INLINE_MAX_BYTES`], else on the pool for `party`.
+///
+/// # Errors
+/// Those of [`run_on`].
 pub async fn by_size<T: Send + 'static>(
     pool: &dyn Pool,
     bytes: usize,

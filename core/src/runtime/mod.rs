@@ -1,4 +1,4 @@
-//! What code of any kind needs to run: time, randomness, futures, workers. Below every other room.
+//! What all other modules need to run: time, randomness, futures, worker threads. It uses none of them.
 
 pub mod lifetime;
 pub mod party;
@@ -10,21 +10,21 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-/// A future whose type does not matter.
+/// A boxed future, for traits used as `dyn`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Time.
+/// Clocks and timers.
 pub trait Clock: Send + Sync {
-    /// The hardware's wall clock, as time since 1970-01-01T00:00:00Z; the HSM's own time adds its stored offset.
+    /// The hardware's wall clock, as time since 1970-01-01T00:00:00Z. The HSM's own time is this plus a stored offset.
     fn wall(&self) -> Duration;
-    /// Time since some fixed instant; never goes back.
+    /// Time since a fixed instant. It never goes back.
     fn monotonic(&self) -> Duration;
-    /// Ends after `duration`.
+    /// Resolves after `duration`.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
 }
 
-/// Randomness, from the kernel outside simulations.
+/// A source of random bytes: the kernel, except in simulations.
 pub trait Rng: Send + Sync {
-    /// Fills `bytes` with random ones.
+    /// Fills `bytes` with random bytes.
     fn fill(&self, bytes: &mut [u8]);
 }

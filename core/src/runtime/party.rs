@@ -1,11 +1,11 @@
-//! Who takes turns: places and threads of the pool are shared between parties, and guesses are counted by neighbourhood.
+//! For whom work is done: queues and threads are shared fairly between parties, and guesses are counted by neighbourhood.
 
 use std::net::IpAddr;
 
-/// Number of a namespace, fresh for each creation: a name that is created anew starts empty. The root is number 0.
+/// Number of a namespace, new for each creation: a namespace created again under the same name starts empty. The root is 0.
 pub type NamespaceNumber = u32;
 
-/// The number of the root, which always exists.
+/// The number of the root namespace, which always exists.
 pub const ROOT: NamespaceNumber = 0;
 
 /// For whom work is done.
@@ -13,21 +13,21 @@ pub const ROOT: NamespaceNumber = 0;
 pub enum Party {
     /// The HSM itself: housekeeping, restores.
     Hsm,
-    /// Somebody who has not proved who they are.
+    /// A client that has not authenticated.
     Address(Neighbourhood),
-    /// Everybody of one namespace, or of the root.
+    /// All users of one namespace, or of the root.
     Namespace(NamespaceNumber),
 }
 
 impl Party {
-    /// Everybody who belongs to no namespace.
+    /// All users of the root.
     pub const ROOT: Party = Party::Namespace(ROOT);
 }
 
-/// Where a client is, as far as one can tell clients apart: whoever has one IPv6 address has its whole network.
+/// The origin of a client, as far as clients can be told apart: a client with one IPv6 address usually has the whole /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Neighbourhood {
-    /// An IPv4 address, be it reached through IPv6 or not.
+    /// An IPv4 address, also if mapped into IPv6 (RFC 4291 §2.5.5.2).
     V4(u32),
     /// The first 64 bits of an IPv6 address.
     V6(u64),
@@ -51,12 +51,12 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_client_is_the_same_through_ipv6_and_an_ipv6_network_is_one_neighbour() {
+    fn an_ipv4_client_is_the_same_through_ipv6_and_an_ipv6_network_is_one_neighbourhood() {
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:0:2"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
-        // The first bytes are equal, the clients are not.
+        // The first bytes are equal, but the clients are not.
         assert_ne!(of("10.0.0.1"), of("a00:1::"));
     }
 }

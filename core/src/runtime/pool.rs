@@ -1,4 +1,4 @@
-//! Threads for work that would stall a serving thread.
+//! Threads for work that would block a serving thread for too long.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,31 +11,34 @@ use crate::error::Error;
 use crate::runtime::BoxFuture;
 use crate::runtime::party::Party;
 
-/// Which workers a job belongs to.
+/// Kinds of work. Each kind has its own threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// Key operations of a millisecond and more.
     Crypto,
-    /// Work of seconds: generating RSA keys, testing the primes of imported ones. Apart, so that it cannot delay the use
+    /// Work of seconds: generating RSA keys, testing the primes of imported ones. Separate, so that it cannot delay the use
     /// of keys.
     Slow,
-    /// Passphrase hashing, so that a flood of logins cannot delay key operations.
+    /// Passphrase hashing. Separate, so that a flood of logins cannot delay key operations.
     Kdf,
-    /// Backups and restores, page by page. Apart, so that keys of others cannot delay them.
+    /// Backups and restores, page by page. Separate, so that key operations cannot delay them.
     Backup,
 }
 
-/// Threads for work that would stall a serving thread.
+/// Worker threads.
 pub trait Pool: Send + Sync {
-    /// Queues `job`, which runs when it is `party`'s turn, on a thread of its kind; or drops it, now or later, when others
-    /// have the better claim to its place.
+    /// Queues `job`. It runs on a thread for `work` when it is `party`'s turn, or is dropped without running, now or later, if
+    /// the queue is full and other parties take precedence.
     fn spawn(&self, work: Work, party: Party, job: Job);
 }
 
-/// What the pool runs.
+/// A job for the pool.
 pub type Job = Box<dyn FnOnce() + Send>;
 
-/// Runs `job` on the pool for `party` and waits for its value. `503` if there is no place for it.
+/// Runs `job` on the pool for `party` and waits for its result.
+///
+/// # Errors
+/// [`Error::Unavailable`] if the pool dropped the job without running it; [`Error::Internal`] if it panicked.
 pub async fn run_on<T: Send + 'static>(
     pool: &dyn Pool,
     work: Work,
@@ -44,22 +47,22 @@ pub async fn run_on<T: Send + 'static>(
 ) -> Result<T, Error> {
     let (send, receive) = oneshot::channel();
     let begun = Arc::new(AtomicBool::new(false));
-    let begins = begun.clone();
+    let begin = begun.clone();
     let job = move || {
-        begins.store(true, Ordering::SeqCst);
-        // The caller may have gone; its answer goes with it.
+        begin.store(true, Ordering::SeqCst);
+        // The caller may no longer wait for the result.
         let _ = send.send(job());
     };
     pool.spawn(work, party, Box::new(job));
-    // Of a job that gives no value it is to be told whether anything was begun.
+    // If the job returns no value, report whether it had begun.
     receive.await.map_err(|_| match begun.load(Ordering::SeqCst) {
         true => Error::internal("a job of the pool panicked"),
         false => Error::Unavailable(sentences::BUSY.into()),
     })
 }
 
-/// Waits until `a` or `b` is done.
-pub(crate) async fn first_of<T>(a: impl Future<Output = T>, mut b: BoxFuture<'static, ()>) {
+/// Waits until `a` or `b` has resolved, whichever is first, and drops the other.
+pub(crate) async fn race<T>(a: impl Future<Output = T>, mut b: BoxFuture<'static, ()>) {
     let mut a = std::pin::pin!(a);
     std::future::poll_fn(|context| {
         let done = a.as_mut().poll(context).is_ready() || b.as_mut().poll(context).is_ready();

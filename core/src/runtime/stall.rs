@@ -1,26 +1,26 @@
-//! Work that would stall a thread which serves requests, and a witness that none of it runs there.
+//! Counts, in tests, long work that runs on a thread which serves requests.
 //!
-//! Such work says where it begins. A product built without the feature `sim` takes no notice; in tests what begins on a serving
-//! thread is written down, so that they can count it instead of measuring time.
+//! Long work reports where it begins. Without the feature `sim` that does nothing. In tests it is counted per kind of thread, so
+//! that they need not measure time.
 
-/// Says that this thread serves requests from now on.
+/// Marks this thread as one that serves requests.
 pub fn serving() {
     #[cfg(any(test, feature = "sim"))]
-    witness::SERVING.set(true);
+    counting::SERVING.set(true);
 }
 
-/// Says that `what`, which would stall a serving thread, begins here.
-#[cfg_attr(not(any(test, feature = "sim")), expect(unused_variables, reason = "only the witness listens"))]
+/// Reports that the long work `what` begins on this thread.
+#[cfg_attr(not(any(test, feature = "sim")), expect(unused_variables, reason = "only tests count"))]
 pub fn begins(what: &'static str) {
     #[cfg(any(test, feature = "sim"))]
-    witness::note(what);
+    counting::note(what);
 }
 
 #[cfg(any(test, feature = "sim"))]
-pub use witness::{Begun, begun, begun_here};
+pub use counting::{Begun, begun, begun_here};
 
 #[cfg(any(test, feature = "sim"))]
-mod witness {
+mod counting {
     use std::cell::{Cell, RefCell};
     use std::collections::BTreeMap;
     use std::sync::{Mutex, PoisonError};
@@ -32,12 +32,12 @@ mod witness {
 
     static BEGUN: Mutex<BTreeMap<&'static str, Begun>> = Mutex::new(BTreeMap::new());
 
-    /// How often something has begun in this process.
+    /// How often one kind of work has begun in this process.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Begun {
         /// On threads that serve requests.
         pub serving: usize,
-        /// On others.
+        /// On other threads.
         pub elsewhere: usize,
     }
 
@@ -51,7 +51,7 @@ mod witness {
         }
     }
 
-    /// What has begun in this process.
+    /// All work that has begun in this process, by name.
     pub fn begun() -> BTreeMap<&'static str, Begun> {
         BEGUN.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,13 +1,13 @@
-//! Counting by many threads that do not wait for each other: each adds in cache lines of its own, and a reader adds them up.
+//! Counters for many threads that do not wait for each other: threads add in separate cache lines, and a reader sums them up.
 
 use std::array;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// A `T` for every few threads.
+/// Several `T`, each shared by a few threads only.
 pub struct Sharded<T>([Shard<T>; SHARDS]);
 
-/// The part of a few threads; processors fetch two lines at once.
+/// The `T` of a few threads. Aligned to two cache lines, because processors fetch them in pairs.
 #[repr(align(128))]
 #[derive(Default)]
 struct Shard<T>(T);
@@ -15,12 +15,12 @@ struct Shard<T>(T);
 const SHARDS: usize = 16;
 
 impl<T> Sharded<T> {
-    /// All parts as `make` makes them.
+    /// Creates each `T` with `make`.
     pub fn new(make: impl Fn() -> T) -> Self {
         Self(array::from_fn(|_| Shard(make())))
     }
 
-    /// The part that the calling thread counts in; none while the thread ends, so that what it counts then is lost.
+    /// The `T` of the calling thread. `None` while the thread is ending, so what it counts then is lost.
     pub fn mine(&self) -> Option<&T> {
         thread_local! {
             static THREAD: Cell<usize> = Cell::new(NEXT_THREAD.fetch_add(1, Ordering::Relaxed));
@@ -29,7 +29,7 @@ impl<T> Sharded<T> {
         self.0.get(thread % SHARDS).map(|shard| &shard.0)
     }
 
-    /// Every part, to be added up.
+    /// Every `T`, to be summed up.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|shard| &shard.0)
     }
@@ -45,14 +45,14 @@ impl<T: Default> Default for Sharded<T> {
 pub type Tally = Sharded<AtomicU64>;
 
 impl Tally {
-    /// One more.
+    /// Adds one.
     pub fn add(&self) {
         if let Some(count) = self.mine() {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// All of them.
+    /// The total.
     pub fn sum(&self) -> u64 {
         self.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_are_added_up() {
+    fn counts_of_all_threads_are_summed_up() {
         let tally = Tally::default();
         std::thread::scope(|scope| {
             for _ in 0..20 {

@@ -19,13 +19,13 @@ struct State {
 }
 
 impl SimClock {
-    /// Begins at 2026-01-01T00:00:00Z.
+    /// A clock that starts at 2026-01-01T00:00:00Z.
     pub fn new() -> Self {
         let state = State { wall: START, monotonic: Duration::ZERO, sleepers: Vec::new() };
         Self { state: Mutex::new(state) }
     }
 
-    /// Lets `duration` pass and wakes who slept until then, the earliest first.
+    /// Lets `duration` pass and wakes the sleepers whose time has come, the earliest first.
     pub fn advance(&self, duration: Duration) {
         let mut state = self.lock();
         state.wall += duration;
@@ -42,7 +42,7 @@ impl SimClock {
         }
     }
 
-    /// Sets the wall clock, as an operator or a dead battery would; sleepers notice nothing.
+    /// Sets the wall clock, as an operator or an empty battery would. Sleepers are not affected.
     pub fn set_wall(&self, wall: Duration) {
         self.lock().wall = wall;
     }
@@ -85,7 +85,7 @@ impl Clock for SimClock {
         state.sleepers.push((until, send));
         Box::pin(async {
             if receive.await.is_err() {
-                // The clock is gone, and with it all time.
+                // The clock was dropped, so this time never comes.
                 std::future::pending().await
             }
         })

@@ -1,6 +1,6 @@
-//! What every [`Store`] must do, sentence by sentence of the trait, and a comparison with a plain map.
+//! Conformance tests for implementations of [`Store`]: every sentence of the trait, and random operations compared with a map.
 //!
-//! Each case gets a fresh, empty store. A case panics where the store breaks its contract.
+//! Each case gets a new, empty store, and panics if the store violates the trait's contract.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "this is a test, only compiled for other crates too")]
 
 use std::collections::BTreeMap;
@@ -15,7 +15,10 @@ use crate::store::{
     Event, Expect, Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Watch,
 };
 
-/// Runs the whole suite on stores that `make` makes.
+/// Runs all cases, each on a store from `make`.
+///
+/// # Panics
+/// If a store violates the contract.
 pub async fn run<S: Store>(make: impl AsyncFn() -> Arc<S>) {
     rows_are_read_as_written(&*make().await).await;
     guards_decide(&*make().await).await;
@@ -26,10 +29,10 @@ pub async fn run<S: Store>(make: impl AsyncFn() -> Arc<S>) {
     ranges_are_pages_in_order(&*make().await).await;
     prefixes_of_all_ones_end_right(&*make().await).await;
     large_values_fit_and_larger_ones_do_not(&*make().await).await;
-    a_path_named_twice_harms_nobody(&*make().await).await;
-    snapshots_stand_still(&*make().await).await;
-    watches_tell_changes_in_order(&*make().await).await;
-    a_watch_behind_the_history_is_compacted(&*make().await).await;
+    a_path_named_twice_does_not_disturb_others(&*make().await).await;
+    snapshots_do_not_change(&*make().await).await;
+    watches_report_changes_in_order(&*make().await).await;
+    a_watch_from_before_the_history_is_compacted(&*make().await).await;
     for seed in 0..8 {
         random_operations_match_a_map(&*make().await, seed).await;
     }
@@ -65,7 +68,7 @@ async fn commit_ok(store: &dyn Store, txn: Txn) -> Revision {
     }
 }
 
-/// Value and revision of a row, which both kinds of read must agree on.
+/// Value and revision of a row. Checks that `get` and `range` agree.
 async fn row(store: &dyn Store, at: &Path) -> Option<(Vec<u8>, Revision)> {
     let fresh = store.get(at, Read::Fresh).await.expect("a fresh get");
     let page = range(store, at.as_bytes(), Some(&[at.as_bytes(), &[0]].concat()), 1).await;
@@ -119,7 +122,7 @@ async fn guards_decide(store: &dyn Store) {
     commit_ok(store, expecting(delete("a"), &[("a", Expect::At(second))])).await;
     assert_eq!(commit(store, expecting(put("a", "3"), &[("a", Expect::At(second))])).await, Outcome::Conflict(0));
     commit_ok(store, expecting(put("a", "3"), &absent)).await;
-    // A guard may stand on a row that the transaction leaves alone.
+    // A guard may be on a row that the transaction does not change.
     let guard = [("a", Expect::At(head(store).await))];
     commit_ok(store, expecting(put("b", "1"), &guard)).await;
 }
@@ -140,7 +143,7 @@ async fn a_transaction_is_applied_whole_or_not_at_all(store: &dyn Store) {
     txn.expect.push((path("old"), Expect::Absent));
     assert_eq!(commit(store, txn.clone()).await, Outcome::Conflict(0));
     assert_eq!(names(&range(store, b"", None, 9).await), ["old"]);
-    assert_eq!(head(store).await, first, "a conflict is no change");
+    assert_eq!(head(store).await, first, "a conflict changes nothing");
     txn.expect[0].1 = Expect::At(first);
     let second = commit_ok(store, txn).await;
     let page = range(store, b"", None, 9).await;
@@ -170,7 +173,7 @@ async fn revisions_count_changes(store: &dyn Store) {
     assert!(first > Revision(0));
     let second = commit_ok(store, put("a", "1")).await;
     assert_eq!(second.0, first.0 + 1, "writing the same bytes is a change");
-    assert_eq!(commit_ok(store, delete("none")).await, second, "removing nothing is none");
+    assert_eq!(commit_ok(store, delete("none")).await, second, "removing nothing is not a change");
     assert_eq!(commit_ok(store, Txn::default()).await, second);
     assert_eq!(commit_ok(store, expecting(Txn::default(), &[("a", Expect::At(second))])).await, second);
     assert_eq!(commit_ok(store, delete("a")).await.0, second.0 + 1);
@@ -242,19 +245,19 @@ async fn large_values_fit_and_larger_ones_do_not(store: &dyn Store) {
     commit_ok(store, many(STORE_TXN_MAX_OPS)).await;
 }
 
-async fn a_path_named_twice_harms_nobody(store: &dyn Store) {
+async fn a_path_named_twice_does_not_disturb_others(store: &dyn Store) {
     let twice = Txn {
         put: vec![(path("a"), b"1".to_vec()), (path("a"), b"2".to_vec())],
         delete: vec![path("b"), path("b"), path("a")],
         ..Txn::default()
     };
-    // What becomes of it is the store's affair, but others must not suffer.
+    // The outcome of this transaction is up to the store, but others must not be affected.
     let _ = store.commit(vec![twice, put("c", "1")]).await;
     commit_ok(store, put("c", "2")).await;
     assert_eq!(value(store, "c").await.as_deref(), Some("2"));
 }
 
-async fn snapshots_stand_still(store: &dyn Store) {
+async fn snapshots_do_not_change(store: &dyn Store) {
     for n in 0..20 {
         commit_ok(store, put(&format!("{n:02}"), "old")).await;
     }
@@ -284,14 +287,14 @@ async fn page_of(snapshot: &dyn Snapshot, start: Path) -> Page {
     snapshot.range(Range { start, end: None, limit: 3, keys_only: false }).await.expect("a page")
 }
 
-async fn watches_tell_changes_in_order(store: &dyn Store) {
+async fn watches_report_changes_in_order(store: &dyn Store) {
     let changed = |at: &str, revision| Event::Changed { path: path(at), revision };
     let before = commit_ok(store, put("w/0", "1")).await;
     let first = commit_ok(store, put("w/1", "1")).await;
     commit_ok(store, put("v", "1")).await;
     let mut watch = store.watch(path("w/"), before).await.expect("a watch");
     let mut late = store.watch(path("w/"), head(store).await).await.expect("a watch");
-    assert_eq!(watch.next().await, changed("w/1", first), "history behind `from` is told");
+    assert_eq!(watch.next().await, changed("w/1", first), "changes after `from` are reported");
 
     commit_ok(store, put("x", "1")).await;
     commit_ok(store, delete("w/none")).await;
@@ -311,7 +314,7 @@ async fn watches_tell_changes_in_order(store: &dyn Store) {
     let mut ahead = store.watch(path("w/"), Revision(third.0 + 1)).await.expect("a watch");
     commit_ok(store, put("w/3", "1")).await;
     let fourth = commit_ok(store, put("w/4", "1")).await;
-    assert_eq!(ahead.next().await, changed("w/4", fourth), "only what is behind `from`");
+    assert_eq!(ahead.next().await, changed("w/4", fourth), "only changes after `from`");
     while watch.next().await != changed("w/4", fourth) {}
     assert!(is_silent(&mut *watch).await, "no change, no event");
 }
@@ -321,7 +324,7 @@ async fn is_silent(watch: &mut dyn Watch) -> bool {
     poll_fn(|context| Poll::Ready(next.as_mut().poll(context).is_pending())).await
 }
 
-async fn a_watch_behind_the_history_is_compacted(store: &dyn Store) {
+async fn a_watch_from_before_the_history_is_compacted(store: &dyn Store) {
     let first = commit_ok(store, put("a", "1")).await;
     let mut slow = store.watch(path("n"), first).await.expect("a watch");
     let rows = STORE_TXN_MAX_OPS;
@@ -340,7 +343,7 @@ async fn a_watch_behind_the_history_is_compacted(store: &dyn Store) {
     assert_eq!(fresh.next().await, Event::Changed { path: path("n"), revision: last });
 }
 
-/// A plain map that does what a store promises.
+/// A map that behaves as a store must.
 #[derive(Default)]
 struct Model {
     rows: BTreeMap<Path, (Vec<u8>, Revision)>,
@@ -399,18 +402,18 @@ async fn random_operations_match_a_map(store: &dyn Store, seed: u64) {
         let page = store.range(wanted.clone(), Read::Fresh).await.expect("a range");
         assert_page(&page, &wanted, &model, seed);
     }
-    // Rows of one transaction may be told in any order.
-    let mut told = Vec::new();
+    // Rows of one transaction may be reported in any order.
+    let mut reported = Vec::new();
     for _ in 0..model.changes.len() {
-        told.push(watch.next().await);
+        reported.push(watch.next().await);
     }
-    for events in [&mut told, &mut model.changes] {
+    for events in [&mut reported, &mut model.changes] {
         events.sort_by_key(|event| match event {
             Event::Changed { path, revision } => (*revision, path.clone()),
             other => unreachable!("seed {seed}: {other:?}"),
         });
     }
-    assert_eq!(told, model.changes, "seed {seed}");
+    assert_eq!(reported, model.changes, "seed {seed}");
     assert!(is_silent(&mut *watch).await, "seed {seed}");
 }
 
@@ -430,7 +433,7 @@ fn assert_page(page: &Page, wanted: &Range, model: &Model, seed: u64) {
     }
 }
 
-/// Few paths, so that transactions meet.
+/// One of a few paths, so that transactions often touch the same rows.
 fn random_path(rng: &SimRng) -> Path {
     let letters = [b'a', b'b', 0, 0xff];
     path((0..1 + rng.below(2)).map(|_| letters[rng.below(4) as usize]).collect::<Vec<_>>())
@@ -440,7 +443,7 @@ fn random_txn(rng: &SimRng, model: &Model) -> Txn {
     let mut txn = Txn::default();
     for _ in 0..rng.below(3) {
         let at = random_path(rng);
-        // Mostly what holds, else guards would always fail.
+        // Most guards hold, so that many transactions are applied.
         let expect = match model.rows.get(&at) {
             Some((_, revision)) if rng.below(5) > 0 => Expect::At(*revision),
             Some(_) => Expect::At(Revision(rng.below(model.revision.0 + 2))),

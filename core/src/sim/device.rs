@@ -1,4 +1,4 @@
-//! The rest of a machine: its Device Key, its workers, its power switch.
+//! The simulated Device Key, worker pool and process.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use casemate_api::body::config::{Logging, Network};
 
 use crate::crypto::secret::DeviceKey;
-use crate::platform::{Applied, DeviceKeeper, Host, Swap};
+use crate::platform::{Applied, DeviceKeeper, DeviceKeyError, EraseError, Host, ServeError, Swap};
 use crate::rows::tls_identity::TlsIdentity;
 use crate::runtime::Rng;
 use crate::runtime::party::Party;
@@ -19,26 +19,26 @@ pub struct SimDevice {
 }
 
 impl SimDevice {
-    /// A new device; its key is made at the first load.
+    /// A new device. Its key is created at the first load.
     pub fn new(rng: Arc<dyn Rng>) -> Self {
         Self { rng, key: Mutex::new(None) }
     }
 }
 
 impl DeviceKeeper for SimDevice {
-    fn load(&self) -> Result<DeviceKey, String> {
+    fn load(&self) -> Result<DeviceKey, DeviceKeyError> {
         let mut key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
         let key = key.get_or_insert_with(|| DeviceKey::random(&*self.rng));
         Ok(DeviceKey::new(*key.expose()))
     }
 
-    fn destroy(&self) -> Result<(), String> {
+    fn destroy(&self) -> Result<(), DeviceKeyError> {
         *self.key.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
     }
 }
 
-/// Runs every job at once, on the thread that queues it.
+/// A pool that runs every job at once, on the thread that queues it.
 pub struct InlinePool;
 
 impl Pool for InlinePool {
@@ -47,7 +47,7 @@ impl Pool for InlinePool {
     }
 }
 
-/// Counts what was asked of the process.
+/// A process that only counts what was asked of it.
 #[derive(Default)]
 pub struct SimHost {
     reboots: AtomicUsize,
@@ -63,7 +63,7 @@ impl SimHost {
         self.swaps.load(Ordering::Relaxed)
     }
 
-    /// What it was told to log, in order.
+    /// The logging configurations it was given, in order.
     pub fn loggings(&self) -> Vec<Logging> {
         self.loggings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -85,7 +85,7 @@ impl SimHost {
 }
 
 impl Host for SimHost {
-    fn erase(&self) -> Result<(), String> {
+    fn erase(&self) -> Result<(), EraseError> {
         self.erasures.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -98,7 +98,7 @@ impl Host for SimHost {
         self.shutdowns.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn serve_with(&self, _: &TlsIdentity) -> Result<Swap, String> {
+    fn serve_with(&self, _: &TlsIdentity) -> Result<Swap, ServeError> {
         let swaps = self.swaps.clone();
         Ok(Box::new(move || {
             swaps.fetch_add(1, Ordering::Relaxed);

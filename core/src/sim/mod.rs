@@ -1,4 +1,4 @@
-//! A world in memory, for tests: time that only moves when told, randomness from a seed, stores that fail on demand.
+//! A simulated environment for tests: time that only moves when told, randomness from a seed, stores that fail on demand.
 //! Nothing here is safe for real keys.
 
 mod clock;
@@ -16,24 +16,24 @@ pub use store::SimStore;
 
 use crate::platform::Platform;
 
-/// All parts of one simulated world, at hand for a test.
+/// All parts of one simulated environment, for use by a test.
 pub struct Sim {
-    /// Time.
+    /// The clock.
     pub clock: Arc<SimClock>,
-    /// Randomness.
+    /// Random bytes from a seed.
     pub rng: Arc<SimRng>,
     /// The shared store.
     pub store: Arc<SimStore>,
-    /// The local store.
+    /// The store of the device.
     pub local: Arc<SimStore>,
-    /// Keeper of the Device Key.
+    /// Keeps the Device Key.
     pub device: Arc<SimDevice>,
-    /// What was asked of the process.
+    /// Counts calls to the process.
     pub host: Arc<SimHost>,
 }
 
 impl Sim {
-    /// A fresh world; equal seeds behave equally.
+    /// A new environment. Equal seeds behave equally.
     pub fn new(seed: u64) -> Self {
         let rng = Arc::new(SimRng::new(seed));
         Self {
@@ -46,7 +46,7 @@ impl Sim {
         }
     }
 
-    /// The world as the core sees it. Jobs run where they are queued.
+    /// The environment as the core sees it. Jobs run at once, on the thread that queues them.
     pub fn platform(&self) -> Platform {
         Platform {
             clock: self.clock.clone(),

@@ -1,4 +1,4 @@
-//! Randomness that can be repeated.
+//! Repeatable random numbers.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -25,7 +25,7 @@ impl SimRng {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`, which is not 0. A little uneven, which no test minds.
+    /// A number below `bound`, which is not 0. The distribution is slightly uneven, which is good enough for tests.
     pub fn below(&self, bound: u64) -> u64 {
         self.next_u64() % bound.max(1)
     }

@@ -1,4 +1,4 @@
-//! A store in memory: linearizable, and it fails when a test wants it to.
+//! A store in memory. It is linearizable, and fails when a test wants it to.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -14,7 +14,7 @@ use crate::store::{
     Expect, Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch,
 };
 
-/// Rows in memory. Every answer is exact and immediate unless a fault was injected.
+/// A store in memory. Every answer is correct and immediate unless a fault was injected.
 pub struct SimStore {
     state: Mutex<State>,
     history: Arc<History>,
@@ -36,7 +36,7 @@ struct State {
 type Delay = dyn Fn() -> BoxFuture<'static, ()> + Send + Sync;
 
 impl SimStore {
-    /// An empty store; `seed` decides what becomes of commits whose answer is lost.
+    /// An empty store. `seed` decides whether commits with a lost answer are applied.
     pub fn new(seed: u64) -> Self {
         Self::with_history(seed, STORE_HISTORY_EVENTS)
     }
@@ -57,17 +57,17 @@ impl SimStore {
         self.lock().failing = failing;
     }
 
-    /// While `full`, what adds is refused with [`StoreError::Full`], as on a disk that is nearly full.
+    /// While `full`, writes that add rows are refused with [`StoreError::Full`], as on a disk that is nearly full.
     pub fn fill(&self, full: bool) {
         self.lock().full = full;
     }
 
-    /// The next `commits` transactions answer [`Outcome::Unknown`]; chance decides which of them are applied.
+    /// The next `commits` transactions answer [`Outcome::Unknown`]. The seed decides which of them are applied.
     pub fn lose_answers(&self, commits: usize) {
         self.lock().answers_to_lose = commits;
     }
 
-    /// Every call first waits for what `delay` makes, for instance a sleep of a [`super::SimClock`].
+    /// Every call first waits for the future that `delay` returns, for instance a sleep of a [`super::SimClock`].
     pub fn delay(&self, delay: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static) {
         self.lock().delay = Some(Arc::new(delay));
     }
@@ -93,12 +93,12 @@ impl SimStore {
         self.commits.load(Ordering::Relaxed)
     }
 
-    /// Everything a thief of the disk would see.
+    /// All rows as they are on the disk.
     pub fn raw_rows(&self) -> Vec<(Path, Vec<u8>)> {
         self.lock().rows.iter().map(|(path, row)| (path.clone(), row.value.clone())).collect()
     }
 
-    /// Puts a row behind everyone's back, as a thief of the disk would. It counts as a change.
+    /// Writes a row directly, as an attacker with access to the disk would. It counts as a change.
     pub fn tamper(&self, path: Path, value: Vec<u8>) {
         let mut state = self.lock();
         let txn = Txn { put: vec![(path, value)], ..Txn::default() };
@@ -109,7 +109,7 @@ impl SimStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits as long as a test wants, then goes on unless a test wants it to fail.
+    /// Waits for the delay, if a test has set one, and fails if a test wants that.
     async fn reach(&self) -> Result<MutexGuard<'_, State>, StoreError> {
         let delay = self.lock().delay.clone();
         if let Some(delay) = delay {
@@ -117,7 +117,7 @@ impl SimStore {
         }
         let state = self.lock();
         if state.failing {
-            return Err(StoreError::Unreachable("the simulation says so".into()));
+            return Err(StoreError::Unreachable("simulated".into()));
         }
         Ok(state)
     }
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_answers_hide_both_fates() {
+    fn commits_with_a_lost_answer_may_or_may_not_be_applied() {
         let store = SimStore::new(1);
         store.lose_answers(64);
         let txns = (0..65).map(|n| put(&n.to_string())).collect();

@@ -1,7 +1,7 @@
-//! The recent changes of a store that lives in this process, and the watches on them.
+//! The recent changes of a store in this process, and the watches on them.
 //!
-//! One bounded ring for all watches: a watch is only a position in it, so a slow one costs no memory. It ends with
-//! [`Event::Compacted`] when the ring has moved past it.
+//! All watches share one bounded ring, and a watch is a position in it, so a slow one costs no memory. It ends with
+//! [`Event::Compacted`] when changes it has not read are dropped from the ring.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -23,21 +23,21 @@ struct Ring {
     first: u64,
     /// Changes up to this revision are no longer known.
     floor: Revision,
-    /// Goes up when events may have been missed.
+    /// Number of times that events may have been missed.
     breaks: u64,
     next_watch: u64,
     waiting: BTreeMap<u64, Waker>,
 }
 
 impl History {
-    /// Begins behind revision `at` and remembers `capacity` changes.
+    /// A history that starts after revision `at` and remembers `capacity` changes.
     pub fn new(at: Revision, capacity: usize) -> Arc<Self> {
         let ring =
             Ring { events: VecDeque::new(), first: 0, floor: at, breaks: 0, next_watch: 0, waiting: BTreeMap::new() };
         Arc::new(Self { capacity, ring: Mutex::new(ring) })
     }
 
-    /// Appends changes, in the order in which they became durable, and wakes the watches.
+    /// Appends changes, in the order in which they became durable, and wakes all watches.
     pub fn record(&self, changes: impl IntoIterator<Item = (Path, Revision)>) {
         let mut ring = self.lock();
         ring.events.extend(changes);
@@ -49,7 +49,7 @@ impl History {
         wake(ring);
     }
 
-    /// Changes may have been missed: ends all watches with [`Event::Lost`] and begins anew behind revision `at`.
+    /// Ends all watches with [`Event::Lost`], because changes may have been missed, and starts again after revision `at`.
     pub fn restart(&self, at: Revision) {
         let mut ring = self.lock();
         ring.first += ring.events.len() as u64;
@@ -59,7 +59,7 @@ impl History {
         wake(ring);
     }
 
-    /// Watches every change below `prefix` behind revision `from`.
+    /// Watches the changes after revision `from` of rows whose paths start with `prefix`.
     pub fn watch(self: &Arc<Self>, prefix: Path, from: Revision) -> Box<dyn Watch> {
         let mut ring = self.lock();
         let id = ring.next_watch;
@@ -75,7 +75,7 @@ impl History {
     }
 }
 
-/// Wakes outside the lock, as a waker may poll at once.
+/// Wakes the watches after releasing the lock, as a waker may poll at once.
 fn wake(mut ring: MutexGuard<'_, Ring>) {
     let waiting = std::mem::take(&mut ring.waiting);
     drop(ring);
@@ -92,12 +92,12 @@ struct Position {
 }
 
 enum State {
-    /// The wanted history was gone from the start.
+    /// The history did not reach back to the wanted revision from the start.
     Behind,
-    /// Number of the next event to look at.
+    /// Number of the next event to read.
     At(u64),
-    /// The last event was told.
-    Over,
+    /// The last event was returned.
+    Ended,
 }
 
 impl Position {
@@ -105,7 +105,7 @@ impl Position {
         let history = self.history.clone();
         let mut ring = history.lock();
         let next = match self.state {
-            State::Over => return Poll::Pending,
+            State::Ended => return Poll::Pending,
             State::Behind => return self.end(Event::Compacted),
             State::At(_) if self.breaks != ring.breaks => return self.end(Event::Lost),
             State::At(next) if next < ring.first && self.from < ring.floor => return self.end(Event::Compacted),
@@ -126,7 +126,7 @@ impl Position {
     }
 
     fn end(&mut self, event: Event) -> Poll<Event> {
-        self.state = State::Over;
+        self.state = State::Ended;
         Poll::Ready(event)
     }
 }
@@ -176,8 +176,8 @@ mod tests {
     }
 
     #[test]
-    fn an_event_told_before_the_ring_moved_on_is_not_missed() {
-        // The evicted events are not behind `from`: nothing was missed.
+    fn dropped_events_that_the_watch_did_not_want_are_not_missed() {
+        // The dropped events are not after `from`, so nothing was missed.
         let history = History::new(Revision(0), 1);
         let mut watch = history.watch(path(""), Revision(2));
         for revision in 1..=3 {

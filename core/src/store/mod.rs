@@ -1,4 +1,5 @@
-//! The one seam to storage: ordered bytes with revisions, and a single mutation, compare-and-commit.
+//! The interface to storage: rows of bytes, ordered by path, with revisions; and one way to change them, transactions with
+//! guards.
 
 pub mod history;
 
@@ -7,7 +8,7 @@ use casemate_api::sentences;
 use crate::error::Error;
 use crate::runtime::BoxFuture;
 
-/// Name of a row. Rows are ordered by these bytes.
+/// The key of a row. Rows are ordered by these bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path(pub Box<[u8]>);
 
@@ -17,12 +18,12 @@ impl Path {
         &self.0
     }
 
-    /// The path right behind this one in byte order.
+    /// The next path in byte order.
     pub fn next(&self) -> Path {
         Path([self.as_bytes(), &[0]].concat().into())
     }
 
-    /// The first path behind every path that starts with `self`; `None` when there is none (all bytes 0xff).
+    /// The first path after all paths that start with `self`. `None` if there is none, because all bytes are 0xff.
     pub fn after_prefix(&self) -> Option<Path> {
         let mut end = self.0.to_vec();
         while let Some(last) = end.pop() {
@@ -35,25 +36,25 @@ impl Path {
     }
 }
 
-/// A point in the history of one store. Every committed [`Txn`] that changes something gets the next one.
+/// A point in the history of one store. Each committed [`Txn`] that changes a row gets the next number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
 
-/// A value and the revision that wrote it.
+/// The value of a row, and the revision that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned {
     /// The bytes.
     pub value: Vec<u8>,
-    /// The transaction that put them.
+    /// The revision of the transaction that wrote them.
     pub revision: Revision,
 }
 
-/// How fresh a read must be. An embedded store knows no difference.
+/// How fresh a read must be. For an embedded store both are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
-    /// As of now, agreed with the majority.
+    /// The current state, agreed with the majority of the cluster.
     Fresh,
-    /// As this replica knows it; never waits for others.
+    /// The state that this replica knows; never waits for others.
     Local,
 }
 
@@ -62,78 +63,78 @@ pub enum Read {
 pub enum Expect {
     /// The row must not exist.
     Absent,
-    /// The row must exist and be of exactly this revision.
+    /// The row must exist and have exactly this revision.
     At(Revision),
 }
 
-/// What a transaction may do to a disk that is nearly full.
+/// What a transaction may do on a disk that is nearly full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Room {
-    /// It adds to what is stored, and is refused while the disk is nearly full.
+    /// It adds rows or makes them larger. Refused while the disk is nearly full.
     #[default]
     Ordinary,
-    /// It replaces rows by others that are no larger. That takes room only while somebody holds a view of the store, and is
-    /// refused when half of what is kept is gone.
+    /// It replaces rows by others that are not larger. That takes room only while somebody holds a snapshot of the store, and
+    /// is refused when half of the reserve is used up.
     Replacing,
-    /// It must be possible then, too: it makes room, or is bounded to little.
+    /// It is allowed to use the reserve: it frees room, or writes little.
     Reserved,
 }
 
-/// One transaction: applied whole if every guard holds, else not at all. A path appears at most once among put and
-/// delete. At most [`casemate_api::limits::STORE_TXN_MAX_OPS`] guards and operations.
+/// One transaction. All changes are applied if every guard holds; otherwise none is. A path appears at most once among put
+/// and delete. At most [`casemate_api::limits::STORE_TXN_MAX_OPS`] guards and changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
     /// Guards, all checked before anything is applied.
     pub expect: Vec<(Path, Expect)>,
     /// Rows to write.
     pub put: Vec<(Path, Vec<u8>)>,
-    /// Rows to remove; absent ones are no error.
+    /// Rows to remove. It is not an error if one does not exist.
     pub delete: Vec<Path>,
-    /// What it may take of a disk that is nearly full.
+    /// What it may do on a disk that is nearly full.
     pub room: Room,
 }
 
 impl Txn {
-    /// Whether the transaction is within the limits every store keeps.
+    /// Whether the transaction is within the limits of every store.
     pub fn fits(&self) -> bool {
         use casemate_api::limits::{STORE_TXN_MAX_OPS, STORE_VALUE_MAX_BYTES};
         self.expect.len() + self.put.len() + self.delete.len() <= STORE_TXN_MAX_OPS
             && self.put.iter().all(|(_, value)| value.len() <= STORE_VALUE_MAX_BYTES)
     }
 
-    /// Whether it is refused while the disk is nearly full. What only removes never is.
+    /// Whether it is refused while the disk is nearly full. A transaction that only removes rows never is.
     pub fn grows(&self) -> bool {
         self.room == Room::Ordinary && !self.put.is_empty()
     }
 }
 
-/// What became of one [`Txn`].
+/// The outcome of one [`Txn`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Applied and durable: it survives the loss of power.
+    /// Applied, and durable even if power is lost.
     Committed(Revision),
-    /// Nothing applied: the guard with this index failed.
+    /// Nothing was applied, because the guard with this index failed.
     Conflict(usize),
-    /// It may or may not have been applied. Read again to know.
+    /// It may or may not have been applied. Read the rows to find out.
     Unknown,
 }
 
-/// Why a store did not answer.
+/// Why a call to a store failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The store cannot be reached now; the text is for the log.
+    /// The store cannot be reached now. The text is for the log.
     #[error("the store cannot be reached: {0}")]
     Unreachable(String),
-    /// Too much waits for the store already; nothing was done.
+    /// The queue of the store is full. Nothing was done.
     #[error("too much waits for the store")]
     Busy,
-    /// The disk is full, or so nearly that only what makes room is let in; nothing was done.
+    /// The disk is full, or nearly full and this was not an allowed kind of write (see [`Room`]). Nothing was done.
     #[error("the disk is full")]
     Full,
-    /// What is stored contradicts itself; the text is for the operator.
+    /// The stored data is inconsistent. The text is for the operator.
     #[error("the store is damaged: {0}")]
     Damaged(String),
-    /// A value or transaction is beyond the limits.
+    /// A value or transaction is larger than the limits allow. Nothing was done.
     #[error("the value is too large to be stored")]
     TooLarge,
 }
@@ -153,16 +154,16 @@ impl From<StoreError> for Error {
     }
 }
 
-/// Which rows a range read covers: `start` to before `end`, at most `limit` of them, in order.
+/// The rows that a range read returns: from `start` up to, but without, `end`, at most `limit`, in order.
 #[derive(Clone, Debug)]
 pub struct Range {
     /// First path.
     pub start: Path,
-    /// Path behind the last one; `None`: to the end.
+    /// First path that is not included. `None`: all rows from `start` on.
     pub end: Option<Path>,
-    /// Most rows returned.
+    /// Most rows to return.
     pub limit: usize,
-    /// Leave the values empty.
+    /// Whether the values are left empty.
     pub keys_only: bool,
 }
 
@@ -178,9 +179,9 @@ impl Range {
 pub struct Page {
     /// Rows in order.
     pub rows: Vec<(Path, Versioned)>,
-    /// Whether there are rows behind them.
+    /// Whether the range has more rows after these.
     pub more: bool,
-    /// The store's revision as the page saw it.
+    /// The store's revision when the page was read.
     pub revision: Revision,
 }
 
@@ -191,51 +192,51 @@ pub enum Event {
     Changed {
         /// The row.
         path: Path,
-        /// The transaction that did it.
+        /// The revision of the transaction that changed it.
         revision: Revision,
     },
-    /// The connection was interrupted; events may be missing. Forget what was cached and watch anew.
+    /// The connection was interrupted, and events may be missing. Discard what is cached and start a new watch.
     Lost,
-    /// The history back to the wanted revision is gone. Forget what was cached and watch anew.
+    /// The history does not reach back to the wanted revision. Discard what is cached and start a new watch.
     Compacted,
 }
 
 /// A running watch.
 pub trait Watch: Send {
-    /// The next event. After [`Event::Lost`] or [`Event::Compacted`] there is none.
+    /// The next event. After [`Event::Lost`] or [`Event::Compacted`] it never resolves.
     fn next(&mut self) -> BoxFuture<'_, Event>;
 }
 
-/// One consistent view of the store.
+/// A consistent view of the store at one revision.
 pub trait Snapshot: Send + Sync {
-    /// The revision the view is of.
+    /// The revision of the view.
     fn revision(&self) -> Revision;
-    /// One page.
+    /// One page of rows.
     fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, StoreError>>;
 }
 
-/// A store of rows. Everything above it uses only these verbs; everything in it is opaque bytes.
+/// A store of rows. The core uses storage only through these calls, and to the store all values are opaque bytes.
 pub trait Store: Send + Sync {
-    /// One row.
+    /// One row. `None`: it does not exist.
     fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>>;
     /// One page of rows.
     fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>>;
-    /// Applies each transaction by itself, in order; one [`Outcome`] for each. What queues up while another commit runs
-    /// is merged into one write to the disk.
+    /// Applies the transactions in order, each on its own, and returns one [`Outcome`] for each. Commits that wait while
+    /// another one runs are merged into one write to the disk.
     fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>>;
-    /// Every change below `prefix` behind revision `from`, in order.
+    /// Every change after revision `from` of rows whose paths start with `prefix`, in order.
     fn watch(&self, prefix: Path, from: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, StoreError>>;
-    /// Whether the disk is nearly full: what grows without being asked for, as logs do, should stop growing. A look, no
-    /// promise.
+    /// Whether the disk is nearly full, so that logs and the like should not grow further. It may change at any time.
     fn is_nearly_full(&self) -> bool {
         false
     }
-    /// One consistent view, for as long as it is held.
+    /// A consistent view, until it is dropped.
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>>;
 }
 
-/// What became of a transaction whose answer was lost, by reading again: sealed values are unique, so equal bytes are
-/// ours. `None`: it was not applied, or was and has been overwritten since.
+/// Finds out whether a transaction with a lost answer was applied, by reading its rows. Sealed values are unique, so equal
+/// bytes are its own. `None`: it was not applied, or was overwritten since. If it only removes rows, the revision is unknown
+/// and given as 0.
 pub(crate) async fn applied(store: &dyn Store, txn: &Txn) -> Result<Option<Revision>, StoreError> {
     if let Some((path, value)) = txn.put.first() {
         let found = store.get(path, Read::Fresh).await?;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_core::crypto::secret::DeviceKey;
-use casemate_core::platform::DeviceKeeper;
+use casemate_core::platform::{DeviceKeeper, DeviceKeyError};
 use casemate_core::runtime::Rng;
 use zeroize::Zeroizing;
 
@@ -36,33 +36,30 @@ impl FileDevice {
         options
     }
 
-    /// A sentence for the operator, naming the file.
-    fn complain(&self, what: impl std::fmt::Display) -> String {
-        format!("The Device Key in {} {what}.", self.path.display())
+    /// Where the key is kept, for errors.
+    fn place(&self) -> String {
+        self.path.display().to_string()
     }
 
-    fn read(&self, file: File) -> Result<DeviceKey, String> {
-        let about = file.metadata().map_err(|error| self.complain(format_args!("cannot be read: {error}")))?;
+    fn unreadable(&self, error: io::Error) -> DeviceKeyError {
+        DeviceKeyError::Unreadable { place: self.place(), cause: error.into() }
+    }
+
+    fn read(&self, file: File) -> Result<DeviceKey, DeviceKeyError> {
+        let about = file.metadata().map_err(|error| self.unreadable(error))?;
         if !about.is_file() {
-            return Err(self.complain("is not a regular file"));
+            return Err(DeviceKeyError::NotARegularFile { place: self.place() });
         }
         if about.uid() != rustix::process::geteuid().as_raw() {
-            return Err(self.complain(format_args!(
-                "belongs to another user (uid {}); change its owner to the one that runs casemated, and assume that the other user knows the key",
-                about.uid()
-            )));
+            return Err(DeviceKeyError::OwnedByAnother { place: self.place(), uid: about.uid() });
         }
         if about.permissions().mode() & 0o077 != 0 {
-            return Err(self.complain(
-                "can be read or written by other users; set its mode to 0600, and assume that they know the key",
-            ));
+            return Err(DeviceKeyError::OpenToOthers { place: self.place() });
         }
         let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES + 1));
         let more = FILE_BYTES as u64 + 1;
-        file.take(more)
-            .read_to_end(&mut text)
-            .map_err(|error| self.complain(format_args!("cannot be read: {error}")))?;
-        parse(&text).ok_or_else(|| self.complain("is malformed; restore the file, or reset the device"))
+        file.take(more).read_to_end(&mut text).map_err(|error| self.unreadable(error))?;
+        parse(&text).ok_or_else(|| DeviceKeyError::Malformed { place: self.place() })
     }
 
     /// Creates a key and its file. The file gets its name only after it is complete and synced.
@@ -108,22 +105,22 @@ impl FileDevice {
 }
 
 impl DeviceKeeper for FileDevice {
-    fn load(&self) -> Result<DeviceKey, String> {
+    fn load(&self) -> Result<DeviceKey, DeviceKeyError> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         match self.options().read(true).open(&self.path) {
             Ok(file) => self.read(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.create().map_err(|error| self.complain(format_args!("cannot be created: {error}")))
+                self.create().map_err(|error| DeviceKeyError::NotCreated { place: self.place(), cause: error.into() })
             }
-            Err(error) => Err(self.complain(format_args!("cannot be read: {error}"))),
+            Err(error) => Err(self.unreadable(error)),
         }
     }
 
     /// Overwrites the file if possible, then removes it. An SSD may write elsewhere and keep the old bytes; only disk
     /// encryption or a TPM helps against that.
-    fn destroy(&self) -> Result<(), String> {
+    fn destroy(&self) -> Result<(), DeviceKeyError> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.erase().map_err(|error| self.complain(format_args!("cannot be destroyed: {error}")))
+        self.erase().map_err(|error| DeviceKeyError::NotDestroyed { place: self.place(), cause: error.into() })
     }
 }
 
@@ -216,7 +213,7 @@ mod tests {
         device.load().unwrap();
         let good = fs::read(&device.path).unwrap();
         let refused = |what: &str| {
-            let error = device.load().err().unwrap();
+            let error = device.load().err().unwrap().to_string();
             assert!(error.contains(what), "{error}");
         };
         let longer = [good.as_slice(), b"\n"].concat();
@@ -275,7 +272,7 @@ mod tests {
         assert!(fs::symlink_metadata(&device.path).is_err());
 
         fs::create_dir(&device.path).unwrap();
-        assert!(device.destroy().unwrap_err().contains("cannot be destroyed"));
+        assert!(device.destroy().unwrap_err().to_string().contains("cannot be destroyed"));
     }
 
     #[test]

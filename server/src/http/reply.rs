@@ -173,6 +173,7 @@ impl Refusal {
         match error {
             Error::NotFound(None) => Self { typed: true, ..Self::bare(StatusCode::NOT_FOUND) },
             Error::NotFound(Some(message)) => Self::because(StatusCode::NOT_FOUND, message),
+            Error::NoUserToTag => Self::because(StatusCode::NOT_FOUND, ""),
             Error::Exists(message) => Self::because(exists, message),
             Error::NotBelieved => Self::unauthenticated(),
             Error::Forbidden(None) => Self::bare(StatusCode::FORBIDDEN),

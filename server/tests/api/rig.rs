@@ -13,7 +13,7 @@ use casemate_api::body::config::{Logging, Network};
 use casemate_api::{State, UserId};
 use casemate_core::Hsm;
 use casemate_core::hsm::update::Version;
-use casemate_core::platform::{Applied, DeviceKeeper, Host, Platform, Swap};
+use casemate_core::platform::{Applied, DeviceKeeper, EraseError, Host, Platform, ServeError, Swap};
 use casemate_core::rows::tls_identity::TlsIdentity;
 use casemate_core::sim::{Sim, SimHost, SimRng};
 use casemate_core::store::Path;
@@ -78,7 +78,7 @@ struct Process {
 }
 
 impl Host for Process {
-    fn erase(&self) -> Result<(), String> {
+    fn erase(&self) -> Result<(), EraseError> {
         self.sim.erase()
     }
     fn reboot(&self) {
@@ -87,7 +87,7 @@ impl Host for Process {
     fn shutdown(&self) {
         self.sim.shutdown();
     }
-    fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, String> {
+    fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, ServeError> {
         self.serving.get().unwrap().serve_with(identity)
     }
     fn names(&self) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! Locked: provisioned, but the Domain Key is not in memory. The only power is to unlock.
+//! Locked: provisioned, but the Domain Key is not in memory. It can only be unlocked.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ impl Locked {
         Self { device }
     }
 
-    /// Opens slot 1. `None`: unattended boot is off.
+    /// Becomes Operational with the Domain Key in slot 1. `None`: unattended boot is off.
     pub(crate) async fn boot_unattended(&self) -> Result<Option<Arc<Operational>>, Error> {
         match slots::open_slot1(&self.device.store).await? {
             None => Ok(None),
@@ -26,10 +26,10 @@ impl Locked {
         }
     }
 
-    /// Becomes Operational with the Domain Key that a slot held.
+    /// Becomes Operational with the Domain Key from a slot, and finishes a restore that waits for it.
     pub(crate) async fn open(&self, domain: DomainKey) -> Result<Arc<Operational>, Error> {
         Box::pin(finish_import(&self.device, &domain)).await?;
-        // On the heap, for the future of a whole phase is large, and futures are moved while they are made.
+        // On the heap, because this future is large and would be moved while it is built.
         Box::pin(Operational::open(self.device.clone(), domain)).await
     }
 }

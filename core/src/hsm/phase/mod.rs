@@ -1,5 +1,5 @@
-//! The state machine as types. Only [`Operational`] owns the Domain Key, and users, namespaces and keys can be reached
-//! only through it: while the HSM is locked there is no value on which to call `sign`.
+//! The phases of the HSM as types. Only [`Operational`] owns the Domain Key, and users, namespaces and keys can be reached
+//! only through it. While the HSM is Locked there is no value on which `sign` could be called.
 //!
 //! ```compile_fail
 //! fn sign(locked: &casemate_core::hsm::phase::Locked, id: &casemate_api::UserId) {
@@ -25,7 +25,7 @@ pub use operational::Operational;
 pub(crate) use unprovisioned::undo as undo_provisioning;
 pub use unprovisioned::{Provision, Unprovisioned};
 
-/// What the HSM can do now.
+/// The current phase of the HSM.
 #[derive(Clone)]
 pub enum Phase {
     /// It can be provisioned.
@@ -34,19 +34,19 @@ pub enum Phase {
     Locked(Arc<Locked>),
     /// It can be used.
     Operational(Arc<Operational>),
-    /// Its store cannot be reached, or it is being erased.
+    /// Its store cannot be reached, or everything is being erased.
     Failed(Failed),
 }
 
-/// Why there is no service, and what comes back with the store.
+/// The HSM while its store cannot be reached, or while it is being erased.
 #[derive(Clone)]
 pub struct Failed {
-    /// The phase to resume. It keeps the Domain Key in memory while the store is away.
+    /// The phase to resume when the store is back; `None` while erasing. An Operational one keeps the Domain Key in memory.
     pub resume: Option<Box<Phase>>,
 }
 
 impl Phase {
-    /// The state the API names.
+    /// The state as the API names it.
     pub fn state(&self) -> State {
         match self {
             Phase::Unprovisioned(_) => State::Unprovisioned,

@@ -1,4 +1,4 @@
-//! Operational: the Domain Key is in memory. Everything that touches a user, a namespace or a key hangs off this value.
+//! Operational: the Domain Key is in memory. Users, namespaces and keys are reached only through this type.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -12,15 +12,15 @@ use crate::config::Config;
 use crate::crypto::secret::DomainKey;
 use crate::device::Device;
 use crate::device::limiter::Guess;
-use crate::device::slots::{self, Slot0, Which};
-use crate::device::store::LocalChange;
+use crate::device::slots::{self, Slot0, SlotSet};
+use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
 use crate::identity::caller::{self, Caller, Evidence, Failure, LoginState, Logins};
 use crate::identity::right::{Held, Rights};
 use crate::identity::users::{self, Users};
 use crate::keys::namespaces::Namespaces;
 use crate::keys::ring::{KeyState, Keyring};
-use crate::rows::path::LocalPath;
+use crate::rows::path::DevicePath;
 use crate::rows::table::{CacheFigures, Row};
 use crate::rows::tables::Tables;
 use crate::rows::user::UserRecord;
@@ -28,19 +28,19 @@ use crate::runtime::lifetime::Lifetime;
 use crate::runtime::party::Party;
 use crate::runtime::pool::Work;
 
-/// The HSM while it can be used: the Domain Key, the tables it opens, the device, and what is remembered while this lasts.
-/// Not `Clone`, and made only by [`super::Locked`] and [`super::Unprovisioned`].
+/// The HSM while it can be used: the Domain Key, the tables it opens, the device, and the state in memory of this phase.
+/// Not `Clone`, and created only by the transitions of the HSM.
 pub struct Operational {
     domain: DomainKey,
     pub(crate) tables: Tables,
     pub(crate) device: Arc<Device>,
     logins: LoginState,
     keys: KeyState,
-    /// Held by who acts on a right outside the shared store, and by who takes one away.
+    /// Orders acts on a caller's right outside the shared store against changes that take rights away.
     rights: Rights,
-    /// Backups that are being made.
+    /// Number of running backups.
     backups: Arc<AtomicUsize>,
-    /// The last to be dropped: who waits for its end must find nothing left.
+    /// Dropped last, so that everything else is gone when its end is reported to those who wait for it.
     pub(crate) life: Lifetime,
 }
 
@@ -48,7 +48,7 @@ impl Operational {
     pub(crate) async fn open(device: Arc<Device>, domain: DomainKey) -> Result<Arc<Self>, Error> {
         let (store, rng) = (device.platform.store.clone(), device.platform.rng.clone());
         let tables = Tables::open(store, rng, &domain).await?;
-        // Shared from the start, as it is large and futures would carry it around.
+        // In an `Arc` from the start, because it is large and would be moved with the futures.
         Ok(Arc::new(Self {
             domain,
             tables,
@@ -65,78 +65,82 @@ impl Operational {
         Logins { tables: &self.tables, device: &self.device, life: &self.life, state: &self.logins }
     }
 
-    /// Finds out who calls. A warm check costs a keyed hash; a first one the slow hash, on the pool. At most one wrong
-    /// guess a second is judged for a name and a neighbourhood; [`crate::identity::guesses`] says why.
+    /// Authenticates a caller. Cached credentials cost a keyed hash; others the slow hash, on the pool. At most one wrong guess
+    /// a second is checked per user name and neighbourhood; [`crate::identity::guesses`] explains why.
     pub async fn authenticate(&self, evidence: Evidence<'_>) -> Result<Caller, Failure> {
         self.logins().authenticate(evidence).await
     }
 
-    /// Looks again at somebody who was believed a while ago: role, tags and namespace as they are now. Whose passphrase
-    /// was changed or who was deleted meanwhile is no longer believed.
+    /// Checks again a caller who was authenticated some time ago, and returns their current role, tags and namespace. Fails if
+    /// the user was deleted or their passphrase was changed since.
     pub async fn renew(&self, caller: Caller) -> Result<Caller, Failure> {
         self.logins().renew(caller).await
     }
 
-    /// Somebody who need not prove who they are: in simulations only.
+    /// A caller without authentication, for tests only.
     #[cfg(any(test, feature = "sim"))]
     pub async fn believe(&self, id: &UserId) -> Result<Caller, Failure> {
         self.logins().believe(id).await
     }
 
-    /// Makes sure that `caller` is believed until what this gives is dropped: for what no transaction covers.
+    /// Checks that `caller` still has their rights, and keeps them from being taken away until the result is dropped. For acts
+    /// that are not part of a transaction.
     pub async fn hold(&self, caller: &Caller) -> Result<Held, Error> {
         self.rights.hold(&self.tables, caller).await
     }
 
-    /// A user, if it exists.
+    /// A user. `None`: it does not exist.
     pub async fn user(&self, id: &UserId) -> Result<Option<Arc<Row<UserRecord>>>, Error> {
         caller::stored_user(&self.tables, id).await
     }
 
-    /// The users.
+    /// Operations on users.
     pub fn users(&self) -> Users<'_> {
         Users { tables: &self.tables, device: &self.device, rights: &self.rights }
     }
 
-    /// The namespaces.
+    /// Operations on namespaces.
     pub fn namespaces(&self) -> Namespaces<'_> {
         Namespaces { tables: &self.tables, counters: &self.keys.counters, accounts: &self.keys.accounts }
     }
 
-    /// The keys, of which a scope shows a part.
+    /// Operations on keys. A caller's scope restricts which keys are visible.
     pub fn keys(&self) -> Keyring<'_> {
         Keyring { tables: &self.tables, device: &self.device, life: &self.life, state: &self.keys }
     }
 
-    /// The configuration.
+    /// Operations on the configuration.
     pub fn config(&self) -> Config<'_> {
         Config { tables: &self.tables, device: &self.device, rights: &self.rights, life: &self.life }
     }
 
-    /// What backups are made from.
+    /// Backups.
     pub fn backups(&self) -> Backups<'_> {
         Backups { domain: &self.domain, ring: self.keys(), running: &self.backups }
     }
 
-    /// Whether the HSM boots to Operational by itself.
+    /// Whether unattended boot is on: the HSM boots to Operational without the unlock passphrase.
     pub async fn unattended_boot(&self) -> Result<bool, Error> {
         slots::is_unattended(&self.device.store).await
     }
 
-    /// Switches unattended boot: slot 1 holds the Domain Key under the Device Key alone, or nothing.
+    /// Switches unattended boot on or off. If on, slot 1 holds the Domain Key sealed under the Device Key alone.
     pub async fn set_unattended_boot(&self, by: &Caller, on: bool) -> Result<(), Error> {
         let _guard = self.device.store.changing_unlock.lock().await;
-        // With the guard held: a restore that replaces the slots closes the phase before it gives the guard back.
-        let change = LocalChange::default();
+        // With the guard held: a restore that replaces the slots closes the phase before it releases the guard.
+        let change = DeviceStoreChange::default();
         let change = match on {
-            true => change.put(LocalPath::Slot1, self.domain.expose().to_vec()),
-            false => change.delete(LocalPath::Slot1),
+            true => change.put(DevicePath::Slot1, self.domain.expose().to_vec()),
+            false => change.delete(DevicePath::Slot1),
         };
         self.commit_local(by, change).await
     }
 
-    /// Sets the unlock passphrase. `Forbidden` if `current` is not the one that holds now; `TooMany` if `by` gave a wrong
-    /// one less than a second ago.
+    /// Sets the unlock passphrase.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] if `current` is not the passphrase in use; [`Error::TooMany`] if `by` gave a wrong one less than a
+    /// second ago; [`Error::Invalid`] if `new` has a wrong length.
     pub async fn change_unlock_passphrase(
         &self,
         by: &Caller,
@@ -149,7 +153,7 @@ impl Operational {
         let guess = self.device.admit(Guess::CurrentUnlock(&by.id))?;
         let _guard = store.changing_unlock.lock().await;
         let missing = || Error::internal("slot 0 is missing");
-        let slot = Slot0::read(store, Which::Now).await?.ok_or_else(missing)?;
+        let slot = Slot0::read(store, SlotSet::Current).await?.ok_or_else(missing)?;
         let Some(opened) = slot.open(platform, party, current.expose()).await? else {
             guess.wrong();
             return Err(Error::Forbidden(Some("unlock passphrase is incorrect.".into())));
@@ -158,26 +162,26 @@ impl Operational {
         if !opened.ct_eq(&self.domain) {
             return Err(Error::internal("slot 0 holds another Domain Key"));
         }
-        let change = LocalChange::default();
+        let change = DeviceStoreChange::default();
         let change = slots::with_slot0(change, platform, party, new.expose(), &self.domain).await?;
         self.commit_local(by, change).await
     }
 
-    async fn commit_local(&self, by: &Caller, change: LocalChange) -> Result<(), Error> {
+    async fn commit_local(&self, by: &Caller, change: DeviceStoreChange) -> Result<(), Error> {
         self.rights.commit_local(&self.tables, &self.device.store, by, change).await
     }
 
-    /// Writes every count of key use that changed. Called hourly and before lock, reboot and shutdown.
+    /// Writes all counters of key use that changed. Called hourly and before lock, reboot and shutdown.
     pub async fn flush_counters(&self) -> Result<(), Error> {
         self.keys().flush_counters().await
     }
 
-    /// Ten characters that name this device.
+    /// Identifies this device: ten characters of `A` to `Z` and `2` to `7`.
     pub fn device_id(&self) -> &str {
         &self.device.id
     }
 
-    /// What the caches of rows hold, and how they did since the phase began.
+    /// Statistics of the caches of rows since the phase began.
     pub fn cache_figures(&self) -> [CacheFigures; 5] {
         self.tables.cache_figures()
     }
@@ -189,7 +193,7 @@ impl Operational {
         bytes
     }
 
-    /// A name nobody has: ten random bytes in hexadecimal.
+    /// A new name: ten random bytes in hexadecimal, so that it is not in use.
     pub fn picked_name(&self) -> String {
         crate::keys::picked_name(&*self.device.platform.rng)
     }
@@ -199,7 +203,10 @@ impl Operational {
         &self.domain
     }
 
-    /// Runs `job` on the pool, unless the phase has ended by then: for work that would stall a serving thread.
+    /// Runs `job` on the pool, for work that would block a serving thread for too long.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] if the phase has ended before the job runs; [`Error::Unavailable`] if the pool has no room.
     pub async fn off_thread<T: Send + 'static>(
         &self,
         work: Work,
@@ -209,7 +216,7 @@ impl Operational {
         self.life.off_thread(&*self.device.platform.pool, work, party, job).await
     }
 
-    /// Runs `job` on this thread, or on the pool if it goes over more bytes than a small body has.
+    /// Runs `job`, which processes `bytes` bytes, on this thread or, if there are many, on the pool.
     pub async fn by_size<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -219,16 +226,16 @@ impl Operational {
         if bytes <= BODY_INLINE_MAX_BYTES { Ok(job()) } else { self.off_thread(Work::Crypto, party, job).await }
     }
 
-    /// Refuses all further use of keys. Counters can still be written.
+    /// Refuses all further use of keys. Counters can still be written to the store.
     pub(crate) fn retire(&self) {
         self.life.retired.close();
         self.logins.abandon();
     }
 
-    /// Refuses everything, forgets what is cached, and gives what resolves when the last holder is gone.
+    /// Refuses everything and empties the caches. Returns a future that resolves when the last holder is gone.
     pub(crate) fn close(&self) -> Option<oneshot::Receiver<()>> {
         self.retire();
         self.tables.close();
-        self.life.gone()
+        self.life.released()
     }
 }

@@ -1,4 +1,4 @@
-//! Unprovisioned: nothing is stored, and the only power is to provision.
+//! Unprovisioned: nothing is stored yet. It can only be provisioned, or a backup be restored.
 
 use crate::crypto::passphrase::Digest;
 use std::collections::BTreeSet;
@@ -8,30 +8,30 @@ use casemate_api::{Passphrase, Role, UserId};
 
 use crate::crypto::secret::DomainKey;
 use crate::device::Device;
-use crate::device::procedure::Step;
+use crate::device::procedure::Procedure;
 use crate::device::slots;
-use crate::device::store::{Local, LocalChange};
+use crate::device::store::{DeviceStore, DeviceStoreChange};
 use crate::error::Error;
 use crate::identity::users;
 use crate::platform::Platform;
-use crate::rows::path::{Generation, LocalPath, RowPath, generation_pointer};
+use crate::rows::path::{DevicePath, Generation, RowPath, generation_pointer};
 use crate::rows::table::RowKey;
 use crate::rows::user::UserRecord;
 use crate::runtime::party::Party;
 use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Txn};
 
-/// The HSM before it has any secret.
+/// The HSM before it has a Domain Key.
 pub struct Unprovisioned {
     device: Arc<Device>,
 }
 
-/// What provisioning needs.
+/// The input of provisioning.
 pub struct Provision {
     /// 10 to 200 bytes.
     pub unlock_passphrase: Passphrase,
-    /// Of the first user, `admin`; 10 to 200 bytes.
+    /// Passphrase of the first user, `admin`; 10 to 200 bytes.
     pub admin_passphrase: Passphrase,
-    /// Seconds from the hardware clock to the HSM's.
+    /// Seconds by which the HSM's time is ahead of the hardware clock.
     pub clock_offset_s: i64,
 }
 
@@ -43,8 +43,12 @@ impl Unprovisioned {
         Self { device }
     }
 
-    /// Makes a Domain Key and the user `admin`. Steps: note the step, write the shared rows, write the slots and clear
-    /// the step in one local transaction, which is the moment the HSM is provisioned.
+    /// Creates a Domain Key and the user `admin`. First the procedure is recorded, then the shared rows are written. Then one
+    /// transaction of the device's own store writes the slots and removes the record: from that moment the HSM is
+    /// provisioned.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a passphrase of a wrong length; [`Error::Unavailable`] and others of the stores.
     pub async fn provision(&self, wanted: &Provision) -> Result<DomainKey, Error> {
         users::check_length("unlockPassphrase", &wanted.unlock_passphrase)?;
         users::check_length("adminPassphrase", &wanted.admin_passphrase)?;
@@ -53,13 +57,14 @@ impl Unprovisioned {
             users::digest(&self.device.platform, Party::Hsm, "adminPassphrase", &wanted.admin_passphrase).await?;
         let passphrase = wanted.unlock_passphrase.expose();
         let slots =
-            slots::with_slot0(LocalChange::default(), &self.device.platform, Party::Hsm, passphrase, &domain).await?;
+            slots::with_slot0(DeviceStoreChange::default(), &self.device.platform, Party::Hsm, passphrase, &domain)
+                .await?;
 
-        self.device.store.commit(Step::Provision.note(without_slots())).await?;
+        self.device.store.commit(Procedure::Provision.note(without_slots())).await?;
         sweep(&self.device.platform).await?;
         self.write_admin(&domain, digest).await?;
         let offset = wanted.clock_offset_s.to_be_bytes();
-        self.device.store.commit(slots.put(LocalPath::ClockOffset, offset).delete(LocalPath::Step)).await?;
+        self.device.store.commit(slots.put(DevicePath::ClockOffset, offset).delete(DevicePath::Procedure)).await?;
         Ok(domain)
     }
 
@@ -80,16 +85,17 @@ impl Unprovisioned {
     }
 }
 
-/// Undoes a provisioning that a crash interrupted. Nothing of it was acknowledged.
-pub(crate) async fn undo(platform: &Platform, local: &Local) -> Result<(), Error> {
+/// Undoes a provisioning that a crash interrupted. It was not acknowledged.
+pub(crate) async fn undo(platform: &Platform, local: &DeviceStore) -> Result<(), Error> {
     sweep(platform).await?;
-    local.commit(without_slots().delete(LocalPath::Step)).await
+    local.commit(without_slots().delete(DevicePath::Procedure)).await
 }
 
-/// Removes what an earlier attempt may have left if its last answer was lost: slots without a shared store are no use.
-fn without_slots() -> LocalChange {
-    let slots = [LocalPath::Slot0, LocalPath::Slot1, LocalPath::UnlockSalt, LocalPath::ClockOffset];
-    slots.into_iter().fold(LocalChange::default(), LocalChange::delete)
+/// Removes the slots and clock offset that an earlier attempt may have left if its last answer was lost. They are useless
+/// without the shared rows.
+fn without_slots() -> DeviceStoreChange {
+    let slots = [DevicePath::Slot0, DevicePath::Slot1, DevicePath::UnlockSalt, DevicePath::ClockOffset];
+    slots.into_iter().fold(DeviceStoreChange::default(), DeviceStoreChange::delete)
 }
 
 /// Removes every row of the shared store.
@@ -119,21 +125,21 @@ mod tests {
     use crate::sim::{Sim, SimStore};
     use crate::store::{Page, Snapshot, Store, StoreError, Versioned, Watch};
 
-    /// A store that can be written, and no longer read once something is in it, until `well`.
-    struct Blind {
+    /// A store that cannot be read after the first write, until `repaired`.
+    struct UnreadableStore {
         store: Arc<SimStore>,
-        blind: AtomicBool,
-        well: AtomicBool,
+        written: AtomicBool,
+        repaired: AtomicBool,
     }
 
-    impl Blind {
+    impl UnreadableStore {
         fn check(&self) -> Result<(), StoreError> {
-            let blind = self.blind.load(Ordering::SeqCst) && !self.well.load(Ordering::SeqCst);
-            if blind { Err(StoreError::Busy) } else { Ok(()) }
+            let unreadable = self.written.load(Ordering::SeqCst) && !self.repaired.load(Ordering::SeqCst);
+            if unreadable { Err(StoreError::Busy) } else { Ok(()) }
         }
     }
 
-    impl Store for Blind {
+    impl Store for UnreadableStore {
         fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
             Box::pin(async move {
                 self.check()?;
@@ -147,7 +153,7 @@ mod tests {
             })
         }
         fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
-            self.blind.store(true, Ordering::SeqCst);
+            self.written.store(true, Ordering::SeqCst);
             self.store.commit(txns)
         }
         fn watch(&self, prefix: Path, from: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, StoreError>> {
@@ -162,17 +168,20 @@ mod tests {
     fn what_is_provisioned_and_cannot_be_opened_is_locked_and_not_open_to_everyone() {
         let sim = Sim::new(7);
         sim.device.load().unwrap();
-        let blind =
-            Arc::new(Blind { store: sim.store.clone(), blind: AtomicBool::new(false), well: AtomicBool::new(false) });
-        let hsm = block_on(Hsm::boot(Platform { store: blind.clone(), ..sim.platform() })).unwrap();
+        let store = Arc::new(UnreadableStore {
+            store: sim.store.clone(),
+            written: AtomicBool::new(false),
+            repaired: AtomicBool::new(false),
+        });
+        let hsm = block_on(Hsm::boot(Platform { store: store.clone(), ..sim.platform() })).unwrap();
         let secret = |text: &str| Passphrase::from_text(text.into());
         let provision =
             || hsm.provision(secret("unlock passphrase"), secret("admin passphrase"), "2026-01-01T00:00:00Z");
         let error = block_on(provision()).unwrap_err();
-        assert!(error.to_string().contains("Unlock it"), "nobody takes it for not begun: {error}");
+        assert!(error.to_string().contains("Unlock it"), "the error tells that the HSM is set up: {error}");
         assert_eq!(hsm.state(), State::Locked);
         assert!(matches!(block_on(provision()), Err(Error::Precondition(_))));
-        blind.well.store(true, Ordering::SeqCst);
+        store.repaired.store(true, Ordering::SeqCst);
         let address = std::net::Ipv4Addr::LOCALHOST.into();
         block_on(hsm.unlock(address, &secret("unlock passphrase"))).unwrap();
         assert_eq!(hsm.state(), State::Operational);

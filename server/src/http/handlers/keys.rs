@@ -287,7 +287,7 @@ pub(super) fn put_into_set(change: Change) -> Reply {
 pub(super) fn taken_from_set(change: Result<Change, Error>) -> Result<Reply, Error> {
     match change {
         Ok(Change::Done) => Ok(Reply::no_content()),
-        Ok(Change::Unchanged) | Err(Error::NotFound(_)) => Err(Error::not_found()),
+        Ok(Change::Unchanged) | Err(Error::NotFound(_) | Error::NoUserToTag) => Err(Error::not_found()),
         Err(error) => Err(error),
     }
 }
