@@ -1,6 +1,6 @@
 //! The mechanism table: which key type can do what, how requests name it, what it takes and what it costs.
 //!
-//! Plain data. The server joins each row to its code, and everything that speaks of mechanisms (generation limits,
+//! Plain data. `crypto::mech` of the core joins each row to its code, and everything that speaks of mechanisms (generation limits,
 //! PKCS#11 numbers, completion, documentation) reads this table, so that it cannot disagree with itself.
 
 use crate::limits::INLINE_INPUT_MAX_BYTES;

@@ -1,7 +1,7 @@
 //! The audit log: records of who did what, on which endpoint, with which outcome. Each record includes the hash of the
 //! one before.
 //!
-//! One writer at a time extends the chain. An administrative change is recorded before it is carried out (its intent),
+//! One writer at a time extends the chain (`chain.rs`). An administrative change is recorded before it is carried out (its intent),
 //! and its outcome afterwards; concurrent ones share a write to the disk. Refusals are recorded without making anybody
 //! wait, and only counted if there are many. The use of keys is not recorded. Records stay on the device, sealed like
 //! everything in the local store; exports are signed. No record holds any part of a body or of a passphrase.

@@ -23,7 +23,7 @@ use std::sync::atomic::AtomicUsize;
 
 use crate::crypto::secret::DomainKey;
 use crate::error::Error;
-use crate::keys::ring::Keyring;
+use crate::keys::context::Keyring;
 use crate::runtime::party::Party;
 use crate::runtime::pool::Work;
 

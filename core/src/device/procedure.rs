@@ -1,4 +1,4 @@
-//! Procedures that need several writes to two stores. The running one is recorded in the device's own store before its first
+//! What a boot does when power failed in a provisioning or a restore: procedures that need several writes to two stores. The running one is recorded in the device's own store before its first
 //! write, so that the boot after a crash finishes or undoes it.
 //!
 //! | procedure | after a crash |

@@ -1,5 +1,6 @@
 //! Restores a backup. First every entry is authenticated and staged in a generation that nothing reads; then a single write
-//! puts the restored data in place. A file that is damaged or incomplete changes nothing.
+//! puts the restored data in place. A file that is damaged or incomplete changes nothing. What a boot does when power failed in
+//! between is in `device/procedure.rs`.
 //!
 //! - *Same Domain Key and same unlock passphrase* (a backup of this HSM): the staged entries are converted while the old data
 //!   is still in use. The write that counts moves the generation pointer. The HSM stays Operational.

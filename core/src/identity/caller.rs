@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::crypto::kdf;
-use crate::crypto::passphrase::{Digest, Scheme};
+use crate::crypto::user_digest::{Digest, Scheme};
 use crate::device::Device;
 use crate::device::limiter::Guess;
 use crate::error::Error;

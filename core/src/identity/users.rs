@@ -1,7 +1,7 @@
 //! Operations on users. Callers check the right to them first, with [`Users::reach`].
 
-use crate::crypto::passphrase::Digest;
-use crate::crypto::passphrase::Scheme;
+use crate::crypto::user_digest::Digest;
+use crate::crypto::user_digest::Scheme;
 use crate::rows::user::UserRecord;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};

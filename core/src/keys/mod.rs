@@ -1,9 +1,9 @@
 //! Keys of one scope: look-up, creation, changes, deletion. Using a key is in [`usable`].
 
+pub mod context;
 pub mod counters;
 pub mod namespaces;
 pub mod quotas;
-pub mod ring;
 pub mod usable;
 
 use crate::rows::certificate::CertificateRecord;
@@ -17,8 +17,8 @@ use crate::error::Error;
 use crate::identity::caller::{Caller, Scope};
 use crate::identity::right::By;
 use crate::identity::right::{self, ATTEMPTS, Change};
+use crate::keys::context::Keyring;
 use crate::keys::quotas::{Applied, signed, stored_bytes};
-use crate::keys::ring::Keyring;
 use crate::keys::usable::Key;
 use crate::rows::key::{KeyRecord, Mechanisms, check_mechanisms};
 use crate::rows::path::RowPrefix;

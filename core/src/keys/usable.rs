@@ -1,4 +1,4 @@
-//! The checks before a private key is used: it is found as a [`Key`], then the tags of its restriction are checked,
+//! Who may use a key, and how: the checks before a private key is used: it is found as a [`Key`], then the tags of its restriction are checked,
 //! then its list of mechanisms. Each check returns a type that nothing else creates, so that a forgotten check does not
 //! compile.
 
@@ -17,7 +17,7 @@ use crate::crypto::mech::{self, LoadedKey, Public};
 use crate::crypto::x509;
 use crate::error::Error;
 use crate::identity::caller::Caller;
-use crate::keys::ring::Keyring;
+use crate::keys::context::Keyring;
 use crate::rows::key::KeyRecord;
 use crate::rows::path::{KeyRef, NamespaceNumber};
 use crate::rows::table::Row;

@@ -9,7 +9,7 @@ use casemate_api::Role;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::crypto::passphrase::{Digest, Scheme};
+use crate::crypto::user_digest::{Digest, Scheme};
 use crate::rows::encoding::{BadRecord, Reader, Writer};
 use crate::rows::record::Record;
 

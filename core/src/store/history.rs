@@ -1,7 +1,8 @@
 //! The recent changes of a store in this process, and the watches on them.
 //!
 //! All watches share one bounded ring, and a watch is a position in it, so a slow one costs no memory. It ends with
-//! [`Event::Compacted`] when changes it has not read are dropped from the ring.
+//! [`Event::Compacted`] when changes it has not read are dropped from the ring. The caches hear of changes in
+//! `rows/tables.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;

@@ -1,5 +1,5 @@
 //! The interface to storage: rows of bytes, ordered by path, with revisions; and one way to change them, transactions with
-//! guards.
+//! guards. The server implements it on disk, `sim/store.rs` in memory; `sim/conformance.rs` is the test of every implementation.
 
 pub mod history;
 

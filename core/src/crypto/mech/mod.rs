@@ -1,4 +1,5 @@
-//! Mechanisms: joins each row of [`mechanisms::TABLE`] to its code.
+//! Mechanisms: joins each row of [`mechanisms::TABLE`] to its code. The table is in the crate `casemate-api`; a new mechanism is a
+//! row there, a function here, and tests against code that did not make it.
 //!
 //! A backend is a plain function from (key, input) to bytes; each file holds one family. This file checks the lengths
 //! that the table states, so that a backend gets what it expects. It does not check whether a key may be used this way.

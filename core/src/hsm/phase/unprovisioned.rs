@@ -1,6 +1,6 @@
 //! Unprovisioned: nothing is stored yet. It can only be provisioned, or a backup be restored.
 
-use crate::crypto::passphrase::Digest;
+use crate::crypto::user_digest::Digest;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

@@ -17,7 +17,7 @@ use pollster::block_on;
 use super::*;
 use crate::Hsm;
 use crate::crypto::material::Material;
-use crate::crypto::passphrase::{Digest, Scheme};
+use crate::crypto::user_digest::{Digest, Scheme};
 use crate::hsm::phase::Operational;
 use crate::identity::users::NewUser;
 use crate::identity::users::UserAccess;
