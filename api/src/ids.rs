@@ -1,7 +1,7 @@
-//! Identifiers: one rule for all of them, enforced by the only way to make one.
+//! Identifiers: one rule for all of them, enforced by their only constructor.
 //!
-//! An id has 1 to 128 characters out of `A-Z a-z 0-9 _ . -` and starts with a letter or digit. A user id may carry a
-//! namespace in front of the first `~`; both halves obey the same rule. Raw strings never pass the edge of the server.
+//! An id has 1 to 128 characters out of `A-Z a-z 0-9 _ . -` and starts with a letter or digit. A user id may have a
+//! namespace before the first `~`; both parts obey the same rule. The server passes no raw strings on as ids.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -10,14 +10,14 @@ use std::marker::PhantomData;
 
 use crate::limits::ID_MAX_CHARS;
 
-/// Why a string is not an id. `Display` is the sentence clients see.
+/// Why a text is not an id. `Display` is the sentence that clients see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdError {
     /// The string is empty.
     Empty,
     /// The string has more than 128 characters.
     TooLong,
-    /// The string holds a character outside the alphabet.
+    /// The string has a character outside the alphabet.
     Charset,
     /// The string starts with underscore, dash or dot.
     FirstChar,
@@ -51,7 +51,7 @@ fn check(text: &str) -> Result<(), IdError> {
     Ok(())
 }
 
-/// A checked id of one kind. Kinds keep a key id from being used where a user name belongs.
+/// A checked id of one kind. The kind prevents using, for example, a key id as a user name.
 pub struct Id<K> {
     text: Box<str>,
     kind: PhantomData<fn() -> K>,
@@ -85,7 +85,7 @@ impl<K> Id<K> {
         Ok(Self { text: text.into(), kind: PhantomData })
     }
 
-    /// The id as clients spell it.
+    /// The id as it appears in the API.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -131,14 +131,14 @@ impl<K> Hash for Id<K> {
 /// A user as the API names it: `name`, or `namespace~name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId {
-    /// The namespace in front of the first `~`, if any.
+    /// The namespace before the first `~`, if any.
     pub namespace: Option<NamespaceId>,
-    /// The name behind it.
+    /// The name after it.
     pub name: UserName,
 }
 
 impl UserId {
-    /// Parses `name` or `namespace~name`; split at the first `~`, so a second one is refused by the alphabet.
+    /// Parses `name` or `namespace~name`. The text is split at the first `~`, so the alphabet excludes a second one.
     pub fn parse(text: &str) -> Result<Self, IdError> {
         match text.split_once('~') {
             None => Ok(Self { namespace: None, name: UserName::parse(text)? }),

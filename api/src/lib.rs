@@ -1,7 +1,7 @@
-//! The words of Casemate's REST API, shared by the server and by every client of it.
+//! The vocabulary of Casemate's REST API, shared by the server and all clients.
 //!
-//! Data only: no cryptography, no input or output, no runtime. What a body looks like, what an id may contain, which
-//! role may do what, which mechanism belongs to which key type, and every bound of the system are stated here once.
+//! Data only: no cryptography, no input or output, no runtime. The format of bodies and ids, which role may do what,
+//! which mechanism belongs to which key type, and every limit of the system are defined here once.
 
 pub mod body;
 pub mod ids;

@@ -1,5 +1,5 @@
-//! Every bound of the system, named once. Sizes are bytes and times milliseconds unless the name says otherwise. Each says
-//! who shares it; what happens at it is told in one table in `docs/threat-model.md`.
+//! Every limit of the system, named once. Sizes are bytes and times milliseconds unless the name says otherwise. Each
+//! comment says who shares the limit; `docs/threat-model.md` has a table of what happens when it is reached.
 
 /// Longest id of a key, user, namespace or URL tag, in characters. Each id has its own.
 pub const ID_MAX_CHARS: usize = 128;
@@ -9,7 +9,7 @@ pub const PASSPHRASE_MIN_BYTES: usize = 10;
 pub const PASSPHRASE_MAX_BYTES: usize = 200;
 /// Longest key label, in bytes of UTF-8. Each key has its own.
 pub const LABEL_MAX_BYTES: usize = 32;
-/// Most random bytes one call of `/random` returns. Each request has its own.
+/// Maximum length of the random bytes that `/random` returns. Each request has its own.
 pub const RANDOM_MAX_BYTES: usize = 1024;
 
 /// Longest reply that is one block of memory, in bytes: as long as the longest certificate. To wipe a mebibyte takes about 0.1 ms,
@@ -22,97 +22,103 @@ pub const TARGET_MAX_CHARS: usize = 2000;
 pub const BODY_MAX_BYTES: usize = 1 << 20;
 /// Largest request body of sign, decrypt and encrypt. Each request has its own.
 pub const BODY_USE_MAX_BYTES: usize = 67 << 20;
-/// Longest body that is read and worked on by a thread that serves requests; what is longer is left to a worker. Shared by
-/// all connections of that thread: they wait meanwhile.
+/// Longest body that is processed by a thread that serves requests; longer ones are left to a worker.
+/// Shared by all connections of that thread, which wait for it.
 pub const BODY_INLINE_MAX_BYTES: usize = 64 << 10;
-/// Longest that a piece of work may take on a thread that serves requests, in microseconds of the machine we measure on; what
-/// takes longer runs on a worker. Shared by all connections of that thread: they wait meanwhile.
+/// Longest time that a piece of work may take on a thread that serves requests, in microseconds on the machine of our
+/// measurements; longer work runs on a worker.
+/// Shared by all connections of that thread, which wait for it.
 pub const INLINE_MAX_US: u64 = 200;
-/// Longest input of a key operation that may run on such a thread; of the longest (Ed25519) that is 0.12 ms.
-/// Shared by all connections of that thread: they wait meanwhile.
+/// Longest input of a key operation that may run on such a thread; the slowest (Ed25519) takes 0.12 ms for it.
+/// Shared by all connections of that thread, which wait for it.
 pub const INLINE_INPUT_MAX_BYTES: usize = 32 << 10;
-/// Memory for what clients send and do not take: requests in flight, bodies and copies of them, replies. All clients
-/// share it, and no client (an IPv4 address or the first 64 bits of an IPv6 address) may hold more than is left for
-/// others: alone half, with two others a quarter. A request that would need more is answered `503`.
+/// Memory for what clients send and for replies they have not read: requests in flight, bodies and copies of them,
+/// replies. All clients share it, and no client (an IPv4 address or the first 64 bits of an IPv6 address) may hold more
+/// than is left for others: a single one half, one of three a quarter. A request that would need more is answered
+/// `503`.
 pub const MEMORY_BUDGET_BYTES: usize = 512 << 20;
-/// What each client finds of [`MEMORY_BUDGET_BYTES`] however much others hold, as long as the sixteenth of it lasts that is
-/// kept for that. Shared by all behind that address or network.
+/// What each client gets of [`MEMORY_BUDGET_BYTES`] however much others hold, from a sixteenth of the budget that is
+/// reserved for this.
+/// Shared by all behind that address or network.
 pub const BUDGET_FIRST_BYTES: usize = 16 << 10;
-/// What each request takes of [`MEMORY_BUDGET_BYTES`] beside its head: its state, and a small body and reply.
+/// What each request takes of [`MEMORY_BUDGET_BYTES`] besides its head: its state, and a small body and reply.
 pub const REQUEST_BYTES: usize = 8 << 10;
-/// How often a body is counted: as it came, as the text in it, and decoded. A reply is formed when these are gone.
+/// How often a body is counted: as received, as the text in it, and decoded. A reply is formed when these are gone.
 /// Each request has its own.
 pub const BODY_COPIES: usize = 3;
-/// Slowest pace at which a client may send a body, averaged from the body's start, in bytes per second.
+/// Minimum pace at which a client must send a body, averaged from the body's start, in bytes per second.
 /// Each request has its own.
 pub const BODY_PACE_BYTES_PER_S: u64 = 8 << 10;
-/// Nesting of a JSON body that needs the relaxed reader; none of the contract nests deeper than four.
+/// Nesting of a JSON body that needs the relaxed reader; no body of the contract has more than four levels.
 /// Each request has its own.
 pub const JSON_RELAXED_DEPTH_MAX: usize = 32;
-/// Members of such a body, all objects together; none of the contract has more than twenty. Each request has its own.
+/// Members of such a body, all objects together; no body of the contract has more than twenty.
+/// Each request has its own.
 pub const JSON_RELAXED_MEMBERS_MAX: usize = 1024;
-/// Replies are handed to a client in pieces of this size at most. Each reply has its own.
+/// Maximum size of the pieces in which replies are sent. Each reply has its own.
 pub const REPLY_PIECE_BYTES: usize = 64 << 10;
 /// Pieces of a streamed reply that wait for a slow client. Each reply has its own.
 pub const REPLY_PIECES_MAX: usize = 4;
-/// What a streamed reply takes of [`MEMORY_BUDGET_BYTES`]: a page of what it is made of, twice. A page of a backup may be
-/// larger; of these there are only [`BACKUPS_RUNNING_MAX`]. Each reply has its own.
+/// What a streamed reply takes of [`MEMORY_BUDGET_BYTES`]: a page of its contents, twice. A page of a backup may be
+/// larger; of these there are only [`BACKUPS_RUNNING_MAX`].
+/// Each reply has its own.
 pub const REPLY_STREAM_BYTES: usize = 2 << 20;
-/// Slowest pace at which a client may take what it asked for, all replies of its connection together, in bytes per
-/// second; below it the connection is closed. Each connection has its own.
+/// Minimum pace at which a client must read replies, all replies of its connection together, in bytes per second; below
+/// it the connection is closed.
+/// Each connection has its own.
 pub const REPLY_PACE_BYTES_PER_S: u64 = BODY_PACE_BYTES_PER_S;
-/// Time a client may take nothing before that pace counts. Each connection has its own.
+/// Time a client may read nothing before that pace counts. Each connection has its own.
 pub const REPLY_GRACE_MS: u64 = 30_000;
-/// Most time that a client earns by what it took fast. The kernels of both sides hold a few MiB and go on only when a good
-/// part of it has been read, which takes this long at the slowest pace. Each connection has its own.
+/// Maximum time credit of a client for reading faster. The kernels of both sides buffer a few MiB and continue only
+/// when a good part of it has been read, which takes this long at the minimum pace.
+/// Each connection has its own.
 pub const REPLY_CREDIT_MS: u64 = 600_000;
-/// Longest silence in a body that is taken as it comes. Each request has its own.
+/// Longest pause in a body that is processed as it arrives. Each request has its own.
 pub const UPLOAD_SILENCE_MS: u64 = 30_000;
-/// While a body is taken as it comes it is asked this often whether its sender is still believed. Each request has its own.
+/// Interval at which the rights of a caller are checked again while such a body arrives. Each request has its own.
 pub const UPLOAD_LOOK_MS: u64 = 10_000;
 /// Time a body may take before the pace counts. Each request has its own.
 pub const BODY_GRACE_MS: u64 = 10_000;
-/// Calls that change something and run at once; beyond it a call is answered `503`. Shared by all users.
+/// Changes that run at the same time; beyond it a call is answered `503`. Shared by all users.
 pub const CHANGES_RUNNING_MAX: usize = 4_096;
-/// Refused logins written to the log one by one, per second; a flood beyond that is only counted.
-/// Shared by all who are refused.
+/// Refused logins that are logged individually, per second; more are only counted. Shared by all who are refused.
 pub const REFUSALS_LOGGED_PER_S: u64 = 10;
-/// Longest text of one log line, fields included; what is longer is cut. Each line has its own.
+/// Longest text of one log line, fields included; longer ones are truncated. Each line has its own.
 pub const LOG_TEXT_MAX_BYTES: usize = 64 << 10;
 /// Log lines that may wait for one syslog server; further ones are dropped and counted.
 /// Shared by all that is logged; each server has its own.
 pub const SYSLOG_WAITING_MAX: usize = 4_096;
-/// Memory they may take. Shared by all that is logged; each server has its own.
+/// Memory of the lines that wait for one syslog server. Shared by all that is logged; each server has its own.
 pub const SYSLOG_WAITING_MAX_BYTES: usize = 4 << 20;
-/// Longest syslog message over UDP: what a datagram can carry over IPv4. The contract's 65535 cannot be sent.
+/// Longest syslog message over UDP: what a datagram can carry over IPv4. The 65535 of the contract cannot be sent.
 /// Each message has its own.
 pub const SYSLOG_DATAGRAM_MAX_BYTES: usize = 65_507;
-/// Longest syslog message over TCP or TLS: what every receiver should take (RFC 5425 §4.3.1). Each message has its own.
+/// Longest syslog message over TCP or TLS: what every receiver should accept (RFC 5425 §4.3.1).
+/// Each message has its own.
 pub const SYSLOG_MESSAGE_MAX_BYTES: usize = 8_192;
-/// Time a syslog server has to take a connection, and again for the TLS handshake. Each syslog server has its own.
+/// Time a syslog server has to accept a connection, and again for the TLS handshake. Each syslog server has its own.
 pub const SYSLOG_CONNECT_TIMEOUT_MS: u64 = 5_000;
-/// Time a syslog server may not read before its connection is made anew. Each syslog server has its own.
+/// Time a syslog server may read nothing before it is connected again. Each syslog server has its own.
 pub const SYSLOG_WRITE_TIMEOUT_MS: u64 = 10_000;
-/// Pause before the second attempt to reach a syslog server; it doubles from attempt to attempt.
+/// Wait before the second attempt to reach a syslog server; it doubles from attempt to attempt.
 pub const SYSLOG_RETRY_MIN_MS: u64 = 250;
-/// Longest pause between two attempts. Each syslog server has its own.
+/// Longest wait between two attempts. Each syslog server has its own.
 pub const SYSLOG_RETRY_MAX_MS: u64 = 30_000;
-/// Time the last log lines get to leave at the end of the process. Each syslog server has its own.
+/// Time to send the last log lines at the end of the process. Each syslog server has its own.
 pub const SYSLOG_FINISH_MS: u64 = 1_000;
 /// Connections served at once by the listener for metrics. Shared by all who reach that port; one more waits.
 pub const METRICS_CONNECTIONS_MAX: usize = 8;
 /// Time such a connection may take, from its first byte to the end of the reply. Each connection has its own.
 pub const METRICS_TIMEOUT_MS: u64 = 10_000;
-/// Most of a refused request's body that is still read, so that its client gets to the answer.
-/// Each request has its own.
+/// How much of a refused request's body is still read, so that its client gets the answer. Each request has its own.
 pub const DRAIN_MAX_BYTES: usize = 2 << 20;
-/// Longest that a refused request's body is still read. Each request has its own.
+/// How long a refused request's body is still read. Each request has its own.
 pub const DRAIN_MAX_MS: u64 = 1_000;
 /// Largest request head. Each request has its own.
 pub const HEAD_MAX_BYTES: usize = 64 << 10;
 /// Time a client has to complete a request head on a fresh connection. Each connection has its own.
 pub const HEAD_TIMEOUT_MS: u64 = 15_000;
-/// Time a keep-alive connection may idle between requests. Each connection has its own.
+/// Time a keep-alive connection may be idle between requests. Each connection has its own.
 pub const IDLE_TIMEOUT_MS: u64 = 120_000;
 /// Time a client has to complete the TLS handshake. Each connection has its own.
 pub const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
@@ -123,12 +129,13 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 pub const CONNECTIONS_PER_CLIENT_MAX: usize = CONNECTIONS_MAX / 4;
 /// HTTP/2 streams served at once on one connection. Each connection has its own.
 pub const H2_STREAMS_MAX: u32 = 128;
-/// Bytes of bodies that one HTTP/2 connection may have sent and nobody read yet, all its streams together; it has to wait
-/// then. The least that HTTP/2 allows (RFC 9113 §6.9.2). Each connection has its own.
+/// Bytes of bodies that one HTTP/2 connection may send before they are read, all its streams together. The minimum of
+/// HTTP/2 (RFC 9113 §6.9.2).
+/// Each connection has its own.
 pub const H2_WINDOW_BYTES: u32 = 65_535;
 /// Time running requests get to finish at shutdown. Shared by all requests that run then.
 pub const SHUTDOWN_GRACE_MS: u64 = 10_000;
-/// Time the store may be away before the HSM calls itself Failed, in seconds; it is looked at once a second.
+/// Time the store may be unreachable before the HSM becomes Failed, in seconds; it is checked once a second.
 /// Shared by all: it is the HSM's state.
 pub const STORE_AWAY_S: u32 = 60;
 /// Time `lock` waits for the last request that still holds the Operational phase. Shared by all requests that run then.
@@ -140,7 +147,7 @@ pub const RSA_GENERATE_BITS: std::ops::RangeInclusive<usize> = 1024..=8192;
 pub const GENERIC_GENERATE_BITS: std::ops::RangeInclusive<usize> = 128..=8192;
 /// Largest Generic key that may be imported: what fits an ordinary body. Each key has its own.
 pub const GENERIC_IMPORT_MAX_BYTES: usize = BODY_MAX_BYTES;
-/// Most certificates of the server's TLS chain. Each device has its own.
+/// Certificates in the server's TLS chain. Each device has its own.
 pub const TLS_CHAIN_MAX_CERTIFICATES: usize = 10;
 /// All certificates of the server's TLS chain together; many clients refuse a handshake message above 64 KiB.
 /// Each device has its own.
@@ -149,9 +156,10 @@ pub const TLS_CHAIN_MAX_BYTES: usize = 48 << 10;
 pub const HOST_NAME_MAX_BYTES: usize = 253;
 /// Largest certificate stored with a key. Each key has its own.
 pub const CERTIFICATE_MAX_BYTES: usize = 1 << 20;
-/// Largest value of one store row. The smallest backend sets it (etcd: 1.5 MiB a request). Each row has its own.
+/// Largest value of one store row, which the smallest backend determines (etcd: 1.5 MiB a request).
+/// Each row has its own.
 pub const STORE_VALUE_MAX_BYTES: usize = (1 << 20) + (64 << 10);
-/// Most guards and operations of one store transaction. The smallest backend sets it (etcd: 128).
+/// Guards and operations of one store transaction, which the smallest backend determines (etcd: 128).
 /// Each transaction has its own.
 pub const STORE_TXN_MAX_OPS: usize = 128;
 /// Changes a store remembers for watches; a watch that falls further behind has to start over.
@@ -166,96 +174,100 @@ pub const STORE_READS_WAITING_MAX: usize = 16_384;
 /// Bytes of values after which a store closes a group of commits and writes it to the disk.
 /// Shared by all users; each store has its own.
 pub const STORE_GROUP_MAX_BYTES: usize = 8 << 20;
-/// Free space of the volume of the data folder below which whatever adds to a store is answered `507`. All users share it;
-/// deletions, the audit log, locking and unlocking may use it up.
+/// Free space of the volume of the data folder below which transactions that add data are answered `507`. All users
+/// share it; deletions, the audit log, locking and unlocking may use it up.
 pub const STORE_RESERVE_BYTES: u64 = 64 << 20;
 /// On small volumes the reserve is this part of the whole: one in eight. Shared by all users and both stores.
 pub const STORE_RESERVE_SHARE: u64 = 8;
-/// Room that is kept in a file, as others may fill the volume to its last byte; half the reserve's part on small volumes. It
-/// is given up for the first write that needs it, whoever caused that, and taken again when there is room.
+/// Size of a file that reserves space, as other programs may fill the volume to its last byte; half the reserve on
+/// small volumes. It is deleted for the first write that needs the space, whoever caused that, and created again when
+/// there is room.
 /// Shared by all users and both stores.
 pub const STORE_BALLAST_BYTES: u64 = 32 << 20;
-/// Free space that a store wants before it is opened or tidied up, or writes anything; below it the ballast is given up.
+/// Free space required to open or tidy up a store, or for any write; below it that file is deleted.
 /// Shared by all users and both stores.
 pub const STORE_WORK_BYTES: u64 = 1 << 20;
-/// Time in which a store does not try to write again after its disk was full although there seemed to be room; it doubles from
-/// time to time, as each failure costs a walk through the whole store. All its writes share it and are answered `507`.
+/// Wait before a store is written to again after its disk was full although the volume reported free space; it doubles
+/// each time, as each failure costs a walk through the whole store. All its writes share it and are answered `507`.
 pub const STORE_PAUSE_MIN_MS: u64 = 1_000;
-/// Longest such time. Shared by all writes of one store.
+/// Longest such wait. Shared by all writes of one store.
 pub const STORE_PAUSE_MAX_MS: u64 = 60_000;
-/// A store on a nearly full disk is measured for free room in its own file at most this often.
+/// Minimum interval at which a store on a nearly full disk is measured for free room in its own file.
 /// Shared by all writes of one store.
 pub const STORE_MEASURE_MS: u64 = 30_000;
 
 /// Rows read at once while a backup is made or imported, or a namespace with a quota is counted; each may be as large as [`STORE_VALUE_MAX_BYTES`].
 pub const BACKUP_PAGE_ROWS: usize = 32;
-/// Backups that may be made at once; each holds a view of the store.
+/// Backups made at the same time; each holds a snapshot of the store.
 pub const BACKUPS_RUNNING_MAX: usize = 4;
-/// Time a backup may take until its client has read it. Each backup has its own.
+/// Time from the start of a backup until its client has read it. Each backup has its own.
 pub const BACKUP_MAX_MS: u64 = 3_600_000;
-/// Time the client of a backup may take to read one piece, beside what that takes at [`REPLY_PACE_BYTES_PER_S`].
+/// Time the client of a backup may take to read one piece, in addition to the time at [`REPLY_PACE_BYTES_PER_S`].
 /// Each backup has its own.
 pub const BACKUP_STALL_MS: u64 = 60_000;
-/// Most of a part of a streamed form that is kept before its content begins. Each request has its own.
+/// Bytes of a part of a streamed form that are buffered before its content begins. Each request has its own.
 pub const PART_HEAD_MAX_BYTES: usize = 64 << 10;
 /// Longest arguments of a restore. There is one restore at a time: shared by all who may restore.
 pub const RESTORE_ARGUMENTS_MAX_BYTES: usize = 1024;
 /// Largest backup that is restored. There is one restore at a time: shared by all who may restore.
 pub const RESTORE_MAX_BYTES: u64 = 16 << 30;
-/// Most that the entries of one device in a backup, which are kept in memory, may take.
+/// Size of the device entries of a backup, which are kept in memory.
 /// There is one restore at a time: shared by all who may restore.
 pub const RESTORE_DEVICE_MAX_BYTES: usize = 4 << 20;
 /// Largest part of a staged entry: what fits one row of the store.
 /// There is one restore at a time: shared by all who may restore.
 pub const RESTORE_PART_BYTES: usize = 1 << 20;
-/// Rows and bytes after which what a restore writes is committed.
+/// Rows after which a restore commits what it has written.
 /// There is one restore at a time: shared by all who may restore.
 pub const RESTORE_GROUP_ROWS: usize = 1_000;
-/// See [`RESTORE_GROUP_ROWS`]. There is one restore at a time: shared by all who may restore.
+/// Bytes after which a restore commits what it has written.
+/// There is one restore at a time: shared by all who may restore.
 pub const RESTORE_GROUP_BYTES: usize = 4 << 20;
 
-/// A failed login blocks the same user name from the same IPv4 address or IPv6 /64 for this long; the same goes for
-/// attempts to unlock, and, per user, for current passphrases that a change asks for.
+/// Time for which a failed login blocks the same user name from the same IPv4 address or IPv6 /64; the same applies to
+/// attempts to unlock and, per user, to current passphrases that a change requires.
 /// Shared by all who guess at that name from that address or network.
 pub const LOGIN_PENALTY_MS: u64 = 1_000;
-/// Attempts remembered of each of the last two periods of [`LOGIN_PENALTY_MS`]. Shared by all who log in or unlock and are
-/// not known yet; none is forgotten early, so beyond it attempts that are not remembered are answered `429` unjudged.
+/// Attempts remembered from each of the last two periods of [`LOGIN_PENALTY_MS`]. Shared by all who log in or unlock
+/// and are not known yet; none is forgotten early, so attempts beyond it are answered `429` unchecked.
 pub const LOGIN_STRIKES_MAX: usize = 1 << 18;
-/// Threads that hash passphrases; each run needs 16 MiB. Shared by all parties (a namespace, an IPv4 address or an IPv6
-/// /64), which take turns.
+/// Threads that hash passphrases; each run needs 16 MiB.
+/// Shared by all parties (a namespace, an IPv4 address or an IPv6 /64), which take turns.
 pub const KDF_THREADS_MAX: usize = 4;
-/// Password hashes that may wait for a thread. Shared by all parties, which take turns; beyond it the newest of the longest
-/// line, or of the line served last, gives way or is refused, and is answered `503`.
+/// Password hashes that may wait for a thread. Shared by all parties, which take turns; beyond it the newest of the
+/// longest line, or of the line served last, is dropped, or the new one is refused; either is answered `503`.
 pub const KDF_WAITING_MAX: usize = 64;
-/// Parties of which each kind of work remembers when they were served last, twice this many at most. Beyond it the one
-/// served longest ago is taken for one that never was.
+/// Parties whose last turn each kind of work remembers, at most twice this many. Beyond it the party served longest ago
+/// counts as one that never was.
 pub const POOL_PARTIES_REMEMBERED: usize = 16_384;
-/// Memory the cache of opened rows and keys may hold. Shared by all namespaces; what was used least is dropped.
+/// Memory of the cache of opened rows and keys. Shared by all namespaces; the least used are dropped.
 pub const ROW_CACHE_BYTES: u64 = 1 << 30;
-/// Verified credentials remembered at once. Shared by all users; who is dropped is hashed again.
+/// Verified credentials remembered at once. Shared by all users; a dropped user's passphrase is hashed again.
 pub const CREDENTIAL_CACHE_ENTRIES: usize = 65_536;
 /// Rows fetched per page while listing or sweeping. Each list has its own.
 pub const LIST_PAGE_ROWS: usize = 1_000;
-/// Key operations that may wait for a thread. Shared by all namespaces, which take turns; beyond it the newest of the longest
-/// line gives way or is refused, and is answered `503`.
+/// Key operations that may wait for a thread. Shared by all namespaces, which take turns; beyond it the newest of the
+/// longest line is dropped, or the new one is refused; either is answered `503`.
 pub const CRYPTO_WAITING_MAX: usize = 4_096;
-/// Jobs of seconds, such as generating RSA keys, that may wait for a thread. Shared by all namespaces, which take turns, and
-/// none of which has all threads; beyond it the newest of the longest line gives way or is refused, and is answered `503`.
+/// Slow jobs, such as generating RSA keys, that may wait for a thread. Shared by all namespaces, which take turns, and
+/// none of which has all threads; beyond it the newest of the longest line is dropped, or the new one is refused;
+/// either is answered `503`.
 pub const SLOW_WAITING_MAX: usize = 64;
-/// Pages of backups and of a restore that may wait for a thread: one for each of [`BACKUPS_RUNNING_MAX`] and the restore.
+/// Pages of backups and of a restore that may wait for a thread: one for each of [`BACKUPS_RUNNING_MAX`] and the
+/// restore.
 /// Shared by them alone; beyond it a page, and with it its backup, would be answered `503`.
 pub const BACKUP_WAITING_MAX: usize = 16;
-/// Rows of a list after which other requests of the same serving thread have their turn.
+/// Rows of a list after which other requests of the same serving thread get a turn.
 /// Shared by all connections of that thread.
 pub const LIST_TURN_ROWS: usize = 200;
-/// Counters of key use are written this often. Shared by all keys.
+/// Interval at which counters of key use are written. Shared by all keys.
 pub const COUNTER_FLUSH_MS: u64 = 3_600_000;
-/// Head of an update image: signature, release notes and version. The fields could state up to 48 MiB.
+/// Head of an update image: signature, release notes and version. Its length fields allow up to 48 MiB.
 /// There is one update at a time: shared by all Administrators of the root.
 pub const UPDATE_HEAD_MAX_BYTES: usize = 4 << 20;
 /// Largest update image. There is one update at a time: shared by all Administrators of the root.
 pub const UPDATE_IMAGE_MAX_BYTES: u64 = 8 << 30;
-/// Room on the disk that an update image must leave.
+/// Disk space that an update image must leave free.
 /// There is one update at a time: shared by all Administrators of the root.
 pub const UPDATE_RESERVE_BYTES: u64 = 256 << 20;
 /// Time the command that installs an update may take.
@@ -268,53 +280,54 @@ pub const AUDIT_RECORDS_MAX: u64 = 1_000_000;
 pub const AUDIT_CHECKPOINT_RECORDS: u64 = 1_000;
 /// Time after which a checkpoint is written if there are new records. Shared by all whose acts are recorded.
 pub const AUDIT_CHECKPOINT_MS: u64 = 3_600_000;
-/// Records nobody waits for are on the disk after this time. Shared by all whose acts are recorded.
+/// Time after which records that no request waits for are on the disk. Shared by all whose acts are recorded.
 pub const AUDIT_FLUSH_MS: u64 = 1_000;
-/// Records that may wait for the disk with nobody waiting for them; further ones are only counted.
+/// Records that may wait for the disk when no request waits for them; more are only counted.
 /// Shared by all whose acts are recorded.
 pub const AUDIT_WAITING_MAX: usize = 4_096;
-/// Refusals that get a record of their own one after the other; further ones are counted.
-/// Shared by all who are refused.
+/// Successive refusals that get a record each; more are counted. Shared by all who are refused.
 pub const AUDIT_REFUSALS_ITEMISED: u32 = 10;
 /// Time after which one more refusal gets a record of its own. Shared by all who are refused.
 pub const AUDIT_REFUSAL_MS: u64 = 10_000;
-/// Pairs of address and reason counted in one window; what is beyond is counted without its address.
+/// Pairs of address and reason counted in one window; more are counted without their address.
 /// Shared by all who are refused.
 pub const AUDIT_REFUSAL_PAIRS_MAX: usize = 16;
 /// Length of a window in which refusals are counted. Shared by all who are refused.
 pub const AUDIT_WINDOW_MS: u64 = 1_000;
-/// The same while a flood lasts: windows double up to this length, so that refusals cannot push everything else out of
-/// the log within months. Shared by all who are refused.
+/// Maximum length of a window: during a flood windows double up to it, so that refusals cannot displace all other
+/// records within months.
+/// Shared by all who are refused.
 pub const AUDIT_WINDOW_MAX_MS: u64 = 600_000;
 /// Longest text in a record of the audit log, in characters: a path with two ids, escaped. Each record has its own.
 pub const AUDIT_TEXT_MAX_CHARS: usize = 600;
-/// Longest wait for the record of an act that is carried out even if it cannot be recorded. Each act has its own.
+/// Longest wait for the record of a change that is carried out even if it cannot be recorded. Each act has its own.
 pub const AUDIT_PATIENCE_MS: u64 = 2_000;
 
-/// Nodes that one client knows. Each client has its own.
+/// Nodes of one client. Each client has its own.
 pub const CLIENT_NODES_MAX: usize = 64;
-/// Time a client gives a node to take a connection and finish the TLS handshake. Each client has its own.
+/// Time for a node to accept a connection and finish the TLS handshake. Each client has its own.
 pub const CLIENT_CONNECT_MS: u64 = 5_000;
-/// Time a client gives one request; in a stream, each read and each write.
+/// Time for one request; in a stream, for each read and each write.
 pub const CLIENT_REQUEST_MS: u64 = 30_000;
-/// Time a client gives a call with all its repetitions; streams end when they end. Each client has its own.
+/// Time for a call with all its repetitions; streams are not limited by it. Each client has its own.
 pub const CLIENT_DEADLINE_MS: u64 = 120_000;
-/// Time a node has to say that it is ready, before it is used again. Each client has its own.
+/// Time for a node to answer a readiness probe before it is used again. Each client has its own.
 pub const CLIENT_PROBE_MS: u64 = 1_000;
-/// A node that failed is left alone this long; each further failure doubles it.
+/// Time for which a failed node is not used; each further failure doubles it.
 pub const CLIENT_ASIDE_MS: u64 = 1_000;
-/// Longest that a failing node is left alone. Each client has its own.
+/// Longest time for which a failing node is not used. Each client has its own.
 pub const CLIENT_ASIDE_MAX_MS: u64 = 60_000;
-/// Time a client waits after `429`, unless the reply says otherwise. Each client has its own.
+/// Wait after `429`, unless the reply says otherwise. Each client has its own.
 pub const CLIENT_TOO_MANY_WAIT_MS: u64 = 1_000;
-/// Connections to one node that a client keeps open between requests. Each client has its own.
+/// Idle connections to one node that a client keeps open. Each client has its own.
 pub const CLIENT_IDLE_CONNECTIONS: usize = 16;
-/// Time a client keeps a connection that it does not use; below [`IDLE_TIMEOUT_MS`], so that the client closes first.
+/// Time a client keeps an idle connection; below [`IDLE_TIMEOUT_MS`], so that the client closes first.
 /// Each client has its own.
 pub const CLIENT_IDLE_MS: u64 = 30_000;
 /// Addresses of one host name that a client tries. Each client has its own.
 pub const CLIENT_ADDRESSES_MAX: usize = 8;
-/// Largest reply a client holds in memory: decrypted messages and lists of a million keys fit. Each client has its own.
+/// Largest reply that a client holds in memory: decrypted messages and lists of a million keys fit.
+/// Each client has its own.
 pub const CLIENT_REPLY_MAX_BYTES: u64 = 128 << 20;
 /// Largest head of a reply that a client reads. Each client has its own.
 pub const CLIENT_REPLY_HEAD_MAX_BYTES: usize = 64 << 10;

@@ -1,5 +1,5 @@
-//! Secrets that travel in request bodies. They wipe themselves, and there is nothing to print, compare or copy them by.
-//! Only requests serialize them: a client writes them into a body that it wipes, and no reply has such a member.
+//! Secrets in request bodies. They are wiped when dropped, and cannot be printed, compared or cloned. Only requests
+//! serialise them: a client writes them into a body that it wipes, and no reply contains any.
 //!
 //! ```compile_fail
 //! let p = casemate_api::Passphrase::from_text("0123456789".into());
@@ -23,22 +23,23 @@ use zeroize::Zeroizing;
 
 use crate::limits::{PASSPHRASE_MAX_BYTES, PASSPHRASE_MIN_BYTES};
 
-/// An unlock, backup or user passphrase as a client sent it. Bytes are compared as they are, without normalisation.
+/// An unlock, backup or user passphrase as sent by a client. Its bytes are not normalised.
 pub struct Passphrase(Zeroizing<String>);
 
 impl Passphrase {
-    /// Takes the text as it is; [`Passphrase::has_valid_length`] is a separate question, because current passphrases
-    /// are never refused for their length.
+    /// Accepts any text; [`Passphrase::has_valid_length`] is a separate check, because current passphrases are never
+    /// refused for their length.
     pub fn from_text(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 
-    /// Whether the passphrase may be set: 10 to 200 bytes.
+    /// Whether the passphrase may be set: 10 to 200 bytes
+    /// ([`PASSPHRASE_MIN_BYTES`], [`PASSPHRASE_MAX_BYTES`]).
     pub fn has_valid_length(&self) -> bool {
         (PASSPHRASE_MIN_BYTES..=PASSPHRASE_MAX_BYTES).contains(&self.0.len())
     }
 
-    /// The bytes. Every use is a place where the secret could escape: keep them few.
+    /// The bytes. Every use is a place from which the secret could leak: keep them few.
     pub fn expose(&self) -> &[u8] {
         self.0.as_bytes()
     }
@@ -56,22 +57,22 @@ impl Serialize for Passphrase {
     }
 }
 
-/// Base64 text of private key material as a client sent it. Absent members are the empty text.
+/// Base64 text of private key material as sent by a client. Absent members are the empty text.
 #[derive(Default)]
 pub struct SecretText(Zeroizing<String>);
 
 impl SecretText {
-    /// Takes the text as it is.
+    /// Accepts any text.
     pub fn from_text(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 
-    /// Whether there is no text.
+    /// Whether the text is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The text. Every use is a place where the secret could escape: keep them few.
+    /// The text. Every use is a place from which the secret could leak: keep them few.
     pub fn expose(&self) -> &str {
         &self.0
     }

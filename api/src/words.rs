@@ -1,4 +1,4 @@
-//! The closed vocabularies of the API, in its own spelling, and the one table that says which role may do what.
+//! The enumerations of the API, in its own spelling, and the only table of roles and actions.
 
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +39,8 @@ impl Role {
     /// Every role, in the order of the documentation.
     pub const ALL: [Role; 4] = [Role::Administrator, Role::Operator, Role::Metrics, Role::Backup];
 
-    /// Whether this role may perform `action` at all. Namespaces, targets and tags may still forbid the single case.
+    /// Whether this role may perform `action` at all. Namespaces, targets and tags may still forbid it in a particular
+    /// case.
     pub fn may(self, action: Action) -> bool {
         use Action::*;
         match self {
@@ -54,11 +55,11 @@ impl Role {
     }
 }
 
-/// What an endpoint does, as far as authorisation is concerned. Endpoints name an action; [`Role::may`] is the only
-/// place that joins actions to roles.
+/// The kind of operation of an endpoint, for authorisation. Endpoints name an action; [`Role::may`] is the only place
+/// that maps actions to roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Run the device: info, lock, reboot, shutdown, factory reset, update, restore, diagnose.
+    /// Operate the device: info, lock, reboot, shutdown, factory reset, update, restore, diagnose.
     System,
     /// Read the audit log.
     Audit,
@@ -78,7 +79,7 @@ pub enum Action {
     KeyManage,
     /// Sign, decrypt, encrypt.
     KeyUse,
-    /// Draw random bytes.
+    /// Read random bytes.
     Random,
     /// Read metrics.
     Metrics,
@@ -124,7 +125,7 @@ impl KeyType {
         KeyType::Generic,
     ];
 
-    /// The API's spelling.
+    /// The name in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             KeyType::RSA => "RSA",
@@ -141,7 +142,7 @@ impl KeyType {
     }
 }
 
-/// What a key is allowed to do. The order of the variants is the order in which replies list them.
+/// A capability of a key. The order of the variants is the order in replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[allow(non_camel_case_types, missing_docs, reason = "the API's own spelling")]
@@ -169,7 +170,7 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
-    /// Every mechanism, in their order.
+    /// Every mechanism, in the order of the variants.
     pub const ALL: [Mechanism; 20] = [
         Mechanism::RSA_Decryption_RAW,
         Mechanism::RSA_Decryption_PKCS1,
@@ -194,7 +195,7 @@ impl Mechanism {
     ];
 }
 
-/// How a sign request names what it wants.
+/// What a sign request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[allow(non_camel_case_types, missing_docs, reason = "the API's own spelling")]
@@ -211,7 +212,7 @@ pub enum SignMode {
     BIP340,
 }
 
-/// How a decrypt request names what it wants.
+/// What a decrypt request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[allow(non_camel_case_types, missing_docs, reason = "the API's own spelling")]
@@ -227,7 +228,7 @@ pub enum DecryptMode {
     AES_CBC,
 }
 
-/// How an encrypt request names what it wants.
+/// What an encrypt request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[allow(non_camel_case_types, missing_docs, reason = "the API's own spelling")]

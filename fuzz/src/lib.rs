@@ -1,7 +1,7 @@
-//! What hostile bytes can do to the parsers: every target is a plain function that takes bytes and panics if a property
-//! does not hold. `src/bin/smoke.rs` feeds them mutations with the stable compiler, `fuzz_targets/` hands them to libFuzzer.
+//! Fuzz targets for the parsers: every target is a plain function that takes bytes and panics if a property does not
+//! hold. `src/bin/smoke.rs` runs them with mutations on the stable compiler, `fuzz_targets/` under libFuzzer.
 //!
-//! A parser that refuses is right; one that panics, hangs, or accepts what it cannot give back unchanged is not.
+//! A parser may refuse any input; it must not panic, hang, or accept what it cannot reproduce unchanged.
 
 use std::future::Future;
 use std::pin::pin;
@@ -22,10 +22,10 @@ use casemate_server::http::{json, multipart as import, negotiate};
 use http_body_util::Full;
 use hyper::body::Bytes;
 
-/// A target by name.
+/// A target and its name.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// Every target. The folder `seeds/<name>` holds what its mutations start from.
+/// Every target. Its seeds are in the folder `seeds/<name>`.
 pub const TARGETS: &[Target] = &[
     ("backup", backup),
     ("json", json),
@@ -39,7 +39,7 @@ pub const TARGETS: &[Target] = &[
     ("chain", chain),
 ];
 
-/// A backup: its frames, and what is below their seals.
+/// A backup: its frames, and the decrypted contents.
 pub fn backup(bytes: &[u8]) {
     let whole = frames(bytes, bytes.len());
     assert_eq!(whole, frames(bytes, 7), "it matters how the bytes come");
@@ -70,7 +70,7 @@ pub fn backup(bytes: &[u8]) {
     }
 }
 
-/// The frames of a file that comes in pieces of `size` bytes, or why it is none.
+/// The frames of a file that arrives in pieces of `size` bytes, or why it is not a backup.
 fn frames(bytes: &[u8], size: usize) -> Result<Vec<Frame>, String> {
     let (mut parser, mut frames) = (Parser::default(), Vec::new());
     for piece in bytes.chunks(size.max(1)) {
@@ -86,11 +86,11 @@ fn frames(bytes: &[u8], size: usize) -> Result<Vec<Frame>, String> {
     Ok(frames)
 }
 
-/// Request bodies: every type takes or refuses, and what strict JSON is stays what it is.
+/// Request bodies: every type accepts or refuses, and strict JSON keeps its meaning.
 pub fn json(bytes: &[u8]) {
     fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) {
         if let Err(error) = json::parse::<T>(bytes) {
-            // The message goes into a reply: it is one line, and not the client's text sent back.
+            // The message goes into a reply: it must be one line, and must not repeat the client's text.
             let message = error.to_string();
             assert!(message.len() < 1000 && !message.contains('\n'), "{message}");
         }
@@ -129,7 +129,7 @@ pub fn pem(bytes: &[u8]) {
     }
 }
 
-/// What was accepted can be stored, and comes back the same.
+/// Accepted key material can be stored, and is the same when read again.
 fn stored_and_read_again(material: &Material) {
     let mut stored = Vec::new();
     material.encode(&mut stored);
@@ -145,7 +145,7 @@ pub fn paths(bytes: &[u8]) {
     let decoded = negotiate::decode_path(text);
     assert!(decoded.len() <= text.len());
     assert!(text.contains('%') || decoded == text);
-    // Decoding must not make separators: the number of segments is the router's business.
+    // Decoding must not create separators: the router relies on the number of segments.
     assert_eq!(decoded.matches('/').count(), text.matches('/').count());
     for segment in decoded.split('/') {
         if let Ok(user) = UserId::parse(segment) {
@@ -158,7 +158,7 @@ pub fn paths(bytes: &[u8]) {
     }
 }
 
-/// Bodies of configuration: what is accepted is shown again, and accepted unchanged.
+/// Bodies of configuration: an accepted one is serialised, and accepted again unchanged.
 pub fn configuration(bytes: &[u8]) {
     fn shown_again<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq>(bytes: &[u8]) {
         let Ok(first) = json::parse::<T>(bytes) else { return };
@@ -189,7 +189,7 @@ pub fn chain(bytes: &[u8]) {
     let _ = casemate_core::config::check_chain(&chain, now);
 }
 
-/// Request headers: credentials, accepted types, types of bodies.
+/// Request headers: credentials, accepted types, content types.
 pub fn headers(bytes: &[u8]) {
     if let Some(basic) = negotiate::Basic::parse(bytes) {
         assert!(!basic.name().contains(':'), "the first colon ends the name");
@@ -197,7 +197,7 @@ pub fn headers(bytes: &[u8]) {
     }
     negotiate::accepts_identity([bytes]);
     for offered in ["application/json", "application/x-pem-file", "application/octet-stream"] {
-        // The same line twice asks for nothing else than the line alone.
+        // Repeating a line must not change the result.
         assert_eq!(negotiate::accepts([bytes], offered), negotiate::accepts([bytes, bytes], offered));
         if let Some(content) = negotiate::ContentType::parse(bytes) {
             assert!(!content.is_exactly(offered) || content.is(offered));
@@ -220,7 +220,7 @@ pub fn multipart(bytes: &[u8]) {
     }
 }
 
-/// An update image, behind a byte that says in which pieces it comes.
+/// An update image, after a byte that determines the pieces in which it arrives.
 pub fn update(bytes: &[u8]) {
     let Some((piece, image)) = bytes.split_first() else { return };
     let key = UpdateKey::from_pem(include_bytes!("update-key.pem")).expect("a key");
@@ -254,7 +254,7 @@ fn at_once<T>(future: impl Future<Output = T>) -> T {
     panic!("the future waits for nobody")
 }
 
-/// A clock that stands still: nothing here is late.
+/// A clock that stands still, so that nothing is late.
 struct Stopped;
 
 impl Clock for Stopped {

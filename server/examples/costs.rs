@@ -1,12 +1,12 @@
-//! What loading and using keys of every type takes: for the column `cost` of the mechanism table and the bounds of what runs on
-//! a thread that serves requests (`INLINE_MAX_US` in `api/src/limits.rs`).
+//! The cost of loading and using keys of every type: for the column `cost` of the mechanism table and the limits of
+//! what runs on a thread that serves requests (`INLINE_MAX_US` in `api/src/limits.rs`).
 //!
 //! ```text
 //! cargo run --release -p casemate-server --example costs -- rsa2048.pem rsa16384.pem
 //! ```
 //!
-//! The arguments are RSA keys, as generating large ones takes minutes. A line is what was done and the microseconds of CPU time
-//! it took, the median of some windows; `!` marks what is too long for a serving thread.
+//! The arguments are RSA keys, as generating large ones takes minutes. A line is an operation and its CPU time in
+//! microseconds, the median of some windows; `!` marks what is too long for a serving thread.
 
 use std::hint::black_box;
 use std::io::Write;
@@ -23,7 +23,7 @@ use casemate_server::process::WipingAllocator;
 use casemate_server::rng::SystemRng;
 use rustix::time::{ClockId, clock_gettime};
 
-// As in the product: part of what an operation costs.
+// As in the product: it is part of the cost of an operation.
 #[global_allocator]
 static ALLOCATOR: WipingAllocator = WipingAllocator::new();
 
@@ -53,7 +53,7 @@ fn of_key(name: &str, material: &Material) -> Result<(), Failure> {
     for spec in TABLE.iter().filter(|spec| spec.key == loaded.key_type()) {
         let input = longest(spec, loaded.modulus_bits().div_ceil(8));
         let run = || match mech::run(&loaded, spec.mode, black_box(&input), Some(&[7; 16])) {
-            // No proper padding, told after all the work; or a hash too long for the key.
+            // Invalid padding, found only after the computation; or a hash too long for the key.
             Err(casemate_core::Error::Invalid(_)) => Ok(None),
             done => Ok(Some(done?)),
         };
@@ -97,7 +97,7 @@ fn tell<T>(name: &str, what: &str, mut operation: impl FnMut() -> Result<T, Fail
 const WINDOWS: usize = 5;
 const WINDOW: Duration = Duration::from_millis(20);
 
-/// What this thread has used, which other work on the machine does not add to.
+/// CPU time of this thread, which other work on the machine does not affect.
 fn cpu_time() -> Result<Duration, Failure> {
     Ok(clock_gettime(ClockId::ThreadCPUTime).try_into()?)
 }

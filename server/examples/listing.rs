@@ -1,5 +1,5 @@
-//! Prints what the tables say: `policy` for who may call what, `openapi` for the API document, `mechanisms` for what keys
-//! can do. `cargo xtask policy` and its sisters run it.
+//! Prints the tables: `policy` for who may call what, `openapi` for the API document, `mechanisms` for what keys can
+//! do. `cargo xtask policy`, `openapi` and `mechanisms` run it.
 
 use casemate_api::mechanisms::{Mode, TABLE};
 use casemate_api::{Role, State};

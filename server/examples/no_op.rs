@@ -1,4 +1,4 @@
-//! The HTTP edge with nothing behind it: what a request costs before it does anything.
+//! The HTTP edge without an application: the basic cost of a request.
 //!
 //! ```text
 //! cargo build --release -p casemate-server --example no_op

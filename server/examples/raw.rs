@@ -1,12 +1,12 @@
-//! What an operation costs before there is a server around it: our own code, and the library's call below it.
+//! The cost of an operation without a server: in our own code, and in the library it calls.
 //!
 //! ```text
 //! taskset -c 0 target/release/examples/raw 0.1 P-256 RSA-2048
 //! ```
 //!
-//! The first argument is the length of one window in seconds, the others are rows (default: all). A line is a name, then
-//! nanoseconds of CPU time per operation: median and least of seven windows by our code, and the same two by the library alone,
-//! which for secp256k1 is our code. `cargo xtask bench` reads it.
+//! The first argument is the length of one window in seconds, the others are rows (default: all). A line is a name,
+//! then nanoseconds of CPU time per operation: median and minimum of seven windows with our code, and the same two with
+//! the library alone, which for secp256k1 is our code. `cargo xtask bench` reads it.
 
 use std::hint::black_box;
 use std::io::Write;
@@ -28,7 +28,7 @@ use casemate_server::process::WipingAllocator;
 use casemate_server::rng::SystemRng;
 use rustix::time::{ClockId, clock_gettime};
 
-// As in the product: part of what an operation costs.
+// As in the product: it is part of the cost of an operation.
 #[global_allocator]
 static ALLOCATOR: WipingAllocator = WipingAllocator::new();
 
@@ -46,7 +46,7 @@ fn main() -> Result<(), Failure> {
         }
         let (mut ours, mut library) = make()?;
         let mut windows = (Vec::new(), Vec::new());
-        // Turn about, so that both see the same machine.
+        // Alternating, so that both run under the same conditions.
         for _ in 0..WINDOWS {
             windows.0.push(per_operation(window, &mut ours)?);
             if let Some(library) = &mut library {
@@ -141,19 +141,19 @@ fn per_operation(window: Duration, operation: &mut Operation) -> Result<f64, Fai
         if now - begun >= window {
             return Ok((now - begun).as_nanos() as f64 / done as f64);
         }
-        // The clock is a system call: asked seldom enough not to be measured along.
+        // The clock is a system call: read it rarely, so that it is not measured as well.
         if now - before < Duration::from_millis(1) {
             batch *= 2;
         }
     }
 }
 
-/// What this thread has used, which other work on the machine does not add to.
+/// CPU time of this thread, which other work on the machine does not affect.
 fn cpu_time() -> Result<Duration, Failure> {
     Ok(clock_gettime(ClockId::ThreadCPUTime).try_into()?)
 }
 
-/// Median and least.
+/// Median and minimum.
 fn summary(mut windows: Vec<f64>) -> Option<(f64, f64)> {
     windows.sort_by(f64::total_cmp);
     windows.get(windows.len() / 2).copied().zip(windows.first().copied())

@@ -1,17 +1,17 @@
-//! Time of this machine.
+//! The clocks of this machine.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use casemate_core::runtime::{BoxFuture, Clock};
 
-/// The kernel's clocks.
+/// Wall clock, monotonic clock and timers of the operating system, the latter through tokio.
 pub struct SystemClock {
     start: Instant,
 }
 
 #[expect(clippy::disallowed_methods, reason = "here time enters the program")]
 impl SystemClock {
-    /// A clock whose monotonic time begins now.
+    /// A clock whose monotonic time is zero now.
     pub fn new() -> Self {
         Self { start: Instant::now() }
     }
@@ -26,7 +26,7 @@ impl Default for SystemClock {
 #[expect(clippy::disallowed_methods, reason = "here time enters the program")]
 impl Clock for SystemClock {
     fn wall(&self) -> Duration {
-        // A clock before 1970 is a clock that was never set.
+        // A time before 1970 means that the clock was never set.
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
     }
 
@@ -35,7 +35,7 @@ impl Clock for SystemClock {
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        // Made inside the future, as a timer needs the runtime that polls it.
+        // Created inside the future because a tokio timer needs the runtime that polls it.
         Box::pin(async move { tokio::time::sleep(duration).await })
     }
 }

@@ -1,4 +1,4 @@
-//! What `casemated` can be told on its command line: to serve, or to look at a file without serving.
+//! The subcommands of `casemated` that inspect files instead of serving.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -8,10 +8,10 @@ use casemate_api::Passphrase;
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
-/// Something to do with a file, offline.
+/// A tool that works on files, without a running HSM.
 #[derive(Debug, Subcommand)]
 pub enum Tool {
-    /// Look into a backup
+    /// Inspect or verify a backup
     #[command(subcommand)]
     Backup(Backup),
     /// Check an audit log
@@ -19,19 +19,19 @@ pub enum Tool {
     Audit(Audit),
 }
 
-/// What can be done with a backup.
+/// Subcommands of `casemated backup`.
 #[derive(Debug, Subcommand)]
 pub enum Backup {
-    /// Show what a backup holds: version, device, and every user, namespace and key by name
+    /// List the contents of a backup: version, device, and every user, namespace and key by name
     Inspect(BackupFile),
-    /// Prove that every key in a backup can be opened and used
+    /// Check that every key in a backup can be decrypted and used
     Verify(BackupFile),
 }
 
-/// Which backup, and what opens it.
+/// A backup file and where its passphrases come from.
 #[derive(Debug, Args)]
 pub struct BackupFile {
-    /// The backup
+    /// The backup file
     pub file: PathBuf,
     /// File that holds the backup passphrase [env: CASEMATE_BACKUP_PASSPHRASE] [default: ask]
     #[arg(long, value_name = "FILE")]
@@ -41,21 +41,21 @@ pub struct BackupFile {
     pub unlock_passphrase_file: Option<PathBuf>,
 }
 
-/// What can be done with an audit log.
+/// Subcommands of `casemated audit`.
 #[derive(Debug, Subcommand)]
 pub enum Audit {
     /// Check that nothing in an exported audit log was altered, removed or reordered
     Verify {
         /// The exported log, from `GET /api/v1/audit`
         file: PathBuf,
-        /// PEM file of the device's audit key, from `GET /api/v1/audit/key.pem`; without, only consistency is shown
+        /// PEM file of the device's audit key, from `GET /api/v1/audit/key.pem`; without it, only internal consistency is checked
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
 }
 
 impl Backup {
-    /// The backup.
+    /// Path of the backup file.
     pub fn file(&self) -> &Path {
         let (Backup::Inspect(asked) | Backup::Verify(asked)) = self;
         &asked.file
@@ -63,13 +63,15 @@ impl Backup {
 }
 
 impl BackupFile {
-    /// The backup passphrase: from its file, its environment variable, or asked for.
+    /// Reads the backup passphrase from its file or environment variable, or prompts for it. `Err` is a sentence for
+    /// the operator.
     pub fn backup_passphrase(&self) -> Result<Passphrase, String> {
         let found = given("backup", self.backup_passphrase_file.as_ref(), "CASEMATE_BACKUP_PASSPHRASE")?;
         found.map_or_else(|| ask("backup"), Ok)
     }
 
-    /// The unlock passphrase: from its file, its environment variable, or asked for.
+    /// Reads the unlock passphrase from its file or environment variable, or prompts for it. `Err` is a sentence for
+    /// the operator.
     pub fn unlock_passphrase(&self) -> Result<Passphrase, String> {
         let found = given("unlock", self.unlock_passphrase_file.as_ref(), "CASEMATE_UNLOCK_PASSPHRASE")?;
         found.map_or_else(|| ask("unlock"), Ok)
@@ -80,7 +82,7 @@ fn given(what: &str, file: Option<&PathBuf>, variable: &str) -> Result<Option<Pa
     if let Some(file) = file {
         let text = std::fs::read_to_string(file)
             .map(Zeroizing::new)
-            .map_err(|error| format!("the {what} passphrase cannot be read from {}: {error}", file.display()))?;
+            .map_err(|error| format!("cannot read the {what} passphrase from {}: {error}", file.display()))?;
         return Ok(Some(one_line(&text)));
     }
     match std::env::var_os(variable).map(OsString::into_string) {
@@ -90,7 +92,7 @@ fn given(what: &str, file: Option<&PathBuf>, variable: &str) -> Result<Option<Pa
     }
 }
 
-/// Editors end a file with a newline that is no part of the passphrase.
+/// Editors end a file with a newline that is not part of the passphrase.
 fn one_line(text: &str) -> Passphrase {
     let line = text.strip_suffix('\n').unwrap_or(text);
     Passphrase::from_text(line.strip_suffix('\r').unwrap_or(line).to_owned())
@@ -104,6 +106,6 @@ fn ask(what: &str) -> Result<Passphrase, String> {
         ));
     }
     let text = rpassword::prompt_password(format!("{what} passphrase: "))
-        .map_err(|error| format!("the {what} passphrase cannot be asked for: {error}"))?;
+        .map_err(|error| format!("cannot ask for the {what} passphrase: {error}"))?;
     Ok(Passphrase::from_text(text))
 }

@@ -1,4 +1,4 @@
-//! `casemated`: everything of Casemate that touches the world.
+//! `casemated`: everything in Casemate that does input and output.
 
 pub mod clock;
 pub mod command;

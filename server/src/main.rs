@@ -16,7 +16,7 @@ fn main() -> Exit {
         Ok(Command::Serve(settings)) => run(&settings),
         Ok(Command::Tool(tool)) => tool::run(&tool),
         Err(SettingsError::Asked(text)) => {
-            // A closed standard output is no reason to fail.
+            // A closed standard output is not an error here.
             let _ = std::io::stdout().write_all(text.as_bytes());
             Exit::Ok
         }

@@ -1,7 +1,8 @@
-//! Threads for work that would stall a serving thread. Key operations, work of seconds, passphrase hashing and backups
-//! have their own each, so that neither a flood of logins nor the generation of RSA keys delays a signature or a backup;
-//! and in front of each kind of them those for whom the work is done take turns. Turns share threads, and the kernel's
-//! priorities share cores: whoever serves and signs goes before hashes and backups, and these before work of seconds.
+//! Threads for work that would stall a serving thread. Key operations, slow work, passphrase hashing and backups have
+//! threads of their own, so that neither a flood of logins nor the generation of RSA keys delays a signature or a
+//! backup; and in front of each kind, the parties for whom the work is done take turns. Turns share the threads, and
+//! the kernel's priorities share the cores: serving and key operations come before hashing and backups, and these
+//! before slow work.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +17,7 @@ use casemate_core::runtime::pool::{Job, Pool, Work};
 
 use crate::turns::{Bounds, Turns};
 
-/// Worker threads. They end when the last reference goes: jobs that run are finished, jobs that wait are dropped.
+/// Worker threads. They end when the last reference is dropped: running jobs are finished, waiting jobs are dropped.
 pub struct Workers {
     crypto: Kind,
     slow: Kind,
@@ -31,10 +32,10 @@ struct Kind {
 }
 
 impl Workers {
-    /// Starts `crypto` threads for key operations, half as many for work of seconds, which shall leave room for the
-    /// rest, and `kdf` threads for passphrase hashing; each at least one. For work of seconds there are two at least, so
-    /// that one namespace has all but one. The other kinds need no such share: their jobs are over soon, and then it is
-    /// another's turn.
+    /// Starts `crypto` threads for key operations, half as many for slow work, which must leave cores for the rest, and
+    /// `kdf` threads for passphrase hashing; each at least one. Slow work gets at least two, so that one namespace can
+    /// occupy all but one. The other kinds need no such limit: their jobs are short, and the next turn is another
+    /// party's.
     pub fn start(crypto: usize, kdf: usize) -> io::Result<Arc<Workers>> {
         let slow = (crypto / 2).max(2);
         Ok(Arc::new(Workers {
@@ -45,7 +46,7 @@ impl Workers {
         }))
     }
 
-    /// One thread for key operations for every core, and as many for hashing, up to the bound.
+    /// One thread for key operations per core, and as many for hashing, up to `KDF_THREADS_MAX`.
     pub fn per_core() -> io::Result<Arc<Workers>> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self::start(cores, cores.min(KDF_THREADS_MAX))
@@ -53,14 +54,15 @@ impl Workers {
 }
 
 impl Kind {
-    /// `nice` is what the threads give up of the cores: 0 as much as the rest, each step about a tenth of what is left.
+    /// `nice` lowers the priority of the threads (sched(7)): at 0 they compete equally, each step gives up about a
+    /// tenth.
     fn start(name: &str, count: usize, waiting: usize, running: usize, nice: i32) -> io::Result<Kind> {
         let bounds = Bounds { waiting, running, remembered: POOL_PARTIES_REMEMBERED };
         let mut kind = Kind { turns: Arc::new(Turns::new(bounds)), threads: Vec::new() };
         for _ in 0..count.max(1) {
             let turns = kind.turns.clone();
             let body = move || {
-                // On Linux this is of the calling thread alone. If it fails the threads work all the same.
+                // On Linux this applies to the calling thread alone. If it fails, the threads work all the same.
                 let _ = rustix::process::setpriority_process(None, nice);
                 work(&turns);
             };
@@ -69,11 +71,11 @@ impl Kind {
         Ok(kind)
     }
 
-    /// Waits for the jobs that run.
+    /// Waits for running jobs.
     fn join(&mut self) {
         let current = std::thread::current().id();
         for thread in self.threads.drain(..) {
-            // The last reference may have been held by a job.
+            // A job may have held the last reference, and a thread cannot join itself.
             if thread.thread().id() != current {
                 let _ = thread.join();
             }
@@ -82,7 +84,7 @@ impl Kind {
 }
 
 impl Drop for Kind {
-    /// Also lets the threads of a pool end that could not be started whole.
+    /// Also ends the threads of a pool that could not be started completely.
     fn drop(&mut self) {
         self.turns.discard();
     }
@@ -92,7 +94,7 @@ impl Drop for Kind {
 fn work(turns: &Turns<Job>) {
     while let Some((party, job)) = turns.pop() {
         if catch_unwind(AssertUnwindSafe(job)).is_err() {
-            // What the job was for is told by its caller, whose answer was dropped; the panic itself by the hook.
+            // The caller of the job notices, as its answer is dropped; the panic itself is logged by the hook.
             tracing::error!("a job panicked");
         }
         turns.done(party);
@@ -112,10 +114,10 @@ impl Pool for Workers {
 }
 
 impl Drop for Workers {
-    /// What waits is dropped, so that its callers learn at once that it will not be done, and a stop is not held up by
-    /// thousands of jobs. What runs is waited for, except for slow jobs: one may take half a minute, cannot be
-    /// interrupted, and holds nothing that a stop or the next boot needs (no store, no file). Its thread ends by itself
-    /// after it, or with the process.
+    /// Waiting jobs are dropped, so that their callers learn at once that they will not be done, and a stop is not held
+    /// up by thousands of jobs. Running jobs are awaited, except slow ones: one may take half a minute, cannot be
+    /// interrupted, and holds nothing that a stop or the next boot needs (no store, no file). Its thread ends after it,
+    /// or with the process.
     fn drop(&mut self) {
         for kind in [&self.crypto, &self.slow, &self.kdf, &self.backup] {
             kind.turns.discard();
@@ -140,7 +142,7 @@ mod tests {
 
     const HERE: Party = Party::Address(Neighbourhood::V4(1));
 
-    /// Keeps a thread of a kind busy until something is sent, or the sender dropped.
+    /// Keeps a thread of a kind busy until something is sent, or the sender is dropped.
     fn occupy(workers: &Workers, work: Work, party: Party) -> mpsc::Sender<()> {
         let (started, running) = mpsc::channel();
         let (release, gate) = mpsc::channel();
@@ -157,7 +159,7 @@ mod tests {
     fn a_panicking_job_harms_only_itself() {
         let workers = Workers::start(1, 1).unwrap();
         let panicked = block_on(run_on(&*workers, Work::Crypto, HERE, || -> u8 { panic!("on purpose") }));
-        // Not 503: that would say that nothing was begun.
+        // Not 503: that would mean that nothing was begun.
         assert!(matches!(panicked, Err(Error::Internal(_))));
         assert!(matches!(block_on(run_on(&*workers, Work::Crypto, HERE, || 7)), Ok(7)));
     }
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_gives_way_is_busy_and_not_a_fault() {
+    fn a_displaced_job_is_busy_and_not_a_fault() {
         let workers = Workers::start(1, 1).unwrap();
         let release = occupy(&workers, Work::Kdf, HERE);
         let jobs = (0..KDF_WAITING_MAX).map(|_| Box::pin(run_on(&*workers, Work::Kdf, HERE, || 7)));

@@ -1,6 +1,6 @@
-//! The process itself: what it hides from the rest of the machine, how it stops, and how it says why it ended.
+//! The process itself: how it is hidden from the rest of the machine, how it stops, and its exit codes.
 //!
-//! The only file of the server with `unsafe` code: an allocator cannot be written without it.
+//! The only file of the server with `unsafe` code, which an allocator requires.
 #![expect(unsafe_code, reason = "GlobalAlloc is an unsafe trait")]
 
 use std::alloc::{GlobalAlloc, Layout};
@@ -20,30 +20,30 @@ use tokio::sync::watch;
 
 use crate::durable::NOFOLLOW;
 
-/// How `casemated` ends; the number is the exit code, which scripts may rely on.
+/// Exit codes of `casemated`; scripts may rely on the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Stopped as asked.
     Ok = 0,
-    /// Anything not named below.
+    /// Any other failure.
     Failure = 1,
     /// A flag, an environment variable or the settings file is wrong.
     Settings = 2,
-    /// A listen address is taken or not ours.
+    /// A listen address is in use or does not belong to this machine.
     PortTaken = 3,
-    /// The data folder cannot be made, read or written.
+    /// The data folder cannot be created, read or written.
     DataFolder = 4,
     /// Another `casemated` uses the data folder.
     AlreadyRunning = 5,
     /// The store cannot be read, or was written by a newer version.
     StoreDamaged = 6,
-    /// The Device Key cannot be had.
+    /// The Device Key is missing or cannot be read.
     DeviceKey = 7,
     /// An exported audit log was altered.
     AuditBroken = 8,
-    /// A backup is not whole, or does not open with the passphrases given.
+    /// A backup is incomplete, or cannot be decrypted with the passphrases given.
     BackupBroken = 9,
-    /// A second signal ended the process while requests ran.
+    /// A second signal ended the process while requests were running.
     Interrupted = 130,
 }
 
@@ -53,7 +53,7 @@ impl Termination for Exit {
     }
 }
 
-/// What shall happen once the server has stopped.
+/// What happens after the server has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// End the process.
@@ -62,18 +62,18 @@ pub enum End {
     Reboot,
 }
 
-/// The wish to stop, shared by whoever may have it and whoever must heed it. It is never taken back; a new boot makes
-/// a new one.
+/// A request to stop, shared by those who make it and those who obey it. It is never withdrawn; every boot creates a
+/// new one.
 #[derive(Clone)]
 pub struct Stop(watch::Sender<Option<End>>);
 
 impl Stop {
-    /// Nobody wants to stop yet.
+    /// No stop is requested yet.
     pub fn new() -> Self {
         Self(watch::Sender::new(None))
     }
 
-    /// Asks to stop. A shutdown overrides a reboot, whichever was asked for first.
+    /// Requests a stop. A shutdown overrides a reboot, whichever was requested first.
     pub fn request(&self, end: End) {
         self.0.send_if_modified(|wish| {
             let news = wish.is_none() || (*wish == Some(End::Reboot) && end == End::Shutdown);
@@ -84,12 +84,12 @@ impl Stop {
         });
     }
 
-    /// What shall follow, if anybody asked.
+    /// What to do after the stop, if one was requested.
     pub fn end(&self) -> Option<End> {
         *self.0.borrow()
     }
 
-    /// Ends when somebody has asked.
+    /// Resolves when a stop was requested.
     pub async fn requested(&self) {
         // It cannot fail: `self` keeps the sender alive.
         let _ = self.0.subscribe().wait_for(|end| end.is_some()).await;
@@ -102,8 +102,8 @@ impl Default for Stop {
     }
 }
 
-/// Calls `first` at the first SIGINT or SIGTERM; a second one ends the process at once with [`Exit::Interrupted`].
-/// Call it once.
+/// Calls `first` at the first SIGINT or SIGTERM; a second one ends the process at once with [`Exit::Interrupted`]. Call
+/// it once.
 pub fn on_signal(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut interrupt, mut terminate) = {
@@ -122,18 +122,18 @@ pub fn on_signal(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether pages of the process may reach the disk.
+/// Whether memory of the process may be swapped out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Swap {
     /// All memory is locked.
     Never,
-    /// Nothing is locked, so keys may be swapped out: the limit on locked memory is not unlimited. Locking under a limit
-    /// would make later allocations fail instead.
+    /// Nothing is locked, so keys may be swapped out: RLIMIT_MEMLOCK is not unlimited. Locking under a limit would make
+    /// later allocations fail instead.
     Possible,
 }
 
-/// Hides the process from the rest of the machine: no core dump, no debugger without CAP_SYS_PTRACE, no file that
-/// others may read, no swap where that is possible. Call it first; an error is a sentence on what the kernel refused.
+/// Hides the process from the rest of the machine: no core dumps, no debugger without CAP_SYS_PTRACE, no files that
+/// others may read, and no swap where possible. Call it first; an error says what the kernel refused.
 pub fn harden() -> io::Result<Swap> {
     rustix::process::umask(Mode::from_bits_truncate(0o077));
     let refused = |what: &'static str| move |errno: Errno| io::Error::new(errno.kind(), format!("{what}: {errno}"));
@@ -144,13 +144,13 @@ pub fn harden() -> io::Result<Swap> {
     if rustix::process::getrlimit(Resource::Memlock).current.is_some() {
         return Ok(Swap::Possible);
     }
-    // Pages are locked as they are used: the allocator reserves far more than it will ever touch.
+    // Pages are locked when first used: the allocator reserves far more than it will ever touch.
     let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
     Ok(if mlockall(all).is_ok() { Swap::Never } else { Swap::Possible })
 }
 
-/// Lets the process open as many files and connections as it may be allowed, and says how many that are. The usual soft
-/// limit of 1024 is for programs that use `select`.
+/// Raises the soft limit of open files to the hard limit, and returns it. The usual soft limit of 1024 is for programs
+/// that use `select`.
 pub fn raise_file_limit() -> usize {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -158,30 +158,30 @@ pub fn raise_file_limit() -> usize {
     files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX)
 }
 
-/// The data folder, ours as long as this value lives.
+/// The lock of the data folder, held while this value lives.
 #[derive(Debug)]
 pub struct FolderLock(#[expect(dead_code, reason = "the lock ends when the file is closed")] File);
 
-/// Why the data folder is not ours.
+/// Why the data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// Another process has it; its number, if it could be read.
+    /// Another process has locked it; its pid, if it could be read.
     #[error("another casemated (pid {0}) uses this data folder")]
     InUse(String),
-    /// Its owner, with this number, could replace every file in it.
+    /// The owner, with this uid, could replace every file in it.
     #[error(
-        "the data folder belongs to another user (uid {0}); run casemated as that user, or give it the folder with chown"
+        "the data folder belongs to another user (uid {0}); run casemated as that user, or change the owner of the folder with chown"
     )]
     Foreign(u32),
-    /// Others could replace every file in it; its mode.
-    #[error("the data folder can be written by other users (mode {0:04o}); take that from them with chmod go-w")]
+    /// Other users could replace every file in it; its mode.
+    #[error("other users can write to the data folder (mode {0:04o}); run chmod go-w on it")]
     Shared(u32),
-    /// It cannot be made, read or written.
-    #[error("the data folder cannot be used: {0}")]
+    /// It cannot be created, read or written.
+    #[error("cannot use the data folder: {0}")]
     Unusable(#[from] io::Error),
 }
 
-/// Makes the data folder if there is none (mode 0700) and takes its lock, which the kernel gives back when the process
+/// Creates the data folder if there is none (mode 0700) and locks it. The kernel releases the lock when the process
 /// ends, however it ends.
 pub fn lock_folder(folder: &Path) -> Result<FolderLock, FolderError> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -200,7 +200,7 @@ pub fn lock_folder(folder: &Path) -> Result<FolderLock, FolderError> {
     Ok(FolderLock(file))
 }
 
-/// Who may write in a folder may put another store or Device Key in the place of ours.
+/// Whoever may write to a folder can replace the store or the Device Key.
 fn check_folder(about: &Metadata) -> Result<(), FolderError> {
     if about.uid() != rustix::process::geteuid().as_raw() {
         return Err(FolderError::Foreign(about.uid()));
@@ -217,8 +217,8 @@ fn pid_in(file: &mut File) -> String {
     }
 }
 
-/// An allocator that overwrites with zeros whatever is given back to it, because buffers inside the TLS, HTTP and JSON
-/// code hold passphrases and plaintexts that nobody else wipes.
+/// An allocator that overwrites freed memory with zeros, because buffers inside the TLS, HTTP and JSON code hold
+/// passphrases and plaintexts that no other code wipes.
 pub struct WipingAllocator<A = MiMalloc>(A);
 
 impl WipingAllocator {
@@ -247,15 +247,16 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for WipingAllocator<A> {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller says that `block` is a live allocation of this layout, so that many bytes are writable.
+        // SAFETY: the caller guarantees that `block` is a live allocation of this layout, so that many bytes are
+        // writable.
         unsafe { std::ptr::write_bytes(block, 0, layout.size()) };
-        // The compiler must believe that somebody reads the zeros, else it may leave them out.
+        // The compiler must assume that the zeros are read, or it may remove the writes.
         std::hint::black_box(block);
         // SAFETY: the caller keeps the contract of `dealloc`; the block came from the inner allocator.
         unsafe { self.0.dealloc(block, layout) }
     }
 
-    // `realloc` is the trait's own: allocate, copy, `dealloc`. A smarter one could move the block and leave the old
+    // `realloc` is the trait's default: allocate, copy, `dealloc`. A smarter one could move the block and leave the old
     // bytes behind.
 }
 
@@ -306,7 +307,7 @@ mod tests {
         assert_eq!(WIPED.load(Ordering::Relaxed), 2);
     }
 
-    /// Runs an ignored test of this file in a process of its own.
+    /// Runs an ignored test of this file in a separate process.
     fn in_child(test: &str) -> Child {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", &format!("process::tests::{test}"), "--ignored", "--nocapture"])
@@ -389,11 +390,11 @@ mod tests {
             assert!(matches!(refused(), FolderError::Shared(found) if found == mode));
         }
         std::fs::set_permissions(&data, Permissions::from_mode(0o775)).unwrap();
-        let expected = "the data folder can be written by other users (mode 0775); take that from them with chmod go-w";
+        let expected = "other users can write to the data folder (mode 0775); run chmod go-w on it";
         assert_eq!(refused().to_string(), expected);
         std::fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
         drop(lock_folder(&data).unwrap());
-        // Only root can give a folder away.
+        // Only root can change the owner of a folder.
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(&data, Some(12345), None).unwrap();
             assert!(matches!(refused(), FolderError::Foreign(12345)));
@@ -401,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_no_lock_file() {
+    fn a_symbolic_link_is_not_a_lock_file() {
         let folder = Scratch::new();
         let victim = folder.path("victim");
         std::fs::write(&victim, "precious").unwrap();
@@ -411,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_no_data_folder() {
+    fn a_file_is_not_a_data_folder() {
         let file = std::env::temp_dir().join(format!("casemate-file-{}", std::process::id()));
         std::fs::write(&file, "").unwrap();
         assert!(matches!(lock_folder(&file.join("data")), Err(FolderError::Unusable(_))));

@@ -1,10 +1,10 @@
-//! A bounded queue into threads. Who pushes never waits; who pops does.
+//! A bounded queue into threads. Pushing never waits; popping does.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Items on their way to threads.
+/// Items waiting for threads.
 pub(crate) struct Queue<T> {
     limit: usize,
     state: Mutex<State<T>>,
@@ -16,27 +16,27 @@ struct State<T> {
     closed: bool,
 }
 
-/// Why an item was not taken.
+/// Why an item was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// As many wait as may.
+    /// The queue is full.
     Full,
     /// The queue was closed.
     Closed,
 }
 
-/// Nothing came.
+/// No item arrived in time.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TimedOut;
 
 impl<T> Queue<T> {
-    /// At most `limit` items wait at once.
+    /// A queue in which at most `limit` items wait.
     pub(crate) fn new(limit: usize) -> Self {
         let state = State { items: VecDeque::new(), closed: false };
         Self { limit, state: Mutex::new(state), filled: Condvar::new() }
     }
 
-    /// Puts `item` in, or drops it.
+    /// Adds `item`, or drops it.
     pub(crate) fn push(&self, item: T) -> Result<(), Refused> {
         let mut state = self.lock();
         if state.closed {
@@ -69,17 +69,17 @@ impl<T> Queue<T> {
         if waited.timed_out() { Err(TimedOut) } else { Ok(state.items.pop_front()) }
     }
 
-    /// An item if one is there.
+    /// Returns an item if there is one.
     pub(crate) fn try_pop(&self) -> Option<T> {
         self.lock().items.pop_front()
     }
 
-    /// Whether it takes no more items.
+    /// Whether the queue was closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.lock().closed
     }
 
-    /// Takes no more items; those in it are still handed out.
+    /// Accepts no further items; those in the queue are still returned.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.filled.notify_all();

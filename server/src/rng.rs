@@ -1,10 +1,10 @@
-//! Randomness of the kernel.
+//! Random numbers from the kernel.
 
 use casemate_core::runtime::Rng;
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// `getrandom(2)`: waits at boot until the kernel's pool is seeded, and never after.
+/// `getrandom(2)`: waits at boot until the kernel's generator is seeded, and never after that.
 pub struct SystemRng;
 
 impl Rng for SystemRng {
@@ -14,7 +14,7 @@ impl Rng for SystemRng {
             match getrandom(&mut *rest, GetRandomFlags::empty()) {
                 Ok(filled) => rest = rest.get_mut(filled..).unwrap_or_default(),
                 Err(Errno::INTR) => {}
-                // Only a kernel older than 3.17 says anything else. No key may be made of what it leaves.
+                // Only kernels before 3.17 return an error. No key may be made from an unfilled buffer.
                 Err(error) => assert!(rest.is_empty(), "the kernel gives no randomness: {error}"),
             }
         }
@@ -27,7 +27,7 @@ mod tests {
 
     #[test]
     fn every_byte_is_random() {
-        // More than the 256 bytes that getrandom gives in one piece for sure.
+        // More than the 256 bytes that getrandom is guaranteed to return at once.
         let mut seen = vec![0; 5000];
         for _ in 0..8 {
             let mut bytes = vec![0; seen.len()];

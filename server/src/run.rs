@@ -1,4 +1,4 @@
-//! From settings to a serving HSM, and around again at every reboot.
+//! From settings to a serving HSM, repeated at every reboot.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -39,15 +39,15 @@ use crate::store::{Counted, Embedded, OpenError, Volume};
 use crate::update::{Trust, Updates, current_version};
 use tracing::level_filters::LevelFilter;
 
-/// Why `casemated` ended other than as asked: a sentence and an exit code.
+/// Why `casemated` ended unexpectedly: an exit code and a sentence.
 struct Fault(Exit, String);
 
-/// Runs until it is asked to stop. What goes wrong is said in one sentence on standard error.
+/// Serves until asked to stop. An error is written to standard error as one sentence.
 pub fn run(settings: &Settings) -> Exit {
     match try_run(settings) {
         Ok(()) => Exit::Ok,
         Err(Fault(exit, sentence)) => {
-            // If standard error is gone there is nobody to tell.
+            // If standard error is closed, the error cannot be reported.
             let _ = writeln!(io::stderr(), "casemated: {}", plain(&sentence));
             exit
         }
@@ -71,20 +71,21 @@ fn try_run(settings: &Settings) -> Result<(), Fault> {
     let trust = settings.update.as_ref().map(trust).transpose()?;
     let whole = fs::canonicalize(&folder.0).map_err(failure)?;
     let updates = Updates::new(whole, trust, current_version());
-    metrics.stores_are(folder.stores());
+    metrics.set_store_files(folder.stores());
     let listeners = bind(&settings.listen, "--listen")?;
-    let scraped = bind(settings.metrics_listen.as_slice(), "--metrics-listen")?;
+    let metrics_listeners = bind(settings.metrics_listen.as_slice(), "--metrics-listen")?;
 
-    let lives = Arc::new(Lives::default());
-    let signalled = lives.clone();
-    process::on_signal(move || signalled.end()).map_err(failure)?;
+    let lifecycle = Arc::new(Lifecycle::default());
+    let signalled = lifecycle.clone();
+    process::on_signal(move || signalled.shut_down()).map_err(failure)?;
     loop {
-        // What was configured over it in the life before may be gone by a factory reset.
+        // Logging that was configured through the API before may have been removed by a factory reset.
         logging.apply(settings.log, None);
-        let host = Arc::new(Process::new(&lives.stop.load(), folder.marker(), logging.clone()));
-        let doors = Doors { listeners: &listeners, scraped: &scraped, failed: settings.failed_state };
-        let end = boot(&folder, doors, clock.clone(), metrics.clone(), &updates, host);
-        if !matches!(end, Ok(End::Reboot)) || !lives.another() {
+        let host = Arc::new(Process::new(&lifecycle.stop.load(), folder.marker(), logging.clone()));
+        let sockets =
+            Sockets { listeners: &listeners, metrics_listeners: &metrics_listeners, failed: settings.failed_state };
+        let end = boot(&folder, sockets, clock.clone(), metrics.clone(), &updates, host);
+        if !matches!(end, Ok(End::Reboot)) || !lifecycle.next_boot() {
             logging.remote.finish();
             return end.map(|_| ());
         }
@@ -92,31 +93,32 @@ fn try_run(settings: &Settings) -> Result<(), Fault> {
     }
 }
 
-/// The lives of the process, one from each reboot to the next.
+/// The boot cycles of the process: a reboot ends one and begins the next.
 #[derive(Default)]
-struct Lives {
-    /// Ends the present life.
+struct Lifecycle {
+    /// Stops the current cycle.
     stop: ArcSwap<Stop>,
-    /// There shall be no other one. Stays, so that a signal between two lives is not lost with the old `stop`.
+    /// No further cycle is to begin. Kept apart from `stop`, so that a signal between two cycles is not lost with the
+    /// old `stop`.
     over: AtomicBool,
 }
 
-impl Lives {
-    /// Ends the present life, and lets no other begin.
-    fn end(&self) {
+impl Lifecycle {
+    /// Ends the current cycle, and prevents another.
+    fn shut_down(&self) {
         self.over.store(true, Ordering::SeqCst);
         self.stop.load().request(End::Shutdown);
     }
 
-    /// Begins another life, unless there shall be none.
-    fn another(&self) -> bool {
+    /// Prepares the next cycle; false if the process is to end.
+    fn next_boot(&self) -> bool {
         self.stop.store(Arc::new(Stop::new()));
-        // Only now: an end that comes after this look meets the new `stop`.
+        // Read only now: a shutdown requested after this line acts on the new `stop`.
         !self.over.load(Ordering::SeqCst)
     }
 }
 
-/// Reads the key that signs updates.
+/// Reads the key that signs software updates.
 fn trust(update: &settings::Update) -> Result<Trust, Fault> {
     for file in [&update.key, &update.command] {
         Trust::check(file).map_err(|why| Fault(Exit::Settings, why))?;
@@ -127,11 +129,11 @@ fn trust(update: &settings::Update) -> Result<Trust, Fault> {
     Ok(Trust { key, command: update.command.clone() })
 }
 
-/// Starts logging, to wherever the settings say.
+/// Starts logging as configured in the settings.
 fn log(settings: &Settings, clock: &Arc<SystemClock>, metrics: &Arc<Metrics>) -> Result<Logging, Fault> {
     let needs_trust = settings.syslog.iter().any(|server| server.tls);
     let tls = needs_trust.then(|| syslog::trust(settings.syslog_ca.as_deref())).transpose();
-    let tls = tls.map_err(|why| Fault(Exit::Settings, format!("no syslog server can be trusted: {why}")))?;
+    let tls = tls.map_err(|why| Fault(Exit::Settings, format!("cannot verify syslog servers: {why}")))?;
     let remote = Remote::start(&settings.syslog, tls, syslog::Timing::default(), clock.clone(), metrics);
     let start = trace::Start {
         level: settings.log,
@@ -144,14 +146,14 @@ fn log(settings: &Settings, clock: &Arc<SystemClock>, metrics: &Arc<Metrics>) ->
     trace::start(start).map_err(|error| Fault(Exit::Failure, error.to_string()))
 }
 
-/// What is listened on, over all lives of the process.
+/// The listening sockets, which outlive reboots.
 #[derive(Clone, Copy)]
-struct Doors<'a> {
+struct Sockets<'a> {
     /// For the API.
     listeners: &'a [TcpListener],
-    /// For metrics alone.
-    scraped: &'a [TcpListener],
-    /// To whom they are open while the HSM is Failed.
+    /// For metrics only.
+    metrics_listeners: &'a [TcpListener],
+    /// Who may use the API while the HSM is Failed.
     failed: FailedState,
 }
 
@@ -159,7 +161,9 @@ fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<TcpListener>, Fault>
     let bind = |address: &SocketAddr| {
         serve::bind(*address).map_err(|error| {
             let hint = match error.kind() {
-                io::ErrorKind::AddrInUse => format!("; another program listens there: choose another with {flag}"),
+                io::ErrorKind::AddrInUse => {
+                    format!("; another program is listening there: choose another address with {flag}")
+                }
                 _ => String::new(),
             };
             Fault(Exit::PortTaken, format!("cannot listen on {address}: {error}{hint}"))
@@ -168,10 +172,10 @@ fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<TcpListener>, Fault>
     addresses.iter().map(bind).collect()
 }
 
-/// One life of the HSM, from cold stores to a stop.
+/// One boot cycle of the HSM, from opening the stores to a stop.
 fn boot(
     folder: &Folder,
-    Doors { listeners, scraped, failed }: Doors<'_>,
+    Sockets { listeners, metrics_listeners, failed }: Sockets<'_>,
     clock: Arc<SystemClock>,
     metrics: Arc<Metrics>,
     updates: &Arc<Updates>,
@@ -179,7 +183,7 @@ fn boot(
 ) -> Result<End, Fault> {
     let stop = host.stop.clone();
     let failure = |error: io::Error| Fault(Exit::Failure, error.to_string());
-    // First, because the rest may need the room.
+    // First, because the rest may need the disk space.
     updates.forget();
     folder.finish_erasure()?;
     folder.check_device_key()?;
@@ -195,8 +199,9 @@ fn boot(
     let identity = identity.map_err(|error| Fault(Exit::StoreDamaged, error.to_string()))?;
     let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
     let slot = CertSlot::new(identity.chain, &identity.private_key);
-    let slot =
-        slot.map_err(|error| Fault(Exit::StoreDamaged, format!("the stored TLS key and certificate: {error}")))?;
+    let slot = slot.map_err(|error| {
+        Fault(Exit::StoreDamaged, format!("cannot use the stored TLS key and certificate: {error}"))
+    })?;
     let slot = Arc::new(slot);
 
     let source = Arc::new(Source { hsm: hsm.clone(), metrics: metrics.clone(), clock: clock.clone() });
@@ -205,11 +210,11 @@ fn boot(
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let bounds = Bounds::within(process::raise_file_limit());
     let running = serve::start(clones, slot.clone(), workers, edge, bounds, &stop).map_err(failure)?;
-    let scrape = |door: &TcpListener| listener::start(door.try_clone()?, source.clone(), &stop);
-    let scrapes = scraped.iter().map(scrape).collect::<io::Result<Vec<_>>>().map_err(failure)?;
-    host.serves(Serving::new(slot, running.doors(), settled));
+    let scrape = |listener: &TcpListener| listener::start(listener.try_clone()?, source.clone(), &stop);
+    let scrapes = metrics_listeners.iter().map(scrape).collect::<io::Result<Vec<_>>>().map_err(failure)?;
+    host.set_server(Serving::new(slot, running.extra_listeners(), settled));
     if let Err(error) = runtime.block_on(hsm.use_stored_network()) {
-        tracing::error!(%error, "the stored network configuration is not applied");
+        tracing::error!(%error, "cannot apply the stored network configuration");
     }
     announce(listeners, &hsm, &fingerprint, folder);
     runtime.block_on(async {
@@ -223,14 +228,14 @@ fn boot(
     });
     running.wait();
     for scrape in scrapes {
-        // A panic there was logged; it is not the end of the HSM.
+        // A panic there was logged; it does not stop the HSM.
         let _ = scrape.join();
     }
     runtime.block_on(hsm.stop());
     Ok(stop.end().unwrap_or(End::Shutdown))
 }
 
-/// A P-256 key and a certificate signed by itself.
+/// A P-256 key and a self-signed certificate for `names`.
 pub fn fresh_identity(platform: &Platform, names: &[String]) -> Result<TlsIdentity, Error> {
     tls::fresh_identity(KeyType::EC_P256, 0, &*platform.rng, names)
 }
@@ -238,7 +243,7 @@ pub fn fresh_identity(platform: &Platform, names: &[String]) -> Result<TlsIdenti
 fn announce(listeners: &[TcpListener], hsm: &Hsm, fingerprint: &[u8; 32], folder: &Folder) {
     let mut out = io::stdout().lock();
     let mut say = |line: &str| {
-        // The service does not depend on somebody reading this.
+        // The service does not depend on this output.
         let _ = writeln!(out, "{line}");
     };
     let addresses: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
@@ -285,12 +290,12 @@ impl Folder {
         Arc::new(FileDevice::new(self.device_key(), Arc::new(SystemRng)))
     }
 
-    /// Carries out a factory reset that was begun: Device Key first, then the stores, the mark last.
+    /// Completes a factory reset that was begun: the Device Key first, then the stores, the marker last.
     fn finish_erasure(&self) -> Result<(), Fault> {
         if !self.marker().exists() {
             return Ok(());
         }
-        let fault = |why: String| Fault(Exit::DataFolder, format!("a factory reset cannot be finished: {why}"));
+        let fault = |why: String| Fault(Exit::DataFolder, format!("cannot finish the factory reset: {why}"));
         self.device().destroy().map_err(|error| fault(error.to_string()))?;
         for store in self.stores() {
             match fs::remove_file(&store) {
@@ -303,12 +308,12 @@ impl Folder {
         sync(&self.0).map_err(|error| fault(error.to_string()))
     }
 
-    /// Refuses stores whose Device Key is gone, instead of making a new one that opens nothing.
+    /// Refuses stores whose Device Key is missing, instead of creating a new one that opens nothing.
     fn check_device_key(&self) -> Result<(), Fault> {
         let stored = self.stores().iter().any(|store| store.exists());
         if stored && !self.device_key().exists() {
             let sentence = format!(
-                "{} is missing, but there are stores sealed under it; put the file back, or move the folder away to start anew",
+                "{} is missing, but stores in this folder are sealed under it; put the file back, or move the folder away to start with a new HSM",
                 self.device_key().display()
             );
             return Err(Fault(Exit::DeviceKey, sentence));
@@ -317,7 +322,7 @@ impl Folder {
     }
 
     fn platform(&self, clock: Arc<SystemClock>, metrics: &Arc<Metrics>, host: Arc<Process>) -> Result<Platform, Fault> {
-        // The key comes before the stores, so that stores without a key are never the remains of a crash.
+        // The key is created before the stores, so that stores without a key are never the result of a crash.
         self.device().load().map_err(|error| Fault(Exit::DeviceKey, error.to_string()))?;
         let [shared, local] = self.stores();
         let volume = Volume::of(&self.0);
@@ -337,7 +342,7 @@ impl Folder {
     }
 }
 
-/// Pages of the stores kept in memory, in bytes.
+/// Cache of each store, in bytes.
 const SHARED_CACHE_BYTES: usize = 64 << 20;
 const LOCAL_CACHE_BYTES: usize = 4 << 20;
 
@@ -352,7 +357,7 @@ fn open(file: &Path, cache_bytes: usize, volume: &Arc<Volume>) -> Result<Arc<Emb
     })
 }
 
-/// The process, as the core can move it.
+/// The process, as the core controls it.
 struct Process {
     stop: Stop,
     marker: PathBuf,
@@ -366,9 +371,9 @@ impl Process {
         Self { stop: stop.clone(), marker, logging, serving: OnceLock::new() }
     }
 
-    /// From now on this server is the one to be configured.
-    fn serves(&self, serving: Serving) {
-        // A life of the process has one server.
+    /// Sets the server that is configured through this host.
+    fn set_server(&self, serving: Serving) {
+        // There is one server per boot cycle.
         let _ = self.serving.set(serving);
     }
 }
@@ -379,9 +384,9 @@ impl Host for Process {
             file.sync_all()?;
             self.marker.parent().map_or(Ok(()), sync)
         };
-        // Whoever resets a device whose disk is full has no other use for the room.
+        // After a factory reset, the reserved disk space is not needed.
         let marked = match mark(&self.marker, durably) {
-            Err(_) if self.marker.parent().is_some_and(|folder| Volume::of(folder).give_way()) => {
+            Err(_) if self.marker.parent().is_some_and(|folder| Volume::of(folder).release_ballast()) => {
                 mark(&self.marker, durably)
             }
             marked => marked,
@@ -406,7 +411,7 @@ impl Host for Process {
     }
 
     fn use_network(&self, network: &Network) -> Applied {
-        // What is stored before the server runs is applied once it does.
+        // A configuration stored before the server runs is applied once it does.
         self.serving.get().map(|serving| serving.use_network(network)).unwrap_or_default()
     }
 
@@ -421,8 +426,8 @@ impl Host for Process {
     }
 }
 
-/// Makes the mark of a factory reset. If it cannot be made to last it is taken back: a reset that was refused must not
-/// happen at the next boot after all. A mark that was there before is left, as that reset was promised.
+/// Creates the marker of a factory reset. If it cannot be made durable it is removed: a reset that was refused must not
+/// happen at the next boot after all. A marker from before is kept, as that reset was acknowledged.
 fn mark(marker: &Path, durably: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
     let (file, fresh) = match File::create_new(marker) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (File::open(marker)?, false),
@@ -430,14 +435,14 @@ fn mark(marker: &Path, durably: impl FnOnce(&File) -> io::Result<()>) -> io::Res
     };
     let done = durably(&file);
     if done.is_err() && fresh {
-        // The error that counts is the first.
+        // The first error is the one to report.
         let _ = fs::remove_file(marker);
         let _ = marker.parent().map_or(Ok(()), sync);
     }
     done
 }
 
-/// Makes what was done in a folder durable.
+/// Makes changes in a folder durable.
 fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
@@ -448,19 +453,19 @@ mod tests {
     use crate::scratch::Scratch;
 
     #[test]
-    fn an_end_between_two_lives_is_not_lost() {
-        let lives = Lives::default();
-        lives.stop.load().request(End::Reboot);
-        assert!(lives.another());
-        assert_eq!(lives.stop.load().end(), None);
-        let before = lives.stop.load_full();
-        lives.end();
+    fn a_shutdown_between_two_boots_is_not_lost() {
+        let lifecycle = Lifecycle::default();
+        lifecycle.stop.load().request(End::Reboot);
+        assert!(lifecycle.next_boot());
+        assert_eq!(lifecycle.stop.load().end(), None);
+        let before = lifecycle.stop.load_full();
+        lifecycle.shut_down();
         assert_eq!(before.end(), Some(End::Shutdown));
-        assert!(!lives.another());
+        assert!(!lifecycle.next_boot());
     }
 
     #[test]
-    fn a_reset_that_was_refused_leaves_no_mark() {
+    fn a_refused_reset_leaves_no_marker() {
         let folder = Scratch::new();
         let marker = folder.path("factory-reset");
         let fails = |_: &File| Err(io::Error::other("the disk is gone"));

@@ -1,4 +1,4 @@
-//! A running server as it is configured through the API: its certificate, its names, the addresses it listens on.
+//! Configuration of a running server through the API: its certificate, names and additional addresses.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -8,25 +8,26 @@ use casemate_api::body::config::Network;
 use casemate_core::platform::{Applied, ListenError, ServeError, Swap};
 use casemate_core::rows::tls_identity::TlsIdentity;
 
-use crate::http::serve::{self, CertError, CertSlot, Door, Doors};
+use crate::http::serve::{self, CertError, CertSlot, ExtraListener, ExtraListeners};
 
-/// What of a running server can be changed.
+/// The part of a running server that can be changed.
 pub struct Serving {
     slot: Arc<CertSlot>,
-    doors: Doors,
-    /// Where the settings have it listen; these stay as they are.
+    extra: ExtraListeners,
+    /// Addresses from the settings; they do not change.
     settled: Vec<SocketAddr>,
-    /// Where the network configuration has it listen.
-    added: Mutex<Vec<Door>>,
+    /// Addresses from the network configuration.
+    added: Mutex<Vec<ExtraListener>>,
 }
 
 impl Serving {
-    /// The server that presents the certificate of `slot`, listens at `settled` and opens further `doors`.
-    pub fn new(slot: Arc<CertSlot>, doors: Doors, settled: Vec<SocketAddr>) -> Self {
-        Self { slot, doors, settled, added: Mutex::default() }
+    /// The server that presents the certificate of `slot`, listens at `settled` and opens further listeners through
+    /// `extra`.
+    pub fn new(slot: Arc<CertSlot>, extra: ExtraListeners, settled: Vec<SocketAddr>) -> Self {
+        Self { slot, extra, settled, added: Mutex::default() }
     }
 
-    /// Checks a key and chain, and gives what has connections from then on get them.
+    /// Checks a key and chain, and returns the function that installs them for later connections.
     pub fn serve_with(&self, identity: &TlsIdentity) -> Result<Swap, ServeError> {
         let ready = CertSlot::prepare(identity.chain.clone(), &identity.private_key).map_err(|why| match why {
             CertError::OtherKey => ServeError::OtherKey,
@@ -36,48 +37,48 @@ impl Serving {
         Ok(Box::new(move || slot.install(ready)))
     }
 
-    /// The addresses that are listened on, as names for a certificate.
+    /// The listening addresses, as names for a certificate.
     pub fn names(&self) -> Vec<String> {
         let added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
-        names(self.settled.iter().copied().chain(added.iter().map(|door| door.address)))
+        names(self.settled.iter().copied().chain(added.iter().map(|listener| listener.address)))
     }
 
-    /// Listens at the addresses of `network` as well, at the first port of the settings, and no longer at those of the
-    /// configuration before.
+    /// Also listens at the addresses of `network`, at the first port of the settings, and no longer at those of the
+    /// previous configuration.
     pub fn use_network(&self, network: &Network) -> Applied {
         let mut added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = std::iter::once(IpAddr::from(network.ip_address));
         let wanted: Vec<_> = wanted.chain(network.ipv6.iter().map(|v6| v6.cidr.address.into())).collect();
         let mut applied = Applied::default();
-        let mut doors = Vec::new();
+        let mut extra = Vec::new();
         for ip in wanted {
             let address = SocketAddr::new(ip, self.settled.first().map_or(0, SocketAddr::port));
-            if let Some(at) = added.iter().position(|door| door.address == address) {
-                doors.push(added.swap_remove(at));
+            if let Some(at) = added.iter().position(|listener| listener.address == address) {
+                extra.push(added.swap_remove(at));
                 applied.serving.push(address);
                 continue;
             }
             match self.open(address) {
-                Ok(door) => {
-                    doors.extend(door);
+                Ok(listener) => {
+                    extra.extend(listener);
                     applied.serving.push(address);
                 }
                 Err(why) => applied.stored.push((ip, why)),
             }
         }
-        // What is left over is closed.
-        *added = doors;
+        // Listeners that remain here are closed.
+        *added = extra;
         applied
     }
 
-    /// `None`: it is listened there already.
-    fn open(&self, address: SocketAddr) -> Result<Option<Door>, ListenError> {
-        // An IPv4 address in IPv6's clothes is what it is underneath.
+    /// `None` if the server already listens there.
+    fn open(&self, address: SocketAddr) -> Result<Option<ExtraListener>, ListenError> {
+        // An IPv4-mapped IPv6 address is treated as IPv4.
         let ip = address.ip().to_canonical();
         if ip.is_unspecified() || ip.is_multicast() {
             return Err(ListenError::NotOneMachine);
         }
-        // Whether this machine has the address shows at any port.
+        // Any port shows whether this machine has the address.
         TcpListener::bind((ip, 0)).map_err(|why| match why.kind() {
             io::ErrorKind::AddrNotAvailable => ListenError::NotOfThisMachine,
             _ => ListenError::Other(why.into()),
@@ -87,18 +88,18 @@ impl Serving {
         }
         let listener =
             serve::bind(address).map_err(|why| ListenError::Port { port: address.port(), cause: why.into() })?;
-        self.doors.open(listener).map(Some).map_err(|why| ListenError::Other(why.into()))
+        self.extra.open(listener).map(Some).map_err(|why| ListenError::Other(why.into()))
     }
 }
 
-/// Whether who listens at `listening` is also reached at `address`. `[::]` takes IPv4, too.
+/// Whether a server listening at `listening` is also reached at `address`. `[::]` accepts IPv4, too.
 fn covers(listening: SocketAddr, address: SocketAddr) -> bool {
     let takes =
         listening.ip() == address.ip() || listening.ip().is_unspecified() && (listening.is_ipv6() || address.is_ipv4());
     takes && listening.port() == address.port()
 }
 
-/// The names of a certificate for who listens there.
+/// The certificate names of a server that listens at these addresses.
 pub fn names(listening: impl IntoIterator<Item = SocketAddr>) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "IP:127.0.0.1".to_owned(), "IP:::1".to_owned()];
     for address in listening {

@@ -1,7 +1,7 @@
-//! Settings of the process: few, from four places, and wrong ones are refused with one sentence.
+//! Settings of the process: few, from four sources. A wrong setting is refused with one sentence.
 //!
-//! A flag beats an environment variable, that beats the settings file, that beats the default. Everything else an HSM has
-//! to be told is configured through its API and kept in its store.
+//! A flag takes precedence over an environment variable, that over the settings file, and that over the default. All
+//! other configuration is done through the API and kept in the store.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -18,52 +18,52 @@ use crate::http::access::FailedState;
 use crate::observe::lines::LogFormat;
 use crate::observe::syslog;
 
-/// What `casemated` was told.
+/// The settings of `casemated`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where HTTPS is served; at least one.
+    /// Addresses for HTTPS; at least one.
     pub listen: Vec<SocketAddr>,
-    /// Where everything is kept.
+    /// The data folder.
     pub data_dir: PathBuf,
-    /// The least important log lines that are written.
+    /// The log level.
     pub log: LevelFilter,
-    /// Their form on standard error.
+    /// The format of log lines on standard error.
     pub log_format: LogFormat,
-    /// What systemd says the journal's stream is. Not a setting of ours, but of our environment.
+    /// systemd's name of the journal's stream, from the environment (`JOURNAL_STREAM`); not a setting of ours.
     pub journal_stream: Option<String>,
-    /// Syslog servers that get them over TCP or TLS.
+    /// Syslog servers over TCP or TLS.
     pub syslog: Vec<syslog::Server>,
-    /// What those over TLS are trusted by; none: the roots of this machine.
+    /// CA certificates that verify syslog servers over TLS; `None`: those of this machine.
     pub syslog_ca: Option<PathBuf>,
-    /// Where metrics are served over plain HTTP and without credentials, if anywhere.
+    /// Address for metrics over plain HTTP and without credentials.
     pub metrics_listen: Option<SocketAddr>,
-    /// Who may reboot and reset an HSM that is Failed.
+    /// Who may reboot and factory-reset a Failed HSM.
     pub failed_state: FailedState,
-    /// Who is believed about updates, and who installs them; without, there are none.
+    /// Software updates; `None`: not available.
     pub update: Option<Update>,
 }
 
-/// What `casemated` is to do.
+/// What `casemated` was asked to do.
 pub enum Command {
-    /// Serve, by these settings.
+    /// Serve, with these settings.
     Serve(Box<Settings>),
-    /// Look at a file.
+    /// Run a tool on a file.
     Tool(Tool),
 }
 
-/// What updates need.
+/// Settings of software updates.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Update {
-    /// PEM file of the public key that signs images.
+    /// PEM file of the public key that verifies images.
     pub key: PathBuf,
     /// Program that installs an image.
     pub command: PathBuf,
 }
 
-/// Why there are no settings.
+/// Why no settings were returned.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// Nothing is wrong: this is the text of `--help` or `--version`, for standard output and exit code 0.
+    /// Not an error: the text of `--help` or `--version`, for standard output and exit code 0.
     #[error("{0}")]
     Asked(String),
     /// One sentence for standard error and exit code 2.
@@ -72,7 +72,8 @@ pub enum SettingsError {
 }
 
 impl Settings {
-    /// Reads the command line (the program's name first), the environment and the settings file.
+    /// Reads the command line (program name first), the environment and the settings file. [`SettingsError::Wrong`]
+    /// names the source of the wrong value.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Command, SettingsError> {
         let mut flags = Flags::try_parse_from(args).map_err(from_clap)?;
         match flags.tool.take() {
@@ -157,40 +158,40 @@ impl Settings {
     }
 }
 
-/// Casemate, the network HSM: keeps keys, never lets them out, and signs, decrypts and encrypts for those who may.
+/// Casemate, the network HSM: stores keys, never releases them, and signs, decrypts and encrypts for authorised users.
 #[derive(Parser)]
 #[command(name = "casemated", version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
 struct Flags {
     #[command(subcommand)]
     tool: Option<Tool>,
-    /// Where to serve HTTPS; may be given more than once; [::] takes IPv4, too [env: CASEMATE_LISTEN, separated by commas] [default: 127.0.0.1:8443]
+    /// Where to serve HTTPS; may be given more than once; [::] accepts IPv4, too [env: CASEMATE_LISTEN, separated by commas] [default: 127.0.0.1:8443]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<String>,
-    /// Where everything is kept; made if there is none [env: CASEMATE_DATA_DIR] [default: ./casemate-data]
+    /// Data folder; created if it does not exist [env: CASEMATE_DATA_DIR] [default: ./casemate-data]
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<String>,
     /// Settings file [env: CASEMATE_CONFIG] [default: none]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// error, warn, info, debug or trace [env: CASEMATE_LOG] [default: info]
+    /// Log level: error, warn, info, debug or trace [env: CASEMATE_LOG] [default: info]
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
-    /// Log lines as text or json [env: CASEMATE_LOG_FORMAT] [default: text]
+    /// Format of log lines: text or json [env: CASEMATE_LOG_FORMAT] [default: text]
     #[arg(long, value_name = "FORM")]
     log_format: Option<String>,
     /// Syslog server to send log lines to, tcp://HOST:PORT or tls://HOST:PORT; may be given more than once [env: CASEMATE_SYSLOG, separated by commas] [default: none]
     #[arg(long, value_name = "URL")]
     syslog: Vec<String>,
-    /// CA certificates (PEM) that syslog servers over TLS are trusted by [env: CASEMATE_SYSLOG_CA] [default: those of this machine]
+    /// CA certificates (PEM) that verify syslog servers over TLS [env: CASEMATE_SYSLOG_CA] [default: those of this machine]
     #[arg(long, value_name = "FILE")]
     syslog_ca: Option<String>,
-    /// Where to serve /metrics over plain HTTP, to anybody who can reach it [env: CASEMATE_METRICS_LISTEN] [default: none]
+    /// Where to serve /metrics over plain HTTP, without credentials [env: CASEMATE_METRICS_LISTEN] [default: none]
     #[arg(long, value_name = "ADDR:PORT")]
     metrics_listen: Option<String>,
-    /// Who may reboot and reset an HSM that is Failed: closed, who knows the unlock passphrase, or open, anybody [env: CASEMATE_FAILED_STATE] [default: closed]
+    /// Who may reboot and factory-reset a Failed HSM: closed (holders of the unlock passphrase) or open (anyone) [env: CASEMATE_FAILED_STATE] [default: closed]
     #[arg(long, value_name = "WHO")]
     failed_state: Option<String>,
-    /// PEM file of the RSA public key that signs updates [env: CASEMATE_UPDATE_KEY] [default: none, no updates]
+    /// PEM file of the RSA public key that verifies updates [env: CASEMATE_UPDATE_KEY] [default: none, no updates]
     #[arg(long, value_name = "FILE")]
     update_key: Option<String>,
     /// Program that installs a verified update, called with image file and version [env: CASEMATE_UPDATE_COMMAND] [default: none, no updates]
@@ -202,7 +203,7 @@ const AFTER_HELP: &str = "\
 Example:
   casemated --listen 192.0.2.7:8443 --listen [2001:db8::7]:8443 --data-dir /var/lib/casemate --log warn
 
-A flag beats its environment variable, which beats the settings file. The same settings as a file (TOML):
+A flag takes precedence over its environment variable, and that over the settings file. The same settings as a file (TOML):
   listen = [\"192.0.2.7:8443\", \"[2001:db8::7]:8443\"]
   data-dir = \"/var/lib/casemate\"
   log = \"warn\"
@@ -217,7 +218,7 @@ A flag beats its environment variable, which beats the settings file. The same s
 const LISTEN_DEFAULT: &str = "127.0.0.1:8443";
 const DATA_DIR_DEFAULT: &str = "./casemate-data";
 
-/// The settings file as it is written.
+/// The settings file as deserialised.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct FileText {
@@ -233,7 +234,7 @@ struct FileText {
     update_command: Option<Spanned<String>>,
 }
 
-/// The settings file with each value's place.
+/// The settings file, each value with its line.
 #[derive(Default)]
 struct File {
     listen: Option<Vec<Given>>,
@@ -248,7 +249,7 @@ struct File {
     update_command: Option<Given>,
 }
 
-/// A value and who gave it, for the sentence if it is wrong.
+/// A value and its source, which is named if the value is wrong.
 struct Given {
     text: String,
     origin: String,
@@ -257,7 +258,7 @@ struct Given {
 fn read_file(path: &Path) -> Result<File, SettingsError> {
     let name = path.display();
     let text = std::fs::read_to_string(path)
-        .map_err(|error| wrong(format!("the settings file {name} cannot be read: {error}")))?;
+        .map_err(|error| wrong(format!("cannot read the settings file {name}: {error}")))?;
     let line = |at: usize| text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
     let parsed: FileText = toml::from_str(&text).map_err(|error| {
         let place = error.span().map_or_else(String::new, |span| format!(", line {}", line(span.start)));
@@ -306,7 +307,7 @@ fn log_format(given: &Given) -> Result<LogFormat, SettingsError> {
     match given.text.as_str() {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        other => Err(wrong(format!("{}: `{other}` is none of text, json", given.origin))),
+        other => Err(wrong(format!("{}: `{other}` is not one of text, json", given.origin))),
     }
 }
 
@@ -314,7 +315,7 @@ fn failed_state(given: &Given) -> Result<FailedState, SettingsError> {
     match given.text.as_str() {
         "closed" => Ok(FailedState::Closed),
         "open" => Ok(FailedState::Open),
-        other => Err(wrong(format!("{}: `{other}` is none of closed, open", given.origin))),
+        other => Err(wrong(format!("{}: `{other}` is not one of closed, open", given.origin))),
     }
 }
 
@@ -344,8 +345,8 @@ fn update(key: Option<Given>, command: Option<Given>) -> Result<Option<Update>, 
         (Some(key), Some(command)) => {
             Ok(Some(Update { key: path(key, "a PEM file")?, command: path(command, "a program")? }))
         }
-        (Some(given), None) => Err(wrong(format!("{}: update-command is needed, too", given.origin))),
-        (None, Some(given)) => Err(wrong(format!("{}: update-key is needed, too", given.origin))),
+        (Some(given), None) => Err(wrong(format!("{}: update-command must be set as well", given.origin))),
+        (None, Some(given)) => Err(wrong(format!("{}: update-key must be set as well", given.origin))),
     }
 }
 
@@ -357,17 +358,17 @@ fn level(given: &Given) -> Result<LevelFilter, SettingsError> {
         "debug" => LevelFilter::DEBUG,
         "trace" => LevelFilter::TRACE,
         other => {
-            return Err(wrong(format!("{}: `{other}` is none of error, warn, info, debug, trace", given.origin)));
+            return Err(wrong(format!("{}: `{other}` is not one of error, warn, info, debug, trace", given.origin)));
         }
     })
 }
 
 fn from_clap(error: clap::Error) -> SettingsError {
     if error.use_stderr() {
-        // Its first line says what is wrong; the rest repeats the usage.
+        // The first line says what is wrong; the rest repeats the usage.
         let text = error.to_string();
         let sentence = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        return wrong(format!("{sentence}; --help lists what there is"));
+        return wrong(format!("{sentence}; run `casemated --help`"));
     }
     SettingsError::Asked(error.to_string())
 }
@@ -387,7 +388,7 @@ mod tests {
         Settings::resolve(flags, find).map_err(|error| error.to_string())
     }
 
-    /// A settings file that is gone after the test.
+    /// A settings file that is removed after the test.
     struct TestFile(PathBuf);
 
     impl TestFile {
@@ -412,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_word_the_defaults_hold() {
+    fn without_settings_the_defaults_apply() {
         let expected = Settings {
             listen: listen(&["127.0.0.1:8443"]),
             data_dir: "./casemate-data".into(),
@@ -429,14 +430,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_hsm_is_open_only_by_the_very_word() {
+    fn a_failed_hsm_is_open_only_if_the_setting_is_exactly_open() {
         let file = TestFile::new("failed", "failed-state = 'open'\n");
         let read =
             |args: &[&str]| read(args, &[("CASEMATE_CONFIG", file.path())]).map(|settings| settings.failed_state);
         assert_eq!(read(&[]), Ok(FailedState::Open));
         assert_eq!(read(&["--failed-state", "closed"]), Ok(FailedState::Closed));
         let refused = read(&["--failed-state", "Open"]).unwrap_err();
-        assert_eq!(refused, "--failed-state: `Open` is none of closed, open");
+        assert_eq!(refused, "--failed-state: `Open` is not one of closed, open");
     }
 
     #[test]
@@ -464,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_and_where_follows_the_same_order() {
+    fn logging_and_metrics_settings_follow_the_same_order() {
         let text = "log-format = 'json'\nsyslog = ['tcp://file:1']\nsyslog-ca = 'file'\nmetrics-listen = '1.1.1.1:1'\n";
         let file = TestFile::new("observe", text);
         let told = |settings: Settings| {
@@ -513,8 +514,8 @@ mod tests {
                 &[("CASEMATE_LISTEN", "1.1.1.1:1,")],
                 "CASEMATE_LISTEN: `` is not an address and port, such as 127.0.0.1:8443 or [::]:8443",
             ),
-            (&[], &[("CASEMATE_LOG", "loud")], "CASEMATE_LOG: `loud` is none of error, warn, info, debug, trace"),
-            (&["--log-format", "xml"], &[], "--log-format: `xml` is none of text, json"),
+            (&[], &[("CASEMATE_LOG", "loud")], "CASEMATE_LOG: `loud` is not one of error, warn, info, debug, trace"),
+            (&["--log-format", "xml"], &[], "--log-format: `xml` is not one of text, json"),
             (
                 &[],
                 &[("CASEMATE_SYSLOG", "udp://a:1")],
@@ -526,18 +527,18 @@ mod tests {
                 &[],
                 "--metrics-listen: `9464` is not an address and port, such as 127.0.0.1:8443 or [::]:8443",
             ),
-            (&["--update-key", "/key.pem"], &[], "--update-key: update-command is needed, too"),
+            (&["--update-key", "/key.pem"], &[], "--update-key: update-command must be set as well"),
             (
                 &["--update-key", "/key.pem"],
                 &[("CASEMATE_UPDATE_COMMAND", "install")],
                 "CASEMATE_UPDATE_COMMAND: `install` is not an absolute path of a program",
             ),
             (&["--data-dir", ""], &[], "--data-dir: a folder is needed, such as /var/lib/casemate"),
-            (&["--port"], &[], "unexpected argument '--port' found; --help lists what there is"),
+            (&["--port"], &[], "unexpected argument '--port' found; run `casemated --help`"),
             (
                 &["--config", "/no/such/file"],
                 &[],
-                "the settings file /no/such/file cannot be read: No such file or directory (os error 2)",
+                "cannot read the settings file /no/such/file: No such file or directory (os error 2)",
             ),
         ] {
             assert_eq!(read(args, environment), Err(sentence.into()));
@@ -545,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_files_are_told_by_line() {
+    fn errors_in_the_file_name_their_line() {
         for (name, text, rest) in [
             (
                 "key",
@@ -553,7 +554,7 @@ mod tests {
                 "line 2: unknown field `port`, expected one of `listen`, `data-dir`, `log`, `log-format`, `syslog`, `syslog-ca`, `metrics-listen`, `failed-state`, `update-key`, `update-command`",
             ),
             ("type", "\n\nlog = 1\n", "line 3: invalid type: integer `1`, expected a string"),
-            ("level", "\nlog = 'loud'", "line 2, log: `loud` is none of error, warn, info, debug, trace"),
+            ("level", "\nlog = 'loud'", "line 2, log: `loud` is not one of error, warn, info, debug, trace"),
             ("none", "listen = []", "listen: at least one address is needed, such as 127.0.0.1:8443"),
             (
                 "address",
@@ -572,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn help_and_version_are_no_errors() {
+    fn help_and_version_are_not_errors() {
         let asked = |flag: &str| match Settings::read(["casemated", flag].map(OsString::from)) {
             Err(SettingsError::Asked(text)) => text,
             _ => panic!("{flag}"),

@@ -1,13 +1,13 @@
-//! A bounded queue into threads whose users take turns: each party has a line of its own, and the one that was attended to
-//! least recently goes first; of those that never were, the one that came last. Who pushes never waits; who pops does.
+//! A bounded queue into threads whose users take turns: each party has a line of its own, and the party that was served
+//! or turned away longest ago goes first; among those that never were, the newest. Pushing never waits; popping does.
 //!
-//! When all places are taken, a newcomer gets one at the expense of the longest line, or of one as long as its own would
-//! be whose party was attended to no earlier. To be turned away counts as being attended to: so whoever comes seldom gets a
-//! place and the next turn, however many others come often, be they served or not.
+//! When the queue is full, a new item replaces the last one of the longest line, or of a line as long as its own would
+//! be whose party had its last turn no earlier. Being turned away counts as a turn: so a party that rarely pushes gets
+//! into the queue and has the next turn, however many others push often, whether they are served or not.
 //!
-//! Strangers are told apart by address alone, and some have very many. So every second turn belongs to those who proved who
-//! they are, and their places are not taken by strangers; and every second time chance decides among strangers, so that
-//! whoever was seen before still has a share against any number who come for the first time.
+//! Parties that have not logged in are known by address alone, and some control very many. So every second turn belongs
+//! to parties that have logged in, whose items are not replaced by those of addresses; and every second time, chance
+//! decides among addresses, so that one seen before still has a share against any number of new ones.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
@@ -16,33 +16,33 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use casemate_core::runtime::party::Party;
 
-/// Items on their way to threads.
+/// Items waiting for threads, by party.
 pub(crate) struct Turns<T> {
     bounds: Bounds,
     state: Mutex<State<T>>,
     changed: Condvar,
 }
 
-/// How much there may be.
+/// Limits of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Items that wait at once, of all parties.
+    /// Waiting items of all parties together.
     pub(crate) waiting: usize,
-    /// Items of one party that are worked on at once.
+    /// Items of one party that are processed at once.
     pub(crate) running: usize,
-    /// Parties of which it is remembered when they were attended to last; twice as many at most.
+    /// Parties whose last turn is remembered; at most twice as many.
     pub(crate) remembered: usize,
 }
 
 struct State<T> {
-    /// None of them is empty.
+    /// None of the lines is empty.
     lines: HashMap<Party, Line<T>>,
     waiting: usize,
     running: HashMap<Party, usize>,
-    /// Items that came so far.
+    /// Number of items queued so far.
     came: u64,
-    attended: Attended,
-    /// Turns so far.
+    last_turns: LastTurns,
+    /// Number of turns so far.
     turn: u64,
     chance: Chance,
     closed: bool,
@@ -50,21 +50,21 @@ struct State<T> {
 
 struct Line<T> {
     items: VecDeque<T>,
-    /// The number of the item with which it began.
+    /// The sequence number of its first item.
     number: u64,
 }
 
 impl<T> Turns<T> {
-    /// Nobody waits yet.
+    /// An empty queue.
     pub(crate) fn new(bounds: Bounds) -> Self {
-        let attended = Attended { now: 0, recent: HashMap::new(), older: HashMap::new() };
+        let last_turns = LastTurns { now: 0, recent: HashMap::new(), older: HashMap::new() };
         let (lines, running) = (HashMap::new(), HashMap::new());
         let state =
-            State { lines, waiting: 0, running, came: 0, attended, turn: 0, chance: Chance::new(), closed: false };
+            State { lines, waiting: 0, running, came: 0, last_turns, turn: 0, chance: Chance::new(), closed: false };
         Self { bounds, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Puts `item` in, or drops it; or drops another one for it.
+    /// Adds `item`, or drops it; or drops another one to make room for it.
     pub(crate) fn push(&self, party: Party, item: T) {
         let mut state = self.lock();
         let mut displaced = None;
@@ -72,8 +72,8 @@ impl<T> Turns<T> {
             displaced = state.displace(party, self.bounds);
         }
         if state.closed || state.waiting >= self.bounds.waiting {
-            state.attended.note(party, self.bounds.remembered);
-            // Whatever is dropped is so after the lock is given back: what an item wakes may look at the queue.
+            state.last_turns.record(party, self.bounds.remembered);
+            // Items are dropped after the lock is released: what they wake may use the queue.
             drop(state);
             drop(item);
             return;
@@ -96,7 +96,7 @@ impl<T> Turns<T> {
         None
     }
 
-    /// An item of `party` is no longer worked on.
+    /// An item of `party` is no longer being processed.
     pub(crate) fn done(&self, party: Party) {
         let mut state = self.lock();
         if let Some(running) = state.running.get_mut(&party) {
@@ -106,11 +106,11 @@ impl<T> Turns<T> {
             }
         }
         drop(state);
-        // Another thread may have passed this party over.
+        // Another thread may have skipped this party.
         self.changed.notify_one();
     }
 
-    /// Takes no more items, and drops those in it.
+    /// Closes the queue and drops the items in it.
     pub(crate) fn discard(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -135,61 +135,61 @@ impl<T> State<T> {
         self.waiting += 1;
     }
 
-    /// Makes room for an item of `ours`; gives what has to go.
+    /// Makes room for an item of `ours`; returns the item to drop.
     fn displace(&mut self, ours: Party, bounds: Bounds) -> Option<T> {
         let own = self.lines.get(&ours).map_or(0, |line| line.items.len()) + 1;
         let gives_way = self.by_chance(own, ours).or_else(|| {
-            // Equal claims are those of parties that were never attended to: the one that waits is so now, and cannot come
-            // back by the same right.
-            let claim = (own, self.attended.at(ours));
+            // Parties with equal claims have never had a turn: being turned away is a turn, so it cannot replace
+            // another in the same way again.
+            let claim = (own, self.last_turns.at(ours));
             let others = self.lines.iter().filter(|(party, _)| **party != ours);
             let others =
-                others.map(|(party, line)| ((line.items.len(), self.attended.at(*party)), line.number, *party));
-            let may = |party: Party, (length, attended): (usize, u64)| match (is_stranger(ours), is_stranger(party)) {
+                others.map(|(party, line)| ((line.items.len(), self.last_turns.at(*party)), line.number, *party));
+            let may = |party: Party, (length, last_turn): (usize, u64)| match (is_address(ours), is_address(party)) {
                 (false, true) => true,
                 (true, false) => length > own,
-                (false, false) | (true, true) => (length, attended) >= claim,
+                (false, false) | (true, true) => (length, last_turn) >= claim,
             };
             let others = others.filter(|(theirs, _, party)| may(*party, *theirs));
-            let longest = others.max_by_key(|(theirs, number, party)| (is_stranger(*party), *theirs, Reverse(*number)));
+            let longest = others.max_by_key(|(theirs, number, party)| (is_address(*party), *theirs, Reverse(*number)));
             longest.map(|(_, _, party)| party)
         })?;
-        self.attended.note(gives_way, bounds.remembered);
+        self.last_turns.record(gives_way, bounds.remembered);
         self.take(gives_way, VecDeque::pop_back)
     }
 
-    /// For a stranger, every second time: any of the strangers whose line is the longest, if it is no shorter than `own`.
+    /// For an address, every second time: one of the addresses with the longest line, if that is no shorter than `own`.
     fn by_chance(&mut self, own: usize, ours: Party) -> Option<Party> {
-        if !is_stranger(ours) || !self.chance.coin() {
+        if !is_address(ours) || !self.chance.coin() {
             return None;
         }
-        let others = || self.lines.iter().filter(|(party, _)| **party != ours && is_stranger(**party));
+        let others = || self.lines.iter().filter(|(party, _)| **party != ours && is_address(**party));
         let longest = others().map(|(_, line)| line.items.len()).max().filter(|length| *length >= own)?;
         let equal: Vec<Party> =
             others().filter(|(_, line)| line.items.len() == longest).map(|(party, _)| *party).collect();
         self.chance.one_of(&equal)
     }
 
-    /// The first of the line whose turn it is, of those of whom not too many are running.
+    /// The first item of the line whose turn it is, among parties below their limit of running items.
     fn next(&mut self, bounds: Bounds) -> Option<(Party, T)> {
         let free = |party: &Party| self.running.get(party).is_none_or(|running| *running < bounds.running);
         let ready: Vec<(Party, u64)> =
             self.lines.iter().filter(|(party, _)| free(party)).map(|(party, line)| (*party, line.number)).collect();
-        let of = |strangers: bool| ready.iter().filter(move |(party, _)| is_stranger(*party) == strangers);
+        let of = |addresses: bool| ready.iter().filter(move |(party, _)| is_address(*party) == addresses);
         self.turn = self.turn.wrapping_add(1);
-        let strangers = match (of(true).next(), of(false).next()) {
+        let addresses = match (of(true).next(), of(false).next()) {
             (Some(_), Some(_)) => self.turn.is_multiple_of(2),
             (found, _) => found.is_some(),
         };
-        let party = if strangers && self.chance.coin() {
+        let party = if addresses && self.chance.coin() {
             let all: Vec<Party> = of(true).map(|(party, _)| *party).collect();
             self.chance.one_of(&all)?
         } else {
-            of(strangers).min_by_key(|(party, number)| (self.attended.at(*party), Reverse(*number)))?.0
+            of(addresses).min_by_key(|(party, number)| (self.last_turns.at(*party), Reverse(*number)))?.0
         };
         let item = self.take(party, VecDeque::pop_front)?;
         *self.running.entry(party).or_default() += 1;
-        self.attended.note(party, bounds.remembered);
+        self.last_turns.record(party, bounds.remembered);
         Some((party, item))
     }
 
@@ -204,11 +204,11 @@ impl<T> State<T> {
     }
 }
 
-fn is_stranger(party: Party) -> bool {
+fn is_address(party: Party) -> bool {
     matches!(party, Party::Address(_))
 }
 
-/// What strangers cannot foresee: numbers of xorshift64 (Marsaglia 2003) from a random start. No secret depends on it.
+/// Numbers that clients cannot predict: xorshift64 (Marsaglia 2003) from a random start. No secret depends on them.
 struct Chance(u64);
 
 impl Chance {
@@ -233,21 +233,21 @@ impl Chance {
     }
 }
 
-/// When parties were served or turned away last, in numbers that count up. A bounded memory in two generations, so that
-/// those for whom that is longest ago are forgotten first.
-struct Attended {
+/// When parties had their last turn, served or turned away, as increasing numbers. Memory is bounded by two
+/// generations, so that the oldest are forgotten first.
+struct LastTurns {
     now: u64,
     recent: HashMap<Party, u64>,
     older: HashMap<Party, u64>,
 }
 
-impl Attended {
-    /// Zero: never lately.
+impl LastTurns {
+    /// Zero: not recently.
     fn at(&self, party: Party) -> u64 {
         self.recent.get(&party).or_else(|| self.older.get(&party)).copied().unwrap_or(0)
     }
 
-    fn note(&mut self, party: Party, remembered: usize) {
+    fn record(&mut self, party: Party, remembered: usize) {
         if self.recent.len() >= remembered && !self.recent.contains_key(&party) {
             self.older = std::mem::take(&mut self.recent);
         }
@@ -267,7 +267,7 @@ mod tests {
     const B: Party = Party::Namespace(2);
     const C: Party = Party::Namespace(3);
 
-    /// Puts items in, each named by a letter of its party and a number.
+    /// Queues items, each named by a letter of its party and a number.
     fn filled(bounds: Bounds, items: &[(Party, &'static str)]) -> Turns<&'static str> {
         let turns = Turns::new(bounds);
         items.iter().for_each(|(party, item)| turns.push(*party, *item));
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_was_attended_to_least_recently_goes_first() {
+    fn the_party_with_the_oldest_turn_goes_first() {
         let turns = filled(BOUNDS, &[(A, "a1"), (A, "a2"), (A, "a3")]);
         assert_eq!(turns.pop(), Some((A, "a1")));
         turns.push(B, "b1");
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_line_gives_way_when_all_places_are_taken() {
+    fn a_full_queue_drops_the_last_item_of_the_longest_line() {
         let turns = filled(BOUNDS, &[(A, "a1"), (A, "a2"), (A, "a3"), (B, "b1"), (C, "c1")]);
         turns.push(A, "a4");
         let mut left = rest(&turns);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn of_lines_of_one_length_the_one_served_last_gives_way() {
+    fn of_equally_long_lines_the_one_served_last_loses_an_item() {
         let parties: Vec<_> = (1..=9).map(Party::Namespace).collect();
         let turns = filled(BOUNDS, &[]);
         parties.iter().take(4).for_each(|party| turns.push(*party, "served"));
@@ -313,17 +313,17 @@ mod tests {
     }
 
     #[test]
-    fn of_many_who_come_for_the_first_time_the_last_has_a_place_and_the_next_turn() {
+    fn of_many_new_parties_the_last_is_queued_and_has_the_next_turn() {
         let turns = filled(Bounds { remembered: 1_000, ..BOUNDS }, &[]);
         (10..200).for_each(|party| turns.push(Party::Namespace(party), "early"));
         turns.push(A, "late");
-        // Those who gave way have had their first time.
+        // Those that were replaced have had their first turn.
         (10..190).for_each(|party| turns.push(Party::Namespace(party), "again"));
         assert_eq!(rest(&turns), ["late", "early", "early", "early"]);
     }
 
     #[test]
-    fn nobody_who_comes_often_keeps_out_whoever_comes_seldom() {
+    fn frequent_parties_do_not_keep_out_rare_ones() {
         let turns = filled(BOUNDS, &[]);
         for round in 0..200 {
             (10..110).for_each(|party| turns.push(Party::Namespace(party), "often"));
@@ -336,25 +336,25 @@ mod tests {
         }
     }
 
-    fn stranger(number: u32) -> Party {
+    fn address(number: u32) -> Party {
         Party::Address(std::net::IpAddr::from(number.to_be_bytes()).into())
     }
 
     #[test]
-    fn strangers_neither_take_the_places_of_who_proved_who_they_are_nor_every_turn() {
+    fn addresses_neither_displace_namespaces_nor_have_every_turn() {
         let turns = filled(BOUNDS, &[]);
-        (0..4).for_each(|number| turns.push(stranger(number), "stranger"));
+        (0..4).for_each(|number| turns.push(address(number), "address"));
         turns.push(A, "a1");
         turns.push(A, "a2");
-        (4..1_000).for_each(|number| turns.push(stranger(number), "stranger"));
+        (4..1_000).for_each(|number| turns.push(address(number), "address"));
         let mut first = [turns.pop().unwrap().1, turns.pop().unwrap().1, turns.pop().unwrap().1];
         first.sort_unstable();
-        assert_eq!(first, ["a1", "a2", "stranger"].map(|item| item), "in turns, and nobody lost a place");
+        assert_eq!(first, ["a1", "a2", "address"].map(|item| item), "in turns, and nobody lost a place");
     }
 
     #[test]
-    fn who_was_seen_before_has_a_share_against_strangers_who_come_for_the_first_time() {
-        let owner = stranger(1);
+    fn a_known_address_has_a_share_against_any_number_of_new_ones() {
+        let owner = address(1);
         let turns = filled(Bounds { waiting: 8, remembered: 16, ..BOUNDS }, &[]);
         turns.push(owner, "owner");
         turns.pop();
@@ -363,7 +363,7 @@ mod tests {
             turns.push(owner, "owner");
             for _ in 0..2 {
                 (0..2).for_each(|_| {
-                    turns.push(stranger(next), "new");
+                    turns.push(address(next), "new");
                     next += 1;
                 });
                 served += u32::from(turns.pop().map(|(_, item)| item) == Some("owner"));
@@ -417,7 +417,7 @@ mod tests {
             turns.pop();
         }
         let state = turns.lock();
-        let known = [1, 2, 3, 4, 5, 6, 7].map(|party| state.attended.at(Party::Namespace(party)));
+        let known = [1, 2, 3, 4, 5, 6, 7].map(|party| state.last_turns.at(Party::Namespace(party)));
         assert_eq!(known, [0, 0, 0, 4, 5, 6, 7]);
     }
 }

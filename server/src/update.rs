@@ -1,8 +1,9 @@
-//! Updates: an image is taken in and verified, waits to be committed, and is then handed to a command of the host.
+//! Software updates: an image is received and verified, waits to be committed, and is then passed to a command of the
+//! host.
 //!
 //! How software is replaced differs from host to host (a package, a container, an image of the whole machine), so the
-//! last step is the host's. The contract with the command is in `docs/operate/update.md`. An image that waits is
-//! forgotten at every start, as NetHSM forgets it.
+//! last step is the host's. The contract with the command is in `docs/operate/update.md`. A waiting image is deleted at
+//! every start, as in NetHSM.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -22,15 +23,15 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::http::upload::Upload;
 
-/// Who is believed, and who installs.
+/// Who signs images, and what installs them.
 pub struct Trust {
-    /// Signs images.
+    /// The key that verifies images.
     pub key: UpdateKey,
     /// The program that installs an image.
     pub command: PathBuf,
 }
 
-/// The updates of one HSM.
+/// The software updates of one HSM.
 pub struct Updates {
     folder: PathBuf,
     trust: Option<Trust>,
@@ -39,24 +40,27 @@ pub struct Updates {
 }
 
 impl Trust {
-    /// Refuses files that others than root and the owner of this process can change. `Err` is a sentence.
+    /// Refuses files that users other than root and the owner of this process can change. `Err` is a sentence.
     pub fn check(file: &Path) -> Result<(), String> {
         let about = fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?;
         let ours = about.uid() == 0 || about.uid() == rustix::process::geteuid().as_raw();
         match ours && about.mode() & 0o022 == 0 {
             true => Ok(()),
-            false => Err(format!("{}: others can change it: let root own it, with mode 0755 or less", file.display())),
+            false => Err(format!(
+                "{}: other users can change it; make root its owner, with mode 0755 or stricter",
+                file.display()
+            )),
         }
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
-    /// Nothing is there.
+    /// There is no image.
     Idle,
-    /// An image comes in, or is being installed.
+    /// An image is being received or installed.
     Busy,
-    /// A verified image waits.
+    /// A verified image waits to be committed.
     Pending(Version),
 }
 
@@ -67,13 +71,13 @@ pub fn current_version() -> Version {
 }
 
 impl Updates {
-    /// Keeps images in `folder`. Without `trust` there are no updates; those of an older major version than `current`
-    /// are refused.
+    /// Keeps images in `folder`. Without `trust`, updates are not available; images with an older major version than
+    /// `current` are refused.
     pub fn new(folder: PathBuf, trust: Option<Trust>, current: Version) -> Arc<Self> {
         Arc::new(Self { folder, trust, current, state: Mutex::new(State::Idle) })
     }
 
-    /// Forgets what waits, or was left by a crash: at every boot.
+    /// Deletes a waiting image, or one left by a crash: at every boot.
     pub fn forget(&self) {
         drop(Work { updates: self, then: State::Idle });
     }
@@ -86,7 +90,7 @@ impl Updates {
         if let Err(error) = fs::remove_file(self.image())
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(target: "hsm", %error, "the update image could not be removed");
+            tracing::warn!(target: "hsm", %error, "cannot remove the update image");
         }
     }
 
@@ -94,12 +98,12 @@ impl Updates {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in an image and verifies it. Returns its release notes. `Exists` if one is there already, or if it is of an
-    /// older major version; `Invalid` if it is not to be believed.
+    /// Receives an image, verifies it and returns its release notes. `Exists` if there is one already, or if its major
+    /// version is older; `Invalid` if its signature or format is wrong.
     pub async fn receive(&self, upload: &mut Upload, caller: Option<Caller>) -> Result<String, Error> {
         let Some(Trust { key, .. }) = &self.trust else {
             return Err(Error::Precondition(
-                "Updates are not set up: name update-key and update-command in the settings.".into(),
+                "Updates are not set up: set update-key and update-command in the settings.".into(),
             ));
         };
         match &mut *self.state() {
@@ -114,7 +118,7 @@ impl Updates {
         let mut piece = Vec::new();
         let mut fits = false;
         while let Some(bytes) = upload.next().await? {
-            upload.look_again(caller.as_ref()).await?;
+            upload.recheck(caller.as_ref()).await?;
             piece.append(&mut intake.feed(&bytes)?);
             if let (false, Some(left)) = (fits, intake.left()) {
                 fits = self.has_room_for(left).await?;
@@ -130,14 +134,14 @@ impl Updates {
         let Version { major, minor } = release.version;
         tracing::info!(target: "hsm", "an update to version {major}.{minor} was verified and waits to be committed");
         work.then = State::Pending(release.version);
-        // In this order: it waits while whoever brought it is believed.
+        // In this order: the image waits while the rights of its sender are confirmed.
         drop(work);
         drop(held);
         Ok(release.notes)
     }
 
-    /// Hands the image that waits to the host's command. It keeps waiting if that fails. `held` shows that whoever wants it
-    /// may, until the command runs.
+    /// Passes the waiting image to the host's command. It keeps waiting if that fails. `held` confirms the caller's
+    /// right until the command runs.
     pub async fn commit(&self, held: Held) -> Result<(), Error> {
         let version = self.take_pending()?;
         let mut work = Work { updates: self, then: State::Pending(version) };
@@ -151,7 +155,8 @@ impl Updates {
         };
         let Version { major, minor } = version;
         let mut child = Command::new(command);
-        // A group of its own: a signal from the terminal is for us, and if it must be killed then with all it started.
+        // A process group of its own: a signal from the terminal is meant for us, and if the command must be killed,
+        // then with everything it started.
         child.arg(image).arg(format!("{major}.{minor}")).stdin(Stdio::null()).process_group(0);
         install(child, held).await.map_err(failed)?;
         tracing::info!(target: "hsm", "the update to version {major}.{minor} was handed over");
@@ -159,7 +164,7 @@ impl Updates {
         Ok(())
     }
 
-    /// Refuses an image that would leave the stores without room.
+    /// Refuses an image that would leave too little room for the stores.
     async fn has_room_for(&self, bytes: u64) -> Result<bool, Error> {
         let folder = self.folder.clone();
         let disk = off_thread(move || Ok(rustix::fs::statvfs(&folder)?)).await?;
@@ -169,7 +174,7 @@ impl Updates {
         }
     }
 
-    /// Forgets the image that waits.
+    /// Deletes the waiting image.
     pub fn cancel(&self) -> Result<(), Error> {
         self.take_pending()?;
         drop(Work { updates: self, then: State::Idle });
@@ -192,7 +197,7 @@ fn none_pending() -> Error {
     Error::Precondition("No update available. Please upload a system image to /system/update.".into())
 }
 
-/// Something that keeps others from touching the image, however it ends. The image goes unless it is to wait.
+/// An operation that keeps others from the image until it is dropped. The image is then deleted unless it is to wait.
 struct Work<'a> {
     updates: &'a Updates,
     then: State,
@@ -201,7 +206,7 @@ struct Work<'a> {
 impl Drop for Work<'_> {
     fn drop(&mut self) {
         let then = std::mem::replace(&mut self.then, State::Idle);
-        // Together, so that who sees no image can bring one.
+        // Under one lock, so that a caller who sees no image can send one.
         let mut state = self.updates.state();
         if then == State::Idle {
             self.updates.remove();
@@ -210,8 +215,8 @@ impl Drop for Work<'_> {
     }
 }
 
-/// Runs a command to its end, on a thread of its own: the end of this process is no reason to stop an installation
-/// half-way, which may well be what ends this process. `held` goes once it runs. `Err` says why it failed.
+/// Runs a command to its end, on a separate thread: the end of this process must not stop an installation half-way, and
+/// the installation may be what ends this process. `held` is dropped once it runs. `Err` says why it failed.
 async fn install(mut command: Command, held: Held) -> Result<(), String> {
     let (send, receive) = tokio::sync::oneshot::channel();
     let run = move || {
@@ -239,24 +244,24 @@ async fn install(mut command: Command, held: Held) -> Result<(), String> {
         }
     };
     let started = std::thread::Builder::new().name("update".into()).spawn(move || {
-        // Nobody listens any more if the client's connection and the runtime are gone.
+        // The receiver is gone if the client's connection and the runtime have ended.
         let _ = send.send(run());
     });
     started.map_err(|error| error.to_string())?;
     receive.await.unwrap_or_else(|_| Err("its thread ended".into()))
 }
 
-/// How often a running command is looked at.
+/// How often a running command is polled.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Written at once.
+/// Bytes written at once.
 const PIECE_BYTES: usize = 1 << 20;
 
 async fn write(mut file: File, bytes: Vec<u8>) -> Result<File, Error> {
     off_thread(move || file.write_all(&bytes).map(|()| file)).await
 }
 
-/// Disks may stall; a serving thread must not.
+/// Runs `job` on a blocking thread: disks may stall, and a serving thread must not.
 async fn off_thread<T: Send + 'static>(job: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(job).await.unwrap_or_else(|error| Err(io::Error::other(error)));
     done.map_err(|error| Error::invalid(format!("update failed: {error}")))

@@ -1,8 +1,8 @@
-//! Kill -9 at random moments, hundreds of times: what was answered with success is there afterwards, what was not
-//! answered happened whole or not at all, and nobody has to repair anything.
+//! Kill -9 at random moments, hundreds of times: what was acknowledged is there afterwards, what was not answered
+//! happened completely or not at all, and no repair is needed.
 //!
-//! `CASEMATE_CRASH_ROUNDS` says how many times (default 200, about two minutes). A crash of the process is not one of
-//! the machine: whether the disk keeps what it was told to keep is the business of the store's own tests.
+//! `CASEMATE_CRASH_ROUNDS` is the number of rounds (default 200, about two minutes). A crash of the process is not one
+//! of the machine: whether the disk keeps synced data is tested with the store.
 
 #![allow(
     clippy::disallowed_methods,
@@ -32,12 +32,13 @@ fn rounds() -> u64 {
     std::env::var("CASEMATE_CRASH_ROUNDS").map_or(200, |text| text.parse().expect("a number of rounds"))
 }
 
-/// Rounds of the tests whose every round hashes passphrases several times.
+/// Rounds of the tests that hash passphrases several times per round.
 fn slow_rounds() -> u64 {
     rounds().div_ceil(16).max(1)
 }
 
-/// Randomness of the test: SplitMix64. A run cannot be repeated exactly, because the moment of a kill is the machine's.
+/// Randomness of the test: SplitMix64. A run cannot be repeated exactly, because the moment of a kill depends on the
+/// machine.
 pub(crate) struct Dice(u64);
 
 impl Dice {
@@ -46,7 +47,7 @@ impl Dice {
         Self(now.as_nanos() as u64)
     }
 
-    /// Dice of their own, for another thread.
+    /// Another generator, for another thread.
     pub(crate) fn split(&mut self) -> Self {
         Self(self.next())
     }
@@ -95,7 +96,7 @@ fn what_was_acknowledged_outlives_any_kill() {
         work_until_killed(&mut hands, daemon, dice.between(2 * MS, longest));
         unanswered += hands.iter().map(Hand::open_ends).sum::<usize>();
         if dice.below(4) == 0 {
-            // Recovery itself is no better protected from kills.
+            // Recovery itself is interrupted by kills as well.
             let mut child = Daemon::spawn(&folder, &[]);
             std::thread::sleep(dice.between(Duration::ZERO, 60 * MS));
             child.kill().unwrap();
@@ -136,7 +137,7 @@ fn work_until_killed(hands: &mut [Hand], daemon: Daemon, after: Duration) {
     });
 }
 
-/// Compares what there is with what was answered: all names, and of each hand what `look` looks at.
+/// Compares the actual state with the answers: all names, and of each hand what `look` checks.
 fn check(hands: &mut [Hand], daemon: &Daemon, look: fn(&mut Hand, &Client, &Client)) {
     let client = daemon.client();
     assert_eq!(client.state(), "Operational", "unattended boot");
@@ -161,7 +162,8 @@ fn check(hands: &mut [Hand], daemon: &Daemon, look: fn(&mut Hand, &Client, &Clie
     });
 }
 
-/// Sends a request that ends with the process, and kills the process `after` that. Gives the answer, if one came.
+/// Sends a request that ends with the process, and kills the process `after` that. Returns the answer, if there was
+/// one.
 fn killed_during(
     daemon: Daemon,
     after: Duration,
@@ -180,8 +182,8 @@ fn killed_during(
     })
 }
 
-/// Moments for kills: half of them anywhere in the run of a request that takes `whole`, half of them near its end, where
-/// it writes.
+/// Moments for kills: half of them anywhere in a request that takes `whole`, half of them near its end, where it
+/// writes.
 fn moment(dice: &mut Dice, round: u64, whole: Duration) -> Duration {
     match round % 2 {
         0 => dice.between(Duration::ZERO, whole + 10 * MS),
@@ -311,7 +313,7 @@ fn a_kill_leaves_one_unlock_passphrase() {
             403 => {
                 undone += 1;
                 assert!(answer.is_none(), "it was answered with {}", answer.unwrap().status);
-                // A failed attempt keeps the next one away for a second.
+                // A failed attempt blocks the next one for a second.
                 std::thread::sleep(1010 * MS);
                 client.unlock(UNLOCK).expect(204);
                 let admin = client.log_in("admin", ADMIN);

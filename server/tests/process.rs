@@ -26,7 +26,7 @@ use serde_json::json;
 
 use daemon::{ADMIN, Client, Daemon, Folder, UNLOCK, casemated, on, run};
 
-/// Runs `casemated`, which must refuse with `code` and one sentence on standard error. Gives the sentence.
+/// Runs `casemated`, which must refuse to start with `code` and one sentence on standard error. Returns the sentence.
 #[track_caller]
 fn refused(command: &mut std::process::Command, code: i32) -> String {
     let output = run(command);
@@ -55,7 +55,7 @@ fn provisioned() -> Folder {
 }
 
 #[test]
-fn a_taken_port_is_said() {
+fn a_taken_port_is_reported() {
     let folder = Folder::new();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = other.local_addr().unwrap().to_string();
@@ -65,7 +65,7 @@ fn a_taken_port_is_said() {
 }
 
 #[test]
-fn a_taken_port_for_metrics_is_said() {
+fn a_taken_port_for_metrics_is_reported() {
     let folder = Folder::new();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = other.local_addr().unwrap().to_string();
@@ -74,7 +74,7 @@ fn a_taken_port_for_metrics_is_said() {
 }
 
 #[test]
-fn a_file_of_roots_that_is_none_is_said() {
+fn an_unusable_file_of_roots_is_reported() {
     let folder = Folder::new();
     let more = ["--syslog", "tls://localhost:6514", "--syslog-ca", "/no/such/file"];
     assert_mentions(&refused(&mut on(&folder, &more), 2), &["/no/such/file", "No such file"]);
@@ -90,7 +90,7 @@ fn requests_are_logged_at_debug() {
 }
 
 #[test]
-fn changes_are_logged_in_nethsms_words() {
+fn changes_are_logged_as_in_nethsm() {
     let folder = Folder::new();
     let daemon = Daemon::start_with(&folder, &["--log", "info"]);
     daemon.client().provision().unwrap().expect(204);
@@ -142,15 +142,15 @@ fn the_last_lines_still_reach_syslog() {
 }
 
 #[test]
-fn a_foreign_address_is_said() {
+fn a_foreign_address_is_reported() {
     let folder = Folder::new();
-    // Of the block for documentation (RFC 5737): nobody's.
+    // From the documentation block (RFC 5737): an address of no machine.
     let mut command = casemated(&["--listen", "192.0.2.1:8443", "--data-dir"]);
     assert_mentions(&refused(command.arg(folder.data()), 3), &["192.0.2.1:8443"]);
 }
 
 #[test]
-fn a_folder_that_cannot_be_used_is_said() {
+fn an_unusable_folder_is_reported() {
     let folder = Folder::new();
     let file = folder.file("file");
     fs::write(&file, "").unwrap();
@@ -170,7 +170,7 @@ fn a_second_process_on_the_same_data_is_refused() {
     assert_eq!(first.client().state(), "Unprovisioned", "the first one goes on");
 }
 
-/// What becomes of a file.
+/// What happens to a file.
 type Damage = fn(Vec<u8>) -> Vec<u8>;
 
 #[test]
@@ -199,8 +199,8 @@ fn a_damaged_store_is_refused_and_left_alone() {
     }
 }
 
-/// One flipped bit somewhere in the pages: the process refuses, or serves what is right. It never serves what is wrong
-/// and never dies of a panic.
+/// One flipped bit somewhere in the pages: the process refuses to start, or serves correct data. It never serves wrong
+/// data and never panics.
 #[test]
 fn a_flipped_bit_is_noticed_or_harmless() {
     let good = provisioned();
@@ -208,7 +208,7 @@ fn a_flipped_bit_is_noticed_or_harmless() {
     let (mut refusals, mut harmless) = (0, 0);
     for store in files {
         let whole = fs::read(good.data().join(store)).unwrap();
-        // Where there is something; most of a fresh store is zeros.
+        // Where there is data; most of a fresh store is zeros.
         let written: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] != 0).collect();
         for step in 0..12 {
             let at = written[written.len() * step / 12];
@@ -219,7 +219,7 @@ fn a_flipped_bit_is_noticed_or_harmless() {
             fs::write(folder.data().join(store), &bad).unwrap();
             let mut child = Daemon::spawn(&folder, &[]);
             let begun = Instant::now();
-            // It either ends, or says on its standard output that it listens.
+            // It either ends, or prints that it is listening.
             let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
             let mut line = String::new();
             std::io::BufRead::read_line(&mut stdout, &mut line).unwrap();
@@ -250,9 +250,9 @@ fn a_device_key_that_is_not_as_it_should_be_is_refused() {
     let cases: [(&str, Spoil); 4] = [
         ("missing", &|path| fs::remove_file(path).unwrap()),
         ("malformed", &|path| fs::write(path, &text[..40]).unwrap()),
-        ("open to other users", &open_to_all),
+        ("can be read or written by other users", &open_to_all),
         ("not the key it was sealed under", &|path| {
-            // Well-formed, but another device's.
+            // Well-formed, but of another device.
             let other = text.replace(|digit: char| digit.is_ascii_digit(), "7").replacen("key-7", "key-1", 1);
             fs::write(path, other).unwrap();
         }),
@@ -335,7 +335,7 @@ fn configuration_survives_a_power_cut() {
     assert_eq!(admin.call("GET", "/config/tls/public.pem", None).unwrap().expect(200).bytes, key);
     let port = daemon.address.rsplit_once(':').unwrap().1;
     let second = format!("127.0.0.71:{port}");
-    // In the log, because the stored level beats that of the command line.
+    // In the log, because the stored level takes precedence over that of the command line.
     assert_mentions(&daemon.log(), &[&format!("the configured network address is served at https://{second}")]);
     std::net::TcpStream::connect(&second).unwrap();
 }
@@ -352,7 +352,7 @@ fn slow_request(admin: &Client) -> std::thread::JoinHandle<Result<daemon::Answer
 #[test]
 fn a_signal_lets_running_requests_finish() {
     let folder = provisioned();
-    // How long the key takes is chance: one that is found at once proves nothing.
+    // The time to find a key is random: one that is found at once proves nothing.
     for _ in 0..20 {
         let daemon = Daemon::start_with(&folder, &["--log", "info"]);
         let admin = daemon.client().log_in("admin", ADMIN);
@@ -395,7 +395,7 @@ fn a_second_signal_ends_at_once() {
             assert_eq!(code, Some(130));
             return;
         }
-        // The key was found before the signal: again.
+        // The key was found before the signal: try again.
         drop(daemon);
         let daemon = Daemon::start(&folder);
         let _ = daemon.client().log_in("admin", ADMIN).call("DELETE", "/keys/slow", None).unwrap();
@@ -403,7 +403,7 @@ fn a_second_signal_ends_at_once() {
     panic!("every key was found at once");
 }
 
-/// A session with everything secret in it, at the most talkative level: nothing of it may be written down.
+/// A session that uses every kind of secret, at the most verbose level: none of them may be written anywhere.
 #[test]
 fn no_secret_is_logged() {
     const OPERATOR_PASSPHRASE: &str = "passphrase of the operator";
@@ -424,7 +424,7 @@ fn no_secret_is_logged() {
     let import = json!({ "type": "Generic", "mechanisms": mechanisms, "private": { "data": key } });
     call("PUT", "/keys/aes", import.clone()).expect(204);
     call("PUT", "/keys/aes", import).expect(400);
-    // Broken in the middle of a secret: what the parser says must not repeat it.
+    // Broken in the middle of a secret: the parser's message must not repeat it.
     let broken = json!({ "type": "Generic", "mechanisms": ["AES"], "private": { "data": key, "deta": key } });
     call("PUT", "/keys/aes2", broken).expect(400);
     call("POST", "/users/op/passphrase", json!({ "passphrase": NEW_PASSPHRASE, "more": NEW_PASSPHRASE })).expect(400);

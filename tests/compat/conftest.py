@@ -1,4 +1,4 @@
-"""Fixtures: devices in the states in which tests begin."""
+"""Fixtures: devices in the initial states of tests."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from device import Device, device
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Shows the server's log below a failed test."""
+    """Prints the server's log after a failed test."""
     report = yield
     if report.failed:
         # Two fixtures may be the same device.
@@ -33,7 +33,7 @@ def own(fresh):
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """Operational with a user of every role, shared by the tests of a module: they name their keys apart."""
+    """Operational with a user of every role, shared by the tests of a module, which use different key names."""
     with device(tmp_path_factory.mktemp("device")) as one:
         one.provision()
         one.add_users()

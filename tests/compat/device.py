@@ -61,12 +61,12 @@ class Device:
         self.wait_until(lambda: self.state() is not None, "an answer")
 
     def stop(self) -> int:
-        """Ends it as a service manager would, and returns the exit code."""
+        """Stops it like a service manager, and returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.exit_code()
 
     def power_cut(self) -> None:
-        """Ends it as a power failure would: without a chance to write anything."""
+        """Kills it like a power failure: it cannot write anything."""
         self.process.kill()
         self.exit_code()
 
@@ -77,7 +77,7 @@ class Device:
 
     @contextlib.contextmanager
     def rebooting(self, state: str):
-        """The block reboots the device; behind it the device is back, in `state`.
+        """The block reboots the device; after it the device is available again, in `state`.
 
         A connection that was open before tells that the old instance is gone.
         """
@@ -107,7 +107,7 @@ class Device:
     # Plain HTTPS
 
     def request(self, method: str, path: str, body=None, user: str | None = None, headers=None, passphrase=None):
-        """Status, headers and body of one request. `path` counts from the root of the server."""
+        """Status, headers and body of one request. `path` is absolute."""
         context = ssl._create_unverified_context()
         request = urllib.request.Request(f"https://{self.host}{path}", method=method, headers=dict(headers or {}))
         if user is not None:
@@ -124,7 +124,7 @@ class Device:
             return reply.code, reply.headers, reply.read()
 
     def state(self) -> str | None:
-        """The state as the API names it, or None while nothing answers."""
+        """The state, as spelled in the API, or None while the server does not answer."""
         try:
             status, _, body = self.request("GET", "/api/v1/health/state")
         except OSError:
@@ -152,7 +152,7 @@ class Device:
         assert (done.returncode == 0) is ok, f"nitropy {' '.join(args)} ended with {done.returncode}:\n{said}"
         return done.stdout
 
-    # Common beginnings
+    # Common set-up
 
     def provision(self) -> None:
         with self.sdk() as anyone:

@@ -1,4 +1,4 @@
-"""A maker of updates: its key, its images, and the program that installs them."""
+"""A vendor of updates: its key, its images, and the program that installs them."""
 
 import stat
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every key type with what it can do, and keys of each made here, for import."""
+"""Every key type with its mechanisms, and keys of each type generated here, for import."""
 
 import base64
 import os
@@ -12,7 +12,7 @@ from nethsm import KeyMechanism, KeyType
 RSA_DECRYPT = ("RAW", "PKCS1", "OAEP_MD5", "OAEP_SHA1", "OAEP_SHA224", "OAEP_SHA256", "OAEP_SHA384", "OAEP_SHA512")
 RSA_SIGN = ("PKCS1", "PSS_MD5", "PSS_SHA1", "PSS_SHA224", "PSS_SHA256", "PSS_SHA384", "PSS_SHA512")
 
-# Mechanisms in the order in which replies list them.
+# Mechanisms in the order of replies.
 MECHANISMS = {
     "RSA": [f"RSA_Decryption_{mode}" for mode in RSA_DECRYPT] + [f"RSA_Signature_{mode}" for mode in RSA_SIGN],
     "Curve25519": ["EdDSA_Signature"],
@@ -35,7 +35,7 @@ CURVES = {
     "BrainpoolP384": ec.BrainpoolP384R1(),
     "BrainpoolP512": ec.BrainpoolP512R1(),
 }
-# Bytes of the digest that ECDSA takes.
+# Length of the digest that ECDSA signs, in bytes.
 DIGEST = {
     "EC_P256": 32,
     "EC_P256K1": 32,
@@ -45,7 +45,7 @@ DIGEST = {
     "EC_P521": 64,
     "BrainpoolP512": 64,
 }
-# Bits to generate. The others have no choice, but the SDK refuses to send less than 128.
+# Bits to generate. Other types have a fixed length, but the SDK refuses to send less than 128.
 LENGTHS = dict.fromkeys(TYPES, 256) | {"RSA": 2048}
 
 
@@ -63,7 +63,7 @@ def b64_number(number: int, size: int | None = None) -> nethsm.Base64:
 
 @dataclass
 class Foreign:
-    """A key that was made outside: its parts as the JSON import takes them, its PEM, and its public half."""
+    """A key generated outside: its parts for the JSON import, its PEM, and its public key."""
 
     parts: nethsm.PrivateKey
     pem: str | None

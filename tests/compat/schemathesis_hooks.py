@@ -1,4 +1,4 @@
-"""What schemathesis has to be told about our types."""
+"""Content types that schemathesis does not know."""
 
 import schemathesis
 

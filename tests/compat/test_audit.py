@@ -1,4 +1,4 @@
-"""The audit log, verified by the script that its documentation gives to third parties."""
+"""The audit log, verified by the script in its documentation."""
 
 import json
 import re
@@ -15,7 +15,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs/operate/audit.md"
 
 @pytest.fixture
 def verifier(tmp_path):
-    """The documented script, run on an export and a key: its exit code and what it said."""
+    """The documented script, run on an export and a key: its exit code and output."""
     (script,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     (tmp_path / "verify.py").write_text(script)
 

@@ -26,7 +26,7 @@ def install(device, pem: bytes):
 
 
 def curl(device, ca):
-    """Asks for the state, trusting nobody but `ca`."""
+    """Requests the state, trusting only `ca`."""
     command = ["curl", "--silent", "--show-error", "--cacert", ca, f"https://{device.host}/api/v1/health/state"]
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
@@ -62,7 +62,7 @@ def test_a_key_of_every_type_gets_a_certificate(shared, authority, type_, length
     done = curl(shared, authority / "own.pem")
     assert done.returncode == 0 and json.loads(done.stdout) == {"state": "Operational"}, done
 
-    # The HSM judges by its own clock, and what is signed below is valid from this second on.
+    # The HSM checks validity by its own clock, and the certificate signed below is valid from this second on.
     soon = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=1)
     call(shared, "PUT", "/time", {"time": soon.isoformat()}, expected=204)
     _, request = call(shared, "POST", "/tls/csr.pem", SUBJECT)

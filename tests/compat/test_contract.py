@@ -1,6 +1,6 @@
 """The cases of docs/contract.md and some more, over plain HTTPS: one row each, checked in order on one device.
 
-A row is: what it shows, who asks, the request, and the status. All rows that fail are reported together.
+A row is a name, the caller, the request, and the status. All rows that fail are reported together.
 """
 
 import base64
@@ -30,7 +30,7 @@ def sign(mode, message):
 
 
 def check(device, rows, more_users=None):
-    """Sends every row and fails with the list of those that were answered otherwise."""
+    """Sends every row and fails with the list of those with another status."""
     passphrases = more_users or {}
     wrong = []
     for what, who, method, path, body, status, *headers in rows:
@@ -299,7 +299,7 @@ def test_configuration(own):
 
 
 def test_headers(own):
-    """What the vendor's SDK compares for equality, and what it reads."""
+    """Headers that the vendor's SDK compares for equality, and headers that it reads."""
     status, headers, body = own.request("GET", f"{V1}/keys", None, "admin")
     assert (status, headers["Content-Type"], body) == (200, "application/json", b"[]")
     assert headers["Date"].endswith(" GMT")

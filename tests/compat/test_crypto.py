@@ -1,4 +1,4 @@
-"""Every mode of every key type, used through the SDK and judged by an implementation that is not ours."""
+"""Every mode of every key type, used through the SDK and verified by an independent implementation."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ import verify
 from device import refused
 from keytypes import DIGEST, LENGTHS, RSA_DECRYPT, RSA_SIGN, b64, bytes_of
 
-# DER of DigestInfo{SHA-256} in front of the digest (RFC 8017 §9.2 note 1): the caller brings it along.
+# DER of DigestInfo{SHA-256} in front of the digest (RFC 8017 §9.2 note 1): the caller supplies it.
 SHA256_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
 
 
@@ -114,7 +114,7 @@ def test_rsa_decrypt(operator, keys, mode):
 
 @pytest.mark.parametrize("bits", [128, 192, 256])
 def test_aes_cbc(shared, operator, bits):
-    """Imported, so that the key is known here and another AES can check both directions."""
+    """Imported, so that the key is known here and another AES implementation can check both directions."""
     secret = os.urandom(bits // 8)
     key_id = f"aes-{bits}"
     with shared.sdk("admin") as admin:
@@ -142,7 +142,7 @@ def test_a_generated_generic_key_encrypts_and_decrypts(operator, keys):
 
 
 def test_pkcs11_finds_the_words_it_looks_for(shared, keys):
-    """The vendor's PKCS#11 module tells a wrong length by this text."""
+    """The vendor's PKCS#11 module recognises a wrong length by this text."""
     body = {"mode": "AES_CBC", "message": "AAAA"}
     status, headers, reply = shared.request("POST", "/api/v1/keys/gen-Generic/encrypt", body, "operator")
     assert (status, headers["Content-Type"]) == (400, "application/json")
@@ -173,7 +173,7 @@ def test_a_key_does_only_what_its_mechanisms_say(shared, operator, keys):
 
 
 def test_nitropy_signs_decrypts_and_encrypts(shared, keys):
-    """The command line, once for each operation; the modes are the SDK's business above."""
+    """The command line, once for each operation; the modes are tested through the SDK above."""
     digest = hashlib.sha256(b"hello").digest()
     args = ("--key-id", "gen-EC_P256", "--data", b64(digest).data, "--mode", "ecdsa")
     said = shared.nitropy("sign", *args, user="operator").splitlines()[-1]

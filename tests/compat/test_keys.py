@@ -1,4 +1,4 @@
-"""The life of keys: generated and imported in every form, listed, labelled, moved, certified, deleted."""
+"""The life cycle of keys: generated and imported in every form, listed, labelled, moved, certified, deleted."""
 
 import ipaddress
 import os
@@ -30,14 +30,14 @@ def operator(shared):
 
 
 def add(admin, key_id, type_="EC_P256", **more):
-    """A key made outside, imported from its parts."""
+    """A key generated outside, imported from its parts."""
     foreign = keytypes.make(type_)
     admin.add_key(key_id, keytypes.enum(type_), keytypes.mechanisms(type_), foreign.parts, **more)
     return foreign
 
 
 def works(operator, key_id, type_, public_pem):
-    """The key in the device is the one that belongs to `public_pem`."""
+    """Checks that the key in the device belongs to `public_pem`."""
     if type_ in DIGEST:
         digest = os.urandom(DIGEST[type_])
         verify.ecdsa(public_pem, bytes_of(operator.sign(key_id, b64(digest), SignMode.ECDSA)), digest)
@@ -99,7 +99,7 @@ def test_import_of_pem_by_nitropy(shared, operator, tmp_path, type_):
 
 @pytest.mark.parametrize("type_", ["RSA", *keytypes.CURVES])
 def test_import_of_traditional_pem(admin, operator, type_):
-    """`RSA PRIVATE KEY` (RFC 8017 A.1.2) and `EC PRIVATE KEY` (RFC 5915), which name their own key type."""
+    """`RSA PRIVATE KEY` (RFC 8017 A.1.2) and `EC PRIVATE KEY` (RFC 5915), which state their own key type."""
     made = rsa.generate_private_key(65537, 3072) if type_ == "RSA" else ec.generate_private_key(keytypes.CURVES[type_])
     pem = keytypes.private_pem(made, serialization.PrivateFormat.TraditionalOpenSSL)
     key_id = admin.add_key_pem(None, keytypes.mechanisms(type_), pem, tags=["t1", "t0"])

@@ -15,7 +15,7 @@ OTHER = "Another passphrase 1"
 
 
 def add_keys(device):
-    """A key of every type, with a tag, a label and a certificate on one: what a restart must keep. Public PEMs by type."""
+    """A key of every type, with a tag, a label and a certificate on one: all of it must survive a restart. Returns the public PEMs by type."""
     pems = {}
     with device.sdk("admin") as admin:
         for type_ in keytypes.TYPES:
@@ -174,14 +174,14 @@ def test_factory_reset_forgets_everything(own):
 
 
 def test_the_vendors_own_test_passes(fresh):
-    """`nitropy nethsm test` provisions, makes keys, draws random bytes and resets."""
+    """`nitropy nethsm test` provisions, creates keys, reads random bytes and resets."""
     said = fresh.nitropy("test", "--key-generations", "5")
     assert "Generated 5 RSA2048 keys" in said and "Generated 1024 bytes" in said
     fresh.wait_until(lambda: fresh.state() == "Unprovisioned", "factory reset")
 
 
 def test_what_is_on_disk_is_private_and_sealed(own):
-    """Only the owner reads the data folder, and no imported key byte or passphrase stands in it or in the log."""
+    """Only the owner reads the data folder, and neither it nor the log contains imported key bytes or passphrases."""
     secret = os.urandom(32)
     with own.sdk("admin") as admin:
         private = keytypes.nethsm.GenericPrivateKey(b64(secret))
@@ -202,7 +202,7 @@ def test_what_is_on_disk_is_private_and_sealed(own):
 
 
 def test_two_servers_cannot_share_a_data_folder(own):
-    """The second one says so and ends; the first one goes on."""
+    """The second one reports it and exits; the first one continues."""
     command = [BINARY, "--listen", f"127.0.0.1:{free_port()}", "--data-dir", str(own.folder / "data")]
     second = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert second.returncode not in (0, None) and (second.stderr + second.stdout).strip()

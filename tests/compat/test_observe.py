@@ -1,4 +1,4 @@
-"""What the server tells others: a real rsyslog gets its log lines, Prometheus' own parser reads its figures."""
+"""Logging and metrics: a real rsyslog receives the log lines, Prometheus' own parser reads the metrics."""
 
 import contextlib
 import datetime
@@ -38,7 +38,7 @@ input(type="imtcp" address="127.0.0.1" port="{tls}" ruleset="tls"
 
 
 class Rsyslog:
-    """An rsyslogd on ports of its own, that writes what it understood into files."""
+    """An rsyslogd on ports of its own that writes the parsed messages to files."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -58,13 +58,13 @@ class Rsyslog:
         self.process.wait(timeout=20)
 
     def lines(self, way):
-        """What came that way, as lists of its parts."""
+        """The messages received that way, as lists of their parts."""
         file = self.folder / f"{way}.log"
         text = file.read_text() if file.exists() else ""
         return [line.split("|", 8) for line in text.splitlines()]
 
     def line(self, way, text, seconds=20):
-        """The first line whose message holds `text`; waits for it."""
+        """The first line whose message contains `text`; waits for it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             for parts in self.lines(way):
@@ -76,7 +76,7 @@ class Rsyslog:
 
 
 def make_identity(folder):
-    """A key, and a certificate for this machine by itself."""
+    """A key, and a self-signed certificate for this machine."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rsyslog")])
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -137,7 +137,7 @@ def test_rsyslog_understands_rfc5424(rsyslog, logged, way):
     assert host and data.startswith('[meta sequenceId="')
     age = datetime.datetime.now(datetime.timezone.utc) - datetime.datetime.fromisoformat(reported)
     assert abs(age) < datetime.timedelta(minutes=1)
-    # No line is missing, and none came twice.
+    # No line is missing, and none was received twice.
     numbers = [int(parts[6].split('"')[1]) for parts in rsyslog.lines(way)]
     assert numbers == list(range(1, len(numbers) + 1))
 
@@ -185,7 +185,7 @@ def test_prometheus_reads_everything(own):
     for name, family in found.items():
         assert family.documentation and family.type in ("counter", "gauge", "histogram"), name
         assert family.samples, name
-    # Buckets only grow, and end with all of them.
+    # Buckets are cumulative, and the last one holds all observations.
     for name in ("casemate_http_request_duration_seconds", "casemate_store_commit_duration_seconds"):
         assert found[name].type == "histogram"
         by_labels = {}

@@ -1,4 +1,4 @@
-"""The OpenAPI document that the server serves, and what a machine that read it throws at the server."""
+"""The OpenAPI document of the server, and requests generated from it."""
 
 import json
 import os
@@ -12,9 +12,9 @@ import pytest
 from device import PASSPHRASES
 from keytypes import LENGTHS, MECHANISMS, enum, mechanisms
 
-# They end the state that the run needs.
+# They leave the state that the run needs.
 NOT_CALLED = "/(system/(reboot|shutdown|factory-reset)|lock|provision|unlock)$"
-# schemathesis wants one number for repeatable runs; `SEED=… cargo xtask compat -k openapi` tries another.
+# A fixed seed makes runs repeatable; `SEED=… cargo xtask compat -k openapi` tries another.
 SEED = os.environ.get("SEED", "1")
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
@@ -26,7 +26,7 @@ def document(device):
 
 
 def test_the_document_describes_the_api(fresh):
-    """Before anyone is there to log in."""
+    """Before there are users."""
     api = document(fresh)
     assert api["openapi"].startswith("3.")
     paths = "\n".join(api["paths"])
@@ -39,7 +39,7 @@ def test_the_document_describes_the_api(fresh):
 
 
 def throw(device, *options, cases):
-    """Runs schemathesis; the one thing it may not see is a server error."""
+    """Runs schemathesis; a server error fails the test."""
     command = [str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(CONFIG), "run"]
     command += [f"https://{device.host}/openapi.json", "--tls-verify", "false", "--seed", SEED, "--max-examples", str(cases)]
     command += ["--checks", "not_a_server_error", "--phases", "examples,coverage,fuzzing", "--no-shrink"]
@@ -56,7 +56,7 @@ def test_no_server_error_before_provisioning(fresh):
     assert fresh.state() == "Unprovisioned"
 
 
-# Without credentials little is reached; fewer cases say the same.
+# Few endpoints are reachable without credentials, so fewer cases suffice.
 @pytest.mark.parametrize("user, cases", [(None, 3), ("admin", 25), ("operator", 15)])
 def test_no_server_error_when_operational(own, user, cases):
     with own.sdk("admin") as admin:

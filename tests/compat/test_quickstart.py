@@ -63,7 +63,7 @@ def test_probes_need_no_credentials(own):
 
 @pytest.mark.parametrize("version", ["--http1.1", "--http2"])
 def test_a_body_that_is_too_large_is_refused_for_who_sends_it_then_for_its_size(own, tmp_path, version):
-    """Answered from the head of the request: the client learns why, although it was not done sending."""
+    """Answered from the head of the request: the client gets the reason, although it was still sending."""
     (tmp_path / "body").write_bytes(b" " * ((1 << 20) + 1))
     for user, expected in ((None, "401"), (f"admin:{PASSPHRASES['admin']}", "413")):
         command = ["curl", "--silent", "--insecure", version, "--header", "Content-Type: application/json", "--header", "Expect:"]

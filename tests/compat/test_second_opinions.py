@@ -1,4 +1,4 @@
-"""The judges themselves: what they verify by hand must accept published vectors and nothing else."""
+"""Tests of `verify.py`: its own verification code must accept published vectors and nothing else."""
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa

@@ -1,4 +1,4 @@
-"""Users, roles, namespaces and tags: who may do what, seen through the clients."""
+"""Users, roles, namespaces and tags: who may do what, tested with clients."""
 
 import time
 
@@ -133,7 +133,7 @@ def test_tags_restrict_keys(own):
 
 
 def test_the_life_of_a_namespace(own):
-    """Prepared by the administrator of the device, then closed to them, deleted, and revived."""
+    """Prepared by the administrator of the device, then inaccessible to them, deleted, and created again."""
     with own.sdk("admin") as root, own.sdk("ns1~chief", SECRET) as chief, own.sdk("ns1~op", SECRET) as op:
         root.add_user("Chief", Role.ADMINISTRATOR, SECRET, "chief", "ns1")
         with refused("access denied"):
@@ -150,7 +150,7 @@ def test_the_life_of_a_namespace(own):
         assert chief.list_users() == sorted([made, "ns1~chief", "ns1~op"])
         assert set(chief.list_users()) < set(root.list_users())
 
-        # The administrator of the device may look, not touch; the other way round there is nothing to see.
+        # The administrator of the device may read, but not change; those of the namespace see nothing outside it.
         assert root.get_user("ns1~op").role == Role.OPERATOR
         for forbidden in (
             lambda: root.add_user("", Role.OPERATOR, SECRET, "spy", "ns1"),
@@ -166,7 +166,7 @@ def test_the_life_of_a_namespace(own):
             with refused("access denied"):
                 forbidden()
 
-        # Keys of the same name in and outside the namespace are two keys.
+        # Keys of the same name inside and outside the namespace are different keys.
         generate(root, "k")
         generate(chief, "k")
         generate(chief, "inside")
@@ -177,7 +177,7 @@ def test_the_life_of_a_namespace(own):
             sign(outsider, "inside")
         op.get_random_data(8)
 
-        # Deleting takes the keys and the powers; the users wait for a namespace of that name.
+        # Deleting removes the keys and all rights; the users remain until there is a namespace of that name again.
         root.delete_namespace("ns1")
         with refused("access denied"):
             chief.list_keys()

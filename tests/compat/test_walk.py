@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from device import ADMIN, AFTER_A_FAILED_LOGIN, PASSPHRASES, UNLOCK, Device
 from image import Vendor
 
-# Clusters come later; without one NetHSM refuses these, too.
+# Clusters are not supported yet; without one, NetHSM refuses these as well.
 OF_CLUSTERS = {
     "add-cluster-member",
     "join-cluster",
@@ -30,7 +30,7 @@ BACKUP = "BackupFilePassphrase 1"
 
 
 class Walker:
-    """Runs subcommands as somebody, and remembers which."""
+    """Runs subcommands as a user, and records which."""
 
     def __init__(self, device: Device):
         self.device = device
@@ -212,7 +212,7 @@ def configuration(walk, tmp_path):
     subprocess.run(["curl", "--silent", "--fail", "--cacert", str(anchor), url], check=True, capture_output=True)
     walk("set-cluster-ca-certificate", str(anchor))
     assert "BEGIN CERTIFICATE" in walk("get-cluster-ca-certificate")
-    # With an authority in place, a key that signs for itself is refused.
+    # With a cluster CA, a self-signed certificate is refused.
     walk("generate-tls-key", "-t", "EC_P384", ok=False)
 
     walk("set-unlock-passphrase", "-n", "Next unlock passphrase", "-p", UNLOCK, "-f")
@@ -230,7 +230,7 @@ def backups(walk, tmp_path):
     walk("validate-backup", "-p", BACKUP, str(file), user=None)
     exported = json.loads(walk("export-backup", "-p", BACKUP, str(file), user=None))
     assert "/key/rsa" in exported and "/key/.ns1/inside" in exported and "/authentication/ns1~chief" in exported
-    # What was made after the backup is gone after the restore, what was removed is back.
+    # The restore removes what was created after the backup, and brings back what was deleted.
     walk("generate-key", "-t", "EC_P256", "-l", "256", "-m", "ECDSA_Signature", "-k", "later")
     walk("delete-key", "rsa")
     walk("restore", "-p", BACKUP, str(file))

@@ -1,4 +1,4 @@
-"""Second opinions: code that did not make a signature or hold the key says whether it is right.
+"""Independent verification of signatures, by code that neither made them nor holds the key.
 
 `cryptography` (its own OpenSSL) where it can; the `openssl` command where it cannot; and, for what neither offers,
 arithmetic from the specification.
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 
 HASHES = ("MD5", "SHA1", "SHA224", "SHA256", "SHA384", "SHA512")
-# Hash by size of the digest that the API takes, for `Prehashed`.
+# Hash by length of the digest in the API, for `Prehashed`.
 BY_SIZE = {32: hashes.SHA256(), 48: hashes.SHA384(), 64: hashes.SHA512()}
 
 
@@ -54,7 +54,7 @@ def pss(pem: str, name: str, signature: bytes, prehashed: bytes) -> None:
 
 
 def pkcs1_padded(pem: str, signature: bytes, message: bytes) -> None:
-    """RFC 8017 §9.2 without DigestInfo: 00 01 FF … FF 00 and the message as it was given."""
+    """RFC 8017 §9.2 without DigestInfo: 00 01 FF … FF 00 and the unchanged message."""
     numbers = public_key(pem).public_numbers()
     size = (numbers.n.bit_length() + 7) // 8
     assert len(signature) == size
@@ -63,7 +63,7 @@ def pkcs1_padded(pem: str, signature: bytes, message: bytes) -> None:
 
 
 def rsa_encrypt(pem: str, mode: str, message: bytes) -> bytes:
-    """Encrypts as the decrypt mode of that name expects it."""
+    """Encrypts for the decrypt mode of that name."""
     key = public_key(pem)
     if mode == "RAW":
         numbers = key.public_numbers()
@@ -79,7 +79,7 @@ def rsa_encrypt(pem: str, mode: str, message: bytes) -> bytes:
 
 
 def oaep_by_openssl(pem: str, name: str, message: bytes) -> bytes:
-    """`cryptography` refuses OAEP with MD5, the command line does it."""
+    """`cryptography` refuses OAEP with MD5, the `openssl` command supports it."""
     with tempfile.TemporaryDirectory() as folder:
         key = Path(folder) / "key"
         key.write_text(pem)
@@ -94,7 +94,7 @@ def openssl(*args, stdin: bytes = b"") -> bytes:
     return done.stdout
 
 
-# BIP-340, "Verification", over secp256k1 (SEC 2 §2.4.1). Slow and plain: it only judges.
+# BIP-340, "Verification", over secp256k1 (SEC 2 §2.4.1). Slow and simple: it only verifies.
 
 P = 2**256 - 2**32 - 977
 N = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141

@@ -1,9 +1,9 @@
-//! `cargo xtask bench`: the performance table. What a request costs the server, beside what its operation costs the
-//! library, is our one figure of merit: efficiency = raw operation / server CPU per request.
+//! `cargo xtask bench`: the performance table. Our figure of merit compares the cost of a request with that of its
+//! operation in the library: efficiency = raw operation / server CPU per request.
 //!
 //! The server is pinned to core 0 (and has one serving thread there), the client to core 1, and the raw operations run
-//! on core 0 just before and after. CPU per request comes from the scheduler's own books, so it bears a busy machine
-//! far better than requests per second do. A benchmark, never a test: no figure fails it.
+//! on core 0 before and after. CPU per request comes from the scheduler's accounting, so other load on the machine
+//! affects it far less than requests per second. A benchmark, not a test: no figure fails it.
 
 mod backup;
 mod cli;
@@ -21,7 +21,7 @@ use self::rig::{OPERATOR, Patience, Server};
 use crate::steps::{cargo, run as run_command};
 use crate::{metadata, setup};
 
-/// One operation of the table.
+/// One operation in the table.
 struct Row {
     name: &'static str,
     /// Body of `POST /keys/generate`, without the braces.
@@ -29,9 +29,9 @@ struct Row {
     /// Last segment of the path.
     verb: &'static str,
     mode: &'static str,
-    /// Bytes of the message.
+    /// Length of the message in bytes.
     message: usize,
-    /// Least efficiency we ship with, by HTTP/1.1 and HTTP/2, where one is set.
+    /// Minimum efficiency for a release, by HTTP/1.1 and HTTP/2, where one is set.
     target: Option<(f64, f64)>,
 }
 
@@ -47,10 +47,10 @@ const ROWS: &[Row] = &[
     Row { name: "AES-256-CBC", key: r#""type":"Generic","length":256,"mechanisms":["AES_Encryption_CBC"]"#, verb: "encrypt", mode: "AES_CBC", message: 64, target: None },
 ];
 
-/// Most microseconds of the server for a request that does nothing, by HTTP/1.1 and HTTP/2.
+/// Target for the server's CPU time of a request without an operation, in microseconds, by HTTP/1.1 and HTTP/2.
 const NO_OP_TARGET_US: (f64, f64) = (10.7, 7.5);
 
-/// How long everything takes.
+/// Durations of the benchmark.
 struct Plan {
     /// One window under load.
     window: Duration,
@@ -59,7 +59,7 @@ struct Plan {
     raw_s: f64,
     /// Keys created for the memory figures.
     keys: usize,
-    /// How long to wait, all in all, for other work to leave the machine.
+    /// Total time to wait for other work on the machine to end.
     patience: Duration,
 }
 
@@ -81,8 +81,8 @@ cargo xtask bench cli [--quick]
   --quick      short windows: to see that it works, not to quote
   --no-memory  leave out the part that creates 100,000 keys
   ROW          only these: RSA-2048, P-256, …
-  instructions only those of a P-256 request, beside its ECDSA: a busy machine does not change them
-  cli          what a command of casemate costs, beside curl
+  instructions only the instructions of a P-256 request besides its ECDSA, which do not depend on other load
+  cli          the duration of a command of casemate, compared with curl
 
 Needs Linux with two cores, taskset, curl, h2load and valgrind; installs what is missing where there is apt-get.";
 
@@ -133,7 +133,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Operations per second and their price.
+/// Operations per second and their cost.
 fn efficiency(plan: &Plan, quiet: &mut Patience, rows: &[&Row], release: &Path) -> Result<()> {
     let server = Server::start(release, "keys")?;
     server.provision()?;
@@ -200,7 +200,7 @@ fn measure(
     cost_us: f64,
 ) -> Result<Load> {
     let requests = (plan.window.as_secs_f64() * 1e6 / cost_us) as usize;
-    // Warm: the key in the cache, the passphrase known.
+    // Warm: the key is cached, the passphrase verified.
     load::run(server, request, protocol, 64)?;
     let mut windows = Vec::new();
     for _ in 0..plan.windows {
@@ -210,7 +210,7 @@ fn measure(
     Load::summary(windows)
 }
 
-/// Nanoseconds of one operation, median and least: by our code, and by the library it calls.
+/// Nanoseconds of one operation, median and minimum: in our code, and in the library it calls.
 #[derive(Clone, Copy)]
 struct Raw {
     ours: (f64, f64),
@@ -234,7 +234,9 @@ fn raw(plan: &Plan, release: &Path, name: &str) -> Result<Raw> {
     let output = command.arg(plan.raw_s.to_string()).arg(name).output()?;
     let text = String::from_utf8(output.stdout)?;
     let figures: Vec<f64> = text.split_whitespace().skip(1).filter_map(|figure| figure.parse().ok()).collect();
-    let [ours, ours_least, library, library_least] = *figures else { bail!("examples/raw printed: {text}") };
+    let [ours, ours_least, library, library_least] = *figures else {
+        bail!("cannot parse the output of examples/raw: {text}")
+    };
     Ok(Raw { ours: (ours, ours_least), library: (library, library_least) })
 }
 

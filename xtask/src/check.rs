@@ -1,4 +1,4 @@
-//! `cargo xtask check`: what holds before every commit. Under two minutes when warm.
+//! `cargo xtask check`: what must hold before every commit. Under two minutes when warm.
 
 use anyhow::Result;
 
@@ -12,7 +12,7 @@ pub(crate) fn all(steps: &mut Steps) -> Result<()> {
     documentation(steps)
 }
 
-/// Formatting, lints and house rules: whatever needs no test to run.
+/// Formatting, lints and house rules: everything that runs no tests.
 pub(crate) fn lints(steps: &mut Steps) -> Result<()> {
     steps.step("rust components", setup::rust_components)?;
     steps.step("fmt", || {

@@ -8,7 +8,7 @@ use crate::metadata;
 use crate::setup;
 use crate::steps::{Steps, cargo, run};
 
-/// Builds the server, installs the clients and runs the suite, handing `args` on to pytest.
+/// Builds the server, installs the clients and runs the suite, passing `args` to pytest.
 pub(crate) fn all(steps: &mut Steps, args: &[&str]) -> Result<()> {
     steps.step("build casemated", || {
         run(&mut cargo(&["build", "--package", "casemate-server", "--bin", "casemated", "--locked"]))

@@ -1,5 +1,5 @@
-//! Fuzzing. The targets are plain functions in `fuzz/src/lib.rs`; the smoke run feeds them seeded mutations with the
-//! stable compiler, `cargo fuzz` feeds the same functions with coverage feedback.
+//! Fuzzing. The targets are plain functions in `fuzz/src/lib.rs`; the smoke run uses seeded mutations and the stable
+//! compiler, `cargo fuzz` runs the same functions with coverage feedback.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::steps::{cargo, run, succeeds};
 /// Seconds of the smoke run, over all targets together.
 const SMOKE_SECONDS: &str = "20";
 
-/// Runs every target for a short time. A crash prints the seed and where the input was kept.
+/// Runs every target for a short time. A crash prints the seed and the path of the input.
 pub(crate) fn smoke() -> Result<()> {
     lock()?;
     // The same target directory and profile as the workspace, so that dependencies are not built a second time.
@@ -20,7 +20,8 @@ pub(crate) fn smoke() -> Result<()> {
     run(command.arg("--target-dir").arg(target).args(["--", SMOKE_SECONDS]))
 }
 
-/// The targets build the versions that the workspace builds: its lock file is theirs, and cargo adds what they alone need.
+/// Copies the lock file of the workspace to the targets, so that both build the same versions; cargo adds what only the
+/// targets need.
 pub(crate) fn lock() -> Result<()> {
     let (ours, theirs) = (metadata::root().join("Cargo.lock"), metadata::root().join("fuzz/Cargo.lock"));
     let modified = |path| fs::metadata(path).and_then(|file| file.modified());
@@ -39,7 +40,7 @@ pub(crate) fn libfuzzer(target: &str, args: &[&str]) -> Result<()> {
     lock()?;
     let mut command = std::process::Command::new("rustup");
     command.args(["run", "nightly", "cargo", "fuzz", "run", "--features", "libfuzzer", target]);
-    // What it learns goes into the first folder, the second gives it a start.
+    // New inputs go into the first folder, the second contains the seeds.
     let corpus = format!("fuzz/corpus/{target}");
     fs::create_dir_all(metadata::root().join(&corpus))?;
     command.args([corpus, format!("fuzz/seeds/{target}")]);

@@ -1,4 +1,4 @@
-//! Listings for people and tools, printed by the server's own tables so that they cannot disagree with it.
+//! Listings for people and tools, printed from the server's own tables so that they cannot disagree with it.
 
 use anyhow::Result;
 

@@ -1,7 +1,7 @@
-//! `cargo xtask`: the project's one entry point for everything that is not the product itself.
+//! `cargo xtask`: the single entry point for development tasks.
 //!
-//! Every chore is a function over [`steps::Steps`], which prints what runs, how long it took and what to do when
-//! something is missing. No shell scripts, no further tools to learn.
+//! Every task is a function over [`steps::Steps`], which prints what runs, how long it took, and what to do when
+//! something is missing. There are no shell scripts or other tools to learn.
 
 mod bench;
 mod check;
@@ -28,14 +28,14 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   check                 formatting, clippy, house rules, unit tests, documentation: before every commit
-  test [--keep-going]   everything CI runs; installs what is missing (apt packages, Python packages) and says so
+  test [--keep-going]   everything CI runs; installs missing apt and Python packages, and prints which
   tidy                  the house rules alone: who may depend on whom, licences, supply chain, unsafe, file sizes
   tidy --rooms          which room of the core uses which, and all circles, of rooms and of files
   compat [PYTEST ARGS]  real clients (nitropy, Python SDK, curl, OpenSSL, schemathesis) against a running casemated
   fuzz                  20 seconds of seeded mutations on every parser, with the stable compiler
-  fuzz TARGET [ARGS]    one target under cargo-fuzz (nightly), for as long as you like
+  fuzz TARGET [ARGS]    one target under cargo-fuzz (nightly), until it is interrupted
   bench [ARGS]          the performance table
-  siege [COUNT]         hostile requests, a million of them, and what an honest client notices
+  siege [COUNT]         hostile requests, a million by default, and their effect on an honest client
   policy                who may call what, in which state, as a table
   openapi               the OpenAPI document that casemated serves
   mechanisms            key types and what they can do, as a table
@@ -64,7 +64,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["fuzz"] => Steps::run(OnFailure::Stop, |steps| steps.step("fuzz smoke", fuzz::smoke)),
         ["fuzz", target, rest @ ..] => fuzz::libfuzzer(target, rest),
         ["bench", rest @ ..] => bench::run(rest),
-        ["siege", rest @ ..] => siege::lay(rest),
+        ["siege", rest @ ..] => siege::start(rest),
         [listing @ ("policy" | "openapi" | "mechanisms")] => listing::print(listing),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");

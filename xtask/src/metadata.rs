@@ -1,4 +1,4 @@
-//! What cargo knows about this workspace.
+//! cargo's metadata of this workspace.
 
 use std::path::{Path, PathBuf};
 
@@ -12,16 +12,16 @@ pub(crate) fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// Whether to resolve the whole tree of dependencies or to read the workspace's own manifests only.
+/// Whether to resolve the whole tree of dependencies or to read only the workspace's own manifests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Depth {
     /// Own manifests.
     Workspace,
-    /// Every package that the lock file and the enabled features bring in.
+    /// Every package brought in by the lock file and the enabled features.
     Tree,
 }
 
-/// `cargo metadata`, format 1. Fails when `Cargo.lock` does not fit the manifests.
+/// `cargo metadata`, format 1. Fails if `Cargo.lock` does not fit the manifests.
 pub(crate) fn read(depth: Depth) -> Result<Value> {
     let mut command = cargo(&["metadata", "--format-version", "1", "--locked"]);
     if depth == Depth::Workspace {
@@ -34,7 +34,7 @@ pub(crate) fn read(depth: Depth) -> Result<Value> {
     serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")
 }
 
-/// The directory that builds go to, wherever the environment puts it.
+/// The directory of build outputs, wherever the environment puts it.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     let metadata = read(Depth::Workspace)?;
     Ok(PathBuf::from(text(&metadata, "target_directory")?))

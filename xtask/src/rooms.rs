@@ -69,16 +69,16 @@ const ROOMS: &[Room] = &[
     Room { name: "sim", may_use: &["crypto", "error", "platform", "rows", "runtime", "store"], circles: &[] },
 ];
 
-/// Modules of `core/src/lib.rs` that are in no room yet: nothing is asked of them. This list may only shrink.
+/// Modules of `core/src/lib.rs` that are in no room yet and are not checked. This list may only shrink.
 const LOOSE: &[&str] = &[];
 
-/// Where the rooms are.
+/// The folder of the rooms.
 const SOURCE: &str = "core/src";
 
-/// The root of the crate, which is no room.
+/// The root of the crate, which is not a room.
 const ROOT: &str = "lib";
 
-/// What in `core/src` is against the table, a sentence each.
+/// Violations of the table in `core/src`, one sentence each.
 pub(crate) fn broken() -> Result<Vec<String>> {
     Ok(judge(&core()?, ROOMS, LOOSE))
 }
@@ -135,11 +135,11 @@ fn judge(found: &Crate, rooms: &[Room], loose: &[&str]) -> Vec<String> {
     let room = |name: &str| rooms.iter().find(|room| room.name == name);
     for name in &there {
         if room(name).is_some() == loose.contains(name) {
-            broken.push(format!("{SOURCE}/{name} must be in one list of xtask/src/rooms.rs: say what it may use"));
+            broken.push(format!("{SOURCE}/{name} must be in one list of xtask/src/rooms.rs, with what it may use"));
         }
     }
     for name in rooms.iter().map(|room| &room.name).chain(loose).filter(|name| !there.contains(*name)) {
-        broken.push(format!("{SOURCE}/{name} is in a list of xtask/src/rooms.rs and not there"));
+        broken.push(format!("{SOURCE}/{name} is in a list of xtask/src/rooms.rs but does not exist"));
     }
 
     let strict: Vec<&Arrow> = found
@@ -161,7 +161,7 @@ fn judge(found: &Crate, rooms: &[Room], loose: &[&str]) -> Vec<String> {
         let mut inside = by_ends(inside, str::to_owned);
         for (from, to) in room.circles {
             if inside.remove(&((*from).to_owned(), (*to).to_owned())).is_none() {
-                broken.push(format!("xtask/src/rooms.rs allows an arrow that is not there: {from} -> {to}"));
+                broken.push(format!("xtask/src/rooms.rs allows an arrow that does not exist: {from} -> {to}"));
             }
         }
         let files = circles(&inside);
@@ -179,7 +179,7 @@ fn is_within(arrow: &Arrow, room: &str) -> bool {
     room_of(&arrow.from) == room && room_of(&arrow.to) == room
 }
 
-/// Arrows by where they begin and end.
+/// Arrows by their ends.
 type Graph<'a> = BTreeMap<(String, String), Vec<&'a Arrow>>;
 
 fn by_ends<'a>(arrows: impl Iterator<Item = &'a Arrow>, node: impl Fn(&str) -> String) -> Graph<'a> {
@@ -190,7 +190,7 @@ fn by_ends<'a>(arrows: impl Iterator<Item = &'a Arrow>, node: impl Fn(&str) -> S
     graph
 }
 
-/// Sets of nodes that reach each other, in order. Graphs are small: reachability is simply followed from every node.
+/// Sets of nodes that reach each other, in order. Graphs are small: reachability is computed from every node.
 fn circles<'a>(graph: &'a Graph<'_>) -> BTreeSet<BTreeSet<&'a str>> {
     let reach: BTreeMap<&str, BTreeSet<&str>> =
         graph.keys().map(|(from, _)| (from.as_str(), reachable(graph, from))).collect();
@@ -212,12 +212,12 @@ fn reachable<'a>(graph: &'a Graph<'_>, from: &'a str) -> BTreeSet<&'a str> {
     found
 }
 
-/// One shortest way round in `circle`, with the place of every arrow.
+/// One shortest path around `circle`, with the position of every arrow.
 fn walk(graph: &Graph<'_>, circle: &BTreeSet<&str>) -> String {
     let Some(start) = circle.first().copied() else { return String::new() };
     let mut ways: Vec<Vec<&str>> = vec![vec![start]];
     let mut seen = BTreeSet::new();
-    // Breadth first. Every node of a circle leads back to the first, so that this ends.
+    // Breadth first. Every node of a circle leads back to the first, so this ends.
     let way = 'found: loop {
         let mut longer = Vec::new();
         for way in &ways {
@@ -242,11 +242,11 @@ fn walk(graph: &Graph<'_>, circle: &BTreeSet<&str>) -> String {
         format!("{from} -> {to} ({})", places(arrows))
     });
     let others = circle.len() - way.len();
-    let rest = if others > 0 { format!(", and {others} more in the same knot") } else { String::new() };
+    let rest = if others > 0 { format!(", and {others} more in the same circle") } else { String::new() };
     format!("{}{rest}", steps.collect::<Vec<_>>().join(", "))
 }
 
-/// The first of some arrows, and how many there are besides.
+/// The first of some arrows, and how many more there are.
 fn places(arrows: &[&Arrow]) -> String {
     let Some(first) = arrows.first() else { return String::new() };
     let rest = if arrows.len() > 1 { format!(", {} more", arrows.len() - 1) } else { String::new() };

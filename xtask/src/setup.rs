@@ -1,4 +1,4 @@
-//! Installs what the tests need and says so; what cannot be installed is named.
+//! Installs what the tests need and prints it; what cannot be installed is named.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::metadata;
 use crate::steps::{cargo, run, succeeds};
 
-/// A Debian package and how to tell that it is not needed.
+/// A Debian package, and how to tell that it is already there.
 struct Package {
     name: &'static str,
     what_for: &'static str,
     present: fn() -> bool,
 }
 
-/// What a Debian machine with rustup may lack. A C compiler is there, or this program could not have been linked.
+/// What a Debian machine with rustup may lack. There must be a C compiler, or this program could not have been linked.
 const PACKAGES: &[Package] = &[
     Package { name: "pkg-config", what_for: "finding OpenSSL", present: || succeeds("pkg-config", &["--version"]) },
     Package {
@@ -44,7 +44,7 @@ const PACKAGES: &[Package] = &[
     },
 ];
 
-/// What the benchmark needs besides.
+/// Additional packages for the benchmark.
 const FOR_BENCHMARKS: &[Package] = &[
     Package {
         name: "util-linux",
@@ -66,12 +66,12 @@ pub(crate) fn system_packages() -> Result<()> {
     install(PACKAGES)
 }
 
-/// The same for the benchmark.
+/// Installs the missing packages of the benchmark.
 pub(crate) fn benchmark_packages() -> Result<()> {
     install(FOR_BENCHMARKS)
 }
 
-/// The same for the part of the benchmark that counts instructions.
+/// Installs the missing packages of the instruction count of the benchmark.
 pub(crate) fn valgrind() -> Result<()> {
     install(&[VALGRIND])
 }
@@ -124,7 +124,7 @@ pub(crate) fn rust_components() -> Result<()> {
     Ok(())
 }
 
-/// Builds cargo-deny if it is not there: two to five minutes, once.
+/// Builds cargo-deny if it is missing: two to five minutes, once.
 pub(crate) fn cargo_deny() -> Result<()> {
     if succeeds("cargo", &["deny", "--version"]) {
         return Ok(());
@@ -134,7 +134,8 @@ pub(crate) fn cargo_deny() -> Result<()> {
         .context("please install cargo-deny")
 }
 
-/// A Python environment with the pinned clients; made anew when the list of requirements changes. Returns its `bin`.
+/// A Python environment with the pinned clients, created again when the list of requirements changes. Returns its
+/// `bin`.
 pub(crate) fn python() -> Result<PathBuf> {
     let requirements = metadata::root().join("tests/compat/requirements.txt");
     let wanted = fs::read_to_string(&requirements).context("tests/compat/requirements.txt")?;

@@ -1,4 +1,4 @@
-//! Reading Rust source as the house rules need it: without comments, literals and unit tests.
+//! Reads Rust source for the house rules: without comments, literals and unit tests.
 //!
 //! This is a search aid, not a parser: it knows just enough of the lexical structure (Rust reference, "Tokens") that a
 //! forbidden word in a comment or a string does not count, and one in code does.
@@ -6,7 +6,7 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// `source` with comments and the insides of string and character literals blanked out; line numbers stay.
+/// `source` with comments and the contents of string and character literals blanked out; line numbers are unchanged.
 pub(crate) fn code_only(source: &str) -> String {
     let mut code = String::with_capacity(source.len());
     let mut rest = source.chars().peekable();
@@ -27,7 +27,7 @@ pub(crate) fn code_only(source: &str) -> String {
     code
 }
 
-/// `code` up to its unit tests: they stand at the end of a file, in `#[cfg(test)] mod tests { … }`.
+/// `code` up to its unit tests, which are at the end of a file in `#[cfg(test)] mod tests { … }`.
 pub(crate) fn before_tests(code: &str) -> &str {
     let tests = code.match_indices("#[cfg(test)]").find(|(at, attribute)| {
         let after = code.get(at + attribute.len()..).unwrap_or_default().trim_start();
@@ -54,7 +54,7 @@ pub(crate) fn lines_naming(code: &str, path: &str) -> Vec<usize> {
     found
 }
 
-/// Where `word` stands in `code` with no identifier character on either side.
+/// The positions of `word` in `code` with no identifier character on either side.
 fn words_at<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     code.match_indices(word).map(|(at, _)| at).filter(move |at| {
         let before = code.get(..*at).and_then(|text| text.chars().next_back());
@@ -67,7 +67,7 @@ fn line_of(code: &str, at: usize) -> usize {
     code.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }
 
-/// The members of a `use` group, of which `text` begins behind the brace: only the outermost level.
+/// The members of a `use` group, where `text` begins after the brace: only the outermost level.
 fn group_members(text: &str) -> Vec<String> {
     let mut members = vec![String::new()];
     let mut depth = 0_usize;

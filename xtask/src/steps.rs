@@ -1,6 +1,6 @@
-//! Steps: what runs, how it ended, how long it took.
+//! Steps: what runs, how it ended, and how long it took.
 //!
-//! A step announces itself, lets its children write to the terminal, and ends in one line. The summary at the end is
+//! A step prints its name, lets its children write to the terminal, and ends in one line. The summary at the end is
 //! printed whether or not a step failed.
 
 use std::process::Command;
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// What a failed step means for those after it.
+/// The effect of a failed step on later ones.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnFailure {
-    /// End at the first failure.
+    /// Stop at the first failure.
     Stop,
-    /// Run all the others, fail in the end.
+    /// Run all the others, and fail at the end.
     KeepGoing,
 }
 
@@ -40,7 +40,7 @@ impl Steps {
     /// Runs `plan`, prints the summary, and fails if any step did.
     pub(crate) fn run(on_failure: OnFailure, plan: impl FnOnce(&mut Steps) -> Result<()>) -> Result<()> {
         let mut steps = Steps { on_failure, began: Instant::now(), done: Vec::new() };
-        // A plan only ends early because a step failed, and that step is in the list.
+        // A plan ends early only because a step failed, and that step is in the list.
         let ended = plan(&mut steps);
         steps.summary();
         let failed = steps.done.iter().filter(|done| matches!(done.outcome, Outcome::Failed(_))).count();
@@ -51,7 +51,7 @@ impl Steps {
         }
     }
 
-    /// Runs one step. An error comes back only when the run is to stop here.
+    /// Runs one step. Returns an error only if the run is to stop here.
     pub(crate) fn step(&mut self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
         println!("== {name}");
         let began = Instant::now();
@@ -71,7 +71,7 @@ impl Steps {
         if stop { bail!("stopped at {name}") } else { Ok(()) }
     }
 
-    /// Notes, loudly, that a step did not run and why.
+    /// Prints that a step did not run, and why.
     pub(crate) fn skip(&mut self, name: &str, why: &str) {
         println!("== {name}: SKIPPED: {why}");
         let outcome = Outcome::Skipped(why.to_owned());
@@ -103,7 +103,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Whether `program args…` starts and ends with exit code 0; its output is thrown away.
+/// Whether `program args…` starts and ends with exit code 0; its output is discarded.
 pub(crate) fn succeeds(program: &str, args: &[&str]) -> bool {
     let quiet = std::process::Stdio::null;
     let command = &mut Command::new(program);
@@ -111,7 +111,7 @@ pub(crate) fn succeeds(program: &str, args: &[&str]) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// `cargo`, the one that runs us, in the root of the workspace.
+/// `cargo`, the one that runs this program, in the root of the workspace.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(crate::metadata::root());

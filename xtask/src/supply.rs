@@ -1,8 +1,8 @@
-//! What we build of others: under which licences, in how many versions, and on whose word.
+//! Third-party code that we build: licences, versions, and on what grounds it is trusted.
 //!
-//! `deny.toml` is the one list of licences and bans. `tidy` reads it, without a network and in a second; `cargo deny`, which
-//! takes minutes to build, reads it again and adds the database of advisories. `supply-chain/` names every package that
-//! `Cargo.lock` does, in the format of `cargo vet`.
+//! `deny.toml` is the only list of licences and bans. `tidy` reads it, without a network and within a second; `cargo
+//! deny`, which takes minutes to build, reads it again and adds the database of advisories. `supply-chain/` lists every
+//! package in `Cargo.lock`, in the format of `cargo vet`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::metadata::{self, list, text};
 use crate::steps::cargo;
 
-/// What is wrong with what we build of others, a sentence each, and what is merely worth a look. `tree` is that of
+/// Adds violations to `broken`, a sentence each, and to `remarks` what merely deserves a look. `tree` is that of
 /// [`metadata::Depth::Tree`].
 pub(crate) fn judge(tree: &Value, broken: &mut Vec<String>, remarks: &mut Vec<String>) -> Result<()> {
     let rules = Rules::read(&read("deny.toml")?)?;
@@ -28,14 +28,14 @@ pub(crate) fn judge(tree: &Value, broken: &mut Vec<String>, remarks: &mut Vec<St
         match package.get("license").and_then(Value::as_str) {
             Some(expression) if permitted(expression, &rules.licences) => {}
             Some(expression) => broken.push(format!("{name} is under {expression}, which deny.toml does not allow")),
-            None => remarks.push(format!("{name} names no SPDX licence: look at its licence file")),
+            None => remarks.push(format!("{name} has no SPDX licence: check its licence file")),
         }
     }
     let built = built()?;
     for ban in &rules.bans {
         let found = versions.get(ban.name.as_str()).map(Vec::as_slice).unwrap_or_default();
         if ban.second_version_only && found.len() > 1 {
-            broken.push(format!("{} is there in {} versions: {}", ban.name, found.len(), found.join(", ")));
+            broken.push(format!("{} is used in {} versions: {}", ban.name, found.len(), found.join(", ")));
         }
         if !ban.second_version_only && built.contains(&ban.name) {
             broken.push(format!("{} must not be built in: {}", ban.name, ban.reason));
@@ -54,14 +54,14 @@ fn read(file: &str) -> Result<Value> {
     toml::from_str(&text).with_context(|| file.to_owned())
 }
 
-/// What `tidy` needs of `deny.toml`.
+/// The part of `deny.toml` that `tidy` needs.
 struct Rules {
-    /// Licences (SPDX) of what we ship.
+    /// Permitted licences (SPDX) of what we ship.
     licences: Vec<String>,
     bans: Vec<Ban>,
 }
 
-/// A crate that nothing may bring into the product, or only in one version.
+/// A crate that must not be part of the product, or only in one version.
 struct Ban {
     name: String,
     reason: String,
@@ -89,7 +89,7 @@ impl Rules {
     }
 }
 
-/// What ends up in the product. `cargo tree` knows; `cargo metadata` also lists optional packages that nothing enables.
+/// The packages in the product, from `cargo tree`; `cargo metadata` also lists optional packages that nothing enables.
 fn built() -> Result<BTreeSet<String>> {
     let output = cargo(&["tree", "--workspace", "--locked", "--edges", "normal,build", "--target", "all"])
         .args(["--prefix", "none", "--format", "{p}"])
@@ -99,7 +99,7 @@ fn built() -> Result<BTreeSet<String>> {
     Ok(tree.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
 }
 
-/// Compares the lock file with the record of what was looked at: `config.toml` (exempted) and `audits.toml` (audited).
+/// Compares the lock file with the record of reviews: `config.toml` (exempted) and `audits.toml` (audited).
 fn record(lock: &Value, records: &[Value], broken: &mut Vec<String>, remarks: &mut Vec<String>) -> Result<()> {
     let mut recorded: BTreeSet<(&str, &str)> = BTreeSet::new();
     let tables = records.iter().flat_map(|file| ["exemptions", "audits"].map(|table| file.get(table)));
@@ -110,7 +110,7 @@ fn record(lock: &Value, records: &[Value], broken: &mut Vec<String>, remarks: &m
     }
     for package in list(lock, "package")? {
         let (name, version) = (text(package, "name")?, text(package, "version")?);
-        // Ours have no source.
+        // Our own packages have no source.
         if package.get("source").is_some() && !recorded.remove(&(name, version)) {
             broken.push(format!(
                 "{name} {version} is not in the record: who makes it, and why is it trusted? In supply-chain/config.toml:\n\
@@ -119,7 +119,7 @@ fn record(lock: &Value, records: &[Value], broken: &mut Vec<String>, remarks: &m
         }
     }
     let gone =
-        recorded.iter().map(|(name, version)| format!("supply-chain/ names {name} {version}, which is not there"));
+        recorded.iter().map(|(name, version)| format!("supply-chain/ has {name} {version}, which Cargo.lock does not"));
     remarks.extend(gone);
     Ok(())
 }
@@ -222,6 +222,6 @@ mod tests {
         let (mut broken, mut remarks) = (Vec::new(), Vec::new());
         record(&lock, &[config, audits], &mut broken, &mut remarks).unwrap();
         assert!(broken.len() == 1 && broken[0].starts_with("a 2.0.0 is not in the record"), "{broken:?}");
-        assert_eq!(remarks, ["supply-chain/ names a 0.9.0, which is not there"]);
+        assert_eq!(remarks, ["supply-chain/ has a 0.9.0, which Cargo.lock does not"]);
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything, in the order in which it is cheapest to fail.
+//! `cargo xtask test`: everything, cheapest failures first.
 
 use anyhow::Result;
 
@@ -9,7 +9,7 @@ use crate::{check, compat, fuzz, setup};
 pub(crate) fn all(steps: &mut Steps) -> Result<()> {
     steps.step("system packages", setup::system_packages)?;
     check::lints(steps)?;
-    // No `--quiet`: the closing lines of `cargo test` are what people and CI read.
+    // No `--quiet`: people and CI read the closing lines of `cargo test`.
     steps.step("tests", || run(&mut cargo(&["test", "--workspace", "--locked"])))?;
     check::documentation(steps)?;
     compat::all(steps, &[])?;
@@ -17,7 +17,7 @@ pub(crate) fn all(steps: &mut Steps) -> Result<()> {
     supply_chain(steps)
 }
 
-/// `cargo deny` looks closer than `tidy` at licences, bans and sources, and knows of advisories where their database can be
+/// `cargo deny` checks licences, bans and sources more closely than `tidy`, and advisories if their database can be
 /// reached.
 fn supply_chain(steps: &mut Steps) -> Result<()> {
     steps.step("cargo deny", || {

@@ -1,6 +1,6 @@
-//! `cargo xtask tidy`: the house rules that a machine can check. A rule that is not checked is a wish.
+//! `cargo xtask tidy`: the house rules that a machine can check.
 //!
-//! Every rule collects what it finds, so that one run shows all of it. A finding fails the run; a remark does not.
+//! Every rule collects its findings, so that one run shows all of them. A finding fails the run; a remark does not.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,19 +14,20 @@ use crate::rooms;
 use crate::source::{before_tests, code_only, lines_naming};
 use crate::supply;
 
-/// What a crate of ours may depend on (dev-dependencies are free: tests may see everything) and may not name in its code.
+/// What one of our crates may depend on (dev-dependencies are free: tests may use everything) and may not name in its
+/// code.
 struct House {
     /// Name of the package.
     package: &'static str,
     /// Its folder.
     folder: &'static str,
-    /// The crates of ours it may use.
+    /// Our crates that it may use.
     ours: &'static [&'static str],
-    /// The foreign crates it may use; `None` is any but those in `never` and what `deny.toml` bans.
+    /// Third-party crates it may use; `None`: all but those in `never` and those that `deny.toml` bans.
     only: Option<&'static [&'static str]>,
-    /// Foreign crates it may not use.
+    /// Third-party crates it may not use.
     never: &'static [&'static str],
-    /// Paths that may not stand in its code.
+    /// Paths that may not occur in its code.
     unsaid: &'static [&'static str],
 }
 
@@ -50,7 +51,7 @@ const HOUSES: &[House] = &[
             "hyper",
             "std::fs",
             "std::env",
-            // Of `std::net` the addresses are mere values; the sockets are not.
+            // The addresses of `std::net` are plain values; the sockets are not.
             "TcpStream",
             "TcpListener",
             "UdpSocket",
@@ -76,7 +77,7 @@ const HOUSES: &[House] = &[
         folder: "client",
         ours: &["casemate-api"],
         only: None,
-        // Blocking and without threads: it must survive `fork` in whatever process loads it.
+        // Blocking and without threads: it must survive `fork` in any process that loads it.
         never: &["tokio", "hyper", "aws-lc-sys", "clap"],
         unsaid: &[
             "tokio",
@@ -92,11 +93,11 @@ const HOUSES: &[House] = &[
         folder: "cli",
         ours: &["casemate-api", "casemate-client"],
         only: None,
-        // What talks to the HSM is the client: the command line makes no connection of its own.
+        // The client talks to the HSM: the command line makes no connections of its own.
         never: &["tokio", "hyper", "ureq", "rustls", "aws-lc-sys"],
         unsaid: &["TcpStream", "tokio", "println!", "eprintln!"],
     },
-    // No house names it among its own: it is for tests.
+    // No crate lists it in `ours`: it is for tests.
     House {
         package: "casemate-testkit",
         folder: "testkit",
@@ -115,18 +116,18 @@ const HOUSES: &[House] = &[
     },
 ];
 
-/// The HTTP edge calls the core, which asks `Platform`: it reaches neither a store nor a cluster itself.
+/// The HTTP edge calls the core, which uses `Platform`: it does not access a store or a cluster itself.
 const EDGE: (&str, &[&str]) =
     ("server/src/http", &["crate::store", "crate::cluster", "crate::device", "redb", "casemate_core::store"]);
 
-/// The only files that may hold `unsafe`.
+/// The only files that may contain `unsafe`.
 const UNSAFE: &[&str] = &["core/src/crypto/mech/ffi.rs", "server/src/process.rs", "pkcs11/src/functions.rs"];
 
-/// Above this many lines a second idea has moved into a file. Tables may be long.
+/// A file with more lines than this probably holds two ideas. Tables may be long.
 const LINES_MAX: usize = 800;
 const TABLES: &[&str] = &["server/src/http/endpoints.rs", "api/src/mechanisms.rs"];
 
-/// The numbered cases of the contract, and the folders of tests that refer to them.
+/// The numbered cases of the contract, and the test folders that refer to them.
 const CASES: &str = "docs/contract.md";
 const CASE_TESTS: &[&str] = &["server/tests", "client/tests", "cli/tests", "tests"];
 
@@ -148,7 +149,7 @@ pub(crate) fn all() -> Result<()> {
     findings.report()
 }
 
-/// What the rules found.
+/// The findings of all rules.
 #[derive(Default)]
 struct Findings {
     broken: Vec<String>,
@@ -171,7 +172,7 @@ impl Findings {
     }
 }
 
-/// Which of our crates depends on what.
+/// Checks the dependencies of our crates.
 fn dependencies(tree: &Value, findings: &mut Findings) -> Result<()> {
     let ours: Vec<&str> = list(tree, "workspace_members")?.iter().filter_map(Value::as_str).collect();
     for package in list(tree, "packages")? {
@@ -179,7 +180,7 @@ fn dependencies(tree: &Value, findings: &mut Findings) -> Result<()> {
         if ours.contains(&text(package, "id")?) {
             match HOUSES.iter().find(|house| house.package == name) {
                 Some(house) => directions(house, package, findings)?,
-                None => findings.broken.push(format!("{name} has no rule in xtask/src/tidy.rs: say what it may use")),
+                None => findings.broken.push(format!("{name} has no rule in xtask/src/tidy.rs: add what it may use")),
             }
         }
     }
@@ -205,7 +206,7 @@ fn directions(house: &House, package: &Value, findings: &mut Findings) -> Result
     Ok(())
 }
 
-/// In a manifest every foreign dependency says which job it does.
+/// In a manifest, every third-party dependency has a comment with its purpose.
 fn manifests(findings: &mut Findings) -> Result<()> {
     for house in HOUSES {
         let path = format!("{}/Cargo.toml", house.folder);
@@ -217,14 +218,18 @@ fn manifests(findings: &mut Findings) -> Result<()> {
             }
             let silent = line.contains(" = ") && !line.contains('#') && !line.starts_with("casemate-");
             if section == "[dependencies]" && silent {
-                findings.remarks.push(format!("{path}:{}: which job does it do? ({})", number + 1, line.trim()));
+                findings.remarks.push(format!(
+                    "{path}:{}: add a comment with its purpose ({})",
+                    number + 1,
+                    line.trim()
+                ));
             }
         }
     }
     Ok(())
 }
 
-/// Rules about one source file.
+/// The rules for one source file.
 fn file_rules(file: &Path, findings: &mut Findings) {
     let name = file.strip_prefix(metadata::root()).unwrap_or(file).to_string_lossy().into_owned();
     let Ok(source) = fs::read_to_string(file) else {
@@ -236,7 +241,7 @@ fn file_rules(file: &Path, findings: &mut Findings) {
 
     for mark in [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("X", "XX")] {
         for line in lines_naming(&source, mark) {
-            finding(line, format!("{mark}: do it, or open an issue"));
+            finding(line, format!("{mark}: resolve it, or open an issue"));
         }
     }
     for unfinished in ["todo!", "unimplemented!", "dbg!"] {
@@ -246,17 +251,17 @@ fn file_rules(file: &Path, findings: &mut Findings) {
     }
     if !UNSAFE.contains(&name.as_str()) {
         for line in lines_naming(&code, "unsafe") {
-            finding(line, format!("unsafe belongs into {} only", UNSAFE.join(", ")));
+            finding(line, format!("unsafe is allowed in {} only", UNSAFE.join(", ")));
         }
     }
     if name == LIMITS {
-        for (line, bound) in bounds_of_nobody(&source) {
+        for (line, bound) in limits_without_a_sharer(&source) {
             finding(line, format!("{bound}: say who shares it ('Shared by …', 'Each … has its own')"));
         }
     }
     let lines = source.lines().count();
     if lines > LINES_MAX && !TABLES.contains(&name.as_str()) {
-        finding(lines, format!("{lines} lines: which second idea moved in?"));
+        finding(lines, format!("{lines} lines: split the file by subject"));
     }
     if is_test(&name) {
         return;
@@ -266,16 +271,16 @@ fn file_rules(file: &Path, findings: &mut Findings) {
     let edge = name.starts_with(EDGE.0).then_some(EDGE.1);
     for path in house.map(|house| house.unsaid).into_iter().chain(edge).flatten() {
         for line in lines_naming(product, path) {
-            finding(line, format!("{path} may not be named here"));
+            finding(line, format!("{path} may not be used here"));
         }
     }
 }
 
-/// The file of every bound.
+/// The file of all limits.
 const LIMITS: &str = "api/src/limits.rs";
 
-/// Bounds whose comment does not say who shares them, by line and name.
-fn bounds_of_nobody(source: &str) -> Vec<(usize, &str)> {
+/// Limits whose comment does not say who shares them, by line and name.
+fn limits_without_a_sharer(source: &str) -> Vec<(usize, &str)> {
     let mut shared = false;
     let mut found = Vec::new();
     for (number, line) in (1..).zip(source.lines()) {
@@ -290,13 +295,13 @@ fn bounds_of_nobody(source: &str) -> Vec<(usize, &str)> {
     found
 }
 
-/// A case that a test refers to by its number is listed, so that a reader finds what it is; and none is listed twice.
+/// A case that a test refers to by its number is in the list, and none is listed twice.
 fn cases(findings: &mut Findings) -> Result<()> {
     let list = fs::read_to_string(metadata::root().join(CASES)).context(CASES)?;
     let mut listed = BTreeSet::new();
     for case in list.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" |")?.0.parse::<u32>().ok()) {
         if !listed.insert(case) {
-            findings.broken.push(format!("{CASES}: case {case} is there twice"));
+            findings.broken.push(format!("{CASES}: case {case} is listed twice"));
         }
     }
     for file in files(CASE_TESTS, &["rs", "py"])? {
@@ -313,7 +318,7 @@ fn cases(findings: &mut Findings) -> Result<()> {
 fn cases_named(source: &str) -> Vec<(usize, u32)> {
     let mut found = Vec::new();
     for (line, text) in (1..).zip(source.lines()) {
-        // A call names one case; the number behind it is a status.
+        // A call names one case; the number after it is a status.
         let called = text.split("case(").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
         found.extend(called.map(|case| (line, case)));
         let text = text.replace("case(", "(").to_ascii_lowercase();
@@ -335,12 +340,12 @@ fn cases_named(source: &str) -> Vec<(usize, u32)> {
     found
 }
 
-/// Files that hold tests only.
+/// Whether a file contains only tests.
 fn is_test(name: &str) -> bool {
     name.ends_with("/tests.rs") || name.contains("/tests/") || name.contains("/benches/")
 }
 
-/// Every file in `folders`, however deep, with one of `extensions`, in order.
+/// Every file in `folders`, at any depth, with one of `extensions`, sorted.
 fn files(folders: &[&str], extensions: &[&str]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders: Vec<PathBuf> = folders.iter().map(|folder| metadata::root().join(folder)).collect();
@@ -365,10 +370,10 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_bound_that_nobody_shares_is_found() {
+    fn a_limit_without_a_sharer_is_found() {
         let source =
             "/// One.\npub const A: u8 = 1;\n/// Two. Shared by all.\npub const B: u8 = 2;\npub const C: u8 = 3;\n";
-        assert_eq!(bounds_of_nobody(source), [(2, "A"), (5, "C")]);
+        assert_eq!(limits_without_a_sharer(source), [(2, "A"), (5, "C")]);
     }
 
     #[test]

@@ -13,9 +13,9 @@ pub struct ClusterMember {
     pub id: String,
     /// Its name; empty until it has joined.
     pub name: String,
-    /// Where other members reach it.
+    /// URLs at which other members reach it.
     pub urls: Vec<String>,
-    /// Whether it does not vote yet.
+    /// Whether it is a learner, which does not vote yet.
     #[serde(default)]
     pub learner: bool,
 }
@@ -25,16 +25,16 @@ pub struct ClusterMember {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MemberUrls {
-    /// Where other members reach it, as `https://HOST:PORT`.
+    /// URLs at which other members reach it, as `https://HOST:PORT`.
     pub urls: Vec<String>,
 }
 
-/// Reply of `POST /cluster/members`: what the new member needs for `POST /cluster/join`, but for the Backup Passphrase.
+/// Reply of `POST /cluster/members`: what the new member needs for `POST /cluster/join`, except the Backup Passphrase.
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Invitation {
-    /// All members, the new one among them as a learner.
+    /// All members, including the new one as a learner.
     pub members: Vec<ClusterMember>,
     /// Keys of the cluster, encrypted under the Backup Passphrase; base64.
     pub joiner_kit: SecretText,
@@ -45,10 +45,10 @@ pub struct Invitation {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Join {
-    /// From the [`Invitation`].
+    /// Members, from the [`Invitation`].
     pub members: Vec<ClusterMember>,
-    /// From the [`Invitation`].
+    /// Encrypted keys, from the [`Invitation`].
     pub joiner_kit: SecretText,
-    /// Of the HSM that made the invitation.
+    /// Backup Passphrase of the HSM that made the invitation.
     pub backup_passphrase: Passphrase,
 }

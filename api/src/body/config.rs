@@ -1,6 +1,6 @@
 //! Bodies of `/config*`.
 
-// Addresses as values; `std::net` would bring sockets, too.
+// Only the address types; the rest of `std::net` would bring sockets.
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::fmt;
 use std::str::FromStr;
@@ -16,9 +16,9 @@ use crate::words::KeyType;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ChangePassphrase {
-    /// 10 to 200 bytes.
+    /// The new passphrase, 10 to 200 bytes.
     pub new_passphrase: Passphrase,
-    /// The passphrase that holds now; never refused for its length.
+    /// The current passphrase; never refused for its length.
     pub current_passphrase: Passphrase,
 }
 
@@ -27,11 +27,11 @@ pub struct ChangePassphrase {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct UnattendedBoot {
-    /// Whether the HSM boots to Operational by itself.
+    /// Whether the HSM boots to Operational without the unlock passphrase.
     pub status: Switch,
 }
 
-/// A switch as the API spells it.
+/// `on` or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -47,10 +47,10 @@ pub enum Switch {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct GenerateTlsKey {
-    /// The type of the key.
+    /// Type of the key.
     #[serde(rename = "type")]
     pub key_type: TlsKeyType,
-    /// Bits of an RSA modulus, which needs it; other types ignore it.
+    /// Bits of the RSA modulus, required for RSA; ignored for other types.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub length: Option<i64>,
 }
@@ -90,16 +90,16 @@ impl From<TlsKeyType> for KeyType {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Network {
-    /// The address.
+    /// IPv4 address of the HSM.
     #[serde(deserialize_with = "ipv4")]
     pub ip_address: Ipv4Addr,
-    /// Ones, then zeros.
+    /// Netmask: ones, then zeros.
     #[serde(deserialize_with = "netmask")]
     pub netmask: Ipv4Addr,
-    /// The router; `0.0.0.0`: none.
+    /// Default gateway; `0.0.0.0`: none.
     #[serde(deserialize_with = "ipv4", default = "no_gateway")]
     pub gateway: Ipv4Addr,
-    /// The same for IPv6; absent: none.
+    /// IPv6 configuration; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<NetworkV6>,
 }
@@ -109,19 +109,19 @@ pub struct Network {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NetworkV6 {
-    /// Address and length of the prefix.
+    /// Address and prefix length.
     pub cidr: Cidr6,
-    /// The router, or `null`. It must be said.
+    /// Default gateway, or `null`; the member is required.
     #[serde(deserialize_with = "gateway6")]
     pub gateway: Option<Ipv6Addr>,
 }
 
-/// An IPv6 address and the length of its network's prefix, as `2001:db8::7/64`.
+/// An IPv6 address and the prefix length of its network, as `2001:db8::7/64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr6 {
     /// The address.
     pub address: Ipv6Addr,
-    /// Bits of the prefix, at most 128.
+    /// Prefix length in bits, at most 128.
     pub prefix: u8,
 }
 
@@ -141,7 +141,7 @@ impl<'de> Deserialize<'de> for Cidr6 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         text(deserializer, "an IPv6 address and the length of its prefix, such as 2001:db8::7/64", |text| {
             let (address, prefix) = text.split_once('/')?;
-            // `parse` would also take a sign.
+            // `parse` would also accept a sign.
             let digits = !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_digit());
             let prefix = prefix.parse().ok().filter(|prefix| digits && *prefix <= 128)?;
             Some(Self { address: address.parse().ok()?, prefix })
@@ -164,34 +164,34 @@ impl schemars::JsonSchema for Cidr6 {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Logging {
-    /// Where log lines are sent; `0.0.0.0`: nowhere.
+    /// IPv4 address of the syslog server; `0.0.0.0`: none.
     #[serde(deserialize_with = "ip")]
     pub ip_address: IpAddr,
-    /// The port there.
+    /// UDP port of the syslog server.
     pub port: u16,
-    /// The least important lines that are logged.
+    /// The lowest level that is logged.
     pub log_level: LogLevel,
 }
 
 impl Logging {
-    /// The server that log lines are sent to, if there is one.
+    /// Address and port of the syslog server, if there is one.
     pub fn server(&self) -> Option<SocketAddr> {
         (!self.ip_address.is_unspecified() && self.port != 0).then(|| SocketAddr::new(self.ip_address, self.port))
     }
 }
 
-/// How important a log line is, most important last.
+/// Log levels, most important last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
-    /// For who looks for a fault.
+    /// Details for finding faults.
     Debug,
-    /// What was done.
+    /// Normal operation.
     Info,
-    /// What an operator should look at.
+    /// An operator should have a look.
     Warning,
-    /// What does not work.
+    /// A failure.
     Error,
 }
 
@@ -226,7 +226,7 @@ fn no_gateway() -> Ipv4Addr {
     Ipv4Addr::UNSPECIFIED
 }
 
-/// A text that `parse` understands; `expected` says what that is.
+/// Deserialises a text with `parse`; `expected` completes the error message.
 fn text<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     expected: &'static str,

@@ -13,18 +13,18 @@ pub struct KeyItem {
     pub id: String,
 }
 
-/// What limits the use of a key. Tags in bodies are any strings.
+/// Restrictions on the use of a key. Tags in bodies are any strings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Restrictions {
-    /// An Operator needs at least one of these; none means any Operator. Sorted in replies.
+    /// Operators need at least one of these tags; empty: any Operator. Sorted in replies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
 }
 
 impl Restrictions {
-    /// Whether nothing is restricted.
+    /// Whether there are no restrictions.
     pub fn is_none(&self) -> bool {
         self.tags.is_empty()
     }
@@ -39,21 +39,21 @@ fn is_zero(length: &i64) -> bool {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct GenerateKey {
-    /// At least one, all fitting the type.
+    /// At least one; all must be possible for the key type.
     pub mechanisms: Vec<Mechanism>,
     /// The key type.
     #[serde(rename = "type")]
     pub key_type: KeyType,
-    /// Bits: RSA 1024 to 8192, Generic 128 to 8192; ignored for the others.
+    /// Key length in bits: RSA 1024 to 8192, Generic 128 to 8192; ignored for other types.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub length: i64,
-    /// Empty: the server picks one.
+    /// The id of the key; empty: the server chooses one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub id: String,
-    /// Default: none.
+    /// Restrictions on its use; default: none.
     #[serde(default, skip_serializing_if = "Restrictions::is_none")]
     pub restrictions: Restrictions,
-    /// At most 32 bytes of UTF-8; empty: none.
+    /// A label of at most 32 bytes of UTF-8; empty: none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
 }
@@ -63,22 +63,22 @@ pub struct GenerateKey {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ImportKey {
-    /// Not compared with the type; what does not fit cannot be used.
+    /// Not checked against the key type; mechanisms that do not fit cannot be used.
     pub mechanisms: Vec<Mechanism>,
     /// The key type.
     #[serde(rename = "type")]
     pub key_type: KeyType,
     /// The key material.
     pub private: PrivateParts,
-    /// Default: none.
+    /// Restrictions on its use; default: none.
     #[serde(default, skip_serializing_if = "Restrictions::is_none")]
     pub restrictions: Restrictions,
-    /// At most 32 bytes of UTF-8; empty: none.
+    /// A label of at most 32 bytes of UTF-8; empty: none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
 }
 
-/// Private key material of a JSON import, all members strict padded base64.
+/// Private key material of a JSON import; all members are strict, padded base64.
 #[derive(Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -102,12 +102,12 @@ pub struct PrivateParts {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ImportArguments {
-    /// Not compared with the type; what does not fit cannot be used.
+    /// Not checked against the key type; mechanisms that do not fit cannot be used.
     pub mechanisms: Vec<Mechanism>,
-    /// Default: none.
+    /// Restrictions on its use; default: none.
     #[serde(default, skip_serializing_if = "Restrictions::is_none")]
     pub restrictions: Restrictions,
-    /// At most 32 bytes of UTF-8; empty: none.
+    /// A label of at most 32 bytes of UTF-8; empty: none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
 }
@@ -116,20 +116,20 @@ pub struct ImportArguments {
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Key {
-    /// In canonical order.
+    /// In the order of the mechanism table.
     pub mechanisms: Vec<Mechanism>,
     /// The key type.
     #[serde(rename = "type")]
     pub key_type: KeyType,
-    /// Successful sign, decrypt and encrypt calls.
+    /// Number of successful sign, decrypt and encrypt calls.
     pub operations: u64,
-    /// Absent for Generic keys.
+    /// The public key; absent for Generic keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<PublicParts>,
-    /// Always present; `{}` without tags.
+    /// Restrictions on its use; always present, `{}` without tags.
     pub restrictions: Restrictions,
-    /// Absent if empty.
-    // In an example of NetHSM's OpenAPI document it is null.
+    /// The label; absent if empty.
+    // An example in NetHSM's OpenAPI document has null.
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
     pub label: String,
 }
@@ -146,9 +146,9 @@ pub enum PublicParts {
     /// RSA: base64 of big-endian integers without leading zero bytes.
     #[serde(rename_all = "camelCase")]
     Rsa {
-        /// n
+        /// Modulus n.
         modulus: String,
-        /// e
+        /// Public exponent e.
         public_exponent: String,
     },
     /// EC: base64 of the uncompressed point; Curve25519: base64 of 32 bytes.
@@ -163,7 +163,7 @@ pub enum PublicParts {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct MoveKey {
-    /// The id the key shall have, in the same namespace.
+    /// The new id of the key, in the same namespace.
     pub new_id: String,
 }
 
@@ -172,7 +172,7 @@ pub struct MoveKey {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetLabel {
-    /// At most 32 bytes of UTF-8; empty removes it.
+    /// A label of at most 32 bytes of UTF-8; empty removes it.
     pub label: String,
 }
 
@@ -181,17 +181,17 @@ pub struct SetLabel {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Sign {
-    /// What to do.
+    /// Operation and padding.
     pub mode: SignMode,
-    /// Base64; newlines are ignored.
+    /// Message or digest in base64; newlines are ignored.
     pub message: String,
 }
 
-/// Reply of sign.
+/// Reply of `POST /keys/{id}/sign`.
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Signature {
-    /// Base64.
+    /// The signature in base64.
     pub signature: String,
 }
 
@@ -200,20 +200,20 @@ pub struct Signature {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Decrypt {
-    /// What to do.
+    /// Operation and padding.
     pub mode: DecryptMode,
-    /// Base64; newlines are ignored.
+    /// Ciphertext in base64; newlines are ignored.
     pub encrypted: String,
-    /// AES-CBC: base64 of 16 bytes.
+    /// AES-CBC only: base64 of the 16-byte initialisation vector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iv: Option<String>,
 }
 
-/// Reply of decrypt. The text wipes itself once it is sent.
+/// Reply of `POST /keys/{id}/decrypt`. The text is wiped when it has been sent.
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Decrypted {
-    /// Base64.
+    /// The plaintext in base64.
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub decrypted: zeroize::Zeroizing<String>,
 }
@@ -223,23 +223,23 @@ pub struct Decrypted {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Encrypt {
-    /// What to do.
+    /// Operation and padding.
     pub mode: EncryptMode,
-    /// Base64; newlines are ignored.
+    /// Message in base64; newlines are ignored.
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub message: zeroize::Zeroizing<String>,
-    /// Base64 of 16 bytes; absent: random.
+    /// Base64 of the 16-byte initialisation vector; absent: random.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iv: Option<String>,
 }
 
-/// Reply of encrypt.
+/// Reply of `POST /keys/{id}/encrypt`.
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Encrypted {
-    /// Base64.
+    /// The ciphertext in base64.
     pub encrypted: String,
-    /// Base64 of the initialisation vector that was used.
+    /// Base64 of the initialisation vector.
     pub iv: String,
 }
 
@@ -248,27 +248,28 @@ pub struct Encrypted {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct DistinguishedName {
-    /// CN
+    /// Common name (CN).
     pub common_name: String,
-    /// C
+    /// Country (C).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub country_name: String,
-    /// L
+    /// Locality (L).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub locality_name: String,
-    /// ST
+    /// State or province (ST).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub state_or_province_name: String,
-    /// O
+    /// Organisation (O).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub organization_name: String,
-    /// OU
+    /// Organisational unit (OU).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub organizational_unit_name: String,
-    /// emailAddress
+    /// E-mail address (emailAddress).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub email_address: String,
-    /// Absent: the common name as DNS name. Empty: no extension. `IP:` in front of an address makes it one.
+    /// Subject alternative names. Absent: the common name as DNS name. Empty: no extension. `IP:` before an address
+    /// makes it one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject_alt_names: Option<Vec<String>>,
 }

@@ -1,5 +1,5 @@
-//! Request and reply bodies, field order as the API documents it. Requests are strict: an unknown member is an error.
-//! What a client leaves at its default it does not send, because older servers do not know every member.
+//! Request and reply bodies, with fields in the order of the API documentation. Requests are strict: an unknown member
+//! is an error. Clients leave out members at their default, because older servers do not know every member.
 
 pub mod cluster;
 pub mod config;
@@ -11,15 +11,15 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-/// Every JSON error body.
+/// The JSON body of every error.
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorBody<'a> {
-    /// What went wrong, for a person to read.
+    /// The error as a sentence for people.
     pub message: Cow<'a, str>,
 }
 
-/// Reply of every call that creates something or moves it.
+/// Reply of every call that creates or moves something.
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Created {

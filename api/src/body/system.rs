@@ -12,9 +12,9 @@ use crate::words::State;
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Info {
-    /// Who made it.
+    /// The manufacturer.
     pub vendor: Cow<'static, str>,
-    /// What it is.
+    /// The product.
     pub product: Cow<'static, str>,
 }
 
@@ -22,7 +22,7 @@ pub struct Info {
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HealthState {
-    /// The state now.
+    /// The current state.
     pub state: State,
 }
 
@@ -31,9 +31,9 @@ pub struct HealthState {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Diagnosis {
-    /// Newest messages of the backend.
+    /// Latest messages of the backend.
     pub cluster_logs: Vec<LogItem>,
-    /// Whether its process runs.
+    /// State of its process.
     pub cluster_state: ClusterState,
 }
 
@@ -43,7 +43,7 @@ pub struct Diagnosis {
 pub struct LogItem {
     /// `error`, `warning` or `info`.
     pub level: Cow<'static, str>,
-    /// The text.
+    /// The message.
     pub msg: String,
 }
 
@@ -51,7 +51,7 @@ pub struct LogItem {
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClusterState {
-    /// Whether the backend's process runs.
+    /// Whether the process of the backend is running.
     pub running: bool,
 }
 
@@ -60,11 +60,11 @@ pub struct ClusterState {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Provision {
-    /// 10 to 200 bytes.
+    /// The unlock passphrase, 10 to 200 bytes.
     pub unlock_passphrase: Passphrase,
-    /// 10 to 200 bytes.
+    /// The passphrase of the user `admin`, 10 to 200 bytes.
     pub admin_passphrase: Passphrase,
-    /// RFC 3339 with offset zero.
+    /// The current time, RFC 3339 in UTC.
     pub system_time: String,
 }
 
@@ -73,7 +73,7 @@ pub struct Provision {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Unlock {
-    /// 10 to 200 bytes.
+    /// The unlock passphrase, 10 to 200 bytes.
     pub passphrase: Passphrase,
 }
 
@@ -82,10 +82,10 @@ pub struct Unlock {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RestoreRequest {
-    /// Of the backup; absent: the one that is set.
+    /// Backup passphrase of the backup; absent: the configured one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup_passphrase: Option<Passphrase>,
-    /// RFC 3339 with offset zero; absent: the backup's clock, or the HSM's own.
+    /// The current time, RFC 3339 in UTC; absent: the backup's clock, or the HSM's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_time: Option<String>,
 }
@@ -95,25 +95,25 @@ pub struct RestoreRequest {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RandomRequest {
-    /// 1 to 1024 bytes.
+    /// Number of bytes, 1 to 1024.
     pub length: i64,
 }
 
-/// Reply of `/random`.
+/// Reply of `POST /random`.
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Random {
-    /// Base64.
+    /// The random bytes in base64.
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub random: zeroize::Zeroizing<String>,
 }
 
-/// Reply of `/system/update`.
+/// Reply of `POST /system/update`.
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ReleaseNotes {
-    /// What its makers say about the update.
+    /// Release notes in the image.
     pub release_notes: String,
 }
 
@@ -124,16 +124,16 @@ pub struct ReleaseNotes {
 pub struct SystemInfo {
     /// `major.minor`.
     pub software_version: String,
-    /// Build identification.
+    /// Identification of the build.
     pub software_build: String,
-    /// `N/A`: there is no firmware of ours below.
+    /// Firmware version: `N/A`, as Casemate has no firmware of its own.
     pub firmware_version: String,
-    /// `N/A`: there is no hardware of ours below.
+    /// Hardware version: `N/A`, as Casemate has no hardware of its own.
     pub hardware_version: String,
-    /// Ten characters, derived from the Device Key.
+    /// Device id: ten characters, derived from the Device Key.
     pub device_id: String,
-    /// Attestation keys, none yet.
+    /// Attestation keys: none yet.
     pub ak_pub: BTreeMap<String, String>,
-    /// Platform configuration registers, none yet.
+    /// Platform configuration registers: none yet.
     pub pcr: BTreeMap<String, String>,
 }

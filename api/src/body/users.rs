@@ -10,11 +10,11 @@ use crate::words::Role;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct NewUser {
-    /// Any text, may be empty.
+    /// The full name: any text, may be empty.
     pub real_name: String,
-    /// The user's only role.
+    /// The only role of the user.
     pub role: Role,
-    /// 10 to 200 bytes.
+    /// The passphrase, 10 to 200 bytes.
     pub passphrase: Passphrase,
 }
 
@@ -23,9 +23,9 @@ pub struct NewUser {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct User {
-    /// As given at creation.
+    /// The full name, as given at creation.
     pub real_name: String,
-    /// The user's only role.
+    /// The only role of the user.
     pub role: Role,
 }
 
@@ -33,7 +33,7 @@ pub struct User {
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UserItem {
-    /// `name` or `namespace~name`.
+    /// User id: `name` or `namespace~name`.
     pub user: String,
 }
 
@@ -42,7 +42,7 @@ pub struct UserItem {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewPassphrase {
-    /// 10 to 200 bytes.
+    /// The new passphrase, 10 to 200 bytes.
     pub passphrase: Passphrase,
 }
 
@@ -50,18 +50,18 @@ pub struct NewPassphrase {
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NamespaceItem {
-    /// The namespace.
+    /// Namespace id.
     pub id: String,
 }
 
-/// `PUT /namespaces/{namespace}/quota`; what is absent or null is not bounded.
+/// `PUT /namespaces/{namespace}/quota`; a member that is absent or null is not limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct NewNamespaceQuota {
-    /// Most keys.
+    /// Maximum number of keys.
     pub max_keys: Option<u64>,
-    /// Most bytes of keys and certificates, as they are stored.
+    /// Maximum size of keys and certificates as stored, in bytes.
     pub max_bytes: Option<u64>,
 }
 
@@ -70,12 +70,12 @@ pub struct NewNamespaceQuota {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct NamespaceQuota {
-    /// Most keys; null: not bounded.
+    /// Maximum number of keys; null: not limited.
     pub max_keys: Option<u64>,
-    /// Most bytes of keys and certificates, as they are stored; null: not bounded.
+    /// Maximum size of keys and certificates as stored, in bytes; null: not limited.
     pub max_bytes: Option<u64>,
-    /// Keys there are.
+    /// Current number of keys.
     pub keys: u64,
-    /// Bytes of keys and certificates there are.
+    /// Current size of keys and certificates as stored, in bytes.
     pub bytes: u64,
 }

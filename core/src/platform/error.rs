@@ -26,8 +26,8 @@ pub enum DeviceKeyError {
     },
     /// Its file belongs to another user of the operating system, who may have read it.
     #[error(
-        "The Device Key in {place} belongs to another user (uid {uid}); give it to the one that runs casemated, and \
-         consider the key known."
+        "The Device Key in {place} belongs to another user (uid {uid}); change its owner to the one that runs \
+         casemated, and assume that the other user knows the key."
     )]
     OwnedByAnother {
         /// The path of the file.
@@ -36,7 +36,10 @@ pub enum DeviceKeyError {
         uid: u32,
     },
     /// Its file can be read or written by other users of the operating system.
-    #[error("The Device Key in {place} is open to other users; make its mode 0600 and consider the key known to them.")]
+    #[error(
+        "The Device Key in {place} can be read or written by other users; set its mode to 0600, and assume that they \
+         know the key."
+    )]
     OpenToOthers {
         /// The path of the file.
         place: String,
@@ -48,7 +51,7 @@ pub enum DeviceKeyError {
         place: String,
     },
     /// There was none, and a new one could not be stored.
-    #[error("The Device Key in {place} cannot be made: {cause}.")]
+    #[error("The Device Key in {place} cannot be created: {cause}.")]
     NotCreated {
         /// Where the key would have been kept.
         place: String,

@@ -1,6 +1,6 @@
-//! `smoke SECONDS [SEED]`: feeds every target with mutations of its seeds, its share of the time each.
+//! `smoke SECONDS [SEED]`: runs every target with mutations of its seeds, each for an equal share of the time.
 //!
-//! Runs with the stable compiler and without coverage feedback: it finds what is easy to find, every time. A failure
+//! Works with the stable compiler and without coverage feedback: it finds what is easy to find, reproducibly. A failure
 //! names the target and the seed of the run and leaves the input in `fuzz/artifacts/`; `smoke FILE` runs one such file.
 
 use std::fs;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use casemate_fuzz::{TARGETS, Target};
 
-/// No input of a few kilobytes may keep a parser busy for longer, in a debug build on a slow machine.
+/// Time limit for one input of a few kilobytes, in a debug build on a slow machine.
 const SLOW: Duration = Duration::from_secs(10);
 const INPUT_MAX: usize = 1 << 14;
 
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 
 /// Runs every target for its share of `seconds`.
 fn all(seconds: u64, seed: u64) -> ExitCode {
-    // The hook would print a backtrace for each panic; the report below says it better.
+    // The hook would print a backtrace for each panic; the report below is enough.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     let share = Duration::from_secs(seconds) / u32::try_from(TARGETS.len()).unwrap_or(1);
     for target in TARGETS {
@@ -70,7 +70,7 @@ fn one(file: &Path) -> ExitCode {
     }
 }
 
-/// Runs the seeds of a target as they are, then mutations of them until `share` is over. Returns how many.
+/// Runs the seeds of a target unchanged, then mutations of them until `share` is over. Returns the number of runs.
 fn mutate((name, run): &Target, share: Duration, seed: u64) -> Result<u64, (PathBuf, &'static str)> {
     let seeds = seeds(name);
     let mut chance = Chance(seed);
@@ -96,7 +96,7 @@ fn mutate((name, run): &Target, share: Duration, seed: u64) -> Result<u64, (Path
     Ok(runs)
 }
 
-/// The files of `seeds/<name>`, in order; never none.
+/// The files of `seeds/<name>`, sorted; at least one.
 fn seeds(name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
     let mut files: Vec<PathBuf> =
@@ -128,7 +128,7 @@ impl Chance {
         z ^ (z >> 31)
     }
 
-    /// A number below `limit`, 0 if there is none.
+    /// A number below `limit`, or 0 if `limit` is 0.
     fn below(&mut self, limit: usize) -> usize {
         let limit = u64::try_from(limit).unwrap_or(u64::MAX);
         self.next().checked_rem(limit).and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
@@ -177,7 +177,7 @@ impl Chance {
     }
 }
 
-/// Words that the parsers look for, and bytes that parsers trip over.
+/// Tokens of the parsed formats, and bytes that parsers often mishandle.
 const TOKENS: &[&[u8]] = &[
     b"",
     b"\0",

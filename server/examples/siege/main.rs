@@ -1,5 +1,6 @@
-//! A siege of a `casemated` of its own: a million hostile requests from 64 addresses, and beside them one honest
-//! client who goes on signing and one who logs in every second. Prints what came of it, and fails with a sentence for each promise that was not kept.
+//! A siege of a `casemated` of its own: a million hostile requests from 64 addresses, and beside them one honest client
+//! that keeps signing and one that logs in every second. Prints the results, and fails with a sentence for each promise
+//! that was not kept.
 //!
 //! ```text
 //! cargo xtask siege          # builds both in release mode and runs it
@@ -30,13 +31,13 @@ use std::time::Duration;
 
 use siege::{Plan, Report};
 
-/// Hostile requests, if nothing else is said.
+/// Number of hostile requests by default.
 const REQUESTS: u64 = 1_000_000;
-/// Addresses they come from.
+/// Number of their addresses.
 const ADDRESSES: u32 = 64;
 /// The siege ends after this time in any case.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
-/// Of a hundred signatures of the honest client 99 are made within this time of when they were due.
+/// 99 of 100 signatures of the honest client must be made within this time of when they were due.
 const P99_MAX: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Lays the siege, prints the figures, and gives a sentence for each promise that was not kept.
+/// Runs the siege, prints the figures, and returns a sentence for each promise that was not kept.
 fn run() -> io::Result<Vec<String>> {
     let mut args = std::env::args_os().skip(1);
     let (Some(casemated), count, None) = (args.next(), args.next(), args.next()) else {
@@ -76,7 +77,7 @@ fn run() -> io::Result<Vec<String>> {
     Ok(faults)
 }
 
-/// What the honest client had to wait for, which depends on the machine.
+/// The waiting times of the honest client, which depend on the machine.
 fn slow(report: &Report) -> Option<String> {
     let p99 = report.honest.within(0.99);
     (p99 >= P99_MAX).then(|| format!("One signature in a hundred took the honest client {p99:.1?} or longer."))

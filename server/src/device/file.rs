@@ -1,7 +1,7 @@
-//! The Device Key in a file, for machines without a TPM. Who can read the file and the local store can unseal the
-//! latter, so the file is readable by its owner alone, and is refused if it is not.
+//! The Device Key in a file, for machines without a TPM. Anyone who can read the file and the local store can unseal
+//! the store, so the file must be readable by its owner alone; any other mode is refused.
 //!
-//! The file is one line: `casemate-device-key-1`, a space, the key in 64 hexadecimal digits.
+//! The file is one line: `casemate-device-key-1`, a space, and the key as 64 hexadecimal digits.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -20,12 +20,12 @@ use crate::durable::{self, NOFOLLOW};
 pub struct FileDevice {
     path: PathBuf,
     rng: Arc<dyn Rng>,
-    /// One call at a time, so that no two keys are made.
+    /// Serialises calls, so that two keys are never created.
     turn: Mutex<()>,
 }
 
 impl FileDevice {
-    /// Keeps the key in the file `path`, which is made when it is first needed.
+    /// Keeps the key in the file `path`, which is created when the key is first needed.
     pub fn new(path: PathBuf, rng: Arc<dyn Rng>) -> Self {
         Self { path, rng, turn: Mutex::new(()) }
     }
@@ -62,7 +62,7 @@ impl FileDevice {
         parse(&text).ok_or_else(|| DeviceKeyError::Malformed { place: self.place() })
     }
 
-    /// Makes a key and its file. The file gets its name when it is whole and on the disk.
+    /// Creates a key and its file. The file gets its name only after it is complete and synced.
     fn create(&self) -> io::Result<DeviceKey> {
         let key = DeviceKey::random(&*self.rng);
         let draft = durable::draft_of(&self.path);
@@ -77,14 +77,14 @@ impl FileDevice {
     fn erase(&self) -> io::Result<()> {
         remove_if_there(&durable::draft_of(&self.path))?;
         if let Err(error) = self.overwrite() {
-            // Half a destruction is better than none, which would leave the device as it was.
+            // Removing without overwriting is better than leaving the device as it was.
             tracing::warn!(file = %self.path.display(), %error, "the Device Key is removed without being overwritten");
         }
         remove_if_there(&self.path)?;
         durable::sync_folder_of(&self.path)
     }
 
-    /// Overwrites the file if there is one.
+    /// Overwrites the file with random bytes, if it exists.
     fn overwrite(&self) -> io::Result<()> {
         let about = match fs::symlink_metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -116,8 +116,8 @@ impl DeviceKeeper for FileDevice {
         }
     }
 
-    /// Overwrites the file, if that can be done, before it is removed. A disk that writes elsewhere than it is told (SSD) may keep the old
-    /// bytes; only encrypting the disk or a TPM helps there.
+    /// Overwrites the file if possible, then removes it. An SSD may write elsewhere and keep the old bytes; only disk
+    /// encryption or a TPM helps against that.
     fn destroy(&self) -> Result<(), DeviceKeyError> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.erase().map_err(|error| DeviceKeyError::NotDestroyed { place: self.place(), cause: error.into() })
@@ -169,7 +169,7 @@ fn value(digit: u8) -> Option<u8> {
 const TAG: &[u8] = b"casemate-device-key-1 ";
 const KEY_BYTES: usize = 32;
 const FILE_BYTES: usize = TAG.len() + 2 * KEY_BYTES + 1;
-/// A file that is no key is overwritten no further than this.
+/// If the file is not a key, at most this many bytes are overwritten.
 const ERASE_MAX_BYTES: usize = 1 << 16;
 
 #[cfg(test)]
@@ -194,7 +194,7 @@ mod tests {
         let text = fs::read_to_string(&first.path).unwrap();
         assert_eq!(text.len(), 22 + 64 + 1);
         assert!(text.starts_with("casemate-device-key-1 ") && text.ends_with('\n'));
-        // Another name of the same file shows what was written before it was removed.
+        // A hard link to the file shows what was written before the file was removed.
         let other = folder.path("other-name");
         fs::hard_link(&first.path, &other).unwrap();
         first.destroy().unwrap();
@@ -227,11 +227,11 @@ mod tests {
         fs::write(&device.path, &good).unwrap();
         for mode in [0o640, 0o604, 0o620] {
             fs::set_permissions(&device.path, fs::Permissions::from_mode(mode)).unwrap();
-            refused("open to other users");
+            refused("can be read or written by other users");
         }
         fs::set_permissions(&device.path, fs::Permissions::from_mode(0o400)).unwrap();
         assert!(device.load().is_ok());
-        // Only root can give a file away.
+        // Only root can change the owner of a file.
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(&device.path, Some(12345), None).unwrap();
             refused("belongs to another user (uid 12345)");

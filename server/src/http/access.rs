@@ -1,8 +1,8 @@
-//! The policies of the endpoint table, and the asking: who calls, and whether the endpoint's policy lets them in. That is
-//! asked before the body is read, and once more behind it.
+//! The access policies of the endpoint table, and their enforcement: who calls, and whether the policy admits them.
+//! Both are checked before the body is read, and again after it.
 //!
-//! Trusts the core alone to say who was believed. Every answer is for the state of now: if that has changed since, nobody
-//! is taken for somebody who has shown something else.
+//! Only the core decides whether credentials are valid. Every answer holds for the current state only: if the state has
+//! changed since, a caller is not accepted on evidence that the new state does not ask for.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -14,35 +14,35 @@ use hyper::StatusCode;
 use hyper::header;
 
 use super::context::RequestContext;
-use super::endpoint::{Column, OperationalGuard};
+use super::endpoint::{OperationalGuard, PhaseAccess};
 use super::negotiate::Basic;
 use super::reply::Refusal;
 
 /// Who may call in one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// Anybody, without credentials.
+    /// Anyone, without credentials.
     Public,
-    /// Users whose role may do this, from where they are.
+    /// Users whose role permits the action, at the root or in any namespace.
     Allowed(Action, Whence),
-    /// The user `unlock` with the unlock passphrase: for what is asked of an HSM whose users cannot be read.
+    /// The user `unlock` with the unlock passphrase: for a Failed HSM, whose users cannot be read.
     UnlockHolder,
-    /// One of the two above: the setting [`FailedState`] says which.
+    /// One of the two above, depending on the setting [`FailedState`].
     PublicOrUnlockHolder,
 }
 
-/// Who may reboot and reset an HSM that is Failed.
+/// Who may reboot and factory-reset a Failed HSM (setting `failed-state`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FailedState {
-    /// Who knows the unlock passphrase.
+    /// Holders of the unlock passphrase.
     #[default]
     Closed,
-    /// Anybody who reaches the port, as NetHSM's contract has it.
+    /// Anyone who reaches the port, as in NetHSM.
     Open,
 }
 
 impl Rule {
-    /// The rule that holds under this setting.
+    /// The rule that applies under this setting.
     pub fn under(self, failed: FailedState) -> Self {
         match (self, failed) {
             (Rule::PublicOrUnlockHolder, FailedState::Open) => Rule::Public,
@@ -52,25 +52,25 @@ impl Rule {
     }
 }
 
-/// Policy of an endpoint whose handler runs in column `C`: a rule for each state in which it is open.
+/// Policy of an endpoint whose handler needs the phase `C`: a rule for each state in which it is available.
 pub struct AccessPolicy<C> {
     rules: Vec<(State, Rule)>,
-    column: PhantomData<fn() -> C>,
+    phase: PhantomData<fn() -> C>,
 }
 
-/// Open while Operational, to users whose role may do `action`.
+/// Available while Operational, to users whose role permits `action`.
 pub fn operational(action: Action, whence: Whence) -> AccessPolicy<OperationalGuard> {
-    AccessPolicy { rules: vec![(State::Operational, Rule::Allowed(action, whence))], column: PhantomData }
+    AccessPolicy { rules: vec![(State::Operational, Rule::Allowed(action, whence))], phase: PhantomData }
 }
 
-/// Open while Failed, to who knows the unlock passphrase.
+/// Available while Failed, to holders of the unlock passphrase.
 pub fn failed_to_unlock_holder() -> AccessPolicy<Arc<Hsm>> {
-    AccessPolicy { rules: vec![(State::Failed, Rule::UnlockHolder)], column: PhantomData }
+    AccessPolicy { rules: vec![(State::Failed, Rule::UnlockHolder)], phase: PhantomData }
 }
 
-/// Open in `states` to anybody.
+/// Available in `states`, to anyone.
 pub fn public(states: &[State]) -> AccessPolicy<Arc<Hsm>> {
-    AccessPolicy { rules: states.iter().map(|state| (*state, Rule::Public)).collect(), column: PhantomData }
+    AccessPolicy { rules: states.iter().map(|state| (*state, Rule::Public)).collect(), phase: PhantomData }
 }
 
 impl<C> AccessPolicy<C> {
@@ -81,22 +81,22 @@ impl<C> AccessPolicy<C> {
 }
 
 impl AccessPolicy<OperationalGuard> {
-    /// Also open in other states, to anybody; the handler must then cope with every phase.
+    /// Also available in other states, to anyone; the handler must then support every phase.
     pub fn or(mut self, states: &[State]) -> AccessPolicy<Arc<Hsm>> {
         self.rules.extend(states.iter().map(|state| (*state, Rule::Public)));
-        AccessPolicy { rules: self.rules, column: PhantomData }
+        AccessPolicy { rules: self.rules, phase: PhantomData }
     }
 
-    /// Also open while Failed, to whom the setting [`FailedState`] says.
+    /// Also available while Failed, according to the setting [`FailedState`].
     pub fn or_failed(mut self) -> AccessPolicy<Arc<Hsm>> {
         self.rules.push((State::Failed, Rule::PublicOrUnlockHolder));
-        AccessPolicy { rules: self.rules, column: PhantomData }
+        AccessPolicy { rules: self.rules, phase: PhantomData }
     }
 }
 
 impl RequestContext {
-    /// 401, 429: who calls. `None` where nobody is asked.
-    pub(super) async fn authenticated(&self, column: &impl Column) -> Result<Option<Caller>, Refusal> {
+    /// Authenticates the caller: 401, 429. `None` where no credentials are required.
+    pub(super) async fn authenticated(&self, phase: &impl PhaseAccess) -> Result<Option<Caller>, Refusal> {
         let rule = self.rule()?;
         if rule == Rule::Public {
             return Ok(None);
@@ -105,55 +105,55 @@ impl RequestContext {
         let basic = Basic::parse(header.as_bytes()).ok_or_else(Refusal::unauthenticated)?;
         if rule == Rule::UnlockHolder {
             let known = self.hsm.believe_unlock_holder(self.address, basic.name(), basic.expose_passphrase());
-            return known.await.map(|()| None).map_err(|failure| self.not_believed(failure));
+            return known.await.map(|()| None).map_err(|failure| self.unauthenticated(failure));
         }
-        // The state may have changed since it was asked for; without the phase nobody can be believed.
-        let op = column.operational().ok_or_else(Refusal::wrong_state)?;
+        // The state may have changed since it was read; without the phase no credentials can be checked.
+        let op = phase.operational().ok_or_else(Refusal::wrong_state)?;
         let evidence =
             Evidence::Basic { name: basic.name(), passphrase: basic.expose_passphrase(), address: self.address };
-        op.authenticate(evidence).await.map(Some).map_err(|failure| self.not_believed(failure))
+        op.authenticate(evidence).await.map(Some).map_err(|failure| self.unauthenticated(failure))
     }
 
-    /// 403: whether role and namespace let the caller in.
+    /// Authorises the caller by role and namespace: 403.
     pub(super) fn permitted(&self, known: Option<Caller>) -> Result<Option<Caller>, Refusal> {
         match (self.rule()?, known) {
             (Rule::Allowed(action, whence), Some(caller)) if allows(&caller, action, whence) => Ok(Some(caller)),
             (Rule::Allowed(..), Some(_)) => Err(Refusal::bare(StatusCode::FORBIDDEN)),
             (Rule::Allowed(..), None) => Err(Refusal::anonymous()),
-            // The state has changed since the caller was asked for: who was believed as a user has not shown what is asked
-            // for now, and must not be taken for somebody who has.
+            // The state has changed since the caller was authenticated: a caller authenticated as a user has not shown
+            // what the new state asks for, and must not be taken for one that has.
             (_, Some(_)) => Err(Refusal::wrong_state()),
             (_, None) => Ok(None),
         }
     }
 
-    /// Both once more, for somebody who was believed before the body came.
+    /// Authenticates and authorises again a caller who was admitted before the body arrived.
     pub(super) async fn still_allowed(
         &self,
-        column: &impl Column,
+        phase: &impl PhaseAccess,
         known: Option<Caller>,
     ) -> Result<Option<Caller>, Refusal> {
         let Rule::Allowed(..) = self.rule()? else { return self.permitted(known) };
-        let op = column.operational().ok_or_else(Refusal::wrong_state)?;
+        let op = phase.operational().ok_or_else(Refusal::wrong_state)?;
         let known = known.ok_or_else(Refusal::anonymous)?;
-        let caller = op.renew(known).await.map_err(|failure| self.not_believed(failure))?;
+        let caller = op.renew(known).await.map_err(|failure| self.unauthenticated(failure))?;
         self.permitted(Some(caller))
     }
 
-    /// What the endpoint asks for in the state of now.
+    /// The rule of the current state.
     fn rule(&self) -> Result<Rule, Refusal> {
         let state = self.hsm.state();
         let rule = self.spec.access.iter().find(|(open, _)| *open == state);
         rule.map(|(_, rule)| rule.under(self.failed)).ok_or_else(Refusal::wrong_state)
     }
 
-    fn not_believed(&self, failure: Failure) -> Refusal {
+    fn unauthenticated(&self, failure: Failure) -> Refusal {
         let denied = match failure {
             Failure::Denied(denied) => denied,
             Failure::Error(error) => return Refusal::from_core(error, &self.spec),
         };
         self.metrics.count(denied.into());
-        if self.metrics.itemise(self.clock.monotonic()) {
+        if self.metrics.may_log_refusal(self.clock.monotonic()) {
             tracing::warn!(target: "http", address = %self.address, ?denied, "a login was refused");
         }
         match denied {

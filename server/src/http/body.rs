@@ -1,7 +1,8 @@
-//! Reads a request body whole, within its bounds: size, its client's part of the memory, and pace.
+//! Reads a whole request body within its limits: size, memory of the client, and pace.
 //!
-//! A body may hold a passphrase or a key, so it lives in memory that is wiped. Nothing is trusted, the declared length
-//! least of all: memory is taken as bytes arrive, never more than four times as much, and counted before it is taken.
+//! A body may hold a passphrase or a key, so it lives in memory that is wiped. Nothing is trusted, least of all the
+//! declared length: memory is allocated as bytes arrive, never more than four times as much, and counted before it is
+//! allocated.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -18,26 +19,26 @@ use hyper::body::{Bytes, Frame};
 use zeroize::Zeroizing;
 
 use super::budget::{Grant, NoRoom};
-use super::pieces::let_go;
+use super::pieces::free_in_pieces;
 
-/// Why a body was not read. After any of them the connection is not worth keeping.
+/// Why a body was not read. The connection is closed after any of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// Larger than the endpoint takes (`413`).
+    /// Larger than the endpoint's limit (`413`).
     #[error("the body is too large")]
     TooLarge,
     /// Slower than `BODY_PACE_BYTES_PER_S` (`408`).
     #[error("the body came too slowly")]
     Slow,
-    /// There is no memory for it left for this client (`503`).
+    /// The client has used up its share of memory (`503`).
     #[error("too many large bodies at once")]
     Busy,
-    /// The client closed the connection or broke the framing; nobody is left to answer.
-    #[error("the client has gone")]
+    /// The client closed the connection or broke the framing; a reply would not reach it.
+    #[error("the client has disconnected")]
     Gone,
 }
 
-/// A body that was read, or none. Wiped when dropped.
+/// A complete body, possibly empty. Wiped when dropped.
 #[derive(Default)]
 pub struct Body {
     bytes: Zeroizing<Vec<u8>>,
@@ -56,35 +57,35 @@ impl AsRef<[u8]> for Body {
     }
 }
 
-/// A body as it came: a long one in pieces, for to put it together takes longer than a thread that serves may be held up.
+/// A body as received: a long one in pieces, because joining them would hold up a serving thread for too long.
 #[derive(Default)]
 pub struct Received {
     /// All but the last are full.
     pieces: VecDeque<Zeroizing<Vec<u8>>>,
     length: usize,
-    /// What it is counted in.
+    /// The memory grant that counts this body.
     grant: Option<Arc<Grant>>,
 }
 
 impl Drop for Received {
-    /// A client may leave or be refused in the midst of it.
+    /// The client may disconnect or be refused before the body is complete.
     fn drop(&mut self) {
-        let_go(std::mem::take(&mut self.pieces), self.grant.take());
+        free_in_pieces(std::mem::take(&mut self.pieces), self.grant.take());
     }
 }
 
 impl Received {
-    /// Its length in bytes.
+    /// Length in bytes.
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the body has no bytes.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// The body in one: on the pool if it is long.
+    /// Joins the pieces into one buffer. Run it on the pool if the body is long.
     pub fn into_body(mut self) -> Body {
         if self.pieces.len() <= 1 {
             return Body { bytes: self.pieces.pop_front().unwrap_or_default() };
@@ -98,7 +99,7 @@ impl Received {
     }
 }
 
-/// Reads `body`, at most `limit` bytes, chunked or not. `grant` grows to cover it and the copies made of it.
+/// Reads `body`, at most `limit` bytes, chunked or not. `grant` grows to cover the body and the copies made of it.
 pub async fn read<B>(mut body: B, limit: usize, grant: &Arc<Grant>, clock: &dyn Clock) -> Result<Received, BodyError>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
@@ -107,7 +108,7 @@ where
     if hint.lower() > limit as u64 {
         return Err(BodyError::TooLarge);
     }
-    // The body will not outgrow its declared length: then neither does the memory.
+    // The body will not exceed its declared length, so neither does the buffer.
     let limit = hint.exact().and_then(|exact| usize::try_from(exact).ok()).unwrap_or(limit);
     let received = Received { pieces: VecDeque::new(), length: 0, grant: Some(grant.clone()) };
     let mut into = Growing { received, room: 0, limit, grant };
@@ -120,10 +121,10 @@ where
     Ok(into.received)
 }
 
-/// A body on its way in.
+/// A body that is being received.
 struct Growing<'a> {
     received: Received,
-    /// What all pieces together can hold.
+    /// Capacity of all pieces together, in bytes.
     room: usize,
     limit: usize,
     grant: &'a Grant,
@@ -148,7 +149,8 @@ impl Growing<'_> {
         Ok(())
     }
 
-    /// Makes room for at least one more byte: the first piece grows until it is as long as pieces are, then there is another.
+    /// Makes room for at least one more byte: the first piece grows up to the length of a piece, then another is
+    /// started.
     fn grow(&mut self, needed: usize) -> Result<(), BodyError> {
         let left = self.limit - self.received.length;
         let first = self.room < BODY_INLINE_MAX_BYTES;
@@ -160,7 +162,7 @@ impl Growing<'_> {
         };
         let room = if first { piece } else { self.room + piece };
         self.grant.cover(room * BODY_COPIES)?;
-        // By hand: a vector that grows on its own leaves its old bytes behind.
+        // Grown by hand: a vector that grows on its own leaves its old bytes behind.
         let mut grown = Zeroizing::new(Vec::with_capacity(piece));
         if first && let Some(old) = self.received.pieces.pop_back() {
             grown.extend_from_slice(&old);
@@ -177,7 +179,7 @@ impl From<NoRoom> for BodyError {
     }
 }
 
-/// The next frame. The clock is asked only once the client keeps us waiting, which most do not.
+/// The next frame. The clock is read only if the client makes us wait, which most do not.
 pub(super) async fn next<B>(
     body: &mut B,
     received: usize,
@@ -198,7 +200,7 @@ where
     .await
 }
 
-/// How long the client may still take.
+/// The remaining time a client has under the minimum pace.
 pub(super) struct Pace {
     began: Duration,
     wait: BoxFuture<'static, ()>,
@@ -209,7 +211,7 @@ impl Pace {
         Self { began: clock.monotonic(), wait: clock.sleep(Duration::from_millis(BODY_GRACE_MS)) }
     }
 
-    /// Ready when fewer than `received` bytes would have been due by now.
+    /// Ready when the client should have sent more than `received` bytes by now.
     fn poll_lost(&mut self, cx: &mut Context<'_>, received: usize, clock: &dyn Clock) -> Poll<()> {
         let covered = Duration::from_millis((received as u64).saturating_mul(1_000) / BODY_PACE_BYTES_PER_S);
         let due = self.began + covered.max(Duration::from_millis(BODY_GRACE_MS));
@@ -224,7 +226,7 @@ impl Pace {
     }
 }
 
-/// What a body outgrows, it outgrows by this: old and new together are never more than its copies will be.
+/// Factor by which a buffer grows: old and new together are never more than the copies of the body will be.
 const GROWTH: usize = 4;
 const FIRST_BYTES: usize = 1 << 10;
 
@@ -253,7 +255,7 @@ mod tests {
         }
     }
 
-    /// Sends its pieces, each after a moment in which nothing is there.
+    /// Sends its pieces, with a pending poll before each.
     struct Halting {
         pieces: VecDeque<usize>,
         ready: bool,
@@ -314,21 +316,21 @@ mod tests {
         let body = sent(100 << 10).unwrap();
         drop(body);
         assert_eq!(budget.left(), (1 << 20) - BODY_COPIES * (100 << 10));
-        // Half of the budget is all that one client may have.
+        // A single client may use half of the budget.
         assert_eq!(sent(200 << 10).err(), Some(BodyError::Busy));
         drop(grant);
         assert_eq!(budget.left(), 1 << 20);
     }
 
     #[test]
-    fn what_was_read_for_nobody_is_let_go_piece_by_piece() {
+    fn an_abandoned_body_is_freed_piece_by_piece() {
         let (budget, grant) = grant(8 << 20);
         let clock = Jumping::default();
         run(async {
             let body = read(Full::new(Bytes::from(vec![1; 1 << 20])), 1 << 20, &grant, &clock).await.unwrap();
-            let before = stall::begun_here("wiping what nobody wants");
+            let before = stall::begun_here("wiping unneeded pieces");
             drop((body, grant));
-            assert_eq!(stall::begun_here("wiping what nobody wants"), before);
+            assert_eq!(stall::begun_here("wiping unneeded pieces"), before);
             assert!(budget.left() < 8 << 20, "what is still there counts");
             for _ in 0..20 {
                 tokio::task::yield_now().await;
@@ -365,7 +367,7 @@ mod tests {
         assert_eq!(got.map(|body| capacity(&body)).ok(), Some(20));
     }
 
-    /// Time stands still.
+    /// A clock that stands still.
     struct Standing;
     impl Clock for Standing {
         fn wall(&self) -> Duration {

@@ -1,12 +1,12 @@
-//! Memory that clients make the server hold, in one budget: requests in flight, their bodies, the copies that are made
-//! of them, and replies that are not taken yet.
+//! The budget for memory that clients make the server use: requests in flight, their bodies, the copies made of them,
+//! and replies that have not been read yet.
 //!
-//! No client may hold more than is left for all others, so a single one gets half of it, three get a quarter each, and
-//! however many there are, whoever comes next still gets as much as is left. A fixed share would not do that: a few
-//! clients with full shares would leave nothing. What is held is never taken away, so this needs no queue and no lock
-//! on the way of a request.
+//! No client may hold more than is left for all others, so a single one gets half of the budget, three get a quarter
+//! each, and however many there are, the next one still gets as much as is left. A fixed share would not achieve that:
+//! a few clients with full shares would leave nothing. Memory in use is never taken away, so requests need neither a
+//! queue nor a lock here.
 //!
-//! A client is what [`super::serve`] calls one: an IPv4 address or the first 64 bits of an IPv6 address.
+//! A client is what [`super::serve`] counts as one: an IPv4 address or the first 64 bits of an IPv6 address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,24 +17,24 @@ use casemate_api::limits::BUDGET_FIRST_BYTES;
 
 use super::serve::client_of;
 
-/// Memory that all clients share.
+/// Memory shared by all clients, in bytes.
 pub struct Budget {
     left: AtomicUsize,
-    /// What each client finds however much others hold.
+    /// The minimum that each client gets, however much others hold.
     first_each: usize,
-    /// What is kept for that.
+    /// The part of the budget reserved for those minimums.
     first: usize,
     accounts: Mutex<HashMap<IpAddr, Weak<Account>>>,
 }
 
-/// What one client holds. A connection looks it up once and keeps it.
+/// The account of one client. A connection looks it up once and keeps it.
 pub struct Account {
     budget: Arc<Budget>,
     client: IpAddr,
     held: AtomicUsize,
 }
 
-/// What one request holds, until its last owner is dropped.
+/// The memory of one request, returned when its last owner is dropped.
 pub struct Grant {
     account: Arc<Account>,
     bytes: AtomicUsize,
@@ -46,15 +46,15 @@ pub struct Grant {
 pub struct NoRoom;
 
 impl Budget {
-    /// `bytes` to share.
+    /// A budget of `bytes` bytes.
     pub fn new(bytes: usize) -> Arc<Self> {
-        // A sixteenth of the budget is kept for 2,048 clients.
+        // A sixteenth of the budget is reserved for 2,048 clients.
         let first_each = (bytes / (16 * FIRST_CLIENTS)).min(BUDGET_FIRST_BYTES);
         let first = FIRST_CLIENTS * first_each;
         Arc::new(Self { left: AtomicUsize::new(bytes), first_each, first, accounts: Mutex::default() })
     }
 
-    /// The account of the client at `address`; the same one for as long as anybody has it.
+    /// The account of the client at `address`; the same one as long as anything refers to it.
     pub fn account(self: &Arc<Self>, address: IpAddr) -> Arc<Account> {
         let client = client_of(address);
         let mut accounts = self.accounts();
@@ -66,7 +66,7 @@ impl Budget {
         account
     }
 
-    /// Bytes nobody holds.
+    /// Bytes not granted to any client.
     pub fn left(&self) -> usize {
         self.left.load(Ordering::Relaxed)
     }
@@ -77,7 +77,7 @@ impl Budget {
 }
 
 impl Account {
-    /// A grant of `bytes`.
+    /// Grants `bytes` bytes.
     pub fn grant(self: &Arc<Self>, bytes: usize) -> Result<Arc<Grant>, NoRoom> {
         self.take(bytes)?;
         Ok(Arc::new(Grant { account: Arc::clone(self), bytes: AtomicUsize::new(bytes) }))
@@ -85,7 +85,8 @@ impl Account {
 
     fn take(&self, bytes: usize) -> Result<(), NoRoom> {
         let held = self.held.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        // Fairness alone would leave less and less for each one who comes, so a little for everybody is kept apart from it.
+        // Fairness alone would leave less and less for each newcomer, so a small minimum for each is kept apart from
+        // it.
         let fair = |left: usize| {
             let left = left.checked_sub(bytes)?;
             (held <= self.budget.first_each || held <= left.saturating_sub(self.budget.first)).then_some(left)
@@ -106,7 +107,7 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         let mut accounts = self.budget.accounts();
-        // Who came back meanwhile has a new one.
+        // A client that has returned since then has a new account.
         if accounts.get(&self.client).is_some_and(|account| account.strong_count() == 0) {
             accounts.remove(&self.client);
         }
@@ -114,7 +115,7 @@ impl Drop for Account {
 }
 
 impl Grant {
-    /// Makes it at least `bytes`. One request does this from one place at a time.
+    /// Grows the grant to at least `bytes`. Each request calls this from one task at a time.
     pub fn cover(&self, bytes: usize) -> Result<(), NoRoom> {
         let more = bytes.saturating_sub(self.bytes.load(Ordering::Relaxed));
         if more > 0 {
@@ -124,7 +125,7 @@ impl Grant {
         Ok(())
     }
 
-    /// Gives back what it is larger than `bytes`.
+    /// Shrinks the grant to at most `bytes`.
     pub fn shrink(&self, bytes: usize) {
         let less = self.bytes.load(Ordering::Relaxed).saturating_sub(bytes);
         if less > 0 {
@@ -140,7 +141,7 @@ impl Drop for Grant {
     }
 }
 
-/// Clients for whose first requests something is kept.
+/// Number of clients whose minimum is reserved.
 const FIRST_CLIENTS: usize = 2_048;
 
 #[cfg(test)]
@@ -169,7 +170,7 @@ mod tests {
             shares.push(bytes);
         }
         assert_eq!(shares, [512, 256, 128, 64, 32, 16, 8, 4, 2, 1]);
-        // The first ones are to get no more before they hold less than what is left.
+        // The first two get nothing more until they hold less than is left.
         assert_eq!(account(&budget, "192.0.2.1").grant(1).err(), Some(NoRoom));
         held.remove(0);
         assert_eq!(budget.left(), 1 + 512);
@@ -177,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn however_many_hold_what_they_can_each_finds_a_little() {
+    fn each_client_gets_its_minimum_however_many_there_are() {
         let budget = Budget::new(512 << 20);
         let mut held = Vec::new();
         for client in 1..=60 {
             let account = account(&budget, &format!("192.0.2.{client}"));
             let grant = account.grant(0).unwrap();
-            // In steps, as a body grows.
+            // In increments, as a body grows.
             let mut bytes = 0;
             while grant.cover(bytes + (64 << 10)).is_ok() {
                 bytes += 64 << 10;
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_that_nobody_has_are_forgotten() {
+    fn unused_accounts_are_forgotten() {
         let budget = Budget::new(100);
         let client = account(&budget, "192.0.2.1");
         let grant = client.grant(10).unwrap();

@@ -1,6 +1,6 @@
-//! What is at a path already, and what the conditions of a request say to it (RFC 9110 §13).
+//! What a path currently holds, and how the conditions of a request apply to it (RFC 9110 §13).
 //!
-//! Trusts the endpoint to say what GET answers there: it has asked whether this caller may know.
+//! The endpoint supplies what GET answers at the path: it has checked whether this caller may know.
 
 use casemate_api::limits::BODY_INLINE_MAX_BYTES;
 use casemate_core::Error;
@@ -15,11 +15,11 @@ use super::pieces::Pieces;
 use super::reply::{Content, Refusal, Reply};
 use super::respond::{no_room, unix_time};
 
-/// What a changing request with conditions would change.
+/// The current state of what a conditional request would change.
 pub(super) enum Present {
-    /// Something without an ETag, or nothing that the caller may know of.
+    /// Something without an ETag, or nothing the caller may know about.
     Untagged,
-    /// Nothing is there.
+    /// Nothing exists at the path.
     Missing,
     /// Something with this ETag.
     Tagged(String),
@@ -45,7 +45,7 @@ impl RequestContext {
         conditions.verdict(effect, current, std::time::SystemTime::UNIX_EPOCH + unix_time(&self.hsm))
     }
 
-    /// 304, 412 for GET, once the reply is known: its ETag, and what the conditions say to it.
+    /// Evaluates the conditions of a GET against its reply: 304, 412.
     pub(super) async fn conditional(&self, mut reply: Reply) -> Result<Reply, Refusal> {
         if let Content::Whole(bytes) = &mut reply.body
             && self.spec.etag
@@ -61,8 +61,9 @@ impl RequestContext {
         }
     }
 
-    /// What is at the path of a change, by what GET would answer there. If that cannot be had, something is there that has no
-    /// ETag: what stands in the way, such as a right or the store, refuses the change itself in its own turn.
+    /// The current state of what a change would change, from what GET would answer there. If that cannot be determined,
+    /// it counts as something without an ETag: the cause, such as a missing right or the store, refuses the change
+    /// itself later in the order.
     pub(super) async fn present(&self, content: Result<Option<Vec<u8>>, Error>) -> Present {
         let tag = match content {
             Ok(None) => return Present::Untagged,
@@ -76,7 +77,7 @@ impl RequestContext {
         }
     }
 
-    /// The ETag of `length` bytes that `pieces` gives, on the pool if they are many, and the bytes.
+    /// Computes the ETag of `length` bytes from `pieces`, on the pool if they are many, and returns the bytes too.
     async fn tagged(
         &self,
         length: usize,
@@ -95,7 +96,7 @@ impl RequestContext {
     }
 }
 
-/// An ETag of a body: equal bodies have equal tags.
+/// The ETag of a body, in quotes: equal bodies have equal tags.
 fn etag(body: &Pieces) -> String {
     if body.len() > BODY_INLINE_MAX_BYTES {
         stall::begins("tagging a large reply");

@@ -1,7 +1,7 @@
-//! What is known of one request on its way from the route to the reply.
+//! What is known about one request between route and reply.
 //!
-//! It holds what was sent and whom to ask about it, and decides nothing: what a request is refused for, and in which order,
-//! is in [`super::gate`]. Nothing in it is trusted but what the gate has looked at.
+//! Data only; it decides nothing. What a request is refused for, and in which order, is in [`super::gate`]. Nothing in
+//! it is trusted before the gate has checked it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use super::access::FailedState;
 use super::budget::Grant;
 use super::endpoint::Spec;
 use super::negotiate::{Basic, Conditions};
-use super::places::Places;
 use super::route::Ids;
+use super::running_changes::RunningChanges;
 use super::upload::{LeftOver, Upload};
 use crate::observe::metrics::Metrics;
 use crate::update::Updates;
@@ -30,58 +30,58 @@ pub struct RequestContext {
     pub hsm: Arc<Hsm>,
     /// The client's address.
     pub address: IpAddr,
-    /// The counters of this server.
+    /// Metrics of this server.
     pub metrics: Arc<Metrics>,
-    /// The ids in the path.
+    /// The ids in the path, decoded but not parsed.
     pub ids: Ids,
-    /// What follows `?`.
+    /// The query: what follows `?`.
     pub query: Option<String>,
-    /// The updates of this server.
+    /// Software updates of this server.
     pub updates: Arc<Updates>,
-    /// What is asked for.
+    /// The endpoint's description.
     pub(super) spec: Arc<Spec>,
-    /// Who is asked while the HSM is Failed.
+    /// Who may call while the HSM is Failed.
     pub(super) failed: FailedState,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) method: Method,
     pub(super) headers: HeaderMap,
     pub(super) body: Option<Incoming>,
-    /// Where a handler that took the body leaves what it did not read of it.
+    /// Where a handler that reads the body itself leaves the unread rest.
     pub(super) left_over: Option<LeftOver>,
-    /// The memory it may take.
+    /// The memory granted to this request.
     pub(super) grant: Arc<Grant>,
-    pub(super) changes: Arc<Places>,
-    /// What the audit log knows of it.
-    pub(super) trail: Trail,
+    pub(super) changes: Arc<RunningChanges>,
+    /// What the audit log knows about it.
+    pub(super) audit_progress: AuditProgress,
 }
 
-/// What the audit log knows of a call.
+/// What the audit log knows about a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trail {
-    /// Nothing, and nobody was believed.
+pub(super) enum AuditProgress {
+    /// Nothing, and the caller was not authenticated.
     Anonymous,
-    /// Nothing, but the caller was believed.
-    Believed,
-    /// All there is to say.
-    Done,
+    /// Nothing, but the caller was authenticated.
+    Authenticated,
+    /// Everything: its intent or result is recorded.
+    Recorded,
 }
 
 impl RequestContext {
-    /// Who was believed to call: the name in the credentials, once they were found to be right.
+    /// The authenticated user: the name in the credentials, once they were verified.
     pub(super) fn user(&self) -> Option<UserId> {
-        if self.trail == Trail::Anonymous {
+        if self.audit_progress == AuditProgress::Anonymous {
             return None;
         }
         let basic = Basic::parse(self.headers.get(header::AUTHORIZATION)?.as_bytes())?;
         UserId::parse(basic.name()).ok()
     }
 
-    /// Monotonic time.
+    /// Monotonic time of the HSM's clock.
     pub fn now(&self) -> Duration {
         self.clock.monotonic()
     }
 
-    /// The body, for a handler that takes it as it comes; what it leaves is to be found in `left_over`.
+    /// The body, for a handler that reads it itself; what it leaves unread is put in `left_over`.
     pub(super) fn upload(&mut self) -> Upload {
         let left_over = self.left_over.insert(LeftOver::default()).clone();
         let content_type = self.content_type().map(<[u8]>::to_vec);

@@ -1,4 +1,4 @@
-//! What bodies an endpoint takes, and how they become the handler's argument.
+//! Which bodies an endpoint accepts, and how they become the handler's argument.
 
 use casemate_api::body::keys::{ImportArguments, ImportKey};
 use casemate_api::limits::{BODY_MAX_BYTES, BODY_USE_MAX_BYTES, PART_HEAD_MAX_BYTES, REQUEST_BYTES};
@@ -11,15 +11,15 @@ use zeroize::Zeroizing;
 use super::body::{self, Received};
 use super::budget::NoRoom;
 use super::context::RequestContext;
-use super::endpoint::SchemaOf;
 use super::json::{self, JsonError};
 use super::multipart;
 use super::negotiate::ContentType;
+use super::openapi::SchemaOf;
 use super::reply::Refusal;
 use super::respond::no_room;
 use super::upload::Upload;
 
-/// Which Content-Types an endpoint takes, and when that is checked.
+/// Which Content-Types an endpoint accepts, and when that is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Types {
     /// Any, or none.
@@ -32,7 +32,7 @@ pub enum Types {
     JsonOrMultipart,
     /// `application/octet-stream` without parameters; checked early.
     Octets,
-    /// Any, but one must be given and readable; checked early.
+    /// Any, but one must be present and well-formed; checked early.
     Given,
     /// `application/x-pem-file`.
     Pem,
@@ -44,7 +44,8 @@ impl Types {
         matches!(self, Types::JsonOrMultipart | Types::Octets | Types::Given)
     }
 
-    /// Whether `header` is taken. A missing header counts as `application/octet-stream`, except where it is mandatory.
+    /// Whether `header` is accepted. A missing header counts as `application/octet-stream`, except where it is
+    /// mandatory.
     pub fn accept(self, header: Option<&[u8]>) -> bool {
         let parsed = match header {
             None => return matches!(self, Types::Any | Types::JsonOrOctets),
@@ -63,50 +64,50 @@ impl Types {
     }
 }
 
-/// Which bodies an endpoint takes.
+/// Which bodies an endpoint accepts.
 #[derive(Clone, Copy, Debug)]
-pub struct Takes {
-    /// The Content-Types.
+pub struct BodyRule {
+    /// The accepted Content-Types.
     pub types: Types,
-    /// The largest body, in bytes; [`usize::MAX`]: the handler takes it as it comes.
+    /// The largest body, in bytes; [`usize::MAX`] if the handler reads the body as it arrives.
     pub max_bytes: usize,
 }
 
-impl Takes {
-    /// Whether the handler takes the body as it comes.
+impl BodyRule {
+    /// Whether the handler reads the body as it arrives.
     pub fn streamed(&self) -> bool {
         self.max_bytes == usize::MAX
     }
 }
 
-type Decode<B> = fn(Option<&[u8]>, body::Body) -> Result<B, Error>;
+type DecodeTyped<B> = fn(Option<&[u8]>, body::Body) -> Result<B, Error>;
 
 /// How the body of an endpoint becomes its handler's argument.
 pub struct Body<B> {
-    pub(super) takes: Takes,
+    pub(super) rule: BodyRule,
     pub(super) schema: Option<SchemaOf>,
-    pub(super) decode: How<B>,
+    pub(super) decode: Decoder<B>,
 }
 
-pub(super) enum How<B> {
+pub(super) enum Decoder<B> {
     /// From the bytes alone.
-    Now(fn(&[u8]) -> Result<B, Error>),
+    Bytes(fn(&[u8]) -> Result<B, Error>),
     /// From the Content-Type and the bytes.
-    Typed(Decode<B>),
-    /// Not at all: the handler reads it.
+    Typed(DecodeTyped<B>),
+    /// Not decoded: the handler reads it.
     Streamed(fn(Upload) -> B),
 }
 
 impl<B: Send + 'static> Body<B> {
-    /// The handler's argument, of the bytes that were `sent`, or of those that are still to come.
+    /// Decodes the handler's argument from the bytes that were `sent`, or passes on those still to come.
     pub(super) async fn decode(&self, sent: Received, context: &mut RequestContext) -> Result<B, Refusal> {
         let length = sent.len();
         let decoded = match &self.decode {
-            How::Now(decode) => {
+            Decoder::Bytes(decode) => {
                 let (decode, hsm, grant) = (*decode, &context.hsm, context.grant.clone());
                 let party = Party::Address(context.address.into());
-                // The body goes with that: it makes room for the copies that are to be made of what is in it. It is counted
-                // as long as the pool has it, also if the client leaves.
+                // The body is dropped with that, which makes room for the copies made of its contents. It stays counted
+                // as long as the pool has it, even if the client disconnects.
                 let decode = move || {
                     let body = sent.into_body();
                     let input = decode(&body);
@@ -115,11 +116,11 @@ impl<B: Send + 'static> Body<B> {
                 };
                 hsm.by_size(length, party, decode).await.and_then(|input| input)
             }
-            How::Typed(decode) => {
+            Decoder::Typed(decode) => {
                 let (decode, hsm, grant) = (*decode, &context.hsm, context.grant.clone());
                 let header = context.content_type().map(<[u8]>::to_vec);
                 let party = Party::Address(context.address.into());
-                // Counted as long as the pool has it, also if the client leaves.
+                // Stays counted as long as the pool has it, even if the client disconnects.
                 let decode = move || {
                     let input = decode(header.as_deref(), sent.into_body());
                     drop(grant);
@@ -127,8 +128,8 @@ impl<B: Send + 'static> Body<B> {
                 };
                 hsm.by_size(length, party, decode).await.and_then(|input| input)
             }
-            How::Streamed(take) => {
-                // What waits of it, and what is made of that.
+            Decoder::Streamed(take) => {
+                // What is buffered of it, and what is parsed from that.
                 context.grant.cover(REQUEST_BYTES + 2 * PART_HEAD_MAX_BYTES).map_err(|NoRoom| no_room())?;
                 Ok(take(context.upload()))
             }
@@ -138,15 +139,15 @@ impl<B: Send + 'static> Body<B> {
 }
 
 fn body<B>(types: Types, schema: Option<SchemaOf>, decode: fn(&[u8]) -> Result<B, Error>) -> Body<B> {
-    Body { takes: Takes { types, max_bytes: BODY_MAX_BYTES }, schema, decode: How::Now(decode) }
+    Body { rule: BodyRule { types, max_bytes: BODY_MAX_BYTES }, schema, decode: Decoder::Bytes(decode) }
 }
 
-/// No body; one that is sent anyway is read and ignored.
+/// No body; if one is sent, it is read and ignored.
 pub fn none() -> Body<()> {
     body(Types::Any, None, |_| Ok(()))
 }
 
-/// No body either, but with a check of its type, as the contract has it for some.
+/// No body either, but its Content-Type is checked, as the contract requires for some endpoints.
 pub fn ignored() -> Body<()> {
     body(Types::JsonOrOctets, None, |_| Ok(()))
 }
@@ -155,40 +156,40 @@ fn schema_of<T: JsonSchema>() -> Option<SchemaOf> {
     Some(|generator| generator.subschema_for::<T>())
 }
 
-/// JSON whose Content-Type must say so.
+/// JSON; the Content-Type must be `application/json`.
 pub fn json<T: DeserializeOwned + JsonSchema>() -> Body<T> {
     body(Types::Json, schema_of::<T>(), |bytes| Ok(json::parse(bytes)?))
 }
 
-/// JSON whatever the Content-Type says, as the contract has it for most POSTs.
+/// JSON whatever the Content-Type is, as the contract has it for most POSTs.
 pub fn untyped_json<T: DeserializeOwned + JsonSchema>() -> Body<T> {
     body(Types::Any, schema_of::<T>(), |bytes| Ok(json::parse(bytes)?))
 }
 
-/// JSON of sign, decrypt and encrypt, which may be long.
+/// JSON of sign, decrypt and encrypt, which may be long ([`BODY_USE_MAX_BYTES`]).
 pub fn long_json<T: DeserializeOwned + JsonSchema>() -> Body<T> {
     let mut body = untyped_json();
-    body.takes.max_bytes = BODY_USE_MAX_BYTES;
+    body.rule.max_bytes = BODY_USE_MAX_BYTES;
     body
 }
 
-/// JSON that the handler judges itself, because something comes between its syntax and its schema.
-pub fn judged_json<T: DeserializeOwned + JsonSchema>() -> Body<Result<T, JsonError>> {
+/// JSON whose errors the handler reports itself, because another check comes between its syntax and its schema.
+pub fn fallible_json<T: DeserializeOwned + JsonSchema>() -> Body<Result<T, JsonError>> {
     body(Types::Any, schema_of::<T>(), |bytes| Ok(json::parse(bytes)))
 }
 
-/// Bytes stored as they are.
+/// Binary data, passed on unchanged.
 pub fn octets() -> Body<Vec<u8>> {
     body(Types::Octets, None, |bytes| Ok(bytes.to_vec()))
 }
 
-/// A body of any size, which the handler takes as it comes. Such an endpoint runs on `Arc<Hsm>`, so that a client that
-/// takes its time does not hold the phase.
+/// A body of any size, which the handler reads as it arrives. Such an endpoint runs on `Arc<Hsm>`, so that a slow
+/// client does not hold the phase.
 pub fn stream(types: Types) -> Body<Upload> {
-    Body { takes: Takes { types, max_bytes: usize::MAX }, schema: None, decode: How::Streamed(|upload| upload) }
+    Body { rule: BodyRule { types, max_bytes: usize::MAX }, schema: None, decode: Decoder::Streamed(|upload| upload) }
 }
 
-/// Text in PEM, which the core reads.
+/// PEM text (RFC 7468), which the core parses.
 pub fn pem() -> Body<Vec<u8>> {
     body(Types::Pem, None, |bytes| Ok(bytes.to_vec()))
 }
@@ -201,9 +202,9 @@ pub enum Import {
     Pem(ImportArguments, Zeroizing<Vec<u8>>),
 }
 
-/// A key to import: JSON, or two parts of which the second is PEM.
+/// A key to import: JSON, or two multipart parts of which the second is PEM.
 pub fn import() -> Body<Import> {
-    let decode: Decode<Import> = |content_type, body| {
+    let decode: DecodeTyped<Import> = |content_type, body| {
         let header = content_type.unwrap_or_default();
         if !ContentType::parse(header).is_some_and(|parsed| parsed.is("multipart/form-data")) {
             return Ok(Import::Json(json::parse(&body)?));
@@ -212,8 +213,8 @@ pub fn import() -> Body<Import> {
         let parts = parts.map_err(|why| Error::invalid(why.to_string()))?;
         Ok(Import::Pem(json::parse(&parts.arguments)?, parts.key_file))
     };
-    let takes = Takes { types: Types::JsonOrMultipart, max_bytes: BODY_MAX_BYTES };
-    Body { takes, schema: schema_of::<ImportKey>(), decode: How::Typed(decode) }
+    let rule = BodyRule { types: Types::JsonOrMultipart, max_bytes: BODY_MAX_BYTES };
+    Body { rule, schema: schema_of::<ImportKey>(), decode: Decoder::Typed(decode) }
 }
 
 impl From<JsonError> for Error {

@@ -1,8 +1,8 @@
-//! The HTTP side of one HSM: from a request to its response, and all that both need.
+//! The HTTP side of one HSM: from a request to its response.
 //!
-//! A path leads to an endpoint, whose answer `respond.rs` forms, or else to a page outside the API. What is done for
-//! every request whatever it asks for is here: its memory is taken from its client's account, its time is measured, and
-//! its response gets the headers that all have.
+//! A path leads to an endpoint, whose response is formed in `respond.rs`, or else to a page outside the API. This file
+//! does what applies to every request: it charges memory to the client's account, measures the time, and adds the
+//! headers that all responses have.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use hyper::{Method, Request, Response};
 
 use super::access::FailedState;
 use super::budget::{Grant, NoRoom};
-use super::context::{RequestContext, Trail};
+use super::context::{AuditProgress, RequestContext};
 use super::endpoint::Endpoint;
 use super::gate;
 use super::negotiate;
 use super::pages;
-use super::places::Places;
-use super::respond::{drain, held, no_room, refuse, succeed, unix_time};
+use super::respond::{charge, drain, no_room, refuse, succeed, unix_time};
 use super::route::{Ids, Resource, Routes};
+use super::running_changes::RunningChanges;
 use super::serve::{Peer, ReplyBody, Service};
 use super::trail;
 use crate::observe::metrics::{EndpointName, Metrics};
@@ -38,11 +38,11 @@ pub struct Edge {
     updates: Arc<Updates>,
     failed: FailedState,
     openapi: Bytes,
-    changes: Arc<Places>,
+    changes: Arc<RunningChanges>,
 }
 
 impl Edge {
-    /// Everything that answers requests for `hsm`; `failed` says whom while that is Failed.
+    /// Answers requests for `hsm`; `failed` decides who may call while it is Failed.
     pub fn new(
         hsm: Arc<Hsm>,
         clock: Arc<dyn Clock>,
@@ -56,7 +56,7 @@ impl Edge {
         endpoints.sort_by_key(|endpoint| endpoint.number);
         let endpoint =
             |endpoint: &&Arc<Endpoint>| EndpointName { method: endpoint.spec.name(), path: endpoint.spec.path };
-        metrics.endpoints_are(endpoints.iter().map(endpoint).collect());
+        metrics.set_endpoints(endpoints.iter().map(endpoint).collect());
         Arc::new(Self {
             hsm,
             routes,
@@ -65,7 +65,7 @@ impl Edge {
             updates,
             failed,
             openapi,
-            changes: Places::new(CHANGES_RUNNING_MAX),
+            changes: RunningChanges::new(CHANGES_RUNNING_MAX),
         })
     }
 
@@ -73,7 +73,7 @@ impl Edge {
     pub async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<ReplyBody> {
         let begun = self.clock.monotonic();
         let head = *request.method() == Method::HEAD;
-        // At debug, not at info as in NetHSM: two lines for each signature are a load of their own.
+        // At debug level, not at info as in NetHSM: two lines for each signature would be a considerable load.
         tracing::debug!(target: "http.access", "request {} {}", request.method(), request.uri());
         let path = negotiate::decode_path(request.uri().path()).into_owned();
         let found = self.routes.find(&path);
@@ -84,7 +84,7 @@ impl Edge {
         let mut response = match (peer.account.grant(REQUEST_BYTES + head_bytes(&request)), found) {
             (Err(NoRoom), _) => {
                 let refusal = if request.body().is_end_stream() { no_room() } else { no_room().closing() };
-                self.dressed(refuse(refusal, None))
+                self.with_common_headers(refuse(refusal, None))
             }
             (Ok(grant), Some((resource, ids))) => {
                 let response = self.routed(resource, ids, request, peer.address.ip(), &grant).await;
@@ -140,13 +140,13 @@ impl Edge {
                     left_over: None,
                     grant: grant.clone(),
                     changes: self.changes.clone(),
-                    trail: Trail::Anonymous,
+                    audit_progress: AuditProgress::Anonymous,
                 };
                 let reply = (endpoint.run)(context).await;
-                (Some(&endpoint.spec), reply.and_then(|reply| held(reply, grant, &endpoint.spec)))
+                (Some(&endpoint.spec), reply.and_then(|reply| charge(reply, grant, &endpoint.spec)))
             }
         };
-        let mut response = self.dressed(match result {
+        let mut response = self.with_common_headers(match result {
             Ok(reply) => succeed(reply, spec.map(|spec| &**spec)),
             Err(refusal) => refuse(refusal, spec.map(|spec| &**spec)),
         });
@@ -156,8 +156,8 @@ impl Edge {
         response
     }
 
-    /// With the headers that every reply of the API has.
-    fn dressed(&self, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
+    /// Adds the headers that every reply of the API has.
+    fn with_common_headers(&self, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
         let headers = response.headers_mut();
         let date = httpdate::fmt_http_date(std::time::SystemTime::UNIX_EPOCH + unix_time(&self.hsm));
         headers.extend(HeaderValue::from_str(&date).ok().map(|date| (header::DATE, date)));
@@ -173,11 +173,11 @@ impl Service for Edge {
     }
 }
 
-/// What the head of a request takes in memory.
+/// Memory used by the head of a request, in bytes.
 fn head_bytes(request: &Request<Incoming>) -> usize {
     let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
     lines.sum()
 }
 
-/// What a header takes beside its text.
+/// Overhead of a header besides its text, in bytes.
 const HEADER_BYTES: usize = 128;

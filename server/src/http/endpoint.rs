@@ -1,8 +1,8 @@
-//! What an endpoint is: a row of the endpoint table, and the typing that makes a wrong one not compile.
+//! What an endpoint is: an entry of the endpoint table, with types that make an inconsistent one fail to compile.
 //!
-//! An endpoint says who may call in which state, what is found by its path, what its body is, and what answers. The first
-//! argument of the handler fixes the state column: one that takes an [`OperationalGuard`] runs only while Operational, and
-//! there is no other way to a key.
+//! An endpoint states who may call in which state, what its path names, what its body is, and which handler answers.
+//! The first argument of the handler fixes the phase: one that takes an [`OperationalGuard`] runs only while
+//! Operational, and there is no other way to a key.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -21,16 +21,16 @@ use super::decode::{self, Body};
 use super::reply::{Refusal, Reply};
 use super::respond;
 
-/// The Operational phase, held for the length of one call. Not `Clone`.
+/// The Operational phase, held during one call. Not `Clone`.
 pub struct OperationalGuard(pub(super) Arc<Operational>);
 
 impl OperationalGuard {
-    /// Gives up the hold, to who ends the phase.
+    /// Gives up the guard, for the caller that ends the phase.
     pub fn into_inner(self) -> Arc<Operational> {
         self.0
     }
 
-    /// The phase for a reply that streams: it does not keep the HSM from locking.
+    /// A weak reference for a reply that streams: it does not keep the HSM from locking.
     pub fn weak(&self) -> std::sync::Weak<Operational> {
         Arc::downgrade(&self.0)
     }
@@ -43,23 +43,24 @@ impl Deref for OperationalGuard {
     }
 }
 
-/// What a handler runs on.
-pub trait Column: Sized + Send + Sync + 'static {
-    /// Who calls: always known in [`OperationalGuard`], in other columns only where the state's rule asks.
+/// What a handler holds on the HSM while it runs: [`OperationalGuard`] while Operational, `Arc<Hsm>` in any phase.
+pub trait PhaseAccess: Sized + Send + Sync + 'static {
+    /// The caller as the handler gets it: always present with [`OperationalGuard`], otherwise only where the rule of
+    /// the state requires credentials.
     type Caller: Send + Sync + 'static;
-    /// Takes hold of the phase; `None` if the HSM is not in it.
+    /// Enters the phase; `None` if the HSM is not in it.
     fn enter(hsm: &Arc<Hsm>) -> Option<Self>;
-    /// The Operational phase, where this column has it.
+    /// The Operational phase, if this holds it.
     fn operational(&self) -> Option<Arc<Operational>>;
-    /// The caller, where one is known.
+    /// The caller, if there is one.
     fn user(caller: &Self::Caller) -> Option<&Caller>;
-    /// Takes the caller back from the form of this column.
+    /// Converts the caller of the handler back.
     fn known(caller: Self::Caller) -> Option<Caller>;
-    /// Makes the caller of this column; `Err` where one is needed and none is known.
+    /// Converts a caller for the handler; `Err` if one is required and there is none.
     fn caller(known: Option<Caller>) -> Result<Self::Caller, Refusal>;
 }
 
-impl Column for OperationalGuard {
+impl PhaseAccess for OperationalGuard {
     type Caller = Caller;
     fn enter(hsm: &Arc<Hsm>) -> Option<Self> {
         hsm.operational().map(OperationalGuard)
@@ -78,7 +79,7 @@ impl Column for OperationalGuard {
     }
 }
 
-impl Column for Arc<Hsm> {
+impl PhaseAccess for Arc<Hsm> {
     type Caller = Option<Caller>;
     fn enter(hsm: &Arc<Hsm>) -> Option<Self> {
         Some(hsm.clone())
@@ -97,51 +98,51 @@ impl Column for Arc<Hsm> {
     }
 }
 
-/// What a path leads to, where a caller who may call at all may reach all of it.
-pub trait Find<C: Column>: Send + Sync + 'static {
-    /// What the handler is given.
+/// What a path names, where every admitted caller may reach all of it.
+pub trait Find<C: PhaseAccess>: Send + Sync + 'static {
+    /// What the handler receives.
     type Found: Send + Sync + 'static;
     /// The ids in the endpoint's path, in order.
     const IDS: &'static [&'static str] = &[];
-    /// The thing itself; the step of id syntax and existence.
+    /// Looks it up: id syntax (400) and existence (404).
     fn find(
         &self,
-        column: &C,
+        phase: &C,
         caller: &C::Caller,
         context: &RequestContext,
     ) -> impl Future<Output = Result<Self::Found, Error>> + Send;
 }
 
-/// What a path leads to, in the steps in which the gate asks for it. Everything that is [`Find`] is this, too: with nothing
-/// to reach.
-pub trait FindReachable<C: Column>: Send + Sync + 'static {
-    /// What is known once the caller may reach it.
+/// What a path names, in the steps in which the gate checks it. Every [`Find`] implements this, with nothing to check
+/// in `reach`.
+pub trait FindReachable<C: PhaseAccess>: Send + Sync + 'static {
+    /// What is known after the check of rights.
     type Reached: Send;
-    /// What the handler is given.
+    /// What the handler receives.
     type Found: Send + Sync + 'static;
     /// The ids in the endpoint's path, in order.
     const IDS: &'static [&'static str];
-    /// Refuses an id that is none before rights are asked, where the contract wants it so.
+    /// Refuses a malformed id before rights are checked, where the contract requires that order.
     fn check_id(&self, _: &RequestContext) -> Result<(), Error> {
         Ok(())
     }
     /// Whether the caller may reach it; part of the 403 step.
     fn reach(
         &self,
-        column: &C,
+        phase: &C,
         caller: &C::Caller,
         context: &RequestContext,
     ) -> impl Future<Output = Result<Self::Reached, Error>> + Send;
-    /// The thing itself; the step of id syntax and existence.
+    /// Looks it up: id syntax (400) and existence (404).
     fn find(
         &self,
-        column: &C,
+        phase: &C,
         caller: &C::Caller,
         reached: Self::Reached,
         context: &RequestContext,
     ) -> impl Future<Output = Result<Self::Found, Error>> + Send;
-    /// What GET answers at the same path for what was found, where that carries an ETag: what conditions of a change are
-    /// held against ([`super::represent`]). `None` where it does not; `NotFound` where there is nothing to read.
+    /// What GET answers at the same path for what was found, if that reply has an ETag: the conditions of a change are
+    /// evaluated against it ([`super::represent`]). `None` if it has no ETag; `NotFound` if there is nothing to read.
     fn represent(
         &self,
         _: &C,
@@ -152,7 +153,7 @@ pub trait FindReachable<C: Column>: Send + Sync + 'static {
     }
 }
 
-impl<C: Column, F: Find<C>> FindReachable<C> for F {
+impl<C: PhaseAccess, F: Find<C>> FindReachable<C> for F {
     type Reached = ();
     type Found = F::Found;
     const IDS: &'static [&'static str] = F::IDS;
@@ -161,16 +162,16 @@ impl<C: Column, F: Find<C>> FindReachable<C> for F {
     }
     fn find(
         &self,
-        column: &C,
+        phase: &C,
         caller: &C::Caller,
         (): (),
         context: &RequestContext,
     ) -> impl Future<Output = Result<F::Found, Error>> + Send {
-        Find::find(self, column, caller, context)
+        Find::find(self, phase, caller, context)
     }
 }
 
-/// Type of an endpoint's successful replies.
+/// Content-Type of an endpoint's successful replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Media {
     /// `application/json`
@@ -179,14 +180,14 @@ pub enum Media {
     Pem,
     /// `application/octet-stream`
     Octets,
-    /// The text that Prometheus reads.
+    /// `text/plain` in the Prometheus text format, version 0.0.4.
     Prometheus,
-    /// `application/x-ndjson`: a JSON value in each line.
+    /// `application/x-ndjson`: one JSON value per line.
     JsonLines,
 }
 
 impl Media {
-    /// The type as `Content-Type` spells it; those of the contract without parameters, as clients compare for equality.
+    /// The value of `Content-Type`. Types of the contract have no parameters, as clients compare for equality.
     pub fn as_str(self) -> &'static str {
         match self {
             Media::Json => "application/json",
@@ -197,63 +198,60 @@ impl Media {
         }
     }
 
-    /// The type without its parameters.
+    /// The type without parameters.
     pub fn essence(self) -> &'static str {
         self.as_str().split(';').next().unwrap_or_default()
     }
 }
 
-/// What the audit log has to hold before a change is carried out.
+/// What the audit log must hold before a change is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {
-    /// Its intent: without that it is refused.
+    /// Its intent: if that cannot be written, the change is refused.
     Required,
-    /// Its intent if that can be written: what only takes power away from the HSM must not depend on a disk.
+    /// Its intent if it can be written: a change that only takes power away from the HSM must not depend on a disk.
     IfPossible,
-    /// Nothing from here, as the body alone proves who asks: the core writes down that it succeeds, before it does, and
-    /// everything else is a refusal. Strangers could fill the log otherwise.
+    /// Nothing from the server, as only the body authenticates the caller: the core records success before it takes
+    /// effect, and everything else is recorded as a refusal. Otherwise anyone could fill the log.
     Proven,
-    /// Nothing: it changes nothing, and is no more than a use of a key.
+    /// Nothing: it changes nothing, and is at most a use of a key.
     Never,
 }
 
-/// Makes the JSON Schema of a type, for the OpenAPI document.
-pub type SchemaOf = fn(&mut schemars::SchemaGenerator) -> schemars::Schema;
-
-/// Everything about an endpoint but its code.
+/// The description of an endpoint: everything but its code.
 pub struct Spec {
     /// The method.
     pub method: Method,
-    /// The path below the base path, ids in braces.
+    /// The path below the base path, with ids in braces.
     pub path: &'static str,
-    /// Who, per state.
+    /// The access rule of each state.
     pub access: Vec<(State, Rule)>,
     /// The names of the ids in the path.
     pub ids: &'static [&'static str],
-    /// Which bodies are taken.
-    pub takes: super::decode::Takes,
-    /// Schema of the request body.
-    pub request: Option<SchemaOf>,
-    /// Type of successful replies.
+    /// Which bodies are accepted.
+    pub body: super::decode::BodyRule,
+    /// JSON Schema of the request body.
+    pub request: Option<super::openapi::SchemaOf>,
+    /// Content-Type of successful replies.
     pub media: Media,
-    /// Status and body schema of a successful reply.
-    pub success: (u16, Option<SchemaOf>),
+    /// Status of a successful reply, and JSON Schema of its body.
+    pub success: (u16, Option<super::openapi::SchemaOf>),
     /// Whether replies are marked `no-cache`.
     pub no_cache: bool,
     /// Whether replies carry an ETag.
     pub etag: bool,
     /// Whether HEAD is allowed where GET is.
     pub head: bool,
-    /// Whether replies are lists of any length.
+    /// Whether replies are lists of unbounded length.
     pub lists: bool,
-    /// Status for an id that is taken; the contract has 400 for some.
+    /// Status for an id that already exists; the contract has 400 for some.
     pub exists: u16,
-    /// What the audit log has to hold before it, if it changes something.
+    /// What the audit log must hold before a change.
     pub intent: Intent,
 }
 
 impl Spec {
-    /// The method, as a word that stays.
+    /// The method as a static string.
     pub fn name(&self) -> &'static str {
         [("GET", Method::GET), ("POST", Method::POST), ("PUT", Method::PUT), ("DELETE", Method::DELETE)]
             .into_iter()
@@ -261,10 +259,11 @@ impl Spec {
             .unwrap_or("other")
     }
 
-    /// Whether a call may change more than a count of uses.
+    /// Whether a call may change anything other than a usage counter.
     pub fn changes(&self) -> bool {
         let only_uses = |rule: &Rule| matches!(rule, Rule::Allowed(Action::KeyUse | Action::Random, _));
-        // What needs no intent, such as a CSR, is a use, too: it waits for the pool and holds no place meanwhile.
+        // A request without intent, such as a CSR, is a use as well: it waits for the pool and does not count as a
+        // running change.
         let uses = self.intent == Intent::Never || self.access.iter().all(|(_, rule)| only_uses(rule));
         self.method != Method::GET && !uses
     }
@@ -272,13 +271,13 @@ impl Spec {
 
 type Run = Box<dyn Fn(RequestContext) -> BoxFuture<'static, Result<Reply, Refusal>> + Send + Sync>;
 
-/// One row of the endpoint table.
+/// One entry of the endpoint table.
 pub struct Endpoint {
-    /// Its place in the table, by which it is counted.
+    /// Its index in the table, under which it is counted.
     pub number: usize,
-    /// What it says.
+    /// Its description.
     pub spec: Arc<Spec>,
-    /// What it does: everything from the credentials to the reply.
+    /// Its code: everything from the credentials to the reply.
     pub run: Run,
 }
 
@@ -289,67 +288,62 @@ pub struct TypedEndpoint<F, B, H> {
     pub(super) handler: H,
 }
 
-/// A request that nothing is left to be refused for, but by the core: what its handler is given, as a value that may be kept.
+/// A request that only the core can still refuse: the handler's arguments, as a value that can be kept.
 ///
-/// It does not hold the phase, so that whoever keeps it does not keep the HSM from locking. What was true of its caller and
-/// its target is true for the moment: whoever runs it later must enter the phase and ask for their rights again first.
-pub struct Decoded<C: Column, T, B> {
-    /// Who calls.
+/// It does not hold the phase, so keeping it does not keep the HSM from locking. The caller's rights and the target
+/// were checked at one moment: code that runs it later must first enter the phase and check the rights again.
+pub struct Decoded<C: PhaseAccess, T, B> {
+    /// The caller.
     pub(super) caller: C::Caller,
-    /// What the path leads to.
+    /// What the path names.
     pub(super) found: T,
-    /// What the body says.
+    /// The decoded body.
     pub(super) body: B,
-    /// How many bytes the body had.
+    /// Length of the body in bytes.
     pub(super) body_bytes: usize,
 }
 
 impl<F, B, H> TypedEndpoint<F, B, H> {
     /// Carries out a decoded request.
-    pub(super) fn run<C: Column>(
+    pub(super) fn run<C: PhaseAccess>(
         &self,
-        column: C,
+        phase: C,
         decoded: Decoded<C, F::Found, B>,
     ) -> impl Future<Output = Result<Reply, Error>> + Send
     where
         F: FindReachable<C>,
         H: Handler<C, F::Found, B>,
     {
-        self.handler.call(column, decoded.caller, decoded.found, decoded.body)
+        self.handler.call(phase, decoded.caller, decoded.found, decoded.body)
     }
 }
 
-/// What answers a request that passed the gate.
-pub trait Handler<C: Column, F, B>: Send + Sync + 'static {
-    /// Answers.
-    fn call(
-        &self,
-        column: C,
-        caller: C::Caller,
-        found: F,
-        body: B,
-    ) -> impl Future<Output = Result<Reply, Error>> + Send;
+/// The code that answers a request that passed the gate.
+pub trait Handler<C: PhaseAccess, F, B>: Send + Sync + 'static {
+    /// Carries out the request and returns its reply.
+    fn call(&self, phase: C, caller: C::Caller, found: F, body: B)
+    -> impl Future<Output = Result<Reply, Error>> + Send;
 }
 
 impl<C, F, B, H, R> Handler<C, F, B> for H
 where
-    C: Column,
+    C: PhaseAccess,
     H: Fn(C, C::Caller, F, B) -> R + Send + Sync + 'static,
     R: Future<Output = Result<Reply, Error>> + Send,
 {
     fn call(
         &self,
-        column: C,
+        phase: C,
         caller: C::Caller,
         found: F,
         body: B,
     ) -> impl Future<Output = Result<Reply, Error>> + Send {
-        self(column, caller, found, body)
+        self(phase, caller, found, body)
     }
 }
 
 /// An endpoint for `GET`, which has no body.
-pub fn get<C: Column, F: FindReachable<C>>(
+pub fn get<C: PhaseAccess, F: FindReachable<C>>(
     path: &'static str,
     access: AccessPolicy<C>,
     find: F,
@@ -359,7 +353,7 @@ pub fn get<C: Column, F: FindReachable<C>>(
 }
 
 /// An endpoint for `POST`.
-pub fn post<C: Column, F: FindReachable<C>, B: Send + 'static>(
+pub fn post<C: PhaseAccess, F: FindReachable<C>, B: Send + 'static>(
     path: &'static str,
     access: AccessPolicy<C>,
     find: F,
@@ -370,7 +364,7 @@ pub fn post<C: Column, F: FindReachable<C>, B: Send + 'static>(
 }
 
 /// An endpoint for `PUT`.
-pub fn put<C: Column, F: FindReachable<C>, B: Send + 'static>(
+pub fn put<C: PhaseAccess, F: FindReachable<C>, B: Send + 'static>(
     path: &'static str,
     access: AccessPolicy<C>,
     find: F,
@@ -381,7 +375,7 @@ pub fn put<C: Column, F: FindReachable<C>, B: Send + 'static>(
 }
 
 /// An endpoint for `DELETE`, which has no body.
-pub fn delete<C: Column, F: FindReachable<C>>(
+pub fn delete<C: PhaseAccess, F: FindReachable<C>>(
     path: &'static str,
     access: AccessPolicy<C>,
     find: F,
@@ -390,7 +384,7 @@ pub fn delete<C: Column, F: FindReachable<C>>(
     endpoint(Method::DELETE, path, access, find, decode::none(), handler)
 }
 
-fn endpoint<C: Column, F: FindReachable<C>, B: Send + 'static>(
+fn endpoint<C: PhaseAccess, F: FindReachable<C>, B: Send + 'static>(
     method: Method,
     path: &'static str,
     access: AccessPolicy<C>,
@@ -405,7 +399,7 @@ fn endpoint<C: Column, F: FindReachable<C>, B: Send + 'static>(
         path,
         access: access.into_rules(),
         ids: F::IDS,
-        takes: body.takes,
+        body: body.rule,
         request: body.schema,
         media: Media::Json,
         success: (204, None),
@@ -425,7 +419,7 @@ fn endpoint<C: Column, F: FindReachable<C>, B: Send + 'static>(
 
 impl Endpoint {
     fn with(mut self, change: impl FnOnce(&mut Spec)) -> Self {
-        // The builder methods run before anybody else holds the spec.
+        // The builder methods run before the spec is shared.
         if let Some(spec) = Arc::get_mut(&mut self.spec) {
             change(spec);
         }
@@ -442,37 +436,37 @@ impl Endpoint {
         self.with(|spec| spec.success = (status, None))
     }
 
-    /// Replies are of this type.
+    /// Sets the Content-Type of successful replies.
     pub fn media(self, media: Media) -> Self {
         self.with(|spec| spec.media = media)
     }
 
-    /// Replies are not to be cached.
+    /// Marks replies as not to be cached.
     pub fn no_cache(self) -> Self {
         self.with(|spec| spec.no_cache = true)
     }
 
-    /// Replies carry an ETag, and conditions are honoured.
+    /// Adds an ETag to replies, and honours conditions.
     pub fn etag(self) -> Self {
         self.with(|spec| spec.etag = true)
     }
 
-    /// Replies are lists of any length.
+    /// Marks replies as lists of unbounded length.
     pub fn lists(self) -> Self {
         self.with(|spec| spec.lists = true)
     }
 
-    /// HEAD is allowed too.
+    /// Allows HEAD as well.
     pub fn head(self) -> Self {
         self.with(|spec| spec.head = true)
     }
 
-    /// The audit log has to hold this before it is carried out.
+    /// Sets what the audit log must hold before the change.
     pub fn intent(self, intent: Intent) -> Self {
         self.with(|spec| spec.intent = intent)
     }
 
-    /// A taken id is answered with this status.
+    /// Sets the status for an id that already exists.
     pub fn exists(self, status: u16) -> Self {
         self.with(|spec| spec.exists = status)
     }

@@ -1,6 +1,6 @@
-//! The surface of the HSM: every endpoint is one row, and authorisation can be read off it.
+//! The endpoint table: one entry per endpoint, from which authorisation can be read.
 //!
-//! Routing, refusals, the OpenAPI document, the policy listing and the policy test are all made from this table.
+//! Routing, refusals, the OpenAPI document, the policy listing and the policy test are all derived from this table.
 
 use casemate_api::Action::*;
 use casemate_api::State::*;
@@ -13,7 +13,7 @@ use casemate_core::identity::users::UserAccess::{Manage, Passphrase, Read};
 use serde_json::{Map, Value};
 
 use super::access::{failed_to_unlock_holder, operational, public};
-use super::decode::{Types, ignored, import, json, judged_json, long_json, none, octets, pem, stream, untyped_json};
+use super::decode::{Types, fallible_json, ignored, import, json, long_json, none, octets, pem, stream, untyped_json};
 use super::endpoint::Intent::{IfPossible, Never, Proven};
 use super::endpoint::Media::{JsonLines, Octets, Pem, Prometheus};
 use super::endpoint::{Endpoint, delete, get, post, put};
@@ -21,7 +21,7 @@ use super::find::*;
 use super::handlers::{audit, backup, cluster, config, health, keys, lock, namespaces, system, tls, users};
 use super::represent::{OfCertificate, OfKey, OfLogging, OfNetwork, OfTlsChain, OfUnattendedBoot, OfUser, Tagged};
 
-/// Every row, in the order of the API document.
+/// All endpoints, in the order of the API document.
 #[rustfmt::skip]
 pub fn table() -> Vec<Endpoint> {
     const ALWAYS: &[casemate_api::State] = &[Unprovisioned, Locked, Operational, Failed];
@@ -33,17 +33,17 @@ pub fn table() -> Vec<Endpoint> {
         get("/health/ready",            public(&[Operational]),                                Nothing,                              health::ready).answers(200).no_cache().head(),
         get("/health/state",            public(ALWAYS),                                        Nothing,                              health::state).gives::<system_bodies::HealthState>(200).no_cache().head(),
         get("/health/diagnose",         operational(System, Root).or(NOT_OPERATIONAL),         Nothing,                              health::diagnose).gives::<system_bodies::Diagnosis>(200).no_cache().head(),
-        get("/metrics",                 operational(Metrics, Anywhere),                        Figures,                              health::metrics).gives::<Map<String, Value>>(200).no_cache().head(),
-        get("/metrics/prometheus",      operational(Metrics, Anywhere),                        AllFigures,                           health::prometheus).answers(200).media(Prometheus).no_cache().head(),
+        get("/metrics",                 operational(Metrics, Anywhere),                        ServerMetrics,                              health::metrics).gives::<Map<String, Value>>(200).no_cache().head(),
+        get("/metrics/prometheus",      operational(Metrics, Anywhere),                        HsmAndMetrics,                           health::prometheus).answers(200).media(Prometheus).no_cache().head(),
 
         post("/provision",              public(&[Unprovisioned]),                              Nothing,             untyped_json(), lock::provision).no_cache(),
-        post("/unlock",                 public(&[Locked]),                                     Address,             judged_json(),  lock::unlock).no_cache().intent(Proven),
+        post("/unlock",                 public(&[Locked]),                                     Address,             fallible_json(), lock::unlock).no_cache().intent(Proven),
         post("/lock",                   operational(System, Root),                             TheHsm,              none(),         lock::lock).no_cache().intent(IfPossible),
         post("/random",                 operational(Random, Anywhere),                         Nothing,             untyped_json(), system::random).gives::<system_bodies::Random>(200).no_cache(),
 
         get("/keys",                    operational(KeyRead, Anywhere),                        AllKeys,                              keys::list).gives::<Vec<key_bodies::KeyItem>>(200).lists(),
         post("/keys",                   operational(KeyManage, Anywhere),                      Nothing,             import(),       keys::import).gives::<Created>(201).exists(400),
-        post("/keys/generate",          operational(KeyManage, Anywhere),                      Figures,             json(),         keys::generate).gives::<Created>(201).exists(400).no_cache(),
+        post("/keys/generate",          operational(KeyManage, Anywhere),                      ServerMetrics,             json(),         keys::generate).gives::<Created>(201).exists(400).no_cache(),
         get("/keys/{key}",              operational(KeyRead, Anywhere),                        KeyOrPrefixOf,                        keys::read).gives::<key_bodies::Key>(200).etag(),
         put("/keys/{key}",              operational(KeyManage, Anywhere),                      Tagged(KeySlot, OfKey), import(),   keys::import_as).exists(400),
         delete("/keys/{key}",           operational(KeyManage, Anywhere),                      Tagged(ExistingKey, OfKey),           keys::delete),

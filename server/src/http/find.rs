@@ -1,5 +1,5 @@
-//! What paths lead to. Ids are parsed here, so that raw text never passes the edge, and found things are handed to the
-//! handler, so that a missing one is answered before the body is looked at.
+//! What paths name. Ids are parsed here, so that raw text does not get any further, and the handler receives what was
+//! found, so that a missing object is reported before the body is decoded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use casemate_core::{Error, Hsm};
 use percent_encoding::percent_decode;
 
 use super::context::RequestContext;
-use super::endpoint::{Column, Find, FindReachable, OperationalGuard};
+use super::endpoint::{Find, FindReachable, OperationalGuard, PhaseAccess};
 use crate::observe::metrics::Metrics;
 use crate::update::Updates;
 
@@ -33,40 +33,40 @@ fn second(context: &RequestContext) -> &str {
     second
 }
 
-/// No id in the path.
+/// A path without ids.
 pub struct Nothing;
 
-impl<C: Column> Find<C> for Nothing {
+impl<C: PhaseAccess> Find<C> for Nothing {
     type Found = ();
     async fn find(&self, _: &C, _: &C::Caller, _: &RequestContext) -> Result<(), Error> {
         Ok(())
     }
 }
 
-/// The HSM itself: for the endpoint that ends the phase it is called in, and for what outlives every phase.
+/// The HSM itself: for the endpoint that ends the phase in which it is called, and for what exists in every phase.
 pub struct TheHsm;
 
-impl<C: Column> Find<C> for TheHsm {
+impl<C: PhaseAccess> Find<C> for TheHsm {
     type Found = Arc<Hsm>;
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Arc<Hsm>, Error> {
         Ok(context.hsm.clone())
     }
 }
 
-/// Which records of the audit log are wanted.
+/// The range of audit records requested by the query.
 pub struct Records {
-    /// The HSM, whose log outlives every phase.
+    /// The HSM; the audit log exists in every phase.
     pub hsm: Arc<Hsm>,
-    /// The first; without it the first there is.
+    /// Number of the first record; `None`: the oldest.
     pub from: Option<u64>,
-    /// The last; without it the last there is.
+    /// Number of the last record; `None`: the newest.
     pub to: Option<u64>,
 }
 
-/// Records of the audit log, by the query.
+/// Records of the audit log, selected by the query.
 pub struct AuditRange;
 
-impl<C: Column> Find<C> for AuditRange {
+impl<C: PhaseAccess> Find<C> for AuditRange {
     type Found = Records;
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Records, Error> {
         Ok(Records { hsm: context.hsm.clone(), from: number(context, "from")?, to: number(context, "to")? })
@@ -79,47 +79,47 @@ fn number(context: &RequestContext, name: &str) -> Result<Option<u64>, Error> {
     number.map(Some).ok_or_else(|| Error::invalid(format!("{name} must be the number of a record.")))
 }
 
-/// The client's address, for the one endpoint that counts failures itself.
+/// The client's address, for the endpoint that counts failed attempts itself.
 pub struct Address;
 
-impl<C: Column> Find<C> for Address {
+impl<C: PhaseAccess> Find<C> for Address {
     type Found = std::net::IpAddr;
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<std::net::IpAddr, Error> {
         Ok(context.address)
     }
 }
 
-/// The counters of this server, and the monotonic time.
-pub struct Figures;
+/// The metrics of this server, and the monotonic time.
+pub struct ServerMetrics;
 
-impl<C: Column> Find<C> for Figures {
+impl<C: PhaseAccess> Find<C> for ServerMetrics {
     type Found = (Arc<Metrics>, Duration);
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
         Ok((context.metrics.clone(), context.now()))
     }
 }
 
-/// The HSM and its updates.
+/// The HSM and its software updates.
 pub struct TheUpdates;
 
-impl<C: Column> Find<C> for TheUpdates {
+impl<C: PhaseAccess> Find<C> for TheUpdates {
     type Found = (Arc<Hsm>, Arc<Updates>);
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
         Ok((context.hsm.clone(), context.updates.clone()))
     }
 }
 
-/// The HSM, its counters and the monotonic time, for the endpoint that tells all of them.
-pub struct AllFigures;
+/// The HSM, the metrics of this server and the monotonic time.
+pub struct HsmAndMetrics;
 
-impl<C: Column> Find<C> for AllFigures {
+impl<C: PhaseAccess> Find<C> for HsmAndMetrics {
     type Found = (Arc<Hsm>, Arc<Metrics>, Duration);
     async fn find(&self, _: &C, _: &C::Caller, context: &RequestContext) -> Result<Self::Found, Error> {
         Ok((context.hsm.clone(), context.metrics.clone(), context.now()))
     }
 }
 
-/// A key of the caller's scope, which exists.
+/// An existing key in the caller's scope.
 pub struct ExistingKey;
 
 async fn existing_key(op: &OperationalGuard, caller: &Caller, id: &str) -> Result<Key, Error> {
@@ -135,7 +135,7 @@ impl Find<OperationalGuard> for ExistingKey {
     }
 }
 
-/// The id of a key that may or may not exist: `PUT` goes on.
+/// The id of a key that may or may not exist, for `PUT`.
 pub struct KeySlot;
 
 impl Find<OperationalGuard> for KeySlot {
@@ -159,15 +159,15 @@ impl Find<OperationalGuard> for KeySlotAndTag {
 
 /// Which keys are listed.
 pub struct Listing {
-    /// Start of their ids; empty: all.
+    /// Prefix of their ids; empty: all.
     pub prefix: String,
-    /// Only what the caller may use.
+    /// Only keys that the caller may use.
     pub usable: bool,
-    /// Only those with exactly this label.
+    /// Only keys with exactly this label.
     pub label: Option<String>,
 }
 
-/// All keys of the caller's scope, filtered by the query.
+/// All keys in the caller's scope, filtered by the query.
 pub struct AllKeys;
 
 impl Find<OperationalGuard> for AllKeys {
@@ -178,15 +178,15 @@ impl Find<OperationalGuard> for AllKeys {
     }
 }
 
-/// One key, or those whose ids start with what stands before a `*`.
+/// One key, or all keys whose ids start with the text before a `*`.
 pub enum KeyOrPrefix {
     /// One key.
     One(Key),
-    /// All that start so.
+    /// All keys with this prefix.
     Prefix(Listing),
 }
 
-/// A key, or a prefix with `*` behind it.
+/// A key id, or a prefix followed by `*`.
 pub struct KeyOrPrefixOf;
 
 impl Find<OperationalGuard> for KeyOrPrefixOf {
@@ -219,12 +219,12 @@ fn label(context: &RequestContext) -> Result<Option<String>, Error> {
     Ok(Some(label))
 }
 
-/// A user that exists and that the caller may reach. Its id is looked at where rights are, before the rest of the head.
+/// An existing user that the caller may reach. Its id is checked together with rights, before the rest of the head.
 pub struct ExistingUser(pub UserAccess);
 
 /// A found user.
 pub struct FoundUser {
-    /// Leave to reach it.
+    /// The checked right to reach it.
     pub target: UserTarget,
     /// The user.
     pub row: Arc<Row<UserRecord>>,
@@ -296,7 +296,7 @@ impl FindReachable<OperationalGuard> for UserSlotAndTag {
     }
 }
 
-/// The id of a user to create. Whether the caller may is asked after the body, as the contract has it.
+/// The id of a user to create. Whether the caller may create it is checked after the body, as in the contract.
 pub struct NewUserId;
 
 impl Find<OperationalGuard> for NewUserId {
@@ -307,7 +307,7 @@ impl Find<OperationalGuard> for NewUserId {
     }
 }
 
-/// The namespace of a user to create whose name the HSM picks: `namespace~`.
+/// The namespace of a user to create whose name the HSM chooses: `namespace~`.
 pub struct NewUserNamespace;
 
 impl Find<OperationalGuard> for NewUserNamespace {
@@ -332,14 +332,14 @@ impl Find<OperationalGuard> for NamespaceSlot {
     }
 }
 
-/// A namespace that exists.
+/// An existing namespace.
 pub struct ExistingNamespace;
 
 /// A found namespace.
 pub struct FoundNamespace {
     /// Its name.
     pub id: NamespaceId,
-    /// Its number, which one of the same name that comes later does not have.
+    /// Its number; a later namespace of the same name has another.
     pub number: NamespaceNumber,
 }
 
@@ -353,7 +353,7 @@ impl Find<OperationalGuard> for ExistingNamespace {
     }
 }
 
-/// A namespace that exists: any for the root, else the caller's own.
+/// An existing namespace: any for root callers, otherwise the caller's own.
 pub struct OwnNamespace;
 
 impl FindReachable<OperationalGuard> for OwnNamespace {
@@ -377,7 +377,7 @@ impl FindReachable<OperationalGuard> for OwnNamespace {
     }
 }
 
-/// A key of the caller's scope, and where its use is counted.
+/// An existing key in the caller's scope, and the metrics that count its use.
 pub struct ExistingKeyToUse;
 
 impl Find<OperationalGuard> for ExistingKeyToUse {

@@ -1,14 +1,14 @@
-//! The order of refusals, written once, to be read from top to bottom. Real clients depend on it.
+//! The order of refusals, written once, to be read from top to bottom. Clients depend on it.
 //!
 //! path 404 → state 412 → method unknown 501 → target too long 414 → method not allowed 405 → credentials 401, 429 → role,
 //! namespace and target 403 → early Content-Type 415 → length 413 → Accept 406 → id 400, existence 404 → conditions 412,
-//! 304 → Content-Type 415 → body 400 → whatever the HSM says.
+//! 304 → Content-Type 415 → body 400 → errors of the HSM.
 //!
-//! A path that no endpoint has does not come here: [`super::edge`] gives it to the pages beside the API, which say `404`.
-//! The conditions of a GET are held against its reply, by `conditions.rs`.
+//! Paths without an endpoint do not get here: [`super::edge`] passes them to the pages outside the API, which answer
+//! `404`. The conditions of a GET are evaluated against its reply, in `conditions.rs`.
 //!
-//! The body is read in between, and while that lasts nobody holds the Operational phase: a slow client cannot keep the
-//! HSM from locking. What the path leads to is looked up afterwards, so that the order of answers is kept.
+//! The Operational phase is not held while the body is read, so a slow client cannot keep the HSM from locking. What
+//! the path names is looked up after that, so that the order of answers is kept.
 
 use std::sync::Arc;
 
@@ -20,42 +20,42 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::body::{self, BodyError};
-use super::context::{RequestContext, Trail};
-use super::endpoint::{Column, Decoded, Endpoint, FindReachable, Handler, TypedEndpoint};
+use super::context::{AuditProgress, RequestContext};
+use super::endpoint::{Decoded, Endpoint, FindReachable, Handler, PhaseAccess, TypedEndpoint};
 use super::negotiate::{self, Current, Verdict};
 use super::reply::{Refusal, Reply};
 use super::route::Resource;
 
-/// What can be refused before anybody asks for credentials, by what is known without them; else the endpoint.
+/// Refuses what can be refused without credentials; otherwise returns the endpoint.
 pub(super) fn route<'a>(
     hsm: &Hsm,
     resource: &'a Resource,
     request: &Request<Incoming>,
 ) -> Result<&'a Arc<Endpoint>, Refusal> {
-    // 403: a browser, on behalf of a page that is not ours.
+    // 403: sent by a browser on behalf of a page of another site.
     if is_cross_site(request) {
         return Err(Refusal::bare(StatusCode::FORBIDDEN));
     }
 
-    // 412: no endpoint of this path is open in this state.
+    // 412: no endpoint of this path is available in this state.
     let state = hsm.state();
     let open = |endpoint: &Arc<Endpoint>| endpoint.spec.access.iter().any(|(open, _)| *open == state);
     if !resource.endpoints.iter().any(open) {
         return Err(Refusal::wrong_state());
     }
 
-    // 501: no method that we know.
+    // 501: unknown method.
     if !METHODS.contains(request.method()) {
         return Err(Refusal::bare(StatusCode::NOT_IMPLEMENTED));
     }
 
-    // 414: a target that is too long.
+    // 414: the target is too long.
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if target > TARGET_MAX_CHARS {
         return Err(Refusal::bare(StatusCode::URI_TOO_LONG));
     }
 
-    // 405: no method of this path. And 412: one that is not open in this state, where another one is.
+    // 405: the path does not have this method. 412: the method is not available in this state, but another one is.
     let endpoint = resource
         .endpoint(request.method())
         .ok_or_else(|| Refusal::bare(StatusCode::METHOD_NOT_ALLOWED).with("allow", resource.allow()))?;
@@ -68,7 +68,7 @@ pub(super) async fn pass<C, F, B, H>(
     endpoint: Arc<TypedEndpoint<F, B, H>>,
 ) -> Result<Reply, Refusal>
 where
-    C: Column,
+    C: PhaseAccess,
     F: FindReachable<C>,
     B: Send + 'static,
     H: Handler<C, F::Found, B>,
@@ -77,41 +77,41 @@ where
     let spec = context.spec.clone();
     let core = |error: Error| Refusal::from_core(error, &spec);
 
-    // 412: the phase has gone since the state was asked for.
-    let mut column = C::enter(&context.hsm).ok_or_else(Refusal::wrong_state)?;
+    // 412: the phase has ended since the state was read.
+    let mut phase = C::enter(&context.hsm).ok_or_else(Refusal::wrong_state)?;
 
-    // 401, 429: who calls.
-    let known = context.authenticated(&column).await?;
-    if known.is_some() && context.trail == Trail::Anonymous {
-        context.trail = Trail::Believed;
+    // 401, 429: authentication.
+    let known = context.authenticated(&phase).await?;
+    if known.is_some() && context.audit_progress == AuditProgress::Anonymous {
+        context.audit_progress = AuditProgress::Authenticated;
     }
 
-    // 403: role and namespace, then whether the caller may reach this target. An id that is none is 400 in front of that where
-    // the contract has it so.
+    // 403: role and namespace, then whether the caller may reach this target. A malformed id is 400 before that, where
+    // the contract requires it.
     find.check_id(context).map_err(core)?;
     let mut caller = C::caller(context.permitted(known)?)?;
-    let mut reached = find.reach(&column, &caller, context).await.map_err(core)?;
+    let mut reached = find.reach(&phase, &caller, context).await.map_err(core)?;
 
-    // 415 where that is early, 413, 406.
+    // 415 where it is checked early, 413, 406.
     context.check_early_type()?;
     context.check_length()?;
     context.check_accept()?;
 
-    // The body: 408, 413, 503, 400 if it does not come as it should.
+    // The body: 408, 413, 503, or 400 if its framing is broken.
     let mut sent = body::Received::default();
-    if context.takes_body() && !spec.takes.streamed() {
-        drop(column);
+    if context.takes_body() && !spec.body.streamed() {
+        drop(phase);
         sent = context.read_body().await?;
-        // A body may take its time, in which much can change: the state, the caller's rights, the caller.
-        column = C::enter(&context.hsm).ok_or_else(Refusal::wrong_state)?;
-        caller = C::caller(context.still_allowed(&column, C::known(caller)).await?)?;
-        reached = find.reach(&column, &caller, context).await.map_err(core)?;
+        // Much can change while a body arrives: the state, the caller's rights, the caller.
+        phase = C::enter(&context.hsm).ok_or_else(Refusal::wrong_state)?;
+        caller = C::caller(context.still_allowed(&phase, C::known(caller)).await?)?;
+        reached = find.reach(&phase, &caller, context).await.map_err(core)?;
     }
 
-    // 400, 404: the id, and whether there is such a thing.
-    let found = match find.find(&column, &caller, reached, context).await {
+    // 400, 404: the id, and whether what it names exists.
+    let found = match find.find(&phase, &caller, reached, context).await {
         Ok(found) => found,
-        // `If-Match` on something that is not there fails before its absence does.
+        // `If-Match` on something that does not exist is 412, which comes before 404.
         Err(Error::NotFound(_)) if context.verdict(Current::Missing) == Verdict::Failed => {
             return Err(Refusal::bare(StatusCode::PRECONDITION_FAILED));
         }
@@ -120,15 +120,15 @@ where
 
     // 412: the conditions of a change.
     if !context.reads() && !context.conditions().is_empty() {
-        // In a box, for it is rare.
-        let content = Box::pin(find.represent(&column, &caller, &found)).await;
+        // Boxed because it is rare.
+        let content = Box::pin(find.represent(&phase, &caller, &found)).await;
         if context.verdict(context.present(content).await.current()) == Verdict::Failed {
             return Err(Refusal::bare(StatusCode::PRECONDITION_FAILED));
         }
     }
 
-    // 415: the type of the body.
-    if context.takes_body() && !spec.takes.types.accept(context.content_type()) {
+    // 415: the Content-Type of the body.
+    if context.takes_body() && !spec.body.types.accept(context.content_type()) {
         return Err(Refusal::bare(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
 
@@ -136,11 +136,11 @@ where
     let body_bytes = sent.len();
     let body = endpoint.body.decode(sent, context).await?;
 
-    // Whatever the HSM says.
-    context.act(endpoint, column, Decoded { caller, found, body, body_bytes }).await
+    // Errors of the HSM.
+    context.act(endpoint, phase, Decoded { caller, found, body, body_bytes }).await
 }
 
-/// The methods that are answered with anything but 501.
+/// The methods not answered with 501.
 const METHODS: [Method; 8] = [
     Method::GET,
     Method::HEAD,
@@ -152,8 +152,8 @@ const METHODS: [Method; 8] = [
     Method::OPTIONS,
 ];
 
-/// Whether a browser sends this for another site than ours. Browsers remember Basic credentials, so a page anywhere could
-/// otherwise have an administrator's browser change something here. Other clients do not send the header.
+/// Whether a browser sends this on behalf of another site. Browsers remember Basic credentials, so any page could
+/// otherwise make an administrator's browser change something here. Other clients do not send the header.
 fn is_cross_site(request: &Request<Incoming>) -> bool {
     let reads = *request.method() == Method::GET || *request.method() == Method::HEAD;
     let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
@@ -161,27 +161,27 @@ fn is_cross_site(request: &Request<Incoming>) -> bool {
 }
 
 impl RequestContext {
-    /// 415, where the type of a body is checked before it is read.
+    /// 415, where the Content-Type is checked before the body is read.
     fn check_early_type(&self) -> Result<(), Refusal> {
-        let types = self.spec.takes.types;
+        let types = self.spec.body.types;
         if types.early() && !types.accept(self.content_type()) {
             return Err(Refusal::bare(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
         Ok(())
     }
 
-    /// 413, by the length that is said of the body.
+    /// 413, by the declared length of the body.
     fn check_length(&self) -> Result<(), Refusal> {
         if let Some(length) = self.headers.get(header::CONTENT_LENGTH) {
             let length = length.to_str().ok().and_then(|length| length.parse::<usize>().ok());
-            if length.is_none_or(|length| length > self.spec.takes.max_bytes) {
+            if length.is_none_or(|length| length > self.spec.body.max_bytes) {
                 return Err(Refusal::bare(StatusCode::PAYLOAD_TOO_LARGE));
             }
         }
         Ok(())
     }
 
-    /// 406, by what the client takes.
+    /// 406, by the Accept headers.
     fn check_accept(&self) -> Result<(), Refusal> {
         let lines = |name: HeaderName| self.headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
         let acceptable = negotiate::accepts(lines(header::ACCEPT), self.spec.media.essence())
@@ -189,9 +189,9 @@ impl RequestContext {
         if acceptable { Ok(()) } else { Err(Refusal::bare(StatusCode::NOT_ACCEPTABLE)) }
     }
 
-    /// The body, and what is answered if it does not come as it should.
+    /// Reads the body, or refuses if it does not arrive as required.
     async fn read_body(&mut self) -> Result<body::Received, Refusal> {
-        let limit = self.spec.takes.max_bytes;
+        let limit = self.spec.body.max_bytes;
         let Some(incoming) = self.body.take() else { return Ok(body::Received::default()) };
         let read = body::read(incoming, limit, &self.grant, &*self.clock).await;
         let close = |status, why: &'static str| Err(Refusal::because(status, why).closing());
@@ -203,7 +203,7 @@ impl RequestContext {
                 let refusal = Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::TOO_MANY_BODIES);
                 Err(refusal.with("retry-after", "1").closing())
             }
-            Err(BodyError::Gone) => close(StatusCode::BAD_REQUEST, "The body broke off."),
+            Err(BodyError::Gone) => close(StatusCode::BAD_REQUEST, "The body was cut off."),
         }
     }
 }

@@ -1,10 +1,10 @@
-//! JSON bodies (RFC 8259), strict about the schema and lenient about what upstream takes.
+//! JSON bodies (RFC 8259), strict about the schema and as lenient about syntax as NetHSM.
 //!
-//! A body that `serde_json` reads is done. One that it refuses is read again by the small reader below, which knows the
-//! three liberties of upstream's parser — member names without quotes, `//` and `/* */` comments, members repeated with
-//! the last one winning — and writes strict text, which is parsed once more.
+//! A body is first read with `serde_json`. If that fails it is read again by the small reader below, which accepts the
+//! three extensions of NetHSM's parser — member names without quotes, `//` and `/* */` comments, repeated members of
+//! which the last one counts — and writes strict text, which is parsed once more.
 //!
-//! Bodies hold passphrases and keys: error messages name members and what was expected there, never what was found.
+//! Bodies hold passphrases and keys: error messages name members and what was expected there, never the value found.
 
 use std::borrow::Cow;
 
@@ -13,18 +13,18 @@ use casemate_core::runtime::stall;
 use serde::de::DeserializeOwned;
 use zeroize::{Zeroize, Zeroizing};
 
-/// Why a body was refused. The text is for the client.
+/// Why a body was refused. `Display` is the text for the client.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
-    /// Not JSON at all.
+    /// Not JSON.
     #[error("Invalid JSON: {0}")]
     Syntax(Cow<'static, str>),
-    /// JSON, but not what the endpoint takes.
+    /// JSON, but not what the endpoint expects.
     #[error("Invalid data for JSON schema: {0}")]
     Schema(String),
 }
 
-/// Reads a body.
+/// Parses a body.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, JsonError> {
     if body.len() > BODY_INLINE_MAX_BYTES {
         stall::begins("reading a large body");
@@ -53,14 +53,14 @@ fn read_strict<T: DeserializeOwned>(strict: &[u8]) -> Result<T, JsonError> {
     }
 }
 
-/// No body is an array, and serde would take one for an object whose members come in order.
+/// No endpoint takes an array, and serde would accept one for an object whose members come in order.
 fn is_array(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"[")
 }
 
-/// Says where and what was expected, in words of the schema only.
+/// Where the error is and what was expected, in words of the schema only.
 ///
-/// The messages of serde start with what was found; what follows the last `, expected ` is said by the type.
+/// Messages of serde start with the value found; the text after the last `, expected ` comes from the type.
 fn schema_text(path: &str, message: &str) -> String {
     let message = message.rsplit_once(" at line ").map_or(message, |(text, _)| text);
     let place = if path == "." { "body" } else { path };
@@ -69,7 +69,7 @@ fn schema_text(path: &str, message: &str) -> String {
         return format!("{place}: missing member {missing}");
     }
     if message.starts_with("unknown field ") {
-        // The name was invented by the client; it could be a secret in the wrong place.
+        // The client chose the name; it could be a secret in the wrong place.
         let place = place.rsplit_once('.').map_or("body", |(object, _)| object);
         return format!("{place}: unknown member, expected {}", expected.unwrap_or("none"));
     }
@@ -82,12 +82,13 @@ fn schema_text(path: &str, message: &str) -> String {
     }
 }
 
-/// The body as strict JSON.
+/// Rewrites the body as strict JSON.
 fn rewrite(body: &[u8]) -> Result<Zeroizing<Vec<u8>>, JsonError> {
     if std::str::from_utf8(body).is_err() {
         return Err(JsonError::Syntax("the body is not UTF-8".into()));
     }
-    // Unquoted names gain two bytes each, comments only shrink: the text never outgrows this, so it never moves.
+    // Unquoted names gain two bytes each, comments only shrink: the text never outgrows its capacity, so it never
+    // moves.
     let text = Zeroizing::new(Vec::with_capacity(body.len() + 2 * JSON_RELAXED_MEMBERS_MAX));
     let mut reader = Reader { body, at: 0, text, members: 0 };
     reader.space()?;
@@ -102,7 +103,8 @@ fn rewrite(body: &[u8]) -> Result<Zeroizing<Vec<u8>>, JsonError> {
     }
 }
 
-/// Copies one value from `body` to `text`, token by token. What is inside numbers and strings is left to `serde_json`.
+/// Copies one value from `body` to `text`, token by token. The contents of numbers and strings are left to
+/// `serde_json`.
 struct Reader<'a> {
     body: &'a [u8],
     at: usize,
@@ -113,7 +115,7 @@ struct Reader<'a> {
 /// A member of an object that is being copied.
 struct Member<'a> {
     name: Cow<'a, [u8]>,
-    /// Where it stands in the text.
+    /// Its range in the text.
     start: usize,
     end: usize,
 }
@@ -140,7 +142,7 @@ impl<'a> Reader<'a> {
         rest.get(..length).unwrap_or_default()
     }
 
-    /// Passes white space and comments.
+    /// Skips white space and comments.
     fn space(&mut self) -> Result<(), JsonError> {
         loop {
             self.while_next(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'));
@@ -168,7 +170,7 @@ impl<'a> Reader<'a> {
             Some(b'"') => self.string().map(|token| self.text.extend_from_slice(token)),
             _ => match self.while_next(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')) {
                 [] => Err(self.expected("a value")),
-                // A number or a literal, or what serde_json will refuse.
+                // A number or a literal, or something that serde_json will refuse.
                 token => {
                     self.text.extend_from_slice(token);
                     Ok(())
@@ -284,7 +286,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Of members with one name, keeps the last.
+    /// Of members with the same name, keeps the last.
     fn drop_repeated(&mut self, members: &mut [Member<'a>]) {
         members.sort_by(|a, b| a.name.cmp(&b.name).then(b.start.cmp(&a.start)));
         let (mut older, mut previous): (Vec<(usize, usize)>, Option<&[u8]>) = (Vec::new(), None);
@@ -299,8 +301,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Takes pieces out of a text: each from a start to the comma at an end, in order, none overlapping. Says how many bytes
-/// moved; none moves twice, however many pieces there are.
+/// Removes pieces from a text: each from a start to the comma at an end, in order, not overlapping. Returns how many
+/// bytes moved; none moves twice, however many pieces there are.
 fn cut(text: &mut Vec<u8>, pieces: &[(usize, usize)]) -> usize {
     let Some((mut kept, _)) = pieces.first().copied() else { return 0 };
     let mut moved = 0;
@@ -311,7 +313,7 @@ fn cut(text: &mut Vec<u8>, pieces: &[(usize, usize)]) -> usize {
         kept += to - from;
         moved += to - from;
     }
-    // What was there is still there behind the end, where nobody would wipe it before the text is freed.
+    // The old bytes are still there behind the end, and would not be wiped before the text is freed.
     text.get_mut(kept..).unwrap_or_default().zeroize();
     text.truncate(kept);
     moved
@@ -333,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_upstream_takes_is_taken() {
+    fn what_nethsm_accepts_is_accepted() {
         for (text, expected) in [
             (r#"{realName:"x",role:"Operator"}"#, json!({"realName": "x", "role": "Operator"})),
             ("{ a : 1 , _b2 : [ true , null ] }", json!({"a": 1, "_b2": [true, null]})),
@@ -372,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_a_syntax_error() {
+    fn what_is_not_json_is_a_syntax_error() {
         for text in [
             "{",
             "{a}",
@@ -492,7 +494,7 @@ mod tests {
         }
 
         #[test]
-        fn no_body_makes_it_panic(text in r#"([{}\[\]:,"\\/*a1_ \n-]|\\u00|//|/\*|\*/|ü){0,60}"#, tail in any::<Vec<u8>>()) {
+        fn no_body_causes_a_panic(text in r#"([{}\[\]:,"\\/*a1_ \n-]|\\u00|//|/\*|\*/|ü){0,60}"#, tail in any::<Vec<u8>>()) {
             let _ = parse::<Value>(text.as_bytes());
             let _ = parse::<Outer>(&[text.as_bytes(), &tail].concat());
         }

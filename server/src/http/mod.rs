@@ -1,4 +1,4 @@
-//! The HTTP edge: bytes to requests, requests to calls of the core, answers to bytes.
+//! The HTTP edge: requests in, calls into the core, responses out.
 
 pub mod access;
 mod act;
@@ -19,11 +19,11 @@ pub mod negotiate;
 pub mod openapi;
 mod pages;
 pub mod pieces;
-mod places;
 pub mod reply;
 pub mod represent;
 mod respond;
 pub mod route;
+mod running_changes;
 pub mod serve;
 mod trail;
 pub mod upload;

@@ -1,9 +1,9 @@
-//! The parts of a `multipart/form-data` body (RFC 7578): of one that is read as it comes, a backup and what to do with it, and
-//! of one that is there as a whole, the parameters and key file of a PEM import.
+//! The parts of a `multipart/form-data` body (RFC 7578): of one that is read as it arrives (a backup and its
+//! arguments), and of a complete one (the parameters and key file of a PEM import).
 //!
-//! Trusts nothing of the body; `multer` does the framing, and nothing else names it. Of what is neither headers nor content
-//! yet only a little is kept, so that headers without an end do not fill the memory. The buffers of `multer` are wiped by
-//! the allocator.
+//! Nothing in the body is trusted. Framing is left to `multer`, which only this file uses. Little is buffered of what
+//! is neither headers nor content yet, so that endless headers do not fill the memory. The allocator wipes the buffers
+//! of `multer`.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -31,18 +31,18 @@ pub struct Part {
     waiting: Arc<AtomicUsize>,
 }
 
-/// Gives the next piece of a body, `None` at its end.
+/// Returns the next piece of a body, `None` at its end.
 pub type Pull = Box<dyn FnMut() -> BoxFuture<'static, Result<Option<Bytes>, Error>> + Send>;
 
 impl Parts {
-    /// The parts of the body that `pull` gives.
+    /// The parts of the body that `pull` returns.
     pub fn new(content_type: Option<&[u8]>, pull: Pull) -> Result<Self, Error> {
         let header = content_type.and_then(|header| std::str::from_utf8(header).ok()).unwrap_or_default();
         let waiting = Arc::new(AtomicUsize::new(0));
         Self::of(header, Pulled { pull, running: None, given: false, waiting: waiting.clone() }, waiting)
     }
 
-    /// The parts of a whole body, which come without waiting.
+    /// The parts of a complete body, which are available without waiting.
     fn whole(content_type: &str, body: Body) -> Result<Self, Error> {
         Self::of(content_type, Full::new(Bytes::from_owner(body)), Arc::default())
     }
@@ -57,7 +57,7 @@ impl Parts {
         Ok(Self { form: multer::Multipart::new(BodyDataStream::new(pieces), boundary), waiting })
     }
 
-    /// The next part. The one before must have been read to its end.
+    /// The next part. The previous one must have been read to its end.
     pub async fn next(&mut self) -> Result<Option<Part>, Error> {
         let field = self.form.next_field().await.map_err(broken)?;
         self.waiting.store(0, Ordering::Relaxed);
@@ -66,12 +66,12 @@ impl Parts {
 }
 
 impl Part {
-    /// Its name.
+    /// Its `name` parameter.
     pub fn name(&self) -> Option<&str> {
         self.field.name()
     }
 
-    /// The next piece of its content.
+    /// The next piece of its content; `None` at its end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         let chunk = self.field.chunk().await.map_err(broken)?;
         self.waiting.store(0, Ordering::Relaxed);
@@ -79,17 +79,17 @@ impl Part {
     }
 }
 
-/// The error of the body below, if it was that; else the framing is broken.
+/// The error of the body below, if it was that; otherwise the framing is broken.
 fn broken(error: multer::Error) -> Error {
     if let multer::Error::StreamReadFailed(cause) = error
         && let Ok(cause) = cause.downcast::<Error>()
     {
         return *cause;
     }
-    Error::invalid("The body is not whole multipart/form-data.")
+    Error::invalid("The body is not complete multipart/form-data.")
 }
 
-/// A body as `multer` wants it: one piece per look, so that it does not gather what it was not asked for.
+/// A body as `multer` reads it: one piece per poll, so that it does not buffer what it was not asked for.
 struct Pulled {
     pull: Pull,
     running: Option<BoxFuture<'static, Result<Option<Bytes>, Error>>>,
@@ -118,7 +118,7 @@ impl HttpBody for Pulled {
         let Some(piece) = piece.transpose() else { return Poll::Ready(None) };
         let piece = piece.and_then(|bytes| {
             let waiting = self.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
-            // One piece may be larger; it is content then, and given on at once.
+            // One piece may be larger; it is content then, and passed on at once.
             if waiting > PART_HEAD_MAX_BYTES {
                 return Err(Error::invalid("The headers of a part of the body are too long."));
             }
@@ -136,13 +136,13 @@ pub struct ImportParts {
     pub key_file: Zeroizing<Vec<u8>>,
 }
 
-/// The body is not two parts: none, one, three, no boundary or broken framing. The text is the contract's.
+/// The body does not have two parts: none, one, three, no boundary or broken framing. The text is the contract's.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Invalid multipart request, must have exactly two parts: json parameters and pem file.")]
 pub struct NotTwoParts;
 
-/// Splits `body`. Parts named `arguments` and `key_file` may come in any order; with other names (some clients use
-/// file names) the parameters come first. Belongs on the pool if the body is long.
+/// Splits `body`. Parts named `arguments` and `key_file` may come in any order; with other names (some clients use file
+/// names) the parameters come first. Run it on the pool if the body is long.
 pub fn import_parts(content_type: &str, body: Body) -> Result<ImportParts, NotTwoParts> {
     if body.len() > BODY_INLINE_MAX_BYTES {
         stall::begins("taking a large form apart");
@@ -150,7 +150,7 @@ pub fn import_parts(content_type: &str, body: Body) -> Result<ImportParts, NotTw
     let split = pin!(split(content_type, body));
     match split.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(parts) => parts,
-        // Never: the whole body is there, so that there is nothing to wait for.
+        // Cannot happen: the body is complete, so there is nothing to wait for.
         Poll::Pending => Err(NotTwoParts),
     }
 }
@@ -190,7 +190,7 @@ async fn read(parts: &mut Parts, bytes_max: usize) -> Result<Option<Whole>, NotT
         Some("key_file") => Name::KeyFile,
         _ => Name::Other,
     };
-    // Room for all, because a vector that grows leaves its old bytes behind.
+    // Allocated once, because a vector that grows leaves its old bytes behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(bytes_max));
     while let Some(chunk) = part.chunk().await.map_err(|_| NotTwoParts)? {
         bytes.extend_from_slice(&chunk);
@@ -207,7 +207,7 @@ mod tests {
     use proptest::prelude::*;
     use std::time::Duration;
 
-    /// Time stands still.
+    /// A clock that stands still.
     struct Standing;
     impl Clock for Standing {
         fn wall(&self) -> Duration {
@@ -243,7 +243,7 @@ mod tests {
     const TYPE: &str = "multipart/form-data; boundary=b";
 
     #[test]
-    fn two_parts_are_told_by_name_or_else_by_order() {
+    fn two_parts_are_identified_by_name_or_else_by_order() {
         let expected = Ok(("{}".into(), "PEM\r\n".into()));
         for parts in [
             [("arguments", "{}"), ("key_file", "PEM\r\n")],
@@ -273,7 +273,7 @@ mod tests {
         }
     }
 
-    /// Reads all parts of a body that comes in pieces of `size` bytes.
+    /// Reads all parts of a body that arrives in pieces of `size` bytes.
     fn pull_all(content_type: &str, body: &[u8], size: usize) -> Result<Vec<(String, Vec<u8>)>, Error> {
         let mut pieces = body.chunks(size).map(Bytes::copy_from_slice).collect::<Vec<_>>().into_iter();
         let pull: Pull = Box::new(move || {
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_the_body_below_is_what_is_answered() {
+    fn an_error_of_the_body_below_is_the_answer() {
         let pull: Pull = Box::new(|| Box::pin(async { Err(Error::invalid("The body came too slowly.")) }));
         let mut parts = Parts::new(Some(TYPE.as_bytes()), pull).unwrap();
         let why = pollster::block_on(parts.next()).map(|_| ()).unwrap_err().to_string();
@@ -331,12 +331,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_body_makes_it_panic(text in "((--b|--|\r\n|Content-Disposition: form-data; name=\"a\"|\r\n\r\n|.){0,40})") {
+        fn no_body_causes_a_panic(text in "((--b|--|\r\n|Content-Disposition: form-data; name=\"a\"|\r\n\r\n|.){0,40})") {
             let _ = split(TYPE, text.as_bytes());
         }
 
         #[test]
-        fn no_content_type_makes_it_panic(content_type in ".{0,80}", bytes in any::<Vec<u8>>()) {
+        fn no_content_type_causes_a_panic(content_type in ".{0,80}", bytes in any::<Vec<u8>>()) {
             let _ = split(&content_type, &bytes);
         }
     }

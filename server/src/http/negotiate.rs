@@ -1,7 +1,7 @@
-//! Readings of request headers and paths: what the client accepts, sends, knows already, and who it says it is.
+//! Interpretation of request headers and paths: content negotiation, conditions, Basic credentials, percent-encoding.
 //!
-//! Pure functions on header values (RFC 9110, RFC 7617, RFC 3986), each made for one offered type, because every endpoint
-//! has exactly one. Nothing in a header is trusted; nothing here fails other than by saying no.
+//! Pure functions on header values (RFC 9110, RFC 7617, RFC 3986). Each negotiates for one offered type, because every
+//! endpoint has exactly one. No header is trusted; malformed ones are rejected without an error of their own.
 
 use std::borrow::Cow;
 use std::time::SystemTime;
@@ -10,8 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-/// Whether the client takes `offered`, a type without parameters, by its `Accept` header lines (RFC 9110 §12.5.1). No
-/// line means yes; one that cannot be read means no. Weights are read but do not matter: there is one type to choose.
+/// Whether the client accepts `offered`, a type without parameters, by its `Accept` header lines (RFC 9110 §12.5.1). No
+/// line means yes; a malformed line means no. Weights must be well-formed but are ignored: there is one type to choose.
 pub fn accepts<'a>(lines: impl IntoIterator<Item = &'a [u8]>, offered: &str) -> bool {
     let mut any_line = false;
     let mut found = false;
@@ -27,7 +27,7 @@ pub fn accepts<'a>(lines: impl IntoIterator<Item = &'a [u8]>, offered: &str) -> 
     found || !any_line
 }
 
-/// Whether a media range takes `offered`; `None` if it cannot be read.
+/// Whether a media range includes `offered`; `None` if it is malformed.
 fn accepted(item: &[u8], offered: &str) -> Option<bool> {
     let mut parts = items(item, b';');
     let (kind, subtype) = type_of(parts.next()?)?;
@@ -42,7 +42,7 @@ fn accepted(item: &[u8], offered: &str) -> Option<bool> {
     Some(same(kind, offered_kind) && same(subtype, offered_subtype))
 }
 
-/// Whether the client takes the reply unencoded, by its `Accept-Encoding` header lines (RFC 9110 §12.5.3).
+/// Whether the client accepts the reply unencoded, by its `Accept-Encoding` header lines (RFC 9110 §12.5.3).
 pub fn accepts_identity<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> bool {
     let (mut identity, mut any) = (None, None);
     for item in lines.into_iter().flat_map(|line| items(line, b',')) {
@@ -64,7 +64,7 @@ enum Weight {
     Other,
 }
 
-/// Reads `q=0.5` or any other parameter.
+/// Parses `q=0.5` or any other parameter.
 fn weight_or_parameter(part: &[u8]) -> Option<Weight> {
     let (name, value) = std::str::from_utf8(part).ok()?.split_once('=')?;
     if name.trim_end().eq_ignore_ascii_case("q") {
@@ -78,7 +78,7 @@ fn weight_or_parameter(part: &[u8]) -> Option<Weight> {
     is_token(name.trim_end()).then_some(Weight::Other)
 }
 
-/// The parts of a list, trimmed, empty ones left out; separators inside quoted strings do not count.
+/// The elements of a list, trimmed, without empty ones; separators inside quoted strings do not count.
 fn items(line: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     line.split(move |byte| {
@@ -113,7 +113,7 @@ pub struct ContentType<'a> {
 }
 
 impl<'a> ContentType<'a> {
-    /// Reads `type/subtype` and whether anything follows (RFC 9110 §8.3.1); `None` if it cannot be read.
+    /// Parses `type/subtype` and whether anything follows (RFC 9110 §8.3.1); `None` if malformed.
     pub fn parse(header: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(header).ok()?;
         let (essence, parameters) = match text.split_once(';') {
@@ -123,7 +123,7 @@ impl<'a> ContentType<'a> {
         type_of(essence.as_bytes()).map(|_| Self { essence, parameters })
     }
 
-    /// Whether it is this type, in any case and with any parameters.
+    /// Whether it is this type, ignoring case and parameters.
     pub fn is(&self, essence: &str) -> bool {
         self.essence.eq_ignore_ascii_case(essence)
     }
@@ -150,7 +150,7 @@ pub struct Conditions<'a> {
     pub if_modified_since: Option<&'a str>,
 }
 
-/// What a request would do.
+/// What kind of effect a request has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// GET or HEAD.
@@ -159,7 +159,7 @@ pub enum Effect {
     Changes,
 }
 
-/// What is at the path.
+/// What the path currently holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Current<'a> {
     /// Nothing.
@@ -170,25 +170,27 @@ pub enum Current<'a> {
     Tagged(&'a str),
 }
 
-/// What the conditions say.
+/// Result of evaluating the conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Go on.
+    /// Proceed.
     Proceed,
-    /// The client has it already (`304`).
+    /// The client already has this version (`304`).
     NotModified,
-    /// Not what the client expected (`412`).
+    /// Not the version that the client expected (`412`).
     Failed,
 }
 
 impl Conditions<'_> {
-    /// Whether there is none: the common case, in which nothing needs to be looked up for [`Conditions::verdict`].
+    /// Whether there are none: the common case, in which the current state need not be looked up for
+    /// [`Conditions::verdict`].
     pub fn is_empty(&self) -> bool {
         self.if_match.is_none() && self.if_none_match.is_none() && self.if_modified_since.is_none()
     }
 
-    /// Holds the conditions against what is there. Nothing has a time of change, so upstream calls everything unmodified
-    /// since any past time; that is kept for reads and dropped for changes, which it would make impossible.
+    /// Evaluates the conditions against the current state. Nothing has a modification time, so NetHSM regards
+    /// everything as unmodified since any past time; that is kept for reads and ignored for changes, which it would
+    /// make impossible.
     pub fn verdict(&self, effect: Effect, current: Current<'_>, now: SystemTime) -> Verdict {
         if self.if_match.is_some_and(|list| !names(list, current)) {
             return Verdict::Failed;
@@ -209,7 +211,7 @@ impl Conditions<'_> {
     }
 }
 
-/// Whether a list of ETags, or `*`, names what is there. Weak tags (`W/`) name what the strong ones do.
+/// Whether a list of ETags, or `*`, matches the current state. Weak tags (`W/`) match like strong ones.
 fn names(list: &str, current: Current<'_>) -> bool {
     if list.trim() == "*" {
         return current != Current::Missing;
@@ -225,9 +227,9 @@ pub struct Basic {
 }
 
 impl Basic {
-    /// Reads `Basic <base64>`, the scheme in exactly this case and the base64 padded; `None` for anything else.
+    /// Parses `Basic <base64>`, the scheme in exactly this case and the base64 padded; `None` for anything else.
     ///
-    /// The name must be UTF-8; the passphrase is whatever bytes the client sent, since some send Latin-1.
+    /// The name must be UTF-8; the passphrase may be any bytes, since some clients send Latin-1.
     pub fn parse(header: &[u8]) -> Option<Self> {
         let encoded = header.strip_prefix(b"Basic ")?;
         let text = Zeroizing::new(STANDARD.decode(encoded).ok()?);
@@ -236,19 +238,19 @@ impl Basic {
         Some(Self { text, colon })
     }
 
-    /// The user name as it was sent, any text.
+    /// The user name as sent, not yet parsed.
     pub fn name(&self) -> &str {
         self.text.get(..self.colon).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default()
     }
 
-    /// The bytes of the passphrase. Every use is a place where the secret could escape: keep them few.
+    /// The bytes of the passphrase. Every use is a place from which the secret could leak: keep them few.
     pub fn expose_passphrase(&self) -> &[u8] {
         self.text.get(self.colon + 1..).unwrap_or_default()
     }
 }
 
-/// A path with those percent-encoded characters decoded that need no encoding: unreserved ones and sub-delims (RFC 3986
-/// §2). All others stay as they are, so that `%2F` splits nothing and ids with them are refused for their `%`.
+/// Decodes those percent-encoded characters of a path that need no encoding: unreserved ones and sub-delims (RFC 3986
+/// §2). All others stay encoded, so that `%2F` splits nothing and ids with them are refused for their `%`.
 pub fn decode_path(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
         return Cow::Borrowed(path);
@@ -270,7 +272,7 @@ pub fn decode_path(path: &str) -> Cow<'_, str> {
     Cow::Owned(decoded)
 }
 
-/// The character whose code the text starts with, if it needs no encoding, and what follows.
+/// The character whose code the text starts with, if it needs no encoding, and the remaining text.
 fn plain(text: &str) -> Option<(char, &str)> {
     let (code, rest) = text.split_at_checked(2)?;
     if !code.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_is_refused_only_in_so_many_words() {
+    fn identity_is_refused_only_explicitly() {
         for (header, expected) in [
             ("gzip, deflate, br", true),
             ("", true),
@@ -430,7 +432,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_header_makes_it_panic(bytes in any::<Vec<u8>>(), text in "[ ,;=/*\"\\\\q0.aW-]{0,40}") {
+        fn no_header_causes_a_panic(bytes in any::<Vec<u8>>(), text in "[ ,;=/*\"\\\\q0.aW-]{0,40}") {
             for header in [bytes.as_slice(), text.as_bytes()] {
                 let _ = accepts([header], JSON);
                 let _ = accepts_identity([header]);

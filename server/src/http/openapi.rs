@@ -1,4 +1,4 @@
-//! The OpenAPI document, made from the endpoint table: nothing in it is said twice.
+//! The OpenAPI document, generated from the endpoint table so that nothing is stated twice.
 
 use casemate_api::body::ErrorBody;
 use casemate_api::{Role, State};
@@ -12,7 +12,10 @@ use super::decode::Types;
 use super::endpoint::Spec;
 use super::route::{BASE, Routes};
 
-/// The document (OpenAPI 3.1.0), as JSON. It tells of this server, and so of its setting `failed`.
+/// Creates the JSON Schema of one type, whose definitions are added to the generator.
+pub type SchemaOf = fn(&mut SchemaGenerator) -> schemars::Schema;
+
+/// The document (OpenAPI 3.1.0) as JSON. It describes this server, including its setting `failed`.
 pub fn document(routes: &Routes, failed: FailedState) -> Vec<u8> {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = "/components/schemas".into();
@@ -105,14 +108,14 @@ fn parameters(spec: &Spec) -> Vec<Value> {
     let mut parameters: Vec<_> = spec.ids.iter().map(in_path).collect();
     if spec.path == "/keys" && spec.method == hyper::Method::GET {
         parameters.push(json!({"name": "filter", "in": "query", "schema": {"type": "string"},
-            "description": "Its presence limits an Operator's list to the keys that it may use."}));
+            "description": "If present, an Operator's list has only the keys that the Operator may use."}));
         parameters.push(json!({"name": "label", "in": "query", "schema": {"type": "string", "maxLength": 32},
             "description": "Only keys with exactly this label."}));
     }
     if spec.path == "/audit" {
         for (name, description) in [
-            ("from", "Number of the first record; without it the first that is kept."),
-            ("to", "Number of the last record; without it the last there is."),
+            ("from", "Number of the first record; default: the oldest."),
+            ("to", "Number of the last record; default: the newest."),
         ] {
             let number = json!({"type": "integer", "minimum": 1});
             parameters.push(json!({"name": name, "in": "query", "schema": number, "description": description}));
@@ -122,17 +125,17 @@ fn parameters(spec: &Spec) -> Vec<Value> {
 }
 
 fn request_body(spec: &Spec, generator: &mut SchemaGenerator) -> Option<Value> {
-    if spec.takes.types == Types::Octets || (spec.takes.streamed() && spec.takes.types == Types::Any) {
+    if spec.body.types == Types::Octets || (spec.body.streamed() && spec.body.types == Types::Any) {
         let content = json!({"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}});
         return Some(json!({"required": true, "content": content}));
     }
-    if spec.takes.types == Types::Pem {
+    if spec.body.types == Types::Pem {
         let content = json!({"application/x-pem-file": {"schema": {"type": "string"}}});
         return Some(json!({"required": true, "content": content}));
     }
     let schema = (spec.request?)(generator);
     let mut content = json!({"application/json": {"schema": schema}});
-    if spec.takes.types == Types::JsonOrMultipart {
+    if spec.body.types == Types::JsonOrMultipart {
         let arguments = generator.subschema_for::<casemate_api::body::keys::ImportArguments>();
         let key_file = json!({"type": "string", "description": "One private key as PEM"});
         let parts = json!({"type": "object", "required": ["arguments", "key_file"],
@@ -159,20 +162,20 @@ fn responses(spec: &Spec, generator: &mut SchemaGenerator, error: &schemars::Sch
     }
     let mut responses = json!({status.to_string(): success});
     let refusals: &[(&str, &str, bool)] = &[
-        ("304", "It already is so, or the client already has it.", false),
-        ("400", "The request makes no sense as it stands.", true),
+        ("304", "Nothing to change, or the client already has this version.", false),
+        ("400", "The request is malformed or cannot be carried out.", true),
         ("401", "Credentials are missing or wrong.", false),
         ("403", "The caller may not do this.", true),
-        ("404", "There is no such thing.", true),
-        ("406", "No acceptable type.", false),
+        ("404", "There is no such object.", true),
+        ("406", "The client does not accept the type of the reply.", false),
         ("408", "The body came too slowly.", true),
-        ("409", "The id is taken.", true),
-        ("412", "Not in this state, or a condition failed.", true),
+        ("409", "The id already exists.", true),
+        ("412", "Not available in this state, or a condition failed.", true),
         ("413", "The body is too large.", false),
-        ("415", "The body's type is not taken.", false),
+        ("415", "The Content-Type of the body is not accepted.", false),
         ("429", "Too many failed attempts.", true),
         ("503", "The HSM is busy, or its store is.", true),
-        ("507", "There is no room for it: on the disk, or in the namespace's quota.", true),
+        ("507", "The disk or the namespace's quota has no room left.", true),
     ];
     if let Value::Object(members) = &mut responses {
         for (status, description, json_body) in refusals {

@@ -1,5 +1,5 @@
-//! What is served beside the API, without credentials: a page for people who open the address in a browser, the OpenAPI
-//! document, and the two questions orchestrators ask.
+//! What is served outside the API, without credentials: a page for people who open the address in a browser, the
+//! OpenAPI document, and the liveness and readiness probes of orchestrators.
 
 use casemate_api::State;
 use casemate_core::Hsm;
@@ -9,7 +9,7 @@ use hyper::{Method, Response, StatusCode};
 
 use super::serve::ReplyBody;
 
-/// Answers a path that is no endpoint's. `openapi` is the OpenAPI document.
+/// Answers a path outside the API. `openapi` is the OpenAPI document.
 pub(super) fn answer(hsm: &Hsm, openapi: &Bytes, method: &Method, path: &str) -> Response<ReplyBody> {
     let read = method == Method::GET || method == Method::HEAD;
     let page = if read { page(hsm.state(), openapi, path) } else { None };
@@ -25,7 +25,7 @@ fn page(state: State, openapi: &Bytes, path: &str) -> Option<Page> {
         "/" | "/index.html" => (StatusCode::OK, "text/html; charset=utf-8", text(INDEX)),
         "/favicon.ico" => (StatusCode::OK, "image/x-icon", Bytes::from_static(ICON)),
         "/openapi.json" => (StatusCode::OK, "application/json", openapi.clone()),
-        // The process lives as long as it answers, in whatever state.
+        // Alive means that the process answers, whatever its state.
         "/livez" => (StatusCode::OK, "text/plain", text("ok\n")),
         "/readyz" if state == State::Operational => (StatusCode::OK, "text/plain", text("ok\n")),
         "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "text/plain", text("not Operational\n")),
@@ -36,7 +36,7 @@ fn page(state: State, openapi: &Bytes, path: &str) -> Option<Page> {
 
 fn respond(page: Option<Page>) -> Response<ReplyBody> {
     let Some((status, media, body)) = page else {
-        // As the contract has it: without a type, and without anything else.
+        // As in the contract: no Content-Type and no body.
         let mut missing = Response::new(ReplyBody::whole(Bytes::from_static(b"Not found")));
         *missing.status_mut() = StatusCode::NOT_FOUND;
         return missing;
@@ -64,7 +64,7 @@ const INDEX: &str = "<!doctype html>
 </html>
 ";
 
-/// One dark pixel. Browsers ask for an icon unbidden; with this, they ask once and the log stays clean.
+/// One dark pixel. Browsers request an icon on their own; with this, they do so once, and without a 404 in the log.
 const ICON: &[u8] = &[
     // The directory: an icon, one image.
     0, 0, 1, 0, 1, 0, //

@@ -1,7 +1,7 @@
-//! Long bytes in pieces of memory of their own.
+//! Long byte strings in separately allocated pieces.
 //!
-//! Whatever is freed is wiped first, and to do that with megabytes at once would hold up a thread that serves requests. So a
-//! long body or reply is never one block of memory there, and what is left of it is let go piece by piece.
+//! All memory is wiped when it is freed, and wiping megabytes at once would hold up a thread that serves requests. So a
+//! long body or reply is never one block of memory there, and what is left of it is freed piece by piece.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,10 +13,10 @@ use tokio::runtime::Handle;
 
 use super::budget::Grant;
 
-/// Known bytes: what is short is one piece, and costs nothing more than a vector.
+/// A byte string of known length: a short one is a single piece, and costs nothing more than a vector.
 #[derive(Default)]
 pub struct Pieces {
-    /// Full before there is another.
+    /// All but the last are full.
     first: Vec<u8>,
     more: VecDeque<Vec<u8>>,
     /// What they are counted in until they are taken apart.
@@ -25,40 +25,40 @@ pub struct Pieces {
 
 impl Drop for Pieces {
     fn drop(&mut self) {
-        let_go(std::mem::take(&mut self.more), self.held.take());
+        free_in_pieces(std::mem::take(&mut self.more), self.held.take());
     }
 }
 
 impl Pieces {
-    /// Nothing yet, with room for `bytes`.
+    /// Empty, with capacity for `bytes` bytes.
     pub fn with_capacity(bytes: usize) -> Self {
         let mut pieces = Self::default();
         pieces.first.reserve_exact(bytes.min(REPLY_PIECE_BYTES));
         pieces
     }
 
-    /// Bytes in all pieces.
+    /// Length of all pieces together, in bytes.
     pub fn len(&self) -> usize {
         self.iter().map(<[u8]>::len).sum()
     }
 
-    /// Whether there is nothing in it.
+    /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.first.is_empty()
     }
 
-    /// The same, counted in `grant` until they are taken apart or are gone.
+    /// The same, counted in `grant` until they are taken apart or freed.
     pub fn holding(mut self, grant: Arc<Grant>) -> Self {
         self.held = Some(grant);
         self
     }
 
-    /// The pieces. One that is alone has [`REPLY_UNCUT_MAX_BYTES`] at most, others [`REPLY_PIECE_BYTES`].
+    /// The pieces: a single one of at most [`REPLY_UNCUT_MAX_BYTES`], or several of at most [`REPLY_PIECE_BYTES`].
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         std::iter::once(&self.first).chain(&self.more).map(Vec::as_slice)
     }
 
-    /// The first piece and the others.
+    /// The first piece and the remaining ones.
     pub fn apart(mut self) -> (Vec<u8>, VecDeque<Vec<u8>>) {
         (std::mem::take(&mut self.first), std::mem::take(&mut self.more))
     }
@@ -79,7 +79,7 @@ impl Pieces {
 }
 
 impl From<Vec<u8>> for Pieces {
-    /// Belongs on the pool if `bytes` are more than [`REPLY_UNCUT_MAX_BYTES`].
+    /// Run it on the pool if `bytes` are more than [`REPLY_UNCUT_MAX_BYTES`].
     fn from(bytes: Vec<u8>) -> Self {
         if bytes.len() <= REPLY_UNCUT_MAX_BYTES {
             return Self { first: bytes, more: VecDeque::new(), held: None };
@@ -102,9 +102,9 @@ impl io::Write for Pieces {
     }
 }
 
-/// Lets go of `pieces` that nobody wants any more, one after the other, and serves others in between; `held`, which they
-/// are counted in, shrinks to what is left of them. Outside of a runtime nobody is served, and they go at once.
-pub(super) fn let_go<P>(mut pieces: VecDeque<P>, held: Option<Arc<Grant>>)
+/// Frees `pieces` that are no longer needed, one at a time, and yields to other tasks in between. `held`, the grant
+/// that counts them, shrinks to what is left. Outside of a runtime there are no other tasks, and all are freed at once.
+pub(super) fn free_in_pieces<P>(mut pieces: VecDeque<P>, held: Option<Arc<Grant>>)
 where
     P: AsRef<[u8]> + Send + 'static,
 {
@@ -113,8 +113,8 @@ where
     }
     let Ok(runtime) = Handle::try_current() else { return stall::begins(WIPING) };
     let mut left: usize = pieces.iter().map(|piece| piece.as_ref().len()).sum();
-    // At once: of these no copies will be made, and their client may be back before they are gone. Not below what the request
-    // counts for, which may still be there.
+    // Shrink at once: no copies of these will be made, and their client may send another request before they are freed.
+    // Not below the base amount of a request, which may still be in memory.
     let shrink = move |left: usize| held.iter().for_each(|held| held.shrink(left.max(2 * REQUEST_BYTES)));
     shrink(left);
     runtime.spawn(async move {
@@ -127,8 +127,8 @@ where
     });
 }
 
-/// What [`let_go`] says where it cannot take its time.
-const WIPING: &str = "wiping what nobody wants";
+/// The label of [`free_in_pieces`] for `stall`, where it frees everything at once.
+const WIPING: &str = "wiping unneeded pieces";
 
 #[cfg(test)]
 mod tests {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_that_nobody_takes_is_let_go_piece_by_piece() {
+    fn an_unread_reply_is_freed_piece_by_piece() {
         let budget = Budget::new(8 << 20);
         let grant = budget.account([192, 0, 2, 1].into()).grant(LONG).unwrap();
         let before = stall::begun_here(WIPING);

@@ -1,4 +1,4 @@
-//! Replies and refusals, and the one place where an error of the core becomes a status.
+//! Replies and refusals, and the only place where errors of the core are mapped to a status.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use super::endpoint::Spec;
 use super::pieces::Pieces;
 use super::serve::ReplyBody;
 
-/// What a handler answers. The endpoint adds the headers.
+/// What a handler returns. The endpoint adds the headers.
 pub struct Reply {
     /// The status.
     pub status: StatusCode,
     /// `Location`
     pub location: Option<String>,
-    /// A sentence beside a body that the contract has empty, as `Casemate-Note`.
+    /// A sentence sent as `Casemate-Note`, where the contract requires an empty body.
     pub note: Option<&'static str>,
     /// The body.
     pub body: Content,
@@ -30,14 +30,14 @@ pub struct Reply {
 
 /// Body of a [`Reply`].
 pub enum Content {
-    /// Known bytes, of the endpoint's type.
+    /// Complete bytes, of the endpoint's Content-Type.
     Whole(Pieces),
-    /// Bytes that come, of the endpoint's type.
+    /// Streamed bytes, of the endpoint's Content-Type.
     Stream(ReplyBody),
 }
 
 impl Reply {
-    /// `200` with bytes. More than [`casemate_api::limits::REPLY_UNCUT_MAX_BYTES`] are cut into pieces, which belongs on the pool.
+    /// `200` with bytes. More than [`casemate_api::limits::REPLY_UNCUT_MAX_BYTES`] are cut into pieces; then run it on the pool.
     pub fn ok(bytes: impl Into<Vec<u8>>) -> Self {
         Self::of(Content::Whole(bytes.into().into()))
     }
@@ -53,7 +53,7 @@ impl Reply {
         Ok(Self::of(Content::Whole(json)))
     }
 
-    /// The same, counted in `grant` until its body is taken or gone.
+    /// The same, counted in `grant` until its body is taken or freed.
     pub fn holding(mut self, grant: Arc<Grant>) -> Self {
         if let Content::Whole(pieces) = self.body {
             self.body = Content::Whole(pieces.holding(grant));
@@ -61,7 +61,7 @@ impl Reply {
         self
     }
 
-    /// `200` with a body that comes.
+    /// `200` with a streamed body.
     pub fn stream(body: ReplyBody) -> Self {
         Self::of(Content::Stream(body))
     }
@@ -81,31 +81,31 @@ impl Reply {
         Self { status: StatusCode::CREATED, ..Self::no_content() }
     }
 
-    /// With a `Location`.
+    /// Sets `Location`.
     pub fn at(mut self, location: String) -> Self {
         self.location = Some(location);
         self
     }
 
-    /// With a sentence beside it.
+    /// Sets `Casemate-Note`.
     pub fn noting(mut self, note: Option<&'static str>) -> Self {
         self.note = note;
         self
     }
 
-    /// With another status.
+    /// Sets the status.
     pub fn status(mut self, status: StatusCode) -> Self {
         self.status = status;
         self
     }
 }
 
-/// Compact JSON.
+/// Serialises to compact JSON.
 pub fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(value).map_err(|why| Error::internal(why.to_string()))
 }
 
-/// Most replies are no longer.
+/// Initial capacity; most replies are no longer.
 const JSON_BYTES: usize = 128;
 
 /// A request that was not carried out.
@@ -113,61 +113,61 @@ const JSON_BYTES: usize = 128;
 pub struct Refusal {
     /// The status.
     pub status: StatusCode,
-    /// The sentence of the JSON body; none: the body is empty.
+    /// The sentence of the JSON body; `None`: the body is empty.
     pub message: Option<Text>,
-    /// Whether an empty body still carries the endpoint's Content-Type.
+    /// Whether an empty body still has the endpoint's Content-Type.
     pub typed: bool,
-    /// One more header.
+    /// An additional header.
     pub header: Option<(&'static str, String)>,
-    /// Whether the connection ends with this reply.
+    /// Whether the connection is closed after this reply.
     pub close: bool,
 }
 
 impl Refusal {
-    /// Without a body.
+    /// A refusal without a body.
     pub fn bare(status: StatusCode) -> Self {
         Self { status, message: None, typed: false, header: None, close: false }
     }
 
-    /// With a JSON body.
+    /// A refusal with a JSON body.
     pub fn because(status: StatusCode, message: impl Into<Text>) -> Self {
         Self { message: Some(message.into()), typed: true, ..Self::bare(status) }
     }
 
-    /// With one more header.
+    /// Adds a header.
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.header = Some((name, value.into()));
         self
     }
 
-    /// The last reply of its connection.
+    /// Closes the connection after this reply.
     pub fn closing(self) -> Self {
         Self { close: true, ..self }
     }
 
-    /// The HSM is in a state in which there is no such service.
+    /// 412: the HSM is in a state in which this is not available.
     pub fn wrong_state() -> Self {
         Self::because(StatusCode::PRECONDITION_FAILED, sentences::WRONG_STATE)
     }
 
-    /// Credentials are needed and none were sent.
+    /// 401: credentials are required and none were sent.
     pub fn anonymous() -> Self {
         Self::bare(StatusCode::UNAUTHORIZED).with("www-authenticate", "Basic realm=\"NetHSM\"")
     }
 
-    /// The credentials are wrong.
+    /// 401: the credentials are wrong.
     pub fn unauthenticated() -> Self {
         Self::bare(StatusCode::UNAUTHORIZED).with("www-authenticate", "Basic realm=\"invalid authorization\"")
     }
 
-    /// The body as JSON text, or nothing.
+    /// The body as JSON text, or empty.
     pub fn body(&self) -> Vec<u8> {
         let json =
             |message: &Text| serde_json::to_vec(&ErrorBody { message: message.as_ref().into() }).unwrap_or_default();
         self.message.as_ref().map(json).unwrap_or_default()
     }
 
-    /// An error of the core, as the endpoint `spec` answers it.
+    /// Maps an error of the core to the answer of the endpoint `spec`.
     pub fn from_core(error: Error, spec: &Spec) -> Self {
         let exists = StatusCode::from_u16(spec.exists).unwrap_or(StatusCode::CONFLICT);
         match error {
@@ -184,7 +184,8 @@ impl Refusal {
             Error::Unavailable(message) => {
                 Self::because(StatusCode::SERVICE_UNAVAILABLE, message).with("retry-after", "1")
             }
-            // Clients take other 5xx for a sick node and try the next; this one is well, and its disk is not theirs to mend.
+            // Clients take other 5xx for a failed node and try the next; this node works, and clients cannot free its
+            // disk.
             Error::Full(message) => Self::because(StatusCode::INSUFFICIENT_STORAGE, message),
             Error::Internal(context) => {
                 tracing::error!(path = spec.path, %context, "internal error");

@@ -1,7 +1,9 @@
-//! What GET answers at a path where changes can be conditional (RFC 9110 §13).
+//! What GET answers at paths where changes can be conditional (RFC 9110 §13).
 //!
-//! An ETag is a digest of what GET answers. A change that is held against it must not get another value than the client saw,
-//! so both take the same bytes from the same function: the handlers of GET from here, and changes by [`Tagged`], from what
+//! An ETag is a digest of what GET answers. The conditions of a change must be evaluated against the same value that
+//! the client saw, so both take the same bytes from the same function: the handlers of GET from here, and changes
+//! through [`Tagged`], from what their own `find` returned. Rights are checked again only where `find` has not checked
+//! them.
 //! their own `find` gave them. Nothing here asks for rights again but where `find` has not asked yet.
 
 use std::future::Future;
@@ -58,12 +60,12 @@ pub async fn tls_chain(op: &Operational) -> Result<Vec<u8>, Error> {
     Ok(op.config().tls_chain_pem().await?.into_bytes())
 }
 
-/// What a change finds, and of which GET conditions on it take the ETag: that of the same path.
+/// A `find` of a change, and the GET at the same path whose ETag conditions refer to.
 pub struct Tagged<F, R>(pub F, pub R);
 
-/// The answer of one GET, made of what a change at the same path has found.
+/// The answer of one GET, derived from what a change at the same path has found.
 pub trait Represent<T>: Send + Sync + 'static {
-    /// The bytes; `NotFound` if there is nothing to read.
+    /// The bytes of the answer; `NotFound` if there is nothing to read.
     fn represent(
         &self,
         op: &OperationalGuard,
@@ -110,7 +112,7 @@ where
     }
 }
 
-/// As `GET /keys/{key}` has it.
+/// The answer of `GET /keys/{key}`.
 pub struct OfKey;
 
 impl Represent<Key> for OfKey {
@@ -125,7 +127,7 @@ impl Represent<KeyId> for OfKey {
     }
 }
 
-/// As `GET /keys/{key}/cert` has it.
+/// The answer of `GET /keys/{key}/cert`.
 pub struct OfCertificate;
 
 impl Represent<Key> for OfCertificate {
@@ -144,7 +146,7 @@ async fn existing(op: &OperationalGuard, caller: &Caller, id: &KeyId) -> Result<
     op.keys().of(caller.scope()?).get(id).await?.ok_or_else(Error::not_found)
 }
 
-/// As `GET /users/{user}` has it.
+/// The answer of `GET /users/{user}`.
 pub struct OfUser;
 
 impl Represent<FoundUser> for OfUser {
@@ -155,13 +157,13 @@ impl Represent<FoundUser> for OfUser {
 
 impl Represent<UserId> for OfUser {
     async fn represent(&self, op: &OperationalGuard, caller: &Caller, id: &UserId) -> Result<Vec<u8>, Error> {
-        // Whether there is such a user is told only to who may read it. Who creates one is asked for that right later.
+        // Only callers who may read the user learn whether it exists. The right to create one is checked later.
         let target = op.users().reach(caller, id.clone(), UserAccess::Read).await?;
         user(&op.user(&target.id).await?.ok_or_else(Error::not_found)?.record)
     }
 }
 
-/// As `GET /config/unattended-boot` has it.
+/// The answer of `GET /config/unattended-boot`.
 pub struct OfUnattendedBoot;
 
 impl Represent<()> for OfUnattendedBoot {
@@ -170,7 +172,7 @@ impl Represent<()> for OfUnattendedBoot {
     }
 }
 
-/// As `GET /config/network` has it.
+/// The answer of `GET /config/network`.
 pub struct OfNetwork;
 
 impl Represent<()> for OfNetwork {
@@ -179,7 +181,7 @@ impl Represent<()> for OfNetwork {
     }
 }
 
-/// As `GET /config/logging` has it.
+/// The answer of `GET /config/logging`.
 pub struct OfLogging;
 
 impl Represent<()> for OfLogging {
@@ -188,7 +190,7 @@ impl Represent<()> for OfLogging {
     }
 }
 
-/// As `GET /config/tls/cert.pem` has it.
+/// The answer of `GET /config/tls/cert.pem`.
 pub struct OfTlsChain;
 
 impl Represent<Arc<Hsm>> for OfTlsChain {

@@ -1,5 +1,5 @@
-//! Replies and refusals become responses: what the audit log is told of a refusal, what is still read of its body, the
-//! memory that a reply takes, its headers.
+//! From replies and refusals to responses: the audit record of a refusal, the unread rest of its body, the memory that
+//! a reply uses, and the headers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,28 +13,28 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::budget::{Grant, NoRoom};
-use super::context::{RequestContext, Trail};
-use super::endpoint::{Column, FindReachable, Handler, Spec, TypedEndpoint};
+use super::context::{AuditProgress, RequestContext};
+use super::endpoint::{FindReachable, Handler, PhaseAccess, Spec, TypedEndpoint};
 use super::gate;
 use super::reply::{Content, Refusal, Reply};
 use super::serve::ReplyBody;
 use super::trail;
 
-/// Lets a request through the gate, from the credentials to the reply. If it is refused the audit log hears of it, once, and
-/// what its client still sends is read for a moment.
+/// Passes a request through the gate, from the credentials to the reply. A refusal is recorded in the audit log once,
+/// and what its client still sends is read for a moment.
 pub(super) async fn admit<C, F, B, H>(
     mut context: RequestContext,
     endpoint: Arc<TypedEndpoint<F, B, H>>,
 ) -> Result<Reply, Refusal>
 where
-    C: Column,
+    C: PhaseAccess,
     F: FindReachable<C>,
     B: Send + 'static,
     H: Handler<C, F::Found, B>,
 {
     match gate::pass(&mut context, endpoint).await {
         Err(refusal) => {
-            if context.trail != Trail::Done {
+            if context.audit_progress != AuditProgress::Recorded {
                 trail::refused(&context.hsm, &context.spec, &refusal, context.address, context.user(), &context.ids);
             }
             Err(if drain(&context.headers, context.body.take()).await { refusal } else { refusal.closing() })
@@ -43,12 +43,12 @@ where
     }
 }
 
-/// Reads on for a moment when a request is refused before its body was read: many clients look for the answer only when
-/// they have sent everything, and a connection that is closed on them before that loses it. Returns whether the end was
-/// reached; else the connection is out of step, and the client is to be told that it ends.
+/// Reads on for a moment when a request is refused before its body was read: many clients look for the answer only
+/// after sending everything, and lose it if the connection is closed before. Returns whether the end of the body was
+/// reached; otherwise the connection is out of sync and must be closed after the reply.
 pub(super) async fn drain(headers: &HeaderMap, body: Option<Incoming>) -> bool {
     let Some(mut body) = body else { return true };
-    // Who waits for `100 Continue` has sent nothing and shall not begin.
+    // A client that waits for `100 Continue` has sent nothing yet, and is not asked to.
     if body.is_end_stream() || headers.contains_key(header::EXPECT) {
         return body.is_end_stream();
     }
@@ -66,22 +66,22 @@ pub(super) async fn drain(headers: &HeaderMap, body: Option<Incoming>) -> bool {
     read.is_ok_and(|end| end.is_some())
 }
 
-/// The reply with what it takes of the budget from here on, until it is taken.
-pub(super) fn held(reply: Reply, grant: &Grant, spec: &Spec) -> Result<Reply, Refusal> {
+/// Charges the reply to the budget until the client has read it.
+pub(super) fn charge(reply: Reply, grant: &Grant, spec: &Spec) -> Result<Reply, Refusal> {
     let bytes = match &reply.body {
         Content::Whole(bytes) => bytes.len(),
         Content::Stream(_) => REPLY_STREAM_BYTES,
     };
-    // What small ones could give back is not worth the way to the account.
+    // The difference for small replies is not worth the access to the account.
     grant.shrink(bytes.max(2 * REQUEST_BYTES));
     match grant.cover(bytes) {
-        // Nobody is told that a change was not made when it was; their replies are short.
+        // A change that was made must not be reported as refused; replies to changes are short.
         Err(NoRoom) if !spec.changes() => Err(no_room()),
         Ok(()) | Err(NoRoom) => Ok(reply),
     }
 }
 
-/// The client makes the server hold as much as it may.
+/// 503: the client already uses its full share of memory.
 pub(super) fn no_room() -> Refusal {
     Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::BUSY).with("retry-after", "1")
 }

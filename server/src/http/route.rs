@@ -1,5 +1,5 @@
-//! From a path to the endpoints that share it. Literal segments win over ids, one trailing slash is ignored, and an empty
-//! segment is an empty id, which its syntax refuses.
+//! From a path to the endpoints that share it. Literal segments take precedence over ids, one trailing slash is
+//! ignored, and an empty segment is an empty id, which is then refused as malformed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,21 +8,21 @@ use hyper::Method;
 
 use super::endpoint::Endpoint;
 
-/// The path below which the API lives.
+/// The base path of the API.
 pub const BASE: &str = "/api/v1";
 
-/// Ids taken from a path, in order. No path has more than two.
+/// The ids of a path, in order. No path has more than two.
 pub type Ids = [Box<str>; 2];
 
-/// Most segments of a path below [`BASE`].
+/// Maximum number of segments of a path below [`BASE`].
 const SEGMENTS_MAX: usize = 5;
 
-/// Whether a segment of the table stands for an id.
+/// Whether a segment in the table stands for an id.
 fn is_id(pattern: &str) -> bool {
     pattern.starts_with('{')
 }
 
-/// The endpoint table, ordered for lookup.
+/// The endpoint table, indexed for lookup.
 pub struct Routes {
     /// By first segment, which is always a literal.
     paths: HashMap<&'static str, Vec<Resource>>,
@@ -36,7 +36,7 @@ pub struct Resource {
 }
 
 impl Routes {
-    /// Orders the table.
+    /// Builds the index.
     pub fn new(table: Vec<Endpoint>) -> Self {
         let mut paths: HashMap<&str, Vec<Resource>> = HashMap::new();
         for (number, mut endpoint) in table.into_iter().enumerate() {
@@ -51,13 +51,13 @@ impl Routes {
             }
         }
         for resources in paths.values_mut() {
-            // Ids last: `{` is behind every letter.
+            // Ids last: `{` sorts after every letter.
             resources.sort_by(|a, b| a.segments.cmp(&b.segments));
         }
         Self { paths }
     }
 
-    /// The resource at `path` (without query, percent-decoded), and the ids in it.
+    /// The resource at `path` (without query, percent-decoded), and the ids in the path.
     pub fn find(&self, path: &str) -> Option<(&Resource, Ids)> {
         let path = path.strip_prefix(BASE)?.strip_prefix('/')?;
         let path = path.strip_suffix('/').unwrap_or(path);
@@ -73,7 +73,7 @@ impl Routes {
         Some((resource, resource.ids(segments)?))
     }
 
-    /// Every endpoint, ordered by path.
+    /// All endpoints, sorted by path.
     pub fn endpoints(&self) -> Vec<&Arc<Endpoint>> {
         let mut endpoints: Vec<_> = self.paths.values().flatten().flat_map(|resource| &resource.endpoints).collect();
         endpoints.sort_by_key(|endpoint| (endpoint.spec.path, endpoint.spec.method.as_str().to_owned()));
@@ -82,13 +82,13 @@ impl Routes {
 }
 
 impl Resource {
-    /// Whether a path of these segments is this resource's.
+    /// Whether these segments are a path of this resource.
     fn matches(&self, segments: &[&str]) -> bool {
         let fits = |(pattern, segment): (&&str, &&str)| is_id(pattern) || **pattern == **segment;
         segments.len() == self.segments.len() && self.segments.iter().zip(segments).all(fits)
     }
 
-    /// The ids among the segments of a path that matches.
+    /// The ids among the segments of a matching path.
     fn ids(&self, segments: &[&str]) -> Option<Ids> {
         let mut ids = Ids::default();
         let mut free = ids.iter_mut();
@@ -98,7 +98,7 @@ impl Resource {
         Some(ids)
     }
 
-    /// The endpoint for `method`; HEAD is answered by GET where the endpoint says so.
+    /// The endpoint for `method`; HEAD is answered by GET where the endpoint allows it.
     pub fn endpoint(&self, method: &Method) -> Option<&Arc<Endpoint>> {
         let get = || self.endpoints.iter().find(|endpoint| endpoint.spec.method == Method::GET && endpoint.spec.head);
         match self.endpoints.iter().find(|endpoint| endpoint.spec.method == method) {

@@ -1,13 +1,14 @@
-//! TLS connections in, requests out.
+//! Accepts TLS connections and serves HTTP requests on them.
 //!
 //! One thread accepts on every listen address and hands each connection to the worker that has the fewest; a worker is
 //! a thread with a runtime of its own, and a connection never leaves it. (With SO_REUSEPORT the kernel would spread
-//! connections blindly, and a port taken by somebody else would go unnoticed.) HTTP/1.1 (RFC 9112) and HTTP/2
-//! (RFC 9113) are hyper's, TLS is rustls'; this file holds their bounds, so that no client can keep what it does not use.
+//! connections without regard to load, and a port taken by another user would go unnoticed.) HTTP/1.1 (RFC 9112) and
+//! HTTP/2 (RFC 9113) are implemented by hyper, TLS by rustls; this file sets their limits, so that no client can occupy
+//! what it does not use.
 //!
 //! Nothing is trusted here: every byte comes from the network.
 
-mod doors;
+mod extra_listeners;
 mod pace;
 mod shares;
 
@@ -41,58 +42,59 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use self::doors::Opened;
-pub use self::doors::{Door, Doors};
+use self::extra_listeners::Opening;
+pub use self::extra_listeners::{ExtraListener, ExtraListeners};
 use self::pace::{Activity, Counted, Running as RunningRequest, Watch};
 pub(in crate::http) use self::shares::client_of;
 use self::shares::{Share, Shares};
 use super::budget::{Account, Budget, Grant};
-use super::pieces::{Pieces, let_go};
+use super::pieces::{Pieces, free_in_pieces};
 use crate::process::Stop;
 
-/// What answers requests.
+/// The application behind the server.
 pub trait Service: Send + Sync + 'static {
-    /// Answers one request of `peer`. A panic becomes a `500`; dropping the future means that the client has gone or that
-    /// the server has waited long enough at its end.
+    /// Answers one request of `peer`. A panic becomes a `500`. If the future is dropped, the client has disconnected or
+    /// the grace period of a stopping server has ended.
     fn call(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> BoxFuture<'static, Response<ReplyBody>>;
 }
 
-/// Who is at the other end of a connection.
+/// The client of a connection.
 #[derive(Clone)]
 pub struct Peer {
     /// Address and port.
     pub address: SocketAddr,
-    /// What memory its client holds.
+    /// The memory account of the client.
     pub account: Arc<Account>,
 }
 
-/// How long and how much a client may take.
+/// Time and resource limits for clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Connections served at once; further ones wait in the kernel's queue.
     pub connections: usize,
-    /// Of these, for one IPv4 address or the first 64 bits of an IPv6 address; further ones are closed.
+    /// Limit per client, which is one IPv4 address or the first 64 bits of an IPv6 address; further connections are
+    /// closed.
     pub per_client: usize,
-    /// For the TLS handshake.
+    /// Time for the TLS handshake.
     pub handshake: Duration,
-    /// From the handshake to the first complete request head.
+    /// Time from the handshake to the first complete request head.
     pub head: Duration,
-    /// From a reply to the next complete request head.
+    /// Time from a reply to the next complete request head.
     pub idle: Duration,
-    /// Time a client may take nothing of what it asked for before its pace counts.
+    /// Time a client may read nothing of a reply before the minimum pace applies.
     pub reply_grace: Duration,
-    /// Slowest pace at which it may be taken, in bytes per second.
+    /// Minimum pace at which replies must be read, in bytes per second.
     pub reply_pace: u64,
-    /// Most time that is earned by taking it faster.
+    /// Maximum time credit for reading faster.
     pub reply_credit: Duration,
-    /// Memory that all clients together may make the server hold, in bytes.
+    /// Memory that all clients together may make the server use, in bytes.
     pub memory: usize,
-    /// For running requests once the server shall stop.
+    /// Time for running requests after a stop was requested.
     pub grace: Duration,
 }
 
 impl Bounds {
-    /// The default, with only as many connections as a process may have that may open `files`.
+    /// The defaults, with as many connections as a process that may open `files` files can serve.
     pub fn within(files: usize) -> Self {
         let connections = limits::CONNECTIONS_MAX.min(files.saturating_sub(FILES_FOR_OTHERS).max(1));
         let per_client = limits::CONNECTIONS_PER_CLIENT_MAX.min(connections.div_ceil(4));
@@ -117,13 +119,13 @@ impl Default for Bounds {
     }
 }
 
-/// Takes a listen address, early, so that a taken port is one clear error before anything else happens.
+/// Binds a listen address, early, so that a taken port is one clear error before anything else happens.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     std::net::TcpListener::bind(address)
 }
 
 /// Serves on the listeners of [`bind`] until `stop`, with `workers` serving threads. Returns at once; fails if a thread
-/// or runtime cannot be made. Who wants to serve again after a stop without ever giving up the port keeps a clone
+/// or runtime cannot be created. To serve again after a stop without giving up the port, keep a clone
 /// ([`std::net::TcpListener::try_clone`]) of each listener.
 pub fn start(
     listeners: Vec<std::net::TcpListener>,
@@ -149,7 +151,7 @@ pub fn start(
     for number in 0..workers.max(1) {
         let (send, receive) = mpsc::unbounded_channel();
         let (serving, shared) = (runtime()?, Arc::clone(&shared));
-        // Dropping the runtime at its end cuts off the connections that outlived their grace.
+        // Dropping the runtime at the end cuts off connections that outlived the grace period.
         let work = move || {
             stall::serving();
             serving.block_on(work(receive, shared));
@@ -157,22 +159,22 @@ pub fn start(
         threads.push(std::thread::Builder::new().name(format!("serve-{number}")).spawn(work)?);
         inboxes.push(Worker { inbox: send, load: Arc::default() });
     }
-    let (doors, opened) = mpsc::unbounded_channel();
-    let accept = move || accepting.block_on(accept(listeners, opened, inboxes, shared));
+    let (extra, openings) = mpsc::unbounded_channel();
+    let accept = move || accepting.block_on(accept(listeners, openings, inboxes, shared));
     threads.push(std::thread::Builder::new().name("accept".into()).spawn(accept)?);
-    Ok(Running { threads, doors: Doors(doors) })
+    Ok(Running { threads, extra: ExtraListeners(extra) })
 }
 
-/// A server that runs.
+/// A running server.
 pub struct Running {
     threads: Vec<JoinHandle<()>>,
-    doors: Doors,
+    extra: ExtraListeners,
 }
 
 impl Running {
-    /// What opens further listeners.
-    pub fn doors(&self) -> Doors {
-        self.doors.clone()
+    /// A handle to open further listeners.
+    pub fn extra_listeners(&self) -> ExtraListeners {
+        self.extra.clone()
     }
 
     /// Waits until the server has stopped and its last request has ended, at most [`Bounds::grace`] after the stop.
@@ -180,19 +182,19 @@ impl Running {
         for thread in self.threads {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             if thread.join().is_err() {
-                tracing::error!(name, "a serving thread ended by a panic");
+                tracing::error!(name, "a serving thread panicked");
             }
         }
     }
 }
 
-/// Certificate chain and key of the server, replaced while it runs; handshakes from then on present the new ones.
+/// Certificate chain and key of the server, replaceable while it runs; later handshakes present the new ones.
 pub struct CertSlot(ArcSwap<CertifiedKey>);
 
-/// A certificate chain and key that cannot be served.
+/// Why a certificate chain and key cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum CertError {
-    /// The first certificate is not for this key.
+    /// The first certificate does not match the key.
     #[error("the certificate does not belong to the key")]
     OtherKey,
     /// The chain is empty or a certificate of it cannot be read, or the key cannot be used for TLS.
@@ -206,23 +208,23 @@ impl CertSlot {
         certified(chain, key).map(|key| Self(ArcSwap::from_pointee(key)))
     }
 
-    /// Checks a chain and key that shall replace others.
+    /// Checks a chain and key that are to replace the current ones.
     pub fn prepare(chain: Vec<Vec<u8>>, key: &[u8]) -> Result<Ready, CertError> {
         certified(chain, key).map(Ready)
     }
 
-    /// Replaces both.
+    /// Replaces chain and key.
     pub fn install(&self, ready: Ready) {
         self.0.store(Arc::new(ready.0));
     }
 
-    /// Replaces both, or on error neither.
+    /// Replaces chain and key; on error neither.
     pub fn replace(&self, chain: Vec<Vec<u8>>, key: &[u8]) -> Result<(), CertError> {
         Self::prepare(chain, key).map(|ready| self.install(ready))
     }
 }
 
-/// A chain and key that can be served.
+/// A checked chain and key.
 pub struct Ready(CertifiedKey);
 
 impl std::fmt::Debug for CertSlot {
@@ -258,15 +260,15 @@ fn acceptor(slot: Arc<CertSlot>) -> io::Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Body of a reply: nothing, bytes that are there, or bytes that come.
+/// Body of a reply: empty, complete, or streamed.
 pub struct ReplyBody {
     content: Content,
-    /// What it holds of the budget until its last piece is taken.
+    /// The grant that counts it until its last piece was read.
     grant: Option<Arc<Grant>>,
 }
 
 enum Content {
-    /// What comes next, and pieces after it.
+    /// The next bytes, and the pieces after them.
     Whole(Bytes, VecDeque<Vec<u8>>),
     Stream(mpsc::Receiver<Piece>),
 }
@@ -277,29 +279,29 @@ enum Piece {
 }
 
 impl ReplyBody {
-    /// No body.
+    /// An empty body.
     pub fn empty() -> Self {
         Self::whole(Bytes::new())
     }
 
-    /// A body of known bytes; the reply carries its length.
+    /// A complete body; the reply has a Content-Length.
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         Self { content: Content::Whole(bytes.into(), VecDeque::new()), grant: None }
     }
 
-    /// The same in pieces.
+    /// A complete body in pieces.
     pub fn pieces(pieces: Pieces) -> Self {
         let (first, more) = pieces.apart();
         Self { content: Content::Whole(first.into(), more), grant: None }
     }
 
-    /// A body of unknown length, and its writer. At most `REPLY_PIECES_MAX` pieces wait for a slow client.
+    /// A streamed body of unknown length, and its writer. At most `REPLY_PIECES_MAX` pieces wait for a slow client.
     pub fn stream() -> (ReplyWriter, Self) {
         let (send, receive) = mpsc::channel(limits::REPLY_PIECES_MAX);
         (ReplyWriter(send), Self { content: Content::Stream(receive), grant: None })
     }
 
-    /// The same body, which holds `grant` until its last piece is taken.
+    /// Keeps `grant` until the last piece of the body was read.
     pub fn holding(mut self, grant: Arc<Grant>) -> Self {
         self.grant = Some(grant);
         self
@@ -307,26 +309,26 @@ impl ReplyBody {
 }
 
 impl Drop for ReplyBody {
-    /// The client may have gone before it has taken much of it.
+    /// The client may have disconnected before it has read much of it.
     fn drop(&mut self) {
         if let Content::Whole(_, more) = &mut self.content {
-            let_go(std::mem::take(more), self.grant.take());
+            free_in_pieces(std::mem::take(more), self.grant.take());
         }
     }
 }
 
-/// Writes a streamed body. Dropped before [`ReplyWriter::finish`] it breaks the connection, so that half a body is
-/// never taken for a whole one.
+/// Writes a streamed body. If dropped before [`ReplyWriter::finish`] it breaks the connection, so that a partial body
+/// is never taken for a complete one.
 pub struct ReplyWriter(mpsc::Sender<Piece>);
 
-/// The client has gone.
+/// The client has disconnected.
 #[derive(Debug, thiserror::Error)]
-#[error("the client has gone")]
+#[error("the client has disconnected")]
 pub struct ClientGone;
 
-/// The writer of a streamed body gave up.
+/// The writer of a streamed body was dropped before its end.
 #[derive(Debug, thiserror::Error)]
-#[error("the reply broke off")]
+#[error("the reply was cut off")]
 pub struct BrokenOff;
 
 impl ReplyWriter {
@@ -345,7 +347,7 @@ impl ReplyWriter {
     }
 }
 
-/// Takes a piece off the front of `bytes`, small enough that its client shows its pace.
+/// Splits a piece off the front of `bytes`, small enough to measure the pace of its client.
 fn next_piece(bytes: &mut Bytes) -> Bytes {
     bytes.split_to(bytes.len().min(limits::REPLY_PIECE_BYTES))
 }
@@ -385,7 +387,7 @@ impl Body for ReplyBody {
     }
 }
 
-/// What all threads share.
+/// State shared by all threads.
 struct Shared {
     tls: TlsAcceptor,
     service: Arc<dyn Service>,
@@ -398,20 +400,20 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// A worker as the acceptor sees it.
+/// A worker, as the acceptor sees it.
 struct Worker {
     inbox: mpsc::UnboundedSender<Accepted>,
     load: Arc<AtomicUsize>,
 }
 
-/// A connection on its way to a worker. The channel needs no bound of its own: `Slot` bounds it.
+/// A connection on its way to a worker. The channel needs no limit of its own: `Slot` limits it.
 struct Accepted {
     stream: std::net::TcpStream,
     peer: SocketAddr,
     slot: Slot,
 }
 
-/// One of [`Bounds::connections`], counted as load of one worker; given back by dropping it.
+/// One of [`Bounds::connections`], counted as load of one worker; returned when dropped.
 struct Slot {
     load: Arc<AtomicUsize>,
     _permit: OwnedSemaphorePermit,
@@ -426,7 +428,7 @@ impl Drop for Slot {
 
 async fn accept(
     listeners: Vec<TcpListener>,
-    mut opened: mpsc::UnboundedReceiver<Opened>,
+    mut openings: mpsc::UnboundedReceiver<Opening>,
     workers: Vec<Worker>,
     shared: Arc<Shared>,
 ) {
@@ -436,28 +438,28 @@ async fn accept(
         tokio::spawn(accept_on(listener, Arc::clone(&workers), Arc::clone(&permits), Arc::clone(&shares)));
     }
     loop {
-        let door = tokio::select! {
+        let opening = tokio::select! {
             () = shared.stop.requested() => break,
-            door = opened.recv() => door,
+            opening = openings.recv() => opening,
         };
-        // Nobody can open doors any more: only the stop is left to wait for.
-        let Some(door) = door else { break shared.stop.requested().await };
-        tokio::spawn(accept_through(door, Arc::clone(&workers), Arc::clone(&permits), Arc::clone(&shares)));
+        // No further listeners can be opened: only the stop remains to be awaited.
+        let Some(opening) = opening else { break shared.stop.requested().await };
+        tokio::spawn(accept_through(opening, Arc::clone(&workers), Arc::clone(&permits), Arc::clone(&shares)));
     }
-    // When the tasks end with this runtime, so do the inboxes they hold: the workers take in no more.
+    // The tasks end with this runtime, and with them the senders they hold: the workers get no further connections.
 }
 
-/// Accepts on a listener until its door is closed.
-async fn accept_through(door: Opened, workers: Arc<Vec<Worker>>, permits: Arc<Semaphore>, shares: Arc<Shares>) {
-    let Opened { listener, closing, closed } = door;
+/// Accepts on a listener until it is to be closed.
+async fn accept_through(opening: Opening, workers: Arc<Vec<Worker>>, permits: Arc<Semaphore>, shares: Arc<Shares>) {
+    let Opening { listener, closing, closed } = opening;
     match TcpListener::from_std(listener) {
         Ok(listener) => tokio::select! {
             () = accept_on(listener, workers, permits, shares) => {}
             _ = closing => {}
         },
-        Err(error) => tracing::warn!(%error, "a listener could not be opened"),
+        Err(error) => tracing::warn!(%error, "cannot open a listener"),
     }
-    // Only now, when the listener is gone.
+    // Only after the listener was dropped.
     drop(closed);
 }
 
@@ -467,13 +469,13 @@ async fn accept_on(listener: TcpListener, workers: Arc<Vec<Worker>>, permits: Ar
         match listener.accept().await.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
             Ok((stream, peer)) => match shares.take(peer.ip()) {
                 Some(share) => hand_over(&workers, stream, peer, permit, share),
-                // Before TLS, so that it costs as little as it can.
-                None => tracing::debug!(%peer, "closed, as this client has enough connections"),
+                // Before TLS, so that it costs as little as possible.
+                None => tracing::debug!(%peer, "closed: this client has too many connections"),
             },
-            // A client that gave up is no news; out of descriptors means that waiting is all there is to do.
+            // A client that gave up is not worth a log line; without free descriptors all we can do is wait.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
@@ -490,13 +492,13 @@ fn hand_over(
     let Some(worker) = workers.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed)) else { return };
     worker.load.fetch_add(1, Ordering::Relaxed);
     let slot = Slot { load: Arc::clone(&worker.load), _permit: permit, _share: share };
-    // An IPv4 client of an IPv6 socket is still an IPv4 client.
+    // An IPv4 client of an IPv6 socket is counted as an IPv4 client.
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    // A worker that has ended drops the connection, which is what shall happen then.
+    // A worker that has ended drops the connection, as intended.
     let _ = worker.inbox.send(Accepted { stream, peer, slot });
 }
 
-/// One worker: serves what it is given until the acceptor ends, then waits for its connections, but not for ever.
+/// One worker: serves its connections until the acceptor ends, then waits for them to finish, within the grace period.
 async fn work(mut inbox: mpsc::UnboundedReceiver<Accepted>, shared: Arc<Shared>) {
     let (alive, mut ended) = mpsc::channel::<Infallible>(1);
     while let Some(accepted) = inbox.recv().await {
@@ -508,13 +510,13 @@ async fn work(mut inbox: mpsc::UnboundedReceiver<Accepted>, shared: Arc<Shared>)
     }
     drop(alive);
     if tokio::time::timeout(shared.bounds.grace, ended.recv()).await.is_err() {
-        tracing::warn!("requests still ran at the end of their grace and were cut off");
+        tracing::warn!("requests were still running at the end of the grace period and were cut off");
     }
 }
 
 async fn connection(accepted: Accepted, shared: Arc<Shared>) {
     let Accepted { stream, peer, slot: _slot } = accepted;
-    // Replies are written whole: waiting for more bytes (RFC 896) would only delay them.
+    // Replies are written as a whole: waiting for more bytes (RFC 896) would only delay them.
     let Ok(stream) = stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) else { return };
     let activity = Arc::new(Activity::default());
     let stream = Counted::new(stream, Arc::clone(&activity));
@@ -542,7 +544,7 @@ async fn connection(accepted: Accepted, shared: Arc<Shared>) {
 
 fn h1() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    // Its own head timeout would also count the idle time between requests; `drive` tells them apart.
+    // hyper's own head timeout would also count the idle time between requests; `drive` distinguishes them.
     builder.header_read_timeout(None).max_header_size(limits::HEAD_MAX_BYTES).auto_date_header(false);
     builder.max_buf_size(H1_BUFFER_BYTES);
     builder
@@ -552,7 +554,7 @@ fn h2() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).auto_date_header(false);
     builder.max_concurrent_streams(limits::H2_STREAMS_MAX).max_header_list_size(H2_HEAD_BYTES);
-    // What nobody has read yet and nobody has taken yet is held for every stream: hyper would give each a megabyte and more.
+    // Buffers that neither side has read yet exist for every stream: hyper's defaults are more than a megabyte each.
     builder.initial_stream_window_size(limits::H2_WINDOW_BYTES).initial_connection_window_size(limits::H2_WINDOW_BYTES);
     builder.max_send_buf_size(limits::REPLY_PIECE_BYTES);
     builder
@@ -560,7 +562,7 @@ fn h2() -> http2::Builder<TokioExecutor> {
 
 /// What HTTP/1.1 and HTTP/2 connections have in common.
 trait Connection: Future {
-    /// Takes no further requests.
+    /// Stops taking requests.
     fn finish(self: Pin<&mut Self>);
 }
 
@@ -578,14 +580,14 @@ impl Connection for http2::Connection<Stream, Answers, TokioExecutor> {
 
 type Stream = TokioIo<TlsStream<Counted<TcpStream>>>;
 
-/// Carries a connection to its end: by the client, by the stop, or because nothing moves on it for too long.
+/// Drives a connection to its end: by the client, by the stop, or because it makes no progress for too long.
 async fn drive<C: Connection>(connection: C, activity: Arc<Activity>, shared: Arc<Shared>) {
     let mut connection = pin!(connection);
     let mut stopping = pin!(shared.stop.requested());
     let mut finishing = false;
     let (bounds, now) = (shared.bounds, Instant::now());
     let mut watch = Watch::new(bounds, activity, now);
-    // A third of the shortest bound: what is counted in ticks is at most that much late.
+    // A third of the shortest limit: what is checked every tick is at most that much late.
     let tick = bounds.head.min(bounds.idle).min(bounds.reply_grace) / 3;
     let mut ticks = tokio::time::interval_at(now + tick, tick);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -604,7 +606,7 @@ async fn drive<C: Connection>(connection: C, activity: Arc<Activity>, shared: Ar
     }
 }
 
-/// A reply body whose pieces are known of until they are taken.
+/// A reply body whose pieces are tracked until they are sent.
 struct Sent {
     body: ReplyBody,
     running: RunningRequest,
@@ -629,7 +631,7 @@ impl Body for Sent {
     }
 }
 
-/// The service as one connection sees it.
+/// The service as used by one connection.
 struct Answers {
     service: Arc<dyn Service>,
     activity: Arc<Activity>,
@@ -649,7 +651,7 @@ impl hyper::service::Service<Request<Incoming>> for Answers {
     }
 }
 
-/// An answer on its way. A panic on it becomes a `500`: one request must not take others with it.
+/// A pending answer. A panic becomes a `500`: one request must not affect others.
 struct Answer {
     reply: Option<BoxFuture<'static, Response<ReplyBody>>>,
     running: Option<RunningRequest>,
@@ -668,7 +670,7 @@ impl Future for Answer {
             Ok(Poll::Ready(reply)) => reply,
             Err(_) => broken(),
         };
-        // Asked again after its end, it has no more to give than any future.
+        // Polled after its end, it has no further result, like any future.
         let Some(running) = self.running.take() else { return Poll::Pending };
         running.reply();
         Poll::Ready(Ok(reply.map(|body| Sent { body, running })))
@@ -683,11 +685,11 @@ fn broken() -> Response<ReplyBody> {
     reply
 }
 
-/// Descriptors kept for the store, logs, listeners and runtimes.
+/// File descriptors reserved for the store, logs, listeners and runtimes.
 const FILES_FOR_OTHERS: usize = 128;
 const ALPN_H2: &[u8] = b"h2";
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Read buffer of an HTTP/1.1 connection: a head of the largest size and what comes with it.
+/// Read buffer of an HTTP/1.1 connection: a head of maximum size and some of the body.
 const H1_BUFFER_BYTES: usize = limits::HEAD_MAX_BYTES + (16 << 10);
 const H2_HEAD_BYTES: u32 = limits::HEAD_MAX_BYTES as u32;
 

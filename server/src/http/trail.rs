@@ -1,4 +1,4 @@
-//! What the gate tells the audit log. Nothing else of the server writes to it.
+//! What the gate reports to the audit log. Nothing else in the server writes to it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use super::endpoint::{Intent, Spec};
 use super::reply::{Refusal, Reply};
 use super::route::Ids;
 
-/// Who asks for what.
+/// Describes a call for the audit log: user, address, endpoint and target.
 pub(super) fn act(spec: &Spec, address: IpAddr, user: Option<UserId>, ids: &Ids) -> Act {
     let mut target = String::new();
     if !spec.ids.is_empty() {
         let mut ids = ids.iter();
         for segment in spec.path.split('/').skip(1) {
             target.push('/');
-            // No id holds a slash: paths are decoded before they are cut into segments.
+            // Ids contain no slash: paths are split into segments after they are decoded.
             let id = segment.starts_with('{').then(|| ids.next()).flatten();
             target.push_str(id.map_or(segment, |id| id));
         }
@@ -27,12 +27,13 @@ pub(super) fn act(spec: &Spec, address: IpAddr, user: Option<UserId>, ids: &Ids)
     Act { user, address, endpoint: format!("{} {}", spec.method, spec.path), target }
 }
 
-/// Whether whatever comes of a change is recorded with its intent, so that a failure is not recorded as a refusal again.
+/// Whether every result of a change is recorded with its intent, so that a failure is not recorded as a refusal as
+/// well.
 pub(super) fn holds_result(spec: &Spec) -> bool {
     matches!(spec.intent, Intent::Required | Intent::IfPossible | Intent::Proven)
 }
 
-/// Records that a request was refused, if that is more than a reader's mistake.
+/// Records that a request was refused, unless it is a mere mistake in a read request.
 pub(super) fn refused(hsm: &Hsm, spec: &Spec, refusal: &Refusal, address: IpAddr, user: Option<UserId>, ids: &Ids) {
     let of_rights =
         matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
@@ -55,7 +56,7 @@ pub(super) async fn carried_out(
         Intent::Proven | Intent::Never => return proven(hsm, spec, act, change).await,
     };
     let audit = hsm.audit.clone();
-    // A panic is an outcome, too: this is dropped with it.
+    // A panic is an outcome as well: this value is then dropped.
     let mut outcome = Outcome { audit, act, intent, status: StatusCode::INTERNAL_SERVER_ERROR, location: None };
     let result = change.await.map_err(refuse);
     match &result {
@@ -65,7 +66,7 @@ pub(super) async fn carried_out(
     result
 }
 
-/// Without an intent: what succeeds is recorded when it is done, if at all.
+/// Carries out a change without recording an intent; with [`Intent::Proven`] its result is recorded afterwards.
 async fn proven(
     hsm: &Hsm,
     spec: &Arc<Spec>,
@@ -76,7 +77,7 @@ async fn proven(
     if spec.intent == Intent::Proven {
         match &result {
             Ok(reply) => hsm.audit.outcome(&act, None, reply.status.as_u16(), ""),
-            // Here, where it is recorded even if the client does not wait for the answer.
+            // Recorded here, so that it is recorded even if the client does not wait for the answer.
             Err(refusal) => hsm.audit.refusal(act.address, refusal.status.as_u16(), || act),
         }
     }

@@ -1,8 +1,8 @@
-//! A request body that its handler takes as it comes: a backup to restore, an update.
+//! A request body that its handler reads as it arrives: a backup to restore, a software update.
 //!
-//! It comes at its client's pace, which has the same lower bound as any body's, and has no upper bound of size: the
-//! handler keeps none of it. Whoever takes it must not hold the Operational phase meanwhile, and must ask once more
-//! whether the caller may ([`Upload::confirm`]) before it acts on what came.
+//! It must arrive at the same minimum pace as any body, and has no size limit: the handler keeps none of it in memory.
+//! A handler must not hold the Operational phase while it reads, and must check again whether the caller has the right
+//! ([`Upload::confirm`]) before it acts on the contents.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use hyper::body::{Bytes, Incoming};
 
 use super::body::{self, BodyError, Pace};
 
-/// A body on its way in.
+/// A body that is being received.
 pub struct Upload {
     body: Option<Incoming>,
     received: usize,
@@ -30,12 +30,12 @@ pub struct Upload {
     left_over: LeftOver,
 }
 
-/// Where an [`Upload`] leaves what was not read of it, so that its client still gets to the answer.
+/// Where an [`Upload`] leaves its unread rest, so that the client still gets the answer.
 #[derive(Clone, Default)]
 pub(super) struct LeftOver(Arc<Mutex<Option<Incoming>>>);
 
 impl LeftOver {
-    /// What was left.
+    /// Takes the unread rest.
     pub(super) fn take(&self) -> Option<Incoming> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -52,12 +52,13 @@ impl Upload {
         Self { body, received: 0, looked: None, pace: None, content_type, hsm, clock, left_over }
     }
 
-    /// The next piece; `None` at the end. `Invalid` if the client broke off or sends too slowly.
+    /// The next piece; `None` at the end. `Invalid` if the client disconnects or sends too slowly.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let Some(incoming) = &mut self.body else { return Ok(None) };
         loop {
             let frame = body::next(&mut *incoming, self.received, &mut self.pace, &*self.clock);
-            // What was sent fast must not earn hours of silence: a client that has gone without a word keeps others out.
+            // Bytes sent fast must not earn hours of silence: a client that has silently disappeared would block other
+            // uploads.
             let silence = Duration::from_millis(UPLOAD_SILENCE_MS);
             let frame = tokio::time::timeout(silence, frame).await.unwrap_or(Err(BodyError::Slow));
             let data = match frame {
@@ -65,10 +66,10 @@ impl Upload {
                 Ok(Some(frame)) => frame.into_data(),
                 Err(BodyError::Slow) => return Err(Error::invalid("The body came too slowly.")),
                 Err(BodyError::TooLarge | BodyError::Busy | BodyError::Gone) => {
-                    return Err(Error::invalid("The body broke off."));
+                    return Err(Error::invalid("The body was cut off."));
                 }
             };
-            // What is no data is trailers, which mean nothing here.
+            // Frames without data are trailers, which are ignored.
             if let Ok(data) = data {
                 self.received = self.received.saturating_add(data.len());
                 return Ok(Some(data));
@@ -76,21 +77,21 @@ impl Upload {
         }
     }
 
-    /// The Content-Type as sent.
+    /// The Content-Type header.
     pub fn content_type(&self) -> Option<&[u8]> {
         self.content_type.as_deref()
     }
 
-    /// Makes sure that the caller may still do this, for much may have changed while the body came, and that they may until
-    /// what this gives is dropped. [`Error::NotBelieved`] or [`Error::Precondition`] if not.
+    /// Checks that the caller still has the right, as much may have changed during the upload, and keeps it so until
+    /// the result is dropped. Otherwise [`Error::NotBelieved`] or [`Error::Precondition`].
     pub async fn confirm(&mut self, caller: Option<&Caller>) -> Result<Held, Error> {
         let caller = caller.ok_or(Error::NotBelieved)?;
         let op = self.hsm.operational().ok_or(Error::Precondition(sentences::WRONG_STATE.into()))?;
         op.hold(caller).await
     }
 
-    /// Now and then, whether the caller may still do this: a body may come for days, and keep others out.
-    pub async fn look_again(&mut self, caller: Option<&Caller>) -> Result<(), Error> {
+    /// Checks from time to time whether the caller still has the right: an upload may take days, and blocks others.
+    pub async fn recheck(&mut self, caller: Option<&Caller>) -> Result<(), Error> {
         let now = self.clock.monotonic();
         let last = *self.looked.get_or_insert(now);
         if now.saturating_sub(last) >= Duration::from_millis(UPLOAD_LOOK_MS) {

@@ -1,4 +1,4 @@
-//! What an event says, taken out of it once for every place it goes to.
+//! The contents of a log event, extracted once for all destinations.
 
 use std::borrow::Cow;
 use std::fmt::{Debug, Write as _};
@@ -10,31 +10,31 @@ use tracing::{Event, Level};
 
 use super::plain::{plain, plain_json};
 
-/// An event, free of whoever emitted it.
+/// Level, source, message and fields of an event.
 #[derive(Clone, Debug)]
-pub(super) struct Said {
+pub(super) struct LogEntry {
     pub(super) level: Level,
-    /// Its source, as NetHSM names them: `hsm.key`, `http.access`, `application`.
+    /// Its source, named as in NetHSM: `hsm.key`, `http.access`, `application`.
     pub(super) source: String,
     message: String,
     fields: Vec<(&'static str, Value)>,
 }
 
-impl Said {
-    /// What `event` says.
-    pub(super) fn by(event: &Event<'_>) -> Self {
+impl LogEntry {
+    /// Extracts the contents of `event`.
+    pub(super) fn of(event: &Event<'_>) -> Self {
         let about = event.metadata();
-        let mut said = Self::new(*about.level(), about.target(), String::new());
-        event.record(&mut said);
-        said
+        let mut entry = Self::new(*about.level(), about.target(), String::new());
+        event.record(&mut entry);
+        entry
     }
 
-    /// A message without fields.
+    /// An entry with a message and no fields.
     pub(super) fn new(level: Level, target: &str, message: String) -> Self {
         Self { level, source: source(target), message, fields: Vec::new() }
     }
 
-    /// Severity as syslog numbers it (RFC 5424 §6.2.1).
+    /// Severity in syslog's numbers (RFC 5424 §6.2.1).
     pub(super) fn severity(&self) -> u8 {
         match self.level {
             Level::ERROR => 3,
@@ -44,7 +44,7 @@ impl Said {
         }
     }
 
-    /// Message and fields on one line: what somebody named a key cannot end it.
+    /// Message and fields on one line: a name chosen by a user cannot break it.
     pub(super) fn text(&self) -> String {
         let mut text = self.message.clone();
         for (name, value) in &self.fields {
@@ -61,7 +61,7 @@ impl Said {
         text
     }
 
-    /// A JSON object on one line. `time` is left out where others add their own.
+    /// A JSON object on one line. `time` is left out where the destination adds its own.
     pub(super) fn json(&self, time: Option<String>) -> String {
         let mut members = Map::new();
         members.extend(time.map(|time| ("time".to_owned(), time.into())));
@@ -69,7 +69,7 @@ impl Said {
         members.insert("source".into(), self.source.as_str().into());
         members.insert("message".into(), self.message.as_str().into());
         for (name, value) in &self.fields {
-            // The four names above are not a field's to take.
+            // Fields cannot override the four members above.
             let name = if members.contains_key(*name) { format!("{name}_") } else { (*name).to_owned() };
             members.insert(name, value.clone());
         }
@@ -77,7 +77,7 @@ impl Said {
     }
 
     fn put(&mut self, field: &Field, mut value: Value) {
-        // Names may be long; no line needs more of one than it can hold.
+        // Names may be long; only as much of one is kept as fits a line.
         if let Value::String(text) = &mut value {
             truncate(text, LOG_TEXT_MAX_BYTES);
         }
@@ -89,7 +89,7 @@ impl Said {
     }
 }
 
-impl Visit for Said {
+impl Visit for LogEntry {
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.put(field, value.into());
     }
@@ -110,8 +110,8 @@ impl Visit for Said {
     }
 }
 
-/// The name of an event's source: targets that are paths of our modules are `application`, as NetHSM calls what has no
-/// name of its own; of foreign crates the crate counts. At most 32 characters, all of them printable ASCII.
+/// The name of an event's source. Targets that are module paths of ours become `application`, NetHSM's name for unnamed
+/// sources; for foreign crates it is the crate's name. At most 32 characters of printable ASCII.
 fn source(target: &str) -> String {
     if target.starts_with("casemate") {
         return "application".into();
@@ -122,7 +122,7 @@ fn source(target: &str) -> String {
     if name.is_empty() { "application".into() } else { name }
 }
 
-/// Cuts a text at a character, to at most so many bytes.
+/// Truncates a text at a character boundary to at most `bytes_max` bytes.
 pub(super) fn truncate(text: &mut String, bytes_max: usize) {
     if text.len() > bytes_max {
         text.truncate(text.floor_char_boundary(bytes_max));
@@ -151,22 +151,22 @@ mod tests {
 
     #[test]
     fn a_text_is_one_line_of_bounded_length() {
-        let mut said = Said::new(Level::INFO, "hsm.key", "a\nb\u{1b}[31m \u{fc}".into());
-        said.fields.push(("count", 3.into()));
-        said.fields.push(("why", "x\r\0y\u{85}".into()));
-        assert_eq!(said.text(), "a\\nb\\u{1b}[31m \u{fc} count=3 why=x\\r\\u{0}y\\u{85}");
-        let long = Said::new(Level::INFO, "hsm", "\u{fc}".repeat(LOG_TEXT_MAX_BYTES)).text();
+        let mut entry = LogEntry::new(Level::INFO, "hsm.key", "a\nb\u{1b}[31m \u{fc}".into());
+        entry.fields.push(("count", 3.into()));
+        entry.fields.push(("why", "x\r\0y\u{85}".into()));
+        assert_eq!(entry.text(), "a\\nb\\u{1b}[31m \u{fc} count=3 why=x\\r\\u{0}y\\u{85}");
+        let long = LogEntry::new(Level::INFO, "hsm", "\u{fc}".repeat(LOG_TEXT_MAX_BYTES)).text();
         assert!(long.len() <= LOG_TEXT_MAX_BYTES && long.len() > LOG_TEXT_MAX_BYTES - 2);
     }
 
     #[test]
     fn json_keeps_types_and_its_own_members() {
-        let mut said = Said::new(Level::WARN, "hsm", "a \"word\"\n".into());
-        said.fields.push(("count", 3.into()));
-        said.fields.push(("level", true.into()));
+        let mut entry = LogEntry::new(Level::WARN, "hsm", "a \"word\"\n".into());
+        entry.fields.push(("count", 3.into()));
+        entry.fields.push(("level", true.into()));
         let expected = r#"{"time":"T","level":"warn","source":"hsm","message":"a \"word\"\n","count":3,"level_":true}"#;
         let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-        assert_eq!(parse(&said.json(Some("T".into()))), parse(expected));
-        assert!(!said.json(None).contains("time"));
+        assert_eq!(parse(&entry.json(Some("T".into()))), parse(expected));
+        assert!(!entry.json(None).contains("time"));
     }
 }

@@ -1,5 +1,5 @@
-//! Log lines on standard error: text for people or JSON for machines. The journal adds the time itself and takes the level as
-//! a prefix (sd-daemon(3)).
+//! Log lines on standard error: text for people or JSON for machines. The systemd journal adds the time itself and
+//! takes the level from a prefix (sd-daemon(3)).
 
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -11,45 +11,46 @@ use jiff::Timestamp;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
-use super::event::Said;
+use super::event::LogEntry;
 
-/// How log lines are written.
+/// Format of log lines (setting `log-format`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 /// Writes each event as one line.
 pub(super) struct Lines {
     pub(super) format: LogFormat,
-    /// Whether the journal reads them.
+    /// Whether the destination is the systemd journal.
     pub(super) journal: bool,
     pub(super) clock: Arc<dyn Clock>,
 }
 
 impl Lines {
-    fn line(&self, said: &Said, now: Duration) -> String {
+    fn line(&self, entry: &LogEntry, now: Duration) -> String {
         match (self.format, self.journal) {
-            (LogFormat::Json, false) => format!("{}\n", said.json(Some(rfc3339(now)))),
-            (LogFormat::Json, true) => format!("<{}>{}\n", said.severity(), said.json(None)),
-            (LogFormat::Text, false) => format!("{} {:>5} {}\n", rfc3339(now), said.level, said.text()),
-            (LogFormat::Text, true) => format!("<{}>{}\n", said.severity(), said.text()),
+            (LogFormat::Json, false) => format!("{}\n", entry.json(Some(rfc3339(now)))),
+            (LogFormat::Json, true) => format!("<{}>{}\n", entry.severity(), entry.json(None)),
+            (LogFormat::Text, false) => format!("{} {:>5} {}\n", rfc3339(now), entry.level, entry.text()),
+            (LogFormat::Text, true) => format!("<{}>{}\n", entry.severity(), entry.text()),
         }
     }
 }
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let line = self.line(&Said::by(event), self.clock.wall());
-        // One write, so that lines of two threads do not mix. If standard error is gone there is nobody to tell.
+        let line = self.line(&LogEntry::of(event), self.clock.wall());
+        // A single write, so that lines of two threads do not mix. If standard error is closed, the error cannot be
+        // reported.
         let _ = io::stderr().write_all(line.as_bytes());
     }
 }
 
-/// A wall clock's time (since 1970) as RFC 3339 has it, in UTC, with microseconds.
+/// Formats a wall-clock time (since 1970) as in RFC 3339, in UTC, with microseconds.
 pub(super) fn rfc3339(wall: Duration) -> String {
     let micros = i64::try_from(wall.as_micros()).unwrap_or(i64::MAX);
     let time = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX);
@@ -57,7 +58,7 @@ pub(super) fn rfc3339(wall: Duration) -> String {
 }
 
 /// Whether standard error is the stream that systemd named in `JOURNAL_STREAM`, as `device:inode`. The variable alone
-/// says little: it is inherited by processes whose output goes elsewhere.
+/// is not enough: processes whose output goes elsewhere inherit it.
 pub(super) fn is_journal(stream: Option<&str>) -> bool {
     let numbers = stream.and_then(|text| text.split_once(':'));
     let Some((Ok(device), Ok(inode))) = numbers.map(|(device, inode)| (device.parse::<u64>(), inode.parse::<u64>()))
@@ -79,7 +80,7 @@ mod tests {
 
     fn line(format: LogFormat, journal: bool) -> String {
         let lines = Lines { format, journal, clock: Arc::new(SystemClock::new()) };
-        lines.line(&Said::new(Level::WARN, "hsm", "careful".into()), Duration::from_micros(1_767_225_600_000_001))
+        lines.line(&LogEntry::new(Level::WARN, "hsm", "careful".into()), Duration::from_micros(1_767_225_600_000_001))
     }
 
     #[test]
@@ -91,14 +92,14 @@ mod tests {
         assert!(json.contains("\"time\":\"2026-01-01T00:00:00.000001Z\"") && !json.starts_with('<'), "{json}");
     }
 
-    /// The lines that an event with this text in its message and in fields of each kind is written as.
+    /// The lines written for an event with this text in its message and in fields of each kind.
     fn lines_of(text: &str) -> Vec<String> {
         struct Caught(Mutex<Vec<String>>);
         impl<S: Subscriber> Layer<S> for &'static Caught {
             fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
                 for (format, journal) in FORMS {
                     let lines = Lines { format, journal, clock: Arc::new(SystemClock::new()) };
-                    self.0.lock().unwrap().push(lines.line(&Said::by(event), Duration::from_secs(1)));
+                    self.0.lock().unwrap().push(lines.line(&LogEntry::of(event), Duration::from_secs(1)));
                 }
             }
         }
@@ -106,7 +107,7 @@ mod tests {
         let subscriber = tracing_subscriber::registry().with(caught);
         tracing::subscriber::with_default(
             subscriber,
-            || tracing::warn!(target: "hsm", shown = %text, plain = text, told = ?text, "said: {text}"),
+            || tracing::warn!(target: "hsm", shown = %text, plain = text, told = ?text, "entry: {text}"),
         );
         std::mem::take(&mut *caught.0.lock().unwrap())
     }
@@ -122,15 +123,15 @@ mod tests {
             let steers = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
             assert!(!line.contains(steers), "{line:?}");
             if format == LogFormat::Json {
-                let said: Value = serde_json::from_str(line.trim_start_matches("<4>")).unwrap();
-                assert_eq!((&said["shown"], &said["plain"]), (&text.into(), &text.into()));
-                assert_eq!(said["message"], format!("said: {text}"));
+                let entry: Value = serde_json::from_str(line.trim_start_matches("<4>")).unwrap();
+                assert_eq!((&entry["shown"], &entry["plain"]), (&text.into(), &text.into()));
+                assert_eq!(entry["message"], format!("entry: {text}"));
             }
         }
     }
 
     #[test]
-    fn no_text_ends_its_line_or_steers_the_terminal() {
+    fn no_text_ends_its_line_or_controls_the_terminal() {
         for text in
             ["a\nb", "a\rb", "\u{1b}[2J", "\u{9b}31m", "\u{85}", "\u{2028}", "\u{2029}", "\u{202e}", "\u{2066}", "\0"]
         {

@@ -1,5 +1,5 @@
-//! A listener for metrics alone, off unless it is asked for: plain HTTP, no credentials, one answer. It is for a
-//! Prometheus on the same machine or in a network of its own; it answers in every state, when nobody can log in, too.
+//! A listener for metrics only, off by default: plain HTTP, no credentials, one path. It is for a Prometheus on the
+//! same machine or in a separate network, and answers in every state, even when users cannot log in.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,13 +23,13 @@ use super::metrics::Metrics;
 use super::prometheus;
 use crate::process::Stop;
 
-/// What an answer is made of.
+/// The sources of an answer.
 pub struct Source {
     /// The HSM.
     pub hsm: Arc<Hsm>,
-    /// The counters.
+    /// The metrics of the server.
     pub metrics: Arc<Metrics>,
-    /// Time.
+    /// The clock for uptime.
     pub clock: Arc<dyn Clock>,
 }
 
@@ -61,7 +61,7 @@ async fn accept(listener: TcpListener, source: Arc<Source>) {
                 let source = source.clone();
                 tokio::spawn(async move {
                     let patience = Duration::from_millis(METRICS_TIMEOUT_MS);
-                    // Who is too slow is cut off; who went away is no news.
+                    // Clients that are too slow are cut off; disconnected ones are not worth a log line.
                     let _ = tokio::time::timeout(patience, serve(stream, source)).await;
                     drop(connection);
                 });
@@ -76,7 +76,7 @@ async fn serve(stream: TcpStream, source: Arc<Source>) -> hyper::Result<()> {
         let source = source.clone();
         async move { Ok::<_, Infallible>(answer(&request, &source)) }
     });
-    // One request a connection: a scrape every few seconds need not keep one of the few connections.
+    // One request per connection: a scrape every few seconds need not occupy one of the few connections.
     let mut http = http1::Builder::new();
     http.keep_alive(false).header_read_timeout(None).max_buf_size(HEAD_MAX_BYTES);
     http.serve_connection(TokioIo::new(stream), answer).await

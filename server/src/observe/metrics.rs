@@ -1,7 +1,7 @@
-//! Counters of what the HSM did, and their JSON view for `/metrics`.
+//! Counters of the server's activity, and their JSON form for `/metrics`.
 //!
-//! Every thread counts in cache lines of its own ([`Sharded`]), with plain relaxed additions, so that counting costs a
-//! request nanoseconds and never makes two workers wait for each other. Reading adds the threads up.
+//! Every thread counts in its own cache lines ([`Sharded`]) with relaxed additions, so that counting costs a request
+//! nanoseconds and never makes two workers wait for each other. Reading sums over the threads.
 
 use std::array;
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use casemate_api::limits::REFUSALS_LOGGED_PER_S;
 use casemate_core::identity::caller::Denied;
 use casemate_core::runtime::tally::Sharded;
 
-/// What is counted beside replies, key operations and commits.
+/// What is counted, besides replies, key operations and commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     /// A key was generated.
@@ -32,9 +32,9 @@ pub enum Count {
     LogWarning,
     /// An error was logged.
     LogError,
-    /// A login was refused for its credentials.
+    /// A login was refused for wrong credentials.
     RefusedCredentials,
-    /// A login was refused because one just before it was.
+    /// A login was refused by the rate limit, after a wrong guess.
     RefusedTooMany,
     /// A login was refused because too many passphrases were being checked.
     RefusedBusy,
@@ -52,21 +52,21 @@ impl From<Denied> for Count {
     }
 }
 
-/// Which store a commit went to.
+/// The store of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreName {
     /// Users, namespaces, keys.
     Shared,
-    /// What belongs to the device.
+    /// Data of this device.
     Local,
 }
 
 impl StoreName {
-    /// Both.
+    /// Both stores.
     pub const ALL: [StoreName; 2] = [StoreName::Shared, StoreName::Local];
 }
 
-/// A row of the endpoint table, as metrics name it.
+/// An endpoint, as named in metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointName {
     /// The method.
@@ -75,7 +75,7 @@ pub struct EndpointName {
     pub path: &'static str,
 }
 
-/// All counters, since some moment of [`casemate_core::runtime::Clock::monotonic`].
+/// All counters. Times are those of [`casemate_core::runtime::Clock::monotonic`].
 pub struct Metrics {
     since: Duration,
     refusal_second: AtomicU64,
@@ -85,19 +85,19 @@ pub struct Metrics {
     shards: Sharded<Shard>,
 }
 
-/// The counters of a few threads.
+/// The counters of some threads.
 struct Shard {
     counts: [AtomicU64; COUNTS.len()],
     replies: [AtomicU64; STATUSES],
     operations: [AtomicU64; Mechanism::ALL.len()],
     commits: [Histogram; StoreName::ALL.len()],
-    /// Of each endpoint; the last one is of requests that belong to none.
+    /// One per endpoint; the last one is for requests that match no endpoint.
     endpoints: OnceLock<Box<[Answers]>>,
-    /// Bits of the smoothed seconds a reply took; 0 before the first.
+    /// Bits of the smoothed reply time in seconds; 0 before the first reply.
     reply_seconds: AtomicU64,
 }
 
-/// How one endpoint answered; in cache lines of its own, as those of other shards may be beside it.
+/// The replies of one endpoint; on separate cache lines, as other shards' counters may be adjacent.
 #[derive(Default)]
 #[repr(align(128))]
 struct Answers {
@@ -105,7 +105,7 @@ struct Answers {
     took: Histogram,
 }
 
-/// Durations, sorted into few buckets.
+/// Durations in a few buckets.
 #[derive(Default)]
 struct Histogram {
     buckets: [AtomicU64; BOUNDS_NS.len() + 1],
@@ -123,34 +123,34 @@ impl Histogram {
     }
 }
 
-/// A histogram as it is read: how many durations were at most as long as each of [`BOUNDS_NS`], and how many there were.
+/// A histogram as read: how many durations were at most each of [`BOUNDS_NS`], and how many there were in total.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Durations {
-    /// For each bound.
+    /// Count for each bound.
     pub at_most: [u64; BOUNDS_NS.len()],
-    /// All of them.
+    /// Total count.
     pub count: u64,
-    /// How long they took together, in seconds.
+    /// Sum of all durations, in seconds.
     pub sum_s: f64,
 }
 
-/// Bounds of the buckets, in nanoseconds: from a signature to a hashed passphrase to an RSA key that is generated.
+/// Bounds of the buckets, in nanoseconds: from a signature to a hashed passphrase to the generation of an RSA key.
 pub const BOUNDS_NS: [u64; 9] =
     [250_000, 1_000_000, 4_000_000, 16_000_000, 64_000_000, 250_000_000, 1_000_000_000, 4_000_000_000, 16_000_000_000];
 
-/// How an endpoint answered, all threads together.
+/// The replies of an endpoint, over all threads.
 #[derive(Debug, PartialEq)]
 pub struct Answered {
-    /// The endpoint; `None` is what belongs to none.
+    /// The endpoint; `None` for requests that match no endpoint.
     pub endpoint: Option<EndpointName>,
-    /// Replies by status, those that occurred; `None` is any other status.
+    /// Replies by status, only those that occurred; `None` is any other status.
     pub codes: Vec<(Option<u16>, u64)>,
-    /// How long they took.
+    /// Time until the reply.
     pub took: Durations,
 }
 
 impl Metrics {
-    /// Nothing counted yet, at the monotonic time `now`.
+    /// All counters at zero, at the monotonic time `now`.
     pub fn new(now: Duration) -> Self {
         let zero = || AtomicU64::new(0);
         let shard = || Shard {
@@ -171,17 +171,17 @@ impl Metrics {
         }
     }
 
-    /// Says which endpoints there are; [`Metrics::reply`] numbers them by their place in `table`. Only the first word
-    /// counts: the table is the same at every boot.
-    pub fn endpoints_are(&self, table: Vec<EndpointName>) {
+    /// Sets the endpoints; [`Metrics::reply`] refers to them by their index in `table`. Only the first call has an
+    /// effect: the table is the same at every boot.
+    pub fn set_endpoints(&self, table: Vec<EndpointName>) {
         let number = self.endpoints.get_or_init(|| table).len();
         for shard in self.shards.iter() {
             shard.endpoints.get_or_init(|| (0..=number).map(|_| Answers::default()).collect());
         }
     }
 
-    /// Says where the files of the stores are, in the order of [`StoreName::ALL`], so that their size can be told.
-    pub fn stores_are(&self, files: [PathBuf; 2]) {
+    /// Sets the paths of the store files, in the order of [`StoreName::ALL`], whose sizes are reported.
+    pub fn set_store_files(&self, files: [PathBuf; 2]) {
         let _ = self.stores.set(files);
     }
 
@@ -192,7 +192,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a key operation that succeeded: `what` is one of `Sign`, `Decrypt` and `Encrypt`.
+    /// Counts a successful key operation: `what` is one of `Sign`, `Decrypt` and `Encrypt`.
     pub fn operation(&self, what: Count, mechanism: Mechanism) {
         self.count(what);
         if let Some(counter) = self.shards.mine().and_then(|shard| shard.operations.get(mechanism as usize)) {
@@ -200,15 +200,16 @@ impl Metrics {
         }
     }
 
-    /// Counts a group of transactions that was committed in this time.
+    /// Counts a group of transactions, and the time its commit took.
     pub fn commit(&self, store: StoreName, took: Duration) {
         if let Some(histogram) = self.shards.mine().and_then(|shard| shard.commits.get(store as usize)) {
             histogram.add(took);
         }
     }
 
-    /// Whether a refused login at the monotonic time `now` is to be logged: the first few of each second are.
-    pub fn itemise(&self, now: Duration) -> bool {
+    /// Whether a refused login at the monotonic time `now` gets a log line of its own: only the first few of each
+    /// second do.
+    pub fn may_log_refusal(&self, now: Duration) -> bool {
         let second = now.as_secs() + 1;
         if self.refusal_second.swap(second, Ordering::Relaxed) != second {
             self.refusals.store(0, Ordering::Relaxed);
@@ -216,13 +217,13 @@ impl Metrics {
         self.refusals.fetch_add(1, Ordering::Relaxed) < REFUSALS_LOGGED_PER_S
     }
 
-    /// Counts a reply of this HTTP status that took this long, by the endpoint's number; `None`: by none.
+    /// Counts a reply with this HTTP status and duration, by the endpoint's index; `None`: no endpoint.
     pub fn reply(&self, endpoint: Option<usize>, status: u16, took: Duration) {
         let Some(shard) = self.shards.mine() else { return };
         if let Some(counter) = usize::from(status).checked_sub(STATUS_MIN).and_then(|at| shard.replies.get(at)) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
-        // Two threads of one shard may lose each other's sample; the mean does not mind.
+        // Two threads of one shard may overwrite each other's sample; that does not matter for a mean.
         let old = f64::from_bits(shard.reply_seconds.load(Ordering::Relaxed));
         let new = if old > 0.0 { 0.7 * old + 0.3 * took.as_secs_f64() } else { took.as_secs_f64() };
         shard.reply_seconds.store(new.to_bits(), Ordering::Relaxed);
@@ -238,7 +239,7 @@ impl Metrics {
     }
 
     /// The body of `/metrics` at the monotonic time `now`: a flat object of strings, with only what was counted, except
-    /// uptime and log lines, which clients look for from the start.
+    /// uptime and log lines, which clients expect from the start.
     pub fn json(&self, now: Duration) -> String {
         let mut json = format!("{{\"uptime\":\"{}\"", self.uptime(now).as_secs());
         let mut member = |name: &str, value: &dyn std::fmt::Display| {
@@ -272,7 +273,7 @@ impl Metrics {
         now.saturating_sub(self.since)
     }
 
-    /// How often something happened.
+    /// The value of a counter.
     pub fn counted(&self, what: Count) -> u64 {
         self.sum(|shard| shard.counts.get(what as usize))
     }
@@ -283,17 +284,17 @@ impl Metrics {
         Mechanism::ALL.into_iter().map(move |mechanism| (mechanism, count(mechanism)))
     }
 
-    /// How long the commits to a store took.
+    /// The durations of commits to a store.
     pub fn commits(&self, store: StoreName) -> Durations {
         self.durations(|shard| shard.commits.get(store as usize))
     }
 
-    /// The file of a store, if it was named.
+    /// The path of a store file, if it was set.
     pub fn store_file(&self, store: StoreName) -> Option<&PathBuf> {
         self.stores.get()?.get(store as usize)
     }
 
-    /// How each endpoint answered; those that did not are left out.
+    /// The replies of each endpoint; those without replies are left out.
     pub fn answered(&self) -> Vec<Answered> {
         let table = self.endpoints.get().map(Vec::as_slice).unwrap_or_default();
         let endpoints = table.iter().copied().map(Some).chain([None]).enumerate();
@@ -327,7 +328,7 @@ impl Metrics {
         self.shards.iter().filter_map(counter).map(|counter| counter.load(Ordering::Relaxed)).sum()
     }
 
-    /// Mean over the threads that answered.
+    /// Mean over the threads that sent replies.
     fn reply_seconds(&self) -> f64 {
         let seconds = |shard: &Shard| f64::from_bits(shard.reply_seconds.load(Ordering::Relaxed));
         let used = || self.shards.iter().map(seconds).filter(|seconds| *seconds > 0.0);
@@ -338,12 +339,12 @@ impl Metrics {
 const STATUS_MIN: usize = 100;
 const STATUSES: usize = 500;
 
-/// Statuses that are told apart for each endpoint, the frequent ones first; a test of the API holds them against what
-/// the documentation of the endpoints names.
+/// Statuses counted separately for each endpoint, frequent ones first; an API test compares them with the documented
+/// ones.
 pub const CODES: [u16; 22] =
     [200, 204, 201, 401, 403, 404, 400, 412, 304, 429, 503, 405, 406, 408, 409, 413, 414, 415, 500, 501, 202, 507];
 
-/// The names of upstream's metrics, in the order of [`Count`]; what it does not count has none.
+/// The names of NetHSM's metrics, in the order of [`Count`]; `None` for what NetHSM does not count.
 const COUNTS: [(Count, Option<&str>); 11] = [
     (Count::Generate, Some("generate")),
     (Count::Sign, Some("sign")),
@@ -402,7 +403,7 @@ mod tests {
     fn endpoints_are_told_apart_by_status_and_duration() {
         let metrics = Metrics::new(Duration::ZERO);
         let (a, b) = (EndpointName { method: "GET", path: "/a" }, EndpointName { method: "PUT", path: "/b" });
-        metrics.endpoints_are(vec![a, b]);
+        metrics.set_endpoints(vec![a, b]);
         metrics.reply(Some(1), 200, Duration::from_micros(250));
         metrics.reply(Some(1), 200, Duration::from_micros(251));
         metrics.reply(Some(1), 418, Duration::from_secs(100));

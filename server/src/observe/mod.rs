@@ -1,4 +1,4 @@
-//! What the process tells about itself: counters and log lines, never secrets.
+//! What the process reports about itself: metrics and log lines, never secrets.
 
 mod event;
 pub mod lines;

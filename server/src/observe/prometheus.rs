@@ -1,7 +1,7 @@
-//! The counters as Prometheus reads them: its text format, version 0.0.4.
+//! The metrics in Prometheus' text format, version 0.0.4.
 //!
-//! Written here rather than by a library: those at hand own their counters, and write OpenMetrics, whose counters are
-//! named otherwise.
+//! Written here because the libraries available own their counters, and write OpenMetrics, which names counters
+//! differently.
 
 use std::fmt::{Display, Write as _};
 use std::fs;
@@ -15,7 +15,7 @@ use super::metrics::{BOUNDS_NS, Count, Durations, Metrics, StoreName};
 /// The media type of [`text`].
 pub const MEDIA: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Everything that is counted, and what is known about the process, at the monotonic time `now`.
+/// All metrics, and figures of the process, at the monotonic time `now`.
 pub fn text(metrics: &Metrics, hsm: &Hsm, now: Duration) -> String {
     let mut out = Text::default();
     process(&mut out, metrics, hsm, now);
@@ -87,7 +87,7 @@ fn keys(out: &mut Text, metrics: &Metrics) {
     }
 }
 
-/// Only while Operational: the caches end with the phase, and their counts begin anew with the next.
+/// Only while Operational: the caches end with the phase, and their counts start from zero in the next.
 fn caches(out: &mut Text, hsm: &Hsm) {
     let Some(figures) = hsm.operational().map(|op| op.cache_figures()) else { return };
     let mut family =
@@ -134,15 +134,15 @@ fn logs(out: &mut Text, metrics: &Metrics) {
     out.sample("casemate_syslog_dropped_total", &[], &metrics.counted(Count::SyslogDropped));
 }
 
-/// Of `/proc/self/status`, as that one counts in kilobytes rather than in pages.
+/// From `/proc/self/status`, because that counts in kilobytes rather than in pages.
 fn resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The length of this folder is the number of its entries since Linux 6.2; before, it is 0, and counting thousands of
-/// connections one by one is not worth it.
+/// The length of this folder is the number of its entries since Linux 6.2; before that it is 0, and counting thousands
+/// of connections one by one is not worth it.
 fn open_files() -> Option<u64> {
     fs::metadata("/proc/self/fd").ok().map(|about| about.len()).filter(|files| *files > 0)
 }
@@ -154,15 +154,15 @@ enum Kind {
     Histogram,
 }
 
-/// The text as it grows.
+/// The output so far.
 #[derive(Default)]
 struct Text(String);
 
-/// A label's name and its value, which holds nothing that would have to be escaped: it is a word of ours or a path.
+/// A label's name and value. The value needs no escaping: it is one of our own words or a path of the API.
 type Label<'a> = (&'a str, &'a dyn Display);
 
 impl Text {
-    /// Says what the samples that follow are.
+    /// Writes the header of a metric.
     fn family(&mut self, name: &str, kind: Kind, help: &str) {
         let kind = match kind {
             Kind::Counter => "counter",

@@ -1,9 +1,9 @@
-//! Log lines to syslog servers: over UDP as NetHSM sends them, to the address of `/config/logging`, and over TCP or TLS
-//! to servers that the settings name.
+//! Log lines to syslog servers: over UDP, as in NetHSM, to the address of `/config/logging`, and over TCP or TLS to the
+//! servers in the settings.
 //!
-//! Emitting an event never waits for a network: lines go through bounded queues to threads of their own. What does not fit is dropped
-//! and counted, and when a server is back it is told how many lines it missed. What these threads log themselves is not
-//! sent anywhere, or a server in trouble would feed its own trouble.
+//! Emitting an event never waits for a network: lines go through bounded queues to separate threads. What does not fit
+//! is dropped and counted, and a server that is reachable again is told how many lines it missed. Log events of these
+//! threads are not sent to syslog, so that an unreachable server does not cause more lines for itself.
 
 mod format;
 mod send;
@@ -24,12 +24,12 @@ use rustls::ClientConfig;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
-use super::event::Said;
+use super::event::LogEntry;
 use super::metrics::{Count, Metrics};
 use crate::queue::Queue;
 pub use send::{Timing, trust};
 
-/// A syslog server that is spoken to over a stream.
+/// A syslog server reached over a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// Whether over TLS (RFC 5425) or bare TCP (RFC 6587).
@@ -41,7 +41,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Reads `tcp://host:port` or `tls://host:port`; an IPv6 address stands in brackets.
+    /// Parses `tcp://host:port` or `tls://host:port`; an IPv6 address stands in brackets.
     pub fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
         let tls = match scheme {
@@ -71,7 +71,7 @@ impl std::fmt::Display for Server {
     }
 }
 
-/// Where log lines go besides standard error.
+/// The syslog destinations of log lines.
 #[derive(Clone)]
 pub struct Remote(Arc<Inner>);
 
@@ -82,24 +82,24 @@ struct Inner {
     clock: Arc<dyn Clock>,
 }
 
-/// A UDP target and how many lines it was sent.
+/// A UDP target and how many lines were sent to it.
 struct Reporter {
     address: SocketAddr,
     sent: AtomicU32,
 }
 
-/// A log line on its way.
+/// A log line in a queue.
 struct Line {
-    said: Said,
+    entry: LogEntry,
     text: String,
-    /// The wall clock when it was logged, without the offset that the HSM's own time has.
+    /// Wall-clock time of the machine, without the offset of the HSM's own time.
     at: Duration,
     reporter: Option<Arc<Reporter>>,
 }
 
 impl Remote {
-    /// Starts the threads that send: one for UDP, which has no target yet, and one for each of `servers`. `tls` is what
-    /// those over TLS are trusted by. Fails if a thread cannot be made.
+    /// Starts the sending threads: one for UDP, which has no target yet, and one for each of `servers`. `tls` verifies
+    /// servers over TLS. Fails if a thread cannot be created.
     pub fn start(
         servers: &[Server],
         tls: Option<Arc<ClientConfig>>,
@@ -128,7 +128,7 @@ impl Remote {
         Ok(Self(Arc::new(Inner { reporter: ArcSwapOption::empty(), datagrams, streams, clock })))
     }
 
-    /// From now on, send lines over UDP to `target`, or nowhere. The unspecified address is nowhere, too. Lines to a new
+    /// Sends lines over UDP to `target` from now on, or nowhere if `None` or the unspecified address. Lines to a new
     /// target are numbered from 1.
     pub fn send_to(&self, target: Option<SocketAddr>) {
         let target = target.filter(|address| !address.ip().is_unspecified());
@@ -138,7 +138,7 @@ impl Remote {
         }
     }
 
-    /// Waits until everything was sent, but not for long: for the end of the process.
+    /// Waits, for a limited time, until everything was sent: for the end of the process.
     pub fn finish(&self) {
         let begun = self.0.clock.monotonic();
         let patience = Duration::from_millis(SYSLOG_FINISH_MS);
@@ -159,18 +159,18 @@ impl Drop for Inner {
     }
 }
 
-/// The part of [`Remote`] that hears of events.
-pub(super) struct Tap(pub(super) Remote);
+/// The tracing layer that passes events to [`Remote`].
+pub(super) struct SyslogLayer(pub(super) Remote);
 
-impl<S: Subscriber> Layer<S> for Tap {
+impl<S: Subscriber> Layer<S> for SyslogLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let Remote(inner) = &self.0;
         let reporter = inner.reporter.load_full();
         if QUIET.try_with(Cell::get).unwrap_or(true) || (reporter.is_none() && inner.streams.is_empty()) {
             return;
         }
-        let said = Said::by(event);
-        let line = Arc::new(Line { text: said.text(), said, at: inner.clock.wall(), reporter });
+        let entry = LogEntry::of(event);
+        let line = Arc::new(Line { text: entry.text(), entry, at: inner.clock.wall(), reporter });
         if line.reporter.is_some() {
             inner.datagrams.put(line.clone());
         }
@@ -179,16 +179,16 @@ impl<S: Subscriber> Layer<S> for Tap {
 }
 
 thread_local! {
-    /// Whether this thread sends lines, and is not listened to.
+    /// Whether this is a sending thread, whose events are ignored.
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Lines that wait for one sender.
+/// The queue of one sender.
 struct Outbox {
     queue: Queue<Arc<Line>>,
-    /// Of lines that wait or are being sent.
+    /// Size of lines that wait or are being sent, in bytes.
     held_bytes: AtomicUsize,
-    /// Lines that were dropped since the receiver was last told.
+    /// Lines dropped since the receiver was last told.
     lost: AtomicU64,
     metrics: Arc<Metrics>,
 }
@@ -203,7 +203,7 @@ impl Outbox {
         }
     }
 
-    /// Takes a line, or drops it if there are enough.
+    /// Adds a line, or drops it if the limit is reached.
     fn put(&self, line: Arc<Line>) {
         let bytes = line.bytes();
         let full = self.held_bytes.fetch_add(bytes, Ordering::SeqCst) + bytes > SYSLOG_WAITING_MAX_BYTES;
@@ -213,33 +213,33 @@ impl Outbox {
         }
     }
 
-    /// The line is dealt with.
+    /// The line was sent or given up.
     fn done(&self, line: &Line) {
         self.held_bytes.fetch_sub(line.bytes(), Ordering::SeqCst);
     }
 
-    /// A line was dropped.
+    /// Counts a dropped line.
     fn lose(&self) {
         self.lost.fetch_add(1, Ordering::Relaxed);
         self.metrics.count(Count::SyslogDropped);
     }
 
-    /// How many lines the receiver missed since it was last told, and a line that says so; none if it missed none. Who
-    /// cannot send it gives the number back to `lost`.
-    fn confession(&self, clock: &dyn Clock) -> Option<(u64, Line)> {
+    /// How many lines the receiver missed since it was last told, and a line that says so; `None` if it missed none. If
+    /// that line cannot be sent, the caller adds the number back to `lost`.
+    fn loss_report(&self, clock: &dyn Clock) -> Option<(u64, Line)> {
         let lost = self.lost.swap(0, Ordering::Relaxed);
-        let text = format!("{lost} log lines were not sent here: the way was closed or too slow");
-        let said = Said::new(Level::WARN, "syslog", text.clone());
-        (lost > 0).then(|| (lost, Line { said, text, at: clock.wall(), reporter: None }))
+        let text = format!("{lost} log lines were not sent here: the connection was down or too slow");
+        let entry = LogEntry::new(Level::WARN, "syslog", text.clone());
+        (lost > 0).then(|| (lost, Line { entry, text, at: clock.wall(), reporter: None }))
     }
 }
 
 impl Line {
     fn bytes(&self) -> usize {
-        // The text is there twice, as a whole and in parts.
+        // The text is stored twice, as a whole and in parts.
         2 * self.text.len() + LINE_OVERHEAD_BYTES
     }
 }
 
-/// Memory of a line besides its text, roughly.
+/// Memory of a line besides its text, approximately.
 const LINE_OVERHEAD_BYTES: usize = 256;

@@ -1,7 +1,7 @@
-//! Log lines: to standard error and to syslog, one per event, at a level that can be changed while the process runs.
+//! Log lines to standard error and to syslog, one per event, at a level that can be changed while the process runs.
 //!
-//! Whoever emits an event answers for what is in it; secrets have no `Debug` and no `Display` to be logged by. Foreign text may
-//! be in it as it is: [`super::plain`] makes it harmless on its way out.
+//! Code that emits an event is responsible for its contents; secrets have no `Debug` or `Display` with which they could
+//! be logged. Foreign text may be included unchanged: [`super::plain`] escapes it on output.
 
 use std::net::SocketAddr;
 use std::panic::PanicHookInfo;
@@ -18,50 +18,51 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use super::lines::{self, Lines, LogFormat};
 use super::metrics::{Count, Metrics};
-use super::syslog::{Remote, Tap};
+use super::syslog::{Remote, SyslogLayer};
 
-/// Changes what is logged.
+/// Handle to change the log level.
 #[derive(Clone)]
 pub struct LogLevel(reload::Handle<LevelFilter, Registry>);
 
 impl LogLevel {
-    /// From now on, log what is at least this important.
+    /// From now on, logs events of at least this level.
     pub fn set(&self, level: LevelFilter) {
-        // It fails only once the subscriber is gone, and then there is nothing to set.
+        // It fails only if the subscriber is gone, and then there is nothing to set.
         let _ = self.0.reload(level);
     }
 }
 
-/// What of logging can be changed while the process runs.
+/// The part of logging that can be changed while the process runs.
 #[derive(Clone)]
 pub struct Logging {
-    /// What is logged.
+    /// The log level.
     pub level: LogLevel,
-    /// Where to, besides standard error.
+    /// The syslog destinations.
     pub remote: Remote,
 }
 
 impl Logging {
-    /// From now on, log what is at least as important as `level`, and send it over UDP to `udp` as well, if anywhere.
+    /// From now on, logs events of at least `level`, and sends them to the syslog server `udp` as well, if there is
+    /// one.
     pub fn apply(&self, level: LevelFilter, udp: Option<SocketAddr>) {
         self.remote.send_to(udp);
         self.level.set(level);
     }
 }
 
-/// How logging starts.
+/// The initial configuration of logging.
 pub struct Start {
-    /// What is logged.
+    /// The log level.
     pub level: LevelFilter,
-    /// The form of lines on standard error.
+    /// The format of lines on standard error.
     pub format: LogFormat,
-    /// What systemd says the journal's stream is (`JOURNAL_STREAM`).
+    /// systemd's name of the journal's stream (`JOURNAL_STREAM`).
     pub journal_stream: Option<String>,
-    /// Where lines go besides.
+    /// The syslog destinations.
     pub remote: Remote,
-    /// For the times in lines.
+    /// The clock for the times in lines.
     pub clock: Arc<dyn Clock>,
-    /// Where warnings and errors are counted.
+    /// The metrics that count warnings and errors.
     pub metrics: Arc<Metrics>,
 }
 
@@ -71,30 +72,31 @@ pub fn start(how: Start) -> Result<Logging, TryInitError> {
     let (filter, handle) = reload::Layer::new(level);
     let journal = lines::is_journal(journal_stream.as_deref());
     let lines = Lines { format, journal, clock };
-    let registry = tracing_subscriber::registry().with(filter).with(Discretion).with(lines);
-    registry.with(Tap(remote.clone())).with(Counting(metrics)).try_init()?;
+    let registry = tracing_subscriber::registry().with(filter).with(ForeignFilter).with(lines);
+    registry.with(SyslogLayer(remote.clone())).with(Counting(metrics)).try_init()?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(Logging { level: LogLevel(handle), remote })
 }
 
-/// Logs where a panic was. What it says only if that is a constant: a formatted text may hold what must not be logged.
+/// Logs the location of a panic, and its message only if that is a constant: formatted text may contain what must not
+/// be logged.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map_or_else(|| "unknown".into(), ToString::to_string);
     let text = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(not shown)");
     tracing::error!(place, text, "panic");
 }
 
-/// Keeps what other crates say below an error to ourselves: it is much, nobody here answers for what is in it, and
-/// strangers can bring some of it about as often as they like.
-struct Discretion;
+/// Drops events of other crates below the level of errors: there are many, we cannot vouch for their contents, and
+/// clients without credentials can cause some of them at will.
+struct ForeignFilter;
 
-impl Discretion {
+impl ForeignFilter {
     fn passes(module: Option<&str>, level: Level) -> bool {
         level <= Level::ERROR || module.is_some_and(|module| module.starts_with("casemate"))
     }
 }
 
-impl<S: Subscriber> Layer<S> for Discretion {
+impl<S: Subscriber> Layer<S> for ForeignFilter {
     fn register_callsite(&self, about: &'static Metadata<'static>) -> Interest {
         match Self::passes(about.module_path(), *about.level()) {
             true => Interest::always(),
@@ -135,10 +137,10 @@ mod tests {
             (Some("h2::proto"), Level::ERROR, true),
             (None, Level::DEBUG, false),
         ] {
-            assert_eq!(Discretion::passes(module, level), passes, "{module:?} {level}");
+            assert_eq!(ForeignFilter::passes(module, level), passes, "{module:?} {level}");
         }
         let metrics = Arc::new(Metrics::new(Duration::ZERO));
-        let subscriber = tracing_subscriber::registry().with(Discretion).with(Counting(Arc::clone(&metrics)));
+        let subscriber = tracing_subscriber::registry().with(ForeignFilter).with(Counting(Arc::clone(&metrics)));
         tracing::subscriber::with_default(subscriber, || tracing::warn!("ours"));
         assert_eq!(metrics.counted(Count::LogWarning), 1);
     }

@@ -1,4 +1,4 @@
-//! A store that counts what is written through it, and how long that takes.
+//! A store that counts the transactions committed through it, and their duration.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use crate::observe::metrics::{Count, Metrics, StoreName};
 
 /// Counts committed transactions.
 pub struct Counted {
-    /// The store itself.
+    /// The wrapped store.
     pub store: Arc<dyn Store>,
-    /// Its name there.
+    /// Its name in the metrics.
     pub name: StoreName,
-    /// Where they are counted.
+    /// The metrics that count them.
     pub metrics: Arc<Metrics>,
-    /// Time.
+    /// The clock for durations.
     pub clock: Arc<dyn Clock>,
 }
 

@@ -1,5 +1,5 @@
-//! The file below the embedded store. Until it is trusted, nothing is written to it: repairs are held back in memory,
-//! so that a file that turns out to be damaged, or no store at all, stays as it was found.
+//! The file below the embedded store. Until it is trusted, nothing is written to it: repairs are kept in memory, so
+//! that a file that turns out to be damaged, or not a store at all, stays unchanged.
 
 use std::fs::File;
 use std::io;
@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::backends::FileBackend;
 use redb::{BackendError, DatabaseError, StorageBackend};
 
-/// One open file, shared with redb.
+/// An open file, shared with redb.
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
     file: Arc<FileBackend>,
-    /// What was to be written so far, in order; `None` once the file is trusted.
+    /// Pending writes, in order; `None` once the file is trusted.
     held: Arc<Mutex<Option<Vec<Change>>>>,
     #[cfg(test)]
     faults: Arc<tests::Faults>,
@@ -42,7 +42,7 @@ impl Disk {
         Self { faults: faults.clone(), ..self }
     }
 
-    /// Carries out what was held back, in order, and holds nothing back from now on.
+    /// Carries out the pending writes, in order; later ones go to the file directly.
     pub(super) fn trust(&self) -> io::Result<()> {
         let mut held = self.held();
         for change in held.iter().flatten() {
@@ -60,7 +60,7 @@ impl Disk {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Holds `change` back if the file is not trusted; else it is to be carried out.
+    /// Keeps `change` pending if the file is not trusted; otherwise returns false, and the caller carries it out.
     fn hold(&self, change: impl FnOnce() -> Change) -> bool {
         match &mut *self.held() {
             Some(held) => {
@@ -110,7 +110,7 @@ fn len_after(file: &FileBackend, changes: &[Change]) -> io::Result<u64> {
     })
 }
 
-/// How far `at` lies behind `from`.
+/// Offset of `at` relative to `from`.
 fn position(at: u64, from: u64) -> usize {
     usize::try_from(at.saturating_sub(from)).unwrap_or(usize::MAX)
 }
@@ -205,11 +205,11 @@ pub(super) mod tests {
         pub(in crate::store) reads: AtomicBool,
         pub(in crate::store) writes: AtomicBool,
         pub(in crate::store) syncs: AtomicBool,
-        /// There is no room, whatever the volume says.
+        /// The disk is full, whatever the volume reports.
         pub(in crate::store) full: AtomicBool,
         /// How often the file was opened.
         pub(in crate::store) opened: AtomicUsize,
-        /// What was done to the trusted file, if a test wants to know.
+        /// Writes to the trusted file, if a test records them.
         pub(in crate::store) log: Mutex<Option<Vec<Change>>>,
     }
 

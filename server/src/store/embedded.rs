@@ -1,16 +1,17 @@
-//! The embedded store: one redb file, one thread that writes it, a few that read it.
+//! The embedded store: one redb file, one writer thread and a few reader threads.
 //!
 //! No caller touches the disk: commits and reads are queued, and answered through one-shot channels. The writer takes
-//! everything that queued up during the last write and makes it durable with one sync (group commit). redb refuses all
-//! work after an error of the disk; the next call then opens the file anew, so that the store recovers with its disk.
-//! Whoever comes meanwhile is told that it is busy.
+//! everything queued during the last write and makes it durable with one sync (group commit). redb refuses all work
+//! after a disk error; the next call then reopens the file, so that the store recovers with its disk. Until it is open,
+//! other callers get `Busy`.
 //!
-//! A full disk is such an error, so room is looked for before redb is asked to write (see [`super::volume`]). While there is
-//! little, what grows is refused, unless deletions left room in the file itself: redb seldom gives it back to the volume.
+//! A full disk is such an error, so free space is checked before redb is asked to write (see [`super::volume`]). If
+//! there is little, transactions that add data are refused, unless deletions left room in the file itself: redb rarely
+//! returns it to the volume.
 //!
-//! Commits do not save redb's map of free pages, as that takes a second sync. Without a map of the last commit, opening
-//! walks the whole file (2 s for 200 k rows). So the writer saves it once it has nothing else to do: only a kill within
-//! a moment of a write costs a walk.
+//! Commits do not save redb's map of free pages, as that takes a second sync. Without the map of the last commit,
+//! opening the file walks all of it (2 s for 200 k rows). So the writer saves the map once it is idle: only a kill
+//! within a moment of a write causes a walk.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path as FilePath;
@@ -40,8 +41,8 @@ use super::volume::{self, Volume};
 use crate::clock::SystemClock;
 use crate::queue::{Queue, Refused, TimedOut};
 
-/// A store in one file. It is closed when the last reference goes: what is queued is written first, for which the drop
-/// waits.
+/// A store in one file. It is closed when the last reference is dropped, after everything queued was written; the drop
+/// waits for that.
 pub struct Embedded {
     pub(super) shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -51,29 +52,29 @@ pub(super) struct Shared {
     myself: Weak<Shared>,
     pub(super) file: StoreFile,
     pub(super) volume: Arc<Volume>,
-    /// Room in the file that rows left when they went, as far as it is known, in bytes.
+    /// Reusable room in the file from deleted rows, in bytes, as far as known.
     pub(super) vacant: AtomicU64,
     clock: SystemClock,
-    /// When `vacant` was last measured, as monotonic milliseconds.
+    /// When `vacant` was last measured, in monotonic milliseconds.
     measured_ms: AtomicU64,
     pub(super) pause: Mutex<Pause>,
-    database: Mutex<Base>,
+    database: Mutex<DatabaseState>,
     commits: Queue<Commit>,
     reads: Queue<Job>,
     history: Arc<History>,
 }
 
-/// redb's file.
-pub(super) enum Base {
-    /// It works, as far as is known.
+/// State of the redb database.
+pub(super) enum DatabaseState {
+    /// Open and working, as far as is known.
     Open(Arc<Database>),
-    /// It failed; the next call opens it anew.
+    /// It failed; the next call reopens it.
     Closed,
-    /// Somebody opens it, which may take a while.
+    /// A caller is opening it, which may take a while.
     Opening,
 }
 
-/// When writing is tried again after the disk was full although there seemed to be room.
+/// When to try writing again after the disk was full although the volume reported free space.
 #[derive(Default)]
 pub(super) struct Pause {
     until: Duration,
@@ -88,9 +89,9 @@ struct Commit {
 type Job = Box<dyn FnOnce() + Send>;
 
 impl Embedded {
-    /// Opens the store at `path`, or makes an empty one with mode 0600 if there is no such file. redb keeps at most
-    /// `cache_bytes` of pages in memory. Opening takes milliseconds, but after a kill during writes about 10 s for every
-    /// million rows.
+    /// Opens the store at `path`, or creates an empty one with mode 0600 if the file does not exist. redb caches at
+    /// most `cache_bytes` of pages. Opening takes milliseconds, but after a kill during writes about 10 s per million
+    /// rows.
     pub fn open(path: &FilePath, cache_bytes: usize, volume: &Arc<Volume>) -> Result<Arc<Embedded>, OpenError> {
         let file = StoreFile {
             path: path.into(),
@@ -108,14 +109,14 @@ impl Embedded {
             clock: SystemClock::new(),
             measured_ms: AtomicU64::new(0),
             pause: Mutex::default(),
-            database: Mutex::new(Base::Closed),
+            database: Mutex::new(DatabaseState::Closed),
             commits: Queue::new(STORE_COMMITS_WAITING_MAX),
             reads: Queue::new(STORE_READS_WAITING_MAX),
             history: History::new(Revision(0), STORE_HISTORY_EVENTS),
         });
-        *shared.lock() = Base::Open(shared.open(After::Start)?);
+        *shared.lock() = DatabaseState::Open(shared.open(After::Start)?);
         if shared.volume.is_nearly_full() {
-            // What cannot be read now is found out by who reads it.
+            // If measuring fails now, a later read reports the error.
             let _ = shared.measure();
         }
         let mut embedded = Embedded { shared, threads: Vec::new() };
@@ -148,13 +149,13 @@ impl Drop for Embedded {
         self.shared.reads.close();
         let current = std::thread::current().id();
         for thread in self.threads.drain(..) {
-            // A waker that a store thread called may have held the last reference.
+            // A waker called by a store thread may have held the last reference, and a thread cannot join itself.
             if thread.thread().id() != current {
                 let _ = thread.join();
             }
         }
-        // Closes the file cleanly, so that the next start is quick, and frees its lock.
-        let closed = std::mem::replace(&mut *self.shared.lock(), Base::Closed);
+        // Closes the file cleanly, so that the next start is quick, and releases its lock.
+        let closed = std::mem::replace(&mut *self.shared.lock(), DatabaseState::Closed);
         drop(closed);
         self.shared.history.restart(Revision(u64::MAX));
     }
@@ -167,7 +168,7 @@ async fn read_on<T: Send + 'static>(
     let (send, receive) = oneshot::channel();
     let on = shared.clone();
     let queued = shared.reads.push(Box::new(move || {
-        // The caller may have gone; its answer goes with it.
+        // The caller may have been dropped; then its answer is dropped, too.
         let _ = send.send(job(&on));
     }));
     queued.map_err(refused)?;
@@ -176,7 +177,7 @@ async fn read_on<T: Send + 'static>(
 
 fn refused(why: Refused) -> StoreError {
     match why {
-        // It works, and will soon have worked this off: no reason to call the store lost.
+        // The store works and will soon have caught up: it must not be reported as lost.
         Refused::Full => StoreError::Busy,
         Refused::Closed => unreachable("the store is closed"),
     }
@@ -193,46 +194,46 @@ fn unreachable(text: &str) -> StoreError {
 // --- The open database ---
 
 impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Base> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, DatabaseState> {
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, after: After) -> Result<Arc<Database>, OpenError> {
         let (database, revision) = match self.file.open(after) {
-            Err(OpenError::Full) if self.volume.give_way() => self.file.open(after)?,
+            Err(OpenError::Full) if self.volume.release_ballast() => self.file.open(after)?,
             opened => opened?,
         };
         self.history.restart(revision);
         Ok(Arc::new(database))
     }
 
-    /// The open database; opened anew if it failed before, by one caller, while others are told that the store is busy.
+    /// The open database. If it failed before, one caller reopens it while others get `Busy`.
     fn database(&self) -> Result<Arc<Database>, StoreError> {
         {
             let mut base = self.lock();
             match &*base {
-                Base::Open(database) => return Ok(database.clone()),
-                Base::Opening => return Err(StoreError::Busy),
-                Base::Closed => *base = Base::Opening,
+                DatabaseState::Open(database) => return Ok(database.clone()),
+                DatabaseState::Opening => return Err(StoreError::Busy),
+                DatabaseState::Closed => *base = DatabaseState::Opening,
             }
         }
         let opened = catch_unwind(AssertUnwindSafe(|| self.open(After::Failure)));
         let opened = opened.unwrap_or_else(|_| Err(OpenError::Damaged("its pages make no sense".into())));
-        *self.lock() = opened.as_ref().map_or(Base::Closed, |database| Base::Open(database.clone()));
+        *self.lock() = opened.as_ref().map_or(DatabaseState::Closed, |database| DatabaseState::Open(database.clone()));
         let opened = opened?;
         tracing::info!(file = %self.file.path.display(), "the store is open again");
         Ok(opened)
     }
 
-    /// Closes a database that failed.
+    /// Closes a failed database.
     fn give_up(&self, failed: &Arc<Database>) {
         let mut database = self.lock();
-        if matches!(&*database, Base::Open(current) if Arc::ptr_eq(current, failed)) {
-            *database = Base::Closed;
+        if matches!(&*database, DatabaseState::Open(current) if Arc::ptr_eq(current, failed)) {
+            *database = DatabaseState::Closed;
         }
     }
 
-    /// Runs `work` on `database`, which is given up if that fails.
+    /// Runs `work` on `database`, which is closed if that fails.
     fn attempt<T>(
         &self,
         database: &Arc<Database>,
@@ -250,7 +251,7 @@ impl Shared {
 
 fn store_error(error: &redb::Error) -> StoreError {
     match error {
-        redb::Error::Io(error) if volume::says_full(error) => StoreError::Full,
+        redb::Error::Io(error) if volume::is_out_of_space(error) => StoreError::Full,
         redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed | redb::Error::LockPoisoned(_) => {
             StoreError::Unreachable(error.to_string())
         }
@@ -265,16 +266,16 @@ fn store_error(error: &redb::Error) -> StoreError {
 enum Failed {
     /// Nothing was applied.
     Nothing(StoreError),
-    /// All or nothing was applied.
+    /// Either everything or nothing was applied.
     Unknown,
 }
 
 /// A written group that is not durable yet.
 struct Written {
     transaction: WriteTransaction,
-    /// The revision with the group.
+    /// The revision after the group.
     revision: Revision,
-    /// Room in the file that its rows take, and that those it removes leave.
+    /// Room in the file that its new rows take, and that its deleted rows free.
     taken: u64,
     left: u64,
     outcomes: Vec<Vec<Outcome>>,
@@ -284,7 +285,7 @@ struct Written {
 impl Shared {
     /// Body of the writer thread.
     fn write_all(&self) {
-        // Opening walked the file if it had to; that is to happen once.
+        // If opening had to walk the file, that must not happen again.
         let mut settled = false;
         loop {
             let next = if settled { Ok(self.commits.pop()) } else { self.commits.pop_within(SETTLE_AFTER) };
@@ -300,7 +301,7 @@ impl Shared {
         }
     }
 
-    /// Writes `first` and what queued up behind it, then answers all.
+    /// Writes `first` and what was queued behind it, then answers all of them.
     fn write_group(&self, first: Commit) {
         let group = self.admit(self.group(first));
         let (group, answers): (Vec<Vec<Txn>>, Vec<_>) =
@@ -313,16 +314,16 @@ impl Shared {
             Err(Failed::Unknown) => counts.iter().map(|count| Ok(vec![Outcome::Unknown; *count])).collect(),
         };
         for (answer, result) in answers.into_iter().zip(results) {
-            // The caller may have gone; its answer goes with it.
+            // The caller may have been dropped; then its answer is dropped, too.
             let _ = answer.send(result);
         }
     }
 
-    /// Saves the map of free pages. No row is at stake: all are durable already.
+    /// Saves the map of free pages. No row is at risk: all are durable already.
     pub(super) fn settle(&self) {
         let database = match &*self.lock() {
-            Base::Open(database) => database.clone(),
-            Base::Closed | Base::Opening => return,
+            DatabaseState::Open(database) => database.clone(),
+            DatabaseState::Closed | DatabaseState::Opening => return,
         };
         if self.volume.space().free < STORE_WORK_BYTES {
             return;
@@ -333,11 +334,11 @@ impl Shared {
             Ok(transaction.commit()?)
         });
         if let Err(error) = saved {
-            tracing::error!(%error, "the store failed while it had nothing to do");
+            tracing::error!(%error, "the store failed while it was idle");
         }
     }
 
-    /// `first` and what queued up behind it.
+    /// `first` and what was queued behind it.
     fn group(&self, first: Commit) -> Vec<Commit> {
         let mut bytes = 0;
         let mut group = Vec::new();
@@ -350,7 +351,7 @@ impl Shared {
         group
     }
 
-    /// Refuses what grows if there is no room for it, and makes room for the rest.
+    /// Refuses transactions that add data if there is no room, and makes room for the rest.
     fn admit(&self, group: Vec<Commit>) -> Vec<Commit> {
         let space = self.volume.space();
         let (mut needed, mut refused) = (STORE_WORK_BYTES, false);
@@ -358,7 +359,7 @@ impl Shared {
         for commit in group {
             let need = volume::need(&commit.txns);
             let after = space.free.saturating_sub(needed.saturating_add(need));
-            // What lies vacant may be held by a view or in pieces, so the volume must have some room all the same.
+            // Vacant room may be held by a snapshot or be fragmented, so the volume must have some free space as well.
             let has_room = after >= space.reserve()
                 || (after >= space.reserve() / 2 && self.vacant.load(Ordering::Relaxed) >= needed.saturating_add(need));
             let replaces = commit.txns.iter().any(|txn| txn.room == Room::Replacing && !txn.put.is_empty());
@@ -379,13 +380,13 @@ impl Shared {
         admitted
     }
 
-    /// Writes a group. If the disk is full it is tried once more with the room that was kept for that.
+    /// Writes a group. If the disk is full, it is tried once more after releasing the ballast.
     fn write(&self, group: &[Vec<Txn>]) -> Result<Vec<Vec<Outcome>>, Failed> {
         if self.clock.monotonic() < self.pause().until {
             return Err(Failed::Nothing(StoreError::Full));
         }
         let mut written = self.write_once(group);
-        if matches!(written, Err(Failed::Nothing(StoreError::Full))) && self.volume.give_way() {
+        if matches!(written, Err(Failed::Nothing(StoreError::Full))) && self.volume.release_ballast() {
             written = self.write_once(group);
         }
         let mut pause = self.pause();
@@ -394,7 +395,7 @@ impl Shared {
                 let (min, max) = (Duration::from_millis(STORE_PAUSE_MIN_MS), Duration::from_millis(STORE_PAUSE_MAX_MS));
                 pause.length = (2 * pause.length).clamp(min, max);
                 pause.until = self.clock.monotonic() + pause.length;
-                tracing::error!(file = %self.file.path.display(), "the disk is full: the store cannot be written");
+                tracing::error!(file = %self.file.path.display(), "the disk is full: cannot write to the store");
             }
             Ok(_) => *pause = Pause::default(),
             Err(_) => {}
@@ -410,7 +411,7 @@ impl Shared {
         let database = self.database().map_err(Failed::Nothing)?;
         let written = self.attempt(&database, |database| apply(database, group)).map_err(Failed::Nothing)?;
         if written.changes.is_empty() {
-            // Every outcome tells of rows that are durable already.
+            // Every outcome refers to rows that are durable.
             return Ok(written.outcomes);
         }
         let Written { transaction, outcomes, changes, revision, taken, left } = written;
@@ -429,15 +430,15 @@ impl Shared {
             Err(_) => row::damaged("panic"),
         };
         tracing::error!(%why, "the store may or may not have applied a group of commits");
-        // Watches cannot tell what was applied either. They end before anybody can open the store again, which sets where they
-        // begin anew.
+        // Watches cannot know what was applied either. They end before the store can be opened again, which sets where new ones
+        // begin.
         self.history.restart(Revision(u64::MAX));
         self.give_up(&database);
         drop(database);
         if store_error(&why) != StoreError::Full {
             return Err(Failed::Unknown);
         }
-        // Nobody else writes, so the revision tells.
+        // There is no other writer, so the revision tells.
         match self.view(|view| Ok(view.revision)) {
             Ok(found) if found == revision => Ok(outcomes),
             Ok(_) => Err(Failed::Nothing(StoreError::Full)),
@@ -445,7 +446,7 @@ impl Shared {
         }
     }
 
-    /// Counts the room in the file that no row takes. All of it is read for that.
+    /// Measures the room in the file that no row takes. This reads the whole file.
     fn measure(&self) -> Result<(), StoreError> {
         self.measured_ms.store(millis(self.clock.monotonic()), Ordering::Relaxed);
         let rows = self.view(|view| {
@@ -453,12 +454,12 @@ impl Shared {
             Ok(stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes())
         })?;
         let file = self.file.allocated().map_err(|error| unreachable(&error.to_string()))?;
-        // redb keeps books, too.
+        // redb's own metadata takes room, too.
         self.vacant.store(file.saturating_sub(rows + rows / 16), Ordering::Relaxed);
         Ok(())
     }
 
-    /// Measures on a reader's thread, unless that was done a moment ago.
+    /// Measures on a reader thread, unless that was done recently.
     fn measure_soon(&self) {
         let now = millis(self.clock.monotonic());
         if now.saturating_sub(self.measured_ms.load(Ordering::Relaxed)) < STORE_MEASURE_MS {
@@ -466,7 +467,7 @@ impl Shared {
         }
         let Some(shared) = self.myself.upgrade() else { return };
         let measured = self.reads.push(Box::new(move || {
-            // Room that is not known of is not used; there is no harm in that.
+            // Room that is not known is not used, which does no harm.
             let _ = shared.measure();
         }));
         if measured.is_ok() {
@@ -536,11 +537,11 @@ fn apply_one(
 
 // --- Reading ---
 
-/// The rows as of one revision.
+/// The rows at one revision.
 struct View {
     rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
     revision: Revision,
-    /// What it is a view of.
+    /// Keeps the database open.
     database: Weak<Database>,
 }
 
@@ -584,7 +585,7 @@ impl Shared {
     /// Body of a reader thread.
     fn read_all(&self) {
         while let Some(job) = self.reads.pop() {
-            // A panic ends one read, not all that follow.
+            // A panic ends one read, not all later ones.
             let _ = catch_unwind(AssertUnwindSafe(job));
         }
     }
@@ -595,12 +596,12 @@ impl Shared {
     }
 }
 
-struct Held {
+struct OpenSnapshot {
     shared: Arc<Shared>,
     view: Arc<View>,
 }
 
-impl Snapshot for Held {
+impl Snapshot for OpenSnapshot {
     fn revision(&self) -> Revision {
         self.view.revision
     }
@@ -637,7 +638,7 @@ impl Store for Embedded {
 
     fn watch(&self, prefix: Path, from: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, StoreError>> {
         Box::pin(self.read(move |shared| {
-            // Opening it anew may change what is known of the history.
+            // Reopening may change what the history knows.
             shared.database()?;
             Ok(shared.history.watch(prefix, from))
         }))
@@ -650,12 +651,12 @@ impl Store for Embedded {
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {
         Box::pin(async move {
             let view = self.read(|shared| shared.view(|view| Ok(Arc::new(view)))).await?;
-            Ok(Box::new(Held { shared: self.shared.clone(), view }) as Box<dyn Snapshot>)
+            Ok(Box::new(OpenSnapshot { shared: self.shared.clone(), view }) as Box<dyn Snapshot>)
         })
     }
 }
 
-/// Threads that read; the cache above the store answers nearly everything.
+/// Number of reader threads; the cache above the store answers nearly everything.
 const READERS: usize = 2;
-/// Time without commits after which the map of free pages is saved.
+/// Idle time after which the map of free pages is saved.
 const SETTLE_AFTER: Duration = Duration::from_secs(1);

@@ -1,4 +1,5 @@
-//! The file of an embedded store: made whole or not at all, opened only if it is one, and left alone if it is not.
+//! The file of an embedded store: created completely or not at all, opened only if it is a store, and otherwise left
+//! unchanged.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -11,50 +12,50 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable};
 
 use super::disk::Disk;
 use super::row::{self, FIRST_FORMAT_VERSION, FORMAT, FORMAT_VERSION, META, REVISION, ROWS};
-use super::volume::says_full;
+use super::volume::is_out_of_space;
 use crate::durable::{self, NOFOLLOW};
 
-/// Why a store did not open. The file is as it was before.
+/// Why a store could not be opened. The file is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it open.
     #[error("another process uses the store")]
     Busy,
-    /// The file holds something else.
+    /// The file is not a store.
     #[error("the file is not a store of Casemate")]
     NotAStore,
-    /// The file was a store once.
+    /// The file is a damaged store.
     #[error("the store is damaged: {0}")]
     Damaged(String),
     /// The disk is full.
-    #[error("the disk is full, so the store cannot be opened; make room for it")]
+    #[error("the disk is full, so the store cannot be opened; free some space")]
     Full,
     /// The disk or the operating system refused.
     #[error("the store cannot be read: {0}")]
     Io(String),
 }
 
-/// When a file is opened.
+/// Why a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
-    /// First, by this process.
+    /// For the first time in this process.
     Start,
-    /// Again, as the disk failed before.
+    /// Again, after a disk error.
     Failure,
 }
 
-/// Where a store lies and how it is opened.
+/// Path of a store and how it is opened.
 pub(super) struct StoreFile {
     pub(super) path: PathBuf,
-    /// Memory redb may use for pages.
+    /// Cache of redb, in bytes.
     pub(super) cache_bytes: usize,
     #[cfg(test)]
     pub(super) faults: std::sync::Arc<super::disk::tests::Faults>,
 }
 
 impl StoreFile {
-    /// Makes an empty store of mode 0600 if there is no file. It is made under another name and renamed, so that a store
-    /// is there whole or not at all.
+    /// Creates an empty store of mode 0600 if there is no file. It is created under another name and renamed, so that a
+    /// store is either complete or absent.
     pub(super) fn create_if_absent(&self) -> Result<(), OpenError> {
         if self.path.try_exists()? {
             return Ok(());
@@ -66,7 +67,7 @@ impl StoreFile {
             Err(TryLockError::WouldBlock) => return Err(OpenError::Busy),
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
-        // Left over from a start that was killed.
+        // Left by a start that was killed.
         empty.set_len(0)?;
         let database = Database::builder().create_file(empty)?;
         format(&database)?;
@@ -74,7 +75,7 @@ impl StoreFile {
         Ok(durable::publish(&draft, &self.path)?)
     }
 
-    /// Bytes that the file takes on the disk; parts of it that were never written take none.
+    /// Bytes that the file takes on the disk; holes take none.
     pub(super) fn allocated(&self) -> io::Result<u64> {
         Ok(self.path.metadata()?.blocks().saturating_mul(512))
     }
@@ -88,13 +89,13 @@ impl StoreFile {
             forget_pages(&file);
         }
         if file.metadata()?.len() == 0 {
-            // redb would make a new database in it.
+            // redb would create a new database in an empty file.
             return Err(OpenError::Damaged("the file is empty".into()));
         }
         let disk = Disk::new(file)?;
         #[cfg(test)]
         let disk = disk.failing_like(&self.faults);
-        // redb may stumble over a file that is no file of its.
+        // redb may panic on a file that is not one of its own.
         let opened = catch_unwind(AssertUnwindSafe(|| open_untrusted(&disk, self.cache_bytes)));
         let opened = opened.unwrap_or_else(|_| Err(OpenError::Damaged("its pages make no sense".into())))?;
         disk.trust()?;
@@ -128,20 +129,21 @@ fn open_untrusted(disk: &Disk, cache_bytes: usize) -> Result<(Database, Revision
     let database = Database::builder()
         .set_cache_size(cache_bytes)
         .set_repair_callback(|walk| {
-            tracing::warn!(progress = walk.progress(), "the store was not closed, so all of it is checked");
+            tracing::warn!(progress = walk.progress(), "the store was not closed properly, so all of it is checked");
         })
         .create_with_backend(disk.clone())?;
     let (format, revision) = numbers(&database)?;
     match format {
         FORMAT_VERSION => {}
-        // Rows are brought into today's form by the core. From now on an earlier version, which would not find them, refuses.
+        // The core brings the rows into their present form. From now on an earlier version, which would not find them,
+        // refuses the file.
         FIRST_FORMAT_VERSION => set_format(&database)?,
-        other => return Err(OpenError::Damaged(format!("its format {other} is not known to this version"))),
+        other => return Err(OpenError::Damaged(format!("this version does not know its format {other}"))),
     }
     Ok((database, Revision(revision)))
 }
 
-/// Format and revision; the first row is read on the way, as a look at the tree.
+/// Format and revision; the first row is read as well, to check the tree.
 fn numbers(database: &Database) -> Result<(u64, u64), redb::Error> {
     let transaction = database.begin_read()?;
     transaction.open_table(ROWS)?.first()?;
@@ -152,14 +154,14 @@ fn numbers(database: &Database) -> Result<(u64, u64), redb::Error> {
 /// After a failed sync, Linux keeps pages in memory that never reached the disk. They must not be read as if they had.
 fn forget_pages(file: &File) {
     if let Err(error) = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed) {
-        tracing::warn!(%error, "pages of the store stay in memory after a failure of the disk");
+        tracing::warn!(%error, "cannot drop cached pages of the store after a disk error");
     }
 }
 
 impl From<io::Error> for OpenError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            _ if says_full(&error) => OpenError::Full,
+            _ if is_out_of_space(&error) => OpenError::Full,
             io::ErrorKind::UnexpectedEof => OpenError::Damaged("the file was cut off".into()),
             io::ErrorKind::InvalidData => OpenError::NotAStore,
             _ => OpenError::Io(error.to_string()),

@@ -1,22 +1,22 @@
-//! How rows lie in redb: two tables, and the revision in front of each value.
+//! The layout of rows in redb: two tables, and the revision in front of each value.
 
 use casemate_core::store::Revision;
 use redb::{ReadableTable, Table, TableDefinition};
 
 /// Path → revision (8 bytes, big endian) ‖ value.
 pub(super) const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("rows");
-/// Numbers about the store.
+/// Numbers about the store itself.
 pub(super) const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 /// In [`META`]: version of this layout.
 pub(super) const FORMAT: &str = "format";
 /// In [`META`]: revision of the last change.
 pub(super) const REVISION: &str = "revision";
-/// The layout described here.
+/// The layout described in this file.
 pub(super) const FORMAT_VERSION: u64 = 2;
-/// The same layout while single values lay in one table of the core; opened, and then of today's version.
+/// The same layout, from when single values shared one table of the core. It is opened and becomes the present version.
 pub(super) const FIRST_FORMAT_VERSION: u64 = 1;
 
-/// Parts revision and value.
+/// Splits a stored value into revision and value.
 pub(super) fn split(row: &[u8]) -> Result<(Revision, &[u8]), redb::Error> {
     let (revision, value) = row.split_first_chunk().ok_or_else(|| damaged("a row has no revision"))?;
     Ok((Revision(u64::from_be_bytes(*revision)), value))
@@ -37,12 +37,12 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// A number of [`META`] that must be there.
+/// A number of [`META`] that must exist.
 pub(super) fn number(meta: &impl ReadableTable<&'static str, u64>, name: &str) -> Result<u64, redb::Error> {
     Ok(meta.get(name)?.ok_or_else(|| damaged("a number about the store is missing"))?.value())
 }
 
-/// What is stored contradicts itself.
+/// The stored data contradicts itself.
 pub(super) fn damaged(text: &str) -> redb::Error {
     redb::Error::Corrupted(text.into())
 }

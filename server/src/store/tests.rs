@@ -1,4 +1,4 @@
-//! The embedded store under the conformance suite, and what only a store on a disk can suffer.
+//! The embedded store against the conformance suite, and what only a store on a disk can go through.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -82,7 +82,7 @@ fn rows_and_revisions_survive_closing() {
     assert_eq!(all(&store), [("a".into(), b"1".to_vec()), ("b".into(), b"2".to_vec())].into());
     let guarded = Txn { expect: vec![(path("b"), Expect::At(revision))], ..put("b", b"3") };
     assert_eq!(commit(&store, guarded), Ok(Outcome::Committed(Revision(revision.0 + 1))));
-    // What happened before the start is not known to watches.
+    // Watches do not know what happened before the start.
     let watch = |from| block_on(block_on(store.watch(path(""), from)).unwrap().next());
     assert_eq!(watch(Revision(revision.0 - 1)), Event::Compacted);
     assert_eq!(watch(revision), Event::Changed { path: path("b"), revision: Revision(revision.0 + 1) });
@@ -149,7 +149,7 @@ fn a_store_with_too_much_to_do_is_busy_but_not_lost() {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let row = path("a");
     let held_up = store.shared.lock();
-    // The threads take some before they are held up.
+    // The threads take some before they are blocked.
     let read =
         (0..2 * STORE_READS_WAITING_MAX).find_map(|_| match store.get(&row, Read::Fresh).as_mut().poll(&mut context) {
             Poll::Ready(answer) => Some(answer),
@@ -189,7 +189,7 @@ fn a_start_killed_while_making_the_store_harms_nothing() {
     assert_eq!(get(&open(&file), "a"), Ok(Some(b"1".to_vec())));
 }
 
-/// Opens a copy, as after a kill, and tells whether all of it had to be walked.
+/// Opens a copy, as after a kill, and returns whether all of it had to be walked.
 fn must_be_walked(folder: &Scratch, file: &FilePath) -> bool {
     let copy = folder.path("copy");
     fs::copy(file, &copy).unwrap();
@@ -283,7 +283,7 @@ fn a_flipped_bit_after_a_kill_is_noticed_or_harmless() {
         match Embedded::open(&file, CACHE_BYTES, &volume_of(&file)) {
             Ok(store) => {
                 let rows = all(&store);
-                // A damaged last commit cannot be told from one that was cut off.
+                // A damaged last commit cannot be distinguished from one that was cut off.
                 assert!((199..=200).contains(&rows.len()), "bit {bit}: {} rows", rows.len());
                 assert!(rows.iter().all(|(at, value)| *value == [at.parse::<u64>().unwrap() as u8; 700]), "bit {bit}");
             }
@@ -338,7 +338,7 @@ fn on_a_nearly_full_disk_only_what_adds_is_refused() {
     assert!(store.is_nearly_full());
     assert_eq!(commit(&store, put("c", b"1")), Err(StoreError::Full));
     assert_eq!(get(&store, "c"), Ok(None));
-    // One that adds takes all of its commit with it, and nothing of others.
+    // A transaction that adds data takes its whole commit with it, and nothing of others.
     let mixed = vec![Txn { delete: vec![path("a")], ..Txn::default() }, put("c", b"1")];
     assert_eq!(block_on(store.commit(mixed)), Err(StoreError::Full));
     let reserved = Txn { room: Room::Reserved, ..put("record", b"1") };
@@ -347,7 +347,7 @@ fn on_a_nearly_full_disk_only_what_adds_is_refused() {
     assert!(matches!(settles, Ok(Outcome::Committed(_))), "{settles:?}");
     let delete = |at: &str| commit(&store, Txn { delete: vec![path(at)], ..Txn::default() });
     assert!(matches!(delete("a"), Ok(Outcome::Committed(_))));
-    // What that left in the file counts only while the volume itself has something.
+    // Vacant room in the file counts only while the volume itself has some.
     store.shared.vacant.store(9 * MIB, Ordering::Relaxed);
     assert!(matches!(commit(&store, put("c", b"1")), Ok(Outcome::Committed(_))));
     pretend(&store, 31 * MIB);
@@ -355,7 +355,7 @@ fn on_a_nearly_full_disk_only_what_adds_is_refused() {
     assert!(matches!(delete("b"), Ok(Outcome::Committed(_))));
 }
 
-/// What replaces a row needs the room of both while somebody reads from a view of before, so of the last it gets none.
+/// Replacing a row needs room for both versions while a snapshot is open, so it may not use the last of it.
 #[test]
 fn a_replacement_beside_a_view_is_refused_when_half_of_the_reserve_is_gone() {
     let folder = Scratch::new();
@@ -370,7 +370,7 @@ fn a_replacement_beside_a_view_is_refused_when_half_of_the_reserve_is_gone() {
     pretend(&store, 32 * MIB);
     assert_eq!(replace(&before), Err(StoreError::Full));
     assert_eq!(get(&store, "a"), Ok(Some(after)), "nothing was done");
-    // It takes all of its commit with it; what makes room, and what is kept room for, goes on.
+    // It takes its whole commit with it; what frees room, and what has room reserved, is still possible.
     let mixed =
         vec![Txn { room: Room::Reserved, ..put("record", b"1") }, Txn { room: Room::Replacing, ..put("a", b"2") }];
     assert_eq!(block_on(store.commit(mixed)), Err(StoreError::Full));
@@ -404,9 +404,9 @@ fn room_that_deletions_leave_in_the_file_is_found_again_after_a_start() {
     );
 }
 
-/// A quota or a limit on files shows only when it is met.
+/// A quota or a limit on files is noticed only when it is reached.
 #[test]
-fn a_disk_that_is_full_without_a_warning_is_full_and_not_away() {
+fn a_disk_that_is_full_without_a_warning_is_full_and_not_unreachable() {
     let folder = Scratch::new();
     let store = open(&folder.path("store"));
     let faults = store.shared.file.faults.clone();
@@ -416,7 +416,7 @@ fn a_disk_that_is_full_without_a_warning_is_full_and_not_away() {
     for n in 0..20 {
         assert_eq!(commit(&store, put(&format!("b{n}"), b"2")), Err(StoreError::Full), "nothing was applied");
     }
-    // Reading needs no room, and nobody walks through the file for each commit that is refused.
+    // Reading needs no room, and the file is not walked for each refused commit.
     assert_eq!(get(&store, "a"), Ok(Some(b"1".to_vec())));
     let again = faults.opened.load(Ordering::Relaxed) - opened;
     assert!(again <= 4, "opened {again} times");
@@ -445,7 +445,7 @@ fn a_disk_that_fails_while_the_store_tidies_up_holds_nobody_up() {
 }
 
 #[test]
-fn the_ballast_is_given_up_for_the_write_that_needs_it_and_made_again() {
+fn the_ballast_is_released_for_the_write_that_needs_it_and_created_again() {
     let folder = Scratch::new();
     let store = open(&folder.path("store"));
     let volume = store.shared.volume.clone();
@@ -463,7 +463,7 @@ fn the_ballast_is_given_up_for_the_write_that_needs_it_and_made_again() {
     assert!(ballast.exists(), "what adds does not get it");
     assert!(matches!(commit(&store, Txn { room: Room::Reserved, ..put("a", b"1") }), Ok(Outcome::Committed(_))));
     assert!(!ballast.exists());
-    // Whatever a crash left of it is made whole.
+    // A partial ballast left by a crash is completed.
     fs::write(&ballast, b"short").unwrap();
     pretend(&store, 800 * MIB);
     volume.keep_ballast();
@@ -491,7 +491,7 @@ fn page(snapshot: &dyn Snapshot) -> Result<usize, StoreError> {
     block_on(snapshot.range(Range::prefix(&path(""), 9))).map(|page| page.rows.len())
 }
 
-/// Cuts the power at many moments: of what was not synced then, chance decides what reached the disk, sector by sector.
+/// Cuts the power at many moments: of what was not synced, a random part has reached the disk, sector by sector.
 #[test]
 fn acknowledged_commits_survive_the_loss_of_power() {
     let folder = Scratch::new();
@@ -553,7 +553,7 @@ fn after_power_loss(start: &[u8], log: &[Change], rng: &SimRng) -> Vec<u8> {
 const CHILD: &str = "CASEMATE_TEST_STORE";
 const WRITERS: u64 = 8;
 
-/// Not a test of its own: what [`acknowledged_commits_survive_a_kill`] starts and kills.
+/// Not a test of its own: [`acknowledged_commits_survive_a_kill`] starts and kills it.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "how the parent talks to its child")]
 fn child_that_commits_until_it_is_killed() {

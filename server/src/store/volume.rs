@@ -1,9 +1,10 @@
-//! The volume the stores lie on, and the room on it that creations cannot have.
+//! The volume of the stores, and the space on it that is reserved.
 //!
-//! Two things keep a full disk from taking the HSM from its owner. Free space below the reserve is refused to what
-//! grows, so that deletions, the audit log and the slots find some. And as others may fill the volume to its last byte,
-//! some of it is taken beforehand, by a file that is given up when a write needs its room and made again when there is
-//! enough. The file holds nothing: a crash at any moment leaves one that is there, absent or short.
+//! Two measures keep an HSM usable on a full disk. Transactions that add data are refused when free space falls below
+//! the reserve, so that deletions, the audit log and the slots still have some. And as other programs may fill the
+//! volume to its last byte, some space is allocated beforehand by a file, the ballast, which is deleted when a write
+//! needs the room and created again when there is enough. The file has no contents: a crash at any moment leaves it
+//! complete, absent or short.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -22,14 +23,14 @@ use crate::durable::NOFOLLOW;
 #[derive(Debug)]
 pub struct Volume {
     folder: PathBuf,
-    /// Whether a ballast could not be made, which is said once. Not every file system can take room beforehand.
+    /// Whether creating the ballast failed, which is logged once. Not every file system can allocate in advance.
     bare: AtomicBool,
-    /// What a test says of the volume.
+    /// Space that a test pretends.
     #[cfg(test)]
     pub(super) pretended: std::sync::Mutex<Option<Space>>,
 }
 
-/// Bytes of a volume.
+/// Size and free space of a volume, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Space {
     pub(super) free: u64,
@@ -37,7 +38,7 @@ pub(super) struct Space {
 }
 
 impl Space {
-    /// Free space that creations must leave.
+    /// Free space that transactions which add data must leave, in bytes.
     pub(super) fn reserve(self) -> u64 {
         STORE_RESERVE_BYTES.min(self.total / STORE_RESERVE_SHARE)
     }
@@ -48,7 +49,7 @@ impl Space {
 }
 
 impl Volume {
-    /// The volume of `folder`.
+    /// The volume that holds `folder`.
     pub fn of(folder: &Path) -> Arc<Self> {
         Arc::new(Self {
             folder: folder.into(),
@@ -58,7 +59,7 @@ impl Volume {
         })
     }
 
-    /// What there is. A volume that cannot be asked is taken for one with room: the write will tell.
+    /// Current size and free space. If they cannot be determined there is assumed to be room: the write will tell.
     pub(super) fn space(&self) -> Space {
         #[cfg(test)]
         if let Some(space) = *self.pretended.lock().unwrap() {
@@ -71,29 +72,29 @@ impl Volume {
         })
     }
 
-    /// Whether creations are refused.
+    /// Whether transactions that add data are refused.
     pub(super) fn is_nearly_full(&self) -> bool {
         let space = self.space();
         space.free < space.reserve()
     }
 
-    /// Sees to it that `bytes` can be written, if giving way does it.
+    /// Releases the ballast if that is needed to write `bytes` bytes.
     pub(super) fn make_room(&self, bytes: u64) {
         if self.space().free < bytes {
-            self.give_way();
+            self.release_ballast();
         }
     }
 
-    /// Gives up the ballast; whether there was any.
-    pub fn give_way(&self) -> bool {
+    /// Deletes the ballast; returns whether there was one.
+    pub fn release_ballast(&self) -> bool {
         let given = fs::remove_file(self.file()).is_ok();
         if given {
-            tracing::warn!(folder = %self.folder.display(), "the disk is full: the room kept for this is used now");
+            tracing::warn!(folder = %self.folder.display(), "the disk is full: the reserved space is used now");
         }
         given
     }
 
-    /// Takes the ballast if it is not there and there is room for it above the reserve.
+    /// Creates the ballast if it is missing and there is room for it above the reserve.
     pub fn keep_ballast(&self) {
         let space = self.space();
         let wanted = space.ballast();
@@ -102,9 +103,9 @@ impl Volume {
             return;
         }
         if let Err(error) = self.allocate(wanted) {
-            // Somebody else may just have been quicker, which may be otherwise next time.
-            self.bare.store(!says_full(&error), Ordering::Relaxed);
-            tracing::warn!(%error, folder = %self.folder.display(), "no room can be kept for a full disk");
+            // Another program may have taken the room first; that may be different next time.
+            self.bare.store(!is_out_of_space(&error), Ordering::Relaxed);
+            tracing::warn!(%error, folder = %self.folder.display(), "cannot reserve disk space for the case that the disk is full");
             let _ = fs::remove_file(self.file());
         }
     }
@@ -121,25 +122,25 @@ impl Volume {
     }
 }
 
-/// Whether an error says that the disk, a quota or a limit on files is used up.
-pub(super) fn says_full(error: &io::Error) -> bool {
+/// Whether an error means that the disk, a quota or a limit on files is used up.
+pub(super) fn is_out_of_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
-/// Most of the volume that writing these may take: values lie in pages, large ones in a power of two of them, and each row
-/// that is touched has the page around it written anew.
+/// Upper bound for what writing these may take of the volume, in bytes: values are stored in pages, large ones in a
+/// power of two of them, and each changed row rewrites the page around it.
 pub(super) fn need(txns: &[Txn]) -> u64 {
     let rows = txns.iter().map(|txn| txn.put.len() + txn.delete.len()).sum::<usize>() as u64;
     let values = txns.iter().flat_map(|txn| &txn.put).map(|(path, value)| taken(path.as_bytes().len() + value.len()));
     rows.saturating_mul(2 * PAGE_BYTES).saturating_add(values.sum())
 }
 
-/// What a row of so many bytes takes.
+/// What a row of this many bytes takes in the file.
 pub(super) fn taken(bytes: usize) -> u64 {
     let bytes = bytes as u64 + ROW_BYTES;
     if bytes > PAGE_BYTES / 2 { bytes.next_power_of_two() } else { bytes }
 }
 
-/// redb's pages, and what it and we add to a row.
+/// redb's page size, and what it and we add to a row.
 const PAGE_BYTES: u64 = 4096;
 const ROW_BYTES: u64 = 64;

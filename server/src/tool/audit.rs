@@ -1,7 +1,7 @@
 //! `casemated audit verify`: checks an export of the audit log without the device that wrote it.
 //!
-//! Every line must be exactly as the HSM writes it, every record must have its number and its hash, and every checkpoint
-//! its signature. The first line that fails is named.
+//! Every line must be exactly as the HSM writes it, every record must have its number and hash, and every checkpoint a
+//! valid signature. The first line that fails is named.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -15,17 +15,17 @@ use serde::Deserialize;
 use crate::observe::plain::plain;
 use crate::process::Exit;
 
-/// Why a file was not found to be good: an exit code and a sentence.
+/// Why a file was not accepted: an exit code and a sentence.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// [`Exit::AuditBroken`] if the log was tampered with, [`Exit::Settings`] if a file cannot be read.
+    /// [`Exit::AuditBroken`] if the log was altered, [`Exit::Settings`] if a file cannot be read.
     pub exit: Exit,
     /// What is wrong, and where.
     pub sentence: String,
 }
 
-/// Checks the export in `file`, with the public key in `key` (PEM) if there is one, and says to `out` what was found to be
-/// good. The first altered, missing or reordered record is the fault.
+/// Checks the export in `file`, with the public key in `key` (PEM) if given, and writes a summary to `out`. The first
+/// altered, missing or reordered record is the fault.
 pub fn verify(file: &Path, key: Option<&Path>, out: &mut dyn Write) -> Result<(), Fault> {
     let unreadable = |path: &Path, why: &dyn std::fmt::Display| Fault {
         exit: Exit::Settings,
@@ -36,7 +36,7 @@ pub fn verify(file: &Path, key: Option<&Path>, out: &mut dyn Write) -> Result<()
         Some(path) => {
             let pem = fs::read_to_string(path).map_err(|why| unreadable(path, &why))?;
             let key = public_key_from_pem(&pem);
-            Some(key.ok_or_else(|| unreadable(path, &"this is no public key of an audit log (PEM, Ed25519)"))?)
+            Some(key.ok_or_else(|| unreadable(path, &"this is not a public key of an audit log (PEM, Ed25519)"))?)
         }
     };
     let opened = File::open(file).map_err(|why| unreadable(file, &why))?;
@@ -44,9 +44,9 @@ pub fn verify(file: &Path, key: Option<&Path>, out: &mut dyn Write) -> Result<()
         Broken::Unreadable(why) => unreadable(file, &why),
         Broken::Log(sentence) => Fault { exit: Exit::AuditBroken, sentence: format!("{}: {sentence}", file.display()) },
     })?;
-    // If nobody reads this, the exit code still says it.
+    // If the output cannot be written, the exit code still tells the result.
     for line in found.summary(key) {
-        // Who made the file chose what is in it.
+        // The contents of the file are chosen by its author.
         let _ = writeln!(out, "{}", plain(&line));
     }
     Ok(())
@@ -67,7 +67,7 @@ fn broken<T>(sentence: impl Into<String>) -> Result<T, Broken> {
     Err(Broken::Log(sentence.into()))
 }
 
-/// What was found to be good.
+/// What was verified.
 struct Found {
     from: u64,
     end: Checkpoint,
@@ -79,22 +79,24 @@ impl Found {
         let Checkpoint { sequence, first, last, time, device, .. } = &self.end;
         let mut lines = vec![
             format!("Records {} to {sequence} of device {device} are in order and unaltered.", self.from),
-            format!("At {time} the device said that its log held the records {first} to {last}."),
+            format!("At {time} the log of the device held the records {first} to {last}."),
         ];
         if self.from > *first {
             lines.push(format!(
-                "This file begins in the middle: with record {}, behind what record {} had for a hash.",
+                "This file begins in the middle: with record {}, after the hash of record {}.",
                 self.from,
                 self.from - 1
             ));
         }
         if *first > 1 {
-            lines.push(format!("The device had removed the records before {first}, as its log is bounded."));
+            lines.push(format!(
+                "The device had removed the records before {first}, as the length of its log is limited."
+            ));
         }
         lines.push(match key {
             Some(path) => format!("{} signatures were made with the key in {}.", self.checkpoints, path.display()),
             None => format!(
-                "The key of the {} signatures was taken from the file itself: so the file agrees with itself, but nothing shows which device wrote it. Give the device's key with --key.",
+                "The key of the {} signatures was taken from the file itself: so the file is consistent, but nothing shows which device wrote it. Give the device's key with --key.",
                 self.checkpoints
             ),
         });
@@ -161,11 +163,11 @@ struct Lines<'a> {
     number: u64,
 }
 
-/// No line of ours is nearly as long.
+/// Our lines are much shorter.
 const LINE_MAX_BYTES: u64 = 64 << 10;
 
 impl Lines<'_> {
-    /// The next line with its end, or nothing behind the last.
+    /// The next line with its line end, or nothing after the last.
     fn next(&mut self) -> Result<Option<Vec<u8>>, Broken> {
         let mut line = Vec::new();
         (&mut *self.reader).take(LINE_MAX_BYTES).read_until(b'\n', &mut line)?;
@@ -173,7 +175,7 @@ impl Lines<'_> {
         Ok((!line.is_empty()).then_some(line))
     }
 
-    /// Whether the record `sequence` is somewhere in what follows.
+    /// Whether the record `sequence` is somewhere in the rest of the file.
     fn has(&mut self, sequence: u64) -> Result<bool, Broken> {
         let start = format!("{{\"sequence\":{sequence},");
         while let Some(line) = self.next()? {
@@ -192,13 +194,13 @@ fn check(reader: &mut dyn BufRead, known: Option<PublicKey>) -> Result<Found, Br
         return broken("line 1 is not the first line of an export of an audit log, or it was altered");
     };
     if known.is_some_and(|known| known != key) {
-        return broken("line 1 names another key than the one given: another device wrote this, or it was altered");
+        return broken("line 1 has another key than the one given: another device wrote this, or it was altered");
     }
     let mut walk = Walk { from: head.from, next: head.from, hash: previous, agreed: head.from, checkpoints: 0, key };
     loop {
         let Some(line) = lines.next()? else {
             return broken(format!(
-                "the file ends behind record {} without the checkpoint that ends an export: record {} and what follows was cut off",
+                "the file ends after record {} without the checkpoint that ends an export: record {} and what follows was cut off",
                 walk.next - 1,
                 walk.next
             ));
@@ -210,21 +212,21 @@ fn check(reader: &mut dyn BufRead, known: Option<PublicKey>) -> Result<Found, Br
         let checkpoint = walk.checkpoint(&line, &head.device, lines.number)?;
         if checkpoint.ends == Ends::Export {
             if lines.next()?.is_some() {
-                return broken(format!("line {} stands behind the end of the export", lines.number));
+                return broken(format!("line {} comes after the end of the export", lines.number));
             }
             return Ok(Found { from: walk.from, end: checkpoint, checkpoints: walk.checkpoints });
         }
     }
 }
 
-/// How far the file has been found to be good.
+/// The state of verification after some lines.
 struct Walk {
     from: u64,
-    /// The record that comes next.
+    /// The number of the next record.
     next: u64,
-    /// The hash of the one before it.
+    /// The hash of the previous record.
     hash: Hash,
-    /// The first record that no checkpoint has agreed to yet.
+    /// The first record not yet covered by a checkpoint.
     agreed: u64,
     checkpoints: u64,
     key: PublicKey,
@@ -240,16 +242,16 @@ impl Walk {
         if here != next {
             let moved = lines.has(next)?;
             return broken(if moved {
-                format!("record {next} was moved: line {number}, its place, holds record {here}")
+                format!("record {next} was moved: line {number} holds record {here} instead")
             } else if here > next {
-                format!("record {next} is missing: line {number} goes on with record {here}")
+                format!("record {next} is missing: line {number} continues with record {here}")
             } else {
                 format!("record {next} is missing: line {number} repeats record {here}")
             });
         }
         if record.hash(&self.hash) != hash {
             return broken(format!(
-                "record {next} was altered, or the one before it was and got a new hash: the hash in line {number} is not that of both"
+                "record {next} was altered, or the one before it was altered and hashed again: the hash in line {number} does not match both"
             ));
         }
         self.hash = hash;
@@ -261,13 +263,13 @@ impl Walk {
         let last = self.next - 1;
         let Some((checkpoint, signature)) = parse_checkpoint(line) else {
             return broken(format!(
-                "the checkpoint behind record {last} was altered: line {number} is not as the device wrote it"
+                "the checkpoint after record {last} was altered: line {number} is not as the device wrote it"
             ));
         };
         let said = checkpoint.sequence;
         if !checkpoint.verify(&self.key, &signature) || checkpoint.device != device {
             return broken(format!(
-                "the checkpoint behind record {last} was altered: the signature in line {number} is not one of the device {device} over this checkpoint"
+                "the checkpoint after record {last} was altered: the signature in line {number} is not one of the device {device} over this checkpoint"
             ));
         }
         if said > last {
@@ -278,12 +280,12 @@ impl Walk {
         }
         if said < last {
             return broken(format!(
-                "the checkpoint of record {said} was moved: line {number} stands behind record {last}"
+                "the checkpoint of record {said} was moved: line {number} comes after record {last}"
             ));
         }
         if checkpoint.hash != self.hash {
             return broken(format!(
-                "the records from {} on were altered and got new hashes: the signed checkpoint of record {said} in line {number} has another one",
+                "the records from {} on were altered and hashed again: the signed checkpoint of record {said} in line {number} has another hash",
                 self.agreed
             ));
         }
@@ -296,7 +298,7 @@ impl Walk {
     }
 }
 
-/// Reads the first line; `None` if the device would have written it in another way.
+/// Parses the first line; `None` if it is not exactly what the device would have written.
 fn parse_header(line: &[u8]) -> Option<(HeaderLine, PublicKey, Hash)> {
     let head: HeaderLine = serde_json::from_slice(line).ok()?;
     let (key, previous) = (bytes(&head.key)?, bytes(&head.previous)?);
@@ -304,7 +306,7 @@ fn parse_header(line: &[u8]) -> Option<(HeaderLine, PublicKey, Hash)> {
     (same && header(&head.device, &key, head.from, &previous).as_bytes() == line).then_some((head, key, previous))
 }
 
-/// Reads a record; `None` if the device would have written it in another way.
+/// Parses a record; `None` if it is not exactly what the device would have written.
 fn parse_record(line: &[u8]) -> Option<(Record, Hash)> {
     let parsed: RecordLine = serde_json::from_slice(line).ok()?;
     let hash = bytes(&parsed.hash)?;
@@ -325,7 +327,7 @@ fn parse_record(line: &[u8]) -> Option<(Record, Hash)> {
     (record.line(&hash).as_bytes() == line).then_some((record, hash))
 }
 
-/// Reads a checkpoint; `None` if the device would have written it in another way.
+/// Parses a checkpoint; `None` if it is not exactly what the device would have written.
 fn parse_checkpoint(line: &[u8]) -> Option<(Checkpoint, Signature)> {
     let parsed: CheckpointLine = serde_json::from_slice(line).ok()?;
     let signature = bytes(&parsed.signature)?;
@@ -341,7 +343,7 @@ fn parse_checkpoint(line: &[u8]) -> Option<(Checkpoint, Signature)> {
     (checkpoint.line(&signature).as_bytes() == line).then_some((checkpoint, signature))
 }
 
-/// Reads lower-case hexadecimal of exactly this many bytes.
+/// Parses exactly `N` bytes of lower-case hexadecimal.
 fn bytes<const N: usize>(hex: &str) -> Option<[u8; N]> {
     base16ct::lower::decode_vec(hex).ok()?.try_into().ok()
 }
@@ -361,7 +363,8 @@ mod tests {
     use super::*;
     use crate::scratch::Scratch;
 
-    /// Three logs of the same device: whole, with 2005 records and so with checkpoints inside; a range; and the key.
+    /// Three exports of the same device: the whole log, with 2005 records and so with checkpoints inside; a range; and
+    /// the key.
     struct Exports {
         whole: String,
         range: String,
@@ -419,7 +422,7 @@ mod tests {
         })
     }
 
-    /// The sentence about a log whose lines `change` changed.
+    /// The error for a log whose lines `change` changed.
     #[track_caller]
     fn complaint(change: impl FnOnce(&mut Vec<String>)) -> String {
         let mut lines: Vec<String> = exports().whole.split_inclusive('\n').map(str::to_owned).collect();
@@ -443,36 +446,36 @@ mod tests {
 
     #[test]
     fn the_first_record_that_is_wrong_is_named() {
-        // Line 0 is the header, so record 7 is line 7 here and line 8 to people.
+        // Line 0 is the header, so record 7 is line 7 here and line 8 for people.
         let altered = complaint(|lines| lines[7] = lines[7].replace("admin", "adnin"));
         assert!(altered.starts_with("record 7 was altered") && altered.contains("line 8"), "{altered}");
         let removed = complaint(|lines| drop(lines.remove(7)));
-        assert_eq!(removed, "record 7 is missing: line 8 goes on with record 8");
+        assert_eq!(removed, "record 7 is missing: line 8 continues with record 8");
         let swapped = complaint(|lines| lines.swap(7, 9));
-        assert_eq!(swapped, "record 7 was moved: line 8, its place, holds record 9");
+        assert_eq!(swapped, "record 7 was moved: line 8 holds record 9 instead");
         let repeated = complaint(|lines| {
             let again = lines[6].clone();
             lines.insert(7, again);
         });
-        assert_eq!(repeated, "record 7 was moved: line 8, its place, holds record 6");
+        assert_eq!(repeated, "record 7 was moved: line 8 holds record 6 instead");
         let cut = complaint(|lines| lines.truncate(1500));
         assert!(cut.contains("record 1499 and what follows was cut off"), "{cut}");
-        // Cut right behind a checkpoint inside the log, which ends no export.
+        // Cut right after a checkpoint inside the log, which does not end an export.
         let cut = complaint(|lines| {
             let at = lines.iter().position(|line| line.starts_with("{\"checkpoint\"")).unwrap();
             lines.truncate(at + 1);
         });
-        assert!(cut.starts_with("the file ends behind record "), "{cut}");
+        assert!(cut.starts_with("the file ends after record "), "{cut}");
         let longer = complaint(|lines| lines.push("{}\n".into()));
-        assert!(longer.contains("stands behind the end"), "{longer}");
+        assert!(longer.contains("comes after the end"), "{longer}");
         let half = complaint(|lines| {
             lines.last_mut().unwrap().pop();
         });
-        assert!(half.starts_with("the checkpoint behind record 2005 was altered"), "{half}");
+        assert!(half.starts_with("the checkpoint after record 2005 was altered"), "{half}");
     }
 
     #[test]
-    fn new_hashes_do_not_help_whoever_altered_a_record() {
+    fn recomputed_hashes_do_not_hide_an_altered_record() {
         let said = complaint(|lines| {
             let mut previous: Hash =
                 parse_record(lines[1499].as_bytes()).or(parse_record(lines[1498].as_bytes())).unwrap().1;
@@ -484,7 +487,7 @@ mod tests {
             }
         });
         assert!(said.starts_with("the records from 1"), "{said}");
-        assert!(said.contains("were altered and got new hashes"), "{said}");
+        assert!(said.contains("were altered and hashed again"), "{said}");
     }
 
     #[test]
@@ -493,10 +496,10 @@ mod tests {
             let last = lines.last_mut().unwrap();
             *last = last.replace("\"last\":2005", "\"last\":2006");
         });
-        assert!(said.starts_with("the checkpoint behind record 2005 was altered: the signature"), "{said}");
+        assert!(said.starts_with("the checkpoint after record 2005 was altered: the signature"), "{said}");
         let other = block_on(Hsm::boot(Sim::new(2).platform())).unwrap().audit.public_key_pem().unwrap();
         let fault = verified(&exports().whole, Some(&other)).unwrap_err();
-        assert!(fault.sentence.starts_with("line 1 names another key"), "{}", fault.sentence);
+        assert!(fault.sentence.starts_with("line 1 has another key"), "{}", fault.sentence);
         let fault = verified(&exports().whole, Some("no key")).unwrap_err();
         assert_eq!(fault.exit, Exit::Settings);
         assert_eq!(verified("", None).unwrap_err().exit, Exit::AuditBroken);

@@ -1,4 +1,5 @@
-//! `casemated backup inspect FILE` and `casemated backup verify FILE`: what is in a backup, and whether it would serve.
+//! `casemated backup inspect FILE` and `casemated backup verify FILE`: the contents of a backup, and whether it can be
+//! restored.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,23 +11,23 @@ use casemate_core::backup::inspect::{Finding, Inspector, Verdict};
 
 use crate::observe::plain::plain;
 
-/// Why a backup could not be looked into, or is of no use. `Display` is a sentence for the operator.
+/// Why a backup could not be inspected or is unusable. `Display` is a sentence for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// The file cannot be read, or the output not written.
+    /// The file cannot be read, or the output cannot be written.
     #[error("{0}")]
     Io(String),
-    /// It is no backup, it is not whole, or a passphrase is wrong.
+    /// It is not a backup, it is incomplete, or a passphrase is wrong.
     #[error("{0}")]
     Refused(String),
-    /// Some of its entries are of no use.
-    #[error("{0} entries of the backup are of no use; they are listed above")]
+    /// Some of its entries cannot be used.
+    #[error("{0} entries of the backup cannot be used; they are listed above")]
     Bad(usize),
 }
 
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Hands the file to `take` piece by piece, with a last empty one for its end.
+/// Passes the file to `take` piece by piece, with `None` at its end.
 fn read(file: &Path, mut take: impl FnMut(Option<&[u8]>) -> Result<(), BackupError>) -> Result<(), BackupError> {
     let broken = |why: io::Error| BackupError::Io(format!("{}: {why}", file.display()));
     let mut source = File::open(file).map_err(broken)?;
@@ -50,10 +51,10 @@ fn say(out: &mut dyn Write, line: &str) -> Result<(), BackupError> {
 }
 
 fn unwritten(why: io::Error) -> BackupError {
-    BackupError::Io(format!("the output cannot be written: {why}"))
+    BackupError::Io(format!("cannot write the output: {why}"))
 }
 
-/// Lists what is in `file`, one line per entry, to `out`. `Err` also if the file is not whole.
+/// Lists the contents of `file`, one line per entry, to `out`. Also `Err` if the file is incomplete.
 pub fn inspect(file: &Path, passphrase: Passphrase, out: &mut dyn Write) -> Result<(), BackupError> {
     list(file, passphrase, out).map(drop)
 }
@@ -79,7 +80,7 @@ fn list(file: &Path, passphrase: Passphrase, out: &mut dyn Write) -> Result<Insp
                 }
                 Finding::End => {
                     let counts: Vec<_> = counts.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
-                    say(out, &format!("the backup is whole; {}", counts.join(", ")))?;
+                    say(out, &format!("the backup is complete; {}", counts.join(", ")))?;
                 }
             }
         }
@@ -88,7 +89,7 @@ fn list(file: &Path, passphrase: Passphrase, out: &mut dyn Write) -> Result<Insp
     Ok(inspector)
 }
 
-/// Opens every entry of `file` and uses each key once; one line for each to `out`. `Err` if anything is of no use.
+/// Decrypts every entry of `file` and uses each key once; one line for each to `out`. `Err` if any cannot be used.
 pub fn verify(
     file: &Path,
     passphrase: Passphrase,
@@ -122,6 +123,6 @@ pub fn verify(
         }
         Ok(())
     })?;
-    say(out, &format!("{keys} keys work, {fine} other entries open, {bad} are of no use"))?;
+    say(out, &format!("{keys} keys work, {fine} other entries open, {bad} cannot be used"))?;
     if bad == 0 { Ok(()) } else { Err(BackupError::Bad(bad)) }
 }

@@ -1,4 +1,4 @@
-//! What `casemated` does beside serving: tools that need no running HSM.
+//! Tools of `casemated` that need no running HSM.
 
 pub mod audit;
 pub mod backup;
@@ -10,7 +10,7 @@ use crate::command::{Audit, Backup, Tool};
 use crate::observe::plain::plain;
 use crate::process::{self, Exit};
 
-/// Does what is asked for, and says on standard output what was found. What is wrong is one sentence on standard error.
+/// Runs a tool and writes its result to standard output. An error is one sentence on standard error.
 pub fn run(tool: &Tool) -> Exit {
     let mut out = io::stdout().lock();
     let done = match tool {
@@ -22,7 +22,7 @@ pub fn run(tool: &Tool) -> Exit {
     match done {
         Ok(()) => Exit::Ok,
         Err((exit, sentence)) => {
-            // If standard error is gone there is nobody to tell.
+            // If standard error is closed, the error cannot be reported.
             let _ = writeln!(io::stderr(), "casemated: {}", plain(&sentence));
             exit
         }
@@ -42,7 +42,7 @@ fn look_into(asked: &Backup, out: &mut dyn Write) -> Result<(), (Exit, String)> 
     };
     done.map_err(|error| {
         match error {
-            // It names the file itself.
+            // Its sentence already names the file.
             BackupError::Io(why) => (Exit::Failure, why),
             error @ (BackupError::Refused(_) | BackupError::Bad(_)) => {
                 (Exit::BackupBroken, format!("{}: {error}", asked.file().display()))

@@ -1,4 +1,4 @@
-//! Credentials: how they are read, and what a wrong guess costs.
+//! Credentials: how they are parsed, and the effect of a wrong guess.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn with<'a>(rig: &'a Rig, authorization: &str) -> Client<'a> {
 }
 
 #[test]
-fn missing_credentials_are_asked_for_and_wrong_ones_are_called_invalid() {
+fn missing_credentials_are_requested_and_wrong_ones_are_called_invalid() {
     let rig = Rig::operational();
     refused(rig.anonymous().get("/keys"), ASK);
     refused(rig.login("admin", "not the passphrase").get("/keys"), INVALID);
@@ -35,7 +35,7 @@ fn missing_credentials_are_asked_for_and_wrong_ones_are_called_invalid() {
 #[test]
 fn a_failed_login_blocks_that_user_from_that_address_for_a_second() {
     let rig = Rig::operational();
-    // Known to be right: even that does not help within the second.
+    // Correct credentials: even they do not help within the second.
     rig.admin().get("/keys").is(200);
     rig.login("admin", "not the passphrase").get("/keys").case(23, 401);
     rig.admin().get("/keys").case(23, 429).says("Too many requests");
@@ -45,7 +45,7 @@ fn a_failed_login_blocks_that_user_from_that_address_for_a_second() {
     rig.admin().get("/keys").is(429);
     rig.advance(Duration::from_millis(1));
     rig.admin().get("/keys").is(200);
-    // Names that nobody has are limited just the same.
+    // Unknown names are limited in the same way.
     rig.login("nobody", "not the passphrase").get("/keys").is(401);
     rig.login("nobody", "not the passphrase").get("/keys").is(429);
 }
@@ -59,7 +59,7 @@ fn credentials_that_cannot_be_read_are_refused_and_not_counted() {
         for broken in ["Basic %%%", "Basic YWRtaW4", "Basic", "Basic ", "Bearer abc", "Basic YWRtaW4="] {
             refused(with(&rig, broken).get("/keys"), INVALID);
         }
-        // The scheme is spelled in exactly one way.
+        // The scheme must be spelled exactly so.
         refused(with(&rig, &format!("basic {good}")).get("/keys"), INVALID);
         refused(with(&rig, &format!("Basic  {good}")).get("/keys"), INVALID);
         refused(with(&rig, &format!("Basic {}", good.trim_end_matches('='))).get("/keys"), INVALID);
@@ -78,7 +78,7 @@ fn a_passphrase_may_hold_colons_and_any_bytes() {
         rig.admin().put(&format!("/users/{user}"), body).is(201);
         rig.login(user, passphrase).get("/keys").is(200);
     }
-    // The same characters in Latin-1 are other bytes.
+    // The same characters in Latin-1 are different bytes.
     let latin1: Vec<u8> = "umlaut:pässwörter".chars().map(|c| c as u8).collect();
     refused(with(&rig, &format!("Basic {}", BASE64_STANDARD.encode(latin1))).get("/keys"), INVALID);
 }
@@ -118,7 +118,7 @@ fn roles_do_not_include_each_other() {
 
 /// Case 51.
 #[test]
-fn a_user_of_no_namespace_is_known_and_powerless() {
+fn a_user_of_a_missing_namespace_is_authenticated_but_has_no_rights() {
     let rig = Rig::operational();
     let ghost = rig.user("ghost~admin");
     ghost.get("/keys").case(51, 403).empty();
@@ -143,7 +143,7 @@ fn a_changed_passphrase_or_a_deleted_user_counts_at_the_next_request() {
     rig.admin().delete("/users/operator").is(204);
     refused(rig.login("operator", "another passphrase").get("/keys"), INVALID);
     rig.advance(Duration::from_secs(1));
-    // The name is free again, and its new owner is somebody else.
+    // The name is free again, and a new user of that name is a different one.
     let body = json!({"realName": "", "role": "Metrics", "passphrase": "yet another passphrase"});
     rig.admin().put("/users/operator", body).is(201);
     refused(rig.login("operator", "another passphrase").get("/metrics"), INVALID);
@@ -164,7 +164,7 @@ fn a_wrong_current_passphrase_blocks_the_next_for_a_second() {
         change(path, right).is(429);
         rig.advance(Duration::from_millis(1));
         change(path, right).is(204);
-        // Whoever is right may go on at once.
+        // After a correct one, the next may follow at once.
         change(path, "the next passphrase").is(204);
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::rig::{Content, Rig, UNLOCK, USERS, ed25519, passphrase_of, sign_something};
 
-/// Every line of the log, read past the API, which is not open in every state.
+/// Every line of the log, read directly, as the API is not available in every state.
 fn exported(hsm: &Hsm) -> String {
     block_on(async {
         let mut export = hsm.audit.export(None, None).await.unwrap();
@@ -29,7 +29,7 @@ fn parsed(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The records of the log behind the number `after`.
+/// The records of the log after the number `after`.
 fn records(hsm: &Hsm, after: u64) -> Vec<Value> {
     let lines = parsed(&exported(hsm)).into_iter();
     lines.filter(|line| line["sequence"].as_u64().is_some_and(|sequence| sequence > after)).collect()
@@ -58,7 +58,7 @@ fn verified(text: &str, key: Option<&str>) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// A request that reaches what answers the row, from whoever may.
+/// A request that succeeds at this endpoint, from a caller who is allowed to make it.
 fn good(spec: &Spec) -> (Rig, String, Content, Option<&'static str>) {
     let path = spec.path.replace("{key}", "k").replace("{user}", "operator").replace("{tag}", "t");
     let path = path.replace("{namespace}", "ns3");
@@ -148,7 +148,7 @@ fn every_change_leaves_its_intent_and_its_outcome() {
         assert_eq!(of("refusal").len(), 0, "{endpoint}: {found:?}");
         match spec.intent {
             Intent::Proven => {
-                // What it does is recorded before it is done, without whoever asked for it.
+                // It is recorded before it takes effect, without a caller.
                 assert_eq!((intents.len(), found[0]["state"].as_str()), (0, Some("Operational")), "{endpoint}");
             }
             _ => {
@@ -173,7 +173,7 @@ fn every_change_leaves_its_intent_and_its_outcome() {
 }
 
 #[test]
-fn refusals_are_recorded_with_what_is_known_of_whom() {
+fn refusals_are_recorded_with_what_is_known_of_the_caller() {
     let rig = Rig::operational();
     let before = last(&rig.hsm);
     rig.admin().put("/keys/k/restrictions/tags/t", "").is(204);
@@ -213,7 +213,7 @@ fn refusals_are_recorded_with_what_is_known_of_whom() {
 }
 
 #[test]
-fn attempts_to_unlock_are_refusals_and_strangers_cannot_fill_the_log() {
+fn attempts_to_unlock_are_recorded_as_refusals_and_cannot_fill_the_log() {
     let rig = Rig::locked();
     let before = last(&rig.hsm);
     rig.anonymous().post("/unlock", json!({"passphrase": "not the passphrase"})).is(403);
@@ -312,7 +312,7 @@ fn no_secret_reaches_the_log() {
     let admin = rig.admin();
     let wrong = "a wrong passphrase";
     rig.login("admin", wrong).get("/users").is(401);
-    // A passphrase where a name belongs happens to everybody.
+    // Anyone may type a passphrase where a name belongs.
     rig.login("my passphrase as a name", "x").get("/users").is(401);
     rig.advance(Duration::from_secs(1));
     let user = json!({"realName": "a real name", "role": "Operator", "passphrase": "an operator's passphrase"});

@@ -1,4 +1,4 @@
-//! Backup and restore, as clients ask for them.
+//! Backup and restore through the API.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::wire::Reply;
 const BACKUP: &str = "the backup passphrase";
 const FORM: &str = "multipart/form-data; boundary=b";
 
-/// A form as the SDKs send it: arguments first, every part of one type, an empty line in front.
+/// A form as the SDKs send it: arguments first, every part with the same type, an empty line before.
 fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = b"\r\n".to_vec();
     for (name, content) in parts {
@@ -55,7 +55,7 @@ fn backup(rig: &Rig) -> Vec<u8> {
 
 /// Case 125.
 #[test]
-fn the_backup_passphrase_is_set_once_and_then_changed_by_who_knows_it() {
+fn changing_the_backup_passphrase_requires_the_current_one() {
     let mut rig = Rig::operational();
     let wrong = "backup passphrase is incorrect.";
     set_backup_passphrase(&rig, BACKUP, Value::Null).is(400);
@@ -137,7 +137,7 @@ fn a_restore_of_its_own_backup_leaves_the_hsm_operational_and_removes_what_came_
     assert_eq!(rig.admin().get("/namespaces").text(), r#"[{"id":"ns1"},{"id":"ns2"}]"#);
     rig.operator().post("/keys/k/sign", sign_something()).is(200);
     rig.admin().put("/keys/later", ed25519()).is(204);
-    // With the passphrase spelled out, and a time.
+    // With an explicit passphrase and a time.
     let arguments = json!({"backupPassphrase": BACKUP, "systemTime": "2040-01-01T00:00:00Z"});
     let reply = restore(rig.admin(), arguments, &file).is(204);
     assert_eq!(reply.header("date"), Some("Sun, 01 Jan 2040 00:00:00 GMT"));
@@ -159,7 +159,7 @@ fn the_backup_of_another_hsm_locks_this_one_and_its_users_are_gone() {
     let another_admin = || rig.login("admin", "another admin passphrase");
     another_admin().put("/config/unattended-boot", json!({"status": "on"})).is(204);
     another_admin().put("/keys/own", ed25519()).is(204);
-    // Not under its own backup passphrase, which it does not have.
+    // Not with its own backup passphrase, which is not set.
     restore(another_admin(), json!({}), &file).is(400).says("No backupPassphrase provided");
     let answer = restore(another_admin(), with_passphrase(), &file).is(204);
     assert_eq!(answer.header("casemate-note"), Some(casemate_api::sentences::RESTORE_CAN_BE_UNDONE));
@@ -172,7 +172,7 @@ fn the_backup_of_another_hsm_locks_this_one_and_its_users_are_gone() {
     rig.login("admin", "another admin passphrase").get("/keys").is(401);
     rig.advance(Duration::from_secs(1));
     assert_eq!(rig.admin().get("/keys").is(200).text(), r#"[{"id":"k"}]"#);
-    // Now that it was opened there is no way back.
+    // After it was unlocked, the restore can no longer be undone.
     rig.admin().post("/lock", "").is(204);
     rig.anonymous().post("/unlock", json!({"passphrase": "another unlock passphrase"})).is(403);
 }
@@ -216,16 +216,16 @@ fn restores_are_refused_in_the_documented_order() {
         |parts: &[(&str, &[u8])]| rig.admin().content_type(FORM).post("/system/restore", form(parts)).is(400).message();
     assert_eq!(sent(&[("arguments", b"{}")]), "Backup data cannot be empty.");
     assert_eq!(sent(&[]), "Body cannot be empty.");
-    assert!(sent(&[("backup_file", &file), ("arguments", b"{}")]).contains("must come in front"));
+    assert!(sent(&[("backup_file", &file), ("arguments", b"{}")]).contains("must come before"));
     assert!(sent(&[("arguments", b"{}"), ("backup_file", &file), ("x", b"y")]).contains("exactly two parts"));
     assert!(rig.admin().post("/system/restore", json!({})).is(400).message().contains("multipart/form-data"));
     let half = form(&[("arguments", b"{}"), ("backup_file", &file)]);
     let half = half[..half.len() - 8].to_vec();
     rig.admin().content_type(FORM).post("/system/restore", half).is(400);
 
-    // Nothing of all that changed anything.
+    // None of these requests changed anything.
     rig.operator().post("/keys/k/sign", sign_something()).is(200);
-    // Names that are not known: by order.
+    // Parts with unknown names: by order.
     let body = form(&[("a.json", b"{}"), ("b.bin", &file)]);
     rig.admin().content_type(FORM).post("/system/restore", body).is(204);
 
@@ -237,7 +237,7 @@ fn restores_are_refused_in_the_documented_order() {
     assert_eq!(rig.hsm.state(), State::Unprovisioned);
 }
 
-/// Waits until a restore has noted its step.
+/// Waits until a restore has recorded its step.
 fn has_begun(rig: &Rig) {
     while !rig.sim.local.raw_rows().iter().any(|(path, _)| path.as_bytes() == b"step") {
         std::thread::yield_now();
@@ -245,7 +245,7 @@ fn has_begun(rig: &Rig) {
 }
 
 #[test]
-fn a_restore_that_breaks_off_changes_nothing_and_keeps_nobody_out() {
+fn an_aborted_restore_changes_nothing_and_does_not_block_the_next() {
     let (rig, file) = backed_up();
     let begin = || {
         let mut wire = rig.connect();
@@ -258,7 +258,7 @@ fn a_restore_that_breaks_off_changes_nothing_and_keeps_nobody_out() {
         wire.send(first);
         (wire, rest.to_vec())
     };
-    // While one waits for its client, others of its kind are told so, and the HSM can be locked.
+    // While one waits for its client, other restores are refused, and the HSM can be locked.
     let (mut wire, rest) = begin();
     has_begun(&rig);
     restore(rig.admin(), json!({}), &file).is(503).says("Another restore is running. Try again when it is over.");
@@ -268,7 +268,7 @@ fn a_restore_that_breaks_off_changes_nothing_and_keeps_nobody_out() {
     wire.send(&rest);
     wire.reply("POST").is(412);
     rig.unlock().is(204);
-    // One whose client leaves.
+    // One whose client disconnects.
     let (wire, _) = begin();
     has_begun(&rig);
     drop(wire);
@@ -282,7 +282,7 @@ fn a_restore_that_breaks_off_changes_nothing_and_keeps_nobody_out() {
 }
 
 #[test]
-fn a_caller_who_lost_their_rights_meanwhile_restores_nothing() {
+fn a_caller_who_loses_their_rights_during_the_upload_restores_nothing() {
     let (rig, file) = backed_up();
     let second = json!({"realName": "x", "role": "Administrator", "passphrase": passphrase_of("second")});
     rig.admin().put("/users/second", second).is(201);
@@ -302,9 +302,9 @@ fn a_caller_who_lost_their_rights_meanwhile_restores_nothing() {
 }
 
 #[test]
-fn a_backup_that_is_being_read_breaks_off_when_the_hsm_locks() {
+fn a_backup_is_aborted_when_the_hsm_locks() {
     let (rig, _) = backed_up();
-    // More than fits all buffers between the HSM and a client that does not read.
+    // More than all buffers between the HSM and a client that does not read.
     for number in 0..40 {
         let id = format!("large{number}");
         rig.admin().put(&format!("/keys/{id}"), ed25519()).is(204);
@@ -346,7 +346,7 @@ fn a_backup_is_inspected_and_verified_without_an_hsm() {
     inspect(&path, secret(BACKUP), &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(
-        text.starts_with("version 1, device ") && text.contains("\nthe backup is whole; configuration: "),
+        text.starts_with("version 1, device ") && text.contains("\nthe backup is complete; configuration: "),
         "{text}"
     );
     for path in ["/key/k", "/key/.ns1/k", "/authentication/ns1~operator", "/namespace/ns2"] {

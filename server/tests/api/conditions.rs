@@ -1,4 +1,4 @@
-//! Conditions of changes (RFC 9110 §13): every change at a path whose GET has an ETag is held against that very ETag.
+//! Conditions of changes (RFC 9110 §13): every change at a path whose GET has an ETag is evaluated against that ETag.
 
 use std::collections::BTreeSet;
 
@@ -17,12 +17,12 @@ struct Conditional {
     method: &'static str,
     /// The path in the table.
     pattern: &'static str,
-    /// The path that is asked.
+    /// The path of the request.
     path: &'static str,
     media: &'static str,
-    /// The body; `None`: what GET answered.
+    /// The body; `None`: the reply of GET.
     body: Option<Content>,
-    /// What is answered if the condition holds and the thing is there.
+    /// The status if the condition holds and the object exists.
     status: u16,
 }
 
@@ -30,7 +30,7 @@ const JSON: &str = "application/json";
 const OCTETS: &str = "application/octet-stream";
 const PEM: &str = "application/x-pem-file";
 
-/// All of them; deletions behind everything else of the same thing.
+/// All of them; deletions after all other changes of the same object.
 fn conditional() -> Vec<Conditional> {
     let change = |method, pattern, path, media, body: Option<Content>, status| Conditional {
         method,
@@ -58,7 +58,7 @@ fn conditional() -> Vec<Conditional> {
 }
 
 impl Conditional {
-    /// Carries it out under this condition.
+    /// Sends it with this condition.
     fn send(&self, client: Client<'_>, condition: &str, tag: &str, read: &Reply) -> Reply {
         let body = self.body.clone().unwrap_or_else(|| Content::from(read.body.clone()));
         client.content_type(self.media).header(condition, tag).send(self.method, self.path, body)
@@ -96,7 +96,7 @@ fn every_change_takes_the_etag_that_get_gave_and_no_other() {
         let reply = change.send(admin(), "if-match", &format!("\"other\", {tag}"), &read);
         assert_eq!(reply.status, change.status, "{name}: {reply}");
     }
-    // A path with a made-up name is not that of the user: nothing with an ETag is there.
+    // A path with a name chosen by the HSM is not that of the user: nothing with an ETag exists there.
     let user = || json!({"realName": "", "role": "Operator", "passphrase": "0123456789"});
     rig.admin().header("if-match", "\"other\"").post("/users/ns1~", user()).is(412);
     rig.admin().header("if-none-match", "*").post("/users/ns1~", user()).is(412);
@@ -109,9 +109,9 @@ fn every_change_takes_the_etag_that_get_gave_and_no_other() {
     assert_eq!(tried, changes_of_tagged_paths(), "each is tried here");
 }
 
-/// A condition answers what GET would: nobody may change at such a path who may not read there.
+/// A condition reveals what GET would: whoever may change at such a path must be allowed to read there.
 #[test]
-fn who_may_make_a_conditional_change_may_read_what_is_there() {
+fn a_conditional_change_requires_the_right_to_read() {
     let table = table();
     for (method, path) in changes_of_tagged_paths() {
         let rule = |wanted: &str| {
@@ -130,7 +130,7 @@ fn who_may_make_a_conditional_change_may_read_what_is_there() {
 }
 
 #[test]
-fn what_is_missing_has_no_etag_and_only_that_may_be_made() {
+fn a_missing_object_has_no_etag_and_can_be_created_conditionally() {
     let rig = Rig::operational();
     let user = json!({"realName": "", "role": "Operator", "passphrase": "0123456789"});
     rig.admin().put("/keys/bare", ed25519()).is(204);
@@ -150,7 +150,7 @@ fn what_is_missing_has_no_etag_and_only_that_may_be_made() {
     }
 }
 
-/// Paths without such a GET: nothing to be held against, whatever else is found by them has an ETag elsewhere.
+/// Paths without such a GET: there is no ETag to evaluate, even if what they name has one elsewhere.
 #[test]
 fn an_etag_of_another_path_does_not_count() {
     let rig = Rig::operational();
@@ -167,9 +167,9 @@ fn an_etag_of_another_path_does_not_count() {
     }
 }
 
-/// A condition must not tell whether there is a user whom the caller may not read.
+/// A condition must not reveal whether a user exists whom the caller may not read.
 #[test]
-fn a_condition_tells_nothing_of_users_of_others() {
+fn a_condition_reveals_nothing_about_users_of_others() {
     let rig = Rig::operational();
     let user = json!({"realName": "", "role": "Operator", "passphrase": "0123456789"});
     let tag = rig.admin().get("/users/ns1~operator").is(200).header("etag").unwrap().to_owned();

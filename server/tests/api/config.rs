@@ -9,7 +9,7 @@ use crate::rig::{Rig, UNLOCK};
 
 /// Case 124.
 #[test]
-fn the_unlock_passphrase_is_changed_by_who_knows_it() {
+fn changing_the_unlock_passphrase_requires_the_current_one() {
     let mut rig = Rig::operational();
     let change = |rig: &Rig, new: &str, current: Value| {
         rig.admin().put("/config/unlock-passphrase", json!({"newPassphrase": new, "currentPassphrase": current}))
@@ -62,12 +62,12 @@ fn unattended_boot_is_on_or_off() {
     rig.reboot();
     assert_eq!(rig.hsm.state(), State::Operational);
     rig.operator().post("/keys/k/sign", crate::rig::sign_something()).is(200);
-    // Locking by hand is not undone before the next boot.
+    // Locking does not prevent the next unattended boot.
     rig.admin().post("/lock", "").is(204);
     assert_eq!(rig.hsm.state(), State::Locked);
     rig.reboot();
     assert_eq!(rig.hsm.state(), State::Operational);
-    // The unlock passphrase is another matter.
+    // The unlock passphrase is not involved.
     let body = json!({"newPassphrase": "another unlock passphrase", "currentPassphrase": UNLOCK});
     rig.admin().put("/config/unlock-passphrase", body).is(204);
     rig.reboot();
@@ -81,7 +81,7 @@ fn unattended_boot_is_on_or_off() {
 }
 
 #[test]
-fn a_locked_hsm_tells_nobody_whether_it_boots_unattended() {
+fn a_locked_hsm_does_not_reveal_whether_it_boots_unattended() {
     let rig = Rig::locked();
     rig.admin().get("/config/unattended-boot").is(412);
     rig.admin().put("/config/unattended-boot", json!({"status": "on"})).is(412);

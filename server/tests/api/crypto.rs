@@ -1,4 +1,4 @@
-//! Use of keys: what is asked in which order, and what comes out.
+//! Use of keys: the order of refusals, and the results.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -91,7 +91,7 @@ fn rsa_signs_digests_and_pads_what_it_is_given() {
     sign(&rig, "rsa", "PSS_SHA512", &[1; 64]).case(112, 400);
     let digest = [7; 20];
     let signature = bytes_of(sign(&rig, "rsa", "PKCS1", &digest).case(113, 200), "signature");
-    // The private operation on the padded block, by hand: nothing was added to the input.
+    // The private operation on the padded block, computed here: nothing was added to the input.
     let padded = [&[0, 1][..], &[0xff; 128 - 3 - 20], &[0], &digest].concat();
     assert_eq!(signature, bytes_of(decrypt(&rig, "rsa", "RAW", &padded), "decrypted"), "case 113");
     sign(&rig, "rsa", "PKCS1", &[1; 118]).case(114, 400);

@@ -1,4 +1,4 @@
-//! Network, logging, time and time servers: stored, shown again, and applied.
+//! Network, logging, time and time servers: stored, returned by GET, and applied.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 
@@ -101,7 +101,7 @@ fn a_configured_address_is_served_until_another_one_is() {
     put(&rig, NETWORK, network("127.0.0.61"), 204);
     assert!(served_at(&rig, first) && !served_at(&rig, second));
 
-    // A connection through the listener that goes is served on.
+    // A connection through the removed listener is still served.
     let (address, client) = rig.server();
     let socket = TcpStream::connect(SocketAddr::new(first, address.port())).unwrap();
     let name = rustls::pki_types::ServerName::IpAddress(address.ip().into());
@@ -121,16 +121,16 @@ fn a_configured_address_is_served_until_another_one_is() {
     assert!(!served_at(&rig, first) && served_at(&rig, second));
     assert_eq!(ask(), "HTTP/1.1 200");
 
-    // Back and forth, without the address being in use still.
+    // Back and forth, without the address still being in use.
     for _ in 0..20 {
         put(&rig, NETWORK, network("127.0.0.61"), 204);
         put(&rig, NETWORK, network("127.0.0.62"), 204);
     }
     assert!(!served_at(&rig, first) && served_at(&rig, second));
-    // What the settings name stays, and is not bound twice.
+    // The addresses in the settings stay, and are not bound twice.
     put(&rig, NETWORK, network("127.0.0.1"), 204);
     assert!(served_at(&rig, Ipv4Addr::LOCALHOST.into()) && !served_at(&rig, second));
-    // Nobody's (RFC 5737), everybody's, and a group's: stored, not served.
+    // An address of no machine (RFC 5737), the broadcast address, and a multicast address: stored, but not served.
     for elsewhere in ["192.0.2.1", "0.0.0.0", "224.0.0.1"] {
         put(&rig, NETWORK, network(elsewhere), 204);
         assert!(served_at(&rig, Ipv4Addr::LOCALHOST.into()) && !served_at(&rig, second));
@@ -232,7 +232,7 @@ fn the_time_is_set_and_kept() {
 const NTP: &str = "/config/ntp";
 
 #[test]
-fn time_servers_are_noted() {
+fn time_servers_are_stored() {
     let mut rig = Rig::operational();
     assert_eq!(shown(&rig, NTP), "{}");
     let both = json!({"ntpIP": "192.0.2.3", "ntsName": "nts.example.com"});

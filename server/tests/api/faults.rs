@@ -1,4 +1,4 @@
-//! What goes wrong half-way: clients that leave, rights that end, stores that do not answer.
+//! Failures in the middle of a request: clients that disconnect, rights that end, stores that do not answer.
 
 use std::future::Future;
 use std::pin::pin;
@@ -68,7 +68,7 @@ fn rights_that_end_during_an_upload_do_not_outlive_it() {
     assert_eq!(rig.user("ns1~admin").get("/keys").is(200).text(), "[]");
 }
 
-/// The look at what is there must not count the same wrong passphrase twice.
+/// Reading the current state must not count the same wrong passphrase twice.
 #[test]
 fn wrong_credentials_are_one_failure_with_conditions_too() {
     let rig = Rig::operational();
@@ -79,7 +79,7 @@ fn wrong_credentials_are_one_failure_with_conditions_too() {
     wrong.delete("/keys/k").is(401);
     rig.advance(Duration::from_secs(1));
     rig.admin().get("/keys/k").is(200);
-    // Nor does a condition answer who may not ask.
+    // Nor does a condition get an answer for a caller without rights.
     rig.user("metrics").header("if-match", "\"x\"").delete("/keys/k").is(403);
     rig.user("ns2~admin").header("if-match", "*").delete("/keys/k").is(412);
 }
@@ -129,7 +129,7 @@ fn a_change_is_carried_out_even_if_its_client_leaves() {
     rig.admin().get("/keys/k").is(404);
 }
 
-/// Lost answers hide whether a write was applied; what is shown afterwards is what a boot would show.
+/// Lost answers leave open whether a write was applied; GET must return what a boot would read.
 #[test]
 fn what_is_shown_is_what_is_stored_even_if_answers_were_lost() {
     let mut rig = Rig::operational();
@@ -166,7 +166,7 @@ fn what_is_shown_is_what_is_stored_even_if_answers_were_lost() {
 }
 
 #[test]
-fn a_deleted_namespace_is_swept_later_if_the_store_went_away_meanwhile() {
+fn a_deleted_namespace_is_swept_later_if_the_store_becomes_unreachable() {
     let rig = Rig::operational();
     let (ns1, admin) = (rig.user("ns1~admin"), rig.admin());
     (0..100).for_each(|n| _ = ns1.put(&format!("/keys/k{n}"), ed25519()).is(204));
@@ -178,7 +178,7 @@ fn a_deleted_namespace_is_swept_later_if_the_store_went_away_meanwhile() {
     };
     assert_eq!(rows(), 102, "101 keys and a certificate");
     admin.get("/keys").is(200);
-    // Gone once the first transaction of the sweep is through.
+    // Unreachable after the first transaction of the sweep.
     let (store, commits) = (rig.sim.store.clone(), rig.sim.store.commits());
     rig.sim.store.delay(move || {
         if store.commits() >= commits + 2 {

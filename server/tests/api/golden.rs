@@ -1,9 +1,9 @@
-//! Tables that a person reviews: what the HSM answered, compared with what is committed.
+//! Golden files that a person reviews: the answers of the HSM, compared with the committed ones.
 
 use std::path::PathBuf;
 
-/// Compares `made` with `tests/golden/<name>`; with `UPDATE_GOLDEN=1` in the environment the file is written instead, and
-/// whoever does that reads every changed line.
+/// Compares `made` with `tests/golden/<name>`; with `UPDATE_GOLDEN=1` in the environment the file is written instead,
+/// and every changed line must be reviewed.
 #[expect(clippy::disallowed_methods, reason = "the one switch of the tests")]
 pub fn compare(name: &str, made: &str) {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);

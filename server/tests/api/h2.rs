@@ -56,7 +56,7 @@ fn requests_share_a_connection_and_none_of_them_ends_it() {
         for _ in 0..2 {
             let (status, text) = ask(&hsm, "operator", Method::POST, "/keys/k/sign", body.clone().into()).await;
             assert_eq!((status, text.starts_with("{\"signature\":")), (200, true), "{text}");
-            // Refused before its body was read, be it short or long.
+            // Refused before its body was read, whether short or long.
             assert_eq!(ask(&hsm, "admin", Method::POST, "/keys/k/sign", body.clone().into()).await.0, 403);
             assert_eq!(ask(&hsm, "admin", Method::POST, "/keys/k/sign", large.clone()).await.0, 403);
             assert_eq!(ask(&hsm, "operator", Method::POST, "/random", large.clone()).await.0, 413);
@@ -74,7 +74,7 @@ fn requests_share_a_connection_and_none_of_them_ends_it() {
     });
 }
 
-/// A body of which nothing ever comes.
+/// A body that never arrives.
 struct Endless;
 
 impl hyper::body::Body for Endless {
@@ -90,7 +90,7 @@ impl hyper::body::Body for Endless {
 
 /// Uploads without credentials, as many as a few connections carry, none of which ends.
 #[test]
-fn strangers_who_send_slowly_do_not_keep_others_from_changing_anything() {
+fn slow_uploads_without_credentials_do_not_block_changes() {
     let rig = Rig::locked();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _connections = runtime.block_on(async {
@@ -104,7 +104,7 @@ fn strangers_who_send_slowly_do_not_keep_others_from_changing_anything() {
             }
             connections.push(sender);
         }
-        // Long enough for them to arrive.
+        // Time for them to arrive.
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         connections
     });

@@ -38,7 +38,7 @@ fn key_ids_obey_the_rule_of_ids() {
         rig.operator().post(&format!("/keys/{id}/sign"), "not even JSON").is(400);
     }
     rig.admin().put(&format!("/keys/{}", "k".repeat(128)), ed25519()).is(204);
-    // Taken by a literal.
+    // A literal segment has that name.
     rig.admin().put("/keys/generate", ed25519()).is(405);
 }
 
@@ -97,7 +97,7 @@ fn keys_are_imported_as_json() {
         r#"{{"mechanisms":["EdDSA_Signature"],"type":"Curve25519","operations":0,"public":{{"data":"{public}"}},"restrictions":{{}}}}"#
     );
     assert_eq!(text, wanted);
-    // Neither the match of type and mechanism nor whether there is one is asked at import.
+    // Import checks neither that mechanisms fit the type nor that there is one.
     admin.put("/keys/odd", rsa_1024(&["EdDSA_Signature"])).case(87, 204);
     admin.put("/keys/none", rsa_1024(&[])).is(204);
     let odd = admin.get("/keys/odd").is(200).json();
@@ -206,7 +206,7 @@ fn keys_are_generated_with_mechanisms_that_fit() {
     let reply = generic(129).case(91, 201);
     assert_eq!((reply.text(), reply.header("location")), (r#"{"id":"g"}"#, Some("/api/v1/keys/g")));
     let message = json!({"mode": "AES_CBC", "message": BASE64_STANDARD.encode([0; 16])});
-    // 17 bytes are no AES key, which shows at its use.
+    // 17 bytes are not an AES key, which is noticed when it is used.
     rig.operator().post("/keys/g/encrypt", message).is(400);
 
     let named =
@@ -318,7 +318,7 @@ fn tags_restrict_a_key() {
 
 /// Cases 102 to 104.
 #[test]
-fn a_certificate_is_stored_as_it_is_and_only_once() {
+fn a_certificate_is_stored_unchanged_and_only_once() {
     let rig = Rig::operational();
     let admin = rig.admin();
     let bytes: Vec<u8> = (0..=255).collect();
@@ -343,7 +343,7 @@ fn a_certificate_is_stored_as_it_is_and_only_once() {
     put("c", &vec![7; (1 << 20) + 1]).is(413);
     put("c", &vec![7; 1 << 20]).is(201);
     assert_eq!(admin.get("/keys/c/cert").is(200).body.len(), 1 << 20);
-    // A deleted key takes its certificate along.
+    // Deleting a key deletes its certificate.
     admin.delete("/keys/c").is(204).empty();
     admin.put("/keys/c", ed25519()).is(204);
     admin.get("/keys/c/cert").is(404);

@@ -1,4 +1,4 @@
-//! What one client may make the server hold, with a server that may hold little.
+//! The memory that one client may use, on a server with a small budget.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::wire::{Reply, Wire, trusting};
 const GREEDY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// A further server for the HSM of a rig.
+/// Another server for the HSM of a rig.
 struct Small {
     address: SocketAddr,
     client: Arc<ClientConfig>,
@@ -55,7 +55,7 @@ impl Small {
         Wire::connect(self.client.clone(), source, self.address)
     }
 
-    /// Sends a request of which nothing follows but `more`.
+    /// Sends a request followed only by `more`.
     fn ask(&self, source: IpAddr, line: &str, more: &str) -> Wire {
         let mut wire = self.connect(source);
         wire.send(format!("{line} HTTP/1.1\r\nhost: hsm\r\n{more}\r\n").as_bytes());
@@ -86,13 +86,13 @@ impl Drop for Small {
 }
 
 #[test]
-fn a_client_with_as_many_requests_as_others_have_room_for_gets_no_more() {
+fn a_client_cannot_use_more_memory_than_is_left_for_others() {
     let rig = Rig::locked();
     let server = Small::new(&rig, 48 << 10);
     let unlock = format!("POST {BASE}/unlock");
     let promise = || server.ask(GREEDY, &unlock, "content-length: 100\r\n");
     let held = (promise(), promise());
-    // They may be on their way still.
+    // They may still be on their way.
     let refused = (0..200).map(|_| server.info(GREEDY)).find(|reply| reply.status != 200).expect("half is all it gets");
     let refused = refused.is(503).says("The HSM is busy. Try again.");
     assert_eq!((refused.header("retry-after"), refused.header("connection")), (Some("1"), None));
@@ -107,7 +107,7 @@ fn a_client_with_as_many_requests_as_others_have_room_for_gets_no_more() {
 }
 
 #[test]
-fn a_client_that_takes_no_replies_gets_no_more_of_them() {
+fn a_client_that_reads_no_replies_gets_no_more_of_them() {
     let rig = Rig::operational();
     let certificate = vec![b'c'; 1 << 19];
     rig.admin().delete("/keys/k/cert").is(204);
@@ -126,10 +126,10 @@ fn a_client_that_takes_no_replies_gets_no_more_of_them() {
         let (mut hsm, connection) = http.initial_stream_window_size(0).handshake(TokioIo::new(tls)).await.unwrap();
         tokio::spawn(connection);
         let mut given = Vec::new();
-        // More than half of what is left beside the sixteenth that is kept for those who have none.
+        // More than half of what is left besides the sixteenth that is reserved for new clients.
         for _ in 0..9 {
             let request = Request::get(format!("https://hsm{BASE}/keys/k/cert")).header("authorization", &login);
-            // Heads are not held up by windows.
+            // Flow control does not hold up heads.
             let reply = hsm.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
             if reply.status() != 200 {
                 assert_eq!((reply.status().as_u16(), &reply.headers()["retry-after"]), (503, &"1".parse().unwrap()));

@@ -1,4 +1,4 @@
-//! Figures: NetHSM's JSON, and the text for Prometheus, on the API and on a listener of its own.
+//! Metrics: NetHSM's JSON, and the Prometheus text, on the API and on a listener of its own.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::rig::{Rig, sign_something};
 
-/// Samples by name and labels. What Python's parser of Prometheus says about the text is asked in `tests/compat`.
+/// Samples by name and labels. `tests/compat` checks the text with Prometheus' own Python parser.
 fn samples(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let sample = |line: &str| {
@@ -30,7 +30,7 @@ const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-
     text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
 
 #[test]
-fn prometheus_is_told_what_happened() {
+fn prometheus_gets_the_metrics() {
     let rig = Rig::operational();
     rig.operator().post("/keys/k/sign", sign_something()).is(200);
     rig.operator().post("/keys/k/sign", sign_something()).is(200);
@@ -92,7 +92,7 @@ fn json_has_the_names_of_the_contract() {
 }
 
 #[test]
-fn every_status_that_is_documented_is_told_apart() {
+fn every_documented_status_is_counted_separately() {
     let document = Rig::unprovisioned().anonymous().send_to("GET", "/openapi.json", "").is(200).json();
     for operation in document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values())
     {
@@ -142,14 +142,14 @@ fn the_dashboard_and_the_alerts_ask_for_metrics_that_exist() {
     for name in names {
         assert!(known(name), "{name}");
     }
-    // Every family is written about.
+    // Every family is documented.
     for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let name = family.split(' ').next().unwrap();
         assert!(guide.contains(&format!("`{name}`")), "{name} is missing in monitoring.md");
     }
 }
 
-/// A listener for metrics beside the rig's server.
+/// A metrics listener beside the rig's server.
 struct Scraped {
     address: std::net::SocketAddr,
     stop: Stop,
@@ -200,7 +200,7 @@ fn the_listener_answers_in_every_state_and_nothing_else() {
 }
 
 #[test]
-fn the_listener_serves_while_others_dawdle() {
+fn slow_clients_do_not_block_the_listener() {
     let rig = Rig::unprovisioned();
     let scraped = scraped(&rig);
     let idle = casemate_api::limits::METRICS_CONNECTIONS_MAX - 1;

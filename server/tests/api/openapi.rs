@@ -1,4 +1,4 @@
-//! The OpenAPI document: complete, and in agreement with NetHSM's own where that is at hand.
+//! The OpenAPI document: complete, and in agreement with NetHSM's own where that is available.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,7 +70,7 @@ const EXPLAINED: &[(&str, &str)] = &[
     ("POST /system/shutdown", "the file has Root only, but without credentials nobody has a namespace"),
 ];
 
-/// Operations of NetHSM that are not there yet: those of clusters, which a node of its own has no use for.
+/// Operations of NetHSM that are not implemented yet: those of clusters, which a single node does not need.
 const MISSING: &[&str] = &[
     "POST /cluster/join",
     "POST /cluster/members",

@@ -1,4 +1,4 @@
-//! What a phase leaves behind: nothing that can be used, and nothing that can be read.
+//! What remains of a phase that has ended: nothing that can be used or read.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::keys::generic;
 use crate::rig::{BASE, Rig, UNLOCK, ed25519, passphrase_of, sign_something};
 
-/// Long enough for a server to do what it should not do; the tests that wait for nothing wait this long.
+/// Long enough for a server to do what it should not do; tests that expect nothing to happen wait this long.
 const A_WHILE: Duration = Duration::from_millis(200);
 
 fn weak(rig: &Rig) -> Weak<Operational> {
@@ -89,7 +89,7 @@ fn locking_does_not_wait_for_ever() {
     drop(hold);
 }
 
-/// An upload that passed the gate and whose rest does not come.
+/// An upload that passed the gate and whose rest does not arrive.
 #[test]
 fn an_upload_that_trickles_does_not_keep_the_hsm_from_locking() {
     let rig = Rig::operational();
@@ -101,7 +101,7 @@ fn an_upload_that_trickles_does_not_keep_the_hsm_from_locking() {
         let mut head = rig.operator().head("POST", &format!("{BASE}/keys/k/sign"), true);
         head.extend_from_slice(format!("content-length: {}\r\nexpect: 100-continue\r\n\r\n", body.len()).as_bytes());
         wire.send(&head);
-        // Asked for by who reads the body, so the gate is behind us.
+        // Only the reader of the body asks for this, so the gate was passed.
         wire.reply("POST").is(100);
         wire.send(first);
         wire
@@ -112,7 +112,7 @@ fn an_upload_that_trickles_does_not_keep_the_hsm_from_locking() {
     assert_eq!(op.strong_count(), 0);
     upload.send(rest);
     upload.reply("POST").is(412).says("Service not available");
-    // One that ends after the next unlock is worked on by the new phase.
+    // One that ends after the next unlock is processed by the new phase.
     rig.unlock().is(204);
     longer.send(rest);
     longer.reply("POST").is(200);
@@ -134,9 +134,9 @@ fn an_upload_that_stops_is_given_up() {
     assert_eq!(reply.header("connection"), Some("close"), "{reply}");
 }
 
-/// A list of three pages, the second of which takes its time.
+/// A list of three pages, the second of which is slow.
 #[test]
-fn a_long_list_breaks_off_when_the_hsm_locks() {
+fn a_long_list_is_aborted_when_the_hsm_locks() {
     let rig = Rig::operational();
     thread::scope(|scope| {
         for part in 0..3 {
@@ -175,7 +175,7 @@ fn a_long_list_breaks_off_when_the_hsm_locks() {
 }
 
 #[test]
-fn of_two_who_unlock_at_once_the_second_finds_it_done() {
+fn of_two_concurrent_unlocks_the_second_finds_it_done() {
     let rig = Rig::locked();
     let statuses = thread::scope(|scope| {
         let unlocking = ["127.0.0.1", "127.0.0.2"].map(|source| {
@@ -189,7 +189,7 @@ fn of_two_who_unlock_at_once_the_second_finds_it_done() {
 }
 
 #[test]
-fn a_wrong_guess_does_not_hinder_who_knows_the_passphrase() {
+fn a_wrong_guess_does_not_keep_another_address_from_unlocking() {
     let rig = Rig::locked();
     let guess = json!({"passphrase": "not the passphrase"});
     thread::scope(|scope| {
@@ -214,7 +214,7 @@ fn a_cold_boot_is_locked_and_everything_is_there_after_unlocking() {
     assert_eq!(rig.admin().get("/keys").header("date"), Some("Wed, 02 Jan 2030 03:04:05 GMT"));
 }
 
-/// Lets the calls of both stores go wrong from the `first` on.
+/// Makes the calls of both stores fail from the `first` on.
 fn break_stores(rig: &Rig, first: usize, how: fn(&SimStore)) {
     let calls = Arc::new(AtomicUsize::new(0));
     for store in [&rig.sim.store, &rig.sim.local] {
@@ -390,7 +390,7 @@ fn a_factory_reset_destroys_the_device_key_and_with_it_all_that_is_stored() {
         rig.admin().get(path).is(status);
     }
     rig.unlock().is(412);
-    // Even if the files stayed behind: they do not open under the next Device Key.
+    // Even if the files were still there, they do not open under the next Device Key.
     let rows = rig.sim.local.raw_rows().len() + rig.sim.store.raw_rows().len();
     assert!(rows > 0, "the simulated host erases nothing");
     assert!(block_on(Hsm::boot(rig.sim.platform())).is_err());

@@ -1,7 +1,7 @@
-//! Every row of the endpoint table, in every state, called by everybody.
+//! Every entry of the endpoint table, in every state, called by every kind of caller.
 //!
-//! The probes are requests that do no harm where they are let in: bodies that are refused after the gate, things that
-//! are not there. What does harm is followed by a fresh rig.
+//! The probes are requests that do no harm where they are allowed: bodies that are refused after the gate, objects that
+//! do not exist. Harmful ones are followed by a fresh rig.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use casemate_server::http::endpoints::table;
 use crate::golden;
 use crate::rig::{Client, Content, Rig, ed25519, passphrase_of, sign_something};
 
-/// The columns: a heading, and who it is.
+/// The columns: heading and caller.
 const CALLERS: [(&str, Who); 12] = [
     ("nobody", Who::Nobody),
     ("wrong", Who::WrongPassphrase),
@@ -46,10 +46,10 @@ impl Who {
     }
 }
 
-/// A harmless request for a row.
+/// A harmless request for an endpoint.
 fn probe(spec: &Spec) -> (String, Content, Option<&'static str>) {
     let path = match (spec.method.as_str(), spec.path) {
-        // Let in, these end in 400 or 404: nothing is changed.
+        // If allowed, these end in 400 or 404: nothing is changed.
         ("PUT", "/keys/{key}/cert") | ("DELETE", "/keys/{key}" | "/keys/{key}/cert") => {
             spec.path.replace("{key}", "missing")
         }
@@ -76,7 +76,7 @@ fn probe(spec: &Spec) -> (String, Content, Option<&'static str>) {
     (path, body, media)
 }
 
-/// One row in one state: what each caller is answered.
+/// One endpoint in one state: the answer to each caller.
 fn line(rig: &mut Rig, state: State, spec: &Spec) -> String {
     let mut statuses = Vec::new();
     for (_, who) in CALLERS {
@@ -102,7 +102,7 @@ fn line(rig: &mut Rig, state: State, spec: &Spec) -> String {
 }
 
 #[test]
-fn every_endpoint_answers_every_caller_in_every_state_as_the_golden_file_says() {
+fn every_endpoint_answers_every_caller_in_every_state_as_in_the_golden_file() {
     let rows = table();
     let mut lines = vec![Vec::new(); rows.len()];
     for state in State::ALL {
@@ -163,7 +163,7 @@ const ACTORS: [&str; 11] = [
 ];
 
 #[test]
-fn who_reaches_which_user_is_as_the_golden_file_says() {
+fn access_to_users_is_as_in_the_golden_file() {
     let rig = Rig::operational();
     let mut golden = String::from(
         "# Status of a request about a user that changes nothing where it is let in, by caller. A star marks a refusal\n\

@@ -1,4 +1,4 @@
-//! What a namespace may hold: who sets it, who sees it, and that nobody gets beyond it.
+//! Quotas of namespaces: who sets them, who sees them, and that they cannot be exceeded.
 
 use std::thread;
 
@@ -29,7 +29,7 @@ fn a_namespace_holds_no_more_keys_than_its_quota() {
     ns1.put("/keys/q3", ed25519()).is(507).says(&full);
     let generate = json!({"type": "EC_P256", "mechanisms": ["ECDSA_Signature"]});
     ns1.post("/keys/generate", generate).is(507).says(&full);
-    // It is the namespace's alone, and bounds nothing but keys.
+    // It applies to this namespace alone, and limits nothing but keys.
     ns2.put("/keys/q3", ed25519()).is(204);
     rig.admin().put("/keys/q3", ed25519()).is(204);
     ns1.put("/keys/q1/label", json!({"label": "a label"})).is(204);
@@ -39,7 +39,7 @@ fn a_namespace_holds_no_more_keys_than_its_quota() {
     ns1.put("/keys/q5", ed25519()).is(507);
     set(&rig, &json!({"maxKeys": null, "maxBytes": null}));
     ns1.put("/keys/q5", ed25519()).is(204);
-    // It counts what came while there was none.
+    // It counts what was created before it was set.
     set(&rig, &json!({"maxKeys": keys + 3}));
     ns1.put("/keys/q6", ed25519()).is(507);
     assert_eq!(quota(&rig, "ns1")["keys"], keys + 3);
@@ -84,7 +84,7 @@ fn bytes_count_whatever_they_are_of_and_come_back_with_deletions() {
 }
 
 #[test]
-fn of_many_who_come_at_once_only_those_get_in_for_whom_there_is_room() {
+fn of_many_concurrent_creations_only_as_many_succeed_as_the_quota_allows() {
     let rig = Rig::operational();
     let keys = quota(&rig, "ns1")["keys"].as_u64().unwrap();
     for round in 0..5_u64 {
@@ -102,7 +102,7 @@ fn of_many_who_come_at_once_only_those_get_in_for_whom_there_is_room() {
     }
 }
 
-/// A change that nobody confirmed is counted anew, whichever way it went.
+/// After a change without confirmation the namespace is counted again, whether the change was applied or not.
 #[test]
 fn the_count_is_that_of_the_store_even_if_answers_were_lost() {
     let mut rig = Rig::operational();

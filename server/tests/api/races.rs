@@ -1,4 +1,4 @@
-//! Many at once.
+//! Concurrent requests.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn slow_store(rig: &Rig) {
 }
 
 #[test]
-fn of_many_who_create_a_key_of_one_id_exactly_one_succeeds() {
+fn of_many_concurrent_creations_of_a_key_exactly_one_succeeds() {
     let rig = Rig::operational();
     rig.admin().get("/keys").is(200);
     slow_store(&rig);
@@ -39,7 +39,7 @@ fn of_many_who_create_a_key_of_one_id_exactly_one_succeeds() {
 }
 
 #[test]
-fn of_many_who_create_a_user_or_a_namespace_exactly_one_succeeds() {
+fn of_many_concurrent_creations_of_a_user_or_a_namespace_exactly_one_succeeds() {
     let rig = Rig::operational();
     rig.admin().get("/keys").is(200);
     slow_store(&rig);
@@ -70,7 +70,7 @@ fn no_tag_is_lost_when_many_add_one() {
 }
 
 #[test]
-fn of_many_who_move_a_key_to_one_id_exactly_one_succeeds_and_no_key_is_lost() {
+fn of_many_concurrent_moves_to_one_id_exactly_one_succeeds_and_no_key_is_lost() {
     let rig = Rig::operational();
     (0..8).for_each(|n| _ = rig.admin().put(&format!("/keys/from{n}"), ed25519()).is(204));
     slow_store(&rig);
@@ -99,7 +99,7 @@ fn no_key_outlives_a_namespace_that_is_deleted_while_keys_are_created() {
                         let reply = rig.user("ns1~admin").put(&format!("/keys/{thread}-{n}"), ed25519());
                         match reply.status {
                             204 => created += 1,
-                            // The namespace went between the gate and the write, or before.
+                            // The namespace was deleted between the gate and the write, or before.
                             403 | 503 => {}
                             _ => panic!("{reply}"),
                         }

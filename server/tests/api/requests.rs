@@ -1,4 +1,4 @@
-//! What is asked of every request before anybody looks at what it wants: route, method, headers, size, JSON.
+//! What is checked of every request before its contents: route, method, headers, size, JSON.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ fn unknown_paths_are_not_found_in_plain_text() {
         let reply = rig.admin().send_to("GET", target, "").case(30, 404);
         assert_eq!((reply.text(), reply.header("content-type")), ("Not found", None), "{reply}");
     }
-    // Also before anybody asks for the state or the method.
+    // Also before the state or the method is checked.
     Rig::unprovisioned().anonymous().send("PATCH", "/nonexistent", "").is(404);
 }
 
@@ -70,7 +70,7 @@ fn methods_are_refused_before_credentials() {
     };
     refused("DELETE", "/keys", &["GET", "POST"]).case(26, 405);
     refused("OPTIONS", "/keys", &["GET", "POST"]).case(27, 405);
-    // A literal wins: this is no key.
+    // A literal segment takes precedence: this is not a key.
     refused("GET", "/keys/generate", &["POST"]).case(28, 405);
     refused("HEAD", "/keys", &["GET", "POST"]).case(29, 405);
     refused("GET", "/namespaces/ns1", &["PUT", "DELETE"]);
@@ -108,14 +108,14 @@ fn long_targets_are_refused() {
     let target = |length: usize| format!("{BASE}/keys?{}", "x".repeat(length - BASE.len() - "/keys?".len()));
     rig.admin().send_to("GET", &target(2000), "").is(200);
     rig.anonymous().send_to("GET", &target(2001), "").is(414).empty();
-    // Before the method, behind the state.
+    // Before the method, after the state.
     rig.anonymous().send_to("DELETE", &target(2001), "").is(414);
     Rig::locked().anonymous().send_to("GET", &target(2001), "").is(412);
 }
 
 /// Cases 31, 33, 34.
 #[test]
-fn accept_is_held_against_the_type_of_the_route() {
+fn accept_is_compared_with_the_type_of_the_route() {
     let rig = Rig::operational();
     let accepting = |media: &str| rig.admin().header("accept", media);
     accepting("application/json").get("/keys/k/public.pem").case(31, 406).empty();
@@ -129,7 +129,7 @@ fn accept_is_held_against_the_type_of_the_route() {
     accepting("*/*").get("/keys").is(200);
     accepting("application/*;q=0.5").get("/keys").is(200);
     accepting("application").get("/keys").is(406);
-    // Also where there is nothing to say.
+    // Also where the reply has no body.
     accepting("text/plain").post("/keys/k/move", json!({})).is(406);
     rig.admin().header("accept-encoding", "gzip").get("/keys").is(200);
     rig.admin().header("accept-encoding", "identity;q=0").get("/keys").is(406);
@@ -141,7 +141,7 @@ fn accept_is_held_against_the_type_of_the_route() {
 
 /// Cases 35 to 39.
 #[test]
-fn the_type_of_a_body_is_asked_where_the_contract_asks_it() {
+fn the_type_of_a_body_is_checked_where_the_contract_checks_it() {
     let rig = Rig::operational();
     let admin = rig.admin();
     let user = json!({"realName": "", "role": "Operator", "passphrase": "0123456789"});
@@ -171,13 +171,13 @@ fn the_type_of_a_body_is_asked_where_the_contract_asks_it() {
     plain.post("/keys", ed25519()).case(39, 415).empty();
     plain.put("/keys/k3", ed25519()).is(415);
     admin.clone().untyped().put("/keys/k3", ed25519()).is(415);
-    // Early: before the id is looked at; and behind the role.
+    // Early: before the id is checked, and after the role.
     plain.put("/keys/-k", ed25519()).is(415);
     rig.operator().content_type("text/plain").post("/keys", ed25519()).is(403);
-    // Late: behind the id.
+    // Late: after the id.
     admin.clone().untyped().put("/users/-u", user).is(400);
 
-    // Other POSTs do not care.
+    // Other POSTs accept any type.
     for media in ["text/plain", "nonsense", "multipart/form-data"] {
         rig.operator().content_type(media).post("/keys/k/sign", sign_something()).is(200);
         rig.operator().content_type(media).post("/random", json!({"length": 1})).is(200);
@@ -187,13 +187,13 @@ fn the_type_of_a_body_is_asked_where_the_contract_asks_it() {
 
 /// Cases 40, 41.
 #[test]
-fn large_bodies_are_refused_by_their_length_and_behind_the_credentials() {
+fn large_bodies_are_refused_by_their_length_after_the_credentials() {
     let rig = Rig::operational();
     let path = format!("{BASE}/config/unattended-boot");
     let announce = |client: &crate::rig::Client<'_>, target: &str, length: &str| {
         let mut wire = rig.connect();
         let mut head = client.head("PUT", target, true);
-        // Who waits for `100 Continue` has sent nothing yet.
+        // A client that waits for `100 Continue` has sent nothing yet.
         head.extend_from_slice(format!("content-length: {length}\r\nexpect: 100-continue\r\n\r\n").as_bytes());
         wire.send(&head);
         wire.reply("PUT")
@@ -206,7 +206,7 @@ fn large_bodies_are_refused_by_their_length_and_behind_the_credentials() {
     assert!([400, 413].contains(&unreadable.status), "{unreadable}");
 }
 
-/// Whoever waits for `100 Continue` and is refused does not begin, and is told that the connection ends.
+/// A client that waits for `100 Continue` and is refused does not begin to send, and is told that the connection ends.
 #[test]
 fn a_refusal_instead_of_continue_says_that_the_connection_ends() {
     let rig = Rig::operational();
@@ -218,7 +218,7 @@ fn a_refusal_instead_of_continue_says_that_the_connection_ends() {
     assert_eq!(reply.header("connection"), Some("close"), "{reply}");
 }
 
-/// Whoever is refused before the body was read finds the connection in step, or is told that it ends.
+/// After a refusal before the body was read, the connection is in sync, or the client is told that it ends.
 #[test]
 fn a_refusal_before_the_body_keeps_the_connection_or_says_that_it_ends() {
     let rig = Rig::operational();
@@ -265,7 +265,7 @@ fn chunked_bodies_have_the_same_limit() {
     send("/random", &[b"{\"len", b"gth\"", b":4}"]).is(200);
     let blank = vec![b' '; 1 << 20];
     send("/random", &[&blank[10..], b"{\"length\":4}"]).is(413).empty();
-    // Where messages are long, more is taken.
+    // Endpoints with long messages accept more.
     send("/keys/k/sign", &[&blank, &blank, sign_something().to_string().as_bytes()]).is(200);
 }
 
@@ -287,7 +287,7 @@ fn bodies_of_reading_requests_are_ignored() {
         let mut wire = rig.connect();
         wire.send(&request);
         wire.reply(method).is(404);
-        // The connection is still in step.
+        // The connection is still in sync.
         wire.send(&[rig.admin().head("GET", &format!("{BASE}/keys/k"), false), b"\r\n".to_vec()].concat());
         wire.reply("GET").is(200);
     }
@@ -295,7 +295,7 @@ fn bodies_of_reading_requests_are_ignored() {
 
 /// The relaxed syntax and the strict schema.
 #[test]
-fn json_is_read_leniently_and_held_against_its_schema_strictly() {
+fn json_is_parsed_leniently_and_validated_strictly() {
     let rig = Rig::operational();
     let random = |body: &str| rig.operator().post("/random", body);
     for good in [
@@ -336,7 +336,7 @@ fn json_is_read_leniently_and_held_against_its_schema_strictly() {
         assert!(reply.message().starts_with(start), "{start}: {reply}");
     }
     rig.operator().post("/random", b"{\"length\":4,\"\xff\":1}".to_vec()).is(400);
-    // Words are spelled in one way only.
+    // Words have only one spelling.
     let user = |role: &str| json!({"realName": "", "role": role, "passphrase": "0123456789"});
     rig.admin().put("/users/u", user("operator")).is(400);
     rig.admin().put("/users/u", user("Operator ")).is(400);
@@ -362,7 +362,7 @@ fn error_bodies_do_not_repeat_what_was_sent() {
 
 /// Case 145.
 #[test]
-fn conditions_are_held_against_the_etag() {
+fn conditions_are_evaluated_against_the_etag() {
     let rig = Rig::operational();
     let admin = || rig.admin();
     let etag_of = |path: &str| admin().get(path).is(200).header("etag").expect("an ETag").to_owned();
@@ -399,7 +399,7 @@ fn conditions_are_held_against_the_etag() {
 }
 
 #[test]
-fn a_change_happens_only_to_what_the_client_has_seen() {
+fn a_conditional_change_requires_the_version_the_client_has_seen() {
     let rig = Rig::operational();
     let admin = || rig.admin();
     admin().put("/keys/c", ed25519()).is(204);
@@ -413,7 +413,7 @@ fn a_change_happens_only_to_what_the_client_has_seen() {
     admin().header("if-match", "*").put("/keys/new", ed25519()).is(412);
     admin().get("/keys/new").is(404);
     admin().header("if-none-match", "*").put("/keys/new", ed25519()).is(204);
-    // A date is no condition for a change.
+    // A date is not a condition for a change.
     admin().header("if-modified-since", "Sat, 01 Jan 2000 00:00:00 GMT").delete("/keys/new").is(204);
     let seen = etag();
     admin().header("if-match", &seen).delete("/keys/c").is(204);
@@ -504,7 +504,7 @@ fn replies_carry_the_headers_of_the_contract() {
         assert_eq!(reply.header("date"), Some("Wed, 02 Jan 2030 03:04:05 GMT"), "{reply}");
         assert_eq!((reply.header("server"), reply.header("access-control-allow-origin")), (None, None), "{reply}");
     }
-    // What the gate refuses has no type.
+    // Refusals of the gate have no Content-Type.
     for (reply, status) in [
         (rig.anonymous().get("/keys"), 401),
         (rig.operator().get("/users"), 403),

@@ -1,7 +1,7 @@
-//! The only place that builds a server for tests: a real one, on simulated stores, clock and device.
+//! Builds the servers of these tests: real ones, on simulated stores, clock and device.
 //!
-//! Provisioning and creating users costs seconds of password hashing, so the world that most tests want is made once and
-//! copied: same Device Key, same rows, unattended boot on for the copy's first boot and then off again.
+//! Provisioning and creating users costs seconds of password hashing, so the world that most tests need is made once
+//! and copied: same Device Key, same rows, unattended boot on for the copy's first boot and then off again.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -32,7 +32,7 @@ use serde_json::{Value, json};
 
 use crate::wire::{Reply, Wire, trusting};
 
-/// Where the API lives.
+/// The base path of the API.
 pub const BASE: &str = "/api/v1";
 /// The unlock passphrase of every provisioned rig.
 pub const UNLOCK: &str = "the unlock passphrase";
@@ -101,7 +101,7 @@ impl Host for Process {
     }
 }
 
-/// What a boot makes and a stop ends.
+/// What a boot creates and a stop ends.
 struct Server {
     address: SocketAddr,
     client: Arc<ClientConfig>,
@@ -180,7 +180,7 @@ impl Rig {
         Self::failed_under(FailedState::Closed)
     }
 
-    /// The same with this setting.
+    /// The same with this setting of `failed-state`.
     pub fn failed_under(failed: FailedState) -> Self {
         let mut rig = Self::operational();
         rig.failed = failed;
@@ -215,7 +215,7 @@ impl Rig {
         Self { sim, hsm, updates, failed, server, connections: Mutex::default() }
     }
 
-    /// Ends the service and boots again on the same stores and device, as a power cycle would.
+    /// Stops and boots again on the same stores and device, as a power cycle would.
     pub fn reboot(&mut self) {
         self.stop();
         (self.hsm, self.server) = boot(&self.sim, &self.updates, self.failed);
@@ -254,7 +254,7 @@ impl Rig {
         self.anonymous().from(source).post("/unlock", json!({"passphrase": UNLOCK}))
     }
 
-    /// Lets time pass, for the limiter and everything else that goes by the clock of the platform.
+    /// Advances the platform's clock, for the limiter and everything else that uses it.
     pub fn advance(&self, time: Duration) {
         self.sim.clock.advance(time);
     }
@@ -286,12 +286,12 @@ impl Rig {
         self.user("operator")
     }
 
-    /// A connection of its own, for who wants to misbehave.
+    /// A connection of its own, for tests that misbehave.
     pub fn connect(&self) -> Wire {
         self.connect_from(Ipv4Addr::LOCALHOST.into())
     }
 
-    /// Where the server is, and how to trust it, for clients of another kind.
+    /// Address and trusted certificate of the server, for other kinds of clients.
     pub fn server(&self) -> (SocketAddr, ClientConfig) {
         (self.server.address, (*self.server.client).clone())
     }
@@ -300,7 +300,7 @@ impl Rig {
         Wire::connect(self.server.client.clone(), source, self.server.address)
     }
 
-    /// Uses a free connection, or makes one.
+    /// Uses an idle connection, or opens one.
     fn exchange(&self, source: IpAddr, method: &str, request: &[u8]) -> Reply {
         let mut connections = self.connections.lock().unwrap();
         let free = connections.iter().position(|(from, _)| *from == source);
@@ -322,7 +322,8 @@ impl Drop for Rig {
     }
 }
 
-/// Device Key by the seed, everything drawn later by chance, so that copies of the world never draw what it drew.
+/// The Device Key comes from the seed, everything drawn later is random, so that copies of the world never draw the
+/// same.
 fn new_sim() -> Sim {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1_000);
     let mut sim = Sim::new(1);
@@ -352,12 +353,12 @@ fn serve(sim: &Sim, hsm: &Arc<Hsm>, host: &Process, updates: &Arc<Updates>, fail
     let stop = Stop::new();
     let bounds = Bounds { grace: Duration::from_secs(2), ..Bounds::default() };
     let running = serve::start(vec![listener], slot.clone(), 2, edge, bounds, &stop).unwrap();
-    assert!(host.serving.set(Serving::new(slot, running.doors(), vec![address])).is_ok());
+    assert!(host.serving.set(Serving::new(slot, running.extra_listeners(), vec![address])).is_ok());
     block_on(hsm.use_stored_network()).unwrap();
     Server { address, client, stop, running: Some(running) }
 }
 
-/// Somebody about to send requests.
+/// A client that sends requests.
 #[derive(Clone)]
 pub struct Client<'a> {
     rig: &'a Rig,
@@ -368,7 +369,7 @@ pub struct Client<'a> {
 
 #[derive(Clone)]
 enum Sent {
-    /// `application/json` with a JSON body, else nothing.
+    /// `application/json` with a JSON body, otherwise nothing.
     Usual,
     Nothing,
     This(String),
@@ -412,7 +413,7 @@ impl Client<'_> {
         self
     }
 
-    /// Without a word about the type of the body.
+    /// Without a Content-Type.
     pub fn untyped(mut self) -> Self {
         self.content_type = Sent::Nothing;
         self
@@ -460,7 +461,7 @@ impl Client<'_> {
         reply
     }
 
-    /// The request line and the headers, without the empty line behind them.
+    /// The request line and the headers, without the empty line after them.
     pub fn head(&self, method: &str, target: &str, json: bool) -> Vec<u8> {
         let mut head = format!("{method} {target} HTTP/1.1\r\n");
         for (name, value) in &self.headers {

@@ -1,5 +1,5 @@
-//! That nothing long runs on a thread which serves requests, for all keys and all that is done with them. Counted, not timed:
-//! long work says where it begins (`casemate_core::runtime::stall`).
+//! Nothing long runs on a thread that serves requests, for all keys and all operations with them. Counted, not timed:
+//! long work announces itself (`casemate_core::runtime::stall`).
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::keys::generic;
 use crate::rig::{Rig, ed25519};
 
-/// Kilobytes enough that nobody handles them in a moment.
+/// More kilobytes than a thread handles in a moment.
 const LONG: usize = 300 << 10;
 
 fn base64(bytes: &[u8]) -> String {
@@ -26,7 +26,7 @@ fn all_mechanisms(key_type: KeyType) -> Vec<String> {
     TABLE.iter().filter(|row| row.key == key_type).map(|row| format!("{:?}", row.mechanism)).collect()
 }
 
-/// Does with a key whatever can be done with one; `bits` are those of an RSA modulus.
+/// Performs every possible operation with a key; `bits` is the length of an RSA modulus.
 fn use_in_all_ways(rig: &Rig, id: &str, key_type: KeyType, bits: usize) {
     let path = format!("/keys/{id}");
     let modulus = bits.div_ceil(8);
@@ -50,7 +50,7 @@ fn use_in_all_ways(rig: &Rig, id: &str, key_type: KeyType, bits: usize) {
                     .operator()
                     .post(&format!("{path}/encrypt"), json!({"mode": mode, "message": base64(&input), "iv": iv})),
             };
-            // Some is no proper padding, and some hashes are too long for the smallest keys.
+            // Some inputs are not padded properly, and some hashes are too long for the smallest keys.
             assert!([200, 400].contains(&reply.status), "{id} {row:?}: {reply}");
         }
     };
@@ -97,7 +97,7 @@ fn nothing_long_runs_on_a_serving_thread() {
         wanted["length"] = length;
         rig.admin().post("/keys/generate", wanted).is(201);
     }
-    // Everything is read anew.
+    // Everything is read again.
     rig.reboot();
     rig.unlock().is(204);
     for (id, bits, _) in rsa_keys() {
@@ -148,7 +148,7 @@ fn no_large_tls_key_is_handled_on_a_serving_thread() {
     assert_unstalled(&["making primes", "loading a key", "using a key"]);
 }
 
-/// What is named has begun, and nothing of that or anything else on a serving thread of any test of this process.
+/// The `known` work has begun, but neither that nor anything else on a serving thread of any test of this process.
 fn assert_unstalled(known: &[&str]) {
     let begun = begun();
     for what in known {

@@ -1,4 +1,4 @@
-//! What is open in which state, and how one becomes the other.
+//! What is available in which state, and the transitions between them.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const NOT_AVAILABLE: &str = "Service not available";
 
 /// Cases 1 to 4, 13, 17.
 #[test]
-fn the_state_is_asked_before_the_credentials() {
+fn the_state_is_checked_before_the_credentials() {
     let rig = Rig::unprovisioned();
     rig.anonymous().get("/system/info").case(1, 412).says(NOT_AVAILABLE);
     rig.login("admin", "whatever it is").get("/keys").is(412).says(NOT_AVAILABLE);
@@ -63,12 +63,13 @@ fn nobody_resets_or_reboots_a_failed_hsm_without_the_unlock_passphrase() {
         rig.advance(Duration::from_secs(1));
     }
     assert_eq!((rig.sim.host.erasures(), rig.sim.host.reboots()), (0, 0));
-    // Whose local store is away, too, cannot be told from a stranger; who has the machine needs no port.
+    // If the local store is unreachable as well, the caller cannot be verified; with access to the machine no port is
+    // needed.
     rig.sim.local.fail(true);
     rig.login("unlock", UNLOCK).post("/system/factory-reset", "").is(503);
     assert_eq!(rig.sim.host.erasures(), 0);
     rig.sim.local.fail(false);
-    // A guess that found no verdict stays counted.
+    // A guess without a verdict stays counted.
     rig.advance(Duration::from_secs(1));
     rig.login("unlock", UNLOCK).post("/system/reboot", "").is(204).empty();
     rig.login("unlock", UNLOCK).post("/system/factory-reset", "").is(204).empty();
@@ -76,7 +77,7 @@ fn nobody_resets_or_reboots_a_failed_hsm_without_the_unlock_passphrase() {
     assert_eq!(rig.anonymous().post("/system/shutdown", "").status, 204);
 }
 
-/// It has no unlock passphrase that anybody could know, and nothing to erase.
+/// It has no unlock passphrase, and nothing to erase.
 #[test]
 fn an_hsm_that_fails_before_it_was_provisioned_waits_for_its_store() {
     let rig = Rig::unprovisioned();
@@ -105,7 +106,7 @@ fn while_failed_the_unlock_passphrase_speaks_for_the_administrators() {
     force(&rig, "unlock", "not the unlock passphrase").is(401).empty();
     force(&rig, "unlock", UNLOCK).is(429);
     rig.advance(Duration::from_secs(1));
-    // There is no cluster to make anew on a node of its own.
+    // A single node has no cluster to create again.
     force(&rig, "unlock", UNLOCK).is(400).says("cluster error: backend is not etcd");
     assert_eq!((rig.sim.host.reboots(), rig.hsm.state()), (0, State::Failed));
 }
@@ -156,7 +157,7 @@ fn provision_with(member: &str, value: Value) -> Value {
 
 /// Cases 5 to 8.
 #[test]
-fn provisioning_refuses_what_is_wrong_and_then_takes_what_is_right() {
+fn provisioning_refuses_invalid_requests_and_then_accepts_a_valid_one() {
     let rig = Rig::unprovisioned();
     let try_with = |member, value: Value| rig.anonymous().post("/provision", provision_with(member, value));
     let short = "passphrase adminPassphrase is not >= 10 and <= 200 characters";
@@ -205,7 +206,7 @@ fn a_failed_attempt_to_unlock_blocks_its_address_for_a_second() {
     rig.anonymous().post("/unlock", "").is(400);
     rig.anonymous().post("/unlock", json!({"passphrase": "12345"})).case(9, 400);
     rig.unlock().case(9, 429).says(busy);
-    // The syntax still comes first.
+    // The syntax is still checked first.
     rig.anonymous().post("/unlock", "{").is(400);
 
     rig.advance(Duration::from_secs(1));
@@ -249,7 +250,7 @@ fn the_hsm_fails_with_its_store_and_comes_back_with_it() {
 }
 
 #[test]
-fn a_store_that_is_away_for_a_moment_is_an_error_and_not_a_state() {
+fn a_briefly_unreachable_store_is_an_error_and_not_a_state() {
     let rig = Rig::operational();
     rig.admin().get("/keys").is(200);
     rig.sim.store.fail(true);
@@ -258,18 +259,18 @@ fn a_store_that_is_away_for_a_moment_is_an_error_and_not_a_state() {
     rig.admin().get("/keys").is(200);
 }
 
-/// Whoever was believed as a user while the HSM was Operational has not shown the unlock passphrase that is asked for once
-/// it is Failed.
+/// A caller authenticated as a user while the HSM was Operational has not shown the unlock passphrase, which is
+/// required once it is Failed.
 #[test]
-fn who_logs_in_while_the_hsm_becomes_failed_neither_resets_nor_reboots_it() {
+fn a_user_who_logs_in_while_the_hsm_becomes_failed_cannot_reset_or_reboot_it() {
     for path in ["/system/factory-reset", "/system/reboot"] {
         let rig = Rig::operational();
-        // The local store alone is away: users are still found, and the login waits for its slow hash.
+        // Only the local store is unreachable: users are still found, and the login waits for its slow hash.
         rig.sim.local.fail(true);
         let status = std::thread::scope(|scope| {
             let before = rig.sim.store.gets();
             let asking = scope.spawn(|| rig.operator().post(path, "").status);
-            // Their row was read: what follows is the hash.
+            // Their row was read; the hash follows.
             while rig.sim.store.gets() == before {
                 std::thread::yield_now();
             }

@@ -21,13 +21,13 @@ const CERT: &str = "/config/tls/cert.pem";
 const CLUSTER_CA: &str = "/config/tls/cluster-ca.pem";
 const PEM: &str = "application/x-pem-file";
 
-/// A certificate authority, made by a library that is not ours.
+/// A certificate authority that uses another library.
 struct Ca {
     key: PKey<Private>,
     certificate: X509,
 }
 
-/// What a certificate says beside name and key.
+/// Contents of a certificate besides name and key.
 struct Terms<'a> {
     authority: bool,
     usage: bool,
@@ -86,13 +86,13 @@ impl Ca {
         Self { key, certificate }
     }
 
-    /// An authority under this one.
+    /// An authority below this one.
     fn under(&self, name: &str, key: PKey<Private>) -> Self {
         let certificate = sign(&named(name), &key, (self.certificate.subject_name(), &self.key), AUTHORITY);
         Self { key, certificate }
     }
 
-    /// A certificate for who sent this request, with the extensions that were asked for.
+    /// A certificate for this request, with the requested extensions.
     fn issue(&self, request: &str) -> String {
         self.issue_until(request, SERVER.until)
     }
@@ -134,14 +134,14 @@ fn generate(client: &Client<'_>, body: Value) -> Reply {
     client.post("/config/tls/generate", body)
 }
 
-/// A new connection of somebody who trusts this certificate; `None` if the server is not trusted.
+/// A new connection of a client that trusts this certificate; `None` if it does not trust the server.
 fn connect(rig: &Rig, root: &X509) -> Option<Wire> {
     let (address, _) = rig.server();
     let config = trusting(root.to_der().unwrap());
     Wire::try_connect(config, IpAddr::from(Ipv4Addr::LOCALHOST), address).ok()
 }
 
-/// Asks for the state through this connection.
+/// Requests the state through this connection.
 fn asks(wire: &mut Wire) -> u16 {
     wire.send(format!("GET {BASE}/health/state HTTP/1.1\r\nhost: hsm\r\n\r\n").as_bytes());
     wire.reply("GET").status
@@ -190,7 +190,7 @@ fn a_new_key_is_served_at_once_and_connections_go_on() {
         assert_eq!(reply.header("cache-control"), Some("no-cache"));
         let public = rig.admin().get("/config/tls/public.pem").is(200).body;
         assert_ne!(public, last, "{key_type}");
-        // Signed by itself, and served already.
+        // Self-signed, and already in use.
         let own = X509::from_pem(&rig.admin().get(CERT).is(200).body).unwrap();
         assert_eq!(own.subject_alt_names().unwrap().iter().filter(|name| name.ipaddress().is_some()).count(), 2);
         assert_eq!(own.not_after().to_string(), "Dec 31 23:59:59 9999 GMT");
@@ -268,7 +268,7 @@ fn keys_that_cannot_be_served_are_refused_and_change_nothing() {
 
 /// Case 127.
 #[test]
-fn what_is_no_certificate_of_the_key_is_refused() {
+fn an_invalid_or_foreign_certificate_is_refused() {
     let rig = Rig::operational();
     let before = rig.admin().get(CERT).body;
     let authority = Ca::new("Test CA", ec(Nid::X9_62_PRIME256V1));
@@ -322,7 +322,7 @@ fn a_chain_must_lead_from_the_first_to_the_last() {
     assert!(why.starts_with(start) && why.ends_with("Z, a certificate has expired."), "{why}");
     rig.admin().put("/config/time", json!({"time": "2028-01-01T00:00:00Z"})).is(204);
     put(&rig, CERT, &expired).is(201);
-    // One certificate alone is not judged.
+    // A single certificate is not checked against others.
     rig.admin().put("/config/time", json!({"time": "2035-01-01T00:00:00Z"})).is(204);
     put(&rig, CERT, &lower.issue_until(&request, "20290101000000Z")).is(201);
 }
@@ -350,7 +350,7 @@ fn a_certificate_that_cannot_be_stored_is_not_served() {
     rig.sim.local.fail(false);
     assert!(connect(&rig, &authority.certificate).is_none());
     assert_eq!(asks(&mut connect(&rig, &X509::from_pem(&before).unwrap()).unwrap()), 200);
-    // With an answer lost it is found out what was stored, and that is served.
+    // If an answer is lost, the stored certificate is determined and served.
     rig.sim.local.lose_answers(2);
     match put(&rig, CERT, &leaf).status {
         201 => assert!(connect(&rig, &authority.certificate).is_some()),

@@ -1,4 +1,4 @@
-//! Updates: taken in, verified, committed by a command of the host, or cancelled.
+//! Software updates: received, verified, committed by a command of the host, or cancelled.
 
 #![allow(clippy::disallowed_methods, reason = "real files and processes take real time")]
 
@@ -26,7 +26,7 @@ fn field(bytes: &[u8]) -> Vec<u8> {
     [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[1..], bytes].concat()
 }
 
-/// An image as NetHSM's makers form and sign it.
+/// An image in NetHSM's format, signed.
 fn image(version: &str, content: &[u8]) -> Vec<u8> {
     let blocks = content.len().div_ceil(512);
     let mut signed = [field(b"What is new"), field(version.as_bytes())].concat();
@@ -117,7 +117,7 @@ fn only_an_older_major_version_is_a_downgrade() {
 }
 
 #[test]
-fn an_image_that_is_not_believed_leaves_nothing() {
+fn an_image_that_is_not_verified_leaves_nothing() {
     let world = World::new("true");
     let good = image("3.1", &[1; 2000]);
     let mut forged = good.clone();
@@ -167,7 +167,7 @@ fn a_waiting_image_is_forgotten_at_a_restart() {
 fn without_a_key_there_are_no_updates() {
     let rig = Rig::operational();
     let reply = rig.admin().post("/system/update", image("3.1", b"x"));
-    reply.is(412).says("Updates are not set up: name update-key and update-command in the settings.");
+    reply.is(412).says("Updates are not set up: set update-key and update-command in the settings.");
 }
 
 fn eventually(holds: impl Fn() -> bool) {
@@ -177,7 +177,7 @@ fn eventually(holds: impl Fn() -> bool) {
     }));
 }
 
-/// The phase is not held while an image comes in, and rights are asked for again at its end.
+/// The phase is not held while an image arrives, and rights are checked again at its end.
 #[test]
 fn an_upload_neither_holds_up_a_lock_nor_outlives_it() {
     let world = World::new("true");

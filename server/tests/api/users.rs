@@ -41,7 +41,7 @@ fn users_are_created_with_a_name_or_without() {
     let reply = admin.put("/users/u", new_user("Backup")).case(46, 201).empty();
     assert_eq!(reply.header("location"), Some("/api/v1/users/u"));
     assert_eq!(admin.get("/users/u").text(), r#"{"realName":"Somebody","role":"Backup"}"#);
-    // The body is looked at before the taken id.
+    // The body is checked before the existing id.
     admin.put("/users/operator", with_passphrase(9)).is(400);
 }
 
@@ -56,7 +56,7 @@ fn user_ids_obey_the_rule_of_ids() {
     for id in [&longest, "u_-.u", "0"] {
         rig.admin().put(&format!("/users/{id}"), new_user("Operator")).is(201);
     }
-    // The id is read where rights are: whoever is known learns that it is none.
+    // The id is parsed where rights are checked: every authenticated caller learns that it is malformed.
     rig.operator().get("/users/_u").is(400);
     rig.operator().post("/users/_u/passphrase", json!({})).is(400);
     for user in ["operator", "metrics", "backup"] {
@@ -65,7 +65,7 @@ fn user_ids_obey_the_rule_of_ids() {
         rig.user(user).get("/users/_u/tags").is(400);
         rig.user(user).put("/users/_u/tags/t", "").is(400);
         rig.user(user).post("/users/_u/passphrase", "").is(400);
-        // To create one is to ask for the role first.
+        // Creating a user checks the role first.
         rig.user(user).put("/users/_u", new_user("Operator")).is(403);
     }
     rig.anonymous().get("/users/_u").is(401);
@@ -96,7 +96,7 @@ fn users_of_a_namespace_are_created_before_it_exists_or_by_its_own_administrator
     ns1.post("/users/ns2~", new_user("Operator")).is(403).message();
     admin.post("/users/ns1~", new_user("Operator")).is(403).message();
     admin.post("/users/ghost~/", new_user("Operator")).is(201);
-    // Without a namespace in the path it is the caller's.
+    // Without a namespace in the path, it is the caller's.
     let reply = ns1.post("/users", new_user("Operator")).is(201);
     assert!(reply.json()["id"].as_str().unwrap().starts_with("ns1~"), "{reply}");
 
@@ -123,7 +123,7 @@ fn the_root_reads_users_of_a_namespace_and_deletes_them_once_it_is_gone() {
     admin.delete("/users/admin").case(60, 400).says("Users cannot delete themselves");
     rig.user("ns2~admin").delete("/users/ns2~admin").case(60, 400);
     rig.user("ns2~admin").delete("/users/ns2~operator").is(204);
-    // Nothing protects the last Administrator.
+    // The last Administrator is not protected.
     admin.put("/users/admin2", new_user("Administrator")).is(201);
     rig.login("admin2", "a good passphrase").delete("/users/admin").is(204);
     rig.admin().get("/keys").is(401);
@@ -143,7 +143,7 @@ fn passphrases_are_set_without_the_old_one() {
     rig.admin().post("/users/metrics/passphrase", json!({"passphrase": "123456789"})).is(400);
     rig.admin().post("/users/metrics/passphrase", json!({"passphrase": "x".repeat(201)})).is(400);
     rig.user("metrics").get("/metrics").is(200);
-    // Whoever is told nothing about the current passphrase is not asked for it either.
+    // The current passphrase is not required where it is not asked for.
     rig.admin().untyped().post("/users/ghost~admin/passphrase", new).is(204);
 }
 
@@ -201,7 +201,7 @@ fn namespaces_are_listed_created_and_deleted() {
         admin.put(&format!("/namespaces/{id}"), "").is(400);
         admin.delete(&format!("/namespaces/{id}")).is(400);
     }
-    // A name that another one starts with is another name.
+    // A name that another one starts with is a different name.
     admin.put("/namespaces/ns", "").is(204);
     admin.delete("/namespaces/ns").is(204).empty();
     assert_eq!(admin.get("/namespaces").text(), r#"[{"id":"ns1"},{"id":"ns2"}]"#);
@@ -217,7 +217,7 @@ fn a_deleted_namespace_takes_its_keys_along_and_leaves_its_users_powerless() {
     operator.post("/keys/k/sign", sign_something()).is(403).empty();
     ns1.get("/keys").is(403);
     rig.user("ns1~metrics").get("/metrics").is(403);
-    // Created anew it has its users back, but none of its keys.
+    // When it is created again, its users are back, but none of its keys.
     rig.admin().put("/namespaces/ns1", "").is(204);
     assert_eq!(ns1.get("/keys").is(200).text(), "[]");
     ns1.get("/keys/k").is(404);
@@ -229,7 +229,7 @@ fn a_deleted_namespace_takes_its_keys_along_and_leaves_its_users_powerless() {
     rig.operator().post("/keys/k/sign", sign_something()).is(200);
 }
 
-/// Keys of the root and of each namespace are worlds of their own.
+/// Keys of the root and of each namespace are separate.
 #[test]
 fn nobody_sees_or_uses_a_key_of_another_namespace() {
     let rig = Rig::operational();
@@ -246,7 +246,7 @@ fn nobody_sees_or_uses_a_key_of_another_namespace() {
         other.put("/keys/ours/restrictions/tags/mine", "").is(404);
         assert!(!other.get("/keys").text().contains("ours"));
         assert_eq!(other.get("/keys/our*").text(), "[]");
-        // The same id again, somewhere else.
+        // The same id again, in another namespace.
         other.put("/keys/ours", ed25519()).is(204);
         other.delete("/keys/ours").is(204);
     }
@@ -272,9 +272,9 @@ fn random_bytes_come_in_lengths_of_1_to_1024() {
     assert_ne!(random(32).body, random(32).body);
 }
 
-/// A wrong passphrase says nothing about whether there is such a user.
+/// A wrong passphrase does not reveal whether the user exists.
 #[test]
-fn a_namespace_says_nothing_about_users_of_another() {
+fn a_namespace_reveals_nothing_about_users_of_another() {
     let rig = Rig::operational();
     let ns1 = rig.user("ns1~admin");
     for user in ["operator", "missing", "ns2~operator", "ns2~missing", "ghost~operator"] {

@@ -1,6 +1,6 @@
-//! A small HTTP/1.1 client that sends exactly what it is told, wrong or right, and reads replies strictly.
+//! A small HTTP/1.1 client that sends exactly the bytes it is given, valid or not, and parses replies strictly.
 //!
-//! It is blocking and has no pool of its own threads, so that a test says in plain order what goes over the wire.
+//! It is blocking and has no threads of its own, so that a test states in order what goes over the wire.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -54,7 +54,7 @@ impl Wire {
         Ok(Self { tls, tcp, ahead: Vec::new() })
     }
 
-    /// Sends bytes. A server may answer and close before it has read everything: that shows in the reply.
+    /// Sends bytes. A server may answer and close before it has read everything, which shows in the reply.
     pub fn send(&mut self, bytes: &[u8]) {
         for piece in bytes.chunks(16 << 10) {
             self.tls.writer().write_all(piece).unwrap();
@@ -127,7 +127,7 @@ impl Wire {
         Ok(std::mem::replace(&mut self.ahead, rest))
     }
 
-    /// Reads what there is, and never writes: a server that has stopped listening may still have said why.
+    /// Reads what has arrived, and never writes: a server that has stopped reading may still have sent a reason.
     fn more(&mut self) -> io::Result<()> {
         loop {
             let mut piece = [0; 16 << 10];
@@ -146,7 +146,7 @@ impl Wire {
     }
 }
 
-/// A reply, whole.
+/// A complete reply.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// The request, for messages of failed tests.
@@ -175,7 +175,7 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_else(|why| panic!("{why}: {self}"))
     }
 
-    /// The sentence of an error body, which has nothing else.
+    /// The message of an error body, which has no other member.
     #[track_caller]
     pub fn message(&self) -> String {
         let json = self.json();
@@ -190,21 +190,21 @@ impl Reply {
         self
     }
 
-    /// The status that case `number` of `docs/contract.md` wants.
+    /// Asserts the status that case `number` of `docs/contract.md` requires.
     #[track_caller]
     pub fn case(self, number: u32, status: u16) -> Self {
         assert_eq!(self.status, status, "case {number}: {self}");
         self
     }
 
-    /// The body is empty.
+    /// Asserts that the body is empty.
     #[track_caller]
     pub fn empty(self) -> Self {
         assert!(self.body.is_empty(), "no body: {self}");
         self
     }
 
-    /// The body is a JSON error with this sentence.
+    /// Asserts that the body is a JSON error with this message.
     #[track_caller]
     pub fn says(self, message: &str) -> Self {
         assert_eq!(self.message(), message, "{self}");

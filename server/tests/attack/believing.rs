@@ -1,4 +1,4 @@
-//! TLS of a client that believes every certificate: for tests that talk to a process of their own over loopback.
+//! TLS of a client that accepts every certificate: for tests that talk to a process of their own over loopback.
 
 use std::sync::{Arc, OnceLock};
 

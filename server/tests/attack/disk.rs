@@ -1,6 +1,6 @@
-//! A full disk: who fills it, what still works then, and that nothing of it makes the HSM Failed.
+//! A full disk: who fills it, what still works then, and that the HSM does not become Failed.
 //!
-//! The data folder lies on a small tmpfs, for which these tests must be root.
+//! The data folder is on a small tmpfs, which requires root.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -27,7 +27,7 @@ impl Volume {
         Self(data)
     }
 
-    /// Takes every byte that is left, as somebody else's program may.
+    /// Uses up every byte that is left, as another program may.
     fn fill(&self) -> PathBuf {
         let beside = self.0.join("beside");
         let mut file = File::create(&beside).unwrap();
@@ -62,7 +62,7 @@ fn set_up(daemon: &Daemon) -> (Client, Client) {
     (admin, daemon.client().log_in("tenant~admin", TENANT))
 }
 
-/// Imports a large key; the status.
+/// Imports a large key; returns the status.
 fn import(client: &Client, id: &str) -> (u16, Value) {
     let data = BASE64_STANDARD.encode(vec![9; 600 << 10]);
     let key = json!({"type": "Generic", "mechanisms": ["AES_Encryption_CBC"], "private": {"data": data}});
@@ -70,7 +70,7 @@ fn import(client: &Client, id: &str) -> (u16, Value) {
     (answer.status, answer.json())
 }
 
-/// Imports until it is refused; how many keys there are then.
+/// Imports until it is refused; returns how many keys there are then.
 fn import_until_refused(client: &Client) -> usize {
     for n in 0..100 {
         let (status, body) = import(client, &format!("large{n}"));
@@ -94,7 +94,7 @@ fn unlock(daemon: &Daemon) {
     daemon.client().unlock(UNLOCK).expect(204);
 }
 
-/// What must be possible on a full disk, through a kill and a start.
+/// What must be possible on a full disk, across a kill and a start.
 fn everything_but_creation_works(folder: &Folder, daemon: Daemon) -> Daemon {
     let admin = daemon.client().log_in("admin", ADMIN);
     let tenant = daemon.client().log_in("tenant~admin", TENANT);
@@ -112,7 +112,7 @@ fn everything_but_creation_works(folder: &Folder, daemon: Daemon) -> Daemon {
     daemon
 }
 
-/// Once there is room again, which may take the server a moment to see.
+/// Once there is room again, which the server may notice a moment later.
 fn creation_works_again(client: &Client) {
     let begun = Instant::now();
     loop {
@@ -127,7 +127,7 @@ fn creation_works_again(client: &Client) {
 }
 
 #[test]
-fn a_tenant_that_fills_the_disk_takes_the_hsm_from_nobody() {
+fn a_tenant_that_fills_the_disk_only_blocks_creations() {
     let folder = Folder::new();
     let _volume = Volume::on(&folder);
     let daemon = Daemon::start(&folder);
@@ -141,7 +141,7 @@ fn a_tenant_that_fills_the_disk_takes_the_hsm_from_nobody() {
 }
 
 #[test]
-fn a_volume_that_somebody_else_filled_to_the_last_byte_stops_creations_alone() {
+fn a_volume_filled_to_the_last_byte_by_another_program_only_blocks_creations() {
     let folder = Folder::new();
     let volume = Volume::on(&folder);
     let daemon = Daemon::start(&folder);

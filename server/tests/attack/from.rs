@@ -1,4 +1,4 @@
-//! Clients at several addresses of this machine: everything in 127.0.0.0/8 is one.
+//! Clients at several addresses of this machine, which has all of 127.0.0.0/8.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -14,10 +14,10 @@ pub fn address(n: u32) -> IpAddr {
     Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 1).to_bits() + n).into()
 }
 
-/// Where honest clients are.
+/// The address of honest clients.
 pub const HONEST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// A connection from `source` that believes every certificate.
+/// A connection from `source` that accepts every certificate.
 pub fn connect(daemon: &Daemon, source: IpAddr) -> Wire {
     let server: SocketAddr = daemon.address.parse().unwrap();
     Wire::connect(believing::config(), source, server)

@@ -1,4 +1,4 @@
-//! Guesses at the passphrase of somebody who has just logged in, while the queue of hashes is full.
+//! Guesses at the passphrase of a user who has just logged in, while the queue of hashes is full.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -10,12 +10,12 @@ use crate::daemon::{ADMIN, Daemon, Folder};
 use crate::from::{HONEST, address, connect, request};
 use crate::wire::Wire;
 
-/// More clients than there are places for hashes.
+/// More clients than the queue of hashes has room for.
 const CLIENTS: usize = 80;
 const LENGTH: Duration = Duration::from_secs(5);
 
 #[test]
-fn one_address_gets_one_guess_a_second_judged_however_full_the_queue_is() {
+fn one_address_gets_one_verdict_a_second_however_full_the_queue_is() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder);
     daemon.client().provision().unwrap().expect(204);
@@ -45,17 +45,17 @@ fn one_address_gets_one_guess_a_second_judged_however_full_the_queue_is() {
         thread::sleep(Duration::from_secs(1));
         let begun = Instant::now();
         while begun.elapsed() < LENGTH {
-            // A verdict may have to wait for its turn; nobody waits for it here.
+            // A verdict may have to wait for its turn; this client does not wait for it.
             let mut guess = connect(&daemon, address(0));
             let wrong = format!("admin:guess number {}", guesses.len());
             guess.send(request("GET", "/keys", Some(&wrong), None).as_bytes());
             guesses.push(guess);
             thread::sleep(Duration::from_millis(20));
-            // Whoever is let in now would have been so without the wrong guess, too: that one was judged for nothing.
+            // A client let in now would have been let in without the wrong guess as well: its verdict had no effect.
             let_in += usize::from(ask(&mut wire, &right) == Some(200));
         }
         took = begun.elapsed();
-        // Nobody waits for what is still in the queue.
+        // The rest of the queue is not awaited.
         daemon.signal(Signal::KILL);
     });
     let allowed = usize::try_from(took.as_secs()).unwrap() + 1;

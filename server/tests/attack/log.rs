@@ -1,4 +1,4 @@
-//! Text that others have chosen, on its way into the log.
+//! Text chosen by others, on its way into the log.
 
 use casemate_core::backup::format::{ENTRY_LABEL, Field, Version, push_end, push_framed, push_start};
 use casemate_core::crypto::{kdf, seal};
@@ -9,11 +9,11 @@ use crate::from::{HONEST, connect};
 
 const BACKUP: &str = "the backup passphrase";
 
-/// What somebody would like to see in the log as a line, or as the end of one.
+/// What an attacker would like to see as a line of the log, or as the end of one.
 const FORGED: &str =
     "\n2026-01-01T00:00:00.000000Z  INFO added Eve (eve): R-Administrator\r\u{1b}[2K\u{85}\u{2028}\u{202e}";
 
-/// A backup of a device with this id, which holds one entry with this path and is good in nothing else.
+/// A backup of a device with this id, with a single entry at this path, and otherwise invalid.
 fn file(device: &str, path: &str) -> Vec<u8> {
     let salt = [7; 16];
     let key = kdf::backup_key(BACKUP.as_bytes(), &salt);
@@ -42,7 +42,7 @@ fn forged_id() -> String {
     format!("d{}", &FORGED[..62])
 }
 
-/// What a stranger's restore of a file of forged names writes to the log of a new device.
+/// What an unauthenticated restore of a file of forged names writes to the log of a new device.
 fn log_of_restore(format: &str) -> String {
     let folder = Folder::new();
     let daemon = Daemon::start_with(&folder, &["--log", "info", "--log-format", format]);
@@ -68,7 +68,7 @@ fn log_of_restore(format: &str) -> String {
     daemon.log()
 }
 
-/// Nothing in a log may end a line, steer a terminal or turn the direction of text.
+/// Nothing in a log may end a line, control a terminal or change the direction of text.
 fn assert_harmless(log: &str) {
     for line in log.lines() {
         assert!(!line.starts_with("2026-01-01"), "a forged line: {log:?}");
@@ -95,7 +95,7 @@ fn a_backup_cannot_write_lines_of_its_own_into_a_log_for_machines() {
 }
 
 #[test]
-fn a_backup_cannot_steer_the_terminal_of_who_looks_into_it() {
+fn a_backup_cannot_control_the_terminal_that_shows_it() {
     let folder = Folder::new();
     let (backup, secret) = (folder.file("backup"), folder.file("secret"));
     std::fs::write(&backup, file(&forged_id(), &format!("/x{FORGED}"))).unwrap();

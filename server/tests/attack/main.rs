@@ -1,6 +1,6 @@
-//! Attacks on the real server, from addresses of this machine: each once worked, and each is bounded in time.
+//! Attacks on the real server, from addresses of this machine: each once worked, and each test is limited in time.
 //!
-//! One module per kind. An attacker has what the threat model gives it, and the tests say what it gets.
+//! One module per kind. Attackers have what the threat model gives them, and the tests say what they achieve.
 
 #![allow(
     clippy::disallowed_methods,

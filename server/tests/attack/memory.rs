@@ -1,4 +1,4 @@
-//! Memory: what is promised and does not come, and bodies that come and do not end.
+//! Memory: bodies that are announced and do not arrive, and bodies that arrive and do not end.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +26,7 @@ const STREAMS: usize = 128;
 
 type Sender = http2::SendRequest<Promise>;
 
-/// A body of a known length of which nothing ever comes.
+/// A body of a known length that never arrives.
 struct Promise(u64);
 
 impl hyper::body::Body for Promise {
@@ -66,7 +66,7 @@ fn resident(daemon: &Daemon) -> usize {
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() >> 10
 }
 
-/// The same, once it grows no more; at most ten seconds later.
+/// The same, once it no longer grows; at most ten seconds later.
 async fn resident_in_the_end(daemon: &Daemon) -> usize {
     let mut last = resident(daemon);
     for _ in 0..10 {
@@ -120,7 +120,7 @@ fn promised_bodies_take_no_memory_until_they_come() {
                 let request = Request::post("https://hsm/api/v1/unlock").body(Promise(64 << 10)).unwrap();
                 asked.spawn(sender.send_request(request));
             }
-            // Lets them go out.
+            // Lets them be sent.
             tokio::task::yield_now().await;
             sender.ready().await.unwrap();
             connections.push(sender);
@@ -137,7 +137,7 @@ fn promised_bodies_take_no_memory_until_they_come() {
 fn one_client_with_large_bodies_leaves_memory_to_others() {
     let folder = Folder::new();
     let daemon = operational(&folder);
-    // The Operator is known from here on: large bodies are not kept waiting for a hash.
+    // The Operator is known from here on: large bodies do not wait for a hash.
     sign(&daemon, address(1), 100).is(200);
     let begin = || {
         let mut wire = connect(&daemon, address(1));

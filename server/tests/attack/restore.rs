@@ -1,4 +1,4 @@
-//! A restore of a file that nobody can open.
+//! A restore of a file whose unlock passphrase is not known.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ fn set_backup_passphrase(admin: &Client) {
 }
 
 #[test]
-fn a_backup_of_which_nobody_knows_the_unlock_passphrase_locks_nobody_out() {
+fn a_backup_with_an_unknown_unlock_passphrase_locks_nobody_out() {
     let foreign = {
         let folder = Folder::new();
         let daemon = Daemon::start(&folder);
@@ -33,7 +33,7 @@ fn a_backup_of_which_nobody_knows_the_unlock_passphrase_locks_nobody_out() {
     admin.create_operator("operator", "the operator's passphrase");
     admin.restore(&json!({ "backupPassphrase": BACKUP }), &foreign).unwrap().expect(204);
     assert_eq!(daemon.client().state(), "Locked");
-    // Not even a kill in between takes the way back.
+    // Not even a kill in between prevents undoing it.
     daemon.kill();
     let daemon = Daemon::start(&folder);
     daemon.client().unlock(UNLOCK).expect(204);

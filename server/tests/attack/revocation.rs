@@ -1,5 +1,5 @@
-//! Rights that are taken away while somebody's change is under way: a right holds when the change is committed, not only
-//! when it was asked for.
+//! Rights that are withdrawn while a change is under way: a right must hold when the change is committed, not only when
+//! it was checked.
 
 use std::sync::Barrier;
 use std::thread;
@@ -43,7 +43,7 @@ fn provisioned(folder: &Folder) -> (Daemon, Client) {
 }
 
 #[test]
-fn who_is_deleted_while_a_change_of_theirs_waits_does_not_get_it() {
+fn a_waiting_change_of_a_deleted_user_is_refused() {
     let folder = Folder::new();
     let (daemon, admin) = provisioned(&folder);
     let mut refused = 0;
@@ -63,7 +63,7 @@ fn who_is_deleted_while_a_change_of_theirs_waits_does_not_get_it() {
         });
         let exists = admin.call("GET", &format!("/users/{evil}"), None).unwrap().status;
         match created {
-            // On a busy machine it may have been carried out before mallory was gone.
+            // On a busy machine it may have been carried out before mallory was deleted.
             201 => assert!(
                 exists == 200 && created_after < deleted_after + Duration::from_millis(40),
                 "mallory was deleted after {deleted_after:?}, and what she had begun was done after {created_after:?}"
@@ -100,7 +100,7 @@ fn a_thief_who_keeps_changing_the_passphrase_does_not_undo_a_reset() {
 }
 
 #[test]
-fn of_two_administrators_who_delete_each_other_one_stays() {
+fn of_two_administrators_who_delete_each_other_one_remains() {
     let folder = Folder::new();
     let (daemon, admin) = provisioned(&folder);
     for round in 0..8 {

@@ -1,5 +1,5 @@
-//! A tenant with a large RSA key against clients whose requests are short: keys are parsed, which takes as long as half a
-//! signature with them, but never on a thread that serves requests.
+//! A tenant with a large RSA key against clients with short requests: parsing a key takes as long as half a signature
+//! with it, but must never run on a thread that serves requests.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -20,10 +20,10 @@ const OPERATOR: &str = "operator:a passphrase";
 
 /// Connections with short requests: several, so that every serving thread has one.
 const CLIENTS: u32 = 4;
-/// How long they are watched.
+/// How long they are measured.
 const WATCHED: Duration = Duration::from_secs(5);
-/// Part of this time that may go by in requests that took longer than half a load. It was three quarters when keys were
-/// parsed on the serving threads, and is an eighth at most on a machine with five times as much to do as it has cores.
+/// Share of this time that may be spent in requests that took longer than half a load. It was three quarters when keys
+/// were parsed on the serving threads, and is at most an eighth on a machine with five times as much work as cores.
 const SHARE_MAX: f64 = 0.4;
 
 #[test]
@@ -36,8 +36,8 @@ fn a_large_key_that_changes_all_the_time_does_not_hold_up_short_requests() {
     let large = json!({ "mode": "PKCS1", "message": large }).to_string();
     let sign = |wire: &mut Wire| call(wire, "POST", "/keys/large/sign", Some(WORKER), Some(&large)).is(200);
 
-    // To parse a key of this size takes half as long as to sign with it. In one run and on one machine both are slower
-    // or faster together, so that nothing here is measured against a clock on the wall.
+    // Parsing a key of this size takes half as long as signing with it. In one run on one machine both are slower or
+    // faster together, so nothing here is compared with wall-clock time.
     let mut wire = connect(&daemon, HONEST);
     let mut signature = (0..9).map(|_| timed(|| drop(sign(&mut wire)))).collect::<Vec<_>>();
     signature.sort_unstable();
@@ -55,7 +55,7 @@ fn a_large_key_that_changes_all_the_time_does_not_hold_up_short_requests() {
                     let text = json!({ "label": label.to_string() }).to_string();
                     call(&mut wire, "PUT", "/keys/large/label", Some(BOSS), Some(&text)).is(204);
                     call(&mut wire, "GET", "/keys/large", Some(WORKER), None).is(200);
-                    // Not each time: signatures have the cores busy, which is another thing than a thread that is held up.
+                    // Not every time: signatures keep the cores busy, which is different from holding up a thread.
                     if label % 8 == 0 {
                         sign(&mut wire);
                     }
@@ -74,7 +74,7 @@ fn a_large_key_that_changes_all_the_time_does_not_hold_up_short_requests() {
     assert!(share < SHARE_MAX, "{share:.2} of the time went by in requests slower than {half_a_load:.1?}");
 }
 
-/// How long each short request took: signatures with Ed25519, or questions for the health.
+/// The duration of each short request: Ed25519 signatures, or health checks.
 fn watch(daemon: &Daemon, signs: bool) -> Vec<Duration> {
     let mut wire = connect(daemon, HONEST);
     let body = json!({ "mode": "EdDSA", "message": BASE64_STANDARD.encode([7; 32]) }).to_string();

@@ -1,4 +1,4 @@
-//! A short siege: every kind of hostile request, beside an honest client. `cargo xtask siege` lays a long one.
+//! A short siege: every kind of hostile request, beside an honest client. `cargo xtask siege` runs a long one.
 
 #[path = "../siege/mod.rs"]
 mod laid;
@@ -19,6 +19,6 @@ fn thousands_of_hostile_requests_neither_fail_an_honest_client_nor_take_the_serv
     println!("{report}");
     assert!(report.faults().is_empty(), "{:#?}\n{report}", report.faults());
     assert!(report.rss_max_bytes > 0, "the memory was looked at");
-    // A machine with much else to do makes fewer of them in the time given.
+    // A machine with much other work makes fewer of them in the given time.
     assert!(report.requests() >= 300, "{report}");
 }

@@ -1,4 +1,4 @@
-//! An Administrator of one namespace against everybody else.
+//! An Administrator of one namespace against all others.
 
 use serde_json::json;
 
@@ -31,7 +31,7 @@ fn the_generation_of_large_keys_stops_neither_a_backup_nor_another_namespace() {
         json!({ "mechanisms": ["RSA_Signature_PSS_SHA256"], "type": "RSA", "length": bits, "label": "" }).to_string()
     };
     let login = |namespace: &str| format!("{namespace}~admin:{PASSPHRASE}");
-    // More than there are places, and nobody reads an answer.
+    // More than the queue has room for; no client reads an answer.
     let wanting: Vec<_> = (0..80)
         .map(|n| {
             let mut wire = connect(&daemon, address(n % 4));
@@ -39,7 +39,7 @@ fn the_generation_of_large_keys_stops_neither_a_backup_nor_another_namespace() {
             wire
         })
         .collect();
-    // A login and a hash later, at the latest, they all have come to the pool.
+    // At the latest one login and one hash later, all of them have reached the pool.
     let mut wire = connect(&daemon, HONEST);
     let made = call(&mut wire, "POST", "/keys/generate", Some(&login("t2")), Some(&generate(2048)));
     assert_eq!(made.status, 201, "{made}");

@@ -1,4 +1,4 @@
-//! Strangers who try to keep the owner from unlocking.
+//! Clients without credentials that try to keep the owner from unlocking.
 
 use std::thread;
 use std::time::Duration;
@@ -27,7 +27,7 @@ fn a_hundred_addresses_that_guess_do_not_keep_the_owner_from_unlocking() {
             let daemon = &daemon;
             scope.spawn(move || {
                 let mut wire = connect(daemon, address(n));
-                // Behind the right one there is nothing left to guess.
+                // After the correct one there is nothing left to guess.
                 while unlock(&mut wire, "not the passphrase").is_some_and(|status| status != 412) {
                     thread::sleep(Duration::from_millis(50));
                 }
@@ -40,7 +40,7 @@ fn a_hundred_addresses_that_guess_do_not_keep_the_owner_from_unlocking() {
             thread::sleep(Duration::from_millis(1_100));
             statuses.push(unlock(&mut wire, UNLOCK));
         }
-        // Nobody waits for what is still in the queue.
+        // The rest of the queue is not awaited.
         daemon.signal(Signal::KILL);
         statuses
     });

@@ -1,7 +1,7 @@
-//! One client thread of the crash test, and all it knows: which keys and users it made, and what they may be like now.
+//! One client thread of the crash test, and what it knows: which keys and users it created, and their possible states.
 //!
-//! Whatever it changes is known by a list of possible states. An answered change leaves one; an unanswered one leaves
-//! the state before and the state after, until the next look at it decides.
+//! What it changes has a list of possible states. An acknowledged change leaves one; an unanswered one leaves the state
+//! before and the state after, until the next check decides.
 
 use std::collections::BTreeSet;
 
@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 use super::Dice;
 use super::daemon::Client;
 
-/// Who signs.
+/// The Operator who signs.
 pub(crate) const OPERATOR: &str = "operator";
 pub(crate) const OPERATOR_PASSPHRASE: &str = "operator passphrase";
 /// Tags of keys; the operator has them all.
 pub(crate) const TAGS: [&str; 3] = ["red", "green", "blue"];
 
 const USER_PASSPHRASE: &str = "a user's passphrase";
-/// Keys besides the recently changed ones that are looked at after each kill.
+/// Number of other keys checked after each kill, besides the recently changed ones.
 const SAMPLE: usize = 5;
 
 /// A client thread.
@@ -31,10 +31,10 @@ pub(crate) struct Hand {
     made: usize,
     keys: Vec<Key>,
     users: Vec<User>,
-    /// Positions in `keys` and `users` of what was touched since the last check.
+    /// Positions in `keys` and `users` of what was changed since the last check.
     recent_keys: BTreeSet<usize>,
     recent_users: BTreeSet<usize>,
-    /// A renaming without an answer: the positions of the old and the new id, of which exactly one is there.
+    /// A renaming without an answer: the positions of the old and the new id, of which exactly one exists.
     renaming: Option<(usize, usize)>,
     /// Changes that were answered with success.
     pub(crate) acknowledged: usize,
@@ -43,7 +43,7 @@ pub(crate) struct Hand {
 struct Key {
     id: String,
     kind: Kind,
-    /// What the key must prove to be; `None` until it was seen.
+    /// The public value by which the key is recognised; `None` until it was seen.
     proof: Option<Vec<u8>>,
     possible: Vec<Option<Marks>>,
 }
@@ -54,7 +54,7 @@ struct User {
     possible: Vec<Option<BTreeSet<String>>>,
 }
 
-/// What can be changed about a key.
+/// The part of a key that can be changed.
 #[derive(Clone, Debug, PartialEq, Default)]
 struct Marks {
     label: String,
@@ -91,7 +91,7 @@ impl Hand {
         }
     }
 
-    /// Changes one thing after the other until there is no answer.
+    /// Makes one change after the other until there is no answer.
     pub(crate) fn work(&mut self, admin: &Client) {
         while self.step(admin) {}
     }
@@ -111,7 +111,7 @@ impl Hand {
         }
     }
 
-    /// A key that surely exists.
+    /// A key that certainly exists.
     fn some_key(&mut self) -> Option<usize> {
         let tries: Vec<usize> = (0..8).map(|_| self.dice.below(self.keys.len().max(1))).collect();
         tries.into_iter().find(|at| self.keys.get(*at).is_some_and(|key| sure(&key.possible).is_some()))
@@ -149,7 +149,7 @@ impl Hand {
         answered
     }
 
-    /// Notes a key that does not exist yet.
+    /// Adds a key that does not exist yet.
     fn plan_key(&mut self, id: String, kind: Kind, proof: Option<Vec<u8>>) -> usize {
         self.keys.push(Key { id, kind, proof, possible: vec![None] });
         self.keys.len() - 1
@@ -206,7 +206,7 @@ impl Hand {
 
     fn label(&mut self, admin: &Client, at: usize) -> bool {
         let mut marks = sure(&self.keys[at].possible).cloned().unwrap();
-        // Never one that was tried before: a label that is there already is answered with 304.
+        // Never one that was used before: setting the current label is answered with 304.
         self.made += 1;
         marks.label = format!("label {}", 1000 + self.made);
         let body = json!({ "label": marks.label });
@@ -249,7 +249,7 @@ impl Hand {
         answered
     }
 
-    /// Gives a user a tag or takes it away; rarely takes away the user.
+    /// Adds a tag to a user or removes it; rarely deletes the user.
     fn tag_user(&mut self, admin: &Client) -> bool {
         let at = self.dice.below(self.users.len().max(1));
         let Some(mut tags) = self.users.get(at).and_then(|user| sure(&user.possible)).cloned() else { return true };
@@ -274,7 +274,7 @@ impl Hand {
 
     // --- What is there after a kill ---
 
-    /// Things with more than one possible state.
+    /// Keys and users with more than one possible state.
     pub(crate) fn open_ends(&self) -> usize {
         self.keys.iter().filter(|key| key.possible.len() > 1).count()
             + self.users.iter().filter(|user| user.possible.len() > 1).count()
@@ -288,7 +288,7 @@ impl Hand {
         self.users.iter().filter(|user| sure(&user.possible).is_some()).count()
     }
 
-    /// Compares which keys and users there are with those there may be; both lists are sorted. Gives how many are this
+    /// Compares the existing keys and users with the possible ones; both lists are sorted. Returns how many are this
     /// hand's.
     pub(crate) fn check_names(&mut self, keys: &[String], users: &[String]) -> usize {
         let mut mine = 0;
@@ -306,7 +306,7 @@ impl Hand {
         mine
     }
 
-    /// Looks at what was touched before the kill and at a few others.
+    /// Checks what was changed before the kill, and a few others.
     pub(crate) fn check_recent(&mut self, admin: &Client, operator: &Client) {
         let mut keys = std::mem::take(&mut self.recent_keys);
         for _ in 0..SAMPLE.min(self.keys.len()) {
@@ -320,7 +320,7 @@ impl Hand {
         }
     }
 
-    /// Looks at everything.
+    /// Checks everything.
     pub(crate) fn check_all(&mut self, admin: &Client, operator: &Client) {
         self.keys.iter_mut().for_each(|key| key.check(admin, operator));
         self.users.iter_mut().for_each(|user| user.check(admin));
@@ -328,7 +328,7 @@ impl Hand {
     }
 }
 
-/// Puts `tag` in or takes it out, and gives the method that does so.
+/// Adds or removes `tag`, and returns the method that does so.
 fn toggle(tags: &mut BTreeSet<String>, tag: &str) -> &'static str {
     if tags.remove(tag) {
         "DELETE"
@@ -338,7 +338,7 @@ fn toggle(tags: &mut BTreeSet<String>, tag: &str) -> &'static str {
     }
 }
 
-/// Drops the possible states that contradict the list of names. Gives whether it is there.
+/// Drops the possible states that contradict the list of names. Returns whether it exists.
 fn settle_existence<T>(what: &str, id: &str, names: &[String], possible: &mut Vec<Option<T>>) -> bool {
     let there = names.binary_search_by(|name| name.as_str().cmp(id)).is_ok();
     possible.retain(|state| state.is_some() == there);
@@ -346,7 +346,7 @@ fn settle_existence<T>(what: &str, id: &str, names: &[String], possible: &mut Ve
     there
 }
 
-/// Drops the possible states that are not the one that was seen.
+/// Drops the possible states that differ from the one that was seen.
 fn settle<T: PartialEq + std::fmt::Debug>(id: &str, possible: &mut Vec<Option<T>>, seen: T) {
     assert!(
         possible.iter().flatten().any(|state| *state == seen),
@@ -360,7 +360,7 @@ fn strings(list: &Value) -> BTreeSet<String> {
 }
 
 impl Key {
-    /// That it is what it may be, and works.
+    /// Checks that it is in a possible state, and works.
     fn check(&mut self, admin: &Client, operator: &Client) {
         if self.possible == [None] {
             return;
@@ -403,7 +403,7 @@ fn decode(value: &Value) -> Vec<u8> {
     BASE64_STANDARD.decode(value.as_str().unwrap()).unwrap()
 }
 
-/// Signs, verifies, and gives the public key.
+/// Signs, verifies, and returns the public key.
 fn sign(operator: &Client, path: &str, key: &Value, mode: &str, verify: fn(&[u8], &[u8], &[u8]) -> bool) -> Vec<u8> {
     let message = b"are you the one I know?";
     // ECDSA signs what is already a digest.
@@ -418,7 +418,7 @@ fn sign(operator: &Client, path: &str, key: &Value, mode: &str, verify: fn(&[u8]
     public
 }
 
-/// Encrypts the block of the NIST example and gives the ciphertext, which tells keys apart.
+/// Encrypts the block of the NIST example and returns the ciphertext, by which keys are distinguished.
 fn encrypt(operator: &Client, path: &str) -> Vec<u8> {
     let body = json!({
         "mode": "AES_CBC", "message": BASE64_STANDARD.encode(NIST_PLAINTEXT), "iv": BASE64_STANDARD.encode(NIST_IV),

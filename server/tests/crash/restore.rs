@@ -1,4 +1,4 @@
-//! Kills while a backup is restored: afterwards there is the old state whole or the new one whole.
+//! Kills during a restore: afterwards the HSM has either the complete old state or the complete new one.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ const OPERATOR: &str = "operator";
 const OPERATOR_PASSPHRASE: &str = "operator passphrase";
 const KEYS: usize = 150;
 
-/// An HSM whose keys are called `new-…`, its backup, and the same HSM later, when it has keys called `old-…` only.
+/// An HSM with keys called `new-…`, its backup, and the same HSM later, with only keys called `old-…`.
 struct World {
     provisioned: Folder,
     backup: Vec<u8>,
@@ -51,7 +51,7 @@ impl World {
     }
 }
 
-/// Which of the two states an Operational HSM is in: `old` or `new`. It must be one of them, whole.
+/// Which of the two states an Operational HSM has: `old` or `new`. It must have one of them completely.
 fn state_of(daemon: &Daemon) -> &'static str {
     let client = daemon.client();
     let admin = client.log_in("admin", ADMIN);
@@ -136,7 +136,7 @@ fn a_kill_leaves_a_restore_of_a_new_device_undone_or_done() {
         } else {
             done += 1;
         }
-        // The first unlock turns what was brought into rows of our own, and is no better protected from kills.
+        // The first unlock converts the restored entries into our rows, and is interrupted by kills as well.
         assert_eq!(daemon.client().state(), "Locked");
         let client = daemon.client();
         let after = dice.between(200 * MS, 900 * MS);

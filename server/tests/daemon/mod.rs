@@ -1,6 +1,6 @@
 //! A real `casemated` process in a folder of its own, and a client for it.
 //!
-//! The client believes every certificate: these tests are about the process, and talk to it over loopback.
+//! The client accepts every certificate: these tests are about the process, and talk to it over loopback.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
@@ -21,12 +21,12 @@ use ureq::tls::{TlsConfig, TlsProvider};
 /// The program under test.
 pub(crate) const CASEMATED: &str = env!("CARGO_BIN_EXE_casemated");
 
-/// A passphrase of every test.
+/// The unlock passphrase of every test.
 pub(crate) const UNLOCK: &str = "unlock passphrase";
-/// Another one.
+/// The administrator's passphrase of every test.
 pub(crate) const ADMIN: &str = "admin passphrase";
 
-/// An empty folder, removed with its value.
+/// An empty folder, removed when dropped.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -38,7 +38,7 @@ impl Folder {
         Self(path)
     }
 
-    /// Where the process keeps its data; not made yet.
+    /// The data folder of the process; not created yet.
     pub(crate) fn data(&self) -> PathBuf {
         self.0.join("data")
     }
@@ -48,7 +48,7 @@ impl Folder {
         self.0.join(name)
     }
 
-    /// Puts a copy of this folder's data where a process of another folder will look for it.
+    /// Copies the data of this folder to where a process of another folder expects it.
     pub(crate) fn copy_data_to(&self, other: &Folder) {
         let _ = fs::remove_dir_all(other.data());
         fs::create_dir(other.data()).unwrap();
@@ -65,21 +65,21 @@ impl Drop for Folder {
     }
 }
 
-/// `casemated` with these arguments, heeding no environment but what is given here.
+/// `casemated` with these arguments, and no environment but what is given here.
 pub(crate) fn casemated(args: &[&str]) -> Command {
     let mut command = Command::new(CASEMATED);
     command.args(args).env_clear().stdin(Stdio::null());
     command
 }
 
-/// `casemated` on the data of `folder`, at a port the kernel picks.
+/// `casemated` on the data of `folder`, at a port chosen by the kernel.
 pub(crate) fn on(folder: &Folder, more: &[&str]) -> Command {
     let mut command = casemated(&["--listen", "127.0.0.1:0", "--data-dir"]);
     command.arg(folder.data()).args(more);
     command
 }
 
-/// Runs to the end, which must come by itself within 20 s, and gives what was printed.
+/// Runs until the process exits, which must happen within 20 s, and returns its output.
 pub(crate) fn run(command: &mut Command) -> Output {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     if wait(&mut child, Duration::from_secs(20)).is_none() {
@@ -108,7 +108,7 @@ pub(crate) struct Daemon {
     log: PathBuf,
     /// Its address and port.
     pub(crate) address: String,
-    /// The lines of standard output up to the one that says where it listens.
+    /// The lines of standard output up to the one with the listen address.
     pub(crate) first_lines: Vec<String>,
     /// From the start of the process to that line.
     pub(crate) took: Duration,
@@ -133,13 +133,13 @@ impl Daemon {
         daemon
     }
 
-    /// Starts it and waits for nothing.
+    /// Starts it and returns at once.
     pub(crate) fn spawn(folder: &Folder, more: &[&str]) -> Child {
         let log = File::options().create(true).append(true).open(folder.file("log")).unwrap();
         on(folder, more).stdout(Stdio::piped()).stderr(log).spawn().unwrap()
     }
 
-    /// Reads standard output up to the line that says where it listens.
+    /// Reads standard output up to the line with the listen address.
     fn await_listening(&mut self) {
         loop {
             let Some(line) = self.line() else {
@@ -154,7 +154,7 @@ impl Daemon {
         }
     }
 
-    /// The next line of standard output; `None` when the process has closed it.
+    /// The next line of standard output; `None` once the process has closed it.
     pub(crate) fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         match self.stdout.read_line(&mut line).unwrap() {
@@ -177,7 +177,7 @@ impl Daemon {
         Client::new(&self.address)
     }
 
-    /// Ends it as a power cut does, as far as a process can tell.
+    /// Kills it, which for the process is like a power cut.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -187,12 +187,12 @@ impl Daemon {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// The exit code, for which it waits up to 20 s.
+    /// Waits up to 20 s for the exit code.
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
         wait(&mut self.child, Duration::from_secs(20)).expect("it ends").code()
     }
 
-    /// Asks it to end, and gives its exit code and what it printed after it had said where it listens.
+    /// Terminates it with SIGTERM, and returns its exit code and what it printed after the listen address.
     pub(crate) fn terminate(mut self) -> (Option<i32>, String) {
         self.signal(Signal::TERM);
         let code = self.exit_code();
@@ -223,12 +223,12 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The body as JSON, `Null` if it is none.
+    /// The body as JSON, `Null` if it is not JSON.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.bytes).unwrap_or_default()
     }
 
-    /// Passes the answer on if it has this status; panics otherwise.
+    /// Returns the answer if it has this status; panics otherwise.
     #[track_caller]
     pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.bytes));
@@ -252,7 +252,7 @@ impl Client {
         Self { authorization: Some(format!("Basic {basic}")), ..self.clone() }
     }
 
-    /// One request. `Err`: there was no complete answer, so what it asked for may or may not have happened.
+    /// One request. `Err`: there was no complete answer, so the request may or may not have been carried out.
     pub(crate) fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, ureq::Error> {
         let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
         if let Some(authorization) = &self.authorization {

@@ -1,4 +1,4 @@
-//! An attacker: one connection at a time from one address, one request after the other until there are none left.
+//! An attacker: one connection at a time from one address, one request after the other until none are left.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -13,23 +13,23 @@ use super::attacks::{Attack, Chance, Manner, attack};
 use super::h2::{Sender, connect, send};
 use super::line::{Line, Reply};
 
-/// An attacker does not wait longer than this for a reply: it leaves and comes back with something else.
+/// Longest wait of an attacker for a reply: it then disconnects and sends something else.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest wait for a connection.
 const OPENING: Duration = Duration::from_secs(10);
-/// Time that an attacker stays on a connection on which it sends or reads no more, at most.
+/// Longest time that an attacker keeps a connection on which it no longer sends or reads.
 const LINGER_MS: u64 = 200;
-/// Pause after a connection was not taken, so that requests are not spent on nothing.
+/// Pause after a refused connection, so that requests are not wasted.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What one attacker is told.
+/// Instructions of one attacker.
 pub struct Order {
     pub server: SocketAddr,
     pub source: IpAddr,
     pub until: Instant,
     /// Requests left for all attackers together.
     pub left: Arc<AtomicU64>,
-    /// Where its chance starts.
+    /// Seed of its random numbers.
     pub seed: u64,
 }
 
@@ -65,7 +65,7 @@ pub async fn over_h1(order: Order, seeds: Arc<[Vec<u8>]>) -> Tally {
     tally
 }
 
-/// One request over `open`, which becomes the next one's `line` if it still can be used.
+/// One request over `open`, which becomes the next one's `line` if it is still usable.
 async fn attempt(mut open: Line, line: &mut Option<Line>, attack: &Attack, linger: Duration) -> io::Result<Outcome> {
     let ask = &attack.ask;
     match attack.manner {
@@ -89,7 +89,7 @@ async fn attempt(mut open: Line, line: &mut Option<Line>, attack: &Attack, linge
         }
         Manner::Raw => open.send(&ask.body).await?,
     }
-    // There may be an answer to what has come so far.
+    // There may be an answer to what was sent so far.
     match tokio::time::timeout(linger, open.reply()).await {
         Ok(reply) => reply.map(|Reply { status, .. }| Outcome::Answered(status)),
         Err(_) => Ok(Outcome::Left),
@@ -116,8 +116,8 @@ pub async fn over_h2(order: Order, seeds: Arc<[Vec<u8>]>) -> Tally {
     tally
 }
 
-/// A new connection, if the server takes it. Attackers wait for it longer than for a reply: what they cannot open they can
-/// not use, and to give up and begin again would keep them busy with themselves.
+/// A new connection, if the server accepts it. Attackers wait longer for it than for a reply: without a connection they
+/// cannot attack, and retrying would only keep them busy.
 async fn opened<T>(work: impl Future<Output = io::Result<T>>) -> Option<T> {
     let open = tokio::time::timeout(OPENING, work).await.ok()?.ok();
     if open.is_none() {

@@ -1,4 +1,4 @@
-//! What attackers send: kinds with weights, each made anew from chance.
+//! The requests of attackers: weighted kinds, each generated from random numbers.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use super::line::Ask;
 
 /// A hostile request and how it is sent.
 pub struct Attack {
-    /// For the table of outcomes.
+    /// Name of the kind, for the table of outcomes.
     pub kind: &'static str,
     pub ask: Ask,
     pub manner: Manner,
@@ -20,22 +20,22 @@ pub struct Attack {
 
 /// How a request is sent.
 pub enum Manner {
-    /// As it should be.
+    /// Complete, and the reply is read.
     Whole,
-    /// The head; of the body nothing ever comes.
+    /// Only the head; the body never arrives.
     HeadOnly,
-    /// The head and half of the body, then the connection breaks.
+    /// The head and half of the body, then the connection is closed.
     Half,
-    /// Whole, and the reply is not read.
+    /// Complete, but the reply is not read.
     Unread,
-    /// The body alone, in place of a request.
+    /// Only the body, in place of a request.
     Raw,
 }
 
-/// Makes a request of one kind.
+/// Generates a request of one kind.
 type Make = fn(&mut Chance, &[Vec<u8>]) -> (Ask, Manner);
 
-/// Every kind, with how many of [`WEIGHTS`] requests are of it.
+/// Every kind, with its share of [`WEIGHTS`] requests.
 #[rustfmt::skip]
 const MIX: &[(u32, &str, Make)] = &[
     ( 700, "wrong passphrases for names nobody has",        |chance, _| (Ask::get("/keys").login(format!("n{}:{WRONG}", chance.below(1 << 40))), Manner::Whole)),
@@ -66,7 +66,7 @@ const CLERK: &str = "clerk:the clerk's passphrase";
 const BOSS: &str = "tenant~boss:the tenant's passphrase";
 const WORKER: &str = "tenant~worker:the worker's passphrase";
 const WRONG: &str = "not the passphrase";
-/// What is asked for to be signed: as long as a SHA-256.
+/// The message to sign: as long as a SHA-256 digest.
 const DIGEST: [u8; 32] = [7; 32];
 
 /// One attack of the mix.
@@ -84,7 +84,7 @@ pub fn attack(chance: &mut Chance, seeds: &[Vec<u8>]) -> Attack {
     panic!("the weights sum up to {WEIGHTS}")
 }
 
-/// What makes a new server the place of a siege, in this order.
+/// The requests that prepare a new server for a siege, in this order.
 pub fn setting() -> Vec<Ask> {
     let key = json!({ "id": "honest", "type": "EC_P256", "mechanisms": ["ECDSA_Signature"] });
     let rsa = json!({ "id": "k", "type": "RSA", "length": 2048, "mechanisms": ["RSA_Signature_PSS_SHA256"] });
@@ -98,28 +98,28 @@ pub fn setting() -> Vec<Ask> {
         Ask::post("/keys/generate", key.to_string()).login(admin()),
         honest_signature(),
         Ask::put("/users/clerk", user("Operator", secret(CLERK))).login(admin()),
-        // Before the namespace is there: afterwards it is its own administrators' alone.
+        // Before the namespace is created: afterwards only its own administrators may do this.
         Ask::put("/users/tenant~boss", user("Administrator", secret(BOSS))).login(admin()),
         Ask::put("/namespaces/tenant", []).login(admin()),
         Ask::put("/users/tenant~worker", user("Operator", secret(WORKER))).login(boss()),
         Ask::post("/keys/generate", rsa.to_string()).login(boss()),
-        // So that the worker is known, and its requests get further than a queue of logins.
+        // So that the worker's credentials are cached, and its requests get further than the queue of logins.
         Ask::get("/keys").login(WORKER.to_owned()),
     ]
 }
 
-/// What the honest client asks for.
+/// The request of the honest client.
 pub fn honest_signature() -> Ask {
     let body = json!({ "mode": "ECDSA", "message": BASE64_STANDARD.encode(DIGEST) });
     Ask::post("/keys/honest/sign", body.to_string()).login(OPERATOR.to_owned())
 }
 
-/// What the honest client asks for that logs in: its own user.
+/// The request of the honest client that logs in: its own user.
 pub fn honest_login() -> Ask {
     Ask::get("/users/clerk").login(CLERK.to_owned())
 }
 
-/// The bytes from which the fuzz targets start, and no bytes at all.
+/// The seeds of the fuzz targets, and an empty input.
 pub fn seeds() -> io::Result<Vec<Vec<u8>>> {
     let mut seeds = vec![Vec::new()];
     for target in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds"))? {
@@ -165,7 +165,7 @@ fn odd_rsa(chance: &mut Chance) -> Ask {
     let mut part = |most| {
         let length = 1 + chance.below(most) as usize;
         let mut bytes = chance.bytes(length);
-        // Odd and of full length, so that it goes as far as it can.
+        // Odd and of full length, so that its processing gets as far as possible.
         bytes.first_mut().into_iter().for_each(|byte| *byte |= 0xc0);
         bytes.last_mut().into_iter().for_each(|byte| *byte |= 1);
         Value::from(BASE64_STANDARD.encode(bytes))
@@ -176,7 +176,7 @@ fn odd_rsa(chance: &mut Chance) -> Ask {
 }
 
 fn generation(chance: &mut Chance) -> Ask {
-    // One in ten is of seconds rather than of one.
+    // One in ten takes seconds.
     let length = if chance.below(10) == 0 { 8192 } else { 4096 };
     let body = json!({ "type": "RSA", "length": length, "mechanisms": ["RSA_Signature_PKCS1"] });
     Ask::post("/keys/generate", body.to_string()).login(boss())
@@ -217,7 +217,7 @@ fn seed_as_body(chance: &mut Chance, seeds: &[Vec<u8>]) -> Ask {
     Ask { method, media, ..Ask::post(path, seed(chance, seeds)).login(boss()) }
 }
 
-/// Chance that is the same each time (SplitMix64), one per attacker.
+/// Reproducible random numbers (SplitMix64), one generator per attacker.
 pub struct Chance(pub u64);
 
 impl Chance {
@@ -228,7 +228,7 @@ impl Chance {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`, evenly enough.
+    /// A number below `end`, nearly uniform.
     pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }

@@ -1,4 +1,4 @@
-//! The same attacks over HTTP/2, where a connection outlives what breaks off on it.
+//! The same attacks over HTTP/2, where a connection outlives aborted requests.
 
 use std::convert::Infallible;
 use std::io;
@@ -32,7 +32,7 @@ pub async fn connect(source: IpAddr, server: SocketAddr) -> io::Result<Sender> {
     Ok(sender)
 }
 
-/// One request; what the attacker leaves early is a stream that is reset.
+/// One request; an attacker that leaves early resets the stream.
 pub async fn send(sender: &mut Sender, attack: &Attack, linger: Duration) -> io::Result<Outcome> {
     let ask = &attack.ask;
     let request = Request::builder().method(ask.method).uri(format!("https://hsm/api/v1{}", ask.path));

@@ -1,5 +1,5 @@
-//! The honest clients, and a watch on how long each answer took. One signs every ten milliseconds on one connection; one
-//! logs in every second from an address of its own, each time on a new connection, and reads its own user.
+//! The honest clients, with the duration of each answer. One signs every ten milliseconds on one connection; one logs
+//! in every second from an address of its own, each time on a new connection, and reads its own user.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,43 +16,44 @@ use super::{Ask, HOME, attacks, runtime};
 const EVERY: Duration = Duration::from_millis(10);
 /// Time from one login to the next.
 const LOGIN_EVERY: Duration = Duration::from_secs(1);
-/// Where the one who logs in is.
+/// Address of the client that logs in.
 const DESK: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// What became of an honest client's requests.
+/// Results of an honest client.
 pub struct Honest {
-    /// Who it is.
+    /// Its name.
     pub who: &'static str,
     statuses: BTreeMap<u16, u64>,
-    /// From the moment each was due, so that one that had to queue behind a slow one counts as slow; in order of length.
+    /// Durations from the moment each request was due, so that one that had to queue behind a slow one counts as slow;
+    /// sorted.
     took: Vec<Duration>,
-    /// Answers of 503 that do not say when to come again.
+    /// Answers of 503 without Retry-After.
     pub hasty: u64,
-    /// Requests without an answer on a second connection either.
+    /// Requests without an answer even on a second connection.
     pub unanswered: u64,
     /// Connections after the first.
     reconnects: u64,
 }
 
 impl Honest {
-    /// Requests that were answered 200.
+    /// Requests answered with 200.
     pub fn successes(&self) -> u64 {
         self.statuses.get(&200).copied().unwrap_or(0)
     }
 
-    /// Answers that an honest client must never get. 503 is none: it says to come again.
+    /// Answers that an honest client must never get. 503 with Retry-After is not one of them.
     pub fn failures(&self) -> impl Iterator<Item = (u16, u64)> {
         self.statuses.iter().map(|(status, count)| (*status, *count)).filter(|(status, _)| ![200, 503].contains(status))
     }
 
-    /// The time within which this part of the answers came.
+    /// The time within which this share of the answers arrived.
     pub fn within(&self, part: f64) -> Duration {
         let rank = (self.took.len() as f64 * part).ceil() as usize;
         self.took.get(rank.saturating_sub(1)).copied().unwrap_or_default()
     }
 }
 
-/// What an honest client does again and again.
+/// The repeated request of an honest client.
 struct Errand {
     who: &'static str,
     source: IpAddr,
@@ -68,8 +69,8 @@ pub fn sign(server: SocketAddr, over: &AtomicBool) -> io::Result<Honest> {
     run(server, over, &Errand { who: "The honest client", source: HOME, every: EVERY, ask, afresh: false })
 }
 
-/// Logs in until it is over. Nobody has seen its credentials before the siege, so the first needs a hash among all those
-/// that the attackers want.
+/// Logs in until it is over. Its credentials are not cached before the siege, so the first login needs a hash among all
+/// those of the attackers.
 pub fn log_in(server: SocketAddr, over: &AtomicBool) -> io::Result<Honest> {
     let ask = attacks::honest_login();
     run(server, over, &Errand { who: "The client that logs in", source: DESK, every: LOGIN_EVERY, ask, afresh: true })

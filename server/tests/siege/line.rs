@@ -1,4 +1,4 @@
-//! HTTP/1.1 over one TLS connection, sent byte by byte as an attacker likes it.
+//! HTTP/1.1 over one TLS connection, with control over every byte.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,14 +16,14 @@ use tokio_rustls::client::TlsStream;
 
 use crate::believing;
 
-/// Who waits longer than this for an answer has got none.
+/// Longest wait for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One request, whole.
+/// A complete request.
 #[derive(Clone)]
 pub struct Ask {
     pub method: &'static str,
-    /// Below `/api/v1`.
+    /// Path below `/api/v1`.
     pub path: String,
     /// `user:passphrase`
     pub login: Option<String>,
@@ -67,12 +67,12 @@ impl Ask {
     }
 }
 
-/// What is looked at of a reply.
+/// The parts of a reply that are evaluated.
 pub struct Reply {
     pub status: u16,
-    /// Whether it says when to come again.
+    /// Whether it has a Retry-After header.
     pub retry_after: bool,
-    /// Whether the server closes the connection behind it.
+    /// Whether the server closes the connection after it.
     pub last: bool,
 }
 
@@ -96,7 +96,7 @@ impl Line {
 
     /// Sends a request and reads its reply.
     pub async fn call(&mut self, ask: &Ask) -> io::Result<Reply> {
-        // A server that refuses at the head may have stopped reading; what it says is still there.
+        // A server that refuses at the head may have stopped reading; its reply is still there.
         let _ = self.send(&[ask.head(), ask.body.clone()].concat()).await;
         self.reply().await
     }

@@ -1,9 +1,9 @@
-//! A siege: hostile requests of every kind from many addresses, and honest clients beside them: one who goes on signing, and
-//! one who logs in again and again.
+//! A siege: hostile requests of every kind from many addresses, and beside them two honest clients: one keeps signing,
+//! one logs in again and again.
 //!
-//! `examples/siege` lays a long one to a server of its own and prints figures; `attack/siege.rs` lays a short one as a test.
-//! The attackers have the network, all names, and the credentials of an administrator of one namespace; what they must not
-//! get is the honest clients' time, the server's memory, or its life.
+//! `examples/siege` runs a long one against a server of its own and prints figures; `attack/siege.rs` runs a short one
+//! as a test. The attackers have the network, all names, and the credentials of an administrator of one namespace; they
+//! must not be able to delay the honest clients, exhaust the server's memory, or end it.
 
 mod attacker;
 mod attacks;
@@ -23,17 +23,17 @@ use std::time::{Duration, Instant};
 pub use self::honest::Honest;
 use self::line::{Ask, Line};
 
-/// Most memory that the server may hold at any time of a siege.
+/// Maximum memory of the server at any time of a siege.
 pub const RSS_MAX_BYTES: u64 = 1_000_000_000;
 
-/// Where the honest client is; the attackers are elsewhere.
+/// Address of the honest client; the attackers are elsewhere.
 const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Connections of each hostile address that speak HTTP/1.1; it has one more for HTTP/2.
 const H1_PER_ADDRESS: usize = 5;
-/// How often the memory of the server is looked at.
+/// Interval at which the memory of the server is read.
 const WATCH: Duration = Duration::from_secs(1);
 
-/// What a siege is.
+/// The parameters of a siege.
 pub struct Plan {
     /// The server.
     pub server: SocketAddr,
@@ -43,32 +43,32 @@ pub struct Plan {
     pub requests: u64,
     /// Hostile addresses, from 127.1.0.1 on.
     pub addresses: u32,
-    /// The siege ends after this time, however many requests are left.
+    /// The siege ends after this time, even if requests are left.
     pub limit: Duration,
 }
 
-/// What came of one hostile request.
+/// The outcome of one hostile request.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// The server answered with this status.
     Answered(u16),
-    /// The server closed the connection, or did not take one.
+    /// The server closed the connection, or did not accept one.
     Closed,
-    /// The attacker left without a reply, as it had meant to or because it got none in time.
+    /// The attacker left without a reply, on purpose or because none came in time.
     Left,
 }
 
-/// What came of a siege.
+/// The results of a siege.
 pub struct Report {
     /// Hostile requests by kind and outcome.
     pub hostile: BTreeMap<(&'static str, Outcome), u64>,
-    /// The side of the honest client who signs.
+    /// Results of the honest client that signs.
     pub honest: Honest,
-    /// The side of the one who logs in.
+    /// Results of the one that logs in.
     pub logins: Honest,
-    /// Most memory of the server that was seen.
+    /// Peak memory of the server, in bytes.
     pub rss_max_bytes: u64,
-    /// Whether it answers afterwards, and from a state that it should be in.
+    /// Whether it answers afterwards, and in an expected state.
     pub alive: bool,
     /// From the first hostile request to the last.
     pub took: Duration,
@@ -88,7 +88,7 @@ pub fn set_up(server: SocketAddr) -> io::Result<()> {
     })
 }
 
-/// Lays a siege to a server that was [set up](set_up) for it.
+/// Runs a siege against a server that was [set up](set_up) for it.
 pub fn lay(plan: &Plan) -> io::Result<Report> {
     let begun = Instant::now();
     let over = AtomicBool::new(false);
@@ -107,7 +107,7 @@ pub fn lay(plan: &Plan) -> io::Result<Report> {
     })
 }
 
-/// All attackers, in one thread: what they cost is not the server's time to spend.
+/// All attackers, in one thread, so that they leave the other cores to the server.
 fn attack(plan: &Plan, seeds: Vec<Vec<u8>>, until: Instant) -> io::Result<BTreeMap<(&'static str, Outcome), u64>> {
     let runtime = runtime()?;
     let seeds: Arc<[Vec<u8>]> = seeds.into();
@@ -134,12 +134,12 @@ fn attack(plan: &Plan, seeds: Vec<Vec<u8>>, until: Instant) -> io::Result<BTreeM
         }
         Ok(sum)
     });
-    // What they have left behind on their connections is not waited for.
+    // Their remaining connections are not awaited.
     runtime.shutdown_background();
     sum
 }
 
-/// Most memory that the process was seen to hold.
+/// Peak memory of the process, as sampled, in bytes.
 fn watch(pid: u32, over: &AtomicBool) -> u64 {
     let mut most = 0;
     loop {
@@ -177,7 +177,7 @@ impl Report {
         self.hostile.values().sum()
     }
 
-    /// What the server did wrong, a sentence each, whatever machine it runs on.
+    /// What the server did wrong, a sentence each, on any machine.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if !self.alive {

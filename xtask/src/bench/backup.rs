@@ -1,4 +1,4 @@
-//! Backup and restore of many keys: how long, and with how much memory.
+//! Backup and restore of many keys: duration and memory.
 
 use std::fs;
 use std::path::Path;
@@ -44,7 +44,7 @@ pub(super) fn measure(server: &mut Server, release: &Path) -> Result<()> {
     Ok(())
 }
 
-/// How long `work` takes, and the most memory that `server` had since its start, in KiB.
+/// The duration of `work`, and the peak memory of `server` since its start, in KiB.
 fn timed(server: &Server, work: impl FnOnce() -> Result<()>) -> Result<(Duration, u64)> {
     let begun = Instant::now();
     work()?;

@@ -1,7 +1,7 @@
-//! `cargo xtask bench cli`: what a command of `casemate` costs whoever types it or calls it in a loop, beside the same
-//! request by `curl`. Both start, shake hands, ask for the state and end.
+//! `cargo xtask bench cli`: the cost of one run of `casemate`, compared with the same request by `curl`. Both start,
+//! perform a TLS handshake, request the state and exit.
 //!
-//! All take turns, so that other work on the machine hits them alike.
+//! All take turns, so that other work on the machine affects them equally.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,17 +14,17 @@ use super::rig::{self, ADMIN, Server};
 use crate::metadata;
 use crate::steps::{cargo, run as run_command, succeeds};
 
-/// Most times of `curl` that a pinned `casemate` may take.
+/// Target: at most this many times the duration of `curl`, for a `casemate` with a pinned certificate.
 const TARGET: f64 = 3.0;
 
-/// One way to ask.
+/// One way to send the request.
 struct Way {
     name: &'static str,
     command: Command,
     times: Vec<Duration>,
 }
 
-/// Measures and prints the table, as Markdown. `--quick` takes few turns.
+/// Measures and prints the table, as Markdown. `--quick` runs fewer turns.
 pub(super) fn run(args: &[&str]) -> Result<()> {
     let turns = match args {
         [] => 200,
@@ -41,7 +41,7 @@ pub(super) fn run(args: &[&str]) -> Result<()> {
     }
     let target = metadata::target_dir()?;
     let release = target.join("release");
-    // As `docs/cli.md` installs it: by itself, because the setting is one of the whole build.
+    // Built as `docs/cli.md` installs it: on its own, because features apply to a whole build.
     let alone = target.join("casemate-alone");
     let mut build =
         cargo(&["build", "--release", "--locked", "-p", "casemate-cli", "--bin", "casemate", "--target-dir"]);
@@ -52,7 +52,7 @@ pub(super) fn run(args: &[&str]) -> Result<()> {
     let papers = Papers::new(&server)?;
     let mut ways = ways(&server, &papers, &installed, &release.join("casemate"));
     for way in &mut ways {
-        // Once to warm up, with a look at what happens.
+        // Once to warm up, and to check the output.
         let output = way.command.output()?;
         ensure!(output.status.success(), "{}: {}", way.name, String::from_utf8_lossy(&output.stderr));
         way.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -111,11 +111,11 @@ fn table(ways: &mut [Way]) {
     }
 }
 
-/// A certificate authority, and the certificate it made for the server.
+/// A certificate authority, and the server certificate issued by it.
 struct Papers {
     folder: PathBuf,
     ca: PathBuf,
-    /// The system's roots, and the authority.
+    /// The system's roots and the authority.
     roots: PathBuf,
     pin: String,
 }
@@ -154,5 +154,5 @@ impl Drop for Papers {
     }
 }
 
-/// Where Debian and its like keep them.
+/// The path on Debian and its derivatives.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";

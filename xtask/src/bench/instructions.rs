@@ -1,7 +1,9 @@
-//! What a request costs in instructions of user space, which neither a busy machine nor the clock of its processor changes.
+//! The cost of a request in user-space instructions, which depends neither on other load nor on the clock of the
+//! processor.
 //!
-//! The server runs under callgrind, once for few requests and once for more: start, set-up and logins are the same in both
-//! runs, so that the difference is that of the requests alone. Callgrind counts a byte wiped by `rep stosb` as one instruction.
+//! The server runs under callgrind, once for few requests and once for more: start, set-up and logins are the same in
+//! both runs, so the difference is that of the requests alone. Callgrind counts a byte wiped by `rep stosb` as one
+//! instruction.
 
 use std::fs;
 use std::path::Path;
@@ -18,10 +20,10 @@ use crate::setup;
 const FEW: usize = 200;
 const MORE: usize = 1_200;
 
-/// The function of AWS-LC that is the signature itself.
+/// The signature function of AWS-LC.
 const SIGNATURE: &str = "ECDSA_sign";
 
-/// Counts and prints the instructions of a request of `row`, a signature by ECDSA over HTTP/1.1.
+/// Counts and prints the instructions of a request of `row`, an ECDSA signature over HTTP/1.1.
 pub(super) fn measure(release: &Path, row: &Row) -> Result<()> {
     println!("\n## Instructions of a {} request\n", row.name);
     if let Err(why) = setup::valgrind() {
@@ -62,13 +64,13 @@ fn count(release: &Path, row: &Row, requests: usize) -> Result<Counted> {
     })
 }
 
-/// `totals: 123`, or `summary: 123` where that is not there.
+/// `totals: 123`, or `summary: 123` if that is missing.
 fn all(profile: &str) -> Option<u64> {
     let number = |name: &str| profile.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
     number("totals:").or_else(|| number("summary:"))
 }
 
-/// `1,234 (5.6%)  file:function [object]`, of which the function's name has a prefix with the library's version.
+/// `1,234 (5.6%) file:function [object]`, where the function's name has a prefix with the library's version.
 fn inclusive(functions: &str, name: &str) -> Option<u64> {
     let is_it =
         |line: &&str| line.split(['[', ' ', ':', '\'']).any(|word| word.ends_with(&format!("_{name}")) || word == name);

@@ -1,4 +1,4 @@
-//! Load by h2load, on core 1, and what it did to the server.
+//! Load by h2load on core 1, and its effect on the server.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::rig::{self, Scratch, Server, User};
 
-/// What is asked for, over and over.
+/// The request that is repeated.
 pub(super) struct Request {
     path: String,
     body: Option<String>,
@@ -25,12 +25,12 @@ impl Request {
     }
 }
 
-/// How it is asked for.
+/// The protocol and its parallelism.
 #[derive(Clone, Copy)]
 pub(super) enum Protocol {
     /// 32 connections.
     Http1,
-    /// 4 connections, 8 requests at once on each.
+    /// 4 connections, 8 concurrent requests on each.
     Http2,
 }
 
@@ -50,21 +50,21 @@ impl Protocol {
     }
 }
 
-/// What one or several windows of load showed.
+/// The result of one or several windows of load.
 pub(super) struct Load {
-    /// CPU time of the server for one request, in microseconds.
+    /// CPU time of the server per request, in microseconds.
     pub(super) cpu_us: f64,
-    /// Least and most of it, where there were several windows.
+    /// Minimum and maximum of it, if there were several windows.
     pub(super) range: (f64, f64),
     pub(super) per_second: f64,
     pub(super) p50_ms: f64,
     pub(super) p99_ms: f64,
-    /// Part of the window in which core 0 worked for others.
+    /// Share of the window in which core 0 worked for other processes.
     pub(super) foreign: f64,
 }
 
 impl Load {
-    /// Medians, each on its own.
+    /// The medians of each figure.
     pub(super) fn summary(windows: Vec<Load>) -> Result<Load> {
         let sorted = |pick: fn(&Load) -> f64| {
             let mut values: Vec<f64> = windows.iter().map(pick).collect();
@@ -89,7 +89,7 @@ impl Load {
         format!("{} ({}–{})", us(self.cpu_us), us(self.range.0), us(self.range.1))
     }
 
-    /// What the client saw: the end of a row of the table.
+    /// Figures of the client: the end of a row of the table.
     pub(super) fn rest(&self) -> String {
         format!("{:.0} | {:.2} / {:.2} |", self.per_second, self.p50_ms, self.p99_ms)
     }
@@ -101,7 +101,7 @@ pub(super) fn run(server: &Server, request: &Request, protocol: Protocol, reques
     h2load(server, request, requests, protocol.arguments(), &[&uri])
 }
 
-/// `request` once at each of `uris`, 32 at once on one connection.
+/// `request` once at each of `uris`, 32 concurrently on one connection.
 pub(super) fn each_once(server: &Server, request: &Request, uris: &[String]) -> Result<Load> {
     let file = Scratch::new("uris");
     fs::write(file.path(), uris.join("\n"))?;
@@ -154,7 +154,7 @@ fn per_second(text: &str) -> Option<f64> {
     line.split(", ").nth(1)?.strip_suffix(" req/s")?.parse().ok()
 }
 
-/// Third column of h2load's log.
+/// The third column of h2load's log.
 fn latencies(log: &Path) -> Result<Vec<u64>> {
     let text = fs::read_to_string(log).context("h2load wrote no log")?;
     let third = |line: &str| line.split('\t').nth(2).and_then(|us| us.trim().parse().ok());

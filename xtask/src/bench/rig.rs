@@ -1,4 +1,5 @@
-//! The machine and the server of the benchmark: who runs where, what it costs, and whether the machine is quiet.
+//! The machine and the server of the benchmark: which core runs what, its cost, and whether the machine is idle
+//! otherwise.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,24 +11,24 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-/// A user of the benchmark, and the passphrase.
+/// A user of the benchmark and its passphrase.
 pub(super) type User = (&'static str, &'static str);
 
 pub(super) const ADMIN: User = ("admin", "admin passphrase");
 pub(super) const UNLOCK: &str = "unlock passphrase";
 pub(super) const OPERATOR: User = ("operator", "operator passphrase");
 
-/// `program`, on one core only.
+/// `program`, pinned to one core.
 pub(super) fn on_core(core: usize, program: &Path) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", &core.to_string()]).arg(program);
     command
 }
 
-/// A server on core 0 with data of its own, which go with it.
+/// A server on core 0 with a data folder of its own, removed afterwards.
 pub(super) struct Server {
     child: Child,
-    /// What to run: the program, or what it runs under, and the arguments.
+    /// The command: the program, or what it runs under, and the arguments.
     program: Vec<OsString>,
     folder: PathBuf,
     pub(super) address: String,
@@ -40,12 +41,12 @@ pub(super) enum How {
 }
 
 impl Server {
-    /// `name` tells it from others that run beside it.
+    /// `name` distinguishes it from others that run at the same time.
     pub(super) fn start(release: &Path, name: &str) -> Result<Self> {
         Self::start_under(&[], release, name)
     }
 
-    /// The same under another program, with its arguments.
+    /// The same under another program with its arguments.
     pub(super) fn start_under(under: &[&str], release: &Path, name: &str) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("casemate-bench-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
@@ -55,7 +56,7 @@ impl Server {
         Ok(Self { child, program, folder, address })
     }
 
-    /// Starts it anew on the same data and says how long that took.
+    /// Restarts it on the same data and returns how long that took.
     pub(super) fn restart(&mut self, how: How) -> Result<Duration> {
         self.end(how)?;
         let begun = Instant::now();
@@ -80,7 +81,7 @@ impl Server {
         Ok(())
     }
 
-    /// Sets up the two users; the server comes back by itself after a restart.
+    /// Creates the two users, and enables unattended boot.
     pub(super) fn provision(&self) -> Result<()> {
         let body = format!(
             r#"{{"unlockPassphrase":"{UNLOCK}","adminPassphrase":"{}","systemTime":"2026-01-01T00:00:00Z"}}"#,
@@ -98,14 +99,14 @@ impl Server {
         self.call("POST", "/keys/generate", Some(ADMIN), Some(&format!("{{{members}}}"))).map(drop)
     }
 
-    /// The URIs by which every key signs.
+    /// The URI of the sign endpoint of every key.
     pub(super) fn key_uris(&self) -> Result<Vec<String>> {
         let list: Value = serde_json::from_str(&self.call("GET", "/keys", Some(ADMIN), None)?)?;
         let ids = list.as_array().context("no list of keys")?.iter().filter_map(|item| item.get("id")?.as_str());
         Ok(ids.map(|id| format!("https://{}/api/v1/keys/{id}/sign", self.address)).collect())
     }
 
-    /// `curl` about to send a request, to which more may be said.
+    /// A `curl` command for a request, to which arguments may be added.
     pub(super) fn curl(&self, method: &str, path: &str, user: Option<User>) -> Command {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--insecure", "--fail-with-body", "-X", method]);
@@ -137,12 +138,12 @@ impl Server {
         Ok(Duration::from_nanos(sum))
     }
 
-    /// Memory that is resident, in KiB.
+    /// Resident memory, in KiB.
     pub(super) fn rss_kib(&self) -> Result<u64> {
         self.status("VmRSS:")
     }
 
-    /// The most memory that was resident since its start, in KiB.
+    /// Peak resident memory since its start, in KiB.
     pub(super) fn peak_kib(&self) -> Result<u64> {
         self.status("VmHWM:")
     }
@@ -153,7 +154,7 @@ impl Server {
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
-    /// Size of the file that holds the keys.
+    /// Size of the store with the keys, in bytes.
     pub(super) fn store_bytes(&self) -> Result<u64> {
         Ok(fs::metadata(self.folder.join("store.redb"))?.len())
     }
@@ -179,12 +180,12 @@ fn spawn(program: &[OsString], folder: &Path) -> Result<(Child, String)> {
         bail!("casemated does not listen: {line}{:?}", child.wait()?);
     };
     let address = address.to_owned();
-    // It says a few lines more; a closed pipe is none of its business.
+    // The remaining lines are not needed; the server ignores a closed pipe.
     std::thread::spawn(move || lines.lines().map_while(Result::ok).for_each(drop));
     Ok((child, address))
 }
 
-/// A file that goes with its value.
+/// A file that is removed when this is dropped.
 pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
@@ -207,7 +208,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Time that core 0 was busy, for anybody, since the machine started.
+/// Busy time of core 0, for any process, since the machine started.
 pub(super) fn core_busy() -> Result<Duration> {
     let stat = fs::read_to_string("/proc/stat")?;
     busy(&stat, "cpu0 ").context("no cpu0 in /proc/stat")
@@ -221,7 +222,7 @@ fn busy(stat: &str, core: &str) -> Option<Duration> {
     Some(Duration::from_millis(10 * (user + nice + system + interrupts + soft_interrupts + stolen)))
 }
 
-/// How much longer quiet moments are waited for.
+/// Remaining time to wait for an idle machine.
 pub(super) struct Patience(Duration);
 
 impl Patience {
@@ -229,7 +230,7 @@ impl Patience {
         Self(whole)
     }
 
-    /// Waits until the whole machine was less than 12 % busy for a moment, or patience ends.
+    /// Waits until the whole machine was less than 12 % busy for a moment, or the time is used up.
     pub(super) fn wait(&mut self) {
         const MOMENT: Duration = Duration::from_millis(200);
         let look = || fs::read_to_string("/proc/stat").ok().and_then(|stat| busy(&stat, "cpu "));
@@ -246,7 +247,7 @@ impl Patience {
     }
 }
 
-/// What the figures were taken on, as Markdown.
+/// The machine of the measurements, as Markdown.
 pub(super) fn machine() -> String {
     let first = |text: String, name: &str| -> String {
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("unknown").to_owned();

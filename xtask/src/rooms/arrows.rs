@@ -1,10 +1,10 @@
 //! Which file of a crate uses what another file defines.
 //!
-//! Read from the source with `syn`, names resolved as the compiler does it, with one aim: an arrow ends where a thing is
-//! *defined*. A `pub use` in between neither hides an arrow nor makes one up. Unit tests (`#[cfg(test)]`) do not count.
+//! Parses the source with `syn` and resolves names like the compiler, with one aim: an arrow ends where a thing is
+//! *defined*. A `pub use` in between neither hides an arrow nor creates one. Unit tests (`#[cfg(test)]`) do not count.
 //!
-//! Limits: what only types know (which method a call means) is not seen, nor names that a macro puts together. Paths that
-//! are written out inside a macro call are seen.
+//! Limits: what requires type inference (which method a call means) is not seen, nor names composed by a macro. Paths
+//! written out inside a macro call are seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,26 +16,26 @@ use syn::{Attribute, ImplItem, Item, TraitItem, UseTree, Visibility};
 /// One use of something that another file defines.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Arrow {
-    /// The file that uses, relative to the crate's `src`.
+    /// The file with the use, relative to the crate's `src`.
     pub(crate) from: String,
-    /// Where in it, from 1.
+    /// Line of the use, from 1.
     pub(crate) line: usize,
-    /// The file that defines.
+    /// The file with the definition.
     pub(crate) to: String,
-    /// The path as it is written.
+    /// The path as written.
     pub(crate) path: String,
 }
 
 /// The files of a crate and the arrows between them.
 pub(crate) struct Crate {
-    /// Relative to `src`, in order.
+    /// Files relative to `src`, sorted.
     pub(crate) files: BTreeSet<String>,
-    /// In the order of files and lines.
+    /// Arrows in the order of files and lines.
     pub(crate) arrows: Vec<Arrow>,
 }
 
-/// Reads a crate from its `lib.rs`. `read` returns the text of a file relative to `src`, or `None` where there is none.
-/// Fails when a module has no file or a file is not Rust.
+/// Reads a crate from its `lib.rs`. `read` returns the text of a file relative to `src`, or `None` if it does not
+/// exist. Fails if a module has no file or a file is not Rust.
 pub(crate) fn read_crate(read: &dyn Fn(&str) -> Option<String>) -> Result<Crate> {
     let mut tree = Tree { modules: Vec::new() };
     tree.enter_file(read, "lib.rs", "", None)?;
@@ -45,7 +45,7 @@ pub(crate) fn read_crate(read: &dyn Fn(&str) -> Option<String>) -> Result<Crate>
     Ok(Crate { files: tree.modules.iter().map(|module| module.file.clone()).collect(), arrows })
 }
 
-/// The modules; the first is the crate's root. A module inside a file is one of its own.
+/// The modules; the first is the crate's root. A module inside a file is a module of its own.
 struct Tree {
     modules: Vec<Module>,
 }
@@ -64,20 +64,20 @@ struct Module {
 /// One leaf of a `use`.
 struct Import {
     path: Vec<String>,
-    /// The name it gets here; `None` is `*`.
+    /// The name it gets here; `None` for `*`.
     name: Option<String>,
     line: usize,
     reexport: bool,
 }
 
-/// What a path leads to: a module, or something that stands in one.
+/// What a path leads to: a module, or an item in one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Target {
     Module(usize),
     In(usize),
 }
 
-/// Names that lead through more re-exports than this go round in a circle.
+/// Names that lead through more re-exports than this are circular.
 const DEPTH_MAX: usize = 16;
 
 impl Tree {
@@ -93,7 +93,7 @@ impl Tree {
         self.enter(read, file, folder, parent, parsed.items)
     }
 
-    /// Notes a module with its `items`; the files of its children are in `folder`.
+    /// Adds a module with its `items`; the files of its children are in `folder`.
     fn enter(
         &mut self,
         read: &dyn Fn(&str) -> Option<String>,
@@ -144,11 +144,11 @@ impl Tree {
             let target = self.resolve(at, &import.path, 0);
             let to = match target {
                 Some(Target::In(to)) => to,
-                // A module that is imported is used where something in it is named.
+                // An imported module is used where something in it is named.
                 Some(Target::Module(to)) if import.name.is_none() => to,
                 _ => continue,
             };
-            // A module that passes on what its own children define gives it a name and does not use it.
+            // A module that re-exports what its own children define names it, but does not use it.
             if !(import.reexport && self.is_inside(to, at))
                 && let Some(to) = self.modules.get(to)
             {
@@ -156,7 +156,7 @@ impl Tree {
             }
         }
         for (path, line) in &module.paths {
-            // What stands alone was imported, which is an arrow already, except if it is passed on as well.
+            // A single name was imported, which is an arrow already, unless it is re-exported as well.
             let alone = path.len() == 1;
             if alone && !module.imports.iter().any(|import| import.reexport && import.name.as_ref() == path.first()) {
                 continue;
@@ -180,7 +180,7 @@ impl Tree {
         false
     }
 
-    /// Where `path`, as written in the module `at`, leads; `None` if that is outside of the crate.
+    /// Where `path`, as written in the module `at`, leads; `None` if that is outside the crate.
     fn resolve(&self, at: usize, path: &[String], depth: usize) -> Option<Target> {
         let mut rest = path.iter();
         let mut target = match rest.next()?.as_str() {
@@ -194,15 +194,15 @@ impl Tree {
             target = match name.as_str() {
                 "self" => target,
                 "super" => Target::Module(self.modules.get(module)?.parent?),
-                // What is not found there is made by a macro there, or comes from another crate by way of it.
+                // If it is not found there, a macro there defines it, or it comes from another crate by re-export.
                 name => self.lookup(module, name, rest.len() > 0, depth).unwrap_or(Target::In(module)),
             };
         }
         Some(target)
     }
 
-    /// What `name` means in a module. A module and a function may share a name; the path tells which it means, as only a
-    /// module has something behind it (`path_goes_on`).
+    /// What `name` means in a module. A module and a function may share a name; the path tells which is meant, as only
+    /// a module can be followed by more segments (`path_goes_on`).
     fn lookup(&self, at: usize, name: &str, path_goes_on: bool, depth: usize) -> Option<Target> {
         if depth > DEPTH_MAX {
             return None;
@@ -226,7 +226,7 @@ impl Tree {
     }
 }
 
-/// Collects what a module imports and names, without looking into other modules and into tests.
+/// Collects what a module imports and names, without entering other modules or tests.
 impl<'ast> Visit<'ast> for Module {
     fn visit_item(&mut self, item: &'ast Item) {
         if !only_for_tests(attributes(item)) && !matches!(item, Item::Mod(_)) {
@@ -273,7 +273,7 @@ impl<'ast> Visit<'ast> for Module {
         paths_in_tokens(call.tokens.clone(), &mut self.paths);
     }
 
-    // Neither who may see a thing nor what is derived for it is a use of another file.
+    // Neither visibility nor derives are a use of another file.
     fn visit_visibility(&mut self, _: &'ast Visibility) {}
     fn visit_attribute(&mut self, _: &'ast Attribute) {}
 }
@@ -337,7 +337,7 @@ fn paths_in_tokens(tokens: TokenStream, found: &mut Vec<(Vec<String>, usize)>) {
     }
 }
 
-/// Whether something is built for unit tests only: `test` must hold.
+/// Whether an item is compiled for unit tests only: `test` must hold.
 fn only_for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).any(|attribute| {
         let Ok(condition) = attribute.parse_args::<TokenStream>() else { return false };
@@ -414,7 +414,7 @@ mod tests {
             ("c/mod.rs", "pub mod deep; pub use deep::*;"),
             ("c/deep.rs", "pub struct Thing;"),
         ];
-        // The re-export in `b` is a use; those in `c` and the root hand on what is theirs.
+        // The re-export in `b` is a use; those in `c` and the root re-export their own children.
         assert_eq!(arrows(&files), ["a.rs:1 c/deep.rs", "a.rs:2 c/deep.rs", "a.rs:3 b.rs", "b.rs:1 c/deep.rs"]);
     }
 

@@ -10,7 +10,7 @@ use crate::http::find::Records;
 use crate::http::reply::Reply;
 use crate::http::serve::ReplyBody;
 
-/// `GET /audit`: one page is answered whole; more are streamed, and break off if the HSM is locked meanwhile.
+/// `GET /audit`: a single page is answered at once; more are streamed, and the reply is cut off if the HSM is locked.
 pub async fn export(op: OperationalGuard, _: Caller, wanted: Records, (): ()) -> Result<Reply, Error> {
     let audit = wanted.hsm.audit.clone();
     let mut export = audit.export(wanted.from, wanted.to).await?;
@@ -23,7 +23,7 @@ pub async fn export(op: OperationalGuard, _: Caller, wanted: Records, (): ()) ->
     let (writer, body) = ReplyBody::stream();
     tokio::spawn(async move {
         let mut lines = Some(first);
-        // A writer that is dropped before its end breaks the reply off, so that half a log is not taken for a whole.
+        // A writer dropped before its end breaks the connection, so that a partial log is not taken for a complete one.
         while let Some(page) = lines {
             if writer.write(page).await.is_err() {
                 return;
@@ -32,12 +32,12 @@ pub async fn export(op: OperationalGuard, _: Caller, wanted: Records, (): ()) ->
             match audit.page(&mut export).await {
                 Ok(next) => lines = next,
                 Err(error) => {
-                    tracing::warn!(target: "http", %error, "an export of the audit log broke off");
+                    tracing::warn!(target: "http", %error, "an export of the audit log was aborted");
                     return;
                 }
             }
         }
-        // If the client has gone there is nobody to tell.
+        // If the client has disconnected, an error cannot be reported.
         let _ = writer.finish().await;
     });
     Ok(Reply::stream(body))

@@ -27,22 +27,23 @@ pub async fn backup(op: OperationalGuard, caller: Caller, (): (), (): ()) -> Res
     drop(op);
     let (writer, body) = ReplyBody::stream();
     tokio::spawn(async move {
-        // A writer that is dropped before its end breaks the reply off, so that half a backup is not taken for a whole.
+        // A writer dropped before its end breaks the connection, so that a partial backup is not taken for a complete
+        // one.
         loop {
             let Some(op) = weak.upgrade() else {
-                tracing::warn!(target: "hsm.backup", "a backup broke off: the HSM is no longer Operational");
+                tracing::warn!(target: "hsm.backup", "a backup was aborted: the HSM is no longer Operational");
                 return;
             };
-            // A backup may take an hour, and is not for somebody who was deleted meanwhile.
+            // A backup may take an hour; a user deleted in that time must not get the rest.
             if let Err(error) = op.hold(&caller).await.map(drop) {
-                tracing::warn!(target: "hsm.backup", %error, "a backup broke off");
+                tracing::warn!(target: "hsm.backup", %error, "a backup was aborted");
                 return;
             }
             let piece = match backup.next_piece(op.backups()).await {
                 Ok(Some(piece)) => piece,
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::warn!(target: "hsm.backup", %error, "a backup broke off");
+                    tracing::warn!(target: "hsm.backup", %error, "a backup was aborted");
                     return;
                 }
             };
@@ -51,19 +52,19 @@ pub async fn backup(op: OperationalGuard, caller: Caller, (): (), (): ()) -> Res
                 Duration::from_millis((piece.len() as u64).saturating_mul(1_000) / REPLY_PACE_BYTES_PER_S);
             let stall = Duration::from_millis(BACKUP_STALL_MS) + at_least_pace;
             if !matches!(tokio::time::timeout(stall, writer.write(piece)).await, Ok(Ok(()))) {
-                tracing::warn!(target: "hsm.backup", "a backup broke off: its client has gone or reads too slowly");
+                tracing::warn!(target: "hsm.backup", "a backup was aborted: its client has disconnected or reads too slowly");
                 return;
             }
         }
-        // Its view of the store ends here, however long the client takes for the last pieces.
+        // Its snapshot of the store ends here, however long the client takes for the last pieces.
         drop(backup);
-        // If the client has gone there is nobody to tell.
+        // If the client has disconnected, an error cannot be reported.
         let _ = tokio::time::timeout(Duration::from_millis(BACKUP_STALL_MS), writer.finish()).await;
     });
     Ok(Reply::stream(body))
 }
 
-/// `POST /system/restore`: two parts, arguments and file, by name or else by order.
+/// `POST /system/restore`: two parts, arguments and file, identified by name, otherwise by order.
 pub async fn restore(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), upload: Upload) -> Result<Reply, Error> {
     let mut restore = hsm.begin_restore(caller)?;
     let content_type = upload.content_type().map(<[u8]>::to_vec);
@@ -75,7 +76,7 @@ pub async fn restore(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), upload: Uplo
     let mut parts = Parts::new(content_type.as_deref(), Box::new(pull))?;
     let first = parts.next().await?.ok_or_else(|| Error::invalid("Body cannot be empty."))?;
     if first.name() == Some("backup_file") {
-        return Err(Error::invalid("The part 'arguments' must come in front of the part 'backup_file'."));
+        return Err(Error::invalid("The part 'arguments' must come before the part 'backup_file'."));
     }
     let arguments: RestoreRequest = json::parse(&arguments(first).await?)?;
     restore.arguments(RestoreArguments::new(arguments.backup_passphrase, arguments.system_time.as_deref())?);
@@ -96,7 +97,7 @@ pub async fn restore(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), upload: Uplo
 }
 
 async fn arguments(mut part: Part) -> Result<Zeroizing<Vec<u8>>, Error> {
-    // Room for all, because a vector that grows leaves its old bytes behind.
+    // Allocated once, because a vector that grows leaves its old bytes behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(RESTORE_ARGUMENTS_MAX_BYTES));
     while let Some(chunk) = part.chunk().await? {
         if bytes.len() + chunk.len() > RESTORE_ARGUMENTS_MAX_BYTES {

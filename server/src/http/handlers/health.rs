@@ -17,12 +17,12 @@ pub async fn info(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Repl
     Reply::json(&Info { vendor: "Casemate".into(), product: "Casemate".into() })
 }
 
-/// `GET /health/alive`: the endpoint's states say it all.
+/// `GET /health/alive`: the states in which the endpoint is available are the answer.
 pub async fn alive(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
     Ok(Reply::ok(""))
 }
 
-/// `GET /health/ready`: the endpoint's states say it all.
+/// `GET /health/ready`: the states in which the endpoint is available are the answer.
 pub async fn ready(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
     Ok(Reply::ok(""))
 }
@@ -32,7 +32,7 @@ pub async fn state(hsm: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<R
     Reply::json(&HealthState { state: hsm.state() })
 }
 
-/// `GET /health/diagnose`: there is no cluster backend to diagnose on one node.
+/// `GET /health/diagnose`: a single node has no cluster backend to diagnose.
 pub async fn diagnose(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
     let log =
         LogItem { level: "info".into(), msg: "This node runs on its embedded store; there is no cluster.".into() };
@@ -50,11 +50,11 @@ pub async fn metrics(
 }
 
 /// `GET /metrics/prometheus`
-pub async fn prometheus(op: OperationalGuard, _: Caller, found: Figured, (): ()) -> Result<Reply, Error> {
-    // The text asks the HSM for its phase, as where there is none; this call need not hold it as well.
+pub async fn prometheus(op: OperationalGuard, _: Caller, found: HsmMetrics, (): ()) -> Result<Reply, Error> {
+    // The text reads the phase from the HSM, as the metrics listener does, so this call need not hold it.
     drop(op);
     let (hsm, metrics, now) = found;
     Ok(Reply::ok(prometheus::text(&metrics, &hsm, now)))
 }
 
-type Figured = (Arc<Hsm>, Arc<Metrics>, Duration);
+type HsmMetrics = (Arc<Hsm>, Arc<Metrics>, Duration);

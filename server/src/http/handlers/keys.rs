@@ -47,7 +47,7 @@ pub async fn read(op: OperationalGuard, caller: Caller, found: KeyOrPrefix, (): 
     }
 }
 
-/// A list that fits one page is answered whole; a longer one is streamed page by page, holding the phase only while a
+/// A list that fits one page is answered at once; a longer one is streamed page by page, holding the phase only while a
 /// page is read, so that a slow client cannot keep the HSM from locking.
 async fn listed(op: OperationalGuard, caller: Caller, listing: Listing) -> Result<Reply, Error> {
     let scope = caller.scope()?.clone();
@@ -62,7 +62,8 @@ async fn listed(op: OperationalGuard, caller: Caller, listing: Listing) -> Resul
     drop(op);
     let (writer, body) = ReplyBody::stream();
     tokio::spawn(async move {
-        // A writer that is dropped before its end breaks the reply off, so that half a list is not taken for a whole.
+        // A writer dropped before its end breaks the connection, so that a partial list is not taken for a complete
+        // one.
         while let Some(after) = end {
             if writer.write(list.piece()).await.is_err() {
                 return;
@@ -71,12 +72,12 @@ async fn listed(op: OperationalGuard, caller: Caller, listing: Listing) -> Resul
             match wanted.page(&op, Some(&after), &mut list).await {
                 Ok(next) => end = next,
                 Err(error) => {
-                    tracing::warn!(target: "http", %error, "a list of keys broke off");
+                    tracing::warn!(target: "http", %error, "a list of keys was aborted");
                     return;
                 }
             }
         }
-        // If the client has gone there is nobody to tell.
+        // If the client has disconnected, an error cannot be reported.
         if writer.write(list.end()).await.is_ok() {
             let _ = writer.finish().await;
         }
@@ -84,7 +85,7 @@ async fn listed(op: OperationalGuard, caller: Caller, listing: Listing) -> Resul
     Ok(Reply::stream(body))
 }
 
-/// A JSON array of items, written in pieces.
+/// A JSON array that is written in pieces.
 struct List {
     json: Vec<u8>,
     empty: bool,
@@ -131,7 +132,7 @@ impl Wanted {
         let keys = op.keys().of(&self.scope);
         let (ids, end) = keys.page(&self.listing.prefix, after).await?;
         for (number, id) in ids.into_iter().enumerate() {
-            // Of rows that are in the cache nothing is waited for.
+            // Rows in the cache are read without waiting.
             if number % LIST_TURN_ROWS == LIST_TURN_ROWS - 1 {
                 tokio::task::yield_now().await;
             }
@@ -185,7 +186,7 @@ pub async fn import_as(op: OperationalGuard, caller: Caller, id: KeyId, body: Im
     Ok(Reply::no_content())
 }
 
-/// Reads what is imported; of an RSA key the primes are tested, which takes its time.
+/// Parses a key to import; the primes of an RSA key are tested, which takes time.
 fn imported(body: Import) -> Result<(Material, Properties), Error> {
     let (material, mechanisms, label, restrictions) = match body {
         Import::Json(key) => {
@@ -351,7 +352,7 @@ pub async fn encrypt(
 
 const IV_BYTES: usize = 16;
 
-/// Base64 of messages: padded, and lenient about the bits that padding leaves over.
+/// Base64 of messages: padded, and lenient about the unused bits before the padding (RFC 4648 §3.5).
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -367,7 +368,7 @@ where
     op.by_size(text.as_ref().len(), party, move || decoded(text.as_ref())).await?
 }
 
-/// Encodes what an operation gave and makes a reply of it, on the pool if it is long.
+/// Encodes the result of an operation as a reply, on the pool if it is long.
 async fn replied(
     op: &Operational,
     party: Party,
@@ -384,7 +385,7 @@ async fn replied(
     op.by_size(bytes, party, encode).await?
 }
 
-/// Decodes base64; newlines in it are ignored, nothing else is.
+/// Decodes base64; newlines in it are ignored, other characters are an error.
 fn decoded(text: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
     if text.len() > BODY_INLINE_MAX_BYTES {
         stall::begins("decoding a long message");

@@ -17,7 +17,8 @@ pub async fn provision(hsm: Arc<Hsm>, _: Option<Caller>, (): (), wanted: Provisi
     Ok(Reply::no_content())
 }
 
-/// `POST /unlock`: broken JSON is refused first and not counted; then the limit; what fails after that is counted.
+/// `POST /unlock`: broken JSON is refused first and not counted; then the rate limit applies; failures after that are
+/// counted.
 pub async fn unlock(
     hsm: Arc<Hsm>,
     _: Option<Caller>,
@@ -35,7 +36,7 @@ pub async fn unlock(
     Ok(Reply::no_content())
 }
 
-/// `POST /lock`: the caller's own hold on the phase ends with the call.
+/// `POST /lock`: the caller's own guard of the phase ends with the call.
 pub async fn lock(op: OperationalGuard, caller: Caller, hsm: Arc<Hsm>, (): ()) -> Result<Reply, Error> {
     hsm.lock(op.into_inner(), &caller).await?;
     Ok(Reply::no_content())

@@ -1,4 +1,4 @@
-//! What answers each endpoint: thin, one call of the core each.
+//! One thin function per endpoint, each with one call into the core.
 
 pub mod audit;
 pub mod backup;

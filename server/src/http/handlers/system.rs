@@ -62,7 +62,7 @@ pub async fn commit_update(
     (hsm, updates): Upgrades,
     (): (),
 ) -> Result<Reply, Error> {
-    updates.commit(held(&hsm, caller).await?).await?;
+    updates.commit(confirm(&hsm, caller).await?).await?;
     hsm.start_over().await;
     Ok(Reply::no_content())
 }
@@ -74,13 +74,13 @@ pub async fn cancel_update(
     (hsm, updates): Upgrades,
     (): (),
 ) -> Result<Reply, Error> {
-    let _held = held(&hsm, caller).await?;
+    let _held = confirm(&hsm, caller).await?;
     updates.cancel()?;
     Ok(Reply::no_content())
 }
 
-/// Makes sure that an Administrator who was believed still is, until what this gives is dropped.
-async fn held(hsm: &Hsm, caller: Option<Caller>) -> Result<Held, Error> {
+/// Checks that an authenticated Administrator still has that right, and keeps it so until the result is dropped.
+async fn confirm(hsm: &Hsm, caller: Option<Caller>) -> Result<Held, Error> {
     let caller = caller.ok_or(Error::NotBelieved)?;
     let op = hsm.operational().ok_or(Error::Precondition(sentences::WRONG_STATE.into()))?;
     op.hold(&caller).await

@@ -23,7 +23,7 @@ pub async fn list(op: OperationalGuard, caller: Caller, (): (), (): ()) -> Resul
     Reply::json(&items)
 }
 
-/// `POST /users`: a user of the caller's namespace whose name the HSM picks.
+/// `POST /users`: a user of the caller's namespace whose name the HSM chooses.
 pub async fn create_here(op: OperationalGuard, caller: Caller, (): (), new: bodies::NewUser) -> Result<Reply, Error> {
     let namespace = caller.scope()?.namespace().cloned();
     create_picked(&op, &caller, namespace, new).await
@@ -94,7 +94,7 @@ pub async fn set_passphrase(
     Ok(Reply::no_content())
 }
 
-/// `GET /users/{user}/tags`: of Operators only.
+/// `GET /users/{user}/tags`: Operators only.
 pub async fn tags(_: OperationalGuard, _: Caller, user: FoundUser, (): ()) -> Result<Reply, Error> {
     if user.row.record.role != Role::Operator {
         return Err(Error::not_found());
@@ -119,7 +119,7 @@ pub async fn remove_tag(
     (target, tag): (UserTarget, Tag),
     (): (),
 ) -> Result<Reply, Error> {
-    // Other users than Operators have no tags to remove.
+    // Only Operators have tags.
     let removed = op.users().remove_tag(&caller, &target, tag.as_str()).await;
     taken_from_set(removed.map_err(|error| if let Error::Invalid(_) = error { Error::not_found() } else { error }))
 }

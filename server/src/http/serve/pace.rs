@@ -1,8 +1,8 @@
-//! When a connection has stood still for too long, and when its client takes what it asked for too slowly.
+//! Detects connections that are idle for too long, and clients that read replies too slowly.
 //!
-//! What a client has taken is what the kernel took for it. That runs ahead of what the client has read by as much as the
-//! kernels of both sides hold, and then stands still until they have room again; so what was taken early counts for a
-//! while, and who reads at the least pace all the time is never cut off.
+//! What a client has read is measured by what the kernel has accepted for it. That runs ahead of the client by as much
+//! as the kernels of both sides buffer, and then stands still until they have room again. So bytes accepted early count
+//! for a while, and a client that always reads at the minimum pace is never cut off.
 
 use std::io;
 use std::pin::Pin;
@@ -18,40 +18,40 @@ use tokio::time::Instant;
 use super::Bounds;
 use crate::http::budget::Grant;
 
-/// What a connection is doing. One thread serves it: the atomics are there for its types alone.
+/// The activity of a connection. One thread serves it; the atomics only satisfy the type system.
 #[derive(Default)]
 pub(super) struct Activity {
-    /// Requests that came.
+    /// Requests received.
     came: AtomicU64,
-    /// Requests whose replies have not been handed to hyper whole.
+    /// Requests whose replies have not been handed to hyper completely.
     running: AtomicUsize,
-    /// Pieces of replies that hyper holds.
+    /// Pieces of replies held by hyper.
     held: AtomicUsize,
-    /// Whether the kernel takes nothing more for now.
+    /// Whether the kernel currently accepts no more bytes.
     blocked: AtomicBool,
-    /// Bytes the kernel has taken.
+    /// Bytes accepted by the kernel.
     taken: AtomicU64,
-    /// How often a reply began when the client had taken everything before.
+    /// How often a reply began when the client had read everything before it.
     debts: AtomicU64,
-    /// What `taken` was at the last such time.
+    /// Value of `taken` at the last such time.
     taken_before: AtomicU64,
 }
 
 impl Activity {
-    /// A request that came.
+    /// Counts a new request.
     pub(super) fn begin(self: &Arc<Self>) -> Running {
         self.came.fetch_add(1, Ordering::Relaxed);
         self.running.fetch_add(1, Ordering::Relaxed);
         Running(Arc::clone(self))
     }
 
-    /// Whether the client has yet to take something.
+    /// Whether the client still has something to read.
     fn owes(&self) -> bool {
         self.held.load(Ordering::Relaxed) > 0 || self.blocked.load(Ordering::Relaxed)
     }
 }
 
-/// A request until its reply is handed over whole.
+/// A request whose reply is not yet handed over completely.
 pub(super) struct Running(Arc<Activity>);
 
 impl Running {
@@ -64,7 +64,7 @@ impl Running {
         }
     }
 
-    /// A piece of the reply, which is known of until hyper drops it, and with it what it holds of the budget.
+    /// Wraps a piece of the reply, which is tracked, with the grant that counts it, until hyper drops it.
     pub(super) fn piece(&self, bytes: Bytes, grant: Option<&Arc<Grant>>) -> Bytes {
         self.0.held.fetch_add(1, Ordering::Relaxed);
         Bytes::from_owner(Piece { bytes, _grant: grant.cloned(), activity: Arc::clone(&self.0) })
@@ -95,21 +95,21 @@ impl Drop for Piece {
     }
 }
 
-/// Watches over one connection. It is asked once in a while, so what it finds is at most that much late.
+/// Monitors one connection. It is polled now and then, so what it detects is at most one interval late.
 pub(super) struct Watch {
     bounds: Bounds,
     activity: Arc<Activity>,
-    /// Since when nothing runs and nothing is owed, and how many requests had come by then.
+    /// Since when nothing runs and nothing is to be read, and how many requests had been received by then.
     quiet: (Instant, u64),
     owing: Option<Owing>,
 }
 
-/// A client that has something to take.
+/// A client that has something to read.
 struct Owing {
     debt: u64,
-    /// What it had taken when this was last looked at.
+    /// What it had read at the last check.
     taken: u64,
-    /// When it is cut off if it takes nothing more.
+    /// When it is cut off unless it reads more.
     until: Instant,
 }
 
@@ -118,7 +118,7 @@ impl Watch {
         Self { bounds, activity, quiet: (now, 0), owing: None }
     }
 
-    /// Why the connection is to be ended now, if it is.
+    /// The reason to close the connection now, if any.
     pub(super) fn look(&mut self, now: Instant) -> Option<&'static str> {
         if self.too_slow(now) {
             return Some("its client takes replies too slowly");
@@ -156,7 +156,7 @@ impl Watch {
     }
 }
 
-/// A connection that counts what the kernel takes.
+/// A connection that counts the bytes accepted by the kernel.
 pub(super) struct Counted<S> {
     stream: S,
     activity: Arc<Activity>,
@@ -221,7 +221,7 @@ mod tests {
         ..Bounds::default()
     };
 
-    /// A connection on which a reply is owed, and how a client takes of it.
+    /// A connection with a reply to read, and how its client reads it.
     struct Client {
         activity: Arc<Activity>,
         running: Running,
@@ -237,7 +237,7 @@ mod tests {
             Self { activity, running, watch, begun }
         }
 
-        /// Takes `bytes(second)` in each of `seconds`; the second in which it was cut off.
+        /// Reads `bytes(second)` in each of `seconds`; returns the second in which it was cut off.
         fn takes(&mut self, seconds: u64, bytes: impl Fn(u64) -> u64) -> Option<u64> {
             (0..seconds).find(|second| {
                 self.activity.taken.fetch_add(bytes(*second), Ordering::Relaxed);
@@ -248,12 +248,12 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_a_reply_at_the_least_pace_is_never_cut_off() {
+    fn a_client_at_the_minimum_pace_is_never_cut_off() {
         let mut client = Client::new();
         client.running.reply();
         let _piece = client.running.piece(Bytes::from_static(b"x"), None);
         assert_eq!(client.takes(20_000, |_| 8 << 10), None);
-        // The kernels take 4 MiB at once, and nothing more before a third of it has been read.
+        // The kernels accept 4 MiB at once, and nothing more before a third of it was read.
         let mut client = Client::new();
         client.running.reply();
         let _piece = client.running.piece(Bytes::from_static(b"x"), None);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_nothing_or_drips_is_cut_off() {
+    fn a_client_that_reads_nothing_or_too_slowly_is_cut_off() {
         for drip in [0, 1, 4 << 10] {
             let mut client = Client::new();
             client.running.reply();
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_fast_earns_minutes_and_not_hours() {
+    fn reading_fast_earns_minutes_and_not_hours() {
         let mut client = Client::new();
         client.running.reply();
         let _piece = client.running.piece(Bytes::from_static(b"x"), None);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_that_is_being_made_is_not_owed_and_not_idle() {
+    fn a_reply_in_the_making_is_neither_late_nor_idle() {
         let mut client = Client::new();
         client.running.reply();
         assert_eq!(client.takes(20_000, |_| 0), None);

@@ -1,30 +1,30 @@
-//! How many connections one client may hold, so that a single one cannot take them all.
+//! The number of connections per client, so that a single one cannot use all of them.
 //!
-//! A client is an IPv4 address or the first 64 bits of an IPv6 address, which is what a subscriber gets (RFC 6177).
+//! A client is an IPv4 address or the first 64 bits of an IPv6 address, the prefix of one subscriber (RFC 6177).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The connections of every client that has any.
+/// The connection counts of all clients that have any.
 pub(super) struct Shares {
     most: usize,
     held: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One connection of one client; given back by dropping it.
+/// One connection of one client; returned when dropped.
 pub(super) struct Share {
     shares: Arc<Shares>,
     client: IpAddr,
 }
 
 impl Shares {
-    /// At most `most` connections for each client.
+    /// Allows at most `most` connections per client.
     pub(super) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, held: Mutex::default() })
     }
 
-    /// One more connection from `address`; `None` if that client has all it may have.
+    /// Counts one more connection from `address`; `None` if that client has reached its limit.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
         let client = client_of(address);
         let mut held = self.lock();
@@ -46,7 +46,7 @@ impl Drop for Share {
         let mut held = self.shares.lock();
         match held.get_mut(&self.client) {
             Some(count) if *count > 1 => *count -= 1,
-            // Who has none is forgotten, so that the map is never larger than the connections are many.
+            // A client without connections is removed, so that the map is never larger than the number of connections.
             Some(_) | None => _ = held.remove(&self.client),
         }
     }
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_gone_is_forgotten() {
+    fn a_client_without_connections_is_forgotten() {
         let shares = Shares::new(2);
         let held: Vec<_> = (0..2).map(|_| shares.take([192, 0, 2, 1].into())).collect();
         drop(held);

@@ -64,7 +64,7 @@ impl Service for Paths {
     }
 }
 
-/// More than the kernel takes at once.
+/// More than the kernel buffers.
 const LARGE: usize = 16 << 20;
 
 struct OnDrop(Arc<AtomicBool>);
@@ -110,7 +110,7 @@ impl Rig {
         self.secure(alpn, TcpStream::connect(self.address).await.unwrap()).await
     }
 
-    /// A connection on which the kernel holds little for the client.
+    /// A connection with a small kernel buffer for the client.
     async fn narrow(&self) -> ClientStream<TcpStream> {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(64 << 10).unwrap();
@@ -144,7 +144,7 @@ impl Rig {
         send
     }
 
-    /// Asks to stop and says how long that took.
+    /// Requests a stop and returns how long it took.
     fn stop(&mut self) -> Duration {
         let began = wall();
         self.stop.request(End::Shutdown);
@@ -247,19 +247,19 @@ fn a_panic_is_answered_and_harms_nobody_else() {
     rig.stop();
 }
 
-/// Impatient with fresh connections only.
+/// Short limits for fresh connections only.
 fn impatient() -> Bounds {
     let short = Duration::from_millis(300);
     Bounds { handshake: short, head: short, ..Bounds::default() }
 }
 
-/// Impatient with idle connections, too.
+/// Short limits for idle connections as well.
 fn busy() -> Bounds {
     let short = Duration::from_millis(1_200);
     Bounds { idle: short, reply_grace: short, ..impatient() }
 }
 
-/// Reads until the server closes, and says when that was.
+/// Reads until the server closes the connection, and returns when that was.
 async fn closed(stream: &mut (impl tokio::io::AsyncRead + Unpin), began: Wall) -> Duration {
     let mut bytes = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await;
@@ -269,7 +269,7 @@ async fn closed(stream: &mut (impl tokio::io::AsyncRead + Unpin), began: Wall) -
 }
 
 #[test]
-fn who_sends_no_request_is_cut_off() {
+fn a_client_that_sends_no_request_is_cut_off() {
     let mut rig = Rig::with(impatient());
     run(async {
         let mut silent = TcpStream::connect(rig.address).await.unwrap();
@@ -310,7 +310,7 @@ fn an_idle_connection_lives_longer_than_a_fresh_one_and_not_for_ever() {
 }
 
 #[test]
-fn who_does_not_take_a_reply_is_cut_off() {
+fn a_client_that_does_not_read_a_reply_is_cut_off() {
     let mut rig = Rig::with(busy());
     run(async {
         let (mut send, connection) = client2::Builder::new(TokioExecutor::new())
@@ -321,7 +321,7 @@ fn who_does_not_take_a_reply_is_cut_off() {
         let connection = tokio::spawn(connection);
         let reply = send.send_request(request("/peer", b"")).await.unwrap();
         let began = wall();
-        // With a window of nothing the body cannot come, and no end of the connection before the server makes one.
+        // With a window of zero the body cannot arrive, so only the server can end the connection.
         let body = tokio::time::timeout(Duration::from_secs(20), reply.into_body().collect()).await.unwrap();
         assert!(body.is_err());
         assert!(began.elapsed() > Duration::from_millis(900));
@@ -330,14 +330,14 @@ fn who_does_not_take_a_reply_is_cut_off() {
     rig.stop();
 }
 
-/// Short bounds for replies, and for idle connections shorter ones.
+/// Short limits for reading replies, and shorter ones for idle connections.
 fn paced() -> Bounds {
     let (idle, reply_grace) = (Duration::from_millis(400), Duration::from_millis(1_500));
     Bounds { idle, reply_grace, reply_pace: 256 << 10, reply_credit: Duration::from_secs(3), ..impatient() }
 }
 
-/// Asks for `path` and reads `bytes` every 10 ms, for `patience`, and then whatever else there is until the connection ends
-/// or there were `LARGE` bytes; how many there were.
+/// Requests `path` and reads `bytes` every 10 ms for `patience`, then everything until the connection ends or `LARGE`
+/// bytes were read; returns how many were.
 async fn read_slowly(rig: &Rig, path: &str, bytes: usize, patience: Duration) -> usize {
     let mut stream = rig.narrow().await;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
@@ -355,7 +355,7 @@ async fn read_slowly(rig: &Rig, path: &str, bytes: usize, patience: Duration) ->
 }
 
 #[test]
-fn who_reads_a_reply_slowly_but_at_the_least_pace_gets_all_of_it() {
+fn a_client_that_reads_at_the_minimum_pace_gets_the_whole_reply() {
     let mut rig = Rig::with(paced());
     run(async {
         let patience = Duration::from_secs(25);
@@ -366,7 +366,7 @@ fn who_reads_a_reply_slowly_but_at_the_least_pace_gets_all_of_it() {
 }
 
 #[test]
-fn who_reads_below_the_least_pace_is_cut_off() {
+fn a_client_below_the_minimum_pace_is_cut_off() {
     let mut rig = Rig::with(paced());
     run(async {
         let read =
@@ -434,7 +434,7 @@ fn one_client_cannot_take_all_connections() {
     rig.stop();
 }
 
-/// Whether a connection is closed without a word.
+/// Whether a connection is closed without a byte being sent.
 async fn refused_soon(address: SocketAddr) -> bool {
     let mut stream = TcpStream::connect(address).await.unwrap();
     tokio::time::timeout(Duration::from_millis(300), stream.read(&mut [0])).await.is_ok()

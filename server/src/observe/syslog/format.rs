@@ -1,4 +1,4 @@
-//! The two spellings of a log line.
+//! The two syslog formats.
 
 use std::time::Duration;
 
@@ -9,36 +9,36 @@ use super::Line;
 use crate::observe::event::truncate;
 use crate::observe::lines::rfc3339;
 
-/// RFC 3164 as NetHSM writes it: facility daemon, a fixed host name, the source as tag and a running number in
-/// brackets, where others put their process id. Control characters were escaped before.
+/// RFC 3164 as NetHSM writes it: facility daemon, a fixed host name, the source as tag, and a sequence number in
+/// brackets, where other programs put their process id. Control characters were escaped before.
 pub(super) fn rfc3164(line: &Line, number: u32) -> String {
     let mut message = format!(
         "<{}>{} keyfender {} [{number}] {}",
-        DAEMON | line.said.severity(),
+        DAEMON | line.entry.severity(),
         month_and_time(line.at),
-        line.said.source,
+        line.entry.source,
         line.text
     );
     truncate(&mut message, SYSLOG_DATAGRAM_MAX_BYTES);
     message
 }
 
-/// RFC 5424, framed by its length (RFC 6587 §3.4.1, RFC 5425 §4.3). The running number is in structured data, so that
-/// a gap can be seen; fields stay in the text, since names of structured data have to be registered.
+/// RFC 5424, framed by its length (RFC 6587 §3.4.1, RFC 5425 §4.3). The sequence number is in structured data, so that
+/// gaps can be noticed; fields stay in the text, since names of structured data have to be registered.
 pub(super) fn rfc5424(line: &Line, number: u32, host: &str) -> String {
     let mut message = format!(
         "<{}>1 {} {host} casemated {} {} [meta sequenceId=\"{number}\"] {}",
-        DAEMON | line.said.severity(),
+        DAEMON | line.entry.severity(),
         rfc3339(line.at),
         std::process::id(),
-        line.said.source,
+        line.entry.source,
         line.text
     );
     truncate(&mut message, SYSLOG_MESSAGE_MAX_BYTES);
     format!("{} {message}", message.len())
 }
 
-/// This machine's name as RFC 5424 §6.2.4 wants it, or its word for none.
+/// This machine's host name in the form of RFC 5424 §6.2.4, or `-`.
 pub(super) fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let plain = !name.is_empty() && name.len() <= 255 && name.bytes().all(|byte| byte.is_ascii_graphic());
@@ -51,18 +51,18 @@ fn month_and_time(wall: Duration) -> String {
     Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).strftime("%b %d %H:%M:%S").to_string()
 }
 
-/// The facility (RFC 5424 §6.2.1), shifted to its place.
+/// The facility (RFC 5424 §6.2.1), shifted to its position in the priority.
 const DAEMON: u8 = 3 << 3;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::event::Said;
+    use crate::observe::event::LogEntry;
     use tracing::Level;
 
     fn line(level: Level, text: &str) -> Line {
         let at = Duration::from_millis(1_767_323_045_250);
-        Line { said: Said::new(level, "hsm.key", text.into()), text: text.into(), at, reporter: None }
+        Line { entry: LogEntry::new(level, "hsm.key", text.into()), text: text.into(), at, reporter: None }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The threads that send.
+//! The sending threads.
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
@@ -16,7 +16,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::{Line, Outbox, Server, format};
 
-/// Sends lines over UDP, each to the target that held when it was logged, until the queue is closed.
+/// Sends lines over UDP, each to the target that was set when it was logged, until the queue is closed.
 pub(super) fn datagrams(outbox: &Outbox, clock: &dyn Clock) {
     let mut sockets = Sockets::default();
     while let Some(line) = outbox.queue.pop() {
@@ -27,8 +27,8 @@ pub(super) fn datagrams(outbox: &Outbox, clock: &dyn Clock) {
             };
             match send(&line) {
                 Ok(()) => {
-                    if let Some((lost, confession)) = outbox.confession(clock)
-                        && send(&confession).is_err()
+                    if let Some((lost, loss_report)) = outbox.loss_report(clock)
+                        && send(&loss_report).is_err()
                     {
                         outbox.lost.fetch_add(lost, Ordering::Relaxed);
                     }
@@ -40,7 +40,7 @@ pub(super) fn datagrams(outbox: &Outbox, clock: &dyn Clock) {
     }
 }
 
-/// A socket for each family, made when it is first needed.
+/// A socket for each address family, created when first needed.
 #[derive(Default)]
 struct Sockets {
     v4: Option<UdpSocket>,
@@ -61,14 +61,14 @@ impl Sockets {
     }
 }
 
-/// How long a sender over a stream waits for what.
+/// Timeouts of a sender over a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// For a connection and for the TLS handshake.
+    /// Connecting, and the TLS handshake.
     pub connect: Duration,
-    /// For a peer that does not read.
+    /// Writing to a peer that does not read.
     pub write: Duration,
-    /// Before the second attempt to connect; doubled after each failure.
+    /// Wait before the second attempt to connect; doubled after each failure.
     pub retry_min: Duration,
     /// Longest wait between attempts.
     pub retry_max: Duration,
@@ -85,8 +85,8 @@ impl Default for Timing {
     }
 }
 
-/// What servers over TLS are trusted by: the certificates of `file` (PEM), else the roots of this machine. `Err` is a
-/// sentence for the operator.
+/// The roots of trust for servers over TLS: the certificates of `file` (PEM), otherwise those of this machine. `Err` is
+/// a sentence for the operator.
 pub fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
     match file {
@@ -98,11 +98,12 @@ pub fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
                 roots.add(certificate).map_err(|error| fault(&error))?;
             }
             if roots.is_empty() {
-                return Err(fault(&"there is no certificate in it; a PEM file of CA certificates is needed"));
+                return Err(fault(&"contains no certificate; a PEM file of CA certificates is needed"));
             }
         }
         None => {
-            // A root that cannot be read only matters if the server's chain needs it, and then the handshake says so.
+            // A root that cannot be parsed only matters if the server's chain needs it, and then the handshake reports
+            // it.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
                 return Err("this machine has no root certificates; name those to trust with syslog-ca".into());
@@ -116,13 +117,13 @@ pub fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
-/// The way to one server.
+/// The connection to one server.
 pub(super) struct Stream {
     server: Server,
     tls: Option<Arc<ClientConfig>>,
     timing: Timing,
     connection: Option<Connection>,
-    /// The last number a line was given.
+    /// The sequence number of the last line.
     number: u32,
     host: String,
 }
@@ -132,8 +133,7 @@ impl Stream {
         Self { server, tls, timing, connection: None, number: 0, host: format::host_name() }
     }
 
-    /// Sends lines until the queue is closed. A line that did not get through whole is sent again on the next
-    /// connection.
+    /// Sends lines until the queue is closed. A line that was not sent completely is sent again on the next connection.
     pub(super) fn run(&mut self, outbox: &Outbox, clock: &dyn Clock) {
         while let Some(line) = outbox.queue.pop() {
             let frame = self.frame(&line);
@@ -142,7 +142,7 @@ impl Stream {
             while let Err(error) = self.deliver(&frame, outbox, clock) {
                 self.connection = None;
                 if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(target: "syslog", server = %self.server, %error, "a syslog server cannot be reached");
+                    tracing::warn!(target: "syslog", server = %self.server, %error, "cannot reach a syslog server");
                 }
                 if outbox.queue.is_closed() {
                     return;
@@ -151,26 +151,26 @@ impl Stream {
                 wait = (wait * 2).min(self.timing.retry_max);
             }
             if told {
-                tracing::info!(target: "syslog", server = %self.server, "a syslog server is reached again");
+                tracing::info!(target: "syslog", server = %self.server, "a syslog server is reachable again");
             }
             outbox.done(&line);
         }
     }
 
     fn frame(&mut self, line: &Line) -> String {
-        // 2³¹ − 1 is the largest number there is room for (RFC 5424 §7.3.1).
+        // 2³¹ − 1 is the largest sequence number (RFC 5424 §7.3.1).
         self.number = if self.number >= i32::MAX.unsigned_abs() { 1 } else { self.number + 1 };
         format::rfc5424(line, self.number, &self.host)
     }
 
     fn deliver(&mut self, frame: &str, outbox: &Outbox, clock: &dyn Clock) -> io::Result<()> {
-        // What is written to a connection that the peer has closed is lost without an error: look first.
+        // Data written to a connection that the peer has closed is lost without an error, so check first.
         if !self.connection.as_mut().is_some_and(|connection| connection.is_open()) {
             self.connection = Some(self.connect()?);
         }
-        if let Some((lost, confession)) = outbox.confession(clock) {
-            let confession = self.frame(&confession);
-            if let Err(error) = self.write(&confession) {
+        if let Some((lost, loss_report)) = outbox.loss_report(clock) {
+            let loss_report = self.frame(&loss_report);
+            if let Err(error) = self.write(&loss_report) {
                 outbox.lost.fetch_add(lost, Ordering::Relaxed);
                 return Err(error);
             }
@@ -221,7 +221,7 @@ impl Connection {
         }
     }
 
-    /// Whether the peer has not closed it, as far as it is known here.
+    /// Whether the peer has not closed it, as far as is known here.
     fn is_open(&mut self) -> bool {
         let tcp = match self {
             Connection::Tcp(tcp) => &*tcp,
@@ -238,7 +238,7 @@ impl Connection {
         tcp.set_nonblocking(false).is_ok() && open
     }
 
-    /// Reads what a syslog server has no reason to send, to come to the end of it.
+    /// Reads and discards data, which a syslog server has no reason to send, to reach the end of the connection.
     fn look(&mut self) -> bool {
         for _ in 0..LOOKS_MAX {
             let read = match self {
@@ -247,7 +247,7 @@ impl Connection {
                     Ok(read) => match tls.conn.process_new_packets() {
                         Ok(state) if state.peer_has_closed() => Ok(0),
                         Ok(_) => {
-                            // Dropped; an error here only says that there is nothing.
+                            // Dropped; an error here only means that there is nothing to read.
                             let _ = tls.conn.reader().read(&mut [0; 512]);
                             Ok(read)
                         }
@@ -263,7 +263,7 @@ impl Connection {
                 Err(error) => return error.kind() == ErrorKind::WouldBlock,
             }
         }
-        // A server that talks this much is no syslog server.
+        // A server that sends this much is not a syslog server.
         false
     }
 }

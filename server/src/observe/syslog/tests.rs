@@ -42,7 +42,7 @@ fn setup(servers: &[Server], tls: Option<Arc<ClientConfig>>) -> Setup {
 impl Setup {
     /// Runs `work` with its events going to the remote.
     fn logging(&self, work: impl FnOnce()) {
-        let subscriber = tracing_subscriber::registry().with(LevelFilter::INFO).with(Tap(self.remote.clone()));
+        let subscriber = tracing_subscriber::registry().with(LevelFilter::INFO).with(SyslogLayer(self.remote.clone()));
         tracing::subscriber::with_default(subscriber, work);
     }
 
@@ -126,7 +126,7 @@ fn udp_lines_are_numbered_and_spelled_as_nethsm_spells_them() {
 }
 
 #[test]
-fn another_target_is_taken_at_once_and_counts_anew() {
+fn a_new_target_is_used_at_once_and_numbered_from_one() {
     let (setup, first, second) = (setup(&[], None), udp(), udp());
     let say = || setup.logging(|| tracing::info!(target: "hsm", "word"));
     setup.remote.send_to(Some(first.local_addr().unwrap()));
@@ -151,7 +151,7 @@ fn a_level_counts_from_the_moment_it_is_set() {
     let (setup, socket) = (setup(&[], None), udp());
     setup.remote.send_to(Some(socket.local_addr().unwrap()));
     let (filter, handle) = reload::Layer::new(LevelFilter::INFO);
-    let subscriber = tracing_subscriber::registry().with(filter).with(Tap(setup.remote.clone()));
+    let subscriber = tracing_subscriber::registry().with(filter).with(SyslogLayer(setup.remote.clone()));
     tracing::subscriber::with_default(subscriber, || {
         tracing::debug!("one");
         handle.reload(LevelFilter::DEBUG).unwrap();
@@ -173,9 +173,9 @@ fn a_datagram_is_as_long_as_one_can_be() {
 }
 
 #[test]
-fn what_a_network_refuses_is_counted_and_told() {
+fn lines_that_a_network_refuses_are_counted_and_reported() {
     let (setup, socket) = (setup(&[], None), udp());
-    // Broadcasts need leave that the socket does not have.
+    // Broadcasts need a permission that the socket does not have.
     setup.remote.send_to(Some("255.255.255.255:9".parse().unwrap()));
     setup.logging(|| (0..3).for_each(|_| tracing::info!("lost")));
     setup.remote.finish();
@@ -207,7 +207,7 @@ fn tcp_gets_rfc5424_with_its_length() {
     assert_eq!((data.as_str(), text.as_str()), ("meta sequenceId=\"2\"", "second"));
 }
 
-/// A certificate for `localhost`, as a client's trust and a server's identity.
+/// A self-signed certificate for `localhost`, as the client's root of trust and the server's identity.
 fn identity() -> (String, Arc<ServerConfig>) {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec!["localhost".into()]).unwrap().self_signed(&key).unwrap();
@@ -223,7 +223,7 @@ fn tls_reader(config: &Arc<ServerConfig>, tcp: TcpStream) -> impl BufRead + use<
 }
 
 #[test]
-fn tls_is_trusted_by_the_named_file_and_made_anew_when_it_ends() {
+fn tls_is_verified_with_the_named_file_and_connected_again_when_it_ends() {
     let (pem, config) = identity();
     let folder = Scratch::new();
     std::fs::write(folder.path("ca.pem"), pem).unwrap();
@@ -236,13 +236,13 @@ fn tls_is_trusted_by_the_named_file_and_made_anew_when_it_ends() {
         assert_eq!(text_of(&framed(&mut reader).unwrap()), round);
         setup.logging(|| tracing::info!("{round} again"));
         assert_eq!(text_of(&framed(&mut reader).unwrap()), format!("{round} again"));
-        // Dropped: the server goes away, and the next line finds that out before it is written.
+        // Dropped: the server closes the connection, and the sender notices before it writes the next line.
     }
     assert_eq!(setup.dropped(), 0);
 }
 
 #[test]
-fn a_stranger_with_another_certificate_is_told_nothing() {
+fn a_server_with_another_certificate_gets_nothing() {
     let (pem, _) = identity();
     let (_, stranger) = identity();
     let folder = Scratch::new();
@@ -256,20 +256,20 @@ fn a_stranger_with_another_certificate_is_told_nothing() {
 }
 
 #[test]
-fn what_cannot_be_trusted_is_one_sentence() {
+fn an_unusable_ca_file_is_one_sentence() {
     let folder = Scratch::new();
     let refused = |text: &str| {
         std::fs::write(folder.path("ca.pem"), text).unwrap();
         trust(Some(&folder.path("ca.pem"))).unwrap_err()
     };
-    assert!(refused("").contains("there is no certificate in it"));
+    assert!(refused("").contains("contains no certificate"));
     assert!(refused("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").contains("ca.pem: "));
     assert!(trust(Some(&folder.path("none"))).unwrap_err().contains("No such file"));
 }
 
 #[test]
-fn a_server_that_comes_back_gets_what_waited_and_the_number_of_the_rest() {
-    // Nobody listens there yet.
+fn a_server_that_comes_back_gets_the_waiting_lines_and_the_number_of_lost_ones() {
+    // No listener yet.
     let reserved = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = reserved.local_addr().unwrap();
     let server = tcp(&reserved);
@@ -284,8 +284,8 @@ fn a_server_that_comes_back_gets_what_waited_and_the_number_of_the_rest() {
 
     let listener = TcpListener::bind(address).unwrap();
     let mut reader = BufReader::new(listener.accept().unwrap().0);
-    let confession = text_of(&framed(&mut reader).unwrap());
-    assert_eq!(confession, format!("{dropped} log lines were not sent here: the way was closed or too slow"));
+    let loss_report = text_of(&framed(&mut reader).unwrap());
+    assert_eq!(loss_report, format!("{dropped} log lines were not sent here: the connection was down or too slow"));
     for number in 0..lines as u64 - dropped {
         assert_eq!(text_of(&framed(&mut reader).unwrap()), format!("line {number}"));
     }
@@ -310,7 +310,7 @@ fn a_peer_that_does_not_read_holds_nobody_up() {
 }
 
 #[test]
-fn what_the_senders_say_is_not_sent() {
+fn log_lines_of_the_senders_are_not_sent() {
     let (setup, socket) = (setup(&[], None), udp());
     setup.remote.send_to(Some(socket.local_addr().unwrap()));
     setup.logging(|| {
