@@ -13,7 +13,7 @@ pub const LABEL_MAX_BYTES: usize = 32;
 pub const RANDOM_MAX_BYTES: usize = 1024;
 
 /// Longest reply that is one block of memory, in bytes: as long as the longest certificate. To wipe a mebibyte takes about 0.1 ms,
-/// less than [`crate::mechanisms::INLINE_MAX_US`]. Of each reply by itself: nobody shares it.
+/// less than [`INLINE_MAX_US`]. Of each reply by itself: nobody shares it.
 pub const REPLY_UNCUT_MAX_BYTES: usize = 1 << 20;
 
 /// Longest request target accepted (`414` above it), in characters. Each request has its own.
