@@ -92,8 +92,14 @@ impl From<Vec<u8>> for Pieces {
 }
 
 impl io::Write for Pieces {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.append(bytes);
+        // JSON comes in many small parts, and most replies are short.
+        if self.more.is_empty() && self.first.len() + bytes.len() <= REPLY_PIECE_BYTES {
+            self.first.extend_from_slice(bytes);
+        } else {
+            self.append(bytes);
+        }
         Ok(bytes.len())
     }
 
