@@ -36,9 +36,8 @@ use crate::identity::users;
 use crate::platform::{DeviceKeyError, Platform};
 use crate::rows::path::{DevicePath, generation_pointer};
 use crate::rows::tls_identity::TlsIdentity;
-use crate::runtime::lifetime::by_size;
 use crate::runtime::party::Party;
-use crate::runtime::pool::race;
+use crate::runtime::pool::{by_size, race};
 use crate::store::{Event, Path, Range, Read, StoreError, Watch};
 
 /// One HSM.

@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use casemate_api::limits::BODY_INLINE_MAX_BYTES;
 use casemate_api::sentences;
 use futures_channel::oneshot;
 
@@ -68,17 +67,4 @@ impl Lifetime {
     pub(crate) fn released(&self) -> Option<oneshot::Receiver<()>> {
         self.released.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-}
-
-/// Runs `job`, which processes `bytes` bytes: on this thread up to [`BODY_INLINE_MAX_BYTES`], else on the pool for `party`.
-///
-/// # Errors
-/// Those of [`run_on`].
-pub async fn by_size<T: Send + 'static>(
-    pool: &dyn Pool,
-    bytes: usize,
-    party: Party,
-    job: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Error> {
-    if bytes <= BODY_INLINE_MAX_BYTES { Ok(job()) } else { run_on(pool, Work::Crypto, party, job).await }
 }

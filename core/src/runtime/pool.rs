@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use casemate_api::limits::BODY_INLINE_MAX_BYTES;
 use casemate_api::sentences;
 use futures_channel::oneshot;
 
@@ -59,6 +60,19 @@ pub async fn run_on<T: Send + 'static>(
         true => Error::internal("a job of the pool panicked"),
         false => Error::Unavailable(sentences::BUSY.into()),
     })
+}
+
+/// Runs `job`, which processes `bytes` bytes: on this thread up to [`BODY_INLINE_MAX_BYTES`], else on the pool for `party`.
+///
+/// # Errors
+/// Those of [`run_on`].
+pub async fn by_size<T: Send + 'static>(
+    pool: &dyn Pool,
+    bytes: usize,
+    party: Party,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    if bytes <= BODY_INLINE_MAX_BYTES { Ok(job()) } else { run_on(pool, Work::Crypto, party, job).await }
 }
 
 /// Waits until `a` or `b` has resolved, whichever is first, and drops the other.

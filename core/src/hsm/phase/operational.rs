@@ -213,7 +213,7 @@ impl Operational {
         party: Party,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        self.life.off_thread(&*self.device.platform.pool, work, party, job).await
+        self.keys().off_thread(work, party, job).await
     }
 
     /// Runs `job`, which processes `bytes` bytes, on this thread or, if there are many, on the pool.
