@@ -162,6 +162,9 @@ pub const STORE_VALUE_MAX_BYTES: usize = (1 << 20) + (64 << 10);
 /// Guards and operations of one store transaction, which the smallest backend determines (etcd: 128).
 /// Each transaction has its own.
 pub const STORE_TXN_MAX_OPS: usize = 128;
+/// Bytes of all paths and values of one store transaction, which the smallest backend determines (etcd: 1.5 MiB a request
+/// with its encoding). Each transaction has its own.
+pub const STORE_TXN_MAX_BYTES: usize = 1400 << 10;
 /// Changes a store remembers for watches; a watch that falls further behind has to start over.
 /// Shared by all users; each store has its own.
 pub const STORE_HISTORY_EVENTS: usize = 16_384;

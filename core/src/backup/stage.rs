@@ -49,7 +49,7 @@ pub(crate) async fn move_pointer(platform: &Platform, expect: Expect, to: Genera
             Err(why) => Moved::Perhaps(why),
         },
         Err(why @ (StoreError::Busy | StoreError::Full | StoreError::TooLarge)) => Moved::No(why.into()),
-        Err(why @ (StoreError::Unreachable(_) | StoreError::Damaged(_))) => Moved::Perhaps(why.into()),
+        Err(why) => Moved::Perhaps(why.into()),
     }
 }
 

@@ -11,7 +11,6 @@ use crate::error::Error;
 use crate::rows::path::DevicePath;
 use crate::rows::table::{open_row, seal_row};
 use crate::runtime::Rng;
-use crate::store::applied;
 use crate::store::{Outcome, Path, Range, Read, Revision, Room, Store, Txn};
 
 /// A row of a page: its path, and its value if it could be opened.
@@ -28,7 +27,7 @@ pub struct DeviceStore {
     rng: Arc<dyn Rng>,
     /// Held while several of the rows that unlock the Domain Key are read or written together.
     pub(crate) changing_unlock: async_lock::Mutex<()>,
-    /// Held while configuration is read, changed and applied, so that what was stored last is also applied last.
+    /// Held while configuration is read, changed and so that what was stored last is also applied last.
     pub(crate) changing: async_lock::Mutex<()>,
 }
 
@@ -118,6 +117,20 @@ impl DeviceStore {
         Ok(())
     }
 
+    /// Whether a transaction with a lost answer was applied. The store is this process's own and applies nothing late, so
+    /// reading tells: sealed values are unique.
+    async fn was_applied(&self, txn: &Txn) -> bool {
+        if let Some((path, value)) = txn.put.first() {
+            return matches!(self.store.get(path, Read::Local).await, Ok(Some(row)) if row.value == *value);
+        }
+        for path in &txn.delete {
+            if !matches!(self.store.get(path, Read::Local).await, Ok(None)) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Applies `change` as one transaction. It is durable when this returns `Ok`.
     ///
     /// # Errors
@@ -138,8 +151,7 @@ impl DeviceStore {
         };
         match self.store.commit(vec![txn.clone()]).await?.pop() {
             Some(Outcome::Committed(_)) => Ok(()),
-            // Whatever the answer was, the next boot uses what is on the disk.
-            Some(Outcome::Unknown) if matches!(applied(&*self.store, &txn).await, Ok(Some(_))) => Ok(()),
+            Some(Outcome::Unknown) if self.was_applied(&txn).await => Ok(()),
             _ => Err(Error::Unavailable("The local store did not confirm the change. Try again.".into())),
         }
     }

@@ -663,7 +663,7 @@ mod tests {
         assert!(exists());
         assert_eq!(misses(), before, "a row cached as of that write, or later, stays");
 
-        let other = block_on(Tables::open(sim.store.clone(), sim.rng.clone(), op.domain())).unwrap();
+        let other = block_on(Tables::open(sim.store.clone(), sim.rng.clone(), op.domain(), "OTHER")).unwrap();
         let path = RowPath::namespace(other.generation, &id);
         block_on(other.commit(Transaction::default().delete(&path))).unwrap();
         assert!(exists(), "the watch has not been polled");

@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn open(store: &Arc<SimStore>) -> Result<Tables, Error> {
-        block_on(Tables::open(store.clone(), Arc::new(SimRng::new(2)), &domain()))
+        block_on(Tables::open(store.clone(), Arc::new(SimRng::new(2)), &domain(), "NODE"))
     }
 
     fn last(tables: &Tables) -> Option<u32> {

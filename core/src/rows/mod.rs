@@ -21,6 +21,7 @@ pub mod chores;
 pub mod cluster_ca;
 pub mod counter;
 pub mod encoding;
+mod fence;
 pub mod key;
 mod migrate;
 pub mod namespace;

@@ -29,6 +29,12 @@ pub fn generation_pointer() -> Path {
     Path(Box::from(b"\0generation".as_slice()))
 }
 
+/// The path of the row that a node writes when it must be sure that nothing it sent before will still be applied. `node` is its
+/// device id. The value is random and in clear; only its revision counts.
+pub fn node_fence(node: &str) -> Path {
+    Path([b"\0fence/", node.as_bytes()].concat().into())
+}
+
 /// The path of a row in the table of records of type `R`: the byte 1, the generation (4 bytes, big-endian), the table's
 /// number (1 byte), then the row's own name. Only the module of that record creates such paths, so a row cannot be read from,
 /// or written to, another table.

@@ -1,9 +1,10 @@
 //! All tables of one generation of the shared store, and the one way to write them.
 //!
-//! [`Tables::commit`] guards every write by the generation, resolves lost answers, and invalidates what it changed in the
+//! [`Tables::commit`] guards every write by the generation, settles lost answers, and invalidates what it changed in the
 //! caches. What others write is reported by the store's watch: [`Tables::apply_event`] passes it to the table of the row.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use casemate_api::limits::STORE_TXN_MAX_OPS;
 
@@ -14,6 +15,7 @@ use crate::rows::certificate::CertificateRecord;
 use crate::rows::chores::{Hardening, LastNamespaceNumber, Remains};
 use crate::rows::cluster_ca::ClusterCa;
 use crate::rows::counter::CounterRecord;
+use crate::rows::fence::{Fence, taken_over};
 use crate::rows::key::KeyRecord;
 use crate::rows::migrate;
 use crate::rows::namespace::NamespaceRecord;
@@ -25,7 +27,7 @@ use crate::rows::transaction::{Committed, Transaction};
 use crate::rows::user::UserRecord;
 use crate::runtime::Rng;
 use crate::runtime::lifetime::Closed;
-use crate::store::{Event, Expect, Outcome, Path, Read, Revision, Snapshot, Store, Txn, applied};
+use crate::store::{Event, Expect, Outcome, Path, Read, Revision, Snapshot, Store, Txn};
 
 /// The tables of one generation.
 pub struct Tables {
@@ -52,23 +54,34 @@ pub struct Tables {
     /// The generation of all paths.
     pub generation: Generation,
     pointer: Revision,
+    /// Only for a store that others share: a store of this process alone applies nothing late.
+    fence: Option<Fence>,
+    /// The newest revision that this process has seen.
+    seen: AtomicU64,
     context: TableContext,
 }
 
 impl Tables {
     /// Opens the tables of the current generation with the Domain Key. Rows written by earlier versions are migrated first.
+    /// `node` is the device id; a store that others share is told that everything sent by that node before is void.
     ///
     /// # Errors
     /// [`Error::Internal`] if the generation pointer is missing or damaged, or a row cannot be migrated; the store's errors.
-    pub async fn open(store: Arc<dyn Store>, rng: Arc<dyn Rng>, domain: &DomainKey) -> Result<Self, Error> {
+    pub async fn open(store: Arc<dyn Store>, rng: Arc<dyn Rng>, domain: &DomainKey, node: &str) -> Result<Self, Error> {
         // Waits for writes of an earlier phase that are still queued, before anything is read.
-        store.commit(vec![Txn::default()]).await?;
+        let fence = if store.is_shared() {
+            Some(Fence::take(store.clone(), rng.clone(), node).await?)
+        } else {
+            store.commit(vec![Txn::default()]).await?;
+            None
+        };
         let damaged = || Error::internal("the generation pointer is missing or damaged");
         let pointer = store.get(&generation_pointer(), Read::Fresh).await?.ok_or_else(damaged)?;
         let number = <[u8; 4]>::try_from(pointer.value.as_slice()).map_err(|_| damaged())?;
         let generation = Generation::from_be_bytes(number);
-        let fence = (generation_pointer(), Expect::At(pointer.revision));
-        migrate::to_tables_of_their_own(&*store, &*rng, domain, generation, fence).await?;
+        let current = (generation_pointer(), Expect::At(pointer.revision));
+        migrate::to_tables_of_their_own(&*store, &*rng, domain, generation, current).await?;
+        let seen = fence.as_ref().map_or(pointer.revision, Fence::revision);
         let context = TableContext { store, rng, closed: Closed::default(), epoch: CacheEpoch::default() };
         Ok(Self {
             users: table(&context, domain),
@@ -83,13 +96,14 @@ impl Tables {
             hardening: table(&context, domain),
             generation,
             pointer: pointer.revision,
+            fence,
+            seen: AtomicU64::new(seen.0),
             context,
         })
     }
 
     /// Applies `transaction` if all its guards hold and the generation is still current. No caller's rights are checked: writes
-    /// for a caller go through [`crate::identity::right`]. If the store's answer was lost, the rows are read again: sealed
-    /// values are unique, so equal bytes are those of this transaction.
+    /// for a caller go through [`crate::identity::right`]. If the store's answer was lost, the outcome is settled first.
     pub async fn commit(&self, transaction: Transaction) -> Result<Committed, Error> {
         let outcome = self.commit_all(vec![transaction]).await?.pop();
         outcome.ok_or_else(|| Error::internal("the store gave no outcome"))
@@ -101,39 +115,121 @@ impl Tables {
     /// The first error; other transactions may have been applied.
     pub async fn commit_all(&self, transactions: Vec<Transaction>) -> Result<Vec<Committed>, Error> {
         self.check()?;
-        let fence = Expect::At(self.pointer);
-        let txns: Vec<Txn> = transactions.iter().map(|one| one.fenced(generation_pointer(), fence)).collect();
-        let outcomes = self.context.store.commit(txns.clone()).await?;
-        let mut committed = Vec::with_capacity(txns.len());
-        let mut failed = None;
-        // Continue after a failed one: rows that were changed must not stay in the caches.
-        for ((transaction, txn), outcome) in transactions.iter().zip(&txns).zip(outcomes) {
-            match self.resolve(txn, outcome).await {
-                Ok(one) => {
-                    if let Committed::At(revision) = one {
-                        self.invalidate(transaction, txn, revision);
-                    }
-                    committed.push(one);
+        let mut results: Vec<Option<Result<Committed, Error>>> = transactions.iter().map(|_| None).collect();
+        for _ in 0..ATTEMPTS {
+            // Which of them have no outcome yet: at first all of them.
+            let open: Vec<usize> = (0..).zip(&results).filter(|(_, one)| one.is_none()).map(|(at, _)| at).collect();
+            if open.is_empty() {
+                break;
+            }
+            let round = open.iter().filter_map(|at| Some((*at, transactions.get(*at)?))).collect();
+            for (at, result) in self.commit_round(round).await? {
+                if let Some(place) = results.get_mut(at) {
+                    *place = result;
                 }
-                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        failed.map_or(Ok(committed), Err)
+        results.into_iter().map(|one| one.unwrap_or_else(|| Err(unconfirmed()))).collect()
     }
 
-    async fn resolve(&self, txn: &Txn, outcome: Outcome) -> Result<Committed, Error> {
-        match outcome {
-            Outcome::Committed(revision) => Ok(Committed::At(revision)),
-            Outcome::Conflict(guard) if guard + 1 == txn.expect.len() => {
-                Err(Error::Unavailable("The HSM's data was replaced by a restore. Try again.".into()))
+    /// Commits each of `round` once. `None`: it was not applied and never will be, because this node's fence was renewed
+    /// meanwhile; it can be sent again.
+    async fn commit_round(
+        &self,
+        round: Vec<(usize, &Transaction)>,
+    ) -> Result<Vec<(usize, Option<Result<Committed, Error>>)>, Error> {
+        let current = (generation_pointer(), Expect::At(self.pointer));
+        let fenced_at = self.fence.as_ref().map(Fence::revision);
+        let guards: Vec<_> = std::iter::once(current).chain(self.fence.as_ref().map(Fence::guard)).collect();
+        let since = Revision(self.seen.load(Ordering::SeqCst));
+        let txns: Vec<Txn> = round.iter().map(|(_, one)| one.guarded(&guards)).collect();
+        let outcomes = self.context.store.commit(txns.clone()).await?;
+        let mut results = Vec::with_capacity(txns.len());
+        let mut settled = None;
+        // Continue after a failed one: rows that were changed must not stay in the caches.
+        for (((at, transaction), txn), outcome) in round.into_iter().zip(&txns).zip(outcomes) {
+            let own = transaction.guards();
+            let result = match outcome {
+                Outcome::Committed(revision) => Some(Ok(Committed::At(revision))),
+                Outcome::Conflict(guard) if guard < own => Some(Ok(Committed::Conflict(guard))),
+                Outcome::Conflict(guard) if guard == own => {
+                    Some(Err(Error::Unavailable("The HSM's data was replaced by a restore. Try again.".into())))
+                }
+                Outcome::Conflict(_) if self.fence.as_ref().map(Fence::revision) != fenced_at => None,
+                Outcome::Conflict(_) => Some(Err(taken_over())),
+                Outcome::Unknown => {
+                    if settled.is_none() {
+                        settled = Some(self.settle(fenced_at).await);
+                    }
+                    match &settled {
+                        Some(Ok(until)) => self.trace(txn, since, *until).await,
+                        _ => Some(Err(unconfirmed())),
+                    }
+                }
+            };
+            if let Some(Ok(Committed::At(revision))) = result {
+                self.seen.fetch_max(revision.0, Ordering::SeqCst);
+                self.invalidate(transaction, txn, revision);
             }
-            Outcome::Conflict(guard) => Ok(Committed::Conflict(guard)),
-            Outcome::Unknown => {
-                // The new epoch begins after the answer. By now the transaction is applied or never will be, so no older row
-                // is cached again.
-                self.context.epoch.advance();
-                let found = applied(&*self.context.store, txn).await.map_err(|_| unconfirmed())?;
-                found.map(Committed::At).ok_or_else(unconfirmed)
+            results.push((at, result));
+        }
+        Ok(results)
+    }
+
+    /// Makes sure that nothing sent with the fence at `fenced_at` is still applied, and empties the caches: no row older than
+    /// what was applied until then is cached again. Returns the revision from which on that holds.
+    async fn settle(&self, fenced_at: Option<Revision>) -> Result<Revision, Error> {
+        let until = match (&self.fence, fenced_at) {
+            (Some(fence), Some(seen)) => fence.renew(seen).await,
+            _ => Ok(Revision::default()),
+        };
+        self.context.epoch.advance();
+        until
+    }
+
+    /// Finds out whether `txn`, whose answer was lost, was applied after the revision `since`. It is settled as of `until`.
+    /// `None`: it was not.
+    async fn trace(&self, txn: &Txn, since: Revision, until: Revision) -> Option<Result<Committed, Error>> {
+        let path = txn.put.first().map(|(path, _)| path).or(txn.delete.first())?;
+        let Ok(row) = self.context.store.get(path, Read::Fresh).await else { return Some(Err(unconfirmed())) };
+        if let (Some(row), Some((_, value))) = (&row, txn.put.first())
+            && row.value == *value
+        {
+            // Sealed values are unique, so equal bytes are those of this transaction.
+            return Some(Ok(Committed::At(row.revision)));
+        }
+        let all_gone = async || {
+            for path in &txn.delete {
+                if !matches!(self.context.store.get(path, Read::Fresh).await, Ok(None)) {
+                    return false;
+                }
+            }
+            txn.put.is_empty()
+        };
+        let expected = txn.expect.iter().any(|(guarded, _)| guarded == path);
+        match self.changes_of(path, since, until).await {
+            Some(0) => None,
+            // The one change is the row that was found, and not of this transaction.
+            Some(1) if row.is_some() => None,
+            _ if !expected && all_gone().await => Some(Ok(Committed::At(until))),
+            // Others have changed the row as well. Which of them was first is not known.
+            _ => Some(Err(unconfirmed())),
+        }
+    }
+
+    /// How often the row at `path` was changed after `since`, up to `until`. `None` if the store does not know.
+    async fn changes_of(&self, path: &Path, since: Revision, until: Revision) -> Option<usize> {
+        self.fence.as_ref()?;
+        let mut watch = self.context.store.watch(path.clone(), since).await.ok()?;
+        watch.ask_progress();
+        let mut changes = 0;
+        loop {
+            match watch.next().await {
+                Event::Changed { path: changed, .. } if changed == *path => changes += 1,
+                Event::Changed { .. } => {}
+                Event::Progress(revision) if revision >= until => return Some(changes),
+                Event::Progress(_) => watch.ask_progress(),
+                Event::Lost | Event::Compacted => return None,
             }
         }
     }
@@ -156,7 +252,13 @@ impl Tables {
     /// Invalidates what a watch of the store reports as changed.
     pub fn apply_event(&self, event: &Event) {
         match event {
-            Event::Changed { path, revision } => self.invalidate_row(path, RowChange::Reported(*revision)),
+            Event::Changed { path, revision } => {
+                self.seen.fetch_max(revision.0, Ordering::SeqCst);
+                self.invalidate_row(path, RowChange::Reported(*revision));
+            }
+            Event::Progress(revision) => {
+                self.seen.fetch_max(revision.0, Ordering::SeqCst);
+            }
             Event::Lost | Event::Compacted => self.invalidate_all(),
         }
     }
@@ -255,6 +357,9 @@ fn table<R: Record>(context: &TableContext, domain: &DomainKey) -> Table<R> {
     Table::new(context.clone(), RowKey::of(domain), R::CACHE_BYTES)
 }
 
+/// How often a transaction is sent again that is known not to have been applied.
+const ATTEMPTS: usize = 4;
+
 fn unconfirmed() -> Error {
     Error::Unavailable("The store did not confirm the change. Read before you try again.".into())
 }
@@ -272,7 +377,7 @@ mod tests {
         let store = Arc::new(SimStore::new(1));
         store.tamper(generation_pointer(), 1u32.to_be_bytes().to_vec());
         let domain = DomainKey::new([7; 32]);
-        let tables = block_on(Tables::open(store.clone(), Arc::new(SimRng::new(2)), &domain)).unwrap();
+        let tables = block_on(Tables::open(store.clone(), Arc::new(SimRng::new(2)), &domain, "NODE")).unwrap();
         (store, tables)
     }
 
@@ -318,6 +423,130 @@ mod tests {
             let stored = block_on(tables.namespaces.read(path)).unwrap().unwrap().record.number;
             assert_eq!(number(&tables, path), Some(stored));
         }
+    }
+
+    /// Two nodes on one store.
+    fn two_nodes(seed: u64) -> (Arc<SimStore>, Tables, Tables) {
+        let store = Arc::new(SimStore::new(seed));
+        store.share(true);
+        store.tamper(generation_pointer(), 1u32.to_be_bytes().to_vec());
+        let domain = DomainKey::new([7; 32]);
+        let open =
+            |node: &str, rng| block_on(Tables::open(store.clone(), Arc::new(SimRng::new(rng)), &domain, node)).unwrap();
+        let (first, second) = (open("FIRST", seed), open("SECOND", seed + 1_000_000));
+        (store, first, second)
+    }
+
+    #[test]
+    fn a_lost_answer_is_settled_for_good() {
+        let path = ns("a");
+        let (mut created, mut unclear) = (0, 0);
+        for seed in 0..2_000 {
+            let (store, first, second) = two_nodes(seed);
+            let rng = SimRng::new(seed);
+            store.delay_lost(true);
+            store.lose_answers(1 + rng.below(3) as usize);
+            let outcome = block_on(first.commit(put(&first, &path, 1).absent(&path)));
+            let found = block_on(second.namespaces.read(&path)).unwrap().map(|row| row.record.number);
+            match outcome {
+                Ok(Committed::At(_)) => {
+                    created += 1;
+                    assert_eq!(found, Some(1), "seed {seed}: an acknowledged write is not there");
+                }
+                Ok(Committed::Conflict(_)) => unreachable!("seed {seed}: nobody else has written"),
+                Err(_) => unclear += 1,
+            }
+            store.lose_answers(0);
+            block_on(second.commit(Transaction::default().delete(&path))).unwrap();
+            store.deliver_late();
+            if outcome.is_ok() {
+                let row = block_on(second.namespaces.read(&path)).unwrap();
+                assert!(row.is_none(), "seed {seed}: a deleted row came back");
+            }
+        }
+        assert!(created > 1_900, "{created} created, {unclear} unclear");
+    }
+
+    #[test]
+    fn what_one_node_has_lost_and_another_has_changed_meanwhile_is_never_applied_twice() {
+        for seed in 0..2_000 {
+            let (store, first, second) = two_nodes(seed);
+            let rng = SimRng::new(seed);
+            let path = ns("a");
+            if rng.below(2) == 0 {
+                block_on(second.commit(put(&second, &path, 7).absent(&path))).unwrap();
+            }
+            let found = block_on(first.namespaces.read(&path)).unwrap().map(|row| row.revision);
+            store.delay_lost(true);
+            store.lose_answers(1);
+            // The first node's write, with the second node's at any point of its settlement.
+            let mut commit = std::pin::pin!(first.commit(put(&first, &path, 1).found(&path, found)));
+            let turns = Arc::new(std::sync::atomic::AtomicU64::new(0));
+            store.delay({
+                let turns = turns.clone();
+                move || {
+                    turns.fetch_add(1, Ordering::SeqCst);
+                    let mut yielded = false;
+                    Box::pin(std::future::poll_fn(move |_| match std::mem::replace(&mut yielded, true) {
+                        true => std::task::Poll::Ready(()),
+                        false => std::task::Poll::Pending,
+                    }))
+                }
+            });
+            let at = rng.below(8);
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            let outcome = loop {
+                if turns.load(Ordering::SeqCst) == at {
+                    store.no_delay();
+                    block_on(second.commit(Transaction::default().delete(&path))).unwrap();
+                    turns.store(1_000, Ordering::SeqCst);
+                }
+                if let std::task::Poll::Ready(outcome) = commit.as_mut().poll(&mut context) {
+                    break outcome;
+                }
+            };
+            store.no_delay();
+            store.lose_answers(0);
+            let before = block_on(second.namespaces.read(&path)).unwrap().map(|row| row.revision);
+            store.deliver_late();
+            let after = block_on(second.namespaces.read(&path)).unwrap().map(|row| row.revision);
+            assert_eq!(before, after, "seed {seed}: {outcome:?}, then something was applied late");
+            let mut history = block_on(store.watch(path.path().clone(), Revision(0))).unwrap();
+            history.ask_progress();
+            let mut changes = 0;
+            while let Event::Changed { .. } = block_on(history.next()) {
+                changes += 1;
+            }
+            // One creation by the second node, one removal, one write by the first: applied twice there would be four.
+            assert!(changes <= 3, "seed {seed}: {outcome:?} with {changes} changes");
+        }
+    }
+
+    /// What the two tests above must catch: a read after the lost answer is taken for final.
+    #[test]
+    fn a_read_alone_does_not_settle_a_lost_answer() {
+        let wrong = (0..200).filter(|seed| {
+            let (store, first, second) = two_nodes(*seed);
+            store.delay_lost(true);
+            store.lose_answers(1);
+            let path = ns("a");
+            let txn = put(&first, &path, 1).absent(&path).guarded(&[]);
+            let _ = block_on(store.commit(vec![txn])).unwrap();
+            let before = block_on(second.namespaces.read(&path)).unwrap().is_some();
+            store.deliver_late();
+            before != block_on(second.namespaces.read(&path)).unwrap().is_some()
+        });
+        assert!(wrong.count() > 10);
+    }
+
+    #[test]
+    fn what_a_node_sent_before_it_was_opened_again_is_void() {
+        let (store, first, _) = two_nodes(1);
+        let path = ns("a");
+        let domain = DomainKey::new([7; 32]);
+        let again = block_on(Tables::open(store.clone(), Arc::new(SimRng::new(9)), &domain, "FIRST")).unwrap();
+        assert!(matches!(block_on(first.commit(put(&first, &path, 1))), Err(Error::Unavailable(_))));
+        block_on(again.commit(put(&again, &path, 1))).unwrap();
     }
 
     #[test]

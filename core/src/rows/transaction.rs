@@ -73,10 +73,10 @@ impl Transaction {
         self.delete(from).put(to)
     }
 
-    /// The transaction for the store, with one more guard after its own.
-    pub(super) fn fenced(&self, path: Path, expect: Expect) -> Txn {
+    /// The transaction for the store, with `guards` after its own.
+    pub(super) fn guarded(&self, guards: &[(Path, Expect)]) -> Txn {
         let mut txn = self.txn.clone();
-        txn.expect.push((path, expect));
+        txn.expect.extend_from_slice(guards);
         txn
     }
 

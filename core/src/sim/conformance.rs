@@ -1,6 +1,6 @@
 //! Conformance tests for implementations of [`Store`]: every sentence of the trait, and random operations compared with a map.
 //!
-//! Each case gets a new, empty store, and panics if the store violates the trait's contract.
+//! Each case gets a new, empty store that nobody else uses, and panics if the store violates the trait's contract.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "this is a test, only compiled for other crates too")]
 
 use std::collections::BTreeMap;
@@ -8,31 +8,37 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use casemate_api::limits::{STORE_HISTORY_EVENTS, STORE_TXN_MAX_OPS, STORE_VALUE_MAX_BYTES};
+use casemate_api::limits::{STORE_HISTORY_EVENTS, STORE_TXN_MAX_BYTES, STORE_TXN_MAX_OPS, STORE_VALUE_MAX_BYTES};
 
 use crate::sim::SimRng;
 use crate::store::{
-    Event, Expect, Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Watch,
+    Event, Expect, Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch,
 };
 
-/// Runs all cases, each on a store from `make`.
+/// Runs all cases, each on a store from `make`. `compact` makes a store forget its history up to now; [`outgrow_history`] does
+/// that for a store with a [`crate::store::history::History`].
 ///
 /// # Panics
 /// If a store violates the contract.
-pub async fn run<S: Store>(make: impl AsyncFn() -> Arc<S>) {
+pub async fn run<S: Store>(make: impl AsyncFn() -> Arc<S>, compact: impl AsyncFn(&S)) {
     rows_are_read_as_written(&*make().await).await;
     guards_decide(&*make().await).await;
     a_conflict_names_the_first_failed_guard(&*make().await).await;
     a_transaction_is_applied_whole_or_not_at_all(&*make().await).await;
     transactions_of_one_commit_see_earlier_ones(&*make().await).await;
-    revisions_count_changes(&*make().await).await;
+    revisions_increase_with_changes(&*make().await).await;
+    many_rows_are_read_at_once(&*make().await).await;
     ranges_are_pages_in_order(&*make().await).await;
     prefixes_of_all_ones_end_right(&*make().await).await;
     large_values_fit_and_larger_ones_do_not(&*make().await).await;
     a_path_named_twice_does_not_disturb_others(&*make().await).await;
     snapshots_do_not_change(&*make().await).await;
     watches_report_changes_in_order(&*make().await).await;
-    a_watch_from_before_the_history_is_compacted(&*make().await).await;
+    progress_follows_all_changes(&*make().await).await;
+    {
+        let store = make().await;
+        a_watch_from_before_the_history_is_compacted(&*store, async || compact(&store).await).await;
+    }
     for seed in 0..8 {
         random_operations_match_a_map(&*make().await, seed).await;
     }
@@ -155,29 +161,66 @@ async fn transactions_of_one_commit_see_earlier_ones(store: &dyn Store) {
     let absent = |value| expecting(put("a", value), &[("a", Expect::Absent)]);
     let txns = vec![absent("1"), absent("2"), delete("a"), absent("3"), put("b", "1")];
     let outcomes = store.commit(txns).await.expect("a commit");
-    let Outcome::Committed(first) = outcomes[0] else { unreachable!("{outcomes:?}") };
-    let next = |steps| Outcome::Committed(Revision(first.0 + steps));
-    assert_eq!(outcomes[1..], [Outcome::Conflict(0), next(1), next(2), next(3)]);
-    assert_eq!(row(store, &path("a")).await, Some((b"3".to_vec(), Revision(first.0 + 2))));
+    let at = |outcome: &Outcome| match outcome {
+        Outcome::Committed(revision) => *revision,
+        other => unreachable!("{other:?} instead of a commit"),
+    };
+    assert_eq!(outcomes[1], Outcome::Conflict(0));
+    let [first, removed, third, other] = [0, 2, 3, 4].map(|index| at(&outcomes[index]));
+    assert!(first < removed && removed < third, "each changed what the one before it wrote: {outcomes:?}");
+    assert!(third <= other, "a group may share a revision: {outcomes:?}");
+    assert_eq!(row(store, &path("a")).await, Some((b"3".to_vec(), third)));
+    assert_eq!(row(store, &path("b")).await, Some((b"1".to_vec(), other)));
+    let ahead = Revision(other.0 + 1000);
     let outcomes = store.commit(vec![
-        expecting(put("a", "4"), &[("a", Expect::At(Revision(first.0 + 2)))]),
-        expecting(put("a", "5"), &[("a", Expect::At(Revision(first.0 + 4)))]),
-        expecting(put("a", "6"), &[("a", Expect::At(Revision(first.0 + 4)))]),
+        expecting(put("a", "4"), &[("a", Expect::At(third))]),
+        expecting(put("a", "5"), &[("a", Expect::At(third))]),
+        expecting(put("a", "6"), &[("a", Expect::At(ahead))]),
+        expecting(put("c", "1"), &[("a", Expect::At(third))]),
     ]);
-    assert_eq!(outcomes.await, Ok(vec![next(4), next(5), Outcome::Conflict(0)]));
+    let outcomes = outcomes.await.expect("a commit");
+    assert!(at(&outcomes[0]) > other);
+    assert_eq!(outcomes[1..], [Outcome::Conflict(0); 3]);
+
+    // What one transaction removes is gone for the guards and changes of the next.
+    let txns = vec![delete("b"), expecting(put("c", "1"), &[("b", Expect::At(other))]), delete("b"), put("d", "1")];
+    let outcomes = store.commit(txns).await.expect("a commit");
+    assert_eq!(outcomes[1], Outcome::Conflict(0));
+    assert!(at(&outcomes[2]) >= at(&outcomes[0]) && at(&outcomes[3]) >= at(&outcomes[2]));
+    assert_eq!((value(store, "b").await, value(store, "c").await), (None, None));
     assert_eq!(store.commit(Vec::new()).await, Ok(Vec::new()), "no transactions, no outcomes");
 }
 
-async fn revisions_count_changes(store: &dyn Store) {
+async fn revisions_increase_with_changes(store: &dyn Store) {
     let first = commit_ok(store, put("a", "1")).await;
     assert!(first > Revision(0));
     let second = commit_ok(store, put("a", "1")).await;
-    assert_eq!(second.0, first.0 + 1, "writing the same bytes is a change");
+    assert!(second > first, "writing the same bytes is a change");
     assert_eq!(commit_ok(store, delete("none")).await, second, "removing nothing is not a change");
     assert_eq!(commit_ok(store, Txn::default()).await, second);
     assert_eq!(commit_ok(store, expecting(Txn::default(), &[("a", Expect::At(second))])).await, second);
-    assert_eq!(commit_ok(store, delete("a")).await.0, second.0 + 1);
-    assert_eq!(head(store).await.0, second.0 + 1);
+    let third = commit_ok(store, delete("a")).await;
+    assert!(third > second);
+    assert_eq!(head(store).await, third);
+}
+
+async fn many_rows_are_read_at_once(store: &dyn Store) {
+    let first = commit_ok(store, put("a", "1")).await;
+    let second = commit_ok(store, put("b", "2")).await;
+    let row = |value: &str, revision| Some(Versioned { value: value.into(), revision });
+    let paths = [path("b"), path("none"), path("a"), path("b")];
+    let expected = vec![row("2", second), None, row("1", first), row("2", second)];
+    assert_eq!(store.get_many(&paths, Read::Fresh).await, Ok(expected.clone()), "in the order asked for");
+    assert_eq!(store.get_many(&[], Read::Fresh).await, Ok(Vec::new()));
+    let snapshot = store.snapshot().await.expect("a snapshot");
+    commit_ok(store, put("a", "3")).await;
+    commit_ok(store, delete("b")).await;
+    assert_eq!(snapshot.get_many(&paths).await, Ok(expected), "a snapshot does not change");
+    let most: Vec<Path> = (0..STORE_TXN_MAX_OPS).map(|n| path(format!("n{n}"))).collect();
+    assert_eq!(store.get_many(&most, Read::Fresh).await, Ok(vec![None; STORE_TXN_MAX_OPS]));
+    let more = [most, vec![path("a")]].concat();
+    assert_eq!(store.get_many(&more, Read::Fresh).await, Err(StoreError::TooLarge));
+    assert_eq!(snapshot.get_many(&more).await, Err(StoreError::TooLarge));
 }
 
 async fn ranges_are_pages_in_order(store: &dyn Store) {
@@ -234,6 +277,20 @@ async fn large_values_fit_and_larger_ones_do_not(store: &dyn Store) {
 
     let larger = Txn { put: vec![(path("larger"), [large, vec![0]].concat())], ..Txn::default() };
     assert_eq!(store.commit(vec![put("before", "1"), larger]).await, Err(StoreError::TooLarge));
+    let bytes = |total: usize| {
+        let values = [vec![1; STORE_TXN_MAX_BYTES / 2], vec![2; total - STORE_TXN_MAX_BYTES / 2 - 2 - 2 - 1]];
+        Txn {
+            expect: vec![(path("c"), Expect::Absent)],
+            put: ["b1", "b2"].map(path).into_iter().zip(values).collect(),
+            ..Txn::default()
+        }
+    };
+    let larger = bytes(STORE_TXN_MAX_BYTES + 1);
+    assert_eq!(store.commit(vec![put("before", "1"), larger]).await, Err(StoreError::TooLarge));
+    commit_ok(store, bytes(STORE_TXN_MAX_BYTES)).await;
+    // Several of them in one commit exceed what one write may hold; that is for the store to divide.
+    let txns = (0..4).map(|_| Txn { expect: Vec::new(), ..bytes(STORE_TXN_MAX_BYTES - 8) }).collect();
+    assert!(store.commit(txns).await.is_ok_and(|all| all.iter().all(|one| matches!(one, Outcome::Committed(_)))));
     let many = |rows: usize| Txn {
         expect: (0..rows / 2).map(|n| (path(n.to_string()), Expect::Absent)).collect(),
         put: (0..rows / 4).map(|n| (path(n.to_string()), vec![0; 8])).collect(),
@@ -324,9 +381,47 @@ async fn is_silent(watch: &mut dyn Watch) -> bool {
     poll_fn(|context| Poll::Ready(next.as_mut().poll(context).is_pending())).await
 }
 
-async fn a_watch_from_before_the_history_is_compacted(store: &dyn Store) {
+async fn progress_follows_all_changes(store: &dyn Store) {
+    let from = head(store).await;
+    let mut watch = store.watch(path("w/"), from).await.expect("a watch");
+    for round in 0..3 {
+        let changed = commit_ok(store, put("w/1", &round.to_string())).await;
+        let other = commit_ok(store, put("x", &round.to_string())).await;
+        watch.ask_progress();
+        let mut seen = false;
+        loop {
+            match watch.next().await {
+                Event::Changed { path: at, revision } => {
+                    assert_eq!((at, revision), (path("w/1"), changed));
+                    seen = true;
+                }
+                // It may be the answer to a question from before the changes.
+                Event::Progress(revision) if revision >= other => break,
+                Event::Progress(revision) => {
+                    assert!(seen || revision < changed, "progress ahead of a change");
+                    watch.ask_progress();
+                }
+                end => unreachable!("{end:?}"),
+            }
+        }
+        assert!(seen, "round {round}: progress without the change");
+    }
+}
+
+async fn a_watch_from_before_the_history_is_compacted(store: &dyn Store, compact: impl AsyncFn()) {
     let first = commit_ok(store, put("a", "1")).await;
-    let mut slow = store.watch(path("n"), first).await.expect("a watch");
+    commit_ok(store, put("n0", "1")).await;
+    compact().await;
+    let mut old = store.watch(path("n"), first).await.expect("a watch");
+    assert_eq!(old.next().await, Event::Compacted);
+    let now = head(store).await;
+    let mut fresh = store.watch(path("n"), now).await.expect("a watch");
+    let last = commit_ok(store, put("n", "1")).await;
+    assert_eq!(fresh.next().await, Event::Changed { path: path("n"), revision: last });
+}
+
+/// Writes more rows than a [`crate::store::history::History`] remembers changes.
+pub async fn outgrow_history(store: &dyn Store) {
     let rows = STORE_TXN_MAX_OPS;
     let txns = (0..=STORE_HISTORY_EVENTS / rows).map(|n| Txn {
         put: (0..rows).map(|m| (path(format!("n{}", n * rows + m)), Vec::new())).collect(),
@@ -334,16 +429,9 @@ async fn a_watch_from_before_the_history_is_compacted(store: &dyn Store) {
     });
     let outcomes = store.commit(txns.collect()).await.expect("a commit");
     assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Committed(_))));
-    let mut old = store.watch(path("n"), first).await.expect("a watch");
-    assert_eq!(old.next().await, Event::Compacted);
-    assert_eq!(slow.next().await, Event::Compacted);
-    let now = head(store).await;
-    let mut fresh = store.watch(path("n"), now).await.expect("a watch");
-    let last = commit_ok(store, put("n", "1")).await;
-    assert_eq!(fresh.next().await, Event::Changed { path: path("n"), revision: last });
 }
 
-/// A map that behaves as a store must.
+/// A map that behaves as a store must. It takes the revisions from the store and checks that they increase as they must.
 #[derive(Default)]
 struct Model {
     rows: BTreeMap<Path, (Vec<u8>, Revision)>,
@@ -352,7 +440,7 @@ struct Model {
 }
 
 impl Model {
-    fn apply(&mut self, txn: &Txn) -> Outcome {
+    fn apply(&mut self, txn: &Txn, outcome: Outcome) {
         for (index, (path, expect)) in txn.expect.iter().enumerate() {
             let found = self.rows.get(path).map(|(_, revision)| *revision);
             let wanted = match expect {
@@ -360,25 +448,27 @@ impl Model {
                 Expect::At(revision) => Some(*revision),
             };
             if found != wanted {
-                return Outcome::Conflict(index);
+                assert_eq!(outcome, Outcome::Conflict(index));
+                return;
             }
         }
-        let next = Revision(self.revision.0 + 1);
+        let Outcome::Committed(at) = outcome else { unreachable!("{outcome:?} although all guards hold") };
+        let before = self.changes.len();
         for (path, value) in &txn.put {
-            self.rows.insert(path.clone(), (value.clone(), next));
-            self.changed(path, next);
+            let older = self.rows.insert(path.clone(), (value.clone(), at));
+            assert!(older.is_none_or(|(_, revision)| revision < at), "a row got the same revision twice");
+            self.changes.push(Event::Changed { path: path.clone(), revision: at });
         }
         for path in &txn.delete {
-            if self.rows.remove(path).is_some() {
-                self.changed(path, next);
+            if let Some((_, revision)) = self.rows.remove(path) {
+                assert!(revision < at, "removed at the revision that wrote it");
+                self.changes.push(Event::Changed { path: path.clone(), revision: at });
             }
         }
-        Outcome::Committed(self.revision)
-    }
-
-    fn changed(&mut self, path: &Path, revision: Revision) {
-        self.revision = revision;
-        self.changes.push(Event::Changed { path: path.clone(), revision });
+        assert!(at >= self.revision, "{at:?} after {:?}", self.revision);
+        if self.changes.len() > before {
+            self.revision = at;
+        }
     }
 }
 
@@ -388,11 +478,16 @@ async fn random_operations_match_a_map(store: &dyn Store, seed: u64) {
     let mut watch = store.watch(path(""), model.revision).await.expect("a watch");
     for _ in 0..60 {
         let txns: Vec<Txn> = (0..rng.below(6)).map(|_| random_txn(&rng, &model)).collect();
-        let expected: Vec<Outcome> = txns.iter().map(|txn| model.apply(txn)).collect();
-        assert_eq!(store.commit(txns.clone()).await, Ok(expected), "seed {seed}: {txns:?}");
+        let outcomes = store.commit(txns.clone()).await.expect("a commit");
+        assert_eq!(outcomes.len(), txns.len());
+        txns.iter().zip(outcomes).for_each(|(txn, outcome)| model.apply(txn, outcome));
 
         let at = random_path(&rng);
         assert_eq!(row(store, &at).await, model.rows.get(&at).cloned(), "seed {seed}");
+        let paths: Vec<Path> = (0..rng.below(5)).map(|_| random_path(&rng)).collect();
+        let many = store.get_many(&paths, Read::Fresh).await.expect("rows");
+        let many: Vec<_> = many.into_iter().map(|row| row.map(|row| (row.value, row.revision))).collect();
+        assert_eq!(many, paths.iter().map(|at| model.rows.get(at).cloned()).collect::<Vec<_>>(), "seed {seed}");
         let wanted = Range {
             start: random_path(&rng),
             end: (rng.below(4) > 0).then(|| random_path(&rng)),
@@ -402,11 +497,13 @@ async fn random_operations_match_a_map(store: &dyn Store, seed: u64) {
         let page = store.range(wanted.clone(), Read::Fresh).await.expect("a range");
         assert_page(&page, &wanted, &model, seed);
     }
-    // Rows of one transaction may be reported in any order.
+    // Rows of one revision may be reported in any order.
     let mut reported = Vec::new();
     for _ in 0..model.changes.len() {
         reported.push(watch.next().await);
     }
+    let revisions = |events: &[Event]| events.iter().map(revision_of).collect::<Vec<_>>();
+    assert!(revisions(&reported).is_sorted(), "seed {seed}: reported out of order");
     for events in [&mut reported, &mut model.changes] {
         events.sort_by_key(|event| match event {
             Event::Changed { path, revision } => (*revision, path.clone()),
@@ -415,6 +512,13 @@ async fn random_operations_match_a_map(store: &dyn Store, seed: u64) {
     }
     assert_eq!(reported, model.changes, "seed {seed}");
     assert!(is_silent(&mut *watch).await, "seed {seed}");
+}
+
+fn revision_of(event: &Event) -> Revision {
+    match event {
+        Event::Changed { revision, .. } | Event::Progress(revision) => *revision,
+        Event::Lost | Event::Compacted => unreachable!("a watch ended"),
+    }
 }
 
 fn assert_page(page: &Page, wanted: &Range, model: &Model, seed: u64) {

@@ -1,11 +1,11 @@
 //! A store in memory. It is linearizable, and fails when a test wants it to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use casemate_api::limits::STORE_HISTORY_EVENTS;
+use casemate_api::limits::{STORE_HISTORY_EVENTS, STORE_TXN_MAX_OPS};
 
 use super::SimRng;
 use crate::runtime::BoxFuture;
@@ -30,7 +30,19 @@ struct State {
     failing: bool,
     full: bool,
     answers_to_lose: usize,
+    /// Whether transactions with a lost answer may still be applied later.
+    delay_lost: bool,
+    late: Vec<Txn>,
+    shared: bool,
+    group: Group,
     delay: Option<Arc<Delay>>,
+}
+
+/// Transactions that were written together and share a revision, as etcd does it: until one touches what another has written.
+#[derive(Default)]
+struct Group {
+    revision: Option<Revision>,
+    written: BTreeSet<Path>,
 }
 
 type Delay = dyn Fn() -> BoxFuture<'static, ()> + Send + Sync;
@@ -65,6 +77,25 @@ impl SimStore {
     /// The next `commits` transactions answer [`Outcome::Unknown`]. The seed decides which of them are applied.
     pub fn lose_answers(&self, commits: usize) {
         self.lock().answers_to_lose = commits;
+    }
+
+    /// Whether transactions with a lost answer may also be applied some calls later, or at [`SimStore::deliver_late`], as on a
+    /// store with several members.
+    pub fn delay_lost(&self, delay: bool) {
+        self.lock().delay_lost = delay;
+    }
+
+    /// Applies what is still under way.
+    pub fn deliver_late(&self) {
+        let mut state = self.lock();
+        for txn in std::mem::take(&mut state.late) {
+            self.apply_if_guards_hold(&mut state, txn);
+        }
+    }
+
+    /// Whether it says that others write to it, too. Then transactions of one commit may share a revision.
+    pub fn share(&self, shared: bool) {
+        self.lock().shared = shared;
     }
 
     /// Every call first waits for the future that `delay` returns, for instance a sleep of a [`super::SimClock`].
@@ -115,9 +146,14 @@ impl SimStore {
         if let Some(delay) = delay {
             delay().await;
         }
-        let state = self.lock();
+        let mut state = self.lock();
         if state.failing {
             return Err(StoreError::Unreachable("simulated".into()));
+        }
+        if !state.late.is_empty() && self.rng.below(4) == 0 {
+            let at = self.rng.below(state.late.len() as u64) as usize;
+            let txn = state.late.swap_remove(at);
+            self.apply_if_guards_hold(&mut state, txn);
         }
         Ok(state)
     }
@@ -127,17 +163,31 @@ impl SimStore {
         let lost = state.answers_to_lose > 0;
         state.answers_to_lose = state.answers_to_lose.saturating_sub(1);
         if lost && self.rng.below(2) == 0 {
+            if state.delay_lost {
+                state.late.push(txn);
+            }
             return Outcome::Unknown;
         }
-        let outcome = match failed_guard(&state.rows, &txn) {
-            Some(index) => Outcome::Conflict(index),
-            None => Outcome::Committed(self.apply(state, txn)),
-        };
+        let outcome = self.apply_if_guards_hold(state, txn);
         if lost { Outcome::Unknown } else { outcome }
     }
 
+    fn apply_if_guards_hold(&self, state: &mut State, txn: Txn) -> Outcome {
+        match failed_guard(&state.rows, &txn) {
+            Some(index) => Outcome::Conflict(index),
+            None => Outcome::Committed(self.apply(state, txn)),
+        }
+    }
+
     fn apply(&self, state: &mut State, txn: Txn) -> Revision {
-        let revision = Revision(state.revision.0 + 1);
+        let paths = || txn.put.iter().map(|(path, _)| path).chain(&txn.delete);
+        let touched =
+            txn.expect.iter().map(|(path, _)| path).chain(paths()).any(|path| state.group.written.contains(path));
+        if touched || !state.shared {
+            state.group = Group::default();
+        }
+        let revision = state.group.revision.unwrap_or(Revision(state.revision.0 + 1));
+        state.group.written.extend(paths().cloned());
         let rows = Arc::make_mut(&mut state.rows);
         let mut changed = Vec::new();
         for (path, value) in txn.put {
@@ -151,6 +201,7 @@ impl SimStore {
         }
         if !changed.is_empty() {
             state.revision = revision;
+            state.group.revision = Some(revision);
             self.history.record(changed);
         }
         state.revision
@@ -163,6 +214,13 @@ fn failed_guard(rows: &BTreeMap<Path, Versioned>, txn: &Txn) -> Option<usize> {
         (Some(row), Expect::At(revision)) => row.revision != *revision,
         (Some(_), Expect::Absent) | (None, Expect::At(_)) => true,
     })
+}
+
+fn many(rows: &BTreeMap<Path, Versioned>, paths: &[Path]) -> Result<Vec<Option<Versioned>>, StoreError> {
+    if paths.len() > STORE_TXN_MAX_OPS {
+        return Err(StoreError::TooLarge);
+    }
+    Ok(paths.iter().map(|path| rows.get(path).cloned()).collect())
 }
 
 fn page(rows: &BTreeMap<Path, Versioned>, revision: Revision, range: &Range) -> Page {
@@ -190,6 +248,21 @@ impl Store for SimStore {
         })
     }
 
+    fn get_many<'a>(
+        &'a self,
+        paths: &'a [Path],
+        _read: Read,
+    ) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
+        Box::pin(async move {
+            self.gets.fetch_add(1, Ordering::Relaxed);
+            many(&self.reach().await?.rows, paths)
+        })
+    }
+
+    fn is_shared(&self) -> bool {
+        self.lock().shared
+    }
+
     fn range(&self, range: Range, _read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
         Box::pin(async move {
             let state = self.reach().await?;
@@ -206,7 +279,10 @@ impl Store for SimStore {
             if state.full && txns.iter().any(Txn::grows) {
                 return Err(StoreError::Full);
             }
-            Ok(txns.into_iter().map(|txn| self.commit_one(&mut state, txn)).collect())
+            state.group = Group::default();
+            let outcomes = txns.into_iter().map(|txn| self.commit_one(&mut state, txn)).collect();
+            state.group = Group::default();
+            Ok(outcomes)
         })
     }
 
@@ -242,6 +318,10 @@ impl Snapshot for View {
     fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, StoreError>> {
         Box::pin(async move { Ok(page(&self.rows, self.revision, &range)) })
     }
+
+    fn get_many<'a>(&'a self, paths: &'a [Path]) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
+        Box::pin(async move { many(&self.rows, paths) })
+    }
 }
 
 #[cfg(test)]
@@ -261,7 +341,15 @@ mod tests {
 
     #[test]
     fn conforms() {
-        block_on(conformance::run(async || Arc::new(SimStore::new(1))));
+        let compact = async |store: &SimStore| conformance::outgrow_history(store).await;
+        for shared in [false, true] {
+            let make = async || {
+                let store = Arc::new(SimStore::new(1));
+                store.share(shared);
+                store
+            };
+            block_on(conformance::run(make, compact));
+        }
     }
 
     #[test]

@@ -24,6 +24,8 @@ struct Ring {
     first: u64,
     /// Changes up to this revision are no longer known.
     floor: Revision,
+    /// The newest revision.
+    head: Revision,
     /// Number of times that events may have been missed.
     breaks: u64,
     next_watch: u64,
@@ -33,8 +35,15 @@ struct Ring {
 impl History {
     /// A history that starts after revision `at` and remembers `capacity` changes.
     pub fn new(at: Revision, capacity: usize) -> Arc<Self> {
-        let ring =
-            Ring { events: VecDeque::new(), first: 0, floor: at, breaks: 0, next_watch: 0, waiting: BTreeMap::new() };
+        let ring = Ring {
+            events: VecDeque::new(),
+            first: 0,
+            floor: at,
+            head: at,
+            breaks: 0,
+            next_watch: 0,
+            waiting: BTreeMap::new(),
+        };
         Arc::new(Self { capacity, ring: Mutex::new(ring) })
     }
 
@@ -42,6 +51,7 @@ impl History {
     pub fn record(&self, changes: impl IntoIterator<Item = (Path, Revision)>) {
         let mut ring = self.lock();
         ring.events.extend(changes);
+        ring.head = ring.events.back().map_or(ring.head, |(_, revision)| *revision);
         while ring.events.len() > self.capacity {
             let Some((_, revision)) = ring.events.pop_front() else { break };
             ring.first += 1;
@@ -55,7 +65,7 @@ impl History {
         let mut ring = self.lock();
         ring.first += ring.events.len() as u64;
         ring.events.clear();
-        ring.floor = at;
+        (ring.floor, ring.head) = (at, at);
         ring.breaks += 1;
         wake(ring);
     }
@@ -68,7 +78,7 @@ impl History {
         let state = if from < ring.floor { State::Behind } else { State::At(ring.first) };
         let breaks = ring.breaks;
         drop(ring);
-        Box::new(Position { history: self.clone(), id, prefix, from, breaks, state })
+        Box::new(Position { history: self.clone(), id, prefix, from, breaks, state, asked: false })
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
@@ -90,6 +100,8 @@ struct Position {
     from: Revision,
     breaks: u64,
     state: State,
+    /// Whether an [`Event::Progress`] was asked for.
+    asked: bool,
 }
 
 enum State {
@@ -122,6 +134,9 @@ impl Position {
             return Poll::Ready(Event::Changed { path: path.clone(), revision: *revision });
         }
         self.state = State::At(ring.first + ring.events.len() as u64);
+        if std::mem::take(&mut self.asked) {
+            return Poll::Ready(Event::Progress(ring.head));
+        }
         ring.waiting.insert(self.id, context.waker().clone());
         Poll::Pending
     }
@@ -135,6 +150,12 @@ impl Position {
 impl Watch for Position {
     fn next(&mut self) -> BoxFuture<'_, Event> {
         Box::pin(poll_fn(|context| self.poll(context)))
+    }
+
+    fn ask_progress(&mut self) {
+        self.asked = true;
+        let woken = self.history.lock().waiting.remove(&self.id);
+        woken.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -197,6 +218,22 @@ mod tests {
         assert_eq!(poll(&mut *watch), Poll::Pending);
         assert_eq!(poll(&mut *history.watch(path(""), Revision(4))), Poll::Ready(Event::Compacted));
         assert_eq!(poll(&mut *history.watch(path(""), Revision(5))), Poll::Pending);
+    }
+
+    #[test]
+    fn progress_comes_once_and_after_all_changes() {
+        let history = History::new(Revision(3), 8);
+        let mut watch = history.watch(path("a"), Revision(3));
+        assert_eq!(poll(&mut *watch), Poll::Pending);
+        watch.ask_progress();
+        history.record([(path("a"), Revision(4)), (path("b"), Revision(5))]);
+        assert_eq!(poll(&mut *watch), Poll::Ready(changed("a", 4)));
+        assert_eq!(poll(&mut *watch), Poll::Ready(Event::Progress(Revision(5))));
+        assert_eq!(poll(&mut *watch), Poll::Pending);
+        history.restart(Revision(9));
+        watch.ask_progress();
+        assert_eq!(poll(&mut *watch), Poll::Ready(Event::Lost));
+        assert_eq!(poll(&mut *watch), Poll::Pending, "nothing follows");
     }
 
     #[test]

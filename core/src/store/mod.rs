@@ -1,7 +1,11 @@
 //! The interface to storage: rows of bytes, ordered by path, with revisions; and one way to change them, transactions with
 //! guards. The server implements it on disk, `sim/store.rs` in memory; `sim/conformance.rs` is the test of every implementation.
+//!
+//! A store may be shared with other nodes. Then an answer can be lost while the transaction is still under way, and a read
+//! that follows does not tell whether it will be applied. `settle.rs` has what is to be done.
 
 pub mod history;
+pub mod settle;
 
 use casemate_api::sentences;
 
@@ -36,7 +40,9 @@ impl Path {
     }
 }
 
-/// A point in the history of one store. Each committed [`Txn`] that changes a row gets the next number.
+/// A point in the history of one store. A committed [`Txn`] that changes a row gets a higher number than every transaction
+/// before it, except that transactions which were written together, and of which none touches a row that another one writes,
+/// may share a number. Numbers may be left out: others may use the same store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
 
@@ -81,7 +87,8 @@ pub enum Room {
 }
 
 /// One transaction. All changes are applied if every guard holds; otherwise none is. A path appears at most once among put
-/// and delete. At most [`casemate_api::limits::STORE_TXN_MAX_OPS`] guards and changes.
+/// and delete. It has at most [`casemate_api::limits::STORE_TXN_MAX_OPS`] guards and changes, and their paths and values
+/// together at most [`casemate_api::limits::STORE_TXN_MAX_BYTES`] bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
     /// Guards, all checked before anything is applied.
@@ -97,9 +104,17 @@ pub struct Txn {
 impl Txn {
     /// Whether the transaction is within the limits of every store.
     pub fn fits(&self) -> bool {
-        use casemate_api::limits::{STORE_TXN_MAX_OPS, STORE_VALUE_MAX_BYTES};
+        use casemate_api::limits::{STORE_TXN_MAX_BYTES, STORE_TXN_MAX_OPS, STORE_VALUE_MAX_BYTES};
         self.expect.len() + self.put.len() + self.delete.len() <= STORE_TXN_MAX_OPS
             && self.put.iter().all(|(_, value)| value.len() <= STORE_VALUE_MAX_BYTES)
+            && self.bytes() <= STORE_TXN_MAX_BYTES
+    }
+
+    /// Length of all paths and values together.
+    pub fn bytes(&self) -> usize {
+        let put = self.put.iter().map(|(path, value)| path.as_bytes().len() + value.len());
+        let paths = self.expect.iter().map(|(path, _)| path).chain(&self.delete).map(|path| path.as_bytes().len());
+        put.chain(paths).sum()
     }
 
     /// Whether it is refused while the disk is nearly full. A transaction that only removes rows never is.
@@ -115,16 +130,24 @@ pub enum Outcome {
     Committed(Revision),
     /// Nothing was applied, because the guard with this index failed.
     Conflict(usize),
-    /// It may or may not have been applied. Read the rows to find out.
+    /// It may or may not have been applied, and on a shared store it may still be applied later. A read does not settle
+    /// this; see [`settle`].
     Unknown,
 }
 
 /// Why a call to a store failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The store cannot be reached now. The text is for the log.
+    /// The store cannot be reached now. Nothing was done. The text is for the log.
     #[error("the store cannot be reached: {0}")]
     Unreachable(String),
+    /// The store is reached, but most of its members are not, so that it neither writes nor answers fresh reads. Nothing was
+    /// done.
+    #[error("the store has no majority")]
+    NoMajority,
+    /// The rows of this revision are no longer kept: a snapshot lasted too long, or somebody else compacts the store.
+    #[error("the store has removed the revision that was read")]
+    Compacted,
     /// The queue of the store is full. Nothing was done.
     #[error("too much waits for the store")]
     Busy,
@@ -146,6 +169,13 @@ impl From<StoreError> for Error {
                 tracing::error!(why, "the store cannot be reached");
                 Error::Unavailable("The store cannot be reached. Check the log.".into())
             }
+            StoreError::NoMajority => {
+                tracing::error!("the store has no majority");
+                Error::Unavailable("The store has no majority of its members. Nothing was done; try another node.".into())
+            }
+            StoreError::Compacted => Error::Unavailable(
+                "The store has removed the revision that was being read. Start again; if it happens again, see whether somebody else compacts the store.".into(),
+            ),
             StoreError::Busy => Error::Unavailable(sentences::BUSY.into()),
             StoreError::Full => Error::Full(sentences::DISK_FULL.into()),
             StoreError::Damaged(why) => Error::Internal(format!("the store is damaged: {why}").into()),
@@ -195,6 +225,8 @@ pub enum Event {
         /// The revision of the transaction that changed it.
         revision: Revision,
     },
+    /// Every change up to this revision was reported. Only sent when asked for, see [`Watch::ask_progress`].
+    Progress(Revision),
     /// The connection was interrupted, and events may be missing. Discard what is cached and start a new watch.
     Lost,
     /// The history does not reach back to the wanted revision. Discard what is cached and start a new watch.
@@ -203,8 +235,11 @@ pub enum Event {
 
 /// A running watch.
 pub trait Watch: Send {
-    /// The next event. After [`Event::Lost`] or [`Event::Compacted`] it never resolves.
+    /// The next event. After [`Event::Lost`] or [`Event::Compacted`] it never resolves. Dropping the future loses nothing.
     fn next(&mut self) -> BoxFuture<'_, Event>;
+    /// Asks for an [`Event::Progress`], which follows when everything known to the store at some moment after this call was
+    /// reported. Several requests may be answered by one event.
+    fn ask_progress(&mut self);
 }
 
 /// A consistent view of the store at one revision.
@@ -213,16 +248,34 @@ pub trait Snapshot: Send + Sync {
     fn revision(&self) -> Revision;
     /// One page of rows.
     fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, StoreError>>;
+    /// The rows at `paths`, in their order; at most [`casemate_api::limits::STORE_TXN_MAX_OPS`].
+    fn get_many<'a>(&'a self, paths: &'a [Path]) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>>;
 }
 
 /// A store of rows. The core uses storage only through these calls, and to the store all values are opaque bytes.
 pub trait Store: Send + Sync {
     /// One row. `None`: it does not exist.
     fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>>;
+    /// The rows at `paths`, in their order, all as of one revision; at most [`casemate_api::limits::STORE_TXN_MAX_OPS`].
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] for more paths.
+    fn get_many<'a>(
+        &'a self,
+        paths: &'a [Path],
+        read: Read,
+    ) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>>;
     /// One page of rows.
     fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>>;
-    /// Applies the transactions in order, each on its own, and returns one [`Outcome`] for each. Commits that wait while
-    /// another one runs are merged into one write to the disk.
+    /// Whether others write to this store, too. Then what is cached is only as new as the last event of a watch.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// Applies the transactions in order, each on its own and each seeing the ones before it, and returns one [`Outcome`] for
+    /// each. Commits that wait while another one runs are merged into one write to the disk.
+    ///
+    /// # Errors
+    /// Nothing was applied.
     fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>>;
     /// Every change after revision `from` of rows whose paths start with `prefix`, in order.
     fn watch(&self, prefix: Path, from: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, StoreError>>;
@@ -232,20 +285,4 @@ pub trait Store: Send + Sync {
     }
     /// A consistent view, until it is dropped.
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>>;
-}
-
-/// Finds out whether a transaction with a lost answer was applied, by reading its rows. Sealed values are unique, so equal
-/// bytes are its own. `None`: it was not applied, or was overwritten since. If it only removes rows, the revision is unknown
-/// and given as 0.
-pub(crate) async fn applied(store: &dyn Store, txn: &Txn) -> Result<Option<Revision>, StoreError> {
-    if let Some((path, value)) = txn.put.first() {
-        let found = store.get(path, Read::Fresh).await?;
-        return Ok(found.filter(|found| found.value == *value).map(|found| found.revision));
-    }
-    for path in &txn.delete {
-        if store.get(path, Read::Fresh).await?.is_some() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(Revision::default()))
 }

@@ -26,6 +26,18 @@ impl Store for Counted {
         self.store.get(path, read)
     }
 
+    fn get_many<'a>(
+        &'a self,
+        paths: &'a [Path],
+        read: Read,
+    ) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
+        self.store.get_many(paths, read)
+    }
+
+    fn is_shared(&self) -> bool {
+        self.store.is_shared()
+    }
+
     fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
         self.store.range(range, read)
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use casemate_api::limits::{
     STORE_COMMITS_WAITING_MAX, STORE_GROUP_MAX_BYTES, STORE_HISTORY_EVENTS, STORE_MEASURE_MS, STORE_PAUSE_MAX_MS,
-    STORE_PAUSE_MIN_MS, STORE_READS_WAITING_MAX, STORE_WORK_BYTES,
+    STORE_PAUSE_MIN_MS, STORE_READS_WAITING_MAX, STORE_TXN_MAX_OPS, STORE_WORK_BYTES,
 };
 use casemate_core::runtime::{BoxFuture, Clock};
 use casemate_core::store::history::History;
@@ -558,6 +558,10 @@ impl View {
         Ok(Some(Versioned { value: value.to_vec(), revision }))
     }
 
+    fn get_many(&self, paths: &[Path]) -> Result<Vec<Option<Versioned>>, redb::Error> {
+        paths.iter().map(|path| self.get(path)).collect()
+    }
+
     fn page(&self, range: &Range) -> Result<Page, redb::Error> {
         let mut page = Page { revision: self.revision, ..Page::default() };
         if range.end.as_ref().is_some_and(|end| *end <= range.start) {
@@ -613,12 +617,36 @@ impl Snapshot for OpenSnapshot {
             shared.attempt(&database, |_| view.page(&range))
         }))
     }
+
+    fn get_many<'a>(&'a self, paths: &'a [Path]) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
+        let (view, paths) = (self.view.clone(), paths.to_vec());
+        Box::pin(read_on(&self.shared, move |shared| {
+            many(&paths, || {
+                let database = view.database.upgrade().ok_or_else(|| unreachable("the snapshot was lost"))?;
+                shared.attempt(&database, |_| view.get_many(&paths))
+            })
+        }))
+    }
+}
+
+/// Runs `read` unless it is for more rows than the trait allows.
+fn many<T>(paths: &[Path], read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    if paths.len() > STORE_TXN_MAX_OPS { Err(StoreError::TooLarge) } else { read() }
 }
 
 impl Store for Embedded {
     fn get<'a>(&'a self, path: &'a Path, _read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
         let path = path.clone();
         Box::pin(self.read(move |shared| shared.view(|view| view.get(&path))))
+    }
+
+    fn get_many<'a>(
+        &'a self,
+        paths: &'a [Path],
+        _read: Read,
+    ) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
+        let paths = paths.to_vec();
+        Box::pin(self.read(move |shared| many(&paths, || shared.view(|view| view.get_many(&paths)))))
     }
 
     fn range(&self, range: Range, _read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {

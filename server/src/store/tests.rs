@@ -66,7 +66,8 @@ fn all(store: &Embedded) -> BTreeMap<String, Vec<u8>> {
 fn conforms() {
     let folder = Scratch::new();
     let count = AtomicU64::new(0);
-    block_on(conformance::run(async || open(&folder.path(&count.fetch_add(1, Ordering::Relaxed).to_string()))));
+    let make = async || open(&folder.path(&count.fetch_add(1, Ordering::Relaxed).to_string()));
+    block_on(conformance::run(make, async |store: &Embedded| conformance::outgrow_history(store).await));
 }
 
 #[test]

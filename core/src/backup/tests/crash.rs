@@ -12,6 +12,13 @@ impl Store for Power {
     fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
         self.store.get(path, read)
     }
+    fn get_many<'a>(
+        &'a self,
+        paths: &'a [Path],
+        read: Read,
+    ) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
+        self.store.get_many(paths, read)
+    }
     fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
         self.store.range(range, read)
     }
@@ -156,6 +163,13 @@ impl Away {
 impl Store for Away {
     fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
         if self.left.load(Ordering::SeqCst) == 0 { Self::gone() } else { self.store.get(path, read) }
+    }
+    fn get_many<'a>(
+        &'a self,
+        paths: &'a [Path],
+        read: Read,
+    ) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
+        if self.left.load(Ordering::SeqCst) == 0 { Self::gone() } else { self.store.get_many(paths, read) }
     }
     fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
         if self.left.load(Ordering::SeqCst) == 0 { Self::gone() } else { self.store.range(range, read) }

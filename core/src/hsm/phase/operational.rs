@@ -47,7 +47,7 @@ pub struct Operational {
 impl Operational {
     pub(crate) async fn open(device: Arc<Device>, domain: DomainKey) -> Result<Arc<Self>, Error> {
         let (store, rng) = (device.platform.store.clone(), device.platform.rng.clone());
-        let tables = Tables::open(store, rng, &domain).await?;
+        let tables = Tables::open(store, rng, &domain, &device.id).await?;
         // In an `Arc` from the start, because it is large and would be moved with the futures.
         Ok(Arc::new(Self {
             domain,

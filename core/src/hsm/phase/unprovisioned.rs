@@ -146,6 +146,16 @@ mod tests {
                 self.store.get(path, read).await
             })
         }
+        fn get_many<'a>(
+            &'a self,
+            paths: &'a [Path],
+            read: Read,
+        ) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
+            Box::pin(async move {
+                self.check()?;
+                self.store.get_many(paths, read).await
+            })
+        }
         fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
             Box::pin(async move {
                 self.check()?;

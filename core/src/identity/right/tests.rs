@@ -74,6 +74,16 @@ impl Store for YieldingStore {
             found
         })
     }
+    fn get_many<'a>(
+        &'a self,
+        paths: &'a [Path],
+        read: Read,
+    ) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
+        Box::pin(async move {
+            yield_once().await;
+            self.0.get_many(paths, read).await
+        })
+    }
     fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
         Box::pin(async move {
             yield_once().await;
