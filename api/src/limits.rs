@@ -138,6 +138,11 @@ pub const SHUTDOWN_GRACE_MS: u64 = 10_000;
 /// Time the store may be unreachable before the HSM becomes Failed, in seconds; it is checked once a second.
 /// Shared by all: it is the HSM's state.
 pub const STORE_AWAY_S: u32 = 60;
+/// How long a row that is cached from a store with other writers may be used after everything was known to be up to date.
+/// Each node has its own.
+pub const STORE_CONFIRMED_MS: u64 = 1_000;
+/// Time between two questions whether everything is up to date. Each node has its own.
+pub const STORE_BEAT_MS: u64 = 250;
 /// Time `lock` waits for the last request that still holds the Operational phase. Shared by all requests that run then.
 pub const LOCK_WAIT_MS: u64 = 5_000;
 

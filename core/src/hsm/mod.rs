@@ -1,17 +1,21 @@
 //! The HSM as a whole: the current phase, and the transitions between phases, one at a time.
 
+mod follow;
+mod health;
 pub mod phase;
 pub mod restore;
+#[cfg(test)]
+mod shared_tests;
 pub mod update;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use casemate_api::body::config::{Logging, Network};
-use casemate_api::limits::{AUDIT_FLUSH_MS, COUNTER_FLUSH_MS, LOCK_WAIT_MS, STORE_AWAY_S};
+use casemate_api::limits::{AUDIT_FLUSH_MS, COUNTER_FLUSH_MS, LOCK_WAIT_MS};
 use casemate_api::sentences;
 use casemate_api::{Passphrase, State};
 use jiff::Timestamp;
@@ -29,16 +33,18 @@ use crate::device::slots::{Slot0, SlotSet};
 use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
 use crate::hsm::phase::undo_provisioning;
-use crate::hsm::phase::{Failed, Locked, Operational, Phase, Provision, Unprovisioned};
+use crate::hsm::phase::{Failed, Locked, Operational, Phase, Provision, Resume, Unprovisioned};
 use crate::identity::caller::{Caller, Denied, Failure};
 use crate::identity::right::Held;
 use crate::identity::users;
 use crate::platform::{DeviceKeyError, Platform};
+use crate::rows::cluster_id::{ClusterId, Found};
 use crate::rows::path::{DevicePath, generation_pointer};
 use crate::rows::tls_identity::TlsIdentity;
+use crate::runtime::Clock;
 use crate::runtime::party::Party;
 use crate::runtime::pool::{by_size, race};
-use crate::store::{Event, Path, Range, Read, StoreError, Watch};
+use crate::store::Read;
 
 /// One HSM.
 pub struct Hsm {
@@ -48,6 +54,8 @@ pub struct Hsm {
     pub(crate) transition: async_lock::Mutex<()>,
     /// Whether a restore is running.
     pub(crate) restoring: Arc<AtomicBool>,
+    /// When both stores last answered, in seconds of the monotonic clock.
+    last_answer_s: AtomicU64,
     /// The audit log, in every phase.
     pub audit: Arc<Audit>,
 }
@@ -74,7 +82,6 @@ impl Hsm {
             Error::Internal(why) => BootError::Sealed(why.into_owned()),
             other => BootError::Store(other.to_string()),
         };
-        recover(&device).await.map_err(store)?;
         device.read_clock_offset().await.map_err(store)?;
         match config::stored::<Logging>(&device.store).await {
             Ok(Some(logging)) => device.platform.host.log_to(&logging),
@@ -83,32 +90,41 @@ impl Hsm {
             Err(error) => tracing::error!(target: "hsm", %error, "the stored logging configuration is not applied"),
         }
         let audit = Arc::new(Audit::open(device.clone()).await.map_err(store)?);
-        let provisioned =
-            async || Ok::<_, BootError>(device.store.get(DevicePath::Slot0).await.map_err(store)?.is_some());
-        let unprovisioned = || Phase::Unprovisioned(Arc::new(Unprovisioned::new(device.clone())));
-        let phase = if provisioned().await? {
-            let locked = Locked::new(device.clone());
-            match Box::pin(locked.boot_unattended()).await {
-                Ok(Some(operational)) => Phase::Operational(operational),
-                Ok(None) => Phase::Locked(Arc::new(locked)),
-                Err(error) => {
-                    tracing::error!(target: "hsm", %error, "unattended boot failed; the HSM stays Locked");
-                    // A restore on a new device may have proved unusable and been undone, and the clock offset with it.
-                    device.read_clock_offset().await.map_err(store)?;
-                    if provisioned().await? { Phase::Locked(Arc::new(locked)) } else { unprovisioned() }
-                }
-            }
-        } else {
-            unprovisioned()
-        };
+        let phase = first_phase(&device).await.map_err(store)?;
         audit.booted(phase.state()).await;
         Ok(Arc::new(Self {
             phase: ArcSwap::from_pointee(phase),
             transition: async_lock::Mutex::new(()),
             restoring: Arc::default(),
+            last_answer_s: AtomicU64::new(device.platform.clock.monotonic().as_secs()),
             audit,
             device,
         }))
+    }
+
+    fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    fn clock(&self) -> &Arc<dyn Clock> {
+        &self.device.platform.clock
+    }
+
+    fn last_answer_s(&self) -> &AtomicU64 {
+        &self.last_answer_s
+    }
+
+    async fn lock_transition(&self) -> async_lock::MutexGuard<'_, ()> {
+        self.transition.lock().await
+    }
+
+    /// Goes on with a boot that had to wait for the shared store. The caller holds the lock on transitions.
+    async fn boot_again(&self) {
+        match first_phase(&self.device).await {
+            Ok(Phase::Failed(_)) => {}
+            Ok(phase) => self.enter(phase),
+            Err(error) => tracing::error!(target: "hsm", %error, "the boot cannot go on"),
+        }
     }
 
     /// The current phase.
@@ -339,6 +355,10 @@ impl Hsm {
     fn swap(&self, phase: Phase) {
         tracing::info!(target: "hsm", state = ?phase.state(), "the HSM is now {:?}", phase.state());
         self.phase.store(Arc::new(phase));
+        if let Some(op) = self.phase().operational_in_memory() {
+            // What was cached while the phase was opened was not invalidated by events, as those go to the current phase.
+            op.tables.invalidate_all();
+        }
     }
 
     /// Reboots, for `by`. `None` is allowed only in states in which no user can log in.
@@ -394,9 +414,12 @@ impl Hsm {
                 held = Some(hold_with_timeout(op, by).await?);
                 Some(op.clone())
             }
-            (Phase::Failed(Failed { resume }), None) => match resume.as_deref() {
-                Some(Phase::Operational(op)) => Some(op.clone()),
-                _ => None,
+            (Phase::Failed(Failed { resume }), None) => match resume {
+                Some(Resume::Phase(phase)) => match &**phase {
+                    Phase::Operational(op) => Some(op.clone()),
+                    Phase::Unprovisioned(_) | Phase::Locked(_) | Phase::Failed(_) => None,
+                },
+                Some(Resume::Boot) | None => None,
             },
             _ => return Err(wrong_state()),
         };
@@ -460,81 +483,6 @@ impl Hsm {
         }
     }
 
-    /// Watches the shared store forever and invalidates cached rows that others have changed. Run it in the background.
-    pub async fn keep_watching(self: Arc<Self>) {
-        loop {
-            let Ok(mut watch) = self.watch_rows().await else {
-                self.device.platform.clock.sleep(Duration::from_secs(1)).await;
-                continue;
-            };
-            // Rows cached until now may be older than the revision at which the watch begins.
-            self.apply_event(&Event::Lost);
-            let mut changes = 0u64;
-            loop {
-                let event = watch.next().await;
-                self.apply_event(&event);
-                if !matches!(event, Event::Changed { .. }) {
-                    break;
-                }
-                changes = changes.saturating_add(1);
-            }
-            if changes == 0 {
-                // Watches that end at once would otherwise empty the caches as fast as the store answers.
-                self.device.platform.clock.sleep(Duration::from_secs(1)).await;
-            }
-        }
-    }
-
-    /// Passes an event to the tables of the Operational phase, also while it is suspended in Failed. A phase that is opened
-    /// later has an empty cache.
-    fn apply_event(&self, event: &Event) {
-        match &**self.phase.load() {
-            Phase::Operational(op) => op.tables.apply_event(event),
-            Phase::Failed(Failed { resume: Some(phase) }) => {
-                if let Phase::Operational(op) = &**phase {
-                    op.tables.apply_event(event);
-                }
-            }
-            Phase::Unprovisioned(_) | Phase::Locked(_) | Phase::Failed(_) => {}
-        }
-    }
-
-    /// A watch on all rows of all generations, from now on.
-    async fn watch_rows(&self) -> Result<Box<dyn Watch>, StoreError> {
-        let store = &self.device.platform.store;
-        let rows = || Path(Box::from([]));
-        let one = Range { keys_only: true, ..Range::prefix(&rows(), 1) };
-        let now = store.range(one, Read::Fresh).await?.revision;
-        store.watch(rows(), now).await
-    }
-
-    /// Probes the stores once a second, forever. After [`STORE_AWAY_S`] failed probes the HSM is Failed; when they answer
-    /// again, the phase before resumes. Run it in the background.
-    pub async fn keep_probing(self: Arc<Self>) {
-        let mut missed: u32 = 0;
-        loop {
-            self.device.platform.clock.sleep(Duration::from_secs(1)).await;
-            missed = self.probe(missed).await;
-        }
-    }
-
-    /// Probes both stores once. `missed` is the number of failed probes in a row before this one; returns the new number.
-    pub async fn probe(&self, missed: u32) -> u32 {
-        let shared = self.device.platform.store.get(&generation_pointer(), Read::Fresh).await;
-        let local = self.device.platform.local.get(&DevicePath::Slot0.path(), Read::Local).await;
-        let reachable = !is_away(&shared) && !is_away(&local);
-        let _guard = self.transition.lock().await;
-        match (&*self.phase(), reachable) {
-            (Phase::Failed(Failed { resume: Some(phase) }), true) => self.enter((**phase).clone()),
-            (Phase::Failed(_), _) | (_, true) => {}
-            (phase, false) if missed + 1 >= STORE_AWAY_S => {
-                self.enter(Phase::Failed(Failed { resume: Some(Box::new(phase.clone())) }));
-            }
-            (_, false) => {}
-        }
-        if reachable { 0 } else { missed.saturating_add(1) }
-    }
-
     /// The TLS key and certificate chain of this device. If there are none, `make` creates them and they are stored.
     pub async fn tls_identity(
         &self,
@@ -549,6 +497,84 @@ impl Hsm {
     }
 }
 
+/// The phase after a boot. The device's own store alone decides whether the HSM is provisioned. If the shared store is another
+/// machine's and does not answer, the HSM is Failed until it does.
+async fn first_phase(device: &Arc<Device>) -> Result<Phase, Error> {
+    let waiting = || Ok(Phase::Failed(Failed { resume: Some(Resume::Boot) }));
+    let shared = &device.platform.store;
+    if shared.is_shared() && shared.get(&generation_pointer(), Read::Fresh).await.is_err_and(|error| error.is_away()) {
+        tracing::error!(target: "hsm", "the shared store cannot be reached; the boot goes on when it can");
+        return waiting();
+    }
+    let undone = async {
+        check_cluster(device).await?;
+        recover(device).await
+    };
+    match undone.await {
+        Err(Error::Unavailable(why)) if shared.is_shared() => {
+            tracing::error!(target: "hsm", %why, "the boot goes on when the shared store can be used");
+            return waiting();
+        }
+        recovered => recovered?,
+    }
+    // An undone provisioning takes its offset along.
+    device.read_clock_offset().await?;
+    let provisioned = async || Ok::<_, Error>(device.store.get(DevicePath::Slot0).await?.is_some());
+    let unprovisioned = || Phase::Unprovisioned(Arc::new(Unprovisioned::new(device.clone())));
+    if !provisioned().await? {
+        return Ok(unprovisioned());
+    }
+    let locked = Locked::new(device.clone());
+    match Box::pin(locked.boot_unattended()).await {
+        Ok(Some(operational)) => Ok(Phase::Operational(operational)),
+        Ok(None) => Ok(Phase::Locked(Arc::new(locked))),
+        Err(Error::Unavailable(why)) if shared.is_shared() => {
+            tracing::error!(target: "hsm", %why, "the unattended boot goes on when the shared store can be used");
+            waiting()
+        }
+        Err(error) => {
+            tracing::error!(target: "hsm", %error, "unattended boot failed; the HSM stays Locked");
+            // A restore on a new device may have proved unusable and been undone, and the clock offset with it.
+            device.read_clock_offset().await?;
+            if provisioned().await? { Ok(Phase::Locked(Arc::new(locked))) } else { Ok(unprovisioned()) }
+        }
+    }
+}
+
+/// Checks that the shared store is the one that this device was provisioned with.
+///
+/// # Errors
+/// [`Error::Precondition`] with what to do if it is not.
+async fn check_cluster(device: &Device) -> Result<(), Error> {
+    let refuse = |why: &'static str| Err(Error::Precondition(why.into()));
+    let ours = device.store.get(DevicePath::Cluster).await?;
+    let provisioned = device.store.get(DevicePath::Slot0).await?.is_some();
+    if !device.platform.store.is_shared() {
+        return match ours {
+            Some(_) if provisioned => refuse(
+                "the keys of this HSM are in etcd, but the settings say that they are in this folder: set store = \"etcd\"",
+            ),
+            _ => Ok(()),
+        };
+    }
+    if !provisioned {
+        return Ok(());
+    }
+    let Some(ours) = ours else {
+        return refuse(
+            "the keys of this HSM are in this folder, but the settings say that they are in etcd: set store = \"embedded\"",
+        );
+    };
+    match ClusterId::found_in(&*device.platform.store).await? {
+        Found::Known(found, _) if found.bytes() == ours.as_slice() => Ok(()),
+        Found::Known(..) => {
+            refuse("the etcd-prefix holds the data of another cluster: correct etcd-prefix or etcd-endpoints")
+        }
+        Found::None => refuse("the etcd-prefix holds no data: correct etcd-prefix or etcd-endpoints"),
+        Found::Unknown => refuse("the etcd-prefix was written by a later version of casemated: install that one"),
+    }
+}
+
 /// Undoes, at boot, a procedure that a crash interrupted and that must not be finished.
 async fn recover(device: &Device) -> Result<(), Error> {
     let Device { platform, store: local, .. } = device;
@@ -556,7 +582,7 @@ async fn recover(device: &Device) -> Result<(), Error> {
         None | Some(Procedure::Import { .. }) => Ok(()),
         Some(Procedure::Provision) => {
             tracing::warn!(target: "hsm", "a provisioning was interrupted; it is undone");
-            undo_provisioning(platform, local).await
+            undo_provisioning(platform, local, &device.id).await
         }
         Some(Procedure::Stage { .. }) => {
             tracing::warn!(target: "hsm", "a restore was interrupted; what it staged is removed");
@@ -579,12 +605,6 @@ pub enum BootError {
     /// A store cannot be read.
     #[error("the store cannot be used: {0}")]
     Store(String),
-}
-
-/// Whether the store cannot be reached. A busy or damaged store does not count, as that must not enable what is allowed only
-/// in the Failed state.
-fn is_away<T>(answer: &Result<T, StoreError>) -> bool {
-    matches!(answer, Err(StoreError::Unreachable(_)))
 }
 
 /// Like [`Operational::hold`], but waits no longer than [`LOCK_WAIT_MS`]: while a transition waits, the HSM cannot be locked.
@@ -663,7 +683,8 @@ mod tests {
         assert!(exists());
         assert_eq!(misses(), before, "a row cached as of that write, or later, stays");
 
-        let other = block_on(Tables::open(sim.store.clone(), sim.rng.clone(), op.domain(), "OTHER")).unwrap();
+        let other = block_on(Tables::open(sim.store.clone(), sim.rng.clone(), sim.clock.clone(), op.domain(), "OTHER"))
+            .unwrap();
         let path = RowPath::namespace(other.generation, &id);
         block_on(other.commit(Transaction::default().delete(&path))).unwrap();
         assert!(exists(), "the watch has not been polled");

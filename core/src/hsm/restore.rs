@@ -33,7 +33,7 @@ use crate::backup::passphrase::backup_key;
 use crate::backup::read::{Entry, Item, Reader};
 use crate::backup::stage::{self, Moved, Staging};
 use crate::config::parse_time;
-use crate::crypto::secret::{BackupKey, DomainKey};
+use crate::crypto::secret::BackupKey;
 use crate::device::Device;
 use crate::device::procedure::Procedure;
 use crate::device::slots;
@@ -447,16 +447,7 @@ impl Restore {
         // From here on the data is replaced.
         drop(held);
         report(&conversion);
-        let domain = DomainKey::new(*old.domain().expose());
-        match Box::pin(Operational::open(hsm.device.clone(), domain)).await {
-            Ok(new) => hsm.enter(Phase::Operational(new)),
-            Err(error) => {
-                tracing::error!(target: "hsm", %error, "the restored data cannot be opened now; the HSM is Locked");
-                hsm.enter(hsm.locked());
-            }
-        }
-        old.retire();
-        hsm.close(old).await;
+        hsm.reopen(old).await;
         if let Some(offset_s) = self.wanted_offset_s() {
             let _changing = hsm.device.store.changing.lock().await;
             hsm.device

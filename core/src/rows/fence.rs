@@ -16,7 +16,7 @@ use crate::store::settle::{Repeatable, Settled, Unsettled};
 use crate::store::{Expect, Path, Read, Revision, Store};
 
 /// The fence of one node.
-pub(super) struct Fence {
+pub(crate) struct Fence {
     store: Arc<dyn Store>,
     rng: Arc<dyn Rng>,
     path: Path,
@@ -27,7 +27,7 @@ pub(super) struct Fence {
 
 impl Fence {
     /// Takes over the fence of the node `node`, which is its device id.
-    pub(super) async fn take(store: Arc<dyn Store>, rng: Arc<dyn Rng>, node: &str) -> Result<Self, Error> {
+    pub(crate) async fn take(store: Arc<dyn Store>, rng: Arc<dyn Rng>, node: &str) -> Result<Self, Error> {
         let path = node_fence(node);
         let found = store.get(&path, Read::Fresh).await?.map(|row| row.revision);
         let fence = Self { store, rng, path, revision: AtomicU64::new(0), renewing: async_lock::Mutex::new(()) };
@@ -36,11 +36,11 @@ impl Fence {
     }
 
     /// The guard for transactions.
-    pub(super) fn guard(&self) -> (Path, Expect) {
+    pub(crate) fn guard(&self) -> (Path, Expect) {
         (self.path.clone(), Expect::At(self.revision()))
     }
 
-    pub(super) fn revision(&self) -> Revision {
+    pub(crate) fn revision(&self) -> Revision {
         Revision(self.revision.load(Ordering::SeqCst))
     }
 
@@ -48,7 +48,7 @@ impl Fence {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the store does not answer, or if another process has taken over.
-    pub(super) async fn renew(&self, seen: Revision) -> Result<Revision, Error> {
+    pub(crate) async fn renew(&self, seen: Revision) -> Result<Revision, Error> {
         let _guard = self.renewing.lock().await;
         match self.revision() {
             // Another task of this node has renewed it after that transaction was sent.
@@ -75,7 +75,7 @@ impl Fence {
 }
 
 /// Another process writes under the same name.
-pub(super) fn taken_over() -> Error {
+pub(crate) fn taken_over() -> Error {
     Error::Unavailable(
         "The HSM was opened again, or another one with the same device id uses the same store. Try again.".into(),
     )

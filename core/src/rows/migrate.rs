@@ -137,7 +137,7 @@ mod tests {
     use super::*;
     use crate::rows::path::generation_pointer;
     use crate::rows::tables::Tables;
-    use crate::sim::{SimRng, SimStore};
+    use crate::sim::{SimClock, SimRng, SimStore};
     use crate::store::Path;
 
     const LAST: u32 = 7;
@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn open(store: &Arc<SimStore>) -> Result<Tables, Error> {
-        block_on(Tables::open(store.clone(), Arc::new(SimRng::new(2)), &domain(), "NODE"))
+        block_on(Tables::open(store.clone(), Arc::new(SimRng::new(2)), Arc::new(SimClock::new()), &domain(), "NODE"))
     }
 
     fn last(tables: &Tables) -> Option<u32> {

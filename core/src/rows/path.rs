@@ -29,10 +29,22 @@ pub fn generation_pointer() -> Path {
     Path(Box::from(b"\0generation".as_slice()))
 }
 
+/// The path of the row that tells which cluster the store belongs to.
+pub fn cluster_identity() -> Path {
+    Path(Box::from(b"\0cluster".as_slice()))
+}
+
+/// Prefix of the rows of [`node_fence`].
+pub fn node_fences() -> Path {
+    Path(Box::from(FENCES))
+}
+
+const FENCES: &[u8] = b"\0fence/";
+
 /// The path of the row that a node writes when it must be sure that nothing it sent before will still be applied. `node` is its
 /// device id. The value is random and in clear; only its revision counts.
 pub fn node_fence(node: &str) -> Path {
-    Path([b"\0fence/", node.as_bytes()].concat().into())
+    Path([FENCES, node.as_bytes()].concat().into())
 }
 
 /// The path of a row in the table of records of type `R`: the byte 1, the generation (4 bytes, big-endian), the table's
@@ -150,6 +162,8 @@ pub enum DevicePath {
     Ntp,
     /// A procedure that was started and must be finished or undone at boot.
     Procedure,
+    /// Which cluster's shared store this device uses. Absent if the shared store is a file of this device.
+    Cluster,
     /// The key that signs checkpoints of the audit log.
     AuditKey,
     /// Where the audit log begins and ends.
@@ -177,6 +191,7 @@ impl DevicePath {
             DevicePath::Logging => b"logging",
             DevicePath::Ntp => b"ntp",
             DevicePath::Procedure => b"step",
+            DevicePath::Cluster => b"cluster",
             DevicePath::AuditKey => b"audit/key",
             DevicePath::AuditHead => b"audit/head",
             DevicePath::AuditRecord(sequence) => return numbered(b"audit/record/", sequence),

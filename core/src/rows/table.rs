@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::crypto::seal;
 use crate::crypto::secret::{DomainKey, StoreKey};
 use crate::error::Error;
+use crate::rows::confirm::Confirmation;
 use crate::rows::encoding::BadRecord;
 use crate::rows::path::{RowPath, RowPrefix};
 use crate::rows::record::Record;
@@ -119,6 +120,8 @@ pub struct TableContext {
     pub closed: Closed,
     /// Invalidates the caches.
     pub epoch: CacheEpoch,
+    /// Tells whether cached rows may be used.
+    pub confirmation: Arc<Confirmation>,
 }
 
 /// The key that seals the rows of one table.
@@ -223,7 +226,8 @@ impl<R: Record> Table<R> {
         self.context.closed.check()?;
         self.follow_epoch();
         let path = path.path();
-        if let Some(Cached { row, replaced: None }) = self.cache.get(path) {
+        let confirmed = self.context.confirmation.holds();
+        if let (Some(Cached { row, replaced: None }), true) = (self.cache.get(path), confirmed) {
             self.hits.add();
             return Ok(Some(row));
         }
@@ -240,8 +244,9 @@ impl<R: Record> Table<R> {
             return Ok(Some(Arc::new(row)));
         }
         match self.cache.get(path) {
-            // Another reader was faster. Share its row, so that what is computed from it is computed once.
-            Some(Cached { row, replaced: None }) => return Ok(Some(row)),
+            // Another reader was faster, or the caches are not confirmed. Share that row, so that what is computed from it is
+            // computed once.
+            Some(Cached { row, replaced: None }) if row.revision >= found.revision => return Ok(Some(row)),
             Some(older) => row.record.reuse_from(&older.row.record),
             None => {}
         }
@@ -392,7 +397,13 @@ mod tests {
     }
 
     fn context(store: Arc<SimStore>, closed: Closed) -> TableContext {
-        TableContext { store, rng: Arc::new(Fixed), closed, epoch: CacheEpoch::default() }
+        TableContext {
+            store,
+            rng: Arc::new(Fixed),
+            closed,
+            epoch: CacheEpoch::default(),
+            confirmation: Confirmation::always().into(),
+        }
     }
 
     fn key(byte: u8) -> StoreKey {

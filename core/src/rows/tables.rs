@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use casemate_api::limits::STORE_TXN_MAX_OPS;
 
@@ -14,6 +15,7 @@ use crate::rows::backup_secret::BackupSecret;
 use crate::rows::certificate::CertificateRecord;
 use crate::rows::chores::{Hardening, LastNamespaceNumber, Remains};
 use crate::rows::cluster_ca::ClusterCa;
+use crate::rows::confirm::Confirmation;
 use crate::rows::counter::CounterRecord;
 use crate::rows::fence::{Fence, taken_over};
 use crate::rows::key::KeyRecord;
@@ -25,8 +27,8 @@ use crate::rows::record::TableId;
 use crate::rows::table::{CacheEpoch, CacheFigures, RowKey, Table, TableContext};
 use crate::rows::transaction::{Committed, Transaction};
 use crate::rows::user::UserRecord;
-use crate::runtime::Rng;
 use crate::runtime::lifetime::Closed;
+use crate::runtime::{Clock, Rng};
 use crate::store::{Event, Expect, Outcome, Path, Read, Revision, Snapshot, Store, Txn};
 
 /// The tables of one generation.
@@ -67,7 +69,17 @@ impl Tables {
     ///
     /// # Errors
     /// [`Error::Internal`] if the generation pointer is missing or damaged, or a row cannot be migrated; the store's errors.
-    pub async fn open(store: Arc<dyn Store>, rng: Arc<dyn Rng>, domain: &DomainKey, node: &str) -> Result<Self, Error> {
+    pub async fn open(
+        store: Arc<dyn Store>,
+        rng: Arc<dyn Rng>,
+        clock: Arc<dyn Clock>,
+        domain: &DomainKey,
+        node: &str,
+    ) -> Result<Self, Error> {
+        let confirmation = match store.is_shared() {
+            true => Confirmation::by(clock),
+            false => Confirmation::always(),
+        };
         // Waits for writes of an earlier phase that are still queued, before anything is read.
         let fence = if store.is_shared() {
             Some(Fence::take(store.clone(), rng.clone(), node).await?)
@@ -82,7 +94,13 @@ impl Tables {
         let current = (generation_pointer(), Expect::At(pointer.revision));
         migrate::to_tables_of_their_own(&*store, &*rng, domain, generation, current).await?;
         let seen = fence.as_ref().map_or(pointer.revision, Fence::revision);
-        let context = TableContext { store, rng, closed: Closed::default(), epoch: CacheEpoch::default() };
+        let context = TableContext {
+            store,
+            rng,
+            closed: Closed::default(),
+            epoch: CacheEpoch::default(),
+            confirmation: confirmation.into(),
+        };
         Ok(Self {
             users: table(&context, domain),
             namespaces: table(&context, domain),
@@ -259,8 +277,22 @@ impl Tables {
             Event::Progress(revision) => {
                 self.seen.fetch_max(revision.0, Ordering::SeqCst);
             }
-            Event::Lost | Event::Compacted => self.invalidate_all(),
+            Event::Lost | Event::Compacted => {
+                self.context.confirmation.withdraw();
+                self.invalidate_all();
+            }
         }
+    }
+
+    /// Everything that was committed up to the moment `asked` of the monotonic clock was reported with
+    /// [`Tables::apply_event`].
+    pub fn confirm(&self, asked: Duration) {
+        self.context.confirmation.confirm(asked);
+    }
+
+    /// The revision of the generation pointer when the tables were opened.
+    pub fn pointer(&self) -> Revision {
+        self.pointer
     }
 
     /// Invalidates everything that is cached, as changes may have been missed.
@@ -371,13 +403,15 @@ mod tests {
 
     use super::*;
     use crate::rows::path::RowPath;
-    use crate::sim::{SimRng, SimStore};
+    use crate::sim::{SimClock, SimRng, SimStore};
 
     fn tables() -> (Arc<SimStore>, Tables) {
         let store = Arc::new(SimStore::new(1));
         store.tamper(generation_pointer(), 1u32.to_be_bytes().to_vec());
         let domain = DomainKey::new([7; 32]);
-        let tables = block_on(Tables::open(store.clone(), Arc::new(SimRng::new(2)), &domain, "NODE")).unwrap();
+        let tables =
+            block_on(Tables::open(store.clone(), Arc::new(SimRng::new(2)), Arc::new(SimClock::new()), &domain, "NODE"))
+                .unwrap();
         (store, tables)
     }
 
@@ -431,8 +465,10 @@ mod tests {
         store.share(true);
         store.tamper(generation_pointer(), 1u32.to_be_bytes().to_vec());
         let domain = DomainKey::new([7; 32]);
-        let open =
-            |node: &str, rng| block_on(Tables::open(store.clone(), Arc::new(SimRng::new(rng)), &domain, node)).unwrap();
+        let open = |node: &str, rng| {
+            block_on(Tables::open(store.clone(), Arc::new(SimRng::new(rng)), Arc::new(SimClock::new()), &domain, node))
+                .unwrap()
+        };
         let (first, second) = (open("FIRST", seed), open("SECOND", seed + 1_000_000));
         (store, first, second)
     }
@@ -544,7 +580,14 @@ mod tests {
         let (store, first, _) = two_nodes(1);
         let path = ns("a");
         let domain = DomainKey::new([7; 32]);
-        let again = block_on(Tables::open(store.clone(), Arc::new(SimRng::new(9)), &domain, "FIRST")).unwrap();
+        let again = block_on(Tables::open(
+            store.clone(),
+            Arc::new(SimRng::new(9)),
+            Arc::new(SimClock::new()),
+            &domain,
+            "FIRST",
+        ))
+        .unwrap();
         assert!(matches!(block_on(first.commit(put(&first, &path, 1))), Err(Error::Unavailable(_))));
         block_on(again.commit(put(&again, &path, 1))).unwrap();
     }

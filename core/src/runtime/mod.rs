@@ -6,8 +6,9 @@ pub mod pool;
 pub mod stall;
 pub mod tally;
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 /// A boxed future, for traits used as `dyn`.
@@ -27,4 +28,25 @@ pub trait Clock: Send + Sync {
 pub trait Rng: Send + Sync {
     /// Fills `bytes` with random bytes.
     fn fill(&self, bytes: &mut [u8]);
+}
+
+/// Which of two futures was ready, with its result.
+pub enum First<A, B> {
+    /// The left one.
+    Left(A),
+    /// The right one.
+    Right(B),
+}
+
+/// Waits until one of two futures is ready. The left one takes precedence if both are. The other one can go on afterwards if
+/// it was passed by reference.
+pub async fn first<A, B>(left: impl Future<Output = A>, right: impl Future<Output = B>) -> First<A, B> {
+    let (mut left, mut right) = (pin!(left), pin!(right));
+    poll_fn(|context| {
+        if let Poll::Ready(value) = left.as_mut().poll(context) {
+            return Poll::Ready(First::Left(value));
+        }
+        right.as_mut().poll(context).map(First::Right)
+    })
+    .await
 }

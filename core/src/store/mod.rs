@@ -162,6 +162,14 @@ pub enum StoreError {
     TooLarge,
 }
 
+impl StoreError {
+    /// Whether the store cannot be reached. A busy or damaged store does not count, as that must not enable what is allowed
+    /// only in the Failed state.
+    pub fn is_away(&self) -> bool {
+        matches!(self, StoreError::Unreachable(_) | StoreError::NoMajority)
+    }
+}
+
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {

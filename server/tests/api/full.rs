@@ -1,5 +1,7 @@
 //! A store without room: what is refused, how, and what is not.
 
+use std::time::Duration;
+
 use casemate_api::State;
 use casemate_api::limits::STORE_AWAY_S;
 use pollster::block_on;
@@ -34,8 +36,9 @@ fn on_a_full_disk_what_adds_is_refused_with_507_and_everything_else_works() {
     admin.delete("/namespaces/ns1").is(204);
     admin.post("/lock", "").is(204);
     rig.unlock().is(204);
-    for missed in 0..2 * STORE_AWAY_S {
-        block_on(rig.hsm.probe(missed));
+    for _ in 0..2 * STORE_AWAY_S {
+        rig.sim.clock.advance(Duration::from_secs(1));
+        block_on(rig.hsm.probe());
     }
     assert_eq!(rig.hsm.state(), State::Operational, "a full disk is not a failed one");
     rig.sim.store.fill(false);

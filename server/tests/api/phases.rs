@@ -401,7 +401,7 @@ fn an_hsm_that_is_reset_does_not_come_back_with_its_store() {
     let rig = Rig::failed();
     rig.login("unlock", UNLOCK).post("/system/factory-reset", "").is(204);
     rig.sim.store.fail(false);
-    block_on(rig.hsm.probe(0));
+    block_on(rig.hsm.probe());
     assert_eq!(rig.hsm.state(), State::Failed);
     rig.operator().post("/keys/k/sign", sign_something()).is(412);
 }

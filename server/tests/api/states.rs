@@ -82,14 +82,15 @@ fn nobody_resets_or_reboots_a_failed_hsm_without_the_unlock_passphrase() {
 fn an_hsm_that_fails_before_it_was_provisioned_waits_for_its_store() {
     let rig = Rig::unprovisioned();
     rig.sim.store.fail(true);
-    for missed in 0..casemate_api::limits::STORE_AWAY_S {
-        pollster::block_on(rig.hsm.probe(missed));
-    }
+    pollster::block_on(rig.hsm.probe());
+    assert_eq!(rig.hsm.state(), State::Unprovisioned);
+    rig.sim.clock.advance(Duration::from_secs(u64::from(casemate_api::limits::STORE_AWAY_S)));
+    pollster::block_on(rig.hsm.probe());
     assert_eq!(rig.hsm.state(), State::Failed);
     rig.login("unlock", UNLOCK).post("/system/factory-reset", "").is(401);
     rig.anonymous().post("/system/reboot", "").is(401);
     rig.sim.store.fail(false);
-    pollster::block_on(rig.hsm.probe(0));
+    pollster::block_on(rig.hsm.probe());
     assert_eq!(rig.hsm.state(), State::Unprovisioned);
 }
 
@@ -244,7 +245,7 @@ fn the_hsm_fails_with_its_store_and_comes_back_with_it() {
     rig.admin().get("/keys").is(412);
     rig.unlock().is(412);
     rig.sim.store.fail(false);
-    pollster::block_on(rig.hsm.probe(casemate_api::limits::STORE_AWAY_S));
+    pollster::block_on(rig.hsm.probe());
     assert_eq!(rig.hsm.state(), State::Operational);
     rig.admin().get("/keys/k").is(200);
 }
@@ -274,10 +275,8 @@ fn a_user_who_logs_in_while_the_hsm_becomes_failed_cannot_reset_or_reboot_it() {
             while rig.sim.store.gets() == before {
                 std::thread::yield_now();
             }
-            let mut missed = 0;
-            while rig.hsm.state() != State::Failed && missed < 100 {
-                missed = pollster::block_on(rig.hsm.probe(missed));
-            }
+            rig.sim.clock.advance(Duration::from_secs(u64::from(casemate_api::limits::STORE_AWAY_S)));
+            pollster::block_on(rig.hsm.probe());
             assert_eq!(rig.hsm.state(), State::Failed);
             asking.join().unwrap()
         });

@@ -41,11 +41,29 @@ pub enum Phase {
 /// The HSM while its store cannot be reached, or while it is being erased.
 #[derive(Clone)]
 pub struct Failed {
-    /// The phase to resume when the store is back; `None` while erasing. An Operational one keeps the Domain Key in memory.
-    pub resume: Option<Box<Phase>>,
+    /// What to do when the store is back; `None` while erasing.
+    pub resume: Option<Resume>,
+}
+
+/// What follows Failed.
+#[derive(Clone)]
+pub enum Resume {
+    /// The phase from before. An Operational one keeps the Domain Key in memory.
+    Phase(Box<Phase>),
+    /// The boot, which could not go on without the shared store.
+    Boot,
 }
 
 impl Phase {
+    /// The Operational phase, also while it is suspended in Failed.
+    pub(crate) fn operational_in_memory(&self) -> Option<&Operational> {
+        match self {
+            Phase::Operational(op) => Some(op),
+            Phase::Failed(Failed { resume: Some(Resume::Phase(phase)) }) => phase.operational_in_memory(),
+            Phase::Unprovisioned(_) | Phase::Locked(_) | Phase::Failed(_) => None,
+        }
+    }
+
     /// The state as the API names it.
     pub fn state(&self) -> State {
         match self {

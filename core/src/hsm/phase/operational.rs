@@ -20,6 +20,7 @@ use crate::identity::right::{Held, Rights};
 use crate::identity::users::{self, Users};
 use crate::keys::context::{KeyState, Keyring};
 use crate::keys::namespaces::Namespaces;
+use crate::platform::Platform;
 use crate::rows::path::DevicePath;
 use crate::rows::table::{CacheFigures, Row};
 use crate::rows::tables::Tables;
@@ -46,8 +47,8 @@ pub struct Operational {
 
 impl Operational {
     pub(crate) async fn open(device: Arc<Device>, domain: DomainKey) -> Result<Arc<Self>, Error> {
-        let (store, rng) = (device.platform.store.clone(), device.platform.rng.clone());
-        let tables = Tables::open(store, rng, &domain, &device.id).await?;
+        let Platform { store, rng, clock, .. } = device.platform.clone();
+        let tables = Tables::open(store, rng, clock, &domain, &device.id).await?;
         // In an `Arc` from the start, because it is large and would be moved with the futures.
         Ok(Arc::new(Self {
             domain,

@@ -14,11 +14,13 @@ use crate::device::store::{DeviceStore, DeviceStoreChange};
 use crate::error::Error;
 use crate::identity::users;
 use crate::platform::Platform;
-use crate::rows::path::{DevicePath, Generation, RowPath, generation_pointer};
+use crate::rows::cluster_id::{ClusterId, Found};
+use crate::rows::fence::Fence;
+use crate::rows::path::{DevicePath, Generation, RowPath, cluster_identity, generation_pointer, node_fences};
 use crate::rows::table::RowKey;
 use crate::rows::user::UserRecord;
 use crate::runtime::party::Party;
-use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Txn};
+use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Room, Txn};
 
 /// The HSM before it has a Domain Key.
 pub struct Unprovisioned {
@@ -43,12 +45,14 @@ impl Unprovisioned {
         Self { device }
     }
 
-    /// Creates a Domain Key and the user `admin`. First the procedure is recorded, then the shared rows are written. Then one
+    /// Creates a Domain Key and the user `admin`. First the procedure is recorded, then the shared rows are written, on a store
+    /// that others share only if it is empty. Then one
     /// transaction of the device's own store writes the slots and removes the record: from that moment the HSM is
     /// provisioned.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a passphrase of a wrong length; [`Error::Unavailable`] and others of the stores.
+    /// [`Error::Invalid`] for a passphrase of a wrong length; [`Error::Precondition`] if a shared store holds rows already;
+    /// [`Error::Unavailable`] and others of the stores.
     pub async fn provision(&self, wanted: &Provision) -> Result<DomainKey, Error> {
         users::check_length("unlockPassphrase", &wanted.unlock_passphrase)?;
         users::check_length("adminPassphrase", &wanted.admin_passphrase)?;
@@ -60,35 +64,120 @@ impl Unprovisioned {
             slots::with_slot0(DeviceStoreChange::default(), &self.device.platform, Party::Hsm, passphrase, &domain)
                 .await?;
 
-        self.device.store.commit(Procedure::Provision.note(without_slots())).await?;
-        sweep(&self.device.platform).await?;
-        self.write_admin(&domain, digest).await?;
+        let cluster = match self.device.platform.store.is_shared() {
+            true => Some(self.new_cluster().await?),
+            false => None,
+        };
+        let begun = Procedure::Provision.note(without_slots());
+        let begun = match &cluster {
+            Some(cluster) => begun.put(DevicePath::Cluster, cluster.bytes()),
+            None => begun,
+        };
+        self.device.store.commit(begun).await?;
+        match cluster {
+            Some(cluster) => self.found(cluster, &domain, digest).await?,
+            None => {
+                sweep(&self.device.platform).await?;
+                let written = self.device.platform.store.commit(vec![self.first_rows(&domain, digest)?]).await?.pop();
+                let Some(Outcome::Committed(_)) = written else { return Err(unconfirmed()) };
+            }
+        }
         let offset = wanted.clock_offset_s.to_be_bytes();
         self.device.store.commit(slots.put(DevicePath::ClockOffset, offset).delete(DevicePath::Procedure)).await?;
         Ok(domain)
     }
 
-    async fn write_admin(&self, domain: &DomainKey, digest: Digest) -> Result<(), Error> {
-        let id = UserId::parse("admin").map_err(|why| Error::internal(why.to_string()))?;
+    /// A new cluster, if the shared store holds no rows yet.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] if it does: they may be those of a cluster that this node has the wrong settings for.
+    async fn new_cluster(&self) -> Result<ClusterId, Error> {
+        let Platform { store, rng, .. } = &self.device.platform;
+        let fences = node_fences();
+        let [before, after] = [
+            Range { start: Path(Box::from([])), end: Some(fences.clone()), limit: 1, keys_only: true },
+            Range { start: fences.after_prefix().unwrap_or(fences), end: None, limit: 1, keys_only: true },
+        ];
+        for range in [before, after] {
+            if !store.range(range, Read::Fresh).await?.rows.is_empty() {
+                return Err(Error::Precondition(
+                    "The shared store already holds the data of an HSM. Join that cluster, or choose another etcd-prefix.".into(),
+                ));
+            }
+        }
+        Ok(ClusterId::random(&**rng))
+    }
+
+    /// Writes the first rows of a cluster, if no other node did. When this fails, none of them will be written later.
+    async fn found(&self, cluster: ClusterId, domain: &DomainKey, digest: Digest) -> Result<(), Error> {
+        let Platform { store, rng, .. } = &self.device.platform;
+        let fence = Fence::take(store.clone(), rng.clone(), &self.device.id).await?;
+        let seen = fence.revision();
+        let mut txn = self.first_rows(domain, digest)?;
+        let (path, value) = cluster.row();
+        txn.expect.extend([(path.clone(), Expect::Absent), fence.guard()]);
+        txn.put.push((path, value));
+        match store.commit(vec![txn]).await?.pop() {
+            Some(Outcome::Committed(_)) => Ok(()),
+            Some(Outcome::Unknown) => {
+                fence.renew(seen).await?;
+                match ClusterId::found_in(&**store).await? {
+                    Found::Known(found, _) if found == cluster => Ok(()),
+                    _ => Err(unconfirmed()),
+                }
+            }
+            Some(Outcome::Conflict(_)) | None => Err(Error::Unavailable(
+                "Another node has used the shared store meanwhile. Join its cluster, or choose another etcd-prefix."
+                    .into(),
+            )),
+        }
+    }
+
+    /// The generation pointer, and the user `admin`.
+    fn first_rows(&self, domain: &DomainKey, digest: Digest) -> Result<Txn, Error> {
+        let path = admin()?;
         let record = UserRecord { real_name: "admin".into(), role: Role::Administrator, digest, tags: BTreeSet::new() };
-        let path = RowPath::user(FIRST, &id);
         let row = RowKey::of(domain).seal(&path, Revision::default(), &record, &*self.device.platform.rng);
-        let txn = Txn {
+        Ok(Txn {
             expect: vec![(generation_pointer(), Expect::Absent)],
             put: vec![(generation_pointer(), FIRST.to_be_bytes().to_vec()), row.into_parts()],
             ..Txn::default()
-        };
-        match self.device.platform.store.commit(vec![txn]).await?.pop() {
-            Some(Outcome::Committed(_)) => Ok(()),
-            _ => Err(Error::Unavailable("The store did not confirm the change. Try again.".into())),
-        }
+        })
     }
 }
 
-/// Undoes a provisioning that a crash interrupted. It was not acknowledged.
-pub(crate) async fn undo(platform: &Platform, local: &DeviceStore) -> Result<(), Error> {
-    sweep(platform).await?;
-    local.commit(without_slots().delete(DevicePath::Procedure)).await
+fn admin() -> Result<RowPath<UserRecord>, Error> {
+    let id = UserId::parse("admin").map_err(|why| Error::internal(why.to_string()))?;
+    Ok(RowPath::user(FIRST, &id))
+}
+
+fn unconfirmed() -> Error {
+    Error::Unavailable("The store did not confirm the change. Try again.".into())
+}
+
+/// Undoes a provisioning that a crash interrupted. It was not acknowledged. On a store that others share, only what this
+/// provisioning itself has written is removed.
+pub(crate) async fn undo(platform: &Platform, local: &DeviceStore, node: &str) -> Result<(), Error> {
+    if !platform.store.is_shared() {
+        sweep(platform).await?;
+    } else if let Some(cluster) = local.get(DevicePath::Cluster).await? {
+        // Nothing that was sent before the crash is written after this.
+        let fence = Fence::take(platform.store.clone(), platform.rng.clone(), node).await?;
+        if let Found::Known(found, at) = ClusterId::found_in(&*platform.store).await?
+            && found.bytes() == cluster.as_slice()
+        {
+            let txn = Txn {
+                expect: vec![(cluster_identity(), Expect::At(at)), fence.guard()],
+                delete: vec![cluster_identity(), generation_pointer(), admin()?.into_path()],
+                room: Room::Reserved,
+                ..Txn::default()
+            };
+            let Some(Outcome::Committed(_)) = platform.store.commit(vec![txn]).await?.pop() else {
+                return Err(unconfirmed());
+            };
+        }
+    }
+    local.commit(without_slots().delete(DevicePath::Cluster).delete(DevicePath::Procedure)).await
 }
 
 /// Removes the slots and clock offset that an earlier attempt may have left if its last answer was lost. They are useless
@@ -98,7 +187,7 @@ fn without_slots() -> DeviceStoreChange {
     slots.into_iter().fold(DeviceStoreChange::default(), DeviceStoreChange::delete)
 }
 
-/// Removes every row of the shared store.
+/// Removes every row of a store that nobody else uses.
 async fn sweep(platform: &Platform) -> Result<(), Error> {
     loop {
         let range = Range { start: Path(Box::from([])), end: None, limit: 100, keys_only: true };

@@ -1,0 +1,170 @@
+//! Follows what other nodes write to the shared store: invalidates what is cached, confirms the caches, and opens the
+//! Operational phase again after a restore at another node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_api::limits::STORE_BEAT_MS;
+
+use crate::crypto::secret::DomainKey;
+use crate::error::Error;
+use crate::hsm::Hsm;
+use crate::hsm::phase::{Operational, Phase};
+use crate::rows::path::generation_pointer;
+use crate::runtime::{BoxFuture, First, first};
+use crate::store::{Event, Path, Range, Read, Revision, StoreError, Watch};
+
+/// What the store answered about its newest state, and when it was asked.
+struct Beat {
+    asked: Duration,
+    newest: Revision,
+    /// The revision of the generation pointer.
+    pointer: Option<Revision>,
+}
+
+/// What happens beside the watch: waiting for the time of the next question, or for its answer.
+enum Turn {
+    Ask,
+    Answered(Result<Beat, StoreError>),
+}
+
+impl Hsm {
+    /// Watches the shared store forever and invalidates cached rows that others have changed. Run it in the background.
+    pub async fn keep_watching(self: Arc<Self>) {
+        loop {
+            let Ok(watch) = self.watch_rows().await else {
+                self.clock().sleep(RETRY).await;
+                continue;
+            };
+            // Rows cached until now may be older than the revision at which the watch begins.
+            self.apply_event(&Event::Lost);
+            let reported = self.follow(watch).await;
+            self.apply_event(&Event::Lost);
+            if !reported {
+                // Watches that end at once would otherwise empty the caches as fast as the store answers.
+                self.clock().sleep(RETRY).await;
+            }
+        }
+    }
+
+    /// Applies what `watch` reports until it ends. Returns whether there was anything.
+    async fn follow(&self, mut watch: Box<dyn Watch>) -> bool {
+        let shared = self.device().platform.store.is_shared();
+        let mut turn: BoxFuture<'_, Turn> = if shared { self.ask() } else { Box::pin(std::future::pending()) };
+        let mut waiting: Option<Beat> = None;
+        let mut reported = false;
+        loop {
+            match first(watch.next(), turn.as_mut()).await {
+                First::Left(event) => {
+                    self.apply_event(&event);
+                    match event {
+                        Event::Changed { path, revision } => {
+                            reported = true;
+                            if path == generation_pointer() {
+                                self.follow_pointer(Some(revision)).await;
+                            }
+                        }
+                        Event::Progress(revision) => {
+                            reported = true;
+                            if let Some(beat) = waiting.take_if(|beat| beat.newest <= revision) {
+                                self.confirm(&beat);
+                            }
+                        }
+                        Event::Lost | Event::Compacted => return reported,
+                    }
+                }
+                First::Right(Turn::Ask) => turn = self.ask(),
+                First::Right(Turn::Answered(answer)) => {
+                    if let Ok(beat) = answer {
+                        self.follow_pointer(beat.pointer).await;
+                        waiting.get_or_insert(beat);
+                        watch.ask_progress();
+                    }
+                    turn = Box::pin(async {
+                        self.clock().sleep(Duration::from_millis(STORE_BEAT_MS)).await;
+                        Turn::Ask
+                    });
+                }
+            }
+        }
+    }
+
+    fn ask(&self) -> BoxFuture<'_, Turn> {
+        Box::pin(async {
+            let asked = self.clock().monotonic();
+            let range = Range { keys_only: true, ..Range::prefix(&generation_pointer(), 1) };
+            let page = self.device().platform.store.range(range, Read::Fresh).await;
+            Turn::Answered(page.map(|page| Beat {
+                asked,
+                newest: page.revision,
+                pointer: page.rows.first().map(|(_, row)| row.revision),
+            }))
+        })
+    }
+
+    /// Passes an event to the tables of the Operational phase, also while it is suspended in Failed. A phase that is opened
+    /// later has an empty cache.
+    fn apply_event(&self, event: &Event) {
+        if let Some(op) = self.phase().operational_in_memory() {
+            op.tables.apply_event(event);
+        }
+    }
+
+    fn confirm(&self, beat: &Beat) {
+        if let Some(op) = self.phase().operational_in_memory() {
+            op.tables.confirm(beat.asked);
+        }
+    }
+
+    /// Opens the Operational phase again if the generation pointer is of another revision than the one it was opened at: the
+    /// data was replaced at another node. Requests that still run on the old phase are told to try again when they write.
+    async fn follow_pointer(&self, found: Option<Revision>) {
+        let moved = |phase: &Phase| match phase {
+            Phase::Operational(op) => found.is_some_and(|found| op.tables.pointer() < found),
+            Phase::Unprovisioned(_) | Phase::Locked(_) | Phase::Failed(_) => false,
+        };
+        if !moved(&self.phase()) {
+            return;
+        }
+        // A restore at this node holds the lock until it has opened the phase itself.
+        let _guard = self.lock_transition().await;
+        let phase = self.phase();
+        let (Phase::Operational(old), true) = (&*phase, moved(&phase)) else { return };
+        let old = old.clone();
+        drop(phase);
+        tracing::info!(target: "hsm", "the HSM's data was replaced at another node");
+        self.reopen(old).await;
+    }
+
+    /// Replaces `old` by a phase on the current data, under the same Domain Key. If that data does not open, the HSM is Locked.
+    /// The caller holds the lock on transitions.
+    pub(super) async fn reopen(&self, old: Arc<Operational>) {
+        let domain = DomainKey::new(*old.domain().expose());
+        match Box::pin(Operational::open(self.device().clone(), domain)).await {
+            Ok(new) => self.enter(Phase::Operational(new)),
+            // The beat finds the pointer moved, and tries again.
+            Err(error @ Error::Unavailable(_)) if self.device().platform.store.is_shared() => {
+                tracing::warn!(target: "hsm", %error, "the replaced data cannot be opened yet");
+                return;
+            }
+            Err(error) => {
+                tracing::error!(target: "hsm", %error, "the restored data cannot be opened now; the HSM is Locked");
+                self.enter(self.locked());
+            }
+        }
+        old.retire();
+        self.close(old).await;
+    }
+
+    /// A watch on all rows of all generations, from now on.
+    async fn watch_rows(&self) -> Result<Box<dyn Watch>, StoreError> {
+        let store = &self.device().platform.store;
+        let rows = || Path(Box::from([]));
+        let one = Range { keys_only: true, ..Range::prefix(&generation_pointer(), 1) };
+        let now = store.range(one, Read::Fresh).await?.revision;
+        store.watch(rows(), now).await
+    }
+}
+
+/// Pause before a watch that cannot be opened, or that ended at once, is tried again.
+const RETRY: Duration = Duration::from_secs(1);

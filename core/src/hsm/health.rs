@@ -1,0 +1,47 @@
+//! Whether the stores answer. An HSM that cannot reach them for a while is Failed, and comes back with them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use casemate_api::limits::STORE_AWAY_S;
+
+use crate::hsm::Hsm;
+use crate::hsm::phase::{Failed, Phase, Resume};
+use crate::rows::path::{DevicePath, generation_pointer};
+use crate::store::Read;
+
+impl Hsm {
+    /// Probes the stores once a second, forever. If they have not answered for [`STORE_AWAY_S`] seconds the HSM is Failed; when
+    /// they answer again, the phase before resumes. Run it in the background.
+    pub async fn keep_probing(self: Arc<Self>) {
+        loop {
+            self.clock().sleep(Duration::from_secs(1)).await;
+            self.probe().await;
+        }
+    }
+
+    /// Probes both stores once.
+    pub async fn probe(&self) {
+        let platform = &self.device().platform;
+        let shared = platform.store.get(&generation_pointer(), Read::Fresh).await;
+        let local = platform.local.get(&DevicePath::Slot0.path(), Read::Local).await;
+        let reachable = ![shared.err(), local.err()].into_iter().flatten().any(|error| error.is_away());
+        let now = self.clock().monotonic().as_secs();
+        let last = self.last_answer_s();
+        if reachable {
+            last.fetch_max(now, Ordering::SeqCst);
+        }
+        let away = now.saturating_sub(last.load(Ordering::SeqCst)) >= u64::from(STORE_AWAY_S);
+        let _guard = self.lock_transition().await;
+        match (&*self.phase(), reachable) {
+            (Phase::Failed(Failed { resume: Some(Resume::Phase(phase)) }), true) => self.enter((**phase).clone()),
+            (Phase::Failed(Failed { resume: Some(Resume::Boot) }), true) => self.boot_again().await,
+            (Phase::Failed(_), _) | (_, true) => {}
+            (phase, false) if away => {
+                self.enter(Phase::Failed(Failed { resume: Some(Resume::Phase(Box::new(phase.clone()))) }));
+            }
+            (_, false) => {}
+        }
+    }
+}
