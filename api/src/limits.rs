@@ -339,3 +339,25 @@ pub const CLIENT_ADDRESSES_MAX: usize = 8;
 pub const CLIENT_REPLY_MAX_BYTES: u64 = 128 << 20;
 /// Largest head of a reply that a client reads. Each client has its own.
 pub const CLIENT_REPLY_HEAD_MAX_BYTES: usize = 64 << 10;
+
+/// Endpoints of one etcd cluster. Shared by all who use the store.
+pub const ETCD_ENDPOINTS_MAX: usize = 64;
+/// Addresses of one host name of etcd that are tried. Each endpoint has its own.
+pub const ETCD_ADDRESSES_MAX: usize = 8;
+/// Time for an endpoint of etcd to accept a connection, finish the TLS handshake and answer a first call. Each endpoint has
+/// its own.
+pub const ETCD_CONNECT_MS: u64 = 1_500;
+/// Time for a call to etcd with all its attempts. Each call has its own.
+pub const ETCD_CALL_MS: u64 = 5_000;
+/// Time after which a connection to etcd that has not received anything is tested, while calls or watches run on it. etcd
+/// closes those that do it more often than every 5 s. Each connection has its own.
+pub const ETCD_PING_MS: u64 = 6_000;
+/// Time for the answer to such a test. Each connection has its own.
+pub const ETCD_PING_ANSWER_MS: u64 = 3_000;
+/// Bytes that etcd may send ahead of what was read. Each connection has its own, and each call.
+pub const ETCD_WINDOW_BYTES: u32 = 4 << 20;
+/// Largest message that is read from etcd: pages of rows, parts of what a watch tells. Each call has its own.
+pub const ETCD_REPLY_MAX_BYTES: usize = 64 << 20;
+/// Largest message that is sent to etcd, which itself refuses more than 1.5 MiB unless it is set up otherwise. Each call has
+/// its own.
+pub const ETCD_REQUEST_MAX_BYTES: usize = 2 << 20;

@@ -1,12 +1,13 @@
 //! What the tests of several crates share. Nothing but tests depends on it.
 //!
 //! [`Hsm`] is a real `casemated`; [`MockServer`] answers as a test wants; [`nethsm`] starts a mock that answers as
-//! NetHSM is documented to.
+//! NetHSM is documented to; [`EtcdServer`] is a real etcd.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "tests wait and look at their environment")]
 #![allow(clippy::missing_panics_doc, reason = "whatever goes wrong here fails the test")]
 
+mod etcd;
 mod fixtures;
 mod folder;
 mod hsm;
@@ -14,6 +15,7 @@ mod mock_server;
 pub mod nethsm;
 mod vendor;
 
+pub use etcd::{EtcdCertificates, EtcdIdentity, EtcdServer};
 pub use fixtures::{ADMIN, OPERATOR, UNLOCK, admin, ed25519, key, operator, secret};
 pub use folder::Folder;
 pub use hsm::{Hsm, client_of, fingerprint};

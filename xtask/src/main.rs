@@ -28,10 +28,11 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   check                 formatting, clippy, house rules, unit tests, documentation: before every commit
-  test [--keep-going]   everything CI runs; installs missing apt and Python packages, and prints which
+  test [--keep-going]   everything CI runs; installs missing apt and Python packages and etcd, and prints which
   tidy                  the house rules alone: who may depend on whom, licences, supply chain, unsafe, file sizes
   tidy --rooms          which room of the core uses which, and all circles, of rooms and of files
   compat [PYTEST ARGS]  real clients (nitropy, Python SDK, curl, OpenSSL, schemathesis) against a running casemated
+  etcd                  builds the etcd that some tests start; needed once before `cargo test` by hand
   fuzz                  20 seconds of seeded mutations on every parser, with the stable compiler
   fuzz TARGET [ARGS]    one target under cargo-fuzz (nightly), until it is interrupted
   bench [ARGS]          the performance table
@@ -61,6 +62,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["tidy"] => Steps::run(OnFailure::Stop, |steps| steps.step("tidy", tidy::all)),
         ["tidy", "--rooms"] => rooms::print(),
         ["compat", rest @ ..] => Steps::run(OnFailure::Stop, |steps| compat::all(steps, rest)),
+        ["etcd"] => Steps::run(OnFailure::Stop, |steps| steps.step("etcd", setup::etcd)),
         ["fuzz"] => Steps::run(OnFailure::Stop, |steps| steps.step("fuzz smoke", fuzz::smoke)),
         ["fuzz", target, rest @ ..] => fuzz::libfuzzer(target, rest),
         ["bench", rest @ ..] => bench::run(rest),

@@ -61,6 +61,8 @@ const VALGRIND: Package = Package {
     present: || succeeds("valgrind", &["--version"]),
 };
 
+const GO: Package = Package { name: "golang-go", what_for: "building etcd", present: || succeeds("go", &["version"]) };
+
 /// Installs the missing Debian packages of the tests, with `sudo` if we are not root.
 pub(crate) fn system_packages() -> Result<()> {
     install(PACKAGES)
@@ -134,6 +136,49 @@ pub(crate) fn cargo_deny() -> Result<()> {
         .context("please install cargo-deny")
 }
 
+/// Builds the etcd that tests start, `etcd/etcd` in the target directory: a minute or two, once for each version. The
+/// version and the hashes of all sources are in `tests/etcd`.
+pub(crate) fn etcd() -> Result<()> {
+    let module = metadata::root().join("tests/etcd");
+    let manifest = fs::read_to_string(module.join("go.mod")).context("tests/etcd/go.mod")?;
+    let version = etcd_version(&manifest).context("tests/etcd/go.mod does not name a version of etcd")?;
+    let binary = metadata::target_dir()?.join("etcd/etcd");
+    if is_etcd(&binary, version) {
+        return Ok(());
+    }
+    println!("missing: etcd {version} (a real cluster)");
+    install(&[GO])?;
+    let mut list = Command::new("go");
+    let usable = list.arg("list").arg("-m").current_dir(&module).output().context("cannot start go")?;
+    if !usable.status.success() {
+        let why = String::from_utf8_lossy(&usable.stderr);
+        bail!("etcd cannot be built with this Go: {}; please install the version that it asks for", why.trim());
+    }
+    let mut build = Command::new("go");
+    // A binary of its own: no C library, and the version is that of the module and not of this repository.
+    build.args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o"]).arg(&binary);
+    run(build.arg(ETCD).current_dir(&module).env("CGO_ENABLED", "0"))?;
+    ensure!(is_etcd(&binary, version), "{} was built, but is not etcd {version}", binary.display());
+    Ok(())
+}
+
+const ETCD: &str = "go.etcd.io/etcd/server/v3";
+
+/// The version of etcd in a `go.mod`, without its `v`.
+fn etcd_version(manifest: &str) -> Option<&str> {
+    manifest.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip_while(|word| *word != ETCD).skip(1);
+        words.next()?.strip_prefix('v')
+    })
+}
+
+fn is_etcd(binary: &Path, version: &str) -> bool {
+    let output = Command::new(binary).arg("--version").output();
+    output.is_ok_and(|output| {
+        String::from_utf8_lossy(&output.stdout).lines().any(|line| line == format!("etcd Version: {version}"))
+    })
+}
+
 /// A Python environment with the pinned clients, created again when the list of requirements changes. Returns its
 /// `bin`.
 pub(crate) fn python() -> Result<PathBuf> {
@@ -154,4 +199,18 @@ pub(crate) fn python() -> Result<PathBuf> {
     run(Command::new(bin.join("python")).args(pip).arg(&requirements))?;
     fs::write(&stamp, wanted)?;
     Ok(bin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_etcd_is_read_from_go_mod() {
+        let manifest = "module m\n\nrequire (\n\tgo.etcd.io/etcd/server/v3 v3.6.16 // indirect\n)\n\ntool go.etcd.io/etcd/server/v3\n";
+        assert_eq!(etcd_version(manifest), Some("3.6.16"));
+        assert_eq!(etcd_version("require go.etcd.io/etcd/server/v3 v3.6.2\n"), Some("3.6.2"));
+        assert_eq!(etcd_version("tool go.etcd.io/etcd/server/v3\n"), None);
+        assert!(!is_etcd(Path::new("/nowhere/etcd"), "3.6.16"));
+    }
 }

@@ -9,6 +9,7 @@ use crate::{check, compat, fuzz, setup};
 pub(crate) fn all(steps: &mut Steps) -> Result<()> {
     steps.step("system packages", setup::system_packages)?;
     check::lints(steps)?;
+    steps.step("etcd", setup::etcd)?;
     // No `--quiet`: people and CI read the closing lines of `cargo test`.
     steps.step("tests", || run(&mut cargo(&["test", "--workspace", "--locked"])))?;
     check::documentation(steps)?;

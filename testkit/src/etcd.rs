@@ -1,0 +1,315 @@
+//! Real etcd processes, as clusters of one or more members on this machine.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+use std::{env, io, thread};
+
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::folder::Folder;
+
+/// An etcd cluster. Members are known by their index, from 0. When it is dropped, all processes are killed and the folder is
+/// deleted; they do not survive the test process either.
+pub struct EtcdServer {
+    members: Vec<Member>,
+    /// Its folder. The test may keep files there, too.
+    pub folder: Folder,
+    /// `None`: plain HTTP.
+    certificates: Option<EtcdCertificates>,
+}
+
+struct Member {
+    arguments: Vec<String>,
+    client_port: u16,
+    process: Option<Process>,
+}
+
+struct Process {
+    child: Child,
+    ready: Receiver<()>,
+    /// The last lines of its log.
+    log: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl EtcdServer {
+    /// Starts one member and waits until it serves clients, over TLS with client certificates.
+    pub fn single() -> Self {
+        Self::start(1, &[])
+    }
+
+    /// Starts three members and waits until all of them serve clients, over TLS with client certificates.
+    pub fn three() -> Self {
+        Self::start(3, &[])
+    }
+
+    /// Starts `members` of them with further flags, such as `--quota-backend-bytes=…`.
+    pub fn start(members: usize, flags: &[&str]) -> Self {
+        Self::start_as(members, flags, Some(EtcdCertificates::new()))
+    }
+
+    /// As [`EtcdServer::start`], but without TLS.
+    pub fn start_plain(members: usize, flags: &[&str]) -> Self {
+        Self::start_as(members, flags, None)
+    }
+
+    fn start_as(members: usize, flags: &[&str], certificates: Option<EtcdCertificates>) -> Self {
+        let folder = Folder::new();
+        let scheme = if certificates.is_some() { "https" } else { "http" };
+        let ports: Vec<(u16, u16)> = (0..members).map(|_| (free_port(), free_port())).collect();
+        let url = |port: u16| format!("{scheme}://127.0.0.1:{port}");
+        let cluster: Vec<String> =
+            ports.iter().enumerate().map(|(index, (_, peer))| format!("m{index}={}", url(*peer))).collect();
+        let mut shared = vec![
+            format!("--initial-cluster={}", cluster.join(",")),
+            // The id of a cluster is made of this and the addresses.
+            format!("--initial-cluster-token={}", folder.at("")),
+            "--initial-cluster-state=new".to_owned(),
+        ];
+        if let Some(certificates) = &certificates {
+            let ca = folder.file("ca.pem", &certificates.ca);
+            let chain = folder.file("server.pem", &certificates.server.certificate);
+            let key = folder.file("server.key", &certificates.server.key);
+            folder.file("client.pem", &certificates.client.certificate);
+            folder.file("client.key", &certificates.client.key);
+            for peer in ["", "peer-"] {
+                shared.push(format!("--{peer}cert-file={chain}"));
+                shared.push(format!("--{peer}key-file={key}"));
+                shared.push(format!("--{peer}trusted-ca-file={ca}"));
+                shared.push(format!("--{peer}client-cert-auth"));
+            }
+        }
+        shared.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let member = |(index, (client, peer)): (usize, &(u16, u16))| {
+            let mut arguments = vec![
+                format!("--name=m{index}"),
+                format!("--data-dir={}", folder.at(&format!("m{index}"))),
+                format!("--listen-client-urls={}", url(*client)),
+                format!("--advertise-client-urls={}", url(*client)),
+                format!("--listen-peer-urls={}", url(*peer)),
+                format!("--initial-advertise-peer-urls={}", url(*peer)),
+            ];
+            arguments.extend(shared.iter().cloned());
+            Member { arguments, client_port: *client, process: None }
+        };
+        let members = ports.iter().enumerate().map(member).collect();
+        let mut server = Self { members, folder, certificates };
+        server.start_all();
+        server
+    }
+
+    /// `127.0.0.1:port` of the client port of each member.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members.iter().map(|member| format!("127.0.0.1:{}", member.client_port)).collect()
+    }
+
+    /// The certificates; `None`: plain HTTP. Those of clients are in its folder as well: `ca.pem`, `client.pem` and
+    /// `client.key`.
+    pub fn certificates(&self) -> Option<&EtcdCertificates> {
+        self.certificates.as_ref()
+    }
+
+    /// Kills a member, as a power cut would, except that what it had written to files stays.
+    pub fn kill(&mut self, member: usize) {
+        self.members[member].process = None;
+    }
+
+    /// Starts a killed member on its folder and at its ports, and waits until it serves clients. That takes a majority.
+    pub fn restart(&mut self, member: usize) {
+        self.spawn(member);
+        self.await_ready(member);
+    }
+
+    /// Starts all members that do not run, and waits until they serve clients.
+    pub fn start_all(&mut self) {
+        let idle: Vec<usize> = (0..self.members.len()).filter(|at| self.members[*at].process.is_none()).collect();
+        for member in &idle {
+            self.spawn(*member);
+        }
+        for member in idle {
+            self.await_ready(member);
+        }
+    }
+
+    /// Stops a member in the middle of what it does. Its connections stay open, and nothing answers.
+    pub fn pause(&self, member: usize) {
+        self.signal(member, Signal::STOP);
+    }
+
+    /// Lets a paused member go on.
+    pub fn resume(&self, member: usize) {
+        self.signal(member, Signal::CONT);
+    }
+
+    fn signal(&self, member: usize, signal: Signal) {
+        let process = self.members[member].process.as_ref().expect("the member runs");
+        let pid = Pid::from_raw(process.child.id().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    fn spawn(&mut self, member: usize) {
+        let member = &mut self.members[member];
+        assert!(member.process.is_none(), "the member runs already");
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(etcd()).args(&member.arguments);
+        command.env_clear().env("PATH", env::var_os("PATH").unwrap_or_default());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = spawn_in_lasting_thread(command).expect("setpriv (Debian: util-linux) starts etcd");
+        let log = Arc::new(Mutex::new(VecDeque::new()));
+        let (sender, ready) = mpsc::channel();
+        let (stderr, lines) = (child.stderr.take().unwrap(), Arc::clone(&log));
+        thread::spawn(move || follow(stderr, &lines, &sender));
+        member.process = Some(Process { child, ready, log });
+    }
+
+    fn await_ready(&self, member: usize) {
+        let process = self.members[member].process.as_ref().unwrap();
+        let failed = match process.ready.recv_timeout(READY) {
+            Ok(()) => return,
+            Err(RecvTimeoutError::Timeout) => "is not ready in time",
+            Err(RecvTimeoutError::Disconnected) => "has ended",
+        };
+        let log: Vec<String> = process.log.lock().unwrap().iter().cloned().collect();
+        panic!("etcd {failed}:\n{}", log.join("\n"));
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads the log of a process to its end, keeps its last lines, and tells when clients are served.
+fn follow(stderr: ChildStderr, log: &Mutex<VecDeque<String>>, ready: &Sender<()>) {
+    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+        if line.contains("ready to serve client requests") {
+            let _ = ready.send(());
+        }
+        let mut log = log.lock().unwrap();
+        if log.len() == LOG_LINES_MAX {
+            log.pop_front();
+        }
+        log.push_back(line);
+    }
+}
+
+const LOG_LINES_MAX: usize = 100;
+
+/// Time to start, on a machine that is busy with other tests.
+const READY: Duration = Duration::from_secs(60);
+
+/// Linux ends a child with its parent *thread* (`PR_SET_PDEATHSIG`), and the thread of a test ends before a cluster that
+/// several tests share.
+fn spawn_in_lasting_thread(command: Command) -> io::Result<Child> {
+    type Order = (Command, Sender<io::Result<Child>>);
+    static ORDERS: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
+    let orders = ORDERS.get_or_init(|| {
+        let (sender, orders) = mpsc::channel::<Order>();
+        thread::spawn(move || {
+            for (mut command, reply) in orders {
+                let _ = reply.send(command.spawn());
+            }
+        });
+        Mutex::new(sender)
+    });
+    let (reply, child) = mpsc::channel();
+    orders.lock().unwrap().send((command, reply)).unwrap();
+    child.recv().unwrap()
+}
+
+/// The program that `cargo xtask etcd` builds.
+fn etcd() -> PathBuf {
+    let exe = env::current_exe().unwrap();
+    let target = exe.parent().and_then(Path::parent).and_then(Path::parent).unwrap();
+    let etcd = target.join("etcd/etcd");
+    assert!(etcd.is_file(), "there is no etcd for this test: run `cargo xtask etcd`");
+    etcd
+}
+
+/// A port that nobody uses. It is below the ports that Linux gives to outgoing connections, so that it stays free while a
+/// member is down.
+fn free_port() -> u16 {
+    const FIRST: u16 = 12_000;
+    const COUNT: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test programs that run at the same time begin at different places.
+    let offset = (std::process::id().wrapping_mul(211) % u32::from(COUNT)) as u16;
+    for _ in 0..COUNT {
+        let port = FIRST + (NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(offset)) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("all ports are in use");
+}
+
+/// A CA, and what it has issued for the members and for clients, in PEM.
+pub struct EtcdCertificates {
+    /// The certificate of the CA.
+    pub ca: String,
+    /// The members' certificate and key, for `127.0.0.1`, `::1` and `localhost`.
+    pub server: EtcdIdentity,
+    /// The clients' certificate and key.
+    pub client: EtcdIdentity,
+}
+
+/// A certificate and its key, in PEM.
+pub struct EtcdIdentity {
+    /// The certificate.
+    pub certificate: String,
+    /// The key, PKCS #8.
+    pub key: String,
+}
+
+impl EtcdCertificates {
+    /// Makes a new CA and new certificates.
+    #[expect(clippy::new_without_default, reason = "each one is another")]
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name = named("etcd test CA");
+        let key = KeyPair::generate().unwrap();
+        let ca = params.self_signed(&key).unwrap().pem();
+        let issuer = Issuer::new(params, key);
+        let hosts = ["127.0.0.1", "::1", "localhost"];
+        let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let server = identity(&issuer, "etcd", &hosts, &both);
+        let client = identity(&issuer, "casemate", &[], &[ExtendedKeyUsagePurpose::ClientAuth]);
+        Self { ca, server, client }
+    }
+}
+
+fn identity(
+    issuer: &Issuer<'_, KeyPair>,
+    name: &str,
+    hosts: &[&str],
+    purposes: &[ExtendedKeyUsagePurpose],
+) -> EtcdIdentity {
+    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+    let mut params = CertificateParams::new(hosts).unwrap();
+    params.distinguished_name = named(name);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = purposes.to_vec();
+    let key = KeyPair::generate().unwrap();
+    let certificate: Certificate = params.signed_by(&key, issuer).unwrap();
+    EtcdIdentity { certificate: certificate.pem(), key: key.serialize_pem() }
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut names = DistinguishedName::new();
+    names.push(DnType::CommonName, name);
+    names
+}
