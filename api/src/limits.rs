@@ -358,6 +358,9 @@ pub const ETCD_PING_ANSWER_MS: u64 = 3_000;
 pub const ETCD_WINDOW_BYTES: u32 = 4 << 20;
 /// Largest message that is read from etcd: pages of rows, parts of what a watch tells. Each call has its own.
 pub const ETCD_REPLY_MAX_BYTES: usize = 64 << 20;
+/// Rows, each as large as [`STORE_VALUE_MAX_BYTES`] at most, that one call reads by their keys.
+/// Each call has its own.
+pub const ETCD_GET_ROWS: usize = 32;
 /// Largest message that is sent to etcd, which itself refuses more than 1.5 MiB unless it is set up otherwise. Each call has
 /// its own.
 pub const ETCD_REQUEST_MAX_BYTES: usize = 2 << 20;

@@ -1,19 +1,26 @@
 //! The clocks of this machine.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use casemate_core::runtime::{BoxFuture, Clock};
+use rustix::time::{ClockId, clock_gettime};
 
-/// Wall clock, monotonic clock and timers of the operating system, the latter through tokio.
+/// Wall clock, monotonic clock and timers of the operating system, the latter through tokio. The monotonic clock also runs
+/// while the machine is suspended (`CLOCK_BOOTTIME`), so that nothing from before is taken for recent afterwards.
 pub struct SystemClock {
-    start: Instant,
+    start: Duration,
 }
 
-#[expect(clippy::disallowed_methods, reason = "here time enters the program")]
+fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    // Neither is ever negative.
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
 impl SystemClock {
     /// A clock whose monotonic time is zero now.
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self { start: since_boot() }
     }
 }
 
@@ -31,7 +38,7 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.start.elapsed()
+        since_boot().saturating_sub(self.start)
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {

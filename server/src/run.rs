@@ -18,6 +18,7 @@ use casemate_core::hsm::update::UpdateKey;
 use casemate_core::platform::{Applied, DeviceKeeper, EraseError, Host, Platform, ServeError, Swap};
 use casemate_core::rows::tls_identity::TlsIdentity;
 use casemate_core::runtime::Clock;
+use casemate_core::store::Store;
 use casemate_core::{Error, Hsm};
 
 use crate::clock::SystemClock;
@@ -35,7 +36,7 @@ use crate::process::{self, End, Exit, FolderError, Stop};
 use crate::rng::SystemRng;
 use crate::serving::{Serving, names};
 use crate::settings::{self, Settings};
-use crate::store::{Counted, Embedded, OpenError, Volume};
+use crate::store::{Counted, Embedded, EtcdStore, OpenError, Volume};
 use crate::update::{Trust, Updates, current_version};
 use tracing::level_filters::LevelFilter;
 
@@ -84,7 +85,7 @@ fn try_run(settings: &Settings) -> Result<(), Fault> {
         let host = Arc::new(Process::new(&lifecycle.stop.load(), folder.marker(), logging.clone()));
         let sockets =
             Sockets { listeners: &listeners, metrics_listeners: &metrics_listeners, failed: settings.failed_state };
-        let end = boot(&folder, sockets, clock.clone(), metrics.clone(), &updates, host);
+        let end = boot(&folder, settings.etcd.as_ref(), sockets, clock.clone(), metrics.clone(), &updates, host);
         if !matches!(end, Ok(End::Reboot)) || !lifecycle.next_boot() {
             logging.remote.finish();
             return end.map(|_| ());
@@ -175,6 +176,7 @@ fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<TcpListener>, Fault>
 /// One boot cycle of the HSM, from opening the stores to a stop.
 fn boot(
     folder: &Folder,
+    etcd: Option<&settings::Etcd>,
     Sockets { listeners, metrics_listeners, failed }: Sockets<'_>,
     clock: Arc<SystemClock>,
     metrics: Arc<Metrics>,
@@ -187,7 +189,7 @@ fn boot(
     updates.forget();
     folder.finish_erasure()?;
     folder.check_device_key()?;
-    let platform = folder.platform(clock.clone(), &metrics, host.clone())?;
+    let platform = folder.platform(etcd, clock.clone(), &metrics, host.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failure)?;
     let hsm = runtime.block_on(Hsm::boot(platform)).map_err(|error| {
         let exit = if matches!(error, BootError::Store(_)) { Exit::StoreDamaged } else { Exit::DeviceKey };
@@ -321,13 +323,23 @@ impl Folder {
         Ok(())
     }
 
-    fn platform(&self, clock: Arc<SystemClock>, metrics: &Arc<Metrics>, host: Arc<Process>) -> Result<Platform, Fault> {
+    fn platform(
+        &self,
+        etcd: Option<&settings::Etcd>,
+        clock: Arc<SystemClock>,
+        metrics: &Arc<Metrics>,
+        host: Arc<Process>,
+    ) -> Result<Platform, Fault> {
         // The key is created before the stores, so that stores without a key are never the result of a crash.
         self.device().load().map_err(|error| Fault(Exit::DeviceKey, error.to_string()))?;
         let [shared, local] = self.stores();
         let volume = Volume::of(&self.0);
         let counted = |name, store| Arc::new(Counted { store, name, metrics: metrics.clone(), clock: clock.clone() });
-        let store = counted(StoreName::Shared, open(&shared, SHARED_CACHE_BYTES, &volume)?);
+        let store: Arc<dyn Store> = match etcd {
+            Some(etcd) => open_etcd(etcd)?,
+            None => open(&shared, SHARED_CACHE_BYTES, &volume)?,
+        };
+        let store = counted(StoreName::Shared, store);
         let local = counted(StoreName::Local, open(&local, LOCAL_CACHE_BYTES, &volume)?);
         volume.keep_ballast();
         Ok(Platform {
@@ -345,6 +357,20 @@ impl Folder {
 /// Cache of each store, in bytes.
 const SHARED_CACHE_BYTES: usize = 64 << 20;
 const LOCAL_CACHE_BYTES: usize = 4 << 20;
+
+/// The shared store in etcd. It need not be reachable.
+fn open_etcd(etcd: &settings::Etcd) -> Result<Arc<EtcdStore>, Fault> {
+    let wrong = |why| Fault(Exit::Settings, why);
+    let identity = etcd.identity.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+    let tls = match (&etcd.ca, identity) {
+        (Some(ca), identity) => Some(casemate_etcd::Tls::read(ca, identity).map_err(wrong)?),
+        (None, Some(_)) => return Err(wrong("etcd-cert: etcd-ca must be set as well".into())),
+        (None, None) => None,
+    };
+    let settings = casemate_etcd::Settings::of(etcd.endpoints.clone(), tls);
+    let client = casemate_etcd::Client::new(settings).map_err(wrong)?;
+    EtcdStore::start(client, etcd.prefix.clone().into()).map_err(|error| Fault(Exit::Failure, error.to_string()))
+}
 
 fn open(file: &Path, cache_bytes: usize, volume: &Arc<Volume>) -> Result<Arc<Embedded>, Fault> {
     Embedded::open(file, cache_bytes, volume).map_err(|error| {

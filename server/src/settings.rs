@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use casemate_etcd::Address;
 use clap::Parser;
 use serde::Deserialize;
 use toml::Spanned;
@@ -41,6 +42,21 @@ pub struct Settings {
     pub failed_state: FailedState,
     /// Software updates; `None`: not available.
     pub update: Option<Update>,
+    /// The shared store in etcd; `None`: it is a file in the data folder.
+    pub etcd: Option<Etcd>,
+}
+
+/// Settings of a shared store in etcd.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Etcd {
+    /// Client ports of its members.
+    pub endpoints: Vec<Address>,
+    /// PEM file of the CA that has issued the certificates of etcd. `None`: plain HTTP, for this machine only.
+    pub ca: Option<PathBuf>,
+    /// PEM files of the certificate chain and private key that this node shows to etcd.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// With what all keys of this cluster begin.
+    pub prefix: String,
 }
 
 /// What `casemated` was asked to do.
@@ -143,6 +159,33 @@ impl Settings {
             Some(text) => Some(flag(text, "--update-command")),
             None => environment("CASEMATE_UPDATE_COMMAND")?.or(file.update_command),
         };
+        let mut etcd = EtcdGiven {
+            store: match flags.store {
+                Some(text) => Some(flag(text, "--store")),
+                None => environment("CASEMATE_STORE")?.or(file.store),
+            },
+            endpoints: if !flags.etcd_endpoints.is_empty() {
+                flags.etcd_endpoints.into_iter().map(|text| flag(text, "--etcd-endpoints")).collect()
+            } else if let Some(list) = environment("CASEMATE_ETCD_ENDPOINTS")? {
+                list.text.split(',').map(|text| flag(text.trim().to_owned(), &list.origin)).collect()
+            } else {
+                file.etcd_endpoints.unwrap_or_default()
+            },
+            ca: file.etcd_ca,
+            cert: file.etcd_cert,
+            key: file.etcd_key,
+            prefix: file.etcd_prefix,
+        };
+        for (given, text, name, variable) in [
+            (&mut etcd.ca, flags.etcd_ca, "--etcd-ca", "CASEMATE_ETCD_CA"),
+            (&mut etcd.cert, flags.etcd_cert, "--etcd-cert", "CASEMATE_ETCD_CERT"),
+            (&mut etcd.key, flags.etcd_key, "--etcd-key", "CASEMATE_ETCD_KEY"),
+            (&mut etcd.prefix, flags.etcd_prefix, "--etcd-prefix", "CASEMATE_ETCD_PREFIX"),
+        ] {
+            if let Some(found) = text.map_or_else(|| environment(variable), |text| Ok(Some(flag(text, name))))? {
+                *given = Some(found);
+            }
+        }
         Ok(Self {
             listen: addresses(&listen)?,
             data_dir: data_dir.map_or_else(|| Ok(DATA_DIR_DEFAULT.into()), |given| folder(&given))?,
@@ -154,6 +197,7 @@ impl Settings {
             metrics_listen: metrics_listen.as_ref().map(address).transpose()?,
             failed_state: failed_state.map_or(Ok(FailedState::default()), |given| self::failed_state(&given))?,
             update: update(update_key, update_command)?,
+            etcd: self::etcd(etcd)?,
         })
     }
 }
@@ -191,6 +235,24 @@ struct Flags {
     /// Who may reboot and factory-reset a Failed HSM: closed (holders of the unlock passphrase) or open (anyone) [env: CASEMATE_FAILED_STATE] [default: closed]
     #[arg(long, value_name = "WHO")]
     failed_state: Option<String>,
+    /// Where users and keys are stored: embedded (a file in the data folder) or etcd (shared with other nodes) [env: CASEMATE_STORE] [default: embedded]
+    #[arg(long, value_name = "STORE")]
+    store: Option<String>,
+    /// Client port of a member of etcd; may be given more than once [env: CASEMATE_ETCD_ENDPOINTS, separated by commas] [default: none]
+    #[arg(long, value_name = "HOST:PORT")]
+    etcd_endpoints: Vec<String>,
+    /// CA certificates (PEM) that verify etcd [env: CASEMATE_ETCD_CA] [default: none, plain HTTP to this machine only]
+    #[arg(long, value_name = "FILE")]
+    etcd_ca: Option<String>,
+    /// Certificate chain (PEM) to show to etcd [env: CASEMATE_ETCD_CERT] [default: none]
+    #[arg(long, value_name = "FILE")]
+    etcd_cert: Option<String>,
+    /// Private key (PEM) of that certificate [env: CASEMATE_ETCD_KEY] [default: none]
+    #[arg(long, value_name = "FILE")]
+    etcd_key: Option<String>,
+    /// With what all keys in etcd begin; each cluster has its own [env: CASEMATE_ETCD_PREFIX] [default: /casemate/]
+    #[arg(long, value_name = "TEXT")]
+    etcd_prefix: Option<String>,
     /// PEM file of the RSA public key that verifies updates [env: CASEMATE_UPDATE_KEY] [default: none, no updates]
     #[arg(long, value_name = "FILE")]
     update_key: Option<String>,
@@ -213,10 +275,18 @@ A flag takes precedence over its environment variable, and that over the setting
   metrics-listen = \"127.0.0.1:9464\"
   failed-state = \"closed\"
   update-key = \"/etc/casemate/vendor.pem\"
-  update-command = \"/usr/local/sbin/install-casemate\"";
+  update-command = \"/usr/local/sbin/install-casemate\"
+  store = \"etcd\"
+  etcd-endpoints = [\"etcd1.example.org:2379\", \"etcd2.example.org:2379\"]
+  etcd-ca = \"/etc/casemate/etcd-ca.pem\"
+  etcd-cert = \"/etc/casemate/etcd-client.pem\"
+  etcd-key = \"/etc/casemate/etcd-client.key\"
+  etcd-prefix = \"/casemate/\"";
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:8443";
 const DATA_DIR_DEFAULT: &str = "./casemate-data";
+const ETCD_PREFIX_DEFAULT: &str = "/casemate/";
+const ETCD_PREFIX_MAX_BYTES: usize = 128;
 
 /// The settings file as deserialised.
 #[derive(Deserialize)]
@@ -232,6 +302,12 @@ struct FileText {
     failed_state: Option<Spanned<String>>,
     update_key: Option<Spanned<String>>,
     update_command: Option<Spanned<String>>,
+    store: Option<Spanned<String>>,
+    etcd_endpoints: Option<Vec<Spanned<String>>>,
+    etcd_ca: Option<Spanned<String>>,
+    etcd_cert: Option<Spanned<String>>,
+    etcd_key: Option<Spanned<String>>,
+    etcd_prefix: Option<Spanned<String>>,
 }
 
 /// The settings file, each value with its line.
@@ -247,6 +323,22 @@ struct File {
     failed_state: Option<Given>,
     update_key: Option<Given>,
     update_command: Option<Given>,
+    store: Option<Given>,
+    etcd_endpoints: Option<Vec<Given>>,
+    etcd_ca: Option<Given>,
+    etcd_cert: Option<Given>,
+    etcd_key: Option<Given>,
+    etcd_prefix: Option<Given>,
+}
+
+/// The settings of the shared store, each with its source.
+struct EtcdGiven {
+    store: Option<Given>,
+    endpoints: Vec<Given>,
+    ca: Option<Given>,
+    cert: Option<Given>,
+    key: Option<Given>,
+    prefix: Option<Given>,
 }
 
 /// A value and its source, which is named if the value is wrong.
@@ -279,6 +371,14 @@ fn read_file(path: &Path) -> Result<File, SettingsError> {
         failed_state: parsed.failed_state.map(|value| given("failed-state", value)),
         update_key: parsed.update_key.map(|value| given("update-key", value)),
         update_command: parsed.update_command.map(|value| given("update-command", value)),
+        store: parsed.store.map(|value| given("store", value)),
+        etcd_endpoints: parsed
+            .etcd_endpoints
+            .map(|list| list.into_iter().map(|value| given("etcd-endpoints", value)).collect()),
+        etcd_ca: parsed.etcd_ca.map(|value| given("etcd-ca", value)),
+        etcd_cert: parsed.etcd_cert.map(|value| given("etcd-cert", value)),
+        etcd_key: parsed.etcd_key.map(|value| given("etcd-key", value)),
+        etcd_prefix: parsed.etcd_prefix.map(|value| given("etcd-prefix", value)),
     })
 }
 
@@ -348,6 +448,48 @@ fn update(key: Option<Given>, command: Option<Given>) -> Result<Option<Update>, 
         (Some(given), None) => Err(wrong(format!("{}: update-command must be set as well", given.origin))),
         (None, Some(given)) => Err(wrong(format!("{}: update-key must be set as well", given.origin))),
     }
+}
+
+fn etcd(given: EtcdGiven) -> Result<Option<Etcd>, SettingsError> {
+    let EtcdGiven { store, endpoints, ca, cert, key, prefix } = given;
+    match &store {
+        Some(Given { text, .. }) if text == "etcd" => {}
+        Some(Given { text, origin }) if text != "embedded" => {
+            return Err(wrong(format!("{origin}: `{text}` is not one of embedded, etcd")));
+        }
+        // A node that used a file although it was meant to use etcd would be an HSM of its own.
+        _ => {
+            let unused = endpoints.first().or(ca.as_ref()).or(cert.as_ref()).or(key.as_ref()).or(prefix.as_ref());
+            return match unused {
+                Some(given) => Err(wrong(format!("{}: store must be etcd as well", given.origin))),
+                None => Ok(None),
+            };
+        }
+    }
+    let origin = store.map(|given| given.origin).unwrap_or_default();
+    if endpoints.is_empty() {
+        return Err(wrong(format!("{origin}: etcd-endpoints must be set as well, such as 192.0.2.7:2379")));
+    }
+    let address = |given: &Given| Address::parse(&given.text).map_err(|why| wrong(format!("{}: {why}", given.origin)));
+    let identity = match (cert, key) {
+        (None, None) => None,
+        (Some(cert), Some(key)) => Some((file_name(&cert)?, file_name(&key)?)),
+        (Some(given), None) => return Err(wrong(format!("{}: etcd-key must be set as well", given.origin))),
+        (None, Some(given)) => return Err(wrong(format!("{}: etcd-cert must be set as well", given.origin))),
+    };
+    let prefix = match prefix {
+        None => ETCD_PREFIX_DEFAULT.to_owned(),
+        Some(Given { text, .. }) if (1..=ETCD_PREFIX_MAX_BYTES).contains(&text.len()) => text,
+        Some(Given { origin, .. }) => {
+            return Err(wrong(format!("{origin}: a text of 1 to {ETCD_PREFIX_MAX_BYTES} bytes is needed")));
+        }
+    };
+    Ok(Some(Etcd {
+        endpoints: endpoints.iter().map(address).collect::<Result<_, _>>()?,
+        ca: ca.as_ref().map(file_name).transpose()?,
+        identity,
+        prefix,
+    }))
 }
 
 fn level(given: &Given) -> Result<LevelFilter, SettingsError> {
@@ -425,6 +567,7 @@ mod tests {
             metrics_listen: None,
             failed_state: FailedState::Closed,
             update: None,
+            etcd: None,
         };
         assert_eq!(read(&[], &[]), Ok(expected));
     }
@@ -462,6 +605,29 @@ mod tests {
         let from_flags = read(&flags, &environment).unwrap();
         assert_eq!(from_flags.listen, listen(&["3.3.3.3:3", "[::3]:3"]));
         assert_eq!((from_flags.data_dir, from_flags.log), ("flag".into(), LevelFilter::TRACE));
+    }
+
+    #[test]
+    fn the_settings_of_etcd_follow_the_same_order() {
+        let text = "store = 'etcd'\netcd-endpoints = ['file:1']\netcd-ca = 'ca'\netcd-cert = 'c'\netcd-key = 'k'\netcd-prefix = '/file/'\n";
+        let file = TestFile::new("etcd", text);
+        let config = ("CASEMATE_CONFIG", file.path());
+        let from_file = read(&[], &[config]).unwrap().etcd.unwrap();
+        assert_eq!(from_file.endpoints, [Address::parse("file:1").unwrap()]);
+        assert_eq!(from_file.ca, Some("ca".into()));
+        assert_eq!(from_file.identity, Some(("c".into(), "k".into())));
+        assert_eq!(from_file.prefix, "/file/");
+        let environment =
+            [config, ("CASEMATE_ETCD_ENDPOINTS", "a:1, [::1]:2"), ("CASEMATE_ETCD_PREFIX", "/environment/")];
+        let from_environment = read(&[], &environment).unwrap().etcd.unwrap();
+        assert_eq!(from_environment.endpoints.len(), 2);
+        assert_eq!(from_environment.prefix, "/environment/");
+        let flags = ["--etcd-endpoints=b:1", "--etcd-prefix=/flag/", "--etcd-ca=flag"];
+        let from_flags = read(&flags, &environment).unwrap().etcd.unwrap();
+        assert_eq!((from_flags.endpoints.len(), from_flags.prefix.as_str()), (1, "/flag/"));
+        assert_eq!(from_flags.ca, Some("flag".into()));
+        let plain = read(&["--store=etcd", "--etcd-endpoints=127.0.0.1:2379"], &[]).unwrap().etcd.unwrap();
+        assert_eq!((plain.ca, plain.identity, plain.prefix.as_str()), (None, None, "/casemate/"));
     }
 
     #[test]
@@ -533,6 +699,29 @@ mod tests {
                 &[("CASEMATE_UPDATE_COMMAND", "install")],
                 "CASEMATE_UPDATE_COMMAND: `install` is not an absolute path of a program",
             ),
+            (&["--store", "redb"], &[], "--store: `redb` is not one of embedded, etcd"),
+            (&["--store=etcd"], &[], "--store: etcd-endpoints must be set as well, such as 192.0.2.7:2379"),
+            (&["--etcd-prefix=/x/"], &[], "--etcd-prefix: store must be etcd as well"),
+            (
+                &["--store=embedded"],
+                &[("CASEMATE_ETCD_ENDPOINTS", "a:1")],
+                "CASEMATE_ETCD_ENDPOINTS: store must be etcd as well",
+            ),
+            (
+                &["--store=etcd", "--etcd-endpoints=a"],
+                &[],
+                "--etcd-endpoints: a is not an address of etcd: write host:port, or [address]:port for IPv6",
+            ),
+            (
+                &["--store=etcd", "--etcd-endpoints=a:1", "--etcd-key=k"],
+                &[],
+                "--etcd-key: etcd-cert must be set as well",
+            ),
+            (
+                &["--store=etcd", "--etcd-endpoints=a:1", "--etcd-prefix="],
+                &[],
+                "--etcd-prefix: a text of 1 to 128 bytes is needed",
+            ),
             (&["--data-dir", ""], &[], "--data-dir: a folder is needed, such as /var/lib/casemate"),
             (&["--port"], &[], "unexpected argument '--port' found; run `casemated --help`"),
             (
@@ -551,7 +740,7 @@ mod tests {
             (
                 "key",
                 "log = 'info'\nport = 1\n",
-                "line 2: unknown field `port`, expected one of `listen`, `data-dir`, `log`, `log-format`, `syslog`, `syslog-ca`, `metrics-listen`, `failed-state`, `update-key`, `update-command`",
+                "line 2: unknown field `port`, expected one of `listen`, `data-dir`, `log`, `log-format`, `syslog`, `syslog-ca`, `metrics-listen`, `failed-state`, `update-key`, `update-command`, `store`, `etcd-endpoints`, `etcd-ca`, `etcd-cert`, `etcd-key`, `etcd-prefix`",
             ),
             ("type", "\n\nlog = 1\n", "line 3: invalid type: integer `1`, expected a string"),
             ("level", "\nlog = 'loud'", "line 2, log: `loud` is not one of error, warn, info, debug, trace"),

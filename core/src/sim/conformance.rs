@@ -411,6 +411,7 @@ async fn progress_follows_all_changes(store: &dyn Store) {
 async fn a_watch_from_before_the_history_is_compacted(store: &dyn Store, compact: impl AsyncFn()) {
     let first = commit_ok(store, put("a", "1")).await;
     commit_ok(store, put("n0", "1")).await;
+    commit_ok(store, put("n1", "1")).await;
     compact().await;
     let mut old = store.watch(path("n"), first).await.expect("a watch");
     assert_eq!(old.next().await, Event::Compacted);

@@ -3,6 +3,7 @@
 mod counted;
 mod disk;
 mod embedded;
+mod etcd;
 mod file;
 mod row;
 #[cfg(test)]
@@ -11,5 +12,6 @@ mod volume;
 
 pub use counted::Counted;
 pub use embedded::Embedded;
+pub use etcd::EtcdStore;
 pub use file::OpenError;
 pub use volume::Volume;

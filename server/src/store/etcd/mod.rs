@@ -1,0 +1,314 @@
+//! The shared store in etcd, through its client port: rows of this HSM below a prefix, which other nodes share.
+//!
+//! A thread with a runtime of its own does all calls, so that the runtimes that serve requests can end before it. Callers give
+//! it tasks and wait for their results. Commits go through one queue (see [`commit`]), so that those of many callers become
+//! one transaction of etcd.
+//!
+//! Nothing is asked of etcd when the store is opened, because a node must start without it. Before the first answer is used,
+//! the version of etcd is checked.
+
+mod commit;
+mod pages;
+mod watch;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use casemate_api::limits::{BACKUP_MAX_MS, ETCD_GET_ROWS, STORE_COMMITS_WAITING_MAX, STORE_TXN_MAX_OPS};
+use casemate_core::runtime::BoxFuture;
+use casemate_core::store::{
+    Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch,
+};
+use casemate_etcd::proto::response_op::Response;
+use casemate_etcd::proto::{KeyValue, RangeRequest, ResponseHeader, TxnRequest};
+use casemate_etcd::{Client, Error, request};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use commit::Commit;
+use pages::Density;
+
+/// The shared store in etcd. Its thread ends when the last reference is dropped.
+pub struct EtcdStore {
+    pub(super) shared: Arc<Shared>,
+    runtime: tokio::runtime::Handle,
+    commits: mpsc::Sender<Commit>,
+    stop: Arc<Notify>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the tasks of the thread use.
+pub(super) struct Shared {
+    pub(super) client: Client,
+    prefix: Vec<u8>,
+    density: Density,
+    /// Whether the version of etcd was checked.
+    checked: AtomicBool,
+}
+
+impl EtcdStore {
+    /// Starts the thread. All keys begin with `prefix`, which is not empty.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub fn start(client: Client, prefix: Vec<u8>) -> std::io::Result<Arc<Self>> {
+        let shared = Arc::new(Shared { client, prefix, density: Density::default(), checked: AtomicBool::new(false) });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (commits, queue) = mpsc::channel(STORE_COMMITS_WAITING_MAX);
+        let stop = Arc::new(Notify::new());
+        let (stopped, on) = (stop.clone(), shared.clone());
+        let thread = std::thread::Builder::new().name("store-etcd".into()).spawn(move || {
+            runtime.spawn(compact_old(on.clone()));
+            runtime.block_on(async move {
+                tokio::select! {
+                    // It ends when the queue is closed and empty.
+                    () = commit::write_all(&on, queue) => {}
+                    () = stopped.notified() => {}
+                }
+            });
+        })?;
+        Ok(Arc::new(Self { shared, runtime: handle, commits, stop, thread: Some(thread) }))
+    }
+
+    /// Runs a task on the thread and waits for its result.
+    async fn run<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        run_on(&self.runtime, self.shared.clone(), task).await
+    }
+}
+
+async fn run_on<T: Send + 'static>(
+    runtime: &tokio::runtime::Handle,
+    shared: Arc<Shared>,
+    task: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    let task = runtime.spawn(async move {
+        shared.check_version().await?;
+        task.await
+    });
+    task.await.unwrap_or_else(|_| Err(StoreError::Unreachable("the store is closed".into())))
+}
+
+impl Drop for EtcdStore {
+    fn drop(&mut self) {
+        self.stop.notify_one();
+        let thread = self.thread.take().filter(|thread| thread.thread().id() != std::thread::current().id());
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn key(&self, path: &Path) -> Vec<u8> {
+        [&self.prefix, path.as_bytes()].concat()
+    }
+
+    /// The path of a key below the prefix.
+    fn path(&self, key: &[u8]) -> Path {
+        Path(key.strip_prefix(self.prefix.as_slice()).unwrap_or(key).into())
+    }
+
+    /// Refuses versions of etcd that lose data or give answers that are too old, once it can be reached.
+    async fn check_version(&self) -> Result<(), StoreError> {
+        if self.checked.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let status = self.client.status().await.map_err(|error| read_error(&error))?;
+        if let Some(why) = refused_version(&status.version) {
+            return Err(StoreError::Unreachable(why));
+        }
+        self.checked.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The rows at `paths` as of one revision; `at` 0: the newest.
+    async fn get_many(&self, paths: &[Path], read: Read, at: i64) -> Result<Vec<Option<Versioned>>, StoreError> {
+        if paths.len() > STORE_TXN_MAX_OPS {
+            return Err(StoreError::TooLarge);
+        }
+        let mut rows = Vec::with_capacity(paths.len());
+        let mut at = at;
+        // In parts, because each row may be large and a reply has a limit.
+        for part in paths.chunks(ETCD_GET_ROWS) {
+            let gets = part.iter().map(|path| {
+                let range = RangeRequest { serializable: read == Read::Local, ..request::get(self.key(path)) };
+                request::read(RangeRequest { revision: at, ..range })
+            });
+            let txn = TxnRequest { compare: Vec::new(), success: gets.collect(), failure: Vec::new() };
+            let reply = self.client.txn(txn).await.map_err(|error| read_error(&error))?;
+            if at == 0 {
+                // The other parts are read at the same revision.
+                at = revision(reply.header)?.0.cast_signed();
+            }
+            for response in reply.responses {
+                let Some(Response::ResponseRange(range)) = response.response else { return Err(senseless()) };
+                rows.push(range.kvs.into_iter().next().map(versioned));
+            }
+        }
+        if rows.len() == paths.len() { Ok(rows) } else { Err(senseless()) }
+    }
+}
+
+/// Why a version of etcd is not used, as a sentence for the operator. `None`: it is.
+fn refused_version(version: &str) -> Option<String> {
+    let mut numbers = version.split(['.', '-', '+']).map(|number| number.parse::<u32>().ok());
+    let (major, minor, patch) = (numbers.next().flatten(), numbers.next().flatten(), numbers.next().flatten());
+    match (major?, minor?, patch?) {
+        (3, 5, patch) if patch >= 21 => None,
+        (3, 6, patch) if patch >= 1 => None,
+        (3, minor, _) if minor >= 7 => None,
+        (3, ..) => Some(format!(
+            "etcd is {version}, which may lose data or answer with old data: install 3.5.21, 3.6.1 or a later one"
+        )),
+        _ => Some(format!("etcd is {version}, which this version of casemated does not know")),
+    }
+}
+
+/// The rows of one revision.
+struct EtcdSnapshot {
+    shared: Arc<Shared>,
+    runtime: tokio::runtime::Handle,
+    revision: Revision,
+}
+
+impl Snapshot for EtcdSnapshot {
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, StoreError>> {
+        let (shared, at) = (self.shared.clone(), self.revision.0.cast_signed());
+        Box::pin(run_on(&self.runtime, self.shared.clone(), async move {
+            let page = shared.page(&range, Read::Fresh, at).await?;
+            Ok(Page { revision: Revision(at.cast_unsigned()), ..page })
+        }))
+    }
+
+    fn get_many<'a>(&'a self, paths: &'a [Path]) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
+        let (shared, at, paths) = (self.shared.clone(), self.revision.0.cast_signed(), paths.to_vec());
+        Box::pin(run_on(
+            &self.runtime,
+            self.shared.clone(),
+            async move { shared.get_many(&paths, Read::Fresh, at).await },
+        ))
+    }
+}
+
+impl Store for EtcdStore {
+    fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
+        let shared = self.shared.clone();
+        let range = RangeRequest { serializable: read == Read::Local, ..request::get(shared.key(path)) };
+        Box::pin(self.run(async move {
+            let reply = shared.client.range(range).await.map_err(|error| read_error(&error))?;
+            Ok(reply.kvs.into_iter().next().map(versioned))
+        }))
+    }
+
+    fn get_many<'a>(
+        &'a self,
+        paths: &'a [Path],
+        read: Read,
+    ) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
+        let (shared, paths) = (self.shared.clone(), paths.to_vec());
+        Box::pin(self.run(async move { shared.get_many(&paths, read, 0).await }))
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
+        let shared = self.shared.clone();
+        Box::pin(self.run(async move { shared.page(&range, read, 0).await }))
+    }
+
+    fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
+        Box::pin(async move {
+            if !txns.iter().all(Txn::fits) {
+                return Err(StoreError::TooLarge);
+            }
+            let (answer, receive) = oneshot::channel();
+            let queued = self.commits.try_send(Commit::new(txns, answer));
+            queued.map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => StoreError::Busy,
+                mpsc::error::TrySendError::Closed(_) => StoreError::Unreachable("the store is closed".into()),
+            })?;
+            receive.await.unwrap_or_else(|_| Err(StoreError::Unreachable("the store is closed".into())))
+        })
+    }
+
+    fn watch(&self, prefix: Path, from: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, StoreError>> {
+        let shared = self.shared.clone();
+        Box::pin(self.run(async move { watch::start(shared, &prefix, from).await }))
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {
+        let (shared, runtime) = (self.shared.clone(), self.runtime.clone());
+        Box::pin(self.run(async move {
+            let revision = shared.newest().await?;
+            Ok(Box::new(EtcdSnapshot { shared, runtime, revision }) as Box<dyn Snapshot>)
+        }))
+    }
+}
+
+impl Shared {
+    /// The newest revision, agreed with the majority.
+    async fn newest(&self) -> Result<Revision, StoreError> {
+        let range = RangeRequest { count_only: true, ..request::get(self.prefix.clone()) };
+        revision(self.client.range(range).await.map_err(|error| read_error(&error))?.header)
+    }
+}
+
+/// Compacts what is older than any snapshot may become, forever. Each node does it; compacting twice does no harm.
+async fn compact_old(shared: Arc<Shared>) {
+    let mut before = None;
+    loop {
+        // A revision is compacted one round after it was the newest.
+        tokio::time::sleep(COMPACT_EVERY).await;
+        let Ok(now) = shared.newest().await else { continue };
+        if let Some(Revision(old)) = before.replace(now)
+            && let Err(error) = shared.client.compact(old.cast_signed()).await
+            && error != Error::Compacted
+        {
+            tracing::warn!(%error, "etcd could not be compacted; this is tried again");
+        }
+    }
+}
+
+/// Longer than a snapshot may last, so that none meets compacted revisions.
+const COMPACT_EVERY: Duration = Duration::from_millis(BACKUP_MAX_MS + 10 * 60 * 1000);
+
+fn versioned(row: KeyValue) -> Versioned {
+    Versioned { value: row.value.to_vec(), revision: Revision(row.mod_revision.cast_unsigned()) }
+}
+
+fn revision(header: Option<ResponseHeader>) -> Result<Revision, StoreError> {
+    header.map(|header| Revision(header.revision.cast_unsigned())).ok_or_else(senseless)
+}
+
+/// An answer that etcd never gives.
+fn senseless() -> StoreError {
+    StoreError::Damaged("an answer of etcd makes no sense".into())
+}
+
+/// The error of a call that changes nothing, so that it does not matter whether it was carried out.
+fn read_error(error: &Error) -> StoreError {
+    match error {
+        Error::NotBegun(_) | Error::Unknown(_) | Error::Refused(_) | Error::LeaseNotFound => {
+            StoreError::Unreachable(error.to_string())
+        }
+        Error::NoLeader => StoreError::NoMajority,
+        Error::NoSpace => StoreError::Full,
+        Error::Compacted => StoreError::Compacted,
+        Error::TooLarge => StoreError::TooLarge,
+        Error::Other(_) => StoreError::Damaged(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

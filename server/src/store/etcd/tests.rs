@@ -1,0 +1,78 @@
+//! The store on a real etcd.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use casemate_core::sim::conformance;
+use casemate_etcd::{Address, Settings, Tls};
+use casemate_testkit::EtcdServer;
+use pollster::block_on;
+
+use super::*;
+
+fn client(server: &EtcdServer) -> Client {
+    let certificates = server.certificates().unwrap();
+    let identity = (certificates.client.certificate.as_bytes(), certificates.client.key.as_bytes());
+    let tls = Tls::from_pem(certificates.ca.as_bytes(), Some(identity)).unwrap();
+    let endpoints = server.endpoints().iter().map(|endpoint| Address::parse(endpoint).unwrap()).collect();
+    Client::new(Settings::of(endpoints, Some(tls))).unwrap()
+}
+
+fn open(server: &EtcdServer, prefix: &str) -> Arc<EtcdStore> {
+    EtcdStore::start(client(server), prefix.into()).unwrap()
+}
+
+fn path(text: &str) -> Path {
+    Path(text.as_bytes().into())
+}
+
+#[test]
+fn conforms() {
+    for server in [EtcdServer::single(), EtcdServer::three()] {
+        let count = AtomicU64::new(0);
+        let make = async || open(&server, &format!("/test/{}/", count.fetch_add(1, Ordering::Relaxed)));
+        let compact = async |store: &EtcdStore| {
+            let newest = store.range(Range::prefix(&path("none"), 1), Read::Fresh).await.unwrap().revision;
+            let shared = store.shared.clone();
+            let at = newest.0.cast_signed();
+            store
+                .run(async move { shared.client.compact(at).await.map_err(|error| read_error(&error)) })
+                .await
+                .unwrap();
+        };
+        block_on(conformance::run(make, compact));
+    }
+}
+
+#[test]
+fn pages_of_any_size_find_every_row() {
+    let server = EtcdServer::single();
+    let store = open(&server, "/pages/");
+    let mut names: Vec<String> = (0..40).map(|n| format!("{n:02}")).collect();
+    names.extend((0..40).map(|n| format!("{:04x}{}", (n * 7919) % 65536, "x".repeat(n % 5 * 30))));
+    names.extend((0..20).map(|n| format!("{}{n}", "long".repeat(30))));
+    names.sort();
+    names.dedup();
+    for group in names.chunks(50) {
+        let put = group.iter().map(|name| (path(name), b"v".to_vec())).collect();
+        block_on(store.commit(vec![Txn { put, ..Txn::default() }])).unwrap();
+    }
+    for limit in 1..12 {
+        for end in [None, Some("9"), Some("2"), Some("zz")] {
+            let mut seen = Vec::new();
+            let mut start = path("");
+            loop {
+                let range = Range { start, end: end.map(path), limit, keys_only: true };
+                let page = block_on(store.range(range, Read::Fresh)).unwrap();
+                assert!(
+                    page.rows.len() == limit || !page.more,
+                    "limit {limit}, {end:?}: a short page with more behind it"
+                );
+                seen.extend(page.rows.iter().map(|(path, _)| String::from_utf8(path.as_bytes().to_vec()).unwrap()));
+                let Some((last, _)) = page.rows.last().filter(|_| page.more) else { break };
+                start = last.next();
+            }
+            let expected: Vec<_> = names.iter().filter(|name| end.is_none_or(|end| name.as_str() < end)).collect();
+            assert_eq!(seen.iter().collect::<Vec<_>>(), expected, "limit {limit}, {end:?}");
+        }
+    }
+}
