@@ -16,6 +16,8 @@ use crate::store::{
 
 /// A store in memory. Every answer is correct and immediate unless a fault was injected.
 pub struct SimStore {
+    /// The store that has the rows instead, with the faults of this one in front of it.
+    behind: Option<Arc<dyn Store>>,
     state: Mutex<State>,
     history: Arc<History>,
     rng: SimRng,
@@ -56,12 +58,19 @@ impl SimStore {
     /// An empty store that remembers only `events` changes for watches.
     pub fn with_history(seed: u64, events: usize) -> Self {
         Self {
+            behind: None,
             state: Mutex::default(),
             history: History::new(Revision(0), events),
             rng: SimRng::new(seed),
             gets: AtomicUsize::new(0),
             commits: AtomicUsize::new(0),
         }
+    }
+
+    /// The faults of this store in front of `behind`, which holds the rows. [`SimStore::lose_watches`],
+    /// [`SimStore::delay_lost`] and [`SimStore::share`] do nothing.
+    pub fn in_front_of(behind: Arc<dyn Store>, seed: u64) -> Self {
+        Self { behind: Some(behind), ..Self::new(seed) }
     }
 
     /// While `failing`, every call answers [`StoreError::Unreachable`].
@@ -126,13 +135,21 @@ impl SimStore {
 
     /// All rows as they are on the disk.
     pub fn raw_rows(&self) -> Vec<(Path, Vec<u8>)> {
+        if let Some(behind) = &self.behind {
+            return rows_of(&**behind);
+        }
         self.lock().rows.iter().map(|(path, row)| (path.clone(), row.value.clone())).collect()
     }
 
     /// Writes a row directly, as an attacker with access to the disk would. It counts as a change.
     pub fn tamper(&self, path: Path, value: Vec<u8>) {
-        let mut state = self.lock();
         let txn = Txn { put: vec![(path, value)], ..Txn::default() };
+        if let Some(behind) = &self.behind {
+            let outcomes = pollster::block_on(behind.commit(vec![txn]));
+            assert!(matches!(outcomes.as_deref(), Ok([Outcome::Committed(_)])), "{outcomes:?}");
+            return;
+        }
+        let mut state = self.lock();
         self.apply(&mut state, txn);
     }
 
@@ -156,6 +173,30 @@ impl SimStore {
             self.apply_if_guards_hold(&mut state, txn);
         }
         Ok(state)
+    }
+
+    /// Commits to the store behind this one. Of transactions with a lost answer, chance decides which are sent.
+    async fn commit_behind(&self, behind: &dyn Store, txns: Vec<Txn>) -> Result<Vec<Outcome>, StoreError> {
+        let lost = {
+            let mut state = self.reach().await?;
+            if state.full && txns.iter().any(Txn::grows) {
+                return Err(StoreError::Full);
+            }
+            let lost = state.answers_to_lose.min(txns.len());
+            state.answers_to_lose -= lost;
+            lost
+        };
+        self.commits.fetch_add(txns.len(), Ordering::Relaxed);
+        let mut outcomes = Vec::new();
+        let mut txns = txns.into_iter();
+        for txn in txns.by_ref().take(lost) {
+            if self.rng.below(2) == 0 {
+                behind.commit(vec![txn]).await?;
+            }
+            outcomes.push(Outcome::Unknown);
+        }
+        outcomes.extend(behind.commit(txns.collect()).await?);
+        Ok(outcomes)
     }
 
     fn commit_one(&self, state: &mut State, txn: Txn) -> Outcome {
@@ -216,6 +257,13 @@ fn failed_guard(rows: &BTreeMap<Path, Versioned>, txn: &Txn) -> Option<usize> {
     })
 }
 
+fn rows_of(store: &dyn Store) -> Vec<(Path, Vec<u8>)> {
+    let range = Range { start: Path(Box::from([])), end: None, limit: usize::MAX, keys_only: false };
+    let page = pollster::block_on(store.range(range, Read::Fresh));
+    let rows = page.map(|page| page.rows).unwrap_or_default();
+    rows.into_iter().map(|(path, row)| (path, row.value)).collect()
+}
+
 fn many(rows: &BTreeMap<Path, Versioned>, paths: &[Path]) -> Result<Vec<Option<Versioned>>, StoreError> {
     if paths.len() > STORE_TXN_MAX_OPS {
         return Err(StoreError::TooLarge);
@@ -241,9 +289,13 @@ fn page(rows: &BTreeMap<Path, Versioned>, revision: Revision, range: &Range) -> 
 }
 
 impl Store for SimStore {
-    fn get<'a>(&'a self, path: &'a Path, _read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
+    fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
         Box::pin(async move {
             self.gets.fetch_add(1, Ordering::Relaxed);
+            if let Some(behind) = &self.behind {
+                drop(self.reach().await?);
+                return behind.get(path, read).await;
+            }
             Ok(self.reach().await?.rows.get(path).cloned())
         })
     }
@@ -251,20 +303,28 @@ impl Store for SimStore {
     fn get_many<'a>(
         &'a self,
         paths: &'a [Path],
-        _read: Read,
+        read: Read,
     ) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
         Box::pin(async move {
             self.gets.fetch_add(1, Ordering::Relaxed);
+            if let Some(behind) = &self.behind {
+                drop(self.reach().await?);
+                return behind.get_many(paths, read).await;
+            }
             many(&self.reach().await?.rows, paths)
         })
     }
 
     fn is_shared(&self) -> bool {
-        self.lock().shared
+        self.behind.as_ref().map_or_else(|| self.lock().shared, |behind| behind.is_shared())
     }
 
-    fn range(&self, range: Range, _read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
+    fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
         Box::pin(async move {
+            if let Some(behind) = &self.behind {
+                drop(self.reach().await?);
+                return behind.range(range, read).await;
+            }
             let state = self.reach().await?;
             Ok(page(&state.rows, state.revision, &range))
         })
@@ -274,6 +334,9 @@ impl Store for SimStore {
         Box::pin(async move {
             if !txns.iter().all(Txn::fits) {
                 return Err(StoreError::TooLarge);
+            }
+            if let Some(behind) = &self.behind {
+                return self.commit_behind(&**behind, txns).await;
             }
             let mut state = self.reach().await?;
             if state.full && txns.iter().any(Txn::grows) {
@@ -289,6 +352,9 @@ impl Store for SimStore {
     fn watch(&self, prefix: Path, from: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, StoreError>> {
         Box::pin(async move {
             drop(self.reach().await?);
+            if let Some(behind) = &self.behind {
+                return behind.watch(prefix, from).await;
+            }
             Ok(self.history.watch(prefix, from))
         })
     }
@@ -299,6 +365,10 @@ impl Store for SimStore {
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {
         Box::pin(async move {
+            if let Some(behind) = &self.behind {
+                drop(self.reach().await?);
+                return behind.snapshot().await;
+            }
             let state = self.reach().await?;
             Ok(Box::new(View { rows: state.rows.clone(), revision: state.revision }) as Box<dyn Snapshot>)
         })

@@ -2,6 +2,9 @@
 //!
 //! Provisioning and creating users costs seconds of password hashing, so the world that most tests need is made once
 //! and copied: same Device Key, same rows, unattended boot on for the copy's first boot and then off again.
+//!
+//! With `CASEMATE_TEST_STORE=etcd` the rows are in a real etcd, each rig under a prefix of its own, with the simulated faults
+//! in front of it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -15,8 +18,10 @@ use casemate_core::Hsm;
 use casemate_core::hsm::update::Version;
 use casemate_core::platform::{Applied, DeviceKeeper, EraseError, Host, Platform, ServeError, Swap};
 use casemate_core::rows::tls_identity::TlsIdentity;
-use casemate_core::sim::{Sim, SimHost, SimRng};
-use casemate_core::store::Path;
+use casemate_core::runtime::first;
+use casemate_core::sim::{Sim, SimHost, SimRng, SimStore};
+use casemate_core::store::{Path, Store};
+use casemate_etcd::Address;
 use casemate_server::http::access::FailedState;
 use casemate_server::http::edge::Edge;
 use casemate_server::http::serve::{self, Bounds, CertSlot, Running};
@@ -25,7 +30,9 @@ use casemate_server::pool::Workers;
 use casemate_server::process::{End, Stop};
 use casemate_server::run::fresh_identity;
 use casemate_server::serving::Serving;
+use casemate_server::store::EtcdStore;
 use casemate_server::update::Updates;
+use casemate_testkit::EtcdServer;
 use pollster::block_on;
 use rustls::ClientConfig;
 use serde_json::{Value, json};
@@ -329,8 +336,23 @@ fn new_sim() -> Sim {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1_000);
     let mut sim = Sim::new(1);
     sim.device.load().unwrap();
-    sim.rng = Arc::new(SimRng::new(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    sim.rng = Arc::new(SimRng::new(number));
+    match std::env::var("CASEMATE_TEST_STORE").as_deref() {
+        Err(_) => {}
+        Ok("etcd") => sim.store = Arc::new(SimStore::in_front_of(in_etcd(&format!("/rig/{number}/")), number)),
+        Ok(other) => panic!("CASEMATE_TEST_STORE: `{other}` is not etcd"),
+    }
     sim
+}
+
+fn in_etcd(prefix: &str) -> Arc<EtcdStore> {
+    // All tests share it. It ends with the process.
+    static SERVER: Mutex<Option<EtcdServer>> = Mutex::new(None);
+    let endpoints = SERVER.lock().unwrap().get_or_insert_with(|| EtcdServer::start_plain(1, &[])).endpoints();
+    let endpoints = endpoints.iter().map(|endpoint| Address::parse(endpoint).unwrap()).collect();
+    let client = casemate_etcd::Client::new(casemate_etcd::Settings::of(endpoints, None)).unwrap();
+    EtcdStore::start(client, prefix.into()).unwrap()
 }
 
 fn boot(sim: &Sim, updates: &Arc<Updates>, failed: FailedState) -> (Arc<Hsm>, Server) {
@@ -356,6 +378,11 @@ fn serve(sim: &Sim, hsm: &Arc<Hsm>, host: &Process, updates: &Arc<Updates>, fail
     let running = serve::start(vec![listener], slot.clone(), 2, edge, bounds, &stop).unwrap();
     assert!(host.serving.set(Serving::new(slot, running.extra_listeners(), vec![address])).is_ok());
     block_on(hsm.use_stored_network()).unwrap();
+    if sim.store.is_shared() {
+        let (hsm, stop) = (hsm.clone(), stop.clone());
+        // As `casemated` does it. Without it nothing cached would be used.
+        std::thread::spawn(move || block_on(first(hsm.keep_watching(), stop.requested())));
+    }
     Server { address, client, stop, running: Some(running) }
 }
 
