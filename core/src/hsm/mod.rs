@@ -42,12 +42,12 @@ use crate::store::{Event, Path, Range, Read, StoreError, Watch};
 
 /// One HSM.
 pub struct Hsm {
-    pub(crate) device: Arc<Device>,
+    device: Arc<Device>,
     phase: ArcSwap<Phase>,
     /// Held during every transition. A second one waits and then finds the new phase.
-    pub(crate) transition: async_lock::Mutex<()>,
+    transition: async_lock::Mutex<()>,
     /// Whether a restore is running.
-    pub(crate) restoring: Arc<AtomicBool>,
+    restoring: Arc<AtomicBool>,
     /// The audit log, in every phase.
     pub audit: Arc<Audit>,
 }
@@ -109,6 +109,27 @@ impl Hsm {
             audit,
             device,
         }))
+    }
+
+    /// What exists in every phase.
+    pub(crate) fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// Waits for the running transition and keeps others out until the result is dropped.
+    pub(crate) async fn lock_transitions(&self) -> async_lock::MutexGuard<'_, ()> {
+        self.transition.lock().await
+    }
+
+    /// Keeps other restores, and provisioning, out until the result is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] while another restore runs.
+    pub(crate) fn claim_restore(&self) -> Result<RestoreClaim, Error> {
+        if self.restoring.swap(true, Ordering::SeqCst) {
+            return Err(Error::Unavailable("Another restore is running. Try again when it is over.".into()));
+        }
+        Ok(RestoreClaim(self.restoring.clone()))
     }
 
     /// The current phase.
@@ -546,6 +567,15 @@ impl Hsm {
         let identity = make(&self.device.platform)?;
         self.device.store.commit(DeviceStoreChange::default().put(DevicePath::Tls, identity.encode().to_vec())).await?;
         Ok(identity)
+    }
+}
+
+/// Held by the one restore that may run at a time.
+pub(crate) struct RestoreClaim(Arc<AtomicBool>);
+
+impl Drop for RestoreClaim {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
     }
 }
 
