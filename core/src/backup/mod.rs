@@ -3,8 +3,8 @@
 //!
 //! [`mod@format`] reads and writes frames, [`json`] and [`nethsm`] NetHSM's records; [`read`] combines them to read a
 //! file as it arrives. [`mod@write`] writes a backup under the key of [`mod@passphrase`]. `stage` stores the entries
-//! of a backup in rows that nothing reads, and `convert` turns them into records; the restore itself is a transition
-//! between phases, in [`crate::hsm::restore`].
+//! of a backup in rows that nothing reads, and `convert` turns them into records. [`restore`] reads, checks and stages a
+//! file with them; the transition between phases that follows is in [`crate::hsm::restore`].
 
 pub(crate) mod convert;
 pub(crate) mod device;
@@ -15,6 +15,7 @@ pub mod json;
 pub mod nethsm;
 pub mod passphrase;
 pub mod read;
+pub mod restore;
 pub(crate) mod stage;
 pub mod write;
 

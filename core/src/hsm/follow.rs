@@ -127,7 +127,7 @@ impl Hsm {
             return;
         }
         // A restore at this node holds the lock until it has opened the phase itself.
-        let _guard = self.lock_transition().await;
+        let _guard = self.lock_transitions().await;
         let phase = self.phase();
         let (Phase::Operational(old), true) = (&*phase, moved(&phase)) else { return };
         let old = old.clone();

@@ -33,7 +33,7 @@ impl Hsm {
             last.fetch_max(now, Ordering::SeqCst);
         }
         let away = now.saturating_sub(last.load(Ordering::SeqCst)) >= u64::from(STORE_AWAY_S);
-        let _guard = self.lock_transition().await;
+        let _guard = self.lock_transitions().await;
         match (&*self.phase(), reachable) {
             (Phase::Failed(Failed { resume: Some(Resume::Phase(phase)) }), true) => self.enter((**phase).clone()),
             (Phase::Failed(Failed { resume: Some(Resume::Boot) }), true) => self.boot_again().await,

@@ -48,12 +48,12 @@ use crate::store::Read;
 
 /// One HSM.
 pub struct Hsm {
-    pub(crate) device: Arc<Device>,
+    device: Arc<Device>,
     phase: ArcSwap<Phase>,
     /// Held during every transition. A second one waits and then finds the new phase.
-    pub(crate) transition: async_lock::Mutex<()>,
+    transition: async_lock::Mutex<()>,
     /// Whether a restore is running.
-    pub(crate) restoring: Arc<AtomicBool>,
+    restoring: Arc<AtomicBool>,
     /// When both stores last answered, in seconds of the monotonic clock.
     last_answer_s: AtomicU64,
     /// The audit log, in every phase.
@@ -102,20 +102,12 @@ impl Hsm {
         }))
     }
 
-    fn device(&self) -> &Arc<Device> {
-        &self.device
-    }
-
     fn clock(&self) -> &Arc<dyn Clock> {
         &self.device.platform.clock
     }
 
     fn last_answer_s(&self) -> &AtomicU64 {
         &self.last_answer_s
-    }
-
-    async fn lock_transition(&self) -> async_lock::MutexGuard<'_, ()> {
-        self.transition.lock().await
     }
 
     /// Goes on with a boot that had to wait for the shared store. The caller holds the lock on transitions.
@@ -125,6 +117,27 @@ impl Hsm {
             Ok(phase) => self.enter(phase),
             Err(error) => tracing::error!(target: "hsm", %error, "the boot cannot go on"),
         }
+    }
+
+    /// What exists in every phase.
+    pub(crate) fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// Waits for the running transition and keeps others out until the result is dropped.
+    pub(crate) async fn lock_transitions(&self) -> async_lock::MutexGuard<'_, ()> {
+        self.transition.lock().await
+    }
+
+    /// Keeps other restores, and provisioning, out until the result is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] while another restore runs.
+    pub(crate) fn claim_restore(&self) -> Result<RestoreClaim, Error> {
+        if self.restoring.swap(true, Ordering::SeqCst) {
+            return Err(Error::Unavailable("Another restore is running. Try again when it is over.".into()));
+        }
+        Ok(RestoreClaim(self.restoring.clone()))
     }
 
     /// The current phase.
@@ -572,6 +585,15 @@ async fn check_cluster(device: &Device) -> Result<(), Error> {
         }
         Found::None => refuse("the etcd-prefix holds no data: correct etcd-prefix or etcd-endpoints"),
         Found::Unknown => refuse("the etcd-prefix was written by a later version of casemated: install that one"),
+    }
+}
+
+/// Held by the one restore that may run at a time.
+pub(crate) struct RestoreClaim(Arc<AtomicBool>);
+
+impl Drop for RestoreClaim {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
     }
 }
 

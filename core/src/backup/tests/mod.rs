@@ -187,7 +187,7 @@ fn configured() -> (Network, Logging) {
 }
 
 fn stored_config(hsm: &Hsm) -> (Option<Network>, Option<Logging>) {
-    (block_on(config::stored(&hsm.device.store)).unwrap(), block_on(config::stored(&hsm.device.store)).unwrap())
+    (block_on(config::stored(&hsm.device().store)).unwrap(), block_on(config::stored(&hsm.device().store)).unwrap())
 }
 
 fn fill(store: &SimStore, rows: &Rows) {
@@ -288,11 +288,11 @@ fn a_backup_restores_everything_on_another_device() {
 
     let other = device(2);
     let copy = boot(&other);
-    let tls = block_on(copy.device.store.get(DevicePath::Tls)).unwrap().unwrap();
+    let tls = block_on(copy.device().store.get(DevicePath::Tls)).unwrap().unwrap();
     restore(&copy, &file).unwrap();
     assert_eq!(copy.state(), State::Locked);
-    let restored = block_on(copy.device.store.get(DevicePath::Tls)).unwrap().unwrap();
-    assert!(*restored != *tls && *restored == *block_on(hsm.device.store.get(DevicePath::Tls)).unwrap().unwrap());
+    let restored = block_on(copy.device().store.get(DevicePath::Tls)).unwrap().unwrap();
+    assert!(*restored != *tls && *restored == *block_on(hsm.device().store.get(DevicePath::Tls)).unwrap().unwrap());
     assert_eq!(copy.now().as_second(), now.as_second());
 
     let before = other.store.raw_rows();
@@ -330,7 +330,7 @@ fn a_backup_of_this_hsm_is_restored_while_it_serves() {
     assert_eq!(described(&hsm), expected);
     assert_eq!(hsm.now().to_string(), "2031-01-01T00:00:00Z");
     assert_eq!(generations(&sim), [3]);
-    assert_eq!(block_on(Procedure::noted(&hsm.device.store)).unwrap(), None);
+    assert_eq!(block_on(Procedure::noted(&hsm.device().store)).unwrap(), None);
     assert!(block_on(op(&hsm).unattended_boot()).unwrap(), "nothing of the device changed");
     block_on(op(&hsm).namespaces().create(&admin(&op(&hsm)), &ns("ns3"))).unwrap();
     restore(&hsm, &file).unwrap();
@@ -348,14 +348,14 @@ fn a_backup_of_another_hsm_locks_this_one_until_its_passphrase_comes() {
     let copy = boot(&other);
     block_on(copy.provision(secret("another unlock passphrase"), secret("another admin passphrase"), TIME)).unwrap();
     block_on(op(&copy).set_unattended_boot(&admin(&op(&copy)), true)).unwrap();
-    let tls = block_on(copy.device.store.get(DevicePath::Tls)).unwrap().unwrap();
+    let tls = block_on(copy.device().store.get(DevicePath::Tls)).unwrap().unwrap();
     assert_eq!(refusal(restore_as(&copy, &file, None, None)), "No backupPassphrase provided");
     assert_eq!(copy.state(), State::Operational);
     restore(&copy, &file).unwrap();
     assert_eq!(copy.state(), State::Locked);
     assert!(unlock(&copy, "neither of the two passphrases").is_err());
     // The device keeps its own network configuration, and a reboot does not bring its old users back.
-    assert_eq!(*block_on(copy.device.store.get(DevicePath::Tls)).unwrap().unwrap(), *tls);
+    assert_eq!(*block_on(copy.device().store.get(DevicePath::Tls)).unwrap().unwrap(), *tls);
     assert_eq!(stored_config(&copy), (None, None));
     let copy = boot(&other);
     assert_eq!(copy.state(), State::Locked);
