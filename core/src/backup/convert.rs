@@ -300,7 +300,7 @@ pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> R
                 Err(error) => return Err(error),
             }
         }
-        stage::move_pointer(platform, expect, to).await.or_error()?;
+        stage::move_pointer(platform, local, expect, to).await.or_error()?;
         report(&conversion);
     }
     clear_up(platform, local).await;
@@ -318,10 +318,11 @@ pub(crate) async fn import_waits(platform: &Platform, local: &DeviceStore) -> Re
 /// Undoes a restore whose entries are not converted yet: the device gets its former slots and time back, so that nobody
 /// is locked out.
 pub(crate) async fn undo_import(platform: &Platform, local: &DeviceStore, why: &str) -> Result<(), Error> {
+    let own = Procedure::noted(local).await?.and_then(Procedure::generation);
     let change = slots::back_to_former(DeviceStoreChange::default().delete(DevicePath::Procedure), local).await?;
     local.commit(change).await?;
     tracing::error!(target: "hsm.backup", "a restore was undone: {why}; users, keys and unlock passphrase are those from before");
-    if let Err(error) = stage::sweep(platform).await {
+    if let Err(error) = stage::sweep(platform, own).await {
         tracing::warn!(target: "hsm.backup", %error, "the staged data of a restore could not be removed yet");
     }
     Ok(())
@@ -331,7 +332,7 @@ pub(crate) async fn undo_import(platform: &Platform, local: &DeviceStore, why: &
 /// stays, and the next boot, unlock or restore removes it.
 pub(crate) async fn clear_up(platform: &Platform, local: &DeviceStore) {
     let cleared = async {
-        stage::sweep(platform).await?;
+        stage::sweep(platform, Procedure::noted(local).await?.and_then(Procedure::generation)).await?;
         local.commit(slots::forget_former(DeviceStoreChange::default().delete(DevicePath::Procedure))).await
     };
     if let Err(error) = cleared.await {

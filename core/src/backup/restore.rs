@@ -23,10 +23,12 @@ use crate::backup::read::{Entry, Item, Reader};
 use crate::backup::stage::{self, Staging};
 use crate::config::parse_time;
 use crate::crypto::secret::BackupKey;
+use crate::crypto::secret::DomainKey;
 use crate::device::Device;
 use crate::device::procedure::Procedure;
 use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
+use crate::rows::cluster_id::ClusterId;
 use crate::rows::path::{DevicePath, Generation};
 use crate::runtime::party::Party;
 use crate::runtime::pool::{Work, run_on};
@@ -60,6 +62,8 @@ pub(crate) struct RestoredFile {
     unlocked: bool,
     head: Option<Head>,
     staging: Option<Staging>,
+    /// The cluster to found, on a shared store that nobody uses yet.
+    cluster: Option<ClusterId>,
     items: Items,
     items_bytes: usize,
     version_seen: bool,
@@ -88,6 +92,8 @@ pub(crate) struct StagedBackup {
     pub(crate) slots: Slots,
     /// The generation that holds the entries.
     pub(crate) generation: Generation,
+    /// The cluster to found, on a shared store that nobody uses yet.
+    cluster: Option<ClusterId>,
     items: Items,
 }
 
@@ -120,6 +126,7 @@ impl RestoredFile {
             unlocked: false,
             head: None,
             staging: None,
+            cluster: None,
             items: Items::new(),
             items_bytes: 0,
             version_seen: false,
@@ -216,13 +223,17 @@ impl RestoredFile {
     /// [`Error::Unavailable`] while an earlier restore waits for its unlock passphrase.
     pub(crate) async fn begin_staging(&mut self, head: Head) -> Result<(), Error> {
         let Device { platform, store: local, .. } = &*self.device;
-        if let Some(Procedure::Import { .. }) = Procedure::noted(local).await? {
+        let earlier = Procedure::noted(local).await?;
+        if let Some(Procedure::Import { .. }) = earlier {
             return Err(Error::Unavailable("An earlier restore is not over. Reboot and unlock the HSM first.".into()));
         }
         let (current, expect) = stage::pointer(platform).await?;
-        let generation = current.unwrap_or(0) + 1;
+        stage::sweep(platform, earlier.and_then(Procedure::generation)).await?;
+        if current.is_none() && platform.store.is_shared() {
+            self.cluster = Some(ClusterId::for_unused(&*platform.store, &*platform.rng).await?);
+        }
+        let generation = stage::take_generation(platform, current).await?;
         local.commit(Procedure::Stage { generation }.note(DeviceStoreChange::default())).await?;
-        stage::sweep(platform).await?;
         self.staging = Some(Staging::new(self.device.clone(), generation, expect));
         let (version, device, ours) = (head.version.byte(), &head.device_id, head.ours);
         tracing::info!(target: "hsm.backup", version, device, ours, "a backup is being restored");
@@ -251,15 +262,21 @@ impl RestoredFile {
         if slots.salt.len() != 16 {
             return Err(missing());
         }
-        Ok(StagedBackup { head, slots, generation: staging.generation, items: std::mem::take(&mut self.items) })
+        Ok(StagedBackup {
+            cluster: self.cluster,
+            head,
+            slots,
+            generation: staging.generation,
+            items: std::mem::take(&mut self.items),
+        })
     }
 
     /// Removes the staged entries of a restore that failed, or logs that they remain. The caller holds the lock on transitions.
     pub(crate) async fn remove_staged(&self) {
         let Device { platform, store: local, .. } = &*self.device;
         let removed = async {
-            if let Some(Procedure::Stage { .. }) = Procedure::noted(local).await? {
-                stage::sweep(platform).await?;
+            if let Some(Procedure::Stage { generation }) = Procedure::noted(local).await? {
+                stage::sweep(platform, Some(generation)).await?;
                 local.commit(DeviceStoreChange::default().delete(DevicePath::Procedure)).await?;
             }
             Ok::<(), Error>(())
@@ -334,6 +351,19 @@ impl RestoredFile {
 }
 
 impl StagedBackup {
+    /// Whether its entries are sealed under this Domain Key. That is so for the backups of every node of a cluster, while slots
+    /// and unlock passphrase are each node's own.
+    pub(crate) async fn is_of_domain(&self, device: &Device, domain: &DomainKey) -> Result<bool, Error> {
+        for store in [NethsmStore::Users, NethsmStore::Keys, NethsmStore::Namespaces] {
+            let path = store.version_path();
+            let Some(value) = stage::entry(device, self.generation, &path).await? else { return Ok(false) };
+            if nethsm::open(&store.key(domain), &path, &value).is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Checks that the staged entries are still those of this restore.
     pub(crate) async fn check_procedure(&self, device: &Device) -> Result<(), Error> {
         match Procedure::noted(&device.store).await? {
@@ -350,7 +380,7 @@ impl StagedBackup {
         full: bool,
         wanted_offset_s: Option<i64>,
     ) -> Result<Import, Error> {
-        let Self { head, slots, generation, items } = self;
+        let Self { head, slots, generation, items, cluster } = self;
         let generation = *generation;
         let procedure = Procedure::Import { generation, version: head.version };
         let mut change = procedure
@@ -372,6 +402,9 @@ impl StagedBackup {
             Some(domain) => change.put(DevicePath::Slot1, domain.expose().to_vec()),
             None => change.delete(DevicePath::Slot1),
         };
+        if let Some(cluster) = cluster {
+            change = change.put(DevicePath::Cluster, cluster.bytes());
+        }
         if let Some(offset_s) = offset_s {
             change = change.put(DevicePath::ClockOffset, offset_s.to_be_bytes());
         }

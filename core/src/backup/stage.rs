@@ -14,12 +14,17 @@ use zeroize::Zeroizing;
 
 use crate::crypto::secret::StoreKey;
 use crate::device::Device;
+use crate::device::store::DeviceStore;
 use crate::error::Error;
 use crate::platform::Platform;
-use crate::rows::path::{Generation, RowPath, RowPrefix, generation_pointer, generation_prefix};
+use crate::rows::cluster_id::ClusterId;
+use crate::rows::path::{
+    DevicePath, Generation, RowPath, RowPrefix, generation_pointer, generation_prefix, highest_generation,
+};
 use crate::rows::staged::{StagedPart, staged_name};
 use crate::rows::table::{RowKey, SealedRow};
-use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Room, Store, StoreError, Txn};
+use crate::store::settle::{Repeatable, Settled, Unsettled};
+use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Store, StoreError, Txn};
 
 /// Reads the current generation, `None` before there is one, and the condition that writes put on its pointer.
 pub(crate) async fn pointer(platform: &Platform) -> Result<(Option<Generation>, Expect), Error> {
@@ -31,25 +36,61 @@ pub(crate) async fn pointer(platform: &Platform) -> Result<(Option<Generation>, 
     Ok((Some(number), Expect::At(row.revision)))
 }
 
-/// Makes `to` the current generation if the pointer still is as expected. This single write makes a restore take
-/// effect.
-pub(crate) async fn move_pointer(platform: &Platform, expect: Expect, to: Generation) -> Moved {
-    let txn = Txn {
-        expect: vec![(generation_pointer(), expect)],
-        put: vec![(generation_pointer(), to.to_be_bytes().to_vec())],
-        delete: Vec::new(),
-        room: Room::Reserved,
+/// Takes a number for a generation to stage entries in; the number after it is for the rows that are made of them. No other
+/// restore, at any node, gets the same numbers, also if this one never ends.
+pub(crate) async fn take_generation(platform: &Platform, current: Option<Generation>) -> Result<Generation, Error> {
+    let exhausted = || Error::internal("all numbers of generations are used up");
+    let current = current.unwrap_or(0);
+    if !platform.store.is_shared() {
+        return current.checked_add(1).ok_or_else(exhausted);
+    }
+    let path = highest_generation();
+    let row = platform.store.get(&path, Read::Fresh).await?;
+    let highest = match &row {
+        None => 0,
+        Some(row) => row.value.first_chunk().map(|number| Generation::from_be_bytes(*number)).ok_or_else(exhausted)?,
     };
-    match platform.store.commit(vec![txn]).await.map(|mut outcomes| outcomes.pop()) {
-        Ok(Some(Outcome::Committed(_))) => Moved::Yes,
-        Ok(Some(Outcome::Conflict(_)) | None) => Moved::No(unconfirmed()),
-        Ok(Some(Outcome::Unknown)) => match pointer(platform).await {
-            Ok((now, _)) if now == Some(to) => Moved::Yes,
-            Ok(_) => Moved::No(unconfirmed()),
-            Err(why) => Moved::Perhaps(why),
-        },
-        Err(why @ (StoreError::Busy | StoreError::Full | StoreError::TooLarge)) => Moved::No(why.into()),
-        Err(why) => Moved::Perhaps(why.into()),
+    let staged = highest.max(current).checked_add(1).ok_or_else(exhausted)?;
+    let converted = staged.checked_add(1).ok_or_else(exhausted)?;
+    // Random bytes tell this write from those of others.
+    let mut value = [0; 20];
+    platform.rng.fill(&mut value);
+    value.iter_mut().zip(converted.to_be_bytes()).for_each(|(byte, digit)| *byte = digit);
+    match Repeatable::replace(path, row.map(|row| row.revision), value.to_vec()).commit(&*platform.store).await {
+        Ok(Settled::Committed(_)) => Ok(staged),
+        Ok(Settled::Conflict) => {
+            Err(Error::Unavailable("A restore was begun at another node at the same time. Try again.".into()))
+        }
+        Err(Unsettled::NotBegun(error)) => Err(error.into()),
+        Err(Unsettled::Unknown) => Err(unconfirmed()),
+    }
+}
+
+/// Makes `to` the current generation if the pointer still is as expected. This single write makes a restore take effect. On a
+/// shared store without a generation it founds the cluster that `local` names.
+pub(crate) async fn move_pointer(platform: &Platform, local: &DeviceStore, expect: Expect, to: Generation) -> Moved {
+    let found = match expect {
+        Expect::Absent => None,
+        Expect::At(revision) => Some(revision),
+    };
+    let mut moving = Repeatable::replace(generation_pointer(), found, to.to_be_bytes().to_vec());
+    if found.is_none() && platform.store.is_shared() {
+        let cluster = match local.get(DevicePath::Cluster).await {
+            Ok(cluster) => cluster.and_then(|bytes| ClusterId::from_bytes(&bytes)),
+            Err(why) => return Moved::No(why),
+        };
+        let Some(cluster) = cluster else { return Moved::No(Error::internal("the cluster has no id")) };
+        let (path, value) = cluster.row();
+        moving = moving.expect(path.clone(), Expect::Absent).put(path, value);
+    }
+    match moving.commit(&*platform.store).await {
+        Ok(Settled::Committed(_)) => Moved::Yes,
+        Ok(Settled::Conflict) => Moved::No(unconfirmed()),
+        Err(Unsettled::NotBegun(why @ (StoreError::Busy | StoreError::Full | StoreError::TooLarge))) => {
+            Moved::No(why.into())
+        }
+        Err(Unsettled::NotBegun(why)) => Moved::Perhaps(why.into()),
+        Err(Unsettled::Unknown) => Moved::Perhaps(unconfirmed()),
     }
 }
 
@@ -73,19 +114,23 @@ impl Moved {
     }
 }
 
-/// Removes all rows of other generations than the current one: what earlier restores left behind.
-pub(crate) async fn sweep(platform: &Platform) -> Result<(), Error> {
+/// Removes what earlier restores left behind: the rows of all other generations than the current one. On a shared store those
+/// of higher ones may belong to a restore at another node, so of them only the generation `own` and the one after it go, which
+/// a restore of this device has taken. Rows of lower ones can be used by nobody: everything that is read or written refers to
+/// the pointer.
+pub(crate) async fn sweep(platform: &Platform, own: Option<Generation>) -> Result<(), Error> {
     let (current, expect) = pointer(platform).await?;
-    let begin = generation_prefix;
-    let end = Path(Box::from([2]));
-    match current {
-        None => remove(platform, expect, begin(0), Some(end)).await,
-        Some(current) => {
-            let own = begin(current);
-            remove(platform, expect, begin(0), Some(own.clone())).await?;
-            remove(platform, expect, own.after_prefix().unwrap_or(end.clone()), Some(end)).await
-        }
+    let first = current.map_or(0, |current| current.saturating_add(1));
+    if let Some(current) = current {
+        remove(platform, expect, generation_prefix(0), Some(generation_prefix(current))).await?;
     }
+    if !platform.store.is_shared() {
+        return remove(platform, expect, generation_prefix(first), Some(Path(Box::from([2])))).await;
+    }
+    for generation in own.into_iter().flat_map(|own| [own, own.saturating_add(1)]).filter(|own| *own >= first) {
+        sweep_generation(platform, expect, generation).await?;
+    }
+    Ok(())
 }
 
 /// Removes every row of one generation.
@@ -114,12 +159,12 @@ async fn remove(platform: &Platform, expect: Expect, start: Path, end: Option<Pa
 }
 
 /// Whether all transactions were applied. An unknown outcome is not an error: the caller reads or writes again.
-fn confirmed(outcomes: Vec<Outcome>) -> Result<Settled, Error> {
-    let mut settled = Settled::All;
+fn confirmed(outcomes: Vec<Outcome>) -> Result<Applied, Error> {
+    let mut settled = Applied::All;
     for outcome in outcomes {
         match outcome {
             Outcome::Committed(_) => {}
-            Outcome::Unknown => settled = Settled::Perhaps,
+            Outcome::Unknown => settled = Applied::Perhaps,
             Outcome::Conflict(_) => {
                 return Err(Error::Unavailable("The HSM's data was replaced meanwhile. Try again.".into()));
             }
@@ -129,7 +174,7 @@ fn confirmed(outcomes: Vec<Outcome>) -> Result<Settled, Error> {
 }
 
 #[derive(PartialEq, Eq)]
-enum Settled {
+enum Applied {
     All,
     Perhaps,
 }
@@ -184,7 +229,7 @@ impl Batch {
         }
         for _ in 0..ATTEMPTS {
             // Writing the same rows again does no harm.
-            if confirmed(self.store.commit(txns.clone()).await?)? == Settled::All {
+            if confirmed(self.store.commit(txns.clone()).await?)? == Applied::All {
                 return Ok(());
             }
         }

@@ -73,6 +73,14 @@ impl Procedure {
         Ok(Some(procedure))
     }
 
+    /// The generation that it has taken for the entries of a backup.
+    pub(crate) fn generation(self) -> Option<Generation> {
+        match self {
+            Procedure::Provision => None,
+            Procedure::Stage { generation } | Procedure::Import { generation, .. } => Some(generation),
+        }
+    }
+
     /// Adds the record of this procedure to `change`.
     pub(crate) fn note(self, change: DeviceStoreChange) -> DeviceStoreChange {
         change.put(DevicePath::Procedure, self.encode())

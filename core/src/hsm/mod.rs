@@ -583,6 +583,8 @@ async fn check_cluster(device: &Device) -> Result<(), Error> {
         Found::Known(..) => {
             refuse("the etcd-prefix holds the data of another cluster: correct etcd-prefix or etcd-endpoints")
         }
+        // A restore founds its cluster when it is finished.
+        Found::None if matches!(Procedure::noted(&device.store).await?, Some(Procedure::Import { .. })) => Ok(()),
         Found::None => refuse("the etcd-prefix holds no data: correct etcd-prefix or etcd-endpoints"),
         Found::Unknown => refuse("the etcd-prefix was written by a later version of casemated: install that one"),
     }

@@ -128,7 +128,7 @@ impl Restore {
         self.process().await?;
         let backup = self.file.complete().await?;
         match &self.origin {
-            Origin::Operational(op, by) if backup.slots.are_of(self.hsm.device()).await? => {
+            Origin::Operational(op, by) if self.has_same_key(op, &backup).await? => {
                 // On the heap, because these futures are large.
                 Box::pin(self.replace(op.clone(), by, &backup)).await?;
                 Ok(Restored::ForGood)
@@ -142,6 +142,29 @@ impl Restore {
                 Ok(Restored::ForGood)
             }
         }
+    }
+
+    /// Whether the backup has this HSM's Domain Key, so that its data can take the place of what there is.
+    ///
+    /// A node alone compares slot 0, so that a backup made under another unlock passphrase brings that passphrase back, as
+    /// with NetHSM. Nodes that share a store have slots of their own, and replacing the Domain Key at one of them would make
+    /// all others useless.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] for a foreign backup at a node that shares its store.
+    async fn has_same_key(&self, op: &Weak<Operational>, backup: &StagedBackup) -> Result<bool, Error> {
+        let device = self.hsm.device();
+        if !device.platform.store.is_shared() {
+            return backup.slots.are_of(device).await;
+        }
+        let op = op.upgrade().ok_or_else(wrong_state)?;
+        if !backup.is_of_domain(device, op.domain()).await? {
+            return Err(Error::Precondition(
+                "The backup is of another HSM. It cannot replace data that several nodes share: restore it at a new one."
+                    .into(),
+            ));
+        }
+        Ok(true)
     }
 
     /// Removes the staged entries. Call it after an error. What cannot be removed now is removed at boot or by the next
@@ -215,11 +238,11 @@ impl Restore {
         self.check_phase()?;
         backup.check_procedure(hsm.device()).await?;
         let old = weak.upgrade().ok_or_else(wrong_state)?;
-        if !backup.slots.are_of(hsm.device()).await? {
+        if !hsm.device().platform.store.is_shared() && !backup.slots.are_of(hsm.device()).await? {
             return Err(Error::Unavailable("The unlock passphrase was changed during the restore. Try again.".into()));
         }
         let held = hold_with_timeout(&old, by).await?;
-        match stage::move_pointer(&hsm.device().platform, expect, to).await {
+        match stage::move_pointer(&hsm.device().platform, &hsm.device().store, expect, to).await {
             Moved::Yes => {}
             Moved::No(why) => return Err(why),
             Moved::Perhaps(why) => {

@@ -1,9 +1,12 @@
 //! Which cluster a shared store belongs to. The row is written when the first node is provisioned, and every node keeps a copy
 //! in its own store, so that a node with the settings of another cluster's store says so instead of failing to open rows.
 
-use crate::rows::path::cluster_identity;
+use casemate_api::limits::LIST_PAGE_ROWS;
+
+use crate::error::Error;
+use crate::rows::path::{cluster_identity, is_left_over};
 use crate::runtime::Rng;
-use crate::store::{Path, Read, Revision, Store, StoreError};
+use crate::store::{Path, Range, Read, Revision, Store, StoreError};
 
 /// Identifies the data in a shared store: the version of the layout of its rows, and 16 random bytes. Stored in clear, because
 /// it is read before the HSM is unlocked.
@@ -32,6 +35,22 @@ impl ClusterId {
         let [layout, ..] = &mut bytes;
         *layout = LAYOUT;
         Self(bytes)
+    }
+
+    /// A new cluster, if no other one uses the store.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] if it holds rows: they may be those of a cluster that this node has the wrong settings for.
+    pub async fn for_unused(store: &dyn Store, rng: &dyn Rng) -> Result<Self, Error> {
+        let range = Range { start: Path(Box::from([])), end: None, limit: LIST_PAGE_ROWS, keys_only: true };
+        let page = store.range(range, Read::Fresh).await?;
+        if page.more || !page.rows.iter().all(|(path, _)| is_left_over(path)) {
+            return Err(Error::Precondition(
+                "The shared store already holds the data of an HSM. Join that cluster, or choose another etcd-prefix."
+                    .into(),
+            ));
+        }
+        Ok(Self::random(rng))
     }
 
     /// Reads what [`ClusterId::bytes`] wrote. `None` for a layout that this version does not know.

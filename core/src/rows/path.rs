@@ -34,9 +34,14 @@ pub fn cluster_identity() -> Path {
     Path(Box::from(b"\0cluster".as_slice()))
 }
 
-/// Prefix of the rows of [`node_fence`].
-pub fn node_fences() -> Path {
-    Path(Box::from(FENCES))
+/// The path of the row that holds the highest number of a generation that a restore has taken. It is never removed.
+pub fn highest_generation() -> Path {
+    Path(Box::from(b"\0reserved".as_slice()))
+}
+
+/// Whether a row tells nothing about whether a cluster uses the store: it may remain when nothing else does.
+pub(super) fn is_left_over(path: &Path) -> bool {
+    path.as_bytes().starts_with(FENCES) || *path == highest_generation()
 }
 
 const FENCES: &[u8] = b"\0fence/";

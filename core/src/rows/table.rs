@@ -18,7 +18,7 @@ use crate::crypto::secret::{DomainKey, StoreKey};
 use crate::error::Error;
 use crate::rows::confirm::Confirmation;
 use crate::rows::encoding::BadRecord;
-use crate::rows::path::{RowPath, RowPrefix};
+use crate::rows::path::{RowPath, RowPrefix, generation_pointer};
 use crate::rows::record::Record;
 use crate::runtime::Rng;
 use crate::runtime::lifetime::Closed;
@@ -122,6 +122,31 @@ pub struct TableContext {
     pub epoch: CacheEpoch,
     /// Tells whether cached rows may be used.
     pub confirmation: Arc<Confirmation>,
+    /// On a store that others share: the revision of the generation pointer when the tables were opened. Every read checks that
+    /// it is still the same, as another node may have replaced the data and removed these rows.
+    pub pointer: Option<Revision>,
+}
+
+impl TableContext {
+    /// The row at `path`, agreed with the majority.
+    async fn fetch(&self, path: &Path) -> Result<Option<Versioned>, Error> {
+        let Some(pointer) = self.pointer else { return Ok(self.store.get(path, Read::Fresh).await?) };
+        let mut rows = self.store.get_many(&[path.clone(), generation_pointer()], Read::Fresh).await?;
+        let found = rows.pop().flatten();
+        if found.is_some_and(|row| row.revision == pointer) { Ok(rows.pop().flatten()) } else { Err(replaced()) }
+    }
+
+    /// Checks that rows which were just read are of the current generation.
+    async fn check_pointer(&self) -> Result<(), Error> {
+        let Some(pointer) = self.pointer else { return Ok(()) };
+        let found = self.store.get(&generation_pointer(), Read::Fresh).await?;
+        if found.is_some_and(|row| row.revision == pointer) { Ok(()) } else { Err(replaced()) }
+    }
+}
+
+/// The generation of the tables is no longer the current one.
+pub(super) fn replaced() -> Error {
+    Error::Unavailable("The HSM's data was replaced by a restore. Try again.".into())
 }
 
 /// The key that seals the rows of one table.
@@ -233,7 +258,7 @@ impl<R: Record> Table<R> {
         }
         self.misses.add();
         let before = *self.stripe(path);
-        let Some(found) = self.context.store.get(path, Read::Fresh).await? else {
+        let Some(found) = self.context.fetch(path).await? else {
             // The row may have been moved here and removed before the move reached the cache. Do not keep its remains.
             self.forget(path);
             return Ok(None);
@@ -258,7 +283,7 @@ impl<R: Record> Table<R> {
     /// The row at `path`, read from the store and not from the cache: for read-modify-write.
     pub async fn read(&self, path: &RowPath<R>) -> Result<Option<Row<R>>, Error> {
         self.context.closed.check()?;
-        let found = self.context.store.get(path.path(), Read::Fresh).await?;
+        let found = self.context.fetch(path.path()).await?;
         found.map(|found| self.open(path.path(), &found)).transpose()
     }
 
@@ -275,6 +300,7 @@ impl<R: Record> Table<R> {
         };
         let range = Range { start, end: prefix.path().after_prefix(), limit: LIST_PAGE_ROWS, keys_only: true };
         let page = self.context.store.range(range, Read::Fresh).await?;
+        self.context.check_pointer().await?;
         Ok((page.rows.into_iter().map(|(path, _)| RowPath::found(path)).collect(), page.more))
     }
 
@@ -403,6 +429,7 @@ mod tests {
             closed,
             epoch: CacheEpoch::default(),
             confirmation: Confirmation::always().into(),
+            pointer: None,
         }
     }
 

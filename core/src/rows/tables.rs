@@ -24,7 +24,7 @@ use crate::rows::namespace::NamespaceRecord;
 use crate::rows::path::{Generation, RowPrefix, generation_pointer, table_of};
 use crate::rows::record::Record;
 use crate::rows::record::TableId;
-use crate::rows::table::{CacheEpoch, CacheFigures, RowKey, Table, TableContext};
+use crate::rows::table::{CacheEpoch, CacheFigures, RowKey, Table, TableContext, replaced};
 use crate::rows::transaction::{Committed, Transaction};
 use crate::rows::user::UserRecord;
 use crate::runtime::lifetime::Closed;
@@ -100,6 +100,7 @@ impl Tables {
             closed: Closed::default(),
             epoch: CacheEpoch::default(),
             confirmation: confirmation.into(),
+            pointer: fence.as_ref().map(|_| pointer.revision),
         };
         Ok(Self {
             users: table(&context, domain),
@@ -170,9 +171,7 @@ impl Tables {
             let result = match outcome {
                 Outcome::Committed(revision) => Some(Ok(Committed::At(revision))),
                 Outcome::Conflict(guard) if guard < own => Some(Ok(Committed::Conflict(guard))),
-                Outcome::Conflict(guard) if guard == own => {
-                    Some(Err(Error::Unavailable("The HSM's data was replaced by a restore. Try again.".into())))
-                }
+                Outcome::Conflict(guard) if guard == own => Some(Err(replaced())),
                 Outcome::Conflict(_) if self.fence.as_ref().map(Fence::revision) != fenced_at => None,
                 Outcome::Conflict(_) => Some(Err(taken_over())),
                 Outcome::Unknown => {

@@ -138,6 +138,9 @@ fn an_upload_that_stops_is_given_up() {
 #[test]
 fn a_long_list_is_aborted_when_the_hsm_locks() {
     let rig = Rig::operational();
+    if rig.store_is_real() {
+        return;
+    }
     thread::scope(|scope| {
         for part in 0..3 {
             let admin = rig.admin();
@@ -260,7 +263,9 @@ fn interrupt_provisioning(how: fn(&SimStore)) {
             State::Unprovisioned => {
                 let audit = |(path, _): &(casemate_core::store::Path, Vec<u8>)| path.as_bytes().starts_with(b"audit/");
                 let local = rig.sim.local.raw_rows().into_iter().filter(|row| !audit(row)).count();
-                let left = (rig.sim.store.raw_rows().len(), local);
+                let fence =
+                    |(path, _): &(casemate_core::store::Path, Vec<u8>)| path.as_bytes().starts_with(b"\0fence/");
+                let left = (rig.sim.store.raw_rows().into_iter().filter(|row| !fence(row)).count(), local);
                 assert_eq!(left, (0, 1), "cut off at call {first}: nothing is left but the TLS key and the audit log");
                 if first % 4 == 2 {
                     rig.provision().is(204);

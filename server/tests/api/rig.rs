@@ -245,6 +245,16 @@ impl Rig {
         }
     }
 
+    /// Whether the rows are in a real store. For tests that count calls of a store and let them take simulated time: there the
+    /// watch of the caches makes calls as well. Prints that such a test is skipped.
+    pub fn store_is_real(&self) -> bool {
+        let real = self.sim.store.is_shared();
+        if real {
+            println!("skipped: it needs the simulated store");
+        }
+        real
+    }
+
     /// Provisions with the usual passphrases.
     pub fn provision(&self) -> Reply {
         let body =

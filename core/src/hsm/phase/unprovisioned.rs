@@ -16,7 +16,7 @@ use crate::identity::users;
 use crate::platform::Platform;
 use crate::rows::cluster_id::{ClusterId, Found};
 use crate::rows::fence::Fence;
-use crate::rows::path::{DevicePath, Generation, RowPath, cluster_identity, generation_pointer, node_fences};
+use crate::rows::path::{DevicePath, Generation, RowPath, cluster_identity, generation_pointer};
 use crate::rows::table::RowKey;
 use crate::rows::user::UserRecord;
 use crate::runtime::party::Party;
@@ -64,8 +64,9 @@ impl Unprovisioned {
             slots::with_slot0(DeviceStoreChange::default(), &self.device.platform, Party::Hsm, passphrase, &domain)
                 .await?;
 
-        let cluster = match self.device.platform.store.is_shared() {
-            true => Some(self.new_cluster().await?),
+        let Platform { store, rng, .. } = &self.device.platform;
+        let cluster = match store.is_shared() {
+            true => Some(ClusterId::for_unused(&**store, &**rng).await?),
             false => None,
         };
         let begun = Procedure::Provision.note(without_slots());
@@ -85,27 +86,6 @@ impl Unprovisioned {
         let offset = wanted.clock_offset_s.to_be_bytes();
         self.device.store.commit(slots.put(DevicePath::ClockOffset, offset).delete(DevicePath::Procedure)).await?;
         Ok(domain)
-    }
-
-    /// A new cluster, if the shared store holds no rows yet.
-    ///
-    /// # Errors
-    /// [`Error::Precondition`] if it does: they may be those of a cluster that this node has the wrong settings for.
-    async fn new_cluster(&self) -> Result<ClusterId, Error> {
-        let Platform { store, rng, .. } = &self.device.platform;
-        let fences = node_fences();
-        let [before, after] = [
-            Range { start: Path(Box::from([])), end: Some(fences.clone()), limit: 1, keys_only: true },
-            Range { start: fences.after_prefix().unwrap_or(fences), end: None, limit: 1, keys_only: true },
-        ];
-        for range in [before, after] {
-            if !store.range(range, Read::Fresh).await?.rows.is_empty() {
-                return Err(Error::Precondition(
-                    "The shared store already holds the data of an HSM. Join that cluster, or choose another etcd-prefix.".into(),
-                ));
-            }
-        }
-        Ok(ClusterId::random(&**rng))
     }
 
     /// Writes the first rows of a cluster, if no other node did. When this fails, none of them will be written later.
