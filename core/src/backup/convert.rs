@@ -293,7 +293,7 @@ pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> R
                 Ok(true) => {}
                 Ok(false) => break,
                 // The file is the cause, so the next attempt would fail as well.
-                Err(error @ Error::Invalid(_)) => {
+                Err(error @ Error::Invalid { .. }) => {
                     undo_import(platform, local, "its file cannot be used").await?;
                     return Err(error);
                 }

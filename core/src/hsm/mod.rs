@@ -155,7 +155,7 @@ impl Hsm {
     /// while a restore is running, or if the store does not answer.
     pub async fn provision(&self, unlock: Passphrase, admin: Passphrase, system_time: &str) -> Result<(), Error> {
         let begun = self.device.platform.clock.monotonic();
-        let time = parse_time(system_time)?;
+        let time = parse_time(system_time).map_err(|error| error.in_field("systemTime"))?;
         let _guard = self.transition.lock().await;
         let Phase::Unprovisioned(phase) = &*self.phase() else { return Err(wrong_state()) };
         if self.restoring.load(Ordering::SeqCst) {
@@ -215,7 +215,7 @@ impl Hsm {
             // A restore may have been undone, by this attempt or an earlier one, and the clock offset with it.
             self.device.read_clock_offset().await?;
         }
-        if matches!(unlocked, Err(Error::Invalid(_))) && self.device.store.get(DevicePath::Slot0).await?.is_none() {
+        if matches!(unlocked, Err(Error::Invalid { .. })) && self.device.store.get(DevicePath::Slot0).await?.is_none() {
             // An unusable restore on a new device was undone.
             self.enter(self.unprovisioned());
         }

@@ -61,7 +61,8 @@ impl RestoreArguments {
     /// # Errors
     /// [`Error::Invalid`] if it is not.
     pub fn new(passphrase: Option<Passphrase>, system_time: Option<&str>) -> Result<Self, Error> {
-        Ok(Self { passphrase, system_time: system_time.map(parse_time).transpose()? })
+        let system_time = system_time.map(parse_time).transpose().map_err(|error| error.in_field("systemTime"))?;
+        Ok(Self { passphrase, system_time })
     }
 }
 
@@ -205,7 +206,7 @@ impl Restore {
     /// the right.
     pub async fn finish(&mut self) -> Result<Restored, Error> {
         if self.received == 0 {
-            return Err(Error::invalid("Backup data cannot be empty."));
+            return Err(Error::invalid_field("backup_file", "Backup data cannot be empty."));
         }
         self.reader.finish();
         self.process_items().await?;
@@ -293,13 +294,13 @@ impl Restore {
             _ => None,
         };
         if own.is_none() && self.arguments.passphrase.is_none() {
-            return Err(Error::invalid("No backupPassphrase provided"));
+            return Err(Error::invalid_field("backupPassphrase", "No backupPassphrase provided"));
         }
         self.exclusive = Some(Exclusive::take(&self.hsm.restoring)?);
         match (own, &self.arguments.passphrase) {
             (Some(key), _) => Ok(key),
             (None, Some(passphrase)) => backup_key(&self.hsm.device.platform, Party::Hsm, passphrase, salt).await,
-            (None, None) => Err(Error::invalid("No backupPassphrase provided")),
+            (None, None) => Err(Error::invalid_field("backupPassphrase", "No backupPassphrase provided")),
         }
     }
 

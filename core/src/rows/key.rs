@@ -165,10 +165,10 @@ impl Record for KeyRecord {
 /// [`Error::Invalid`] if a mechanism does not fit the key type, or if `list` is empty.
 pub fn check_mechanisms(key_type: KeyType, list: &[Mechanism]) -> Result<Mechanisms, Error> {
     if list.iter().any(|mechanism| !mechanisms::fits(key_type, *mechanism)) {
-        return Err(Error::invalid("Mechanism does not match key type"));
+        return Err(Error::invalid_field("mechanisms", "Mechanism does not match key type"));
     }
     if list.is_empty() {
-        return Err(Error::invalid("Empty set of mechanisms"));
+        return Err(Error::invalid_field("mechanisms", "Empty set of mechanisms"));
     }
     Ok(Mechanisms::of(list))
 }

@@ -266,7 +266,7 @@ fn restore(hsm: &Arc<Hsm>, file: &[u8]) -> Result<(), Error> {
 
 fn refusal(result: Result<(), Error>) -> String {
     match result {
-        Err(Error::Invalid(text)) => text.into_owned(),
+        Err(Error::Invalid { reason, .. }) => reason.into_owned(),
         other => panic!("{other:?}"),
     }
 }

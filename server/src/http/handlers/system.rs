@@ -22,8 +22,9 @@ use crate::update::{Updates, current_version};
 /// `POST /random`
 pub async fn random(op: OperationalGuard, _: Caller, (): (), body: RandomRequest) -> Result<Reply, Error> {
     let length = usize::try_from(body.length).ok().filter(|length| (1..=RANDOM_MAX_BYTES).contains(length));
-    let length = length
-        .ok_or_else(|| Error::invalid("Invalid data for JSON schema: length: length must be between 1 and 1024"))?;
+    let length = length.ok_or_else(|| {
+        Error::invalid_field("length", "Invalid data for JSON schema: length: length must be between 1 and 1024")
+    })?;
     let random = Zeroizing::new(BASE64_STANDARD.encode(&*op.random(length)));
     Reply::json(&Random { random })
 }
