@@ -20,7 +20,7 @@ pub enum Error {
     Exists(Text),
     /// The caller was deleted, or their passphrase was changed, between authentication and the write. Nothing was done.
     #[error("the caller is no longer authenticated")]
-    NotBelieved,
+    Unauthenticated,
     /// The caller may not do this. `None`: the reply has no body.
     #[error("forbidden")]
     Forbidden(Option<Text>),

@@ -281,7 +281,7 @@ impl Conversion {
 /// cleans up. Returns `Ok` at once if there is no such restore. May be interrupted anywhere and called again.
 pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> Result<(), Error> {
     let (platform, local) = (&device.platform, &device.store);
-    let Some(Procedure::Import { generation, version }) = Procedure::noted(local).await? else { return Ok(()) };
+    let Some(Procedure::Import { generation, version }) = Procedure::stored(local).await? else { return Ok(()) };
     let (current, expect) = stage::pointer(platform).await?;
     let source = Source { generation, version, expect };
     let to = source.to();
@@ -309,7 +309,7 @@ pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> R
 
 /// Whether the slots are those of a backup whose entries are not converted yet, so that the restore can be undone.
 pub(crate) async fn import_waits(platform: &Platform, local: &DeviceStore) -> Result<bool, Error> {
-    let Some(Procedure::Import { generation, version }) = Procedure::noted(local).await? else { return Ok(false) };
+    let Some(Procedure::Import { generation, version }) = Procedure::stored(local).await? else { return Ok(false) };
     let (current, expect) = stage::pointer(platform).await?;
     // Once the pointer has moved the old rows are lost, even if the note could not be removed yet.
     Ok(current != Some(Source { generation, version, expect }.to()))

@@ -202,7 +202,7 @@ impl Restore {
     /// Operational if it was before and the backup has its Domain Key, or if it boots unattended; otherwise it is Locked.
     ///
     /// # Errors
-    /// As for [`Restore::feed`]; [`Error::Precondition`] if the phase has changed; [`Error::NotBelieved`] if the caller lost
+    /// As for [`Restore::feed`]; [`Error::Precondition`] if the phase has changed; [`Error::Unauthenticated`] if the caller lost
     /// the right.
     pub async fn finish(&mut self) -> Result<Restored, Error> {
         if self.received == 0 {
@@ -251,7 +251,7 @@ impl Restore {
         }
         let undone = async {
             let _guard = self.hsm.transition.lock().await;
-            if let Some(Procedure::Stage { .. }) = Procedure::noted(&self.hsm.device.store).await? {
+            if let Some(Procedure::Stage { .. }) = Procedure::stored(&self.hsm.device.store).await? {
                 stage::sweep(&self.hsm.device.platform).await?;
                 self.hsm.device.store.commit(DeviceStoreChange::default().delete(DevicePath::Procedure)).await?;
             }
@@ -319,12 +319,12 @@ impl Restore {
         let Device { platform, store: local, .. } = &*self.hsm.device;
         let _guard = self.hsm.transition.lock().await;
         self.check_phase()?;
-        if let Some(Procedure::Import { .. }) = Procedure::noted(local).await? {
+        if let Some(Procedure::Import { .. }) = Procedure::stored(local).await? {
             return Err(Error::Unavailable("An earlier restore is not over. Reboot and unlock the HSM first.".into()));
         }
         let (current, expect) = stage::pointer(platform).await?;
         let generation = current.unwrap_or(0) + 1;
-        local.commit(Procedure::Stage { generation }.note(DeviceStoreChange::default())).await?;
+        local.commit(Procedure::Stage { generation }.record_in(DeviceStoreChange::default())).await?;
         stage::sweep(platform).await?;
         self.staging = Some(Staging::new(self.hsm.device.clone(), generation, expect));
         let (version, device, ours) = (head.version.byte(), &head.device_id, head.ours);
@@ -476,7 +476,7 @@ impl Restore {
         let hsm = &self.hsm;
         let procedure = Procedure::Import { generation, version: head.version };
         let mut change = procedure
-            .note(DeviceStoreChange::default())
+            .record_in(DeviceStoreChange::default())
             .put(DevicePath::Slot0, slots.locked)
             .put(DevicePath::UnlockSalt, slots.salt);
         let mut offset_s = self.wanted_offset_s();
@@ -556,15 +556,15 @@ impl Restore {
         let local = &self.hsm.device.store;
         let change = slots::keep_former(change, local).await?;
         match local.commit(change).await {
-            Err(_) if matches!(Procedure::noted(local).await, Ok(Some(noted)) if noted == procedure) => Ok(()),
+            Err(_) if matches!(Procedure::stored(local).await, Ok(Some(noted)) if noted == procedure) => Ok(()),
             result => result,
         }
     }
 
     /// Checks that the staged entries are still those of this restore.
     async fn check_procedure(&self, generation: Generation) -> Result<(), Error> {
-        match Procedure::noted(&self.hsm.device.store).await? {
-            Some(Procedure::Stage { generation: noted }) if noted == generation => Ok(()),
+        match Procedure::stored(&self.hsm.device.store).await? {
+            Some(Procedure::Stage { generation: stored }) if stored == generation => Ok(()),
             _ => Err(Error::Unavailable("The HSM was changed during the restore. Try again.".into())),
         }
     }

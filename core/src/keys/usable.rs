@@ -158,7 +158,7 @@ async fn loaded(
             .off_thread(Work::Crypto, Party::Namespace(namespace), move || LoadedKey::load(&row.record.material))
             .await??)
     };
-    row.record.live(load).await
+    row.record.loaded(load).await
 }
 
 fn public_parts(public: Public) -> Option<PublicParts> {

@@ -137,9 +137,9 @@ impl Find<OperationalGuard> for ExistingKey {
 }
 
 /// The id of a key that may or may not exist, for `PUT`.
-pub struct KeySlot;
+pub struct KeyTarget;
 
-impl Find<OperationalGuard> for KeySlot {
+impl Find<OperationalGuard> for KeyTarget {
     type Found = KeyId;
     const IDS: &'static [&'static str] = &["{key}"];
     async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<KeyId, Error> {
@@ -148,9 +148,9 @@ impl Find<OperationalGuard> for KeySlot {
 }
 
 /// A key that may or may not exist, and a tag.
-pub struct KeySlotAndTag;
+pub struct KeyAndTag;
 
-impl Find<OperationalGuard> for KeySlotAndTag {
+impl Find<OperationalGuard> for KeyAndTag {
     type Found = (KeyId, Tag);
     const IDS: &'static [&'static str] = &["{key}", "{tag}"];
     async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<(KeyId, Tag), Error> {
@@ -272,9 +272,9 @@ impl FindReachable<OperationalGuard> for ExistingUser {
 }
 
 /// A user that the caller may reach and that may or may not exist, and a tag.
-pub struct UserSlotAndTag(pub UserAccess);
+pub struct UserAndTag(pub UserAccess);
 
-impl FindReachable<OperationalGuard> for UserSlotAndTag {
+impl FindReachable<OperationalGuard> for UserAndTag {
     type Reached = UserTarget;
     type Found = (UserTarget, Tag);
     const IDS: &'static [&'static str] = &["{user}", "{tag}"];
@@ -329,9 +329,9 @@ impl Find<OperationalGuard> for NewUserNamespace {
 }
 
 /// The id of a namespace that may or may not exist.
-pub struct NamespaceSlot;
+pub struct NamespaceTarget;
 
-impl Find<OperationalGuard> for NamespaceSlot {
+impl Find<OperationalGuard> for NamespaceTarget {
     type Found = NamespaceId;
     const IDS: &'static [&'static str] = &["{namespace}"];
     async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<NamespaceId, Error> {

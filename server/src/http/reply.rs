@@ -175,7 +175,7 @@ impl Refusal {
             Error::NotFound(Some(message)) => Self::because(StatusCode::NOT_FOUND, message),
             Error::NoUserToTag => Self::because(StatusCode::NOT_FOUND, ""),
             Error::Exists(message) => Self::because(exists, message),
-            Error::NotBelieved => Self::unauthenticated(),
+            Error::Unauthenticated => Self::unauthenticated(),
             Error::Forbidden(None) => Self::bare(StatusCode::FORBIDDEN),
             Error::Forbidden(Some(message)) => Self::because(StatusCode::FORBIDDEN, message),
             Error::Invalid { field, reason } => {

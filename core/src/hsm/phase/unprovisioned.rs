@@ -60,7 +60,7 @@ impl Unprovisioned {
             slots::with_slot0(DeviceStoreChange::default(), &self.device.platform, Party::Hsm, passphrase, &domain)
                 .await?;
 
-        self.device.store.commit(Procedure::Provision.note(without_slots())).await?;
+        self.device.store.commit(Procedure::Provision.record_in(without_slots())).await?;
         sweep(&self.device.platform).await?;
         self.write_admin(&domain, digest).await?;
         let offset = wanted.clock_offset_s.to_be_bytes();

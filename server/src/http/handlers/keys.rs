@@ -368,7 +368,9 @@ async fn message<T>(op: &Operational, party: Party, field: &'static str, text: T
 where
     T: std::ops::Deref<Target: AsRef<str>> + Send + 'static,
 {
-    op.by_size(text.as_ref().len(), party, move || decoded(text.as_ref())).await?.map_err(|error| error.in_field(field))
+    op.run_by_size(text.as_ref().len(), party, move || decoded(text.as_ref()))
+        .await?
+        .map_err(|error| error.in_field(field))
 }
 
 /// Encodes the result of an operation as a reply, on the pool if it is long.
@@ -385,7 +387,7 @@ async fn replied(
         }
         reply(BASE64.encode(&*output))
     };
-    op.by_size(bytes, party, encode).await?
+    op.run_by_size(bytes, party, encode).await?
 }
 
 /// Decodes base64; newlines in it are ignored, other characters are an error.

@@ -82,7 +82,7 @@ pub async fn cancel_update(
 
 /// Checks that an authenticated Administrator still has that right, and keeps it so until the result is dropped.
 async fn confirm(hsm: &Hsm, caller: Option<Caller>) -> Result<Held, Error> {
-    let caller = caller.ok_or(Error::NotBelieved)?;
+    let caller = caller.ok_or(Error::Unauthenticated)?;
     let op = hsm.operational().ok_or(Error::Precondition(sentences::WRONG_STATE.into()))?;
     op.hold(&caller).await
 }
