@@ -556,7 +556,7 @@ impl Restore {
         let local = &self.hsm.device.store;
         let change = slots::keep_former(change, local).await?;
         match local.commit(change).await {
-            Err(_) if matches!(Procedure::stored(local).await, Ok(Some(noted)) if noted == procedure) => Ok(()),
+            Err(_) if matches!(Procedure::stored(local).await, Ok(Some(stored)) if stored == procedure) => Ok(()),
             result => result,
         }
     }

@@ -64,9 +64,9 @@ impl Namespaces<'_> {
         if row.record.number != number {
             return Err(changed_meanwhile());
         }
-        let remains = RowPath::deleted_namespace(self.tables.generation, number);
-        let note = self.tables.deleted_namespaces.sealed(&remains, Revision::default(), &DeletedNamespace)?;
-        let transaction = Transaction::default().at(&path, row.revision).delete(&path).put(note).reserved();
+        let deleted = RowPath::deleted_namespace(self.tables.generation, number);
+        let record = self.tables.deleted_namespaces.sealed(&deleted, Revision::default(), &DeletedNamespace)?;
+        let transaction = Transaction::default().at(&path, row.revision).delete(&path).put(record).reserved();
         match right::commit(self.tables, By::Caller(by), transaction).await? {
             Committed::Conflict(_) => Err(changed_meanwhile()),
             Committed::At(_) => {
