@@ -54,7 +54,7 @@ fn of_key(name: &str, material: &Material) -> Result<(), Failure> {
         let input = longest(spec, loaded.modulus_bits().div_ceil(8));
         let run = || match mech::run(&loaded, spec.mode, black_box(&input), Some(&[7; 16])) {
             // Invalid padding, found only after the computation; or a hash too long for the key.
-            Err(casemate_core::Error::Invalid(_)) => Ok(None),
+            Err(casemate_core::Error::Invalid { .. }) => Ok(None),
             done => Ok(Some(done?)),
         };
         tell(name, &format!("{:?}", spec.mode), run)?;

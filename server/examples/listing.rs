@@ -3,7 +3,7 @@
 
 use casemate_api::mechanisms::{Mode, TABLE};
 use casemate_api::{Role, State};
-use casemate_core::identity::caller::Whence;
+use casemate_core::identity::caller::CallerScope;
 use casemate_server::http::access::{FailedState, Rule};
 use casemate_server::http::endpoints;
 use casemate_server::http::openapi;
@@ -51,10 +51,10 @@ fn who(rule: Option<Rule>) -> String {
         Some(Rule::Public) => "anybody".into(),
         Some(Rule::PublicOrUnlockHolder) => "failed-state decides".into(),
         Some(Rule::UnlockHolder) => "unlock passphrase".into(),
-        Some(Rule::Allowed(action, whence)) => {
+        Some(Rule::Allowed(action, scope)) => {
             let roles: Vec<_> =
                 Role::ALL.iter().filter(|role| role.may(action)).map(|role| format!("{role:?}")).collect();
-            let scope = if whence == Whence::Root { "R-" } else { "" };
+            let scope = if scope == CallerScope::Root { "R-" } else { "" };
             format!("{scope}{}", roles.join(","))
         }
     }

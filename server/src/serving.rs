@@ -63,7 +63,7 @@ impl Serving {
                     extra.extend(listener);
                     applied.serving.push(address);
                 }
-                Err(why) => applied.stored.push((ip, why)),
+                Err(why) => applied.not_served.push((ip, why)),
             }
         }
         // Listeners that remain here are closed.

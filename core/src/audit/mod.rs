@@ -222,10 +222,14 @@ impl Audit {
         let (from, to) = (from.unwrap_or(head.first), to.unwrap_or(head.sequence));
         if from < head.first || to > head.sequence || from > to {
             let held = format!("The log holds the records {} to {}.", head.first, head.sequence);
-            return Err(Error::invalid(match from > to {
-                true if to >= head.first && from <= head.sequence => "from must not be greater than to.".to_owned(),
-                _ => held,
-            }));
+            let field = if to > head.sequence { "to" } else { "from" };
+            return Err(Error::invalid_field(
+                field,
+                match from > to {
+                    true if to >= head.first && from <= head.sequence => "from must not be greater than to.".to_owned(),
+                    _ => held,
+                },
+            ));
         }
         let previous = match from == head.first {
             true => head.previous,

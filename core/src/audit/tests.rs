@@ -337,8 +337,11 @@ fn a_range_begins_with_the_hash_before_it() {
     assert_eq!((&end["checkpoint"], &end["last"], &end["ends"]), (&2300.into(), &2500.into(), &"export".into()));
     // Header, 1601 records, the checkpoints at 1000 and 2000, the end.
     assert_eq!(lines.len(), 1 + 1601 + 2 + 1);
-    for (from, to) in [(Some(0), None), (Some(2501), None), (None, Some(2501)), (Some(5), Some(4))] {
-        assert!(matches!(block_on(audit.export(from, to)), Err(Error::Invalid(_))), "{from:?} {to:?}");
+    let bad =
+        [(Some(0), None, "from"), (Some(2501), None, "from"), (None, Some(2501), "to"), (Some(5), Some(4), "from")];
+    for (from, to, wrong) in bad {
+        let Err(Error::Invalid { field, .. }) = block_on(audit.export(from, to)) else { panic!("{from:?} {to:?}") };
+        assert_eq!(field, Some(wrong), "{from:?} {to:?}");
     }
 }
 

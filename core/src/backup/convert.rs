@@ -281,7 +281,7 @@ impl Conversion {
 /// cleans up. Returns `Ok` at once if there is no such restore. May be interrupted anywhere and called again.
 pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> Result<(), Error> {
     let (platform, local) = (&device.platform, &device.store);
-    let Some(Procedure::Import { generation, version }) = Procedure::noted(local).await? else { return Ok(()) };
+    let Some(Procedure::Import { generation, version }) = Procedure::stored(local).await? else { return Ok(()) };
     let (current, expect) = stage::pointer(platform).await?;
     let source = Source { generation, version, expect };
     let to = source.to();
@@ -293,7 +293,7 @@ pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> R
                 Ok(true) => {}
                 Ok(false) => break,
                 // The file is the cause, so the next attempt would fail as well.
-                Err(error @ Error::Invalid(_)) => {
+                Err(error @ Error::Invalid { .. }) => {
                     undo_import(platform, local, "its file cannot be used").await?;
                     return Err(error);
                 }
@@ -309,7 +309,7 @@ pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> R
 
 /// Whether the slots are those of a backup whose entries are not converted yet, so that the restore can be undone.
 pub(crate) async fn import_waits(platform: &Platform, local: &DeviceStore) -> Result<bool, Error> {
-    let Some(Procedure::Import { generation, version }) = Procedure::noted(local).await? else { return Ok(false) };
+    let Some(Procedure::Import { generation, version }) = Procedure::stored(local).await? else { return Ok(false) };
     let (current, expect) = stage::pointer(platform).await?;
     // Once the pointer has moved the old rows are lost, even if the note could not be removed yet.
     Ok(current != Some(Source { generation, version, expect }.to()))
@@ -318,7 +318,7 @@ pub(crate) async fn import_waits(platform: &Platform, local: &DeviceStore) -> Re
 /// Undoes a restore whose entries are not converted yet: the device gets its former slots and time back, so that nobody
 /// is locked out.
 pub(crate) async fn undo_import(platform: &Platform, local: &DeviceStore, why: &str) -> Result<(), Error> {
-    let own = Procedure::noted(local).await?.and_then(Procedure::generation);
+    let own = Procedure::stored(local).await?.and_then(Procedure::generation);
     let change = slots::back_to_former(DeviceStoreChange::default().delete(DevicePath::Procedure), local).await?;
     local.commit(change).await?;
     tracing::error!(target: "hsm.backup", "a restore was undone: {why}; users, keys and unlock passphrase are those from before");
@@ -332,7 +332,7 @@ pub(crate) async fn undo_import(platform: &Platform, local: &DeviceStore, why: &
 /// stays, and the next boot, unlock or restore removes it.
 pub(crate) async fn clear_up(platform: &Platform, local: &DeviceStore) {
     let cleared = async {
-        stage::sweep(platform, Procedure::noted(local).await?.and_then(Procedure::generation)).await?;
+        stage::sweep(platform, Procedure::stored(local).await?.and_then(Procedure::generation)).await?;
         local.commit(slots::forget_former(DeviceStoreChange::default().delete(DevicePath::Procedure))).await
     };
     if let Err(error) = cleared.await {

@@ -10,6 +10,7 @@ use crate::backup::read::{Entry, Item, Reader};
 use crate::crypto::mech::{self, LoadedKey};
 use crate::crypto::secret::DomainKey;
 use crate::crypto::{kdf, seal};
+use crate::device::slots::SLOT0_AAD;
 use crate::error::Error;
 
 /// Contents of a backup, in the order of the file.
@@ -119,7 +120,7 @@ impl Inspector {
             self.unlock_salt.ok_or_else(|| Error::invalid("The backup lacks the salt of its unlock passphrase."))?;
         let key = kdf::unlock_key(unlock.expose(), &salt);
         let wrong = |_| Error::invalid("The unlock passphrase does not open the Domain Key of the backup.");
-        let domain = seal::open(key.expose(), b"passphrase", &self.locked_domain_key).map_err(wrong)?;
+        let domain = seal::open(key.expose(), SLOT0_AAD, &self.locked_domain_key).map_err(wrong)?;
         let domain = DomainKey::from_slice(&domain)
             .ok_or_else(|| Error::invalid("The Domain Key of the backup is malformed."))?;
         Ok(Verifier {

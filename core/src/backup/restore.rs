@@ -48,7 +48,10 @@ impl RestoreArguments {
     /// # Errors
     /// [`Error::Invalid`] if it is not.
     pub fn new(passphrase: Option<Passphrase>, system_time: Option<&str>) -> Result<Self, Error> {
-        Ok(Self { passphrase, system_time: system_time.map(parse_time).transpose()? })
+        Ok(Self {
+            passphrase,
+            system_time: system_time.map(parse_time).transpose().map_err(|error| error.in_field("systemTime"))?,
+        })
     }
 }
 
@@ -168,7 +171,7 @@ impl RestoredFile {
     /// [`Error::Invalid`] if it is empty.
     pub(crate) fn end(&mut self) -> Result<(), Error> {
         if self.received == 0 {
-            return Err(Error::invalid("Backup data cannot be empty."));
+            return Err(Error::invalid_field("backup_file", "Backup data cannot be empty."));
         }
         self.reader.finish();
         Ok(())
@@ -199,7 +202,7 @@ impl RestoredFile {
     /// [`Error::Invalid`] if there is neither.
     pub(crate) fn check_passphrase(&self, own: Option<&BackupKey>) -> Result<(), Error> {
         if own.is_none() && self.arguments.passphrase.is_none() {
-            return Err(Error::invalid("No backupPassphrase provided"));
+            return Err(Error::invalid_field("backupPassphrase", "No backupPassphrase provided"));
         }
         Ok(())
     }
@@ -209,7 +212,7 @@ impl RestoredFile {
         let key = match (own, &self.arguments.passphrase) {
             (Some(key), _) => key,
             (None, Some(passphrase)) => backup_key(&self.device.platform, Party::Hsm, passphrase, salt).await?,
-            (None, None) => return Err(Error::invalid("No backupPassphrase provided")),
+            (None, None) => return Err(Error::invalid_field("backupPassphrase", "No backupPassphrase provided")),
         };
         self.reader.unlock(key);
         self.unlocked = true;
@@ -223,7 +226,7 @@ impl RestoredFile {
     /// [`Error::Unavailable`] while an earlier restore waits for its unlock passphrase.
     pub(crate) async fn begin_staging(&mut self, head: Head) -> Result<(), Error> {
         let Device { platform, store: local, .. } = &*self.device;
-        let earlier = Procedure::noted(local).await?;
+        let earlier = Procedure::stored(local).await?;
         if let Some(Procedure::Import { .. }) = earlier {
             return Err(Error::Unavailable("An earlier restore is not over. Reboot and unlock the HSM first.".into()));
         }
@@ -233,7 +236,7 @@ impl RestoredFile {
             self.cluster = Some(ClusterId::for_unused(&*platform.store, &*platform.rng).await?);
         }
         let generation = stage::take_generation(platform, current).await?;
-        local.commit(Procedure::Stage { generation }.note(DeviceStoreChange::default())).await?;
+        local.commit(Procedure::Stage { generation }.record_in(DeviceStoreChange::default())).await?;
         self.staging = Some(Staging::new(self.device.clone(), generation, expect));
         let (version, device, ours) = (head.version.byte(), &head.device_id, head.ours);
         tracing::info!(target: "hsm.backup", version, device, ours, "a backup is being restored");
@@ -275,7 +278,7 @@ impl RestoredFile {
     pub(crate) async fn remove_staged(&self) {
         let Device { platform, store: local, .. } = &*self.device;
         let removed = async {
-            if let Some(Procedure::Stage { generation }) = Procedure::noted(local).await? {
+            if let Some(Procedure::Stage { generation }) = Procedure::stored(local).await? {
                 stage::sweep(platform, Some(generation)).await?;
                 local.commit(DeviceStoreChange::default().delete(DevicePath::Procedure)).await?;
             }
@@ -366,8 +369,8 @@ impl StagedBackup {
 
     /// Checks that the staged entries are still those of this restore.
     pub(crate) async fn check_procedure(&self, device: &Device) -> Result<(), Error> {
-        match Procedure::noted(&device.store).await? {
-            Some(Procedure::Stage { generation: noted }) if noted == self.generation => Ok(()),
+        match Procedure::stored(&device.store).await? {
+            Some(Procedure::Stage { generation: stored }) if stored == self.generation => Ok(()),
             _ => Err(Error::Unavailable("The HSM was changed during the restore. Try again.".into())),
         }
     }
@@ -384,7 +387,7 @@ impl StagedBackup {
         let generation = *generation;
         let procedure = Procedure::Import { generation, version: head.version };
         let mut change = procedure
-            .note(DeviceStoreChange::default())
+            .record_in(DeviceStoreChange::default())
             .put(DevicePath::Slot0, slots.locked.clone())
             .put(DevicePath::UnlockSalt, slots.salt.clone());
         let mut offset_s = wanted_offset_s;

@@ -79,7 +79,10 @@ impl Config<'_> {
     /// configure the host. `Invalid` if the name is not a host name.
     pub async fn set_ntp(&self, by: &Caller, ntp: &Ntp) -> Result<(), Error> {
         if ntp.nts_name.as_ref().is_some_and(|name| !is_host_name(name)) {
-            return Err(Error::invalid("ntsName must be the name of a host, such as nts.example.com."));
+            return Err(Error::invalid_field(
+                "ntsName",
+                "ntsName must be the name of a host, such as nts.example.com.",
+            ));
         }
         let _guard = self.device.store.changing.lock().await;
         self.store(by, ntp).await?;
@@ -97,7 +100,7 @@ impl Config<'_> {
 
     /// Sets the HSM's time (RFC 3339, offset zero) by storing its offset from the host's clock, in seconds.
     pub async fn set_time(&self, by: &Caller, time: &str) -> Result<(), Error> {
-        let time = parse_time(time)?;
+        let time = parse_time(time).map_err(|error| error.in_field("time"))?;
         let _guard = self.device.store.changing.lock().await;
         let offset_s = time.as_second().saturating_sub(self.device.wall().as_second());
         self.commit_local(by, DeviceStoreChange::default().put(DevicePath::ClockOffset, offset_s.to_be_bytes()))

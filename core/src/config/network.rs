@@ -43,7 +43,7 @@ pub(crate) fn apply(host: &dyn Host, network: &Network) {
     for address in applied.serving {
         tracing::info!(target: "hsm", "the configured network address is served at https://{address}");
     }
-    for (address, why) in applied.stored {
+    for (address, why) in applied.not_served {
         tracing::warn!(
             target: "hsm",
             "the network address {address} is stored and not served: {why}; give the address to this machine by its own \

@@ -105,7 +105,7 @@ impl Config<'_> {
     pub async fn generate_tls_key(&self, by: &Caller, key_type: TlsKeyType, length: Option<i64>) -> Result<(), Error> {
         let bits = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
         if key_type == TlsKeyType::RSA && !RSA_GENERATE_BITS.contains(&bits) {
-            return Err(Error::invalid("Length must be between 1024 and 8192."));
+            return Err(Error::invalid_field("length", "Length must be between 1024 and 8192."));
         }
         // Checked before the work, because an RSA key takes seconds; checked again when it is stored.
         self.refuse_with_cluster_ca().await?;

@@ -33,19 +33,24 @@ impl Material {
     pub fn from_parts(key_type: KeyType, parts: &PrivateParts) -> Result<Self, Error> {
         match key_type {
             KeyType::RSA => {
-                let p = decode(&parts.prime_p)?;
-                let q = decode(&parts.prime_q)?;
-                let e = decode(&parts.public_exponent)?;
-                checked_rsa(&p, &q, &e, Primes::Test)
+                let p = decode("primeP", &parts.prime_p)?;
+                let q = decode("primeQ", &parts.prime_q)?;
+                let e = decode("publicExponent", &parts.public_exponent)?;
+                let e = checked_exponent(&e).map_err(|error| error.in_field("publicExponent"))?;
+                checked_rsa(&p, &q, e, Primes::Test)
             }
             KeyType::Curve25519 => {
-                let seed = Seed::from_slice(&decode(&parts.data)?);
-                seed.map(Material::Ed25519).ok_or(Error::invalid("A Curve25519 private key has 32 bytes."))
+                let seed = Seed::from_slice(&decode("data", &parts.data)?);
+                seed.map(Material::Ed25519)
+                    .ok_or(Error::invalid_field("data", "A Curve25519 private key has 32 bytes."))
             }
             KeyType::Generic => {
-                let bytes = decode(&parts.data)?;
+                let bytes = decode("data", &parts.data)?;
                 if bytes.len() > GENERIC_IMPORT_MAX_BYTES {
-                    return Err(Error::invalid(format!("A Generic key has at most {GENERIC_IMPORT_MAX_BYTES} bytes.")));
+                    return Err(Error::invalid_field(
+                        "data",
+                        format!("A Generic key has at most {GENERIC_IMPORT_MAX_BYTES} bytes."),
+                    ));
                 }
                 Ok(Material::Generic(SecretBytes::from_slice(&bytes)))
             }
@@ -55,17 +60,19 @@ impl Material {
             | KeyType::EC_P256K1
             | KeyType::BrainpoolP256
             | KeyType::BrainpoolP384
-            | KeyType::BrainpoolP512 => checked_ec(key_type, &decode(&parts.data)?),
+            | KeyType::BrainpoolP512 => {
+                checked_ec(key_type, &decode("data", &parts.data)?).map_err(|error| error.in_field("data"))
+            }
         }
     }
 }
 
-/// Decodes strict base64 (RFC 4648 §4: padded, no white space) in constant time.
-fn decode(text: &SecretText) -> Result<Zeroizing<Vec<u8>>, Error> {
+/// Decodes the member `field` of the body, strict base64 (RFC 4648 §4: padded, no white space) in constant time.
+fn decode(field: &'static str, text: &SecretText) -> Result<Zeroizing<Vec<u8>>, Error> {
     let text = text.expose();
     let mut buffer = Zeroizing::new(vec![0; text.len().div_ceil(4) * 3]);
     let len = Base64::decode(text, &mut buffer)
-        .map_err(|why| Error::invalid(format!("Couldn't decode data from base64: {why}.")))?
+        .map_err(|why| Error::invalid_field(field, format!("Couldn't decode data from base64: {why}.")))?
         .len();
     buffer.truncate(len);
     Ok(buffer)
@@ -94,10 +101,10 @@ pub(super) enum Primes {
     Known,
 }
 
-/// Builds an RSA key after checking that the primes are odd and different, and that the exponent is prime and coprime
-/// to p-1 and q-1. All numbers are big-endian, with or without leading zeros.
-pub(super) fn checked_rsa(p: &[u8], q: &[u8], e: &[u8], primes: Primes) -> Result<Material, Error> {
-    let (p, q, e) = (minimal(p), minimal(q), checked_exponent(e)?);
+/// Builds an RSA key after checking that the primes are odd and different, and that the exponent, which
+/// [`checked_exponent`] has read, is coprime to p-1 and q-1. The primes are big-endian, with or without leading zeros.
+pub(super) fn checked_rsa(p: &[u8], q: &[u8], e: u64, primes: Primes) -> Result<Material, Error> {
+    let (p, q) = (minimal(p), minimal(q));
     // Sizes first, so that nothing below works on huge numbers.
     if bit_length(p) + bit_length(q) > RSA_IMPORT_BITS_MAX + 1 {
         return Err(Error::invalid(format!("The RSA modulus has more than {RSA_IMPORT_BITS_MAX} bits.")));
@@ -138,7 +145,7 @@ pub(super) fn checked_rsa(p: &[u8], q: &[u8], e: &[u8], primes: Primes) -> Resul
 }
 
 /// Reads a public exponent: an odd prime of at most 33 bits, the limit of AWS-LC.
-fn checked_exponent(e: &[u8]) -> Result<u64, Error> {
+pub(super) fn checked_exponent(e: &[u8]) -> Result<u64, Error> {
     let too_large = || Error::invalid(format!("The public exponent has more than {E_BITS_MAX} bits."));
     let e = minimal(e);
     if bit_length(e) > E_BITS_MAX as usize {
@@ -174,7 +181,7 @@ mod tests {
 
     fn refusal(result: Result<Material, Error>) -> String {
         match result {
-            Err(Error::Invalid(text)) => text.into_owned(),
+            Err(Error::Invalid { reason, .. }) => reason.into_owned(),
             Err(other) => panic!("{other:?}"),
             Ok(_) => panic!("it was accepted"),
         }

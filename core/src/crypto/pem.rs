@@ -12,7 +12,7 @@ use rustls_pki_types::pem::{PemObject, SectionKind};
 use sec1::EcPrivateKey;
 use zeroize::Zeroizing;
 
-use super::import::{Primes, checked_ec, checked_rsa};
+use super::import::{Primes, checked_ec, checked_exponent, checked_rsa};
 use super::material::{Material, scalar_bytes};
 use super::public::{OID_EC, OID_ED25519, OID_RSA, Public, curve_type};
 use crate::Error;
@@ -143,7 +143,8 @@ fn rsa(der: &[u8], primes: Primes) -> Result<Material, Error> {
     if key.other_prime_infos.is_some() {
         return Err(Error::invalid("RSA keys of more than two primes are not supported."));
     }
-    let material = checked_rsa(key.prime1.as_bytes(), key.prime2.as_bytes(), key.public_exponent.as_bytes(), primes)?;
+    let e = checked_exponent(key.public_exponent.as_bytes())?;
+    let material = checked_rsa(key.prime1.as_bytes(), key.prime2.as_bytes(), e, primes)?;
     if consistent(&key) { Ok(material) } else { Err(Error::invalid("The numbers of the RSA key do not agree.")) }
 }
 
@@ -174,7 +175,7 @@ mod tests {
 
     fn refusal(text: &[u8]) -> String {
         match Material::from_pem(text) {
-            Err(Error::Invalid(text)) => text.into_owned(),
+            Err(Error::Invalid { reason, .. }) => reason.into_owned(),
             Err(other) => panic!("{other:?}"),
             Ok(_) => panic!("it was accepted"),
         }

@@ -319,7 +319,8 @@ fn general_names(texts: &[String]) -> Result<Vec<GeneralName>, Error> {
 }
 
 fn dns_name(text: &str) -> Result<GeneralName, Error> {
-    let name = Ia5String::new(text).map_err(|_| Error::invalid("Subject alternative names must be ASCII."))?;
+    let name = Ia5String::new(text)
+        .map_err(|_| Error::invalid_field("subjectAltNames", "Subject alternative names must be ASCII."))?;
     Ok(GeneralName::DnsName(name))
 }
 
@@ -410,7 +411,7 @@ mod tests {
         assert_eq!(names("example.org", Some(mixed)).unwrap(), expected);
         assert_eq!(names("Köln", None), None);
         let refused = csr_pem(&loaded, &subject("x", Some(&["Köln"]))).unwrap_err();
-        assert!(matches!(refused, Error::Invalid(_)));
+        assert!(matches!(refused, Error::Invalid { .. }));
     }
 
     #[test]

@@ -33,9 +33,9 @@ pub enum Guess<'a> {
 
 /// A keyed hash of a [`Guess`]: equal for equal guesses, and of the same size for names of any length.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Mark(u64, u64);
+pub struct LimiterKey(u64, u64);
 
-impl Mark {
+impl LimiterKey {
     /// The index of the lock for this guess among `stripes` locks, which is not zero.
     pub(crate) fn stripe(self, stripes: usize) -> usize {
         usize::try_from(self.0 % stripes.max(1) as u64).unwrap_or(0)
@@ -47,7 +47,7 @@ pub struct Limiter {
     clock: Arc<dyn Clock>,
     keys: [RandomState; 2],
     strikes: Mutex<Strikes>,
-    /// Number of remembered marks, readable without the lock. It is nearly always zero.
+    /// Number of remembered keys, readable without the lock. It is nearly always zero.
     count: AtomicUsize,
 }
 
@@ -55,10 +55,10 @@ pub struct Limiter {
 #[derive(Default)]
 struct Strikes {
     began: Duration,
-    recent: HashMap<Mark, Duration>,
-    older: HashMap<Mark, Duration>,
+    recent: HashMap<LimiterKey, Duration>,
+    older: HashMap<LimiterKey, Duration>,
     /// Guesses that are being checked.
-    pending: HashSet<Mark>,
+    pending: HashSet<LimiterKey>,
 }
 
 impl Limiter {
@@ -69,13 +69,13 @@ impl Limiter {
     }
 
     /// The hash that identifies `guess`.
-    pub fn mark(&self, guess: Guess<'_>) -> Mark {
+    pub fn key(&self, guess: Guess<'_>) -> LimiterKey {
         let [first, second] = &self.keys;
-        Mark(first.hash_one(guess), second.hash_one(guess))
+        LimiterKey(first.hash_one(guess), second.hash_one(guess))
     }
 
     /// Whether a guess would be refused now, because one is being checked or one was made less than a second ago.
-    pub fn blocks(&self, mark: Mark) -> bool {
+    pub fn blocks(&self, key: LimiterKey) -> bool {
         if self.count.load(Ordering::SeqCst) == 0 {
             return false;
         }
@@ -83,33 +83,33 @@ impl Limiter {
         let mut strikes = self.strikes();
         strikes.rotate(now);
         self.store_count(&strikes);
-        strikes.block(mark, now)
+        strikes.block(key, now)
     }
 
     /// Counts a guess and lets it be checked, in one step. `None`: it is refused.
-    pub fn admit(self: &Arc<Self>, mark: Mark) -> Option<Admitted> {
+    pub fn admit(self: &Arc<Self>, key: LimiterKey) -> Option<Admitted> {
         let now = self.clock.monotonic();
         let mut strikes = self.strikes();
         strikes.rotate(now);
-        if strikes.block(mark, now) || strikes.recent.len() >= LOGIN_STRIKES_MAX {
+        if strikes.block(key, now) || strikes.recent.len() >= LOGIN_STRIKES_MAX {
             return None;
         }
-        strikes.recent.insert(mark, now);
-        strikes.pending.insert(mark);
+        strikes.recent.insert(key, now);
+        strikes.pending.insert(key);
         self.store_count(&strikes);
-        Some(Admitted { limiter: self.clone(), mark, outcome: Outcome::Unknown })
+        Some(Admitted { limiter: self.clone(), key, outcome: Outcome::Unknown })
     }
 
     /// Counts a wrong guess that was checked by other means: for a second, further ones are refused.
-    pub fn strike(&self, mark: Mark) {
+    pub fn strike(&self, key: LimiterKey) {
         let mut strikes = self.strikes();
         strikes.rotate(self.clock.monotonic());
-        self.strike_in(&mut strikes, mark);
+        self.strike_in(&mut strikes, key);
     }
 
     /// Does not check the limit on strikes: only guesses that are being checked get here, and those are bounded.
-    fn strike_in(&self, strikes: &mut Strikes, mark: Mark) {
-        strikes.recent.insert(mark, self.clock.monotonic());
+    fn strike_in(&self, strikes: &mut Strikes, key: LimiterKey) {
+        strikes.recent.insert(key, self.clock.monotonic());
         self.store_count(strikes);
     }
 
@@ -124,9 +124,9 @@ impl Limiter {
 }
 
 impl Strikes {
-    fn block(&self, mark: Mark, now: Duration) -> bool {
-        let struck = self.recent.get(&mark).or_else(|| self.older.get(&mark));
-        self.pending.contains(&mark) || struck.is_some_and(|at| now.saturating_sub(*at) < PENALTY)
+    fn block(&self, key: LimiterKey, now: Duration) -> bool {
+        let struck = self.recent.get(&key).or_else(|| self.older.get(&key));
+        self.pending.contains(&key) || struck.is_some_and(|at| now.saturating_sub(*at) < PENALTY)
     }
 
     /// Forgets strikes whose second is over, one generation at a time.
@@ -146,7 +146,7 @@ impl Strikes {
 /// A guess that is being checked. If it is dropped without a result, its strike stays.
 pub struct Admitted {
     limiter: Arc<Limiter>,
-    mark: Mark,
+    key: LimiterKey,
     outcome: Outcome,
 }
 
@@ -173,14 +173,14 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         let mut strikes = self.limiter.strikes();
         strikes.rotate(self.limiter.clock.monotonic());
-        strikes.pending.remove(&self.mark);
+        strikes.pending.remove(&self.key);
         match self.outcome {
             Outcome::Unknown => {}
             Outcome::Right => {
-                strikes.recent.remove(&self.mark);
-                strikes.older.remove(&self.mark);
+                strikes.recent.remove(&self.key);
+                strikes.older.remove(&self.key);
             }
-            Outcome::Wrong => self.limiter.strike_in(&mut strikes, self.mark),
+            Outcome::Wrong => self.limiter.strike_in(&mut strikes, self.key),
         }
         self.limiter.store_count(&strikes);
     }
@@ -206,8 +206,8 @@ mod tests {
             Self { limiter: Limiter::new(clock.clone()), clock }
         }
 
-        fn mark(&self, address: &str, name: &str) -> Mark {
-            self.limiter.mark(Guess::Login(address.parse::<IpAddr>().unwrap().into(), name))
+        fn key(&self, address: &str, name: &str) -> LimiterKey {
+            self.limiter.key(Guess::Login(address.parse::<IpAddr>().unwrap().into(), name))
         }
 
         fn advance_ms(&self, ms: u64) {
@@ -218,51 +218,51 @@ mod tests {
     #[test]
     fn a_failure_blocks_the_same_name_from_the_same_address_for_a_second() {
         let rig = Rig::new();
-        let mark = rig.mark("10.0.0.1", "a");
-        rig.limiter.admit(mark).unwrap().wrong();
+        let key = rig.key("10.0.0.1", "a");
+        rig.limiter.admit(key).unwrap().wrong();
         rig.advance_ms(999);
-        assert!(rig.limiter.blocks(mark) && rig.limiter.admit(mark).is_none());
-        for other in [rig.mark("10.0.0.1", "b"), rig.mark("10.0.0.2", "a")] {
+        assert!(rig.limiter.blocks(key) && rig.limiter.admit(key).is_none());
+        for other in [rig.key("10.0.0.1", "b"), rig.key("10.0.0.2", "a")] {
             assert!(!rig.limiter.blocks(other));
         }
         rig.advance_ms(1);
-        assert!(!rig.limiter.blocks(mark) && rig.limiter.admit(mark).is_some());
+        assert!(!rig.limiter.blocks(key) && rig.limiter.admit(key).is_some());
     }
 
     #[test]
     fn a_guess_counts_before_it_is_checked_and_again_when_it_is_wrong() {
         let rig = Rig::new();
-        let mark = rig.mark("10.0.0.1", "a");
-        let guess = rig.limiter.admit(mark).unwrap();
-        assert!(rig.limiter.admit(mark).is_none());
+        let key = rig.key("10.0.0.1", "a");
+        let guess = rig.limiter.admit(key).unwrap();
+        assert!(rig.limiter.admit(key).is_none());
         rig.advance_ms(5_000);
-        assert!(rig.limiter.blocks(mark), "it is still being checked");
+        assert!(rig.limiter.blocks(key), "it is still being checked");
         guess.wrong();
         rig.advance_ms(999);
-        assert!(rig.limiter.blocks(mark));
+        assert!(rig.limiter.blocks(key));
         rig.advance_ms(1);
-        assert!(!rig.limiter.blocks(mark));
+        assert!(!rig.limiter.blocks(key));
     }
 
     #[test]
     fn only_a_right_guess_gets_its_strike_back() {
         let rig = Rig::new();
-        let mark = rig.mark("10.0.0.1", "a");
-        rig.limiter.admit(mark).unwrap().right();
-        assert!(!rig.limiter.blocks(mark));
-        drop(rig.limiter.admit(mark).unwrap());
-        assert!(rig.limiter.blocks(mark), "it was not checked, and it counts");
-        assert!(rig.limiter.admit(mark).is_none());
+        let key = rig.key("10.0.0.1", "a");
+        rig.limiter.admit(key).unwrap().right();
+        assert!(!rig.limiter.blocks(key));
+        drop(rig.limiter.admit(key).unwrap());
+        assert!(rig.limiter.blocks(key), "it was not checked, and it counts");
+        assert!(rig.limiter.admit(key).is_none());
     }
 
     #[test]
     fn a_network_of_ipv6_is_one_address_and_an_ipv4_client_is_the_same_through_ipv6() {
         let rig = Rig::new();
-        rig.limiter.admit(rig.mark("2001:db8::1", "a")).unwrap().wrong();
-        assert!(rig.limiter.blocks(rig.mark("2001:db8::2:3:4:5", "a")));
-        assert!(!rig.limiter.blocks(rig.mark("2001:db8:0:1::1", "a")));
-        rig.limiter.admit(rig.mark("::ffff:10.0.0.1", "a")).unwrap().wrong();
-        assert!(rig.limiter.blocks(rig.mark("10.0.0.1", "a")));
+        rig.limiter.admit(rig.key("2001:db8::1", "a")).unwrap().wrong();
+        assert!(rig.limiter.blocks(rig.key("2001:db8::2:3:4:5", "a")));
+        assert!(!rig.limiter.blocks(rig.key("2001:db8:0:1::1", "a")));
+        rig.limiter.admit(rig.key("::ffff:10.0.0.1", "a")).unwrap().wrong();
+        assert!(rig.limiter.blocks(rig.key("10.0.0.1", "a")));
     }
 
     #[test]
@@ -273,27 +273,27 @@ mod tests {
         let guesses =
             [Guess::Login(here, "admin"), Guess::Unlock(here), Guess::CurrentUnlock(&id), Guess::CurrentBackup(&id)];
         for guess in guesses {
-            rig.limiter.admit(rig.limiter.mark(guess)).unwrap().wrong();
+            rig.limiter.admit(rig.limiter.key(guess)).unwrap().wrong();
         }
     }
 
     #[test]
     fn a_flood_makes_no_strike_forgotten_and_is_over_after_two_seconds() {
         let rig = Rig::new();
-        let first = rig.mark("10.0.0.1", "first");
+        let first = rig.key("10.0.0.1", "first");
         rig.limiter.admit(first).unwrap().wrong();
         rig.advance_ms(900);
         for n in 0..LOGIN_STRIKES_MAX {
-            drop(rig.limiter.admit(Mark(n as u64, 0)));
+            drop(rig.limiter.admit(LimiterKey(n as u64, 0)));
         }
-        let late = rig.mark("10.0.0.1", "late");
+        let late = rig.key("10.0.0.1", "late");
         assert!(rig.limiter.blocks(first));
         assert!(rig.limiter.admit(late).is_none(), "refused rather than admitted and forgotten");
         rig.advance_ms(99);
         assert!(rig.limiter.blocks(first));
         rig.advance_ms(1);
         assert!(!rig.limiter.blocks(first));
-        assert!(rig.limiter.blocks(Mark(1, 0)), "the generation is over, its strikes are not");
+        assert!(rig.limiter.blocks(LimiterKey(1, 0)), "the generation is over, its strikes are not");
         rig.limiter.admit(late).unwrap().right();
         rig.advance_ms(2_000);
         assert!(!rig.limiter.blocks(late));

@@ -75,7 +75,7 @@ impl Device {
     /// [`Error::TooMany`] if the same caller made a wrong guess less than a second ago, or one is being checked.
     pub(crate) fn admit(&self, guess: Guess<'_>) -> Result<Admitted, Error> {
         let too_many = || Error::TooMany("Too many requests".into());
-        self.limiter.admit(self.limiter.mark(guess)).ok_or_else(too_many)
+        self.limiter.admit(self.limiter.key(guess)).ok_or_else(too_many)
     }
 }
 

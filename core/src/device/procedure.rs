@@ -66,10 +66,10 @@ impl Procedure {
     }
 
     /// The recorded procedure, if there is one.
-    pub(crate) async fn noted(local: &DeviceStore) -> Result<Option<Self>, Error> {
+    pub(crate) async fn stored(local: &DeviceStore) -> Result<Option<Self>, Error> {
         let Some(bytes) = local.get(DevicePath::Procedure).await? else { return Ok(None) };
         let procedure =
-            Procedure::decode(&bytes).map_err(|why| Error::internal(format!("the note of a procedure: {why}")))?;
+            Procedure::decode(&bytes).map_err(|why| Error::internal(format!("the record of a procedure: {why}")))?;
         Ok(Some(procedure))
     }
 
@@ -82,7 +82,7 @@ impl Procedure {
     }
 
     /// Adds the record of this procedure to `change`.
-    pub(crate) fn note(self, change: DeviceStoreChange) -> DeviceStoreChange {
+    pub(crate) fn record_in(self, change: DeviceStoreChange) -> DeviceStoreChange {
         change.put(DevicePath::Procedure, self.encode())
     }
 }

@@ -14,7 +14,8 @@ use crate::rows::path::DevicePath;
 use crate::runtime::party::Party;
 use crate::runtime::pool::{Work, run_on};
 
-const SLOT0_AAD: &[u8] = b"passphrase";
+/// The associated data of the seal under the unlock key, in slot 0 and in backups; as NetHSM has it.
+pub(crate) const SLOT0_AAD: &[u8] = b"passphrase";
 
 /// The rows that a restore replaces, and where it keeps their former values until it is finished: the slots, the salt and the
 /// clock offset.

@@ -43,7 +43,7 @@ use crate::rows::path::{DevicePath, generation_pointer};
 use crate::rows::tls_identity::TlsIdentity;
 use crate::runtime::Clock;
 use crate::runtime::party::Party;
-use crate::runtime::pool::{by_size, race};
+use crate::runtime::pool::{race, run_by_size};
 use crate::store::Read;
 
 /// One HSM.
@@ -62,13 +62,13 @@ pub struct Hsm {
 
 impl Hsm {
     /// Runs `job`, which processes `bytes` bytes, on this thread or, if there are many, on the pool. In any phase.
-    pub async fn by_size<T: Send + 'static>(
+    pub async fn run_by_size<T: Send + 'static>(
         &self,
         bytes: usize,
         party: Party,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        by_size(&*self.device.platform.pool, bytes, party, job).await
+        run_by_size(&*self.device.platform.pool, bytes, party, job).await
     }
 
     /// Boots: loads the Device Key, undoes what a crash interrupted, and enters a phase.
@@ -184,7 +184,7 @@ impl Hsm {
     /// while a restore is running, or if the store does not answer.
     pub async fn provision(&self, unlock: Passphrase, admin: Passphrase, system_time: &str) -> Result<(), Error> {
         let begun = self.device.platform.clock.monotonic();
-        let time = parse_time(system_time)?;
+        let time = parse_time(system_time).map_err(|error| error.in_field("systemTime"))?;
         let _guard = self.transition.lock().await;
         let Phase::Unprovisioned(phase) = &*self.phase() else { return Err(wrong_state()) };
         if self.restoring.load(Ordering::SeqCst) {
@@ -244,7 +244,7 @@ impl Hsm {
             // A restore may have been undone, by this attempt or an earlier one, and the clock offset with it.
             self.device.read_clock_offset().await?;
         }
-        if matches!(unlocked, Err(Error::Invalid(_))) && self.device.store.get(DevicePath::Slot0).await?.is_none() {
+        if matches!(unlocked, Err(Error::Invalid { .. })) && self.device.store.get(DevicePath::Slot0).await?.is_none() {
             // An unusable restore on a new device was undone.
             self.enter(self.unprovisioned());
         }
@@ -257,7 +257,12 @@ impl Hsm {
 
     /// Authenticates with the unlock passphrase, for requests to an HSM whose users cannot be read. The user name must be
     /// `unlock`. Failures count like those of [`Hsm::unlock`].
-    pub async fn believe_unlock_holder(&self, address: IpAddr, name: &str, passphrase: &[u8]) -> Result<(), Failure> {
+    pub async fn authenticate_unlock_holder(
+        &self,
+        address: IpAddr,
+        name: &str,
+        passphrase: &[u8],
+    ) -> Result<(), Failure> {
         if name != "unlock" {
             return Err(Failure::Denied(Denied::Unauthenticated));
         }
@@ -301,8 +306,11 @@ impl Hsm {
     /// # Errors
     /// [`Error::TooMany`] if a wrong one came from the same neighbourhood less than a second ago, or one is being checked.
     fn admit_unlock(&self, address: IpAddr) -> Result<Admitted, Error> {
-        let mark = self.device.limiter.mark(Guess::Unlock(address.into()));
-        self.device.limiter.admit(mark).ok_or_else(|| Error::TooMany("Service unavailable: too many requests".into()))
+        let limiter_key = self.device.limiter.key(Guess::Unlock(address.into()));
+        self.device
+            .limiter
+            .admit(limiter_key)
+            .ok_or_else(|| Error::TooMany("Service unavailable: too many requests".into()))
     }
 
     /// Counts an attempt to unlock that failed before its passphrase could be tried.
@@ -317,7 +325,7 @@ impl Hsm {
     /// key can be used, and all key bytes are wiped unless a request hangs for longer than [`LOCK_WAIT_MS`].
     ///
     /// # Errors
-    /// [`Error::NotBelieved`] if `by` lost the right in the meantime; [`Error::Precondition`] in another state.
+    /// [`Error::Unauthenticated`] if `by` lost the right in the meantime; [`Error::Precondition`] in another state.
     pub async fn lock(&self, op: Arc<Operational>, by: &Caller) -> Result<(), Error> {
         // Hold no reference while waiting for the lock: the transition before this one may wait for the last reference.
         let waiting = Arc::downgrade(&op);
@@ -393,7 +401,7 @@ impl Hsm {
     /// Shuts down, for `by`. `None` is allowed only in states in which no user can log in.
     ///
     /// # Errors
-    /// [`Error::NotBelieved`] if `by` lost the right in the meantime; [`Error::Precondition`] if the state has changed.
+    /// [`Error::Unauthenticated`] if `by` lost the right in the meantime; [`Error::Precondition`] if the state has changed.
     pub async fn shutdown(&self, by: Option<&Caller>) -> Result<(), Error> {
         let _held = self.authorize_end(by).await?;
         self.device.platform.host.shutdown();
@@ -417,7 +425,7 @@ impl Hsm {
     /// `by` may be `None` only while Failed.
     ///
     /// # Errors
-    /// [`Error::NotBelieved`] if `by` lost the right in the meantime; [`Error::Precondition`] if the state has changed since
+    /// [`Error::Unauthenticated`] if `by` lost the right in the meantime; [`Error::Precondition`] if the state has changed since
     /// the request was admitted; [`Error::Internal`] if the mark cannot be stored.
     pub async fn factory_reset(&self, by: Option<&Caller>) -> Result<(), Error> {
         let _guard = self.transition.lock().await;
@@ -484,9 +492,9 @@ impl Hsm {
             self.device.platform.clock.sleep(Duration::from_millis(COUNTER_FLUSH_MS)).await;
             self.flush().await;
             if let Some(op) = self.operational()
-                && let Err(error) = op.namespaces().sweep_remains().await
+                && let Err(error) = op.namespaces().sweep_deleted_namespaces().await
             {
-                tracing::warn!(target: "hsm", %error, "the remains of a deleted namespace could not be swept");
+                tracing::warn!(target: "hsm", %error, "the keys of a deleted namespace could not be removed yet");
             }
             if let Some(op) = self.operational()
                 && let Err(error) = op.users().harden_digests().await
@@ -584,7 +592,7 @@ async fn check_cluster(device: &Device) -> Result<(), Error> {
             refuse("the etcd-prefix holds the data of another cluster: correct etcd-prefix or etcd-endpoints")
         }
         // A restore founds its cluster when it is finished.
-        Found::None if matches!(Procedure::noted(&device.store).await?, Some(Procedure::Import { .. })) => Ok(()),
+        Found::None if matches!(Procedure::stored(&device.store).await?, Some(Procedure::Import { .. })) => Ok(()),
         Found::None => refuse("the etcd-prefix holds no data: correct etcd-prefix or etcd-endpoints"),
         Found::Unknown => refuse("the etcd-prefix was written by a later version of casemated: install that one"),
     }
@@ -602,7 +610,7 @@ impl Drop for RestoreClaim {
 /// Undoes, at boot, a procedure that a crash interrupted and that must not be finished.
 async fn recover(device: &Device) -> Result<(), Error> {
     let Device { platform, store: local, .. } = device;
-    match Procedure::noted(local).await? {
+    match Procedure::stored(local).await? {
         None | Some(Procedure::Import { .. }) => Ok(()),
         Some(Procedure::Provision) => {
             tracing::warn!(target: "hsm", "a provisioning was interrupted; it is undone");
@@ -647,11 +655,11 @@ pub(crate) async fn hold_with_timeout(op: &Operational, by: &Caller) -> Result<H
 /// the request was admitted, and their row is in the cache unless it was changed since.
 ///
 /// # Errors
-/// [`Error::NotBelieved`] if the store answers that they may not.
+/// [`Error::Unauthenticated`] if the store answers that they may not.
 async fn authorize_leaving(op: &Operational, by: &Caller) -> Result<Option<Held>, Error> {
     match hold_with_timeout(op, by).await {
         Ok(held) => Ok(Some(held)),
-        Err(Error::NotBelieved) => Err(Error::NotBelieved),
+        Err(Error::Unauthenticated) => Err(Error::Unauthenticated),
         Err(_) => Ok(None),
     }
 }
@@ -696,7 +704,7 @@ mod tests {
         let mut watching = pin!(hsm.clone().keep_watching());
         let mut follow = || assert!(watching.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         follow();
-        let admin = block_on(op.believe(&UserId::parse("admin").unwrap())).unwrap();
+        let admin = block_on(op.unauthenticated_caller(&UserId::parse("admin").unwrap())).unwrap();
         let id = NamespaceId::parse("ns").unwrap();
         block_on(op.namespaces().create(&admin, &id)).unwrap();
         let exists = || block_on(op.namespaces().get(&id)).unwrap().is_some();

@@ -121,7 +121,7 @@ impl Restore {
     /// Operational if it was before and the backup has its Domain Key, or if it boots unattended; otherwise it is Locked.
     ///
     /// # Errors
-    /// As for [`Restore::feed`]; [`Error::Precondition`] if the phase has changed; [`Error::NotBelieved`] if the caller lost
+    /// As for [`Restore::feed`]; [`Error::Precondition`] if the phase has changed; [`Error::Unauthenticated`] if the caller lost
     /// the right.
     pub async fn finish(&mut self) -> Result<Restored, Error> {
         self.file.end()?;
@@ -336,7 +336,7 @@ impl Restore {
         let local = &self.hsm.device().store;
         let change = slots::keep_former(change, local).await?;
         match local.commit(change).await {
-            Err(_) if matches!(Procedure::noted(local).await, Ok(Some(noted)) if noted == procedure) => Ok(()),
+            Err(_) if matches!(Procedure::stored(local).await, Ok(Some(stored)) if stored == procedure) => Ok(()),
             result => result,
         }
     }

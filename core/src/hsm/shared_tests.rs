@@ -100,7 +100,7 @@ fn of_two_nodes_that_are_provisioned_at_once_one_founds_the_cluster() {
         let founded = [&a, &b].into_iter().filter(|hsm| hsm.state() == State::Operational).count();
         assert!(founded <= 1, "seed {seed}: {outcomes:?}");
         if let Some(hsm) = [&a, &b].into_iter().find(|hsm| hsm.state() == State::Operational) {
-            block_on(hsm.operational().unwrap().believe(&UserId::parse("admin").unwrap())).unwrap();
+            block_on(hsm.operational().unwrap().unauthenticated_caller(&UserId::parse("admin").unwrap())).unwrap();
         }
     }
 }
@@ -246,7 +246,7 @@ fn a_boot_without_the_shared_store_is_failed_and_goes_on_when_it_is_back() {
         let hsm = boot(&sim);
         provision(&hsm).unwrap();
         let op = hsm.operational().unwrap();
-        let admin = block_on(op.believe(&UserId::parse("admin").unwrap())).unwrap();
+        let admin = block_on(op.unauthenticated_caller(&UserId::parse("admin").unwrap())).unwrap();
         block_on(op.set_unattended_boot(&admin, unattended)).unwrap();
         drop((op, hsm));
         sim.store.fail(true);

@@ -209,15 +209,15 @@ impl Logins<'_> {
         let Evidence::Basic { name, passphrase, address } = evidence;
         let Ok(id) = UserId::parse(name) else { return Err(Failure::Denied(Denied::Unauthenticated)) };
         let neighbourhood = Neighbourhood::from(address);
-        let mark = self.device.limiter.mark(Guess::Login(neighbourhood, name));
+        let limiter_key = self.device.limiter.key(Guess::Login(neighbourhood, name));
         let tag = self.state.credentials.tag(name, passphrase);
         let known = {
             // Nothing is awaited in this block, so a guess is compared only after the strike of the previous guess at
             // this name from this neighbourhood.
-            let _comparing = self.state.guesses.comparing(mark);
+            let _comparing = self.state.guesses.comparing(limiter_key);
             match self.state.credentials.known(name, &tag) {
-                Some(revision) if !self.device.limiter.blocks(mark) => Ok(revision),
-                _ => Err(self.state.guesses.enter(mark, tag)),
+                Some(revision) if !self.device.limiter.blocks(limiter_key) => Ok(revision),
+                _ => Err(self.state.guesses.enter(limiter_key, tag)),
             }
         };
         let entry = match known {
@@ -226,8 +226,10 @@ impl Logins<'_> {
                 let row = stored_user(self.tables, &id).await?.filter(|row| row.revision == revision);
                 match row {
                     // Another guess may have been found wrong in between.
-                    Some(row) if !self.device.limiter.blocks(mark) => return as_caller(self.tables, id, row).await,
-                    _ => self.state.guesses.enter(mark, tag),
+                    Some(row) if !self.device.limiter.blocks(limiter_key) => {
+                        return as_caller(self.tables, id, row).await;
+                    }
+                    _ => self.state.guesses.enter(limiter_key, tag),
                 }
             }
         };
@@ -291,7 +293,7 @@ impl Logins<'_> {
 
     /// A caller without authentication, for simulations only.
     #[cfg(any(test, feature = "sim"))]
-    pub(crate) async fn believe(&self, id: &UserId) -> Result<Caller, Failure> {
+    pub(crate) async fn unauthenticated_caller(&self, id: &UserId) -> Result<Caller, Failure> {
         let row = stored_user(self.tables, id).await?.ok_or(Failure::Denied(Denied::Unauthenticated))?;
         as_caller(self.tables, id.clone(), row).await
     }
@@ -343,17 +345,17 @@ impl From<Error> for Failure {
 const NOBODY: Digest = Digest { scheme: Scheme::Scrypt, salt: [0; 16], hash: [0; 32] };
 
 /// Whether the caller's role allows `action`, and its namespace the endpoint.
-pub fn allows(caller: &Caller, action: Action, whence: Whence) -> bool {
-    let at_home = match whence {
-        Whence::Root => caller.is_root(),
-        Whence::Anywhere => caller.scope().is_ok(),
+pub fn allows(caller: &Caller, action: Action, scope: CallerScope) -> bool {
+    let at_home = match scope {
+        CallerScope::Root => caller.is_root(),
+        CallerScope::Anywhere => caller.scope().is_ok(),
     };
     at_home && caller.role().may(action)
 }
 
 /// Which callers may use an endpoint, by their namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whence {
+pub enum CallerScope {
     /// Users without a namespace.
     Root,
     /// Users of any existing namespace and of the root; each sees only its own.

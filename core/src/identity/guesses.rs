@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_channel::oneshot;
 use subtle::ConstantTimeEq;
 
-use crate::device::limiter::{Admitted, Limiter, Mark};
+use crate::device::limiter::{Admitted, Limiter, LimiterKey};
 
 /// The result of checking a guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub type Awaited = oneshot::Receiver<Verdict>;
 /// The guesses that are being checked.
 pub struct Guesses {
     limiter: Arc<Limiter>,
-    flights: Mutex<HashMap<Mark, Flight>>,
+    flights: Mutex<HashMap<LimiterKey, Flight>>,
     /// Each is held during one comparison with known credentials and the strike that may follow.
     comparing: [Mutex<()>; STRIPES],
 }
@@ -74,15 +74,15 @@ impl Guesses {
     /// Hold this while a guess is compared with known credentials and, if it differs, entered: if two threads compare
     /// guesses at the same instant, the second one sees the strike of the first.
     #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length")]
-    pub fn comparing(&self, mark: Mark) -> MutexGuard<'_, ()> {
-        self.comparing[mark.stripe(STRIPES)].lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn comparing(&self, key: LimiterKey) -> MutexGuard<'_, ()> {
+        self.comparing[key.stripe(STRIPES)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Admits a guess or refuses it. Nothing is awaited between the check and the strike.
-    pub fn enter(self: &Arc<Self>, mark: Mark, tag: [u8; 32]) -> Entry {
+    pub fn enter(self: &Arc<Self>, key: LimiterKey, tag: [u8; 32]) -> Entry {
         let (send, awaited) = oneshot::channel();
         let mut flights = self.flights();
-        if let Some(flight) = flights.get_mut(&mark) {
+        if let Some(flight) = flights.get_mut(&key) {
             if flight.differed {
                 return Entry::Refused;
             }
@@ -91,12 +91,12 @@ impl Guesses {
                 return Entry::Joined(awaited);
             }
             flight.differed = true;
-            self.limiter.strike(mark);
+            self.limiter.strike(key);
             return Entry::Refused;
         }
-        let Some(admitted) = self.limiter.admit(mark) else { return Entry::Refused };
-        flights.insert(mark, Flight { tag, waiting: vec![send], differed: false });
-        Entry::First(Judging { guesses: self.clone(), mark, admitted: Some(admitted), verdict: None }, awaited)
+        let Some(admitted) = self.limiter.admit(key) else { return Entry::Refused };
+        flights.insert(key, Flight { tag, waiting: vec![send], differed: false });
+        Entry::First(Judging { guesses: self.clone(), key, admitted: Some(admitted), verdict: None }, awaited)
     }
 
     /// Ends all waits without a verdict, for the end of the phase.
@@ -104,7 +104,7 @@ impl Guesses {
         self.flights().values_mut().for_each(|flight| flight.waiting.clear());
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<Mark, Flight>> {
+    fn flights(&self) -> MutexGuard<'_, HashMap<LimiterKey, Flight>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -113,7 +113,7 @@ impl Guesses {
 /// client left before it was queued or the pool was full, its strike stays and all who joined get an error.
 pub struct Judging {
     guesses: Arc<Guesses>,
-    mark: Mark,
+    key: LimiterKey,
     admitted: Option<Admitted>,
     verdict: Option<Verdict>,
 }
@@ -134,7 +134,7 @@ impl Judging {
 impl Drop for Judging {
     fn drop(&mut self) {
         let mut flights = self.guesses.flights();
-        let Some(flight) = flights.remove(&self.mark) else { return };
+        let Some(flight) = flights.remove(&self.key) else { return };
         // Before another guess can be admitted.
         if let Some(admitted) = self.admitted.take() {
             match self.verdict {
@@ -179,8 +179,8 @@ mod tests {
         }
 
         fn enter(&self, name: &str, passphrase: u8) -> Entry {
-            let mark = self.guesses.limiter.mark(Guess::Login(Neighbourhood::V4(1), name));
-            self.guesses.enter(mark, [passphrase; 32])
+            let key = self.guesses.limiter.key(Guess::Login(Neighbourhood::V4(1), name));
+            self.guesses.enter(key, [passphrase; 32])
         }
 
         fn first(&self, name: &str, passphrase: u8) -> (Judging, Awaited) {

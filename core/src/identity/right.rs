@@ -57,7 +57,7 @@ impl Change {
 /// Applies `transaction`. For a caller it applies only if passphrase and role are still those of the authentication.
 ///
 /// # Errors
-/// [`Error::NotBelieved`] if they are not; then nothing was applied.
+/// [`Error::Unauthenticated`] if they are not; then nothing was applied.
 pub(crate) async fn commit(tables: &Tables, by: By<'_>, transaction: Transaction) -> Result<Committed, Error> {
     let By::Caller(caller) = by else { return tables.commit(transaction).await };
     let path = RowPath::user(tables.generation, &caller.id);
@@ -100,8 +100,8 @@ pub(crate) async fn update<R: Record>(
 /// Checks the caller's row as the store has it now against the one at authentication; returns its revision.
 async fn recheck(tables: &Tables, caller: &Caller) -> Result<Revision, Error> {
     let path = RowPath::user(tables.generation, &caller.id);
-    let now = tables.users.read(&path).await?.ok_or(Error::NotBelieved)?;
-    if caller.record().is_as(&now.record) { Ok(now.revision) } else { Err(Error::NotBelieved) }
+    let now = tables.users.read(&path).await?.ok_or(Error::Unauthenticated)?;
+    if caller.record().is_as(&now.record) { Ok(now.revision) } else { Err(Error::Unauthenticated) }
 }
 
 /// Number of attempts of a read-modify-write before it gives up.
@@ -130,14 +130,14 @@ impl Rights {
         let held = Held(self.0.read_arc().await);
         // The cache is current: a change of a user holds the write side until the cache has it.
         let path = RowPath::user(tables.generation, &caller.id);
-        let now = tables.users.get(&path).await?.ok_or(Error::NotBelieved)?;
-        if caller.record().is_as(&now.record) { Ok(held) } else { Err(Error::NotBelieved) }
+        let now = tables.users.get(&path).await?.ok_or(Error::Unauthenticated)?;
+        if caller.record().is_as(&now.record) { Ok(held) } else { Err(Error::Unauthenticated) }
     }
 
     /// Applies a change to the device's own store on behalf of `caller`.
     ///
     /// # Errors
-    /// [`Error::NotBelieved`] if the caller has lost its rights; then nothing was applied.
+    /// [`Error::Unauthenticated`] if the caller has lost its rights; then nothing was applied.
     pub(crate) async fn commit_local(
         &self,
         tables: &Tables,

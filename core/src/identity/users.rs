@@ -44,7 +44,10 @@ pub(crate) fn check_length(field: &'static str, passphrase: &Passphrase) -> Resu
     if passphrase.has_valid_length() {
         return Ok(());
     }
-    Err(Error::invalid(format!("passphrase {field} is not >= 10 and <= {PASSPHRASE_MAX_BYTES} characters")))
+    Err(Error::invalid_field(
+        field,
+        format!("passphrase {field} is not >= 10 and <= {PASSPHRASE_MAX_BYTES} characters"),
+    ))
 }
 
 /// The properties of a new user.
@@ -187,7 +190,7 @@ impl Users<'_> {
     pub async fn delete(&self, by: &Caller, target: &UserTarget) -> Result<(), Error> {
         let id = &target.id;
         if by.id == *id {
-            return Err(Error::invalid("Users cannot delete themselves"));
+            return Err(Error::invalid_field("user", "Users cannot delete themselves"));
         }
         let path = RowPath::user(self.tables.generation, id);
         let _taking = self.rights.take_away().await;
@@ -248,7 +251,7 @@ impl Users<'_> {
         let fence = |transaction| target.fence(self.tables.generation, transaction);
         let changed = |mut record: UserRecord| {
             if record.role != Role::Operator {
-                return Err(Error::invalid("tag operations only exist on operator users"));
+                return Err(Error::invalid_field("user", "tag operations only exist on operator users"));
             }
             Ok(change(&mut record.tags).then_some(record))
         };

@@ -51,7 +51,7 @@ impl Properties {
 /// Checks the length of a label, at most 32 bytes. `Invalid` if it is longer.
 pub fn check_label(label: &str) -> Result<(), Error> {
     if label.len() > LABEL_MAX_BYTES {
-        return Err(Error::invalid(format!("Label is too long, max {LABEL_MAX_BYTES} bytes")));
+        return Err(Error::invalid_field("label", format!("Label is too long, max {LABEL_MAX_BYTES} bytes")));
     }
     Ok(())
 }
@@ -153,15 +153,15 @@ impl ManagedKeys<'_> {
     ) -> Result<KeyId, Error> {
         let bits = usize::try_from(length).unwrap_or(0);
         if key_type == KeyType::RSA && !RSA_GENERATE_BITS.contains(&bits) {
-            return Err(Error::invalid("RSA key length must be between 1024 and 8192."));
+            return Err(Error::invalid_field("length", "RSA key length must be between 1024 and 8192."));
         }
         let mechanisms = check_mechanisms(key_type, mechanisms)?;
         let new_id = match new_id {
             "" => NewId::Picked,
-            given => NewId::Given(KeyId::parse(given).map_err(|why| Error::invalid(why.to_string()))?),
+            given => NewId::Given(KeyId::parse(given).map_err(|why| Error::invalid_field("id", why.to_string()))?),
         };
         if key_type == KeyType::Generic && !GENERIC_GENERATE_BITS.contains(&bits) {
-            return Err(Error::invalid("Length must be between 128 and 8192."));
+            return Err(Error::invalid_field("length", "Length must be between 128 and 8192."));
         }
         let (label, tags) = restriction;
         let properties = Properties::new(mechanisms, label, tags)?;

@@ -9,7 +9,7 @@ use crate::identity::caller::{self, Caller};
 use crate::identity::right::{self, ATTEMPTS, By};
 use crate::keys::counters::Counters;
 use crate::keys::quotas::{Accounts, Usage, count};
-use crate::rows::chores::{LastNamespaceNumber, Remains};
+use crate::rows::chores::{DeletedNamespace, LastNamespaceNumber};
 use crate::rows::namespace::{NamespaceRecord, Quota};
 use crate::rows::path::{NamespaceNumber, ROOT, RowPath, RowPrefix};
 use crate::rows::table::Row;
@@ -64,9 +64,9 @@ impl Namespaces<'_> {
         if row.record.number != number {
             return Err(changed_meanwhile());
         }
-        let remains = RowPath::remains(self.tables.generation, number);
-        let note = self.tables.remains.sealed(&remains, Revision::default(), &Remains)?;
-        let transaction = Transaction::default().at(&path, row.revision).delete(&path).put(note).reserved();
+        let deleted = RowPath::deleted_namespace(self.tables.generation, number);
+        let record = self.tables.deleted_namespaces.sealed(&deleted, Revision::default(), &DeletedNamespace)?;
+        let transaction = Transaction::default().at(&path, row.revision).delete(&path).put(record).reserved();
         match right::commit(self.tables, By::Caller(by), transaction).await? {
             Committed::Conflict(_) => Err(changed_meanwhile()),
             Committed::At(_) => {
@@ -83,9 +83,9 @@ impl Namespaces<'_> {
     }
 
     /// Removes the rows that interrupted deletions left behind. Nobody can reach them; they only take room.
-    pub(crate) async fn sweep_remains(&self) -> Result<(), Error> {
-        let prefix = RowPrefix::all_remains(self.tables.generation);
-        let (paths, _) = self.tables.remains.paths(&prefix, None).await?;
+    pub(crate) async fn sweep_deleted_namespaces(&self) -> Result<(), Error> {
+        let prefix = RowPrefix::all_deleted_namespaces(self.tables.generation);
+        let (paths, _) = self.tables.deleted_namespaces.paths(&prefix, None).await?;
         for number in paths.iter().filter_map(RowPath::number) {
             self.sweep(number).await?;
         }
@@ -99,7 +99,7 @@ impl Namespaces<'_> {
         self.tables.sweep(keys, &RowPrefix::keys(*generation, number, "")).await?;
         self.tables.sweep(certificates, &RowPrefix::certificates(*generation, number)).await?;
         self.tables.sweep(counters, &RowPrefix::all_counters(*generation, number)).await?;
-        self.tables.commit(Transaction::default().delete(&RowPath::remains(*generation, number))).await?;
+        self.tables.commit(Transaction::default().delete(&RowPath::deleted_namespace(*generation, number))).await?;
         Ok(())
     }
 

@@ -89,7 +89,7 @@ impl From<&Error> for Applied {
     /// An unknown outcome costs a count of the whole namespace, so a busy store must not be mistaken for one.
     fn from(why: &Error) -> Self {
         match why {
-            Error::Full(_) | Error::NotBelieved => Applied::No,
+            Error::Full(_) | Error::Unauthenticated => Applied::No,
             // The store answers this before it begins; a lost answer has another sentence.
             Error::Unavailable(text) if text == sentences::BUSY => Applied::No,
             _ => Applied::Unknown,

@@ -93,7 +93,7 @@ impl Key {
     /// checked. Runs on the pool, because large RSA keys are slow.
     pub async fn csr(&self, ring: Keyring<'_>, subject: body::DistinguishedName) -> Result<String, Error> {
         if subject.common_name.is_empty() {
-            return Err(Error::invalid("JSON field commonName is empty."));
+            return Err(Error::invalid_field("commonName", "JSON field commonName is empty."));
         }
         let loaded = loaded(ring, self.namespace, &self.row).await?;
         ring.off_thread(Work::Crypto, Party::Namespace(self.namespace), move || x509::csr_pem(&loaded, &subject))
@@ -110,7 +110,7 @@ impl UsableKey {
                 Mode::Decrypt(_) => "decryption",
                 Mode::Encrypt(_) => "encryption",
             };
-            return Err(Error::invalid(format!("Key mechanisms do not allow requested {what}.")));
+            return Err(Error::invalid_field("mode", format!("Key mechanisms do not allow requested {what}.")));
         }
         Ok(Permit { key: self.key, row: self.row.clone(), mode })
     }
@@ -158,7 +158,7 @@ async fn loaded(
             .off_thread(Work::Crypto, Party::Namespace(namespace), move || LoadedKey::load(&row.record.material))
             .await??)
     };
-    row.record.live(load).await
+    row.record.loaded(load).await
 }
 
 fn public_parts(public: Public) -> Option<PublicParts> {

@@ -75,5 +75,5 @@ pub struct Applied {
     /// Configured addresses at which the server listens now.
     pub serving: Vec<SocketAddr>,
     /// Configured addresses at which the server does not listen, and why.
-    pub stored: Vec<(IpAddr, ListenError)>,
+    pub not_served: Vec<(IpAddr, ListenError)>,
 }

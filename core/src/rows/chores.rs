@@ -13,7 +13,7 @@ pub struct LastNamespaceNumber(pub NamespaceNumber);
 
 /// Marks a deleted namespace whose keys are not all removed yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Remains;
+pub struct DeletedNamespace;
 
 /// Marks that some users have passphrase digests of scheme 0 (NetHSM's), which must be replaced by stronger ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +39,8 @@ impl Record for LastNamespaceNumber {
     }
 }
 
-impl Record for Remains {
-    const TABLE: TableId = TableId::Remains;
+impl Record for DeletedNamespace {
+    const TABLE: TableId = TableId::DeletedNamespaces;
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
         Writer::new(1).finish()
@@ -82,9 +82,9 @@ impl RowPath<LastNamespaceNumber> {
     }
 }
 
-impl RowPath<Remains> {
+impl RowPath<DeletedNamespace> {
     /// The row of the deleted namespace with this number.
-    pub fn remains(generation: Generation, number: NamespaceNumber) -> Self {
+    pub fn deleted_namespace(generation: Generation, number: NamespaceNumber) -> Self {
         Self::new(generation, &[&number.to_be_bytes()])
     }
 
@@ -94,9 +94,9 @@ impl RowPath<Remains> {
     }
 }
 
-impl RowPrefix<Remains> {
+impl RowPrefix<DeletedNamespace> {
     /// The rows of all deleted namespaces.
-    pub fn all_remains(generation: Generation) -> Self {
+    pub fn all_deleted_namespaces(generation: Generation) -> Self {
         Self::new(generation, &[])
     }
 }
@@ -115,13 +115,13 @@ mod tests {
     #[test]
     fn the_stored_forms_of_version_1_do_not_change() {
         assert_eq!(*LastNamespaceNumber(0x0102).encode(), [1, 0, 0, 1, 2]);
-        assert_eq!((&*Remains.encode(), &*Hardening.encode()), (&vec![1], &vec![1]));
+        assert_eq!((&*DeletedNamespace.encode(), &*Hardening.encode()), (&vec![1], &vec![1]));
         assert_eq!(LastNamespaceNumber::decode(&[1, 0, 0, 1, 2]), Ok(LastNamespaceNumber(0x0102)));
-        assert_eq!((Remains::decode(&[1]), Hardening::decode(&[1])), (Ok(Remains), Ok(Hardening)));
+        assert_eq!((DeletedNamespace::decode(&[1]), Hardening::decode(&[1])), (Ok(DeletedNamespace), Ok(Hardening)));
         for bad in [&[2][..], &[1, 0], &[]] {
-            assert!(Remains::decode(bad).is_err() && LastNamespaceNumber::decode(bad).is_err());
+            assert!(DeletedNamespace::decode(bad).is_err() && LastNamespaceNumber::decode(bad).is_err());
         }
-        assert_eq!(RowPath::remains(7, 0x0304).number(), Some(0x0304));
-        assert_eq!(RowPath::remains(7, 3).path().as_bytes(), [1, 0, 0, 0, 7, 11, 0, 0, 0, 3]);
+        assert_eq!(RowPath::deleted_namespace(7, 0x0304).number(), Some(0x0304));
+        assert_eq!(RowPath::deleted_namespace(7, 3).path().as_bytes(), [1, 0, 0, 0, 7, 11, 0, 0, 0, 3]);
     }
 }

@@ -85,22 +85,22 @@ pub struct KeyRecord {
     pub material: Material,
     /// The private key, ready for use. It is loaded at first use, because that takes longer than reading the record. Later
     /// records of the same key share it.
-    live: Arc<OnceCell<Arc<LoadedKey>>>,
+    loaded: Arc<OnceCell<Arc<LoadedKey>>>,
 }
 
 impl KeyRecord {
     /// A record whose private key is not loaded yet.
     pub fn new(uid: Uid, mechanisms: Mechanisms, label: String, tags: Vec<String>, material: Material) -> Self {
-        Self { uid, mechanisms, label, tags, material, live: Arc::default() }
+        Self { uid, mechanisms, label, tags, material, loaded: Arc::default() }
     }
 
     /// The private key, ready for use. The first caller loads it with `load`, and others wait for that. If the first is
     /// cancelled, one of the others loads it.
-    pub(crate) async fn live<F>(&self, load: impl FnOnce() -> F) -> Result<Arc<LoadedKey>, Error>
+    pub(crate) async fn loaded<F>(&self, load: impl FnOnce() -> F) -> Result<Arc<LoadedKey>, Error>
     where
         F: Future<Output = Result<LoadedKey, Error>>,
     {
-        self.live.get_or_try_init(async || load().await.map(Arc::new)).await.cloned()
+        self.loaded.get_or_try_init(async || load().await.map(Arc::new)).await.cloned()
     }
 
     /// The key type.
@@ -142,7 +142,7 @@ impl Record for KeyRecord {
 
     fn reuse_from(&mut self, older: &Self) {
         if self.uid == older.uid && self.material.ct_eq(&older.material) {
-            self.live = older.live.clone();
+            self.loaded = older.loaded.clone();
         }
     }
 
@@ -165,10 +165,10 @@ impl Record for KeyRecord {
 /// [`Error::Invalid`] if a mechanism does not fit the key type, or if `list` is empty.
 pub fn check_mechanisms(key_type: KeyType, list: &[Mechanism]) -> Result<Mechanisms, Error> {
     if list.iter().any(|mechanism| !mechanisms::fits(key_type, *mechanism)) {
-        return Err(Error::invalid("Mechanism does not match key type"));
+        return Err(Error::invalid_field("mechanisms", "Mechanism does not match key type"));
     }
     if list.is_empty() {
-        return Err(Error::invalid("Empty set of mechanisms"));
+        return Err(Error::invalid_field("mechanisms", "Empty set of mechanisms"));
     }
     Ok(Mechanisms::of(list))
 }

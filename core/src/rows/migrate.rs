@@ -10,7 +10,7 @@ use crate::crypto::seal;
 use crate::crypto::secret::{DomainKey, StoreKey};
 use crate::error::Error;
 use crate::rows::backup_secret::BackupSecret;
-use crate::rows::chores::{Hardening, LastNamespaceNumber, Remains};
+use crate::rows::chores::{DeletedNamespace, Hardening, LastNamespaceNumber};
 use crate::rows::cluster_ca::ClusterCa;
 use crate::rows::namespace::NamespaceRecord;
 use crate::rows::path::{Generation, RowPath, generation_prefix};
@@ -117,7 +117,7 @@ impl Old {
                 Ok(sealed(domain, rng, &RowPath::hardening(generation), &Hardening))
             }
             _ if name.starts_with(b"remains of ") => {
-                Ok(sealed(domain, rng, &RowPath::remains(generation, number()?), &Remains))
+                Ok(sealed(domain, rng, &RowPath::deleted_namespace(generation, number()?), &DeletedNamespace))
             }
             _ => Err(bad("no version of this software wrote it")),
         }

@@ -28,7 +28,7 @@ pub enum TableId {
     /// One row: the highest number ever assigned to a namespace.
     NamespaceNumbers = 10,
     /// Number of a deleted namespace whose rows are not all removed yet → nothing.
-    Remains = 11,
+    DeletedNamespaces = 11,
     /// One row while some users still have digests in NetHSM's weak form.
     Hardening = 12,
 }
@@ -45,7 +45,7 @@ impl TableId {
         TableId::BackupSecrets,
         TableId::ClusterCas,
         TableId::NamespaceNumbers,
-        TableId::Remains,
+        TableId::DeletedNamespaces,
         TableId::Hardening,
     ];
 }

@@ -13,7 +13,7 @@ use crate::crypto::secret::DomainKey;
 use crate::error::Error;
 use crate::rows::backup_secret::BackupSecret;
 use crate::rows::certificate::CertificateRecord;
-use crate::rows::chores::{Hardening, LastNamespaceNumber, Remains};
+use crate::rows::chores::{DeletedNamespace, Hardening, LastNamespaceNumber};
 use crate::rows::cluster_ca::ClusterCa;
 use crate::rows::confirm::Confirmation;
 use crate::rows::counter::CounterRecord;
@@ -50,7 +50,7 @@ pub struct Tables {
     /// The highest number ever assigned to a namespace.
     pub namespace_numbers: Table<LastNamespaceNumber>,
     /// Deleted namespaces whose rows are not all removed yet.
-    pub remains: Table<Remains>,
+    pub deleted_namespaces: Table<DeletedNamespace>,
     /// Whether some users still have weak digests.
     pub hardening: Table<Hardening>,
     /// The generation of all paths.
@@ -111,7 +111,7 @@ impl Tables {
             backup_secrets: table(&context, domain),
             cluster_cas: table(&context, domain),
             namespace_numbers: table(&context, domain),
-            remains: table(&context, domain),
+            deleted_namespaces: table(&context, domain),
             hardening: table(&context, domain),
             generation,
             pointer: pointer.revision,
@@ -313,7 +313,7 @@ impl Tables {
             TableId::BackupSecrets => change.apply(&self.backup_secrets, path),
             TableId::ClusterCas => change.apply(&self.cluster_cas, path),
             TableId::NamespaceNumbers => change.apply(&self.namespace_numbers, path),
-            TableId::Remains => change.apply(&self.remains, path),
+            TableId::DeletedNamespaces => change.apply(&self.deleted_namespaces, path),
             TableId::Hardening => change.apply(&self.hardening, path),
             // They are not cached.
             TableId::Staged => {}

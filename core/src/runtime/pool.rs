@@ -66,7 +66,7 @@ pub async fn run_on<T: Send + 'static>(
 ///
 /// # Errors
 /// Those of [`run_on`].
-pub async fn by_size<T: Send + 'static>(
+pub async fn run_by_size<T: Send + 'static>(
     pool: &dyn Pool,
     bytes: usize,
     party: Party,

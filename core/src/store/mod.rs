@@ -187,7 +187,7 @@ impl From<StoreError> for Error {
             StoreError::Busy => Error::Unavailable(sentences::BUSY.into()),
             StoreError::Full => Error::Full(sentences::DISK_FULL.into()),
             StoreError::Damaged(why) => Error::Internal(format!("the store is damaged: {why}").into()),
-            StoreError::TooLarge => Error::Invalid("The value is too large to be stored.".into()),
+            StoreError::TooLarge => Error::invalid("The value is too large to be stored."),
         }
     }
 }

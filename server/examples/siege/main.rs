@@ -17,8 +17,8 @@
     reason = "a tool beside the product: it lives in real time and prints, and whatever goes wrong fails it"
 )]
 
-#[path = "../../tests/attack/believing.rs"]
-mod believing;
+#[path = "../../tests/attack/any_certificate.rs"]
+mod any_certificate;
 #[path = "../../tests/siege/mod.rs"]
 mod siege;
 

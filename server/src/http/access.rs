@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use casemate_api::{Action, State, sentences};
 use casemate_core::Hsm;
-use casemate_core::identity::caller::{Caller, Denied, Evidence, Failure, Whence, allows};
+use casemate_core::identity::caller::{Caller, CallerScope, Denied, Evidence, Failure, allows};
 use hyper::StatusCode;
 use hyper::header;
 
@@ -24,7 +24,7 @@ pub enum Rule {
     /// Anyone, without credentials.
     Public,
     /// Users whose role permits the action, at the root or in any namespace.
-    Allowed(Action, Whence),
+    Allowed(Action, CallerScope),
     /// The user `unlock` with the unlock passphrase: for a Failed HSM, whose users cannot be read.
     UnlockHolder,
     /// One of the two above, depending on the setting [`FailedState`].
@@ -59,8 +59,8 @@ pub struct AccessPolicy<C> {
 }
 
 /// Available while Operational, to users whose role permits `action`.
-pub fn operational(action: Action, whence: Whence) -> AccessPolicy<OperationalGuard> {
-    AccessPolicy { rules: vec![(State::Operational, Rule::Allowed(action, whence))], phase: PhantomData }
+pub fn operational(action: Action, scope: CallerScope) -> AccessPolicy<OperationalGuard> {
+    AccessPolicy { rules: vec![(State::Operational, Rule::Allowed(action, scope))], phase: PhantomData }
 }
 
 /// Available while Failed, to holders of the unlock passphrase.
@@ -104,7 +104,7 @@ impl RequestContext {
         let Some(header) = self.headers.get(header::AUTHORIZATION) else { return Err(Refusal::anonymous()) };
         let basic = Basic::parse(header.as_bytes()).ok_or_else(Refusal::unauthenticated)?;
         if rule == Rule::UnlockHolder {
-            let known = self.hsm.believe_unlock_holder(self.address, basic.name(), basic.expose_passphrase());
+            let known = self.hsm.authenticate_unlock_holder(self.address, basic.name(), basic.expose_passphrase());
             return known.await.map(|()| None).map_err(|failure| self.unauthenticated(failure));
         }
         // The state may have changed since it was read; without the phase no credentials can be checked.
@@ -117,7 +117,7 @@ impl RequestContext {
     /// Authorises the caller by role and namespace: 403.
     pub(super) fn permitted(&self, known: Option<Caller>) -> Result<Option<Caller>, Refusal> {
         match (self.rule()?, known) {
-            (Rule::Allowed(action, whence), Some(caller)) if allows(&caller, action, whence) => Ok(Some(caller)),
+            (Rule::Allowed(action, scope), Some(caller)) if allows(&caller, action, scope) => Ok(Some(caller)),
             (Rule::Allowed(..), Some(_)) => Err(Refusal::bare(StatusCode::FORBIDDEN)),
             (Rule::Allowed(..), None) => Err(Refusal::anonymous()),
             // The state has changed since the caller was authenticated: a caller authenticated as a user has not shown

@@ -91,7 +91,7 @@ impl RequestContext {
             drop(grant);
             (tag, whole)
         };
-        let tagged = self.hsm.by_size(length, party, tag).await;
+        let tagged = self.hsm.run_by_size(length, party, tag).await;
         tagged.map_err(|error| Refusal::from_core(error, &self.spec))
     }
 }

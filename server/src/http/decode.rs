@@ -114,7 +114,7 @@ impl<B: Send + 'static> Body<B> {
                     drop((body, grant));
                     input
                 };
-                hsm.by_size(length, party, decode).await.and_then(|input| input)
+                hsm.run_by_size(length, party, decode).await.and_then(|input| input)
             }
             Decoder::Typed(decode) => {
                 let (decode, hsm, grant) = (*decode, &context.hsm, context.grant.clone());
@@ -126,7 +126,7 @@ impl<B: Send + 'static> Body<B> {
                     drop(grant);
                     input
                 };
-                hsm.by_size(length, party, decode).await.and_then(|input| input)
+                hsm.run_by_size(length, party, decode).await.and_then(|input| input)
             }
             Decoder::Streamed(take) => {
                 // What is buffered of it, and what is parsed from that.

@@ -8,7 +8,7 @@ use casemate_api::body::keys::{self as key_bodies, DistinguishedName};
 use casemate_api::body::{
     Created, cluster as cluster_bodies, config as config_bodies, system as system_bodies, users as user_bodies,
 };
-use casemate_core::identity::caller::Whence::{Anywhere, Root};
+use casemate_core::identity::caller::CallerScope::{Anywhere, Root};
 use casemate_core::identity::users::UserAccess::{Manage, Passphrase, Read};
 use serde_json::{Map, Value};
 
@@ -45,7 +45,7 @@ pub fn table() -> Vec<Endpoint> {
         post("/keys",                   operational(KeyManage, Anywhere),                      Nothing,             import(),       keys::import).gives::<Created>(201).exists(400),
         post("/keys/generate",          operational(KeyManage, Anywhere),                      ServerMetrics,             json(),         keys::generate).gives::<Created>(201).exists(400).no_cache(),
         get("/keys/{key}",              operational(KeyRead, Anywhere),                        KeyOrPrefixOf,                        keys::read).gives::<key_bodies::Key>(200).etag(),
-        put("/keys/{key}",              operational(KeyManage, Anywhere),                      Tagged(KeySlot, OfKey), import(),   keys::import_as).exists(400),
+        put("/keys/{key}",              operational(KeyManage, Anywhere),                      Tagged(KeyTarget, OfKey), import(), keys::import_as).exists(400),
         delete("/keys/{key}",           operational(KeyManage, Anywhere),                      Tagged(ExistingKey, OfKey),           keys::delete),
         get("/keys/{key}/public.pem",   operational(KeyRead, Anywhere),                        ExistingKey,                          keys::public_pem).answers(200).media(Pem).etag(),
         post("/keys/{key}/csr.pem",     operational(KeyRead, Anywhere),                        ExistingKey,         untyped_json::<DistinguishedName>(), keys::csr).answers(200).media(Pem).no_cache().intent(Never),
@@ -53,19 +53,19 @@ pub fn table() -> Vec<Endpoint> {
         post("/keys/{key}/encrypt",     operational(KeyUse, Anywhere),                         ExistingKeyToUse,    long_json(),    keys::encrypt).gives::<key_bodies::Encrypted>(200).no_cache(),
         post("/keys/{key}/sign",        operational(KeyUse, Anywhere),                         ExistingKeyToUse,    long_json(),    keys::sign).gives::<key_bodies::Signature>(200).no_cache(),
         get("/keys/{key}/cert",         operational(KeyRead, Anywhere),                        ExistingKey,                          keys::certificate).answers(200).media(Octets).etag(),
-        put("/keys/{key}/cert",         operational(KeyManage, Anywhere),                      Tagged(KeySlot, OfCertificate), octets(), keys::set_certificate).answers(201).media(Octets),
+        put("/keys/{key}/cert",         operational(KeyManage, Anywhere),                      Tagged(KeyTarget, OfCertificate), octets(), keys::set_certificate).answers(201).media(Octets),
         delete("/keys/{key}/cert",      operational(KeyManage, Anywhere),                      Tagged(ExistingKey, OfCertificate),   keys::delete_certificate).media(Octets),
-        put("/keys/{key}/label",        operational(KeyManage, Anywhere),                      KeySlot,             json(),         keys::set_label).no_cache(),
+        put("/keys/{key}/label",        operational(KeyManage, Anywhere),                      KeyTarget,           json(),         keys::set_label).no_cache(),
         delete("/keys/{key}/label",     operational(KeyManage, Anywhere),                      ExistingKey,                          keys::delete_label).no_cache(),
         post("/keys/{key}/move",        operational(KeyManage, Anywhere),                      ExistingKey,         untyped_json(), keys::rename).gives::<Created>(200).no_cache(),
-        put("/keys/{key}/restrictions/tags/{tag}",    operational(KeyManage, Anywhere),        KeySlotAndTag,       ignored(),      keys::add_tag).no_cache(),
-        delete("/keys/{key}/restrictions/tags/{tag}", operational(KeyManage, Anywhere),        KeySlotAndTag,                        keys::remove_tag).no_cache(),
+        put("/keys/{key}/restrictions/tags/{tag}",    operational(KeyManage, Anywhere),        KeyAndTag,           ignored(),      keys::add_tag).no_cache(),
+        delete("/keys/{key}/restrictions/tags/{tag}", operational(KeyManage, Anywhere),        KeyAndTag,                            keys::remove_tag).no_cache(),
 
         post("/cluster/force-new",      failed_to_unlock_holder(),                             Nothing,             none(),         cluster::force_new).no_cache().intent(Never),
         get("/cluster/members",         operational(System, Root),                             Nothing,                              cluster::members).gives::<Vec<cluster_bodies::ClusterMember>>(200),
 
         get("/namespaces",              operational(Namespaces, Root),                         Nothing,                              namespaces::list).gives::<Vec<user_bodies::NamespaceItem>>(200).head().lists(),
-        put("/namespaces/{namespace}",  operational(Namespaces, Root),                         NamespaceSlot,       ignored(),      namespaces::create).exists(400),
+        put("/namespaces/{namespace}",  operational(Namespaces, Root),                         NamespaceTarget,     ignored(),      namespaces::create).exists(400),
         delete("/namespaces/{namespace}", operational(Namespaces, Root),                       ExistingNamespace,                    namespaces::delete),
         get("/namespaces/{namespace}/quota", operational(Namespaces, Anywhere),                OwnNamespace,                         namespaces::quota).gives::<user_bodies::NamespaceQuota>(200).no_cache(),
         put("/namespaces/{namespace}/quota", operational(Namespaces, Root),                    ExistingNamespace,   json(),         namespaces::set_quota).no_cache(),
@@ -78,8 +78,8 @@ pub fn table() -> Vec<Endpoint> {
         delete("/users/{user}",         operational(UserManage, Anywhere),                     Tagged(ExistingUser(Manage), OfUser), users::delete),
         post("/users/{user}/passphrase", operational(UserPassphrase, Anywhere),                ExistingUser(Passphrase), untyped_json(), users::set_passphrase).no_cache(),
         get("/users/{user}/tags",       operational(UserRead, Anywhere),                       ExistingUser(Read),                   users::tags).gives::<Vec<String>>(200).no_cache(),
-        put("/users/{user}/tags/{tag}",    operational(UserManage, Anywhere),                  UserSlotAndTag(Manage), ignored(),   users::add_tag).no_cache(),
-        delete("/users/{user}/tags/{tag}", operational(UserManage, Anywhere),                  UserSlotAndTag(Manage),               users::remove_tag).no_cache(),
+        put("/users/{user}/tags/{tag}",    operational(UserManage, Anywhere),                  UserAndTag(Manage),     ignored(),   users::add_tag).no_cache(),
+        delete("/users/{user}/tags/{tag}", operational(UserManage, Anywhere),                  UserAndTag(Manage),                   users::remove_tag).no_cache(),
 
         put("/config/unlock-passphrase", operational(Config, Root),                            Nothing,             json(),         config::set_unlock_passphrase).no_cache(),
         put("/config/backup-passphrase", operational(Config, Root),                            Nothing,             json(),         config::set_backup_passphrase).no_cache(),

@@ -19,8 +19,9 @@ use super::endpoint::{Find, FindReachable, OperationalGuard, PhaseAccess};
 use crate::observe::metrics::Metrics;
 use crate::update::Updates;
 
-fn invalid(why: IdError) -> Error {
-    Error::invalid(why.to_string())
+/// The error for the malformed path parameter `name`.
+fn malformed(name: &'static str) -> impl Fn(IdError) -> Error {
+    move |why| Error::invalid_field(name, why.to_string())
 }
 
 fn first(context: &RequestContext) -> &str {
@@ -73,10 +74,10 @@ impl<C: PhaseAccess> Find<C> for AuditRange {
     }
 }
 
-fn number(context: &RequestContext, name: &str) -> Result<Option<u64>, Error> {
+fn number(context: &RequestContext, name: &'static str) -> Result<Option<u64>, Error> {
     let Some((_, value)) = parameters(context).find(|(given, _)| *given == name) else { return Ok(None) };
     let number = value.parse().ok().filter(|_| value.bytes().all(|byte| byte.is_ascii_digit()));
-    number.map(Some).ok_or_else(|| Error::invalid(format!("{name} must be the number of a record.")))
+    number.map(Some).ok_or_else(|| Error::invalid_field(name, format!("{name} must be the number of a record.")))
 }
 
 /// The client's address, for the endpoint that counts failed attempts itself.
@@ -123,7 +124,7 @@ impl<C: PhaseAccess> Find<C> for HsmAndMetrics {
 pub struct ExistingKey;
 
 async fn existing_key(op: &OperationalGuard, caller: &Caller, id: &str) -> Result<Key, Error> {
-    let id = KeyId::parse(id).map_err(invalid)?;
+    let id = KeyId::parse(id).map_err(malformed("key"))?;
     op.keys().of(caller.scope()?).get(&id).await?.ok_or_else(Error::not_found)
 }
 
@@ -136,24 +137,27 @@ impl Find<OperationalGuard> for ExistingKey {
 }
 
 /// The id of a key that may or may not exist, for `PUT`.
-pub struct KeySlot;
+pub struct KeyTarget;
 
-impl Find<OperationalGuard> for KeySlot {
+impl Find<OperationalGuard> for KeyTarget {
     type Found = KeyId;
     const IDS: &'static [&'static str] = &["{key}"];
     async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<KeyId, Error> {
-        KeyId::parse(first(context)).map_err(invalid)
+        KeyId::parse(first(context)).map_err(malformed("key"))
     }
 }
 
 /// A key that may or may not exist, and a tag.
-pub struct KeySlotAndTag;
+pub struct KeyAndTag;
 
-impl Find<OperationalGuard> for KeySlotAndTag {
+impl Find<OperationalGuard> for KeyAndTag {
     type Found = (KeyId, Tag);
     const IDS: &'static [&'static str] = &["{key}", "{tag}"];
     async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<(KeyId, Tag), Error> {
-        Ok((KeyId::parse(first(context)).map_err(invalid)?, Tag::parse(second(context)).map_err(invalid)?))
+        Ok((
+            KeyId::parse(first(context)).map_err(malformed("key"))?,
+            Tag::parse(second(context)).map_err(malformed("tag"))?,
+        ))
     }
 }
 
@@ -201,7 +205,7 @@ impl Find<OperationalGuard> for KeyOrPrefixOf {
         let Some(prefix) = first(context).strip_suffix('*') else {
             return existing_key(op, caller, first(context)).await.map(KeyOrPrefix::One);
         };
-        let prefix = KeyId::parse(prefix).map_err(invalid)?.to_string();
+        let prefix = KeyId::parse(prefix).map_err(malformed("key"))?.to_string();
         Ok(KeyOrPrefix::Prefix(Listing { prefix, usable: false, label: label(context)? }))
     }
 }
@@ -214,7 +218,7 @@ fn parameters(context: &RequestContext) -> impl Iterator<Item = (&str, &str)> {
 fn label(context: &RequestContext) -> Result<Option<String>, Error> {
     let Some((_, value)) = parameters(context).find(|(name, _)| *name == "label") else { return Ok(None) };
     let bytes: Vec<u8> = percent_decode(value.replace('+', " ").as_bytes()).collect();
-    let label = String::from_utf8(bytes).map_err(|_| Error::invalid("Label is not valid UTF-8"))?;
+    let label = String::from_utf8(bytes).map_err(|_| Error::invalid_field("label", "Label is not valid UTF-8"))?;
     casemate_core::keys::check_label(&label)?;
     Ok(Some(label))
 }
@@ -236,7 +240,7 @@ async fn reach_user(
     context: &RequestContext,
     access: UserAccess,
 ) -> Result<UserTarget, Error> {
-    let id = UserId::parse(first(context)).map_err(invalid)?;
+    let id = UserId::parse(first(context)).map_err(malformed("user"))?;
     op.users().reach(caller, id, access).await
 }
 
@@ -245,7 +249,7 @@ impl FindReachable<OperationalGuard> for ExistingUser {
     type Found = FoundUser;
     const IDS: &'static [&'static str] = &["{user}"];
     fn check_id(&self, context: &RequestContext) -> Result<(), Error> {
-        UserId::parse(first(context)).map(drop).map_err(invalid)
+        UserId::parse(first(context)).map(drop).map_err(malformed("user"))
     }
     async fn reach(
         &self,
@@ -268,14 +272,14 @@ impl FindReachable<OperationalGuard> for ExistingUser {
 }
 
 /// A user that the caller may reach and that may or may not exist, and a tag.
-pub struct UserSlotAndTag(pub UserAccess);
+pub struct UserAndTag(pub UserAccess);
 
-impl FindReachable<OperationalGuard> for UserSlotAndTag {
+impl FindReachable<OperationalGuard> for UserAndTag {
     type Reached = UserTarget;
     type Found = (UserTarget, Tag);
     const IDS: &'static [&'static str] = &["{user}", "{tag}"];
     fn check_id(&self, context: &RequestContext) -> Result<(), Error> {
-        UserId::parse(first(context)).map(drop).map_err(invalid)
+        UserId::parse(first(context)).map(drop).map_err(malformed("user"))
     }
     async fn reach(
         &self,
@@ -292,7 +296,7 @@ impl FindReachable<OperationalGuard> for UserSlotAndTag {
         target: UserTarget,
         context: &RequestContext,
     ) -> Result<(UserTarget, Tag), Error> {
-        Ok((target, Tag::parse(second(context)).map_err(invalid)?))
+        Ok((target, Tag::parse(second(context)).map_err(malformed("tag"))?))
     }
 }
 
@@ -303,7 +307,7 @@ impl Find<OperationalGuard> for NewUserId {
     type Found = UserId;
     const IDS: &'static [&'static str] = &["{user}"];
     async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<UserId, Error> {
-        UserId::parse(first(context)).map_err(invalid)
+        UserId::parse(first(context)).map_err(malformed("user"))
     }
 }
 
@@ -315,20 +319,23 @@ impl Find<OperationalGuard> for NewUserNamespace {
     const IDS: &'static [&'static str] = &["{user}"];
     async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<NamespaceId, Error> {
         let namespace = first(context).strip_suffix('~').ok_or_else(|| {
-            Error::invalid("To create a user with a picked name in a namespace, the path ends in /users/<namespace>~")
+            Error::invalid_field(
+                "user",
+                "To create a user with a picked name in a namespace, the path ends in /users/<namespace>~",
+            )
         })?;
-        NamespaceId::parse(namespace).map_err(invalid)
+        NamespaceId::parse(namespace).map_err(malformed("user"))
     }
 }
 
 /// The id of a namespace that may or may not exist.
-pub struct NamespaceSlot;
+pub struct NamespaceTarget;
 
-impl Find<OperationalGuard> for NamespaceSlot {
+impl Find<OperationalGuard> for NamespaceTarget {
     type Found = NamespaceId;
     const IDS: &'static [&'static str] = &["{namespace}"];
     async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<NamespaceId, Error> {
-        NamespaceId::parse(first(context)).map_err(invalid)
+        NamespaceId::parse(first(context)).map_err(malformed("namespace"))
     }
 }
 
@@ -347,7 +354,7 @@ impl Find<OperationalGuard> for ExistingNamespace {
     type Found = FoundNamespace;
     const IDS: &'static [&'static str] = &["{namespace}"];
     async fn find(&self, op: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<FoundNamespace, Error> {
-        let id = NamespaceId::parse(first(context)).map_err(invalid)?;
+        let id = NamespaceId::parse(first(context)).map_err(malformed("namespace"))?;
         let row = op.namespaces().get(&id).await?.ok_or_else(Error::not_found)?;
         Ok(FoundNamespace { id, number: row.record.number })
     }

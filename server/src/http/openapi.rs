@@ -2,7 +2,7 @@
 
 use casemate_api::body::ErrorBody;
 use casemate_api::{Role, State};
-use casemate_core::identity::caller::Whence;
+use casemate_core::identity::caller::CallerScope;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -67,7 +67,7 @@ fn operation(spec: &Spec, failed: FailedState, generator: &mut SchemaGenerator, 
         roles.push("FailedUnlock".into());
     }
     let mut namespaces = vec!["Root"];
-    if open || rules().any(|(_, whence)| whence == Whence::Anywhere) {
+    if open || rules().any(|(_, scope)| scope == CallerScope::Anywhere) {
         namespaces.push("Namespaced");
     }
     let mut operation = json!({

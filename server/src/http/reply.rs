@@ -175,10 +175,16 @@ impl Refusal {
             Error::NotFound(Some(message)) => Self::because(StatusCode::NOT_FOUND, message),
             Error::NoUserToTag => Self::because(StatusCode::NOT_FOUND, ""),
             Error::Exists(message) => Self::because(exists, message),
-            Error::NotBelieved => Self::unauthenticated(),
+            Error::Unauthenticated => Self::unauthenticated(),
             Error::Forbidden(None) => Self::bare(StatusCode::FORBIDDEN),
             Error::Forbidden(Some(message)) => Self::because(StatusCode::FORBIDDEN, message),
-            Error::Invalid(message) => Self::because(StatusCode::BAD_REQUEST, message),
+            Error::Invalid { field, reason } => {
+                // Only the name: what was sent may be a secret.
+                if let Some(field) = field {
+                    tracing::debug!(target: "http", path = spec.path, field, "a request is not valid");
+                }
+                Self::because(StatusCode::BAD_REQUEST, reason)
+            }
             Error::Precondition(message) => Self::because(StatusCode::PRECONDITION_FAILED, message),
             Error::TooMany(message) => Self::because(StatusCode::TOO_MANY_REQUESTS, message),
             Error::Unavailable(message) => {
@@ -192,5 +198,54 @@ impl Refusal {
                 Self::because(StatusCode::INTERNAL_SERVER_ERROR, "Internal error. Check the log.")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::{Debug, Write};
+    use std::sync::Mutex;
+
+    use tracing::field::{Field, Visit};
+    use tracing_subscriber::Layer;
+    use tracing_subscriber::layer::{Context, SubscriberExt};
+
+    use super::*;
+
+    /// All fields of all events, in one text.
+    #[derive(Default)]
+    struct Caught(Mutex<String>);
+
+    struct Fields<'a>(&'a mut String);
+
+    impl Visit for Fields<'_> {
+        fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+            write!(self.0, "{field}={value:?};").unwrap();
+        }
+    }
+
+    impl<S: tracing::Subscriber> Layer<S> for &'static Caught {
+        fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+            event.record(&mut Fields(&mut self.0.lock().unwrap()));
+        }
+    }
+
+    /// The refusal of `error` by `POST /random`, and what is logged about it.
+    fn refused(error: Error) -> (Refusal, String) {
+        let caught: &'static Caught = Box::leak(Box::default());
+        let table = crate::http::endpoints::table();
+        let spec = &table.iter().find(|endpoint| endpoint.spec.path == "/random").unwrap().spec;
+        let subscriber = tracing_subscriber::registry().with(caught);
+        let refusal = tracing::subscriber::with_default(subscriber, || Refusal::from_core(error, spec));
+        (refusal, std::mem::take(&mut *caught.0.lock().unwrap()))
+    }
+
+    #[test]
+    fn the_log_names_the_invalid_field_and_not_what_was_sent() {
+        let (refusal, logged) = refused(Error::invalid_field("length", "3000 is too long"));
+        assert_eq!((refusal.status, refusal.message.as_deref()), (StatusCode::BAD_REQUEST, Some("3000 is too long")));
+        assert_eq!(logged, r#"message=a request is not valid;path="/random";field="length";"#);
+        let (refusal, logged) = refused(Error::invalid("the body is damaged"));
+        assert_eq!((refusal.status, &*logged), (StatusCode::BAD_REQUEST, ""));
     }
 }

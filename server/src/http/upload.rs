@@ -83,9 +83,9 @@ impl Upload {
     }
 
     /// Checks that the caller still has the right, as much may have changed during the upload, and keeps it so until
-    /// the result is dropped. Otherwise [`Error::NotBelieved`] or [`Error::Precondition`].
+    /// the result is dropped. Otherwise [`Error::Unauthenticated`] or [`Error::Precondition`].
     pub async fn confirm(&mut self, caller: Option<&Caller>) -> Result<Held, Error> {
-        let caller = caller.ok_or(Error::NotBelieved)?;
+        let caller = caller.ok_or(Error::Unauthenticated)?;
         let op = self.hsm.operational().ok_or(Error::Precondition(sentences::WRONG_STATE.into()))?;
         op.hold(caller).await
     }

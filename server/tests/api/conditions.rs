@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use casemate_api::{Role, State};
-use casemate_core::identity::caller::Whence;
+use casemate_core::identity::caller::CallerScope;
 use casemate_server::http::access::Rule;
 use casemate_server::http::endpoints::table;
 use hyper::Method;
@@ -117,7 +117,7 @@ fn a_conditional_change_requires_the_right_to_read() {
         let rule = |wanted: &str| {
             let row = table.iter().find(|row| row.spec.path == path && row.spec.method.as_str() == wanted).unwrap();
             match row.spec.access.as_slice() {
-                [(State::Operational, Rule::Allowed(action, whence))] => (*action, *whence),
+                [(State::Operational, Rule::Allowed(action, scope))] => (*action, *scope),
                 others => panic!("{wanted} {path}: {others:?}"),
             }
         };
@@ -125,7 +125,7 @@ fn a_conditional_change_requires_the_right_to_read() {
         for role in Role::ALL.into_iter().filter(|role| role.may(change)) {
             assert!(role.may(read), "{method} {path}: {role:?}");
         }
-        assert!(read_from == Whence::Anywhere || change_from == Whence::Root, "{method} {path}");
+        assert!(read_from == CallerScope::Anywhere || change_from == CallerScope::Root, "{method} {path}");
     }
 }
 

@@ -177,7 +177,7 @@ impl Rig {
         world().local.iter().for_each(|(path, value)| sim.local.tamper(path.clone(), value.clone()));
         let rig = Self::boot(sim);
         let op = rig.hsm.operational().expect("the world boots unattended");
-        let admin = block_on(op.believe(&UserId::parse("admin").unwrap())).unwrap();
+        let admin = block_on(op.unauthenticated_caller(&UserId::parse("admin").unwrap())).unwrap();
         block_on(op.set_unattended_boot(&admin, false)).unwrap();
         rig
     }

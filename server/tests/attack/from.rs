@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::believing;
+use crate::any_certificate;
 use crate::daemon::Daemon;
 use crate::wire::{Reply, Wire};
 
@@ -20,7 +20,7 @@ pub const HONEST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// A connection from `source` that accepts every certificate.
 pub fn connect(daemon: &Daemon, source: IpAddr) -> Wire {
     let server: SocketAddr = daemon.address.parse().unwrap();
-    Wire::connect(believing::config(), source, server)
+    Wire::connect(any_certificate::config(), source, server)
 }
 
 /// The text of a request with JSON or without a body; `login` is `user:passphrase`.

@@ -13,7 +13,7 @@
     reason = "a test of processes: it lives in real time, and whatever goes wrong fails it"
 )]
 
-mod believing;
+mod any_certificate;
 #[path = "../daemon/mod.rs"]
 mod daemon;
 mod disk;

@@ -46,7 +46,7 @@ async fn connect_h2(daemon: &Daemon, source: IpAddr) -> Sender {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::new(source, 0)).unwrap();
     let tcp = socket.connect(server).await.unwrap();
-    let mut config = (*crate::believing::config()).clone();
+    let mut config = (*crate::any_certificate::config()).clone();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let name = ServerName::IpAddress(server.ip().into());
     let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();

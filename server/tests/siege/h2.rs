@@ -17,14 +17,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use super::Outcome;
 use super::attacks::{Attack, Manner};
 use super::line::secure;
-use crate::believing;
+use crate::any_certificate;
 
 /// A connection.
 pub type Sender = http2::SendRequest<Piece>;
 
 /// Connects from `source`, an address of this machine.
 pub async fn connect(source: IpAddr, server: SocketAddr) -> io::Result<Sender> {
-    let mut config = (*believing::config()).clone();
+    let mut config = (*any_certificate::config()).clone();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let tls = secure(source, server, Arc::new(config)).await?;
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.map_err(other)?;

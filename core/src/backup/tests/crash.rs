@@ -71,7 +71,7 @@ fn a_crash_during_a_restore_leaves_the_old_data_or_the_new() {
     let fresh = |sim: &Sim, hsm: Arc<Hsm>, done: bool| match hsm.state() {
         State::Unprovisioned => {
             assert!(!done && sim.store.raw_rows().is_empty());
-            assert_eq!(block_on(Procedure::noted(&hsm.device().store)).unwrap(), None);
+            assert_eq!(block_on(Procedure::stored(&hsm.device().store)).unwrap(), None);
         }
         _ => {
             unlock(&hsm, UNLOCK).unwrap();
@@ -93,7 +93,7 @@ fn a_crash_during_a_restore_leaves_the_old_data_or_the_new() {
     let serving = |sim: &Sim, hsm: Arc<Hsm>, done: bool| {
         let now = described(&hsm);
         assert!(now == expected || (!done && now.len() == before.len()), "{done}");
-        assert_eq!(block_on(Procedure::noted(&hsm.device().store)).unwrap(), None);
+        assert_eq!(block_on(Procedure::stored(&hsm.device().store)).unwrap(), None);
         assert_eq!(generations(sim).len(), 1, "{done}");
     };
     let steps = with_crashes(prepare, |hsm| restore_as(hsm, &file, None, None).is_ok(), serving);
@@ -117,7 +117,7 @@ fn a_crash_during_the_first_unlock_starts_the_conversion_over() {
         unlock(&hsm, UNLOCK).unwrap();
         assert_eq!(described(&hsm), expected);
         assert_eq!(generations(sim), [2]);
-        assert_eq!(block_on(Procedure::noted(&hsm.device().store)).unwrap(), None);
+        assert_eq!(block_on(Procedure::stored(&hsm.device().store)).unwrap(), None);
     };
     let steps = with_crashes(prepare, |hsm| unlock(hsm, UNLOCK).is_ok(), check);
     assert!(steps >= 3, "{steps}");

@@ -12,7 +12,7 @@ fn an_altered_byte_anywhere_changes_nothing() {
         let mut altered = file.clone();
         altered[at] ^= 1;
         let result = restore_as(&hsm, &altered, None, None);
-        assert!(matches!(result, Err(Error::Invalid(_))), "byte {at}: {result:?}");
+        assert!(matches!(result, Err(Error::Invalid { .. })), "byte {at}: {result:?}");
         assert!(sim.store.raw_rows() == shared, "byte {at}");
     }
     // The note of the step was written and removed.

@@ -94,7 +94,7 @@ fn some_key(key_type: KeyType, label: &str) -> KeyRecord {
 
 /// The first user, just authenticated.
 fn admin(op: &Operational) -> Caller {
-    block_on(op.believe(&UserId::parse("admin").unwrap())).unwrap()
+    block_on(op.unauthenticated_caller(&UserId::parse("admin").unwrap())).unwrap()
 }
 
 /// The caller of a restore: none on an Unprovisioned HSM.
@@ -266,7 +266,7 @@ fn restore(hsm: &Arc<Hsm>, file: &[u8]) -> Result<(), Error> {
 
 fn refusal(result: Result<(), Error>) -> String {
     match result {
-        Err(Error::Invalid(text)) => text.into_owned(),
+        Err(Error::Invalid { reason, .. }) => reason.into_owned(),
         other => panic!("{other:?}"),
     }
 }
@@ -330,7 +330,7 @@ fn a_backup_of_this_hsm_is_restored_while_it_serves() {
     assert_eq!(described(&hsm), expected);
     assert_eq!(hsm.now().to_string(), "2031-01-01T00:00:00Z");
     assert_eq!(generations(&sim), [3]);
-    assert_eq!(block_on(Procedure::noted(&hsm.device().store)).unwrap(), None);
+    assert_eq!(block_on(Procedure::stored(&hsm.device().store)).unwrap(), None);
     assert!(block_on(op(&hsm).unattended_boot()).unwrap(), "nothing of the device changed");
     block_on(op(&hsm).namespaces().create(&admin(&op(&hsm)), &ns("ns3"))).unwrap();
     restore(&hsm, &file).unwrap();

@@ -313,7 +313,7 @@ fn the_former_unlock_passphrase_undoes_a_restore_until_the_new_one_was_used() {
     sim.clock.advance(std::time::Duration::from_secs(2));
     unlock(&own, UNLOCK).unwrap();
     assert_eq!(described(&own), before);
-    assert_eq!(block_on(Procedure::noted(&own.device().store)).unwrap(), None);
+    assert_eq!(block_on(Procedure::stored(&own.device().store)).unwrap(), None);
     assert!(block_on(op(&own).unattended_boot()).unwrap(), "its unattended boot is back, too");
     assert_eq!(generations(&sim), [1], "what was staged is gone");
 

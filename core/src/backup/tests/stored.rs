@@ -46,7 +46,7 @@ fn a_store_written_before_0_1_0_is_taken_over_whole() {
     let of_2 =
         || sim.store.raw_rows().iter().filter(|(path, _)| path.as_bytes().get(6..10) == Some(&[0, 0, 0, 2])).count();
     assert!(of_2() > 0);
-    block_on(op.namespaces().sweep_remains()).unwrap();
+    block_on(op.namespaces().sweep_deleted_namespaces()).unwrap();
     assert_eq!(of_2(), 0);
     assert!(described(&hsm).iter().any(|line| line.contains("HmacSha256")));
     block_on(op.users().harden_digests()).unwrap();

@@ -19,6 +19,13 @@ pub(super) enum Direction {
 }
 
 impl Direction {
+    /// What the API calls the input.
+    fn input_field(self) -> &'static str {
+        match self {
+            Direction::Encrypt => "message",
+            Direction::Decrypt => "encrypted",
+        }
+    }
     fn failed(self, why: impl std::fmt::Display) -> Error {
         Error::invalid(match self {
             Direction::Encrypt => format!("Encryption failed: {why}"),
@@ -32,7 +39,7 @@ impl Direction {
 pub(super) fn cbc(key: &SecretBytes, direction: Direction, input: &[u8], iv: Option<&[u8]>) -> Result<Output, Error> {
     let iv = match (iv, direction) {
         (Some(iv), _) => iv,
-        (None, Direction::Decrypt) => return Err(Error::invalid("AES-CBC decrypt requires IV")),
+        (None, Direction::Decrypt) => return Err(Error::invalid_field("iv", "AES-CBC decrypt requires IV")),
         (None, Direction::Encrypt) => return Err(Error::internal("AES-CBC encryption was called without an IV")),
     };
     let refused = |_| Error::internal("AWS-LC refuses AES-CBC");
@@ -43,10 +50,11 @@ pub(super) fn cbc(key: &SecretBytes, direction: Direction, input: &[u8], iv: Opt
         n => return Err(direction.failed(format_args!("key length {n} is not 16, 24 or 32"))),
     };
     let Ok(iv) = <[u8; BLOCK]>::try_from(iv) else {
-        return Err(direction.failed(format_args!("IV length {} not of block size", iv.len())));
+        return Err(direction.failed(format_args!("IV length {} not of block size", iv.len())).in_field("iv"));
     };
     if !input.len().is_multiple_of(BLOCK) {
-        return Err(direction.failed(format_args!("CBC: argument length {} not of block size", input.len())));
+        let failed = direction.failed(format_args!("CBC: argument length {} not of block size", input.len()));
+        return Err(failed.in_field(direction.input_field()));
     }
     let mut blocks = Zeroizing::new(input.to_vec());
     let key = UnboundCipherKey::new(algorithm, key.expose()).map_err(refused)?;

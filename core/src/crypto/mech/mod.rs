@@ -219,7 +219,9 @@ pub fn run(loaded: &LoadedKey, mode: Mode, input: &[u8], iv: Option<&[u8]>) -> R
 fn check_length(loaded: &LoadedKey, spec: &MechanismSpec, input: &[u8]) -> Result<(), Error> {
     let modulus_bytes = loaded.modulus_bits().div_ceil(8);
     match spec.input {
-        Input::Digest(len) if input.len() != len => Err(Error::invalid("digested data of invalid size")),
+        Input::Digest(len) if input.len() != len => {
+            Err(Error::invalid_field("message", "digested data of invalid size"))
+        }
         Input::UpToModulusLess11 if input.len() + 11 > modulus_bytes => Err(rsa::key_too_short(())),
         Input::Modulus if input.len() != modulus_bytes => Err(Error::invalid("Decryption failure")),
         Input::Digest(_)
@@ -233,10 +235,11 @@ fn check_length(loaded: &LoadedKey, spec: &MechanismSpec, input: &[u8]) -> Resul
 
 /// The error for a mode that keys of this type do not have.
 fn unsuited(key: KeyType, mode: Mode) -> Error {
-    Error::invalid(match (key, mode) {
+    let reason = match (key, mode) {
         (KeyType::Generic, Mode::Sign(_)) => "Generic keys can't sign.",
         (_, Mode::Sign(_)) => "invalid sign mode",
         (_, Mode::Decrypt(_)) => "invalid decrypt mode",
         (_, Mode::Encrypt(_)) => "invalid encrypt mode",
-    })
+    };
+    Error::invalid_field("mode", reason)
 }

@@ -91,7 +91,7 @@ fn hash(md: &MdRef, data: &[u8]) -> Vec<u8> {
 
 pub(crate) fn invalid(result: Result<Zeroizing<Vec<u8>>, Error>) -> String {
     match result {
-        Err(Error::Invalid(text)) => text.into_owned(),
+        Err(Error::Invalid { reason, .. }) => reason.into_owned(),
         Err(other) => panic!("{other:?}"),
         Ok(_) => panic!("it worked"),
     }

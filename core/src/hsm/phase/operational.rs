@@ -80,8 +80,8 @@ impl Operational {
 
     /// A caller without authentication, for tests only.
     #[cfg(any(test, feature = "sim"))]
-    pub async fn believe(&self, id: &UserId) -> Result<Caller, Failure> {
-        self.logins().believe(id).await
+    pub async fn unauthenticated_caller(&self, id: &UserId) -> Result<Caller, Failure> {
+        self.logins().unauthenticated_caller(id).await
     }
 
     /// Checks that `caller` still has their rights, and keeps them from being taken away until the result is dropped. For acts
@@ -218,7 +218,7 @@ impl Operational {
     }
 
     /// Runs `job`, which processes `bytes` bytes, on this thread or, if there are many, on the pool.
-    pub async fn by_size<T: Send + 'static>(
+    pub async fn run_by_size<T: Send + 'static>(
         &self,
         bytes: usize,
         party: Party,

@@ -69,7 +69,7 @@ impl Unprovisioned {
             true => Some(ClusterId::for_unused(&**store, &**rng).await?),
             false => None,
         };
-        let begun = Procedure::Provision.note(without_slots());
+        let begun = Procedure::Provision.record_in(without_slots());
         let begun = match &cluster {
             Some(cluster) => begun.put(DevicePath::Cluster, cluster.bytes()),
             None => begun,

@@ -152,7 +152,7 @@ fn key() -> KeyId {
 }
 
 async fn carry_out(op: &Operational, number: usize, record: &Record, history: &History) -> Result<(), Error> {
-    let caller = op.believe(&user(record.by)).await.map_err(|_| Error::NotBelieved)?;
+    let caller = op.unauthenticated_caller(&user(record.by)).await.map_err(|_| Error::Unauthenticated)?;
     record.authenticated.store(history.now(), Ordering::SeqCst);
     record.found.store(history.now(), Ordering::SeqCst);
     yield_once().await;
@@ -213,7 +213,7 @@ fn device() -> Sim {
         block_on(hsm.provision(secret("unlock passphrase"), secret("admin passphrase"), "2030-01-01T00:00:00Z"))
             .unwrap();
         let op = hsm.operational().unwrap();
-        let admin = block_on(op.believe(&user("admin"))).unwrap();
+        let admin = block_on(op.unauthenticated_caller(&user("admin"))).unwrap();
         block_on(op.set_unattended_boot(&admin, true)).unwrap();
         let names = [("anna", Role::Administrator), ("bert", Role::Administrator), ("operator", Role::Operator)];
         for (salt, (name, role)) in (1..).zip(names) {
@@ -328,7 +328,7 @@ fn no_right_outlives_its_owner_and_no_act_undoes_what_it_never_saw() {
             let say = || format!("seed {seed}, act {number}: {} {:?} {result:?}", record.by, record.act);
             let Some(wrote) = history.wrote(number) else {
                 assert!(!matches!(*result, Some(Ok(()))), "it was answered as done and did nothing: {}", say());
-                refused += usize::from(matches!(*result, Some(Err(Error::NotBelieved))));
+                refused += usize::from(matches!(*result, Some(Err(Error::Unauthenticated))));
                 continue;
             };
             done += 1;

@@ -76,11 +76,12 @@ pub async fn restore(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), upload: Uplo
     let mut parts = Parts::new(content_type.as_deref(), Box::new(pull))?;
     let first = parts.next().await?.ok_or_else(|| Error::invalid("Body cannot be empty."))?;
     if first.name() == Some("backup_file") {
-        return Err(Error::invalid("The part 'arguments' must come before the part 'backup_file'."));
+        return Err(Error::invalid_field("arguments", "The part 'arguments' must come before the part 'backup_file'."));
     }
     let arguments: RestoreRequest = json::parse(&arguments(first).await?)?;
     restore.arguments(RestoreArguments::new(arguments.backup_passphrase, arguments.system_time.as_deref())?);
-    let file = parts.next().await?.ok_or_else(|| Error::invalid("Backup data cannot be empty."))?;
+    let file =
+        parts.next().await?.ok_or_else(|| Error::invalid_field("backup_file", "Backup data cannot be empty."))?;
     let received = async {
         Box::pin(receive(&mut restore, file, &mut parts)).await?;
         Box::pin(restore.finish()).await
@@ -101,7 +102,7 @@ async fn arguments(mut part: Part) -> Result<Zeroizing<Vec<u8>>, Error> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(RESTORE_ARGUMENTS_MAX_BYTES));
     while let Some(chunk) = part.chunk().await? {
         if bytes.len() + chunk.len() > RESTORE_ARGUMENTS_MAX_BYTES {
-            return Err(Error::invalid("Meta data is too large."));
+            return Err(Error::invalid_field("arguments", "Meta data is too large."));
         }
         bytes.extend_from_slice(&chunk);
     }

@@ -192,9 +192,12 @@ fn imported(body: Import) -> Result<(Material, Properties), Error> {
         Import::Json(key) => {
             (Material::from_parts(key.key_type, &key.private)?, key.mechanisms, key.label, key.restrictions)
         }
-        Import::Pem(arguments, pem) => {
-            (Material::from_pem(&pem)?, arguments.mechanisms, arguments.label, arguments.restrictions)
-        }
+        Import::Pem(arguments, pem) => (
+            Material::from_pem(&pem).map_err(|error| error.in_field("key_file"))?,
+            arguments.mechanisms,
+            arguments.label,
+            arguments.restrictions,
+        ),
     };
     Ok((material, Properties::new(Mechanisms::of(&mechanisms), label, restrictions.tags)?))
 }
@@ -260,7 +263,7 @@ pub async fn delete_label(op: OperationalGuard, caller: Caller, key: Key, (): ()
 
 /// `POST /keys/{key}/move`
 pub async fn rename(op: OperationalGuard, caller: Caller, key: Key, body: bodies::MoveKey) -> Result<Reply, Error> {
-    let new_id = KeyId::parse(&body.new_id).map_err(|why| Error::invalid(why.to_string()))?;
+    let new_id = KeyId::parse(&body.new_id).map_err(|why| Error::invalid_field("newId", why.to_string()))?;
     op.keys().managed_by(&caller)?.rename(&key, &new_id).await?;
     Reply::json(&Created { id: new_id.to_string() })
 }
@@ -302,7 +305,7 @@ pub async fn sign(
     body: bodies::Sign,
 ) -> Result<Reply, Error> {
     let (key, party) = (key.usable_by(&caller)?, caller.scope()?.party());
-    let message = message(&op, party, body.message).await?;
+    let message = message(&op, party, "message", body.message).await?;
     let mode = Mode::Sign(body.mode);
     let output = key.permit(mode)?.run(op.keys(), message, None).await?;
     metrics.operation(Count::Sign, of_mode(mode));
@@ -317,9 +320,9 @@ pub async fn decrypt(
     body: bodies::Decrypt,
 ) -> Result<Reply, Error> {
     let (key, party) = (key.usable_by(&caller)?, caller.scope()?.party());
-    let encrypted = message(&op, party, body.encrypted).await?;
+    let encrypted = message(&op, party, "encrypted", body.encrypted).await?;
     let iv = match body.iv {
-        Some(iv) => Some(message(&op, party, iv).await?.to_vec()),
+        Some(iv) => Some(message(&op, party, "iv", iv).await?.to_vec()),
         None => None,
     };
     let mode = Mode::Decrypt(body.mode);
@@ -337,9 +340,9 @@ pub async fn encrypt(
     body: bodies::Encrypt,
 ) -> Result<Reply, Error> {
     let (key, party) = (key.usable_by(&caller)?, caller.scope()?.party());
-    let plain = message(&op, party, body.message).await?;
+    let plain = message(&op, party, "message", body.message).await?;
     let iv = match body.iv {
-        Some(iv) => message(&op, party, iv).await?.to_vec(),
+        Some(iv) => message(&op, party, "iv", iv).await?.to_vec(),
         None => op.random(IV_BYTES).to_vec(),
     };
     let mode = Mode::Encrypt(body.mode);
@@ -360,12 +363,14 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
 );
 
-/// Decodes a message, on the pool if it is long.
-async fn message<T>(op: &Operational, party: Party, text: T) -> Result<Zeroizing<Vec<u8>>, Error>
+/// Decodes the member `field` of the body, on the pool if it is long.
+async fn message<T>(op: &Operational, party: Party, field: &'static str, text: T) -> Result<Zeroizing<Vec<u8>>, Error>
 where
     T: std::ops::Deref<Target: AsRef<str>> + Send + 'static,
 {
-    op.by_size(text.as_ref().len(), party, move || decoded(text.as_ref())).await?
+    op.run_by_size(text.as_ref().len(), party, move || decoded(text.as_ref()))
+        .await?
+        .map_err(|error| error.in_field(field))
 }
 
 /// Encodes the result of an operation as a reply, on the pool if it is long.
@@ -382,7 +387,7 @@ async fn replied(
         }
         reply(BASE64.encode(&*output))
     };
-    op.by_size(bytes, party, encode).await?
+    op.run_by_size(bytes, party, encode).await?
 }
 
 /// Decodes base64; newlines in it are ignored, other characters are an error.

@@ -22,8 +22,9 @@ use crate::update::{Updates, current_version};
 /// `POST /random`
 pub async fn random(op: OperationalGuard, _: Caller, (): (), body: RandomRequest) -> Result<Reply, Error> {
     let length = usize::try_from(body.length).ok().filter(|length| (1..=RANDOM_MAX_BYTES).contains(length));
-    let length = length
-        .ok_or_else(|| Error::invalid("Invalid data for JSON schema: length: length must be between 1 and 1024"))?;
+    let length = length.ok_or_else(|| {
+        Error::invalid_field("length", "Invalid data for JSON schema: length: length must be between 1 and 1024")
+    })?;
     let random = Zeroizing::new(BASE64_STANDARD.encode(&*op.random(length)));
     Reply::json(&Random { random })
 }
@@ -81,7 +82,7 @@ pub async fn cancel_update(
 
 /// Checks that an authenticated Administrator still has that right, and keeps it so until the result is dropped.
 async fn confirm(hsm: &Hsm, caller: Option<Caller>) -> Result<Held, Error> {
-    let caller = caller.ok_or(Error::NotBelieved)?;
+    let caller = caller.ok_or(Error::Unauthenticated)?;
     let op = hsm.operational().ok_or(Error::Precondition(sentences::WRONG_STATE.into()))?;
     op.hold(&caller).await
 }

@@ -121,5 +121,5 @@ pub async fn remove_tag(
 ) -> Result<Reply, Error> {
     // Only Operators have tags.
     let removed = op.users().remove_tag(&caller, &target, tag.as_str()).await;
-    taken_from_set(removed.map_err(|error| if let Error::Invalid(_) = error { Error::not_found() } else { error }))
+    taken_from_set(removed.map_err(|error| if let Error::Invalid { .. } = error { Error::not_found() } else { error }))
 }

@@ -13,16 +13,16 @@ pub fn config() -> Arc<ClientConfig> {
     let make = || {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-        let believing = Arc::new(Believing(provider));
-        Arc::new(config.unwrap().dangerous().with_custom_certificate_verifier(believing).with_no_client_auth())
+        let any_certificate = Arc::new(AnyCertificate(provider));
+        Arc::new(config.unwrap().dangerous().with_custom_certificate_verifier(any_certificate).with_no_client_auth())
     };
     CONFIG.get_or_init(make).clone()
 }
 
 #[derive(Debug)]
-struct Believing(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Believing {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
