@@ -155,6 +155,20 @@ impl Rig {
         Self::boot(new_sim())
     }
 
+    /// A new device whose store others share.
+    pub fn sharing() -> Self {
+        let sim = new_sim();
+        sim.store.share(true);
+        Self::boot(sim)
+    }
+
+    /// Another new device on the store of `first`.
+    pub fn beside(first: &Self) -> Self {
+        let sim = Sim { store: first.sim.store.clone(), ..Sim::new(2) };
+        sim.device.load().unwrap();
+        Self::boot(sim)
+    }
+
     /// The usual world, after a cold boot.
     pub fn locked() -> Self {
         let mut rig = Self::operational();
