@@ -132,9 +132,15 @@ impl Hsm {
     /// request is admitted: the HSM must still be in this phase when the data is replaced.
     ///
     /// # Errors
-    /// [`Error::Precondition`] in another state.
+    /// [`Error::Precondition`] in another state, or if the HSM is Unprovisioned and its store shared: the store may hold the data
+    /// of a cluster, and a caller without credentials must not replace it.
     pub fn begin_restore(self: &Arc<Self>, by: Option<Caller>) -> Result<Restore, Error> {
         let origin = match (&*self.phase(), by) {
+            (Phase::Unprovisioned(_), None) if self.device.platform.store.is_shared() => {
+                return Err(Error::Precondition(
+                    "A backup is not restored onto an Unprovisioned node of a shared store. Provision it, or join its cluster, first.".into(),
+                ));
+            }
             (Phase::Unprovisioned(phase), None) => Origin::Unprovisioned(phase.clone()),
             (Phase::Operational(op), Some(by)) => Origin::Operational(Arc::downgrade(op), by),
             (Phase::Unprovisioned(_) | Phase::Operational(_) | Phase::Locked(_) | Phase::Failed(_), _) => {

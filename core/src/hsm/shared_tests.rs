@@ -146,6 +146,18 @@ fn an_undo_does_not_remove_the_cluster_of_another_node() {
     assert!(before.iter().all(|row| after.contains(row)));
 }
 
+/// It would take the place of the cluster's data, and anybody who reaches an Unprovisioned node may restore onto it.
+#[test]
+fn a_backup_is_not_restored_onto_an_unprovisioned_node_of_a_shared_store() {
+    let sim = sim(1);
+    let hsm = boot(&sim);
+    match hsm.begin_restore(None) {
+        Err(Error::Precondition(why)) => assert!(why.contains("shared"), "{why}"),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("the restore begins"),
+    }
+}
+
 #[test]
 fn cached_rows_are_used_only_while_confirmed() {
     let sim = sim(1);

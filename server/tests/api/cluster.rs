@@ -86,6 +86,13 @@ fn an_invitation_is_refused_where_nothing_can_join() {
 }
 
 #[test]
+fn an_unprovisioned_node_of_a_shared_store_takes_no_restore() {
+    let rig = Rig::sharing();
+    let restore = rig.anonymous().content_type("multipart/form-data; boundary=b").post("/system/restore", "no form");
+    tells(&restore.is(412), "shared store");
+}
+
+#[test]
 fn a_join_is_refused_with_the_reason_and_changes_nothing() {
     let founder = founder();
     let joiner = Rig::beside(&founder);
