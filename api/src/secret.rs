@@ -1,5 +1,6 @@
 //! Secrets in request bodies. They are wiped when dropped, and cannot be printed, compared or cloned. Only requests
-//! serialise them: a client writes them into a body that it wipes, and no reply contains any.
+//! serialise them: a client writes them into a body that it wipes. The one reply with any is that with a joiner kit, which is
+//! sealed.
 //!
 //! ```compile_fail
 //! let p = casemate_api::Passphrase::from_text("0123456789".into());

@@ -20,7 +20,19 @@ pub struct ClusterMember {
     pub learner: bool,
 }
 
-/// `POST /cluster/members` and `PUT /cluster/members/{id}`.
+/// `POST /cluster/members`.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct NewMember {
+    /// URLs at which it is reached, as `https://HOST:PORT`.
+    pub urls: Vec<String>,
+    /// Whether it shares the store of the other nodes without a vote in it. An extension of Casemate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub serving: bool,
+}
+
+/// `PUT /cluster/members/{id}`.
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -34,7 +46,7 @@ pub struct MemberUrls {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Invitation {
-    /// All members, including the new one as a learner.
+    /// All members, including the new one as a learner. A node that only shares the store is no member.
     pub members: Vec<ClusterMember>,
     /// Keys of the cluster, encrypted under the Backup Passphrase; base64.
     pub joiner_kit: SecretText,
@@ -45,10 +57,14 @@ pub struct Invitation {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Join {
-    /// Members, from the [`Invitation`].
+    /// Members, from the [`Invitation`]. A Casemate ignores them.
+    #[serde(default)]
     pub members: Vec<ClusterMember>,
     /// Encrypted keys, from the [`Invitation`].
     pub joiner_kit: SecretText,
     /// Backup Passphrase of the HSM that made the invitation.
     pub backup_passphrase: Passphrase,
+    /// The time to set, RFC 3339 with offset zero. An extension of Casemate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_time: Option<String>,
 }

@@ -369,3 +369,40 @@ fn the_status_shows_nodes_members_and_quorum() {
     let node = &json["nodes"][0];
     assert_eq!((&node["running"], &node["messages"][0]["msg"]), (&json!(true), &json!("slow disk")));
 }
+
+#[test]
+fn an_unprovisioned_hsm_joins_with_an_invitation_without_a_vote() {
+    let story = Arc::new(Story::default());
+    let told = Arc::clone(&story);
+    let first = MockServer::start_reading(move |request, body| match line(request).as_str() {
+        "POST /cluster/members" => {
+            told.tell(format!("add {}", String::from_utf8_lossy(body)));
+            reply(201, r#"{"members":[{"id":"a1","name":"one","urls":[],"learner":false}],"joinerKit":"S0lU"}"#)
+        }
+        other => panic!("the first node was asked {other}"),
+    });
+    let told = Arc::clone(&story);
+    let new = MockServer::start_reading(move |request, body| match line(request).as_str() {
+        "GET /health/state" if told.count("join") == 0 => reply(200, r#"{"state":"Unprovisioned"}"#),
+        "GET /health/state" => reply(200, r#"{"state":"Locked"}"#),
+        "POST /cluster/join" => {
+            assert!(!request.to_ascii_lowercase().contains("authorization"), "{request}");
+            told.tell(format!("join {}", String::from_utf8_lossy(body)));
+            Reaction::Send(b"HTTP/1.1 204 X\r\n\r\n".to_vec())
+        }
+        other => panic!("the joiner was asked {other}"),
+    });
+    let folder = Folder::new();
+    let (file, backup) = (folder.at("invitation"), folder.file("backup", OPERATOR));
+    let add = ["add", "--serving", "https://192.0.2.8:8443", "--to", &file];
+    assert_eq!(at(&first, &[&add[..], &["--json"]].concat()).json(), json!({ "file": file }));
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let join = ["join", &file, "--backup-passphrase-file", &backup, "--system-time", "2026-01-31T12:00:00Z", "--json"];
+    let done = at(&new, &join).json();
+    assert_eq!(done, json!({ "node": new.address, "id": null, "state": "Locked" }));
+    let events = story.events.lock().unwrap();
+    let bodies: Vec<Value> =
+        events.iter().map(|event| serde_json::from_str(event.split_once(' ').unwrap().1).unwrap()).collect();
+    assert_eq!(bodies[0], json!({ "urls": ["https://192.0.2.8:8443"], "serving": true }));
+    assert_eq!((&bodies[1]["joinerKit"], &bodies[1]["systemTime"]), (&json!("S0lU"), &json!("2026-01-31T12:00:00Z")));
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use casemate_api::body::cluster::{ClusterMember, Invitation, Join, MemberUrls};
+use casemate_api::body::cluster::{ClusterMember, Invitation, Join, MemberUrls, NewMember};
 use casemate_api::body::system::Diagnosis;
 use ureq::http::Method;
 
@@ -34,13 +34,22 @@ impl Cluster<'_> {
 
     /// `POST /cluster/members`: declares a new member with these URLs, as a learner.
     pub fn add(&self, urls: Vec<String>) -> Result<Invitation, Error> {
-        let body = to_json(&MemberUrls { urls })?;
+        self.invite(&NewMember { urls, serving: false })
+    }
+
+    /// `POST /cluster/members`: a joiner kit for a node that only shares the store. A NetHSM refuses this.
+    pub fn add_serving(&self, urls: Vec<String>) -> Result<Invitation, Error> {
+        self.invite(&NewMember { urls, serving: true })
+    }
+
+    fn invite(&self, new: &NewMember) -> Result<Invitation, Error> {
+        let body = to_json(new)?;
         self.0.run(Request::change(&Method::POST, "/cluster/members").with_body(JSON, body.as_slice()))?.json()
     }
 
     /// `POST /cluster/join` at one node: **its users and keys are erased** and replaced by the cluster's. Afterwards it
     /// is Locked, with the cluster's unlock passphrase. A NetHSM answers only when the learner was promoted;
-    /// `time_limit` is the time for that.
+    /// `time_limit` is the time for that. A Casemate joins while Unprovisioned, without credentials.
     pub fn join(&self, join: &Join, time_limit: Duration) -> Result<(), Error> {
         let body = to_json(join)?;
         let request = Request::change(&Method::POST, "/cluster/join").to_one_node().with_min_time_limit(time_limit);

@@ -22,6 +22,7 @@ use crate::rows::backup_secret::BackupSecret;
 use crate::rows::certificate::CertificateRecord;
 use crate::rows::chores::{Hardening, LastNamespaceNumber};
 use crate::rows::cluster_ca::ClusterCa;
+use crate::rows::cluster_id::{ClusterId, Found};
 use crate::rows::counter::CounterRecord;
 use crate::rows::key::KeyRecord;
 use crate::rows::namespace::NamespaceRecord;
@@ -285,7 +286,7 @@ pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> R
     let (current, expect) = stage::pointer(platform).await?;
     let source = Source { generation, version, expect };
     let to = source.to();
-    if current != Some(to) {
+    if !is_in_effect(platform, local, current, to).await? {
         tracing::info!(target: "hsm.backup", "the entries of the backup are being taken over");
         let mut conversion = Conversion::new(device, source, OnBad::LeaveOut);
         loop {
@@ -312,7 +313,30 @@ pub(crate) async fn import_waits(platform: &Platform, local: &DeviceStore) -> Re
     let Some(Procedure::Import { generation, version }) = Procedure::stored(local).await? else { return Ok(false) };
     let (current, expect) = stage::pointer(platform).await?;
     // Once the pointer has moved the old rows are lost, even if the note could not be removed yet.
-    Ok(current != Some(Source { generation, version, expect }.to()))
+    Ok(!is_in_effect(platform, local, current, Source { generation, version, expect }.to()).await?)
+}
+
+/// Whether an import has taken effect that makes `to` the current generation. On a store that others share it founds a cluster,
+/// which may have been given newer data since.
+///
+/// # Errors
+/// [`Error::Precondition`] if another cluster has taken the store meanwhile, whose data must not be replaced.
+async fn is_in_effect(
+    platform: &Platform,
+    local: &DeviceStore,
+    current: Option<Generation>,
+    to: Generation,
+) -> Result<bool, Error> {
+    if !platform.store.is_shared() {
+        return Ok(current == Some(to));
+    }
+    match (ClusterId::found_in(&*platform.store).await?, local.get(DevicePath::Cluster).await?) {
+        (Found::None, _) if current.is_none() => Ok(false),
+        (Found::Known(found, _), Some(own)) if found.bytes() == own.as_slice() => Ok(true),
+        _ => Err(Error::Precondition(
+            "Another HSM has used the shared store since the restore began. Choose another etcd-prefix.".into(),
+        )),
+    }
 }
 
 /// Undoes a restore whose entries are not converted yet: the device gets its former slots and time back, so that nobody

@@ -12,6 +12,7 @@ pub mod envelope;
 pub mod format;
 pub mod inspect;
 pub mod json;
+pub(crate) mod kit;
 pub mod nethsm;
 pub mod passphrase;
 pub mod read;

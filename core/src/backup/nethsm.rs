@@ -430,7 +430,7 @@ pub fn write_key(key: &KeyRecord, certificate: Option<&[u8]>, operations: u64) -
 }
 
 /// Base64 in constant time, in memory that is wiped.
-fn base64(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+pub(super) fn base64(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(Base64::encode_string(bytes).into_bytes())
 }
 

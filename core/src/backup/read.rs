@@ -169,7 +169,7 @@ impl Reader {
 }
 
 /// Length of a Domain Key sealed under an Unlock Key, in bytes: nonce, key, tag.
-const LOCKED_DOMAIN_KEY_BYTES: usize = 60;
+pub(super) const LOCKED_DOMAIN_KEY_BYTES: usize = 60;
 
 fn open(key: &BackupKey, label: &'static str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, FormatError> {
     seal::open(key.expose(), label.as_bytes(), sealed).map_err(|_| FormatError::Sealed(label))

@@ -346,10 +346,7 @@ impl RestoredFile {
 
     /// The clock offset in seconds, if the arguments set the time. The time that passed since then is added.
     pub(crate) fn wanted_offset_s(&self) -> Option<i64> {
-        let spent = self.device.platform.clock.monotonic().saturating_sub(self.began);
-        let spent = i64::try_from(spent.as_secs()).unwrap_or(0);
-        let time = self.arguments.system_time?.as_second();
-        Some(time.saturating_add(spent).saturating_sub(self.device.wall().as_second()))
+        Some(self.device.offset_s(self.arguments.system_time?, self.began))
     }
 }
 

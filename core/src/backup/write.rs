@@ -23,16 +23,14 @@ use crate::backup::format::{self, ENTRY_LABEL, Field, TooLong, Version};
 use crate::backup::nethsm::{self, DeviceItem, NethsmStore, STORE_VERSION};
 use crate::config::tls::cluster_ca;
 use crate::crypto::secret::StoreKey;
-use crate::device::slots;
+use crate::device::slots::{self, Slot0};
 use crate::error::Error;
 use crate::rows::backup_secret::BackupSecret;
 use crate::rows::certificate::CertificateRecord;
 use crate::rows::counter::CounterRecord;
 use crate::rows::key::KeyRecord;
 use crate::rows::namespace::NamespaceRecord;
-use crate::rows::path::{
-    DevicePath, Generation, KeyRef, NamespaceNumber, ROOT, RowPath, RowPrefix, generation_pointer,
-};
+use crate::rows::path::{Generation, KeyRef, NamespaceNumber, ROOT, RowPath, RowPrefix, generation_pointer};
 use crate::rows::table::RowKey;
 use crate::rows::user::UserRecord;
 use crate::store::{Path, Range, Snapshot, Versioned};
@@ -43,7 +41,7 @@ pub struct Backup {
     generation: Generation,
     salt: [u8; 16],
     locked_domain_key: Vec<u8>,
-    unlock_salt: Vec<u8>,
+    unlock_salt: [u8; 16],
     device_id: String,
     config_key: StoreKey,
     namespaces: Vec<(NamespaceId, NamespaceNumber)>,
@@ -78,13 +76,7 @@ impl Backups<'_> {
         let slot = BackupSlot::take(self.running)?;
         // So that the snapshot has all uses counted so far.
         self.ring.flush_counters().await?;
-        let damaged = || Error::internal("slot 0 is missing");
-        let (locked_domain_key, unlock_salt) = {
-            // Both are written together and must be read together.
-            let _steady = device.store.changing_unlock.lock().await;
-            let slot = device.store.get(DevicePath::Slot0).await?.ok_or_else(damaged)?;
-            (slot.to_vec(), device.store.get(DevicePath::UnlockSalt).await?.ok_or_else(damaged)?.to_vec())
-        };
+        let Slot0 { inner: locked_domain_key, salt: unlock_salt, .. } = Slot0::steady(&device.store).await?;
         let snapshot = tables.snapshot().await?;
         let generation = tables.generation;
         let pointer = snapshot.range(Range::prefix(&generation_pointer(), 1)).await?.rows.pop();
@@ -267,7 +259,7 @@ impl Backup {
 
     async fn device(&self, from: Backups<'_>, out: &mut Piece) -> Result<(), Error> {
         let mut items = device::items(&from.ring.device.store).await?;
-        items.insert(DeviceItem::UnlockSalt, Zeroizing::new(self.unlock_salt.clone()));
+        items.insert(DeviceItem::UnlockSalt, Zeroizing::new(self.unlock_salt.to_vec()));
         let config = Sealer::new(self.config_key.expose());
         let id = &self.device_id;
         for (item, value) in &items {

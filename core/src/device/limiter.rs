@@ -25,6 +25,8 @@ pub enum Guess<'a> {
     Login(Neighbourhood, &'a str),
     /// At the unlock passphrase, by somebody without credentials.
     Unlock(Neighbourhood),
+    /// At the backup passphrase of a joiner kit, by somebody without credentials.
+    Join(Neighbourhood),
     /// At the current unlock passphrase, by a user who may change it.
     CurrentUnlock(&'a UserId),
     /// At the current backup passphrase, by a user who may change it.
@@ -270,8 +272,13 @@ mod tests {
         let rig = Rig::new();
         let here = Neighbourhood::V4(1);
         let id = UserId::parse("admin").unwrap();
-        let guesses =
-            [Guess::Login(here, "admin"), Guess::Unlock(here), Guess::CurrentUnlock(&id), Guess::CurrentBackup(&id)];
+        let guesses = [
+            Guess::Login(here, "admin"),
+            Guess::Unlock(here),
+            Guess::Join(here),
+            Guess::CurrentUnlock(&id),
+            Guess::CurrentBackup(&id),
+        ];
         for guess in guesses {
             rig.limiter.admit(rig.limiter.key(guess)).unwrap().wrong();
         }

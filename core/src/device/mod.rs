@@ -8,6 +8,7 @@ pub mod store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -55,6 +56,13 @@ impl Device {
     /// Makes the HSM's time `offset_s` seconds ahead of the hardware clock.
     pub fn use_clock_offset(&self, offset_s: i64) {
         self.clock_offset_s.store(offset_s, Ordering::Relaxed);
+    }
+
+    /// The offset in seconds with which the HSM's time is `time`, which was the time at `then` of the monotonic clock.
+    pub(crate) fn offset_s(&self, time: Timestamp, then: Duration) -> i64 {
+        let spent = self.platform.clock.monotonic().saturating_sub(then);
+        let spent = i64::try_from(spent.as_secs()).unwrap_or(0);
+        time.as_second().saturating_add(spent).saturating_sub(self.wall().as_second())
     }
 
     /// The HSM's own time: the hardware clock plus the offset.

@@ -98,8 +98,10 @@ pub(crate) enum SlotSet {
 #[derive(PartialEq, Eq)]
 pub(crate) struct Slot0 {
     pub(crate) which: SlotSet,
-    salt: [u8; 16],
-    inner: Vec<u8>,
+    /// Salt for deriving the Unlock Key.
+    pub(crate) salt: [u8; 16],
+    /// The Domain Key, sealed under the Unlock Key.
+    pub(crate) inner: Vec<u8>,
 }
 
 impl Slot0 {
@@ -113,6 +115,12 @@ impl Slot0 {
         let salt = local.get(salt).await?.and_then(|salt| <[u8; 16]>::try_from(salt.as_slice()).ok());
         let salt = salt.ok_or_else(|| Error::internal("the salt of slot 0 is missing or damaged"))?;
         Ok(Some(Self { which, salt, inner: inner.to_vec() }))
+    }
+
+    /// Slot 0 of a provisioned device, with the salt that belongs to it even while the passphrase is being changed.
+    pub(crate) async fn steady(local: &DeviceStore) -> Result<Self, Error> {
+        let _steady = local.changing_unlock.lock().await;
+        Self::read(local, SlotSet::Current).await?.ok_or_else(|| Error::internal("slot 0 is missing"))
     }
 
     /// Opens the slot. `None`: the passphrase is wrong.

@@ -2,6 +2,9 @@
 
 mod follow;
 mod health;
+mod join;
+#[cfg(test)]
+mod join_tests;
 pub mod phase;
 pub mod restore;
 #[cfg(test)]
@@ -190,9 +193,7 @@ impl Hsm {
         if self.restoring.load(Ordering::SeqCst) {
             return Err(Error::Unavailable("A restore is running. Try again when it is over.".into()));
         }
-        let spent = self.device.platform.clock.monotonic().saturating_sub(begun);
-        let clock_offset_s = time.as_second().saturating_sub(self.device.wall().as_second())
-            + i64::try_from(spent.as_secs()).unwrap_or(0);
+        let clock_offset_s = self.device.offset_s(time, begun);
         let wanted = Provision { unlock_passphrase: unlock, admin_passphrase: admin, clock_offset_s };
         let domain = Box::pin(phase.provision(&wanted)).await?;
         // From here on the HSM is provisioned.

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::rows::path::node_fence;
 use crate::runtime::Rng;
 use crate::store::settle::{Repeatable, Settled, Unsettled};
-use crate::store::{Expect, Path, Read, Revision, Store};
+use crate::store::{Expect, Path, Read, Revision, Store, Txn};
 
 /// The fence of one node.
 pub(crate) struct Fence {
@@ -38,6 +38,13 @@ impl Fence {
     /// The guard for transactions.
     pub(crate) fn guard(&self) -> (Path, Expect) {
         (self.path.clone(), Expect::At(self.revision()))
+    }
+
+    /// A transaction that removes the fence, for a node that has nothing in the store any more. All that was sent before stays
+    /// void, as no row gets an earlier revision again; at most a first write of the fence, sent again because its answer was
+    /// lost, puts an empty fence back.
+    pub(crate) fn removal(&self) -> Txn {
+        Txn { expect: vec![self.guard()], delete: vec![self.path.clone()], ..Txn::default() }
     }
 
     pub(crate) fn revision(&self) -> Revision {

@@ -62,7 +62,9 @@ pub fn table() -> Vec<Endpoint> {
         delete("/keys/{key}/restrictions/tags/{tag}", operational(KeyManage, Anywhere),        KeyAndTag,                            keys::remove_tag).no_cache(),
 
         post("/cluster/force-new",      failed_to_unlock_holder(),                             Nothing,             none(),         cluster::force_new).no_cache().intent(Never),
+        post("/cluster/join",           public(&[Unprovisioned]),                              Address,             untyped_json(), cluster::join).no_cache().intent(Proven),
         get("/cluster/members",         operational(System, Root),                             Nothing,                              cluster::members).gives::<Vec<cluster_bodies::ClusterMember>>(200),
+        post("/cluster/members",        operational(System, Root),                             Nothing,             untyped_json(), cluster::invite).gives::<cluster_bodies::Invitation>(201).no_cache(),
 
         get("/namespaces",              operational(Namespaces, Root),                         Nothing,                              namespaces::list).gives::<Vec<user_bodies::NamespaceItem>>(200).head().lists(),
         put("/namespaces/{namespace}",  operational(Namespaces, Root),                         NamespaceTarget,     ignored(),      namespaces::create).exists(400),

@@ -21,6 +21,7 @@ mod wire;
 mod access;
 mod audit;
 mod backup;
+mod cluster;
 mod conditions;
 mod config;
 mod crypto;

@@ -432,6 +432,8 @@ fn replies_carry_the_headers_of_the_contract() {
         "GET /metrics",
         "GET /metrics/prometheus",
         "POST /cluster/force-new",
+        "POST /cluster/join",
+        "POST /cluster/members",
         "POST /provision",
         "POST /unlock",
         "POST /lock",

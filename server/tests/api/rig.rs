@@ -162,6 +162,20 @@ impl Rig {
         Self::boot(new_sim())
     }
 
+    /// A new device whose store others share.
+    pub fn sharing() -> Self {
+        let sim = new_sim();
+        sim.store.share(true);
+        Self::boot(sim)
+    }
+
+    /// Another new device on the store of `first`.
+    pub fn beside(first: &Self) -> Self {
+        let sim = Sim { store: first.sim.store.clone(), ..Sim::new(2) };
+        sim.device.load().unwrap();
+        Self::boot(sim)
+    }
+
     /// The usual world, after a cold boot.
     pub fn locked() -> Self {
         let mut rig = Self::operational();
@@ -247,6 +261,7 @@ impl Rig {
 
     /// Whether the rows are in a real store. For tests that count calls of a store and let them take simulated time: there the
     /// watch of the caches makes calls as well. Prints that such a test is skipped.
+    #[expect(clippy::print_stdout, reason = "a skipped test is to be seen")]
     pub fn store_is_real(&self) -> bool {
         let real = self.sim.store.is_shared();
         if real {
@@ -342,6 +357,7 @@ impl Drop for Rig {
 
 /// The Device Key comes from the seed, everything drawn later is random, so that copies of the world never draw the
 /// same.
+#[expect(clippy::disallowed_methods, reason = "a setting of the tests")]
 fn new_sim() -> Sim {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1_000);
     let mut sim = Sim::new(1);

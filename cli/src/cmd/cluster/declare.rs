@@ -1,5 +1,5 @@
 //! `cluster add`, and what all declarations of members share: finding the id of the new member, and saving the reply,
-//! which cannot be had again.
+//! which cannot be had again except with `--serving`.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -25,6 +25,9 @@ pub(crate) struct Add {
     /// File for the invitation, readable for you alone; - is standard output
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
+    /// The HSM gets no vote: it shares the etcd of the others, which its settings name (Casemate only)
+    #[arg(long)]
+    serving: bool,
     /// Overwrite an existing file
     #[arg(long)]
     force: bool,
@@ -35,13 +38,21 @@ impl Add {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let session = context.session()?;
         let destination = Destination::open(&self.to, self.force)?;
+        if self.serving {
+            destination.write(&to_json(&session.cluster().add_serving(self.urls)?)?)?;
+            if self.to == Path::new("-") {
+                return Ok(());
+            }
+            let file = self.to.display();
+            let text = format!("Run `casemate cluster join {file}` for the HSM that joins, then delete {file}.");
+            return context.out.line(&json!({ "file": self.to }), &text);
+        }
         let invitation = session.cluster().add(self.urls.clone())?;
         let id = new_member_id(context, &invitation, &self.urls);
-        let json = serde_json::to_vec(&invitation)
-            .map(Zeroizing::new)
-            .map_err(local("The invitation cannot be written as JSON"));
         // The invitation is saved even if it does not contain the member, as it cannot be had again.
-        json.and_then(|json| destination.write(&json)).map_err(|why| not_saved(id.as_deref().ok(), why))?;
+        to_json(&invitation)
+            .and_then(|json| destination.write(&json))
+            .map_err(|why| not_saved(id.as_deref().ok(), why))?;
         let id = id?;
         if self.to == Path::new("-") {
             notice(context, &format!("The member {id} is declared."));
@@ -53,6 +64,10 @@ impl Add {
         );
         context.out.line(&json!({ "id": id, "file": self.to }), &text)
     }
+}
+
+fn to_json(invitation: &Invitation) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    serde_json::to_vec(invitation).map(Zeroizing::new).map_err(local("The invitation cannot be written as JSON"))
 }
 
 /// Where the reply to a declaration is saved. It is opened before the declaration, so that an error is found out in time.

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use casemate_api::body::cluster::Join as Request;
+use casemate_api::body::cluster::{Invitation, Join as Request};
 use casemate_api::{State, UserId};
 use casemate_client::{Cause, Error, Fingerprint, Session};
 use clap::Args;
@@ -75,7 +75,8 @@ impl Grow {
         let invitation = member.cluster().add(urls.clone())?;
         let id = new_member_id(context, &invitation, &urls)?;
         notice(context, &format!("1 of 3: the member {id} is declared."));
-        let request = Request { members: invitation.members, joiner_kit: invitation.joiner_kit, backup_passphrase };
+        let Invitation { members, joiner_kit } = invitation;
+        let request = Request { members, joiner_kit, backup_passphrase, system_time: None };
         let patience = Duration::from_secs(self.time_limit);
         let (tell, told) = channel();
         thread::spawn(move || {

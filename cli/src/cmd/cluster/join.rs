@@ -7,9 +7,10 @@ use casemate_api::State;
 use casemate_api::body::cluster::{Invitation, Join as Request};
 use casemate_client::{Error, Session};
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::json;
 
-use crate::clock;
+use crate::clock::{self, rfc3339};
 use crate::cmd::bytes::read;
 use crate::exit::Failure;
 use crate::profile::Context;
@@ -24,6 +25,9 @@ pub(crate) struct Join {
     /// File with the backup passphrase of the cluster
     #[arg(long, value_name = "FILE")]
     backup_passphrase_file: Option<PathBuf>,
+    /// Time to set in an Unprovisioned HSM, such as 2026-01-31T12:00:00Z; by default that of this machine
+    #[arg(long, value_name = "TIME")]
+    system_time: Option<Timestamp>,
     /// Seconds to wait for `cluster promote`, which must be run for a member meanwhile
     #[arg(long, value_name = "SECONDS", default_value_t = JOIN_S)]
     time_limit: u64,
@@ -44,17 +48,32 @@ impl Join {
             let (file, line, column) = (self.invitation.display(), why.line(), why.column());
             Failure::Usage(format!("{file} is not an invitation: see line {line} column {column}."))
         })?;
-        context.confirm(&format!("Erasing all users and keys of {node} and taking over those of the cluster"))?;
-        let session = context.session()?;
+        let anonymous = context.client.anonymous();
+        // A Casemate joins before it has users, a NetHSM while Operational.
+        let empty = anonymous.health().state()? == State::Unprovisioned;
+        if !empty && self.system_time.is_some() {
+            return Err(Failure::Usage("--system-time is for an HSM that is Unprovisioned.".into()));
+        }
+        let session = if empty {
+            anonymous.clone()
+        } else {
+            context.confirm(&format!("Erasing all users and keys of {node} and taking over those of the cluster"))?;
+            context.session()?
+        };
         let file = self.backup_passphrase_file.as_deref();
         let backup_passphrase = prompt::current("Backup passphrase of the cluster", file, "--backup-passphrase-file")?;
-        let request = Request { members: invitation.members, joiner_kit: invitation.joiner_kit, backup_passphrase };
-        notice(
-            context,
-            "Joining. Run `casemate cluster promote ID` for a member, with the id that `cluster add` printed.",
-        );
+        let time = self.system_time.or(empty.then(Timestamp::now));
+        let system_time = time.map(rfc3339);
+        let Invitation { members, joiner_kit } = invitation;
+        let request = Request { members, joiner_kit, backup_passphrase, system_time };
+        if !empty {
+            notice(
+                context,
+                "Joining. Run `casemate cluster promote ID` for a member, with the id that `cluster add` printed.",
+            );
+        }
         session.cluster().join(&request, Duration::from_secs(self.time_limit))?;
-        report_joined(context, &context.client.anonymous(), &node, None)
+        report_joined(context, &anonymous, &node, None)
     }
 }
 

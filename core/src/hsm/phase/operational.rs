@@ -182,6 +182,11 @@ impl Operational {
         &self.device.id
     }
 
+    /// Whether other nodes use the same store of users and keys.
+    pub fn shares_store(&self) -> bool {
+        self.device.platform.store.is_shared()
+    }
+
     /// Statistics of the caches of rows since the phase began.
     pub fn cache_figures(&self) -> [CacheFigures; 5] {
         self.tables.cache_figures()

@@ -143,19 +143,17 @@ pub(crate) async fn undo(platform: &Platform, local: &DeviceStore, node: &str) -
     } else if let Some(cluster) = local.get(DevicePath::Cluster).await? {
         // Nothing that was sent before the crash is written after this.
         let fence = Fence::take(platform.store.clone(), platform.rng.clone(), node).await?;
+        // The fence goes, too: it would look like that of another node of the cluster that this one joins next.
+        let mut txn = Txn { room: Room::Reserved, ..fence.removal() };
         if let Found::Known(found, at) = ClusterId::found_in(&*platform.store).await?
             && found.bytes() == cluster.as_slice()
         {
-            let txn = Txn {
-                expect: vec![(cluster_identity(), Expect::At(at)), fence.guard()],
-                delete: vec![cluster_identity(), generation_pointer(), admin()?.into_path()],
-                room: Room::Reserved,
-                ..Txn::default()
-            };
-            let Some(Outcome::Committed(_)) = platform.store.commit(vec![txn]).await?.pop() else {
-                return Err(unconfirmed());
-            };
+            txn.expect.push((cluster_identity(), Expect::At(at)));
+            txn.delete.extend([cluster_identity(), generation_pointer(), admin()?.into_path()]);
         }
+        let Some(Outcome::Committed(_)) = platform.store.commit(vec![txn]).await?.pop() else {
+            return Err(unconfirmed());
+        };
     }
     local.commit(without_slots().delete(DevicePath::Cluster).delete(DevicePath::Procedure)).await
 }

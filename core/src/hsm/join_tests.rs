@@ -1,0 +1,349 @@
+//! A further node joins a cluster.
+
+use std::future::Future;
+use std::net::Ipv4Addr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use base64ct::{Base64, Encoding};
+use casemate_api::body::cluster::{Join, NewMember};
+use casemate_api::mechanisms::Mode;
+use casemate_api::{KeyId, KeyType, Mechanism, Passphrase, Role, SecretText, SignMode, State, UserId};
+use pollster::block_on;
+use zeroize::Zeroizing;
+
+use super::Hsm;
+use crate::device::procedure::Procedure;
+use crate::error::Error;
+use crate::identity::caller::{Caller, Denied, Evidence, Failure};
+use crate::identity::users::{NewUser, UserAccess};
+use crate::platform::DeviceKeeper;
+use crate::rows::path::{cluster_identity, node_fence};
+use crate::sim::Sim;
+use crate::store::{Store, Txn};
+
+const UNLOCK: &str = "unlock passphrase of A";
+const BACKUP: &str = "backup passphrase";
+const ADDRESS: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+fn secret(text: &str) -> Passphrase {
+    Passphrase::from_text(text.into())
+}
+
+fn boot(sim: &Sim) -> Arc<Hsm> {
+    block_on(Hsm::boot(sim.platform())).unwrap()
+}
+
+/// A node on a store that others share.
+fn first_node(seed: u64) -> (Sim, Arc<Hsm>) {
+    let sim = Sim::new(seed);
+    sim.store.share(true);
+    sim.device.load().unwrap();
+    let hsm = boot(&sim);
+    (sim, hsm)
+}
+
+/// Another device on the store of `first`.
+fn beside(first: &Sim, seed: u64) -> Sim {
+    let sim = Sim { store: first.store.clone(), ..Sim::new(seed) };
+    sim.device.load().unwrap();
+    sim
+}
+
+fn provision(hsm: &Hsm) -> Result<(), Error> {
+    block_on(hsm.provision(secret(UNLOCK), secret("admin passphrase"), "2026-01-01T00:00:00Z"))
+}
+
+fn unlock(hsm: &Hsm, passphrase: &str) -> Result<(), Error> {
+    block_on(hsm.unlock(ADDRESS.into(), &secret(passphrase)))
+}
+
+fn admin(hsm: &Hsm) -> Caller {
+    block_on(hsm.operational().unwrap().unauthenticated_caller(&UserId::parse("admin").unwrap())).unwrap()
+}
+
+fn invite(hsm: &Hsm) -> Result<SecretText, Error> {
+    let new = NewMember { urls: vec!["https://192.0.2.2:8443".into()], serving: true };
+    block_on(hsm.operational().unwrap().invite(&new))
+}
+
+/// A provisioned node with a backup passphrase, and a kit of it.
+fn inviting(seed: u64) -> (Sim, Arc<Hsm>, SecretText) {
+    let (sim, hsm) = first_node(seed);
+    provision(&hsm).unwrap();
+    block_on(hsm.operational().unwrap().backups().change_passphrase(&admin(&hsm), &secret(BACKUP), &secret("")))
+        .unwrap();
+    let kit = invite(&hsm).unwrap();
+    (sim, hsm, kit)
+}
+
+fn request(kit: &SecretText, passphrase: &str) -> Join {
+    let joiner_kit = SecretText::from_text(kit.expose().to_owned());
+    Join { members: Vec::new(), joiner_kit, backup_passphrase: secret(passphrase), system_time: None }
+}
+
+fn join(hsm: &Hsm, kit: &SecretText) -> Result<(), Error> {
+    block_on(hsm.join(ADDRESS.into(), &request(kit, BACKUP)))
+}
+
+fn create_key(hsm: &Hsm, id: &str) {
+    let (op, by) = (hsm.operational().unwrap(), admin(hsm));
+    let keys = op.keys().managed_by(&by).unwrap();
+    let mechanisms = [Mechanism::EdDSA_Signature];
+    block_on(keys.generate(id, KeyType::Curve25519, 0, &mechanisms, (String::new(), Vec::new()))).unwrap();
+}
+
+fn signature(hsm: &Hsm, id: &str) -> Zeroizing<Vec<u8>> {
+    let (op, by) = (hsm.operational().unwrap(), admin(hsm));
+    let key = block_on(op.keys().of(by.scope().unwrap()).get(&KeyId::parse(id).unwrap())).unwrap().unwrap();
+    let permit = key.usable_by(&by).unwrap().permit(Mode::Sign(SignMode::EdDSA)).unwrap();
+    block_on(permit.run(op.keys(), b"message".to_vec().into(), None)).unwrap()
+}
+
+fn refused(outcome: Result<(), Error>, part: &str) {
+    match outcome {
+        Err(Error::Precondition(why) | Error::Invalid { reason: why, .. }) => assert!(why.contains(part), "{why}"),
+        other => panic!("{other:?} instead of {part:?}"),
+    }
+}
+
+#[test]
+fn a_node_that_joins_uses_the_keys_of_the_others_and_has_its_own_unlock_passphrase() {
+    let (first, a, kit) = inviting(1);
+    let second = beside(&first, 2);
+    let b = boot(&second);
+    let mut wanted = request(&kit, BACKUP);
+    wanted.system_time = Some("2031-02-03T04:05:06Z".into());
+    let shared = first.store.raw_rows();
+    block_on(b.join(ADDRESS.into(), &wanted)).unwrap();
+    assert_eq!(b.state(), State::Locked);
+    assert_eq!(first.store.raw_rows(), shared, "the store of the others was written");
+    assert!(matches!(unlock(&b, "unlock passphrase of B"), Err(Error::Forbidden(_))));
+    drop(b);
+    second.clock.advance(Duration::from_secs(2));
+    let b = boot(&second);
+    assert_eq!(b.state(), State::Locked);
+    assert_eq!(b.now().as_second(), "2031-02-03T04:05:08Z".parse::<jiff::Timestamp>().unwrap().as_second());
+    unlock(&b, UNLOCK).unwrap();
+    create_key(&a, "of-a");
+    create_key(&b, "of-b");
+    for id in ["of-a", "of-b"] {
+        assert_eq!(signature(&a, id), signature(&b, id));
+    }
+
+    let new = secret("unlock passphrase of B");
+    block_on(b.operational().unwrap().change_unlock_passphrase(&admin(&b), &new, &secret(UNLOCK))).unwrap();
+    drop((a, b));
+    let (a, b) = (boot(&first), boot(&second));
+    assert!(unlock(&b, UNLOCK).is_err() && unlock(&a, "unlock passphrase of B").is_err());
+    for sim in [&first, &second] {
+        sim.clock.advance(Duration::from_secs(1));
+    }
+    unlock(&b, "unlock passphrase of B").unwrap();
+    unlock(&a, UNLOCK).unwrap();
+    // A kit of the second node is as good.
+    let third = beside(&first, 3);
+    let c = boot(&third);
+    join(&c, &invite(&b).unwrap()).unwrap();
+    unlock(&c, "unlock passphrase of B").unwrap();
+    assert_eq!(signature(&c, "of-a"), signature(&a, "of-a"));
+}
+
+#[test]
+fn a_user_who_is_deleted_at_one_node_is_refused_at_the_other() {
+    let (first, a, kit) = inviting(1);
+    let second = beside(&first, 2);
+    let b = boot(&second);
+    join(&b, &kit).unwrap();
+    unlock(&b, UNLOCK).unwrap();
+    let watcher = b.clone();
+    let mut watching = pin!(watcher.keep_watching());
+    let mut turn = || assert!(watching.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    turn();
+    let (op, by) = (a.operational().unwrap(), admin(&a));
+    let target = block_on(op.users().reach(&by, UserId::parse("op").unwrap(), UserAccess::Manage)).unwrap();
+    let new = NewUser { real_name: "op".into(), role: Role::Operator, passphrase: secret("passphrase of op") };
+    block_on(op.users().create(&by, &target, new)).unwrap();
+    turn();
+    let at_b = b.operational().unwrap();
+    let log_in = || {
+        let evidence = Evidence::Basic { name: "op", passphrase: b"passphrase of op", address: ADDRESS.into() };
+        block_on(at_b.authenticate(evidence))
+    };
+    assert!(log_in().is_ok() && log_in().is_ok());
+    block_on(op.users().delete(&by, &target)).unwrap();
+    turn();
+    assert!(matches!(log_in(), Err(Failure::Denied(Denied::Unauthenticated))));
+}
+
+#[test]
+fn what_cannot_join_is_refused_and_stays_unprovisioned() {
+    let (first, _a, kit) = inviting(1);
+    let second = beside(&first, 2);
+    let b = boot(&second);
+    let (shared, own) = (first.store.raw_rows(), second.local.raw_rows());
+
+    let attempt = |kit: &SecretText, passphrase| block_on(b.join(ADDRESS.into(), &request(kit, passphrase)));
+    refused(attempt(&kit, "another passphrase"), "Could not decrypt unlock-salt: invalid passphrase");
+    assert!(matches!(attempt(&kit, BACKUP), Err(Error::TooMany(_))), "guesses are slowed down");
+    second.clock.advance(Duration::from_secs(1));
+    refused(attempt(&SecretText::from_text("AAAA".into()), BACKUP), "joinerKit");
+    let mut wrong_time = request(&kit, BACKUP);
+    wrong_time.system_time = Some("yesterday".into());
+    refused(block_on(b.join(ADDRESS.into(), &wrong_time)), "timestamp");
+
+    // A kit of another cluster, and the kit with its cluster exchanged.
+    let (_, _, other) = inviting(30);
+    refused(attempt(&other, BACKUP), "another cluster");
+    let json = |kit: &SecretText| -> serde_json::Value {
+        serde_json::from_slice(&Base64::decode_vec(kit.expose()).unwrap()).unwrap()
+    };
+    let mut changed = json(&kit);
+    changed["cluster"] = json(&other)["cluster"].clone();
+    let changed = SecretText::from_text(Base64::encode_string(changed.to_string().as_bytes()));
+    refused(attempt(&changed, BACKUP), "another cluster");
+
+    // A store without a cluster, and one of a later version.
+    let (_, empty) = first_node(40);
+    refused(join(&empty, &kit), "holds no cluster");
+    let (later, node) = first_node(50);
+    later.store.tamper(cluster_identity(), vec![2; 17]);
+    refused(join(&node, &kit), "later version");
+
+    assert_eq!(b.state(), State::Unprovisioned);
+    assert_eq!((first.store.raw_rows(), second.local.raw_rows()), (shared, own));
+    // The settings of an embedded store.
+    first.store.share(false);
+    refused(attempt(&kit, BACKUP), "store = \"etcd\"");
+    first.store.share(true);
+    join(&b, &kit).unwrap();
+    refused(join(&b, &kit), "");
+    unlock(&b, UNLOCK).unwrap();
+    refused(join(&b, &kit), "");
+    assert_eq!(b.state(), State::Operational);
+}
+
+#[test]
+fn two_nodes_do_not_have_the_same_device_id() {
+    let (first, a, kit) = inviting(1);
+    let copy = Sim { device: first.device.clone(), ..beside(&first, 2) };
+    let b = boot(&copy);
+    assert_eq!(b.device_id(), a.device_id());
+    refused(join(&b, &kit), "another node of this cluster has the same device id");
+    assert_eq!(b.state(), State::Unprovisioned);
+}
+
+/// The loser of a race of two provisionings is told to join, and has left a fence in the store.
+#[test]
+fn a_node_whose_own_provisioning_failed_can_join() {
+    for reboot in [false, true] {
+        let (first, a) = first_node(1);
+        let second = beside(&first, 2);
+        let mut b = boot(&second);
+        // A is provisioned when B has found the store empty and taken its fence.
+        let (store, fence) = (first.store.clone(), node_fence(b.device_id()));
+        let (faster, once) = (a.clone(), AtomicBool::new(false));
+        first.store.delay(move || {
+            if store.raw_rows().iter().any(|(path, _)| *path == fence) && !once.swap(true, Ordering::SeqCst) {
+                provision(&faster).unwrap();
+            }
+            Box::pin(std::future::ready(()))
+        });
+        let lost = provision(&b);
+        assert!(matches!(&lost, Err(Error::Unavailable(why)) if why.contains("Join its cluster")), "{lost:?}");
+        first.store.no_delay();
+        block_on(a.operational().unwrap().backups().change_passphrase(&admin(&a), &secret(BACKUP), &secret("")))
+            .unwrap();
+        if reboot {
+            drop(b);
+            b = boot(&second);
+        }
+        join(&b, &invite(&a).unwrap()).unwrap();
+        assert_eq!(block_on(Procedure::stored(&b.device.store)).unwrap(), None);
+        drop(b);
+        let b = boot(&second);
+        assert_eq!(b.state(), State::Locked);
+        unlock(&b, UNLOCK).unwrap();
+    }
+}
+
+#[test]
+fn a_crash_leaves_the_node_unprovisioned_or_locked() {
+    let (first, _a, kit) = inviting(1);
+    let mut writes = 0;
+    loop {
+        let second = beside(&first, 100);
+        let b = boot(&second);
+        // The power fails after so many writes to either store.
+        let (local, store) = (second.local.clone(), first.store.clone());
+        let left = local.commits() + store.commits() + writes;
+        second.local.delay(move || {
+            local.fail(local.commits() + store.commits() >= left);
+            Box::pin(std::future::ready(()))
+        });
+        let done = join(&b, &kit);
+        drop(b);
+        second.local.no_delay();
+        second.local.fail(false);
+        let b = boot(&second);
+        assert_eq!(b.state(), if done.is_ok() { State::Locked } else { State::Unprovisioned }, "{writes} writes");
+        if done.is_err() {
+            join(&b, &kit).unwrap();
+        }
+        unlock(&b, UNLOCK).unwrap();
+        // So that the next device may have this one's id.
+        let fence = node_fence(b.device_id());
+        drop(b);
+        block_on(first.store.commit(vec![Txn { delete: vec![fence], ..Txn::default() }])).unwrap();
+        if done.is_ok() {
+            break;
+        }
+        writes += 1;
+    }
+    assert!(writes > 0);
+}
+
+#[test]
+fn a_lost_answer_of_the_own_store_leaves_a_node_that_says_what_it_is() {
+    let (first, _a, kit) = inviting(1);
+    let mut joined = 0;
+    // That of the audit record, and that of the transaction.
+    for (seed, answers) in (100..108).zip([1, 2].into_iter().cycle()) {
+        let second = beside(&first, seed);
+        let b = boot(&second);
+        second.local.lose_answers(answers);
+        let done = join(&b, &kit);
+        second.local.lose_answers(0);
+        let state = b.state();
+        assert_eq!(state, if done.is_ok() { State::Locked } else { State::Unprovisioned });
+        drop(b);
+        assert_eq!(boot(&second).state(), state);
+        joined += usize::from(done.is_ok());
+    }
+    assert!((1..8).contains(&joined), "{joined}");
+}
+
+#[test]
+fn a_kit_needs_a_shared_store_and_a_backup_passphrase() {
+    let (_sim, hsm) = first_node(1);
+    provision(&hsm).unwrap();
+    refused(invite(&hsm).map(drop), "PUT /config/backup-passphrase");
+    let op = hsm.operational().unwrap();
+    let ask = |url: &[&str], serving| {
+        let urls = url.iter().map(|url| (*url).to_owned()).collect();
+        block_on(op.invite(&NewMember { urls, serving })).map(drop)
+    };
+    for bad in [&[][..], &["http://192.0.2.2:8443"], &["https://"], &["https://192.0.2.2", "x"]] {
+        assert!(matches!(ask(bad, true), Err(Error::Invalid { .. })));
+    }
+    refused(ask(&["https://192.0.2.2:2380"], false), "voting");
+
+    let alone = Sim::new(5);
+    alone.device.load().unwrap();
+    let hsm = boot(&alone);
+    provision(&hsm).unwrap();
+    refused(invite(&hsm).map(drop), "store = \"etcd\"");
+}
