@@ -4,8 +4,9 @@
 //! does what applies to every request: it charges memory to the client's account, measures the time, and adds the
 //! headers that all responses have.
 
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use casemate_api::limits::{CHANGES_RUNNING_MAX, REQUEST_BYTES};
 use casemate_core::Hsm;
@@ -147,8 +148,7 @@ impl Edge {
     /// Adds the headers that every reply of the API has.
     fn with_common_headers(&self, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
         let headers = response.headers_mut();
-        let date = httpdate::fmt_http_date(std::time::SystemTime::UNIX_EPOCH + unix_time(&self.hsm));
-        headers.extend(HeaderValue::from_str(&date).ok().map(|date| (header::DATE, date)));
+        headers.extend(date(unix_time(&self.hsm)).map(|date| (header::DATE, date)));
         headers
             .insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding, Accept-Charset, Accept-Language"));
         response
@@ -185,6 +185,21 @@ impl Answering {
     }
 }
 
+/// The `Date` header at `now`, the time since 1970 in whole seconds (RFC 9110 §6.6.1).
+fn date(now: Duration) -> Option<HeaderValue> {
+    thread_local! {
+        /// The last one: it is the same for all replies of a second.
+        static LAST: RefCell<Option<(Duration, HeaderValue)>> = const { RefCell::new(None) };
+    }
+    LAST.with_borrow_mut(|last| {
+        if last.as_ref().is_none_or(|(second, _)| *second != now) {
+            let text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + now);
+            *last = HeaderValue::from_str(&text).ok().map(|value| (now, value));
+        }
+        last.as_ref().map(|(_, value)| value.clone())
+    })
+}
+
 /// Memory used by the head of a request, in bytes.
 fn head_bytes(request: &Request<Incoming>) -> usize {
     let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
@@ -193,3 +208,20 @@ fn head_bytes(request: &Request<Incoming>) -> usize {
 
 /// Overhead of a header besides its text, in bytes.
 const HEADER_BYTES: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_is_that_of_its_second() {
+        for (second, expected) in [
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (784_111_778, "Sun, 06 Nov 1994 08:49:38 GMT"),
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+        ] {
+            assert_eq!(date(Duration::from_secs(second)).unwrap(), expected);
+        }
+    }
+}
