@@ -136,7 +136,8 @@ impl Permit {
             mech::run(&loaded, mode, &input, iv.as_deref())?
         } else {
             let job = move || mech::run(&loaded, mode, &input, iv.as_deref());
-            ring.off_thread(Work::Crypto, Party::Namespace(key.namespace), job).await??
+            // Boxed, so that the future of a short operation is small: it is moved and wiped with each request.
+            Box::pin(ring.off_thread(Work::Crypto, Party::Namespace(key.namespace), job)).await??
         };
         ring.state.counters.count(key);
         Ok(output)
@@ -154,9 +155,9 @@ async fn loaded(
             return Ok(LoadedKey::load(&row.record.material)?);
         }
         let row = row.clone();
-        Ok(ring
-            .off_thread(Work::Crypto, Party::Namespace(namespace), move || LoadedKey::load(&row.record.material))
-            .await??)
+        let job = move || LoadedKey::load(&row.record.material);
+        // Boxed because it is rare.
+        Ok(Box::pin(ring.off_thread(Work::Crypto, Party::Namespace(namespace), job)).await??)
     };
     row.record.loaded(load).await
 }

@@ -24,43 +24,46 @@ use super::upload::LeftOver;
 
 impl RequestContext {
     /// Carries out `decoded`, and applies the conditions of a GET to its reply.
-    pub(super) async fn act<C, F, B, H>(
+    #[expect(clippy::manual_async_fn, reason = "the future of an async fn has room for its arguments twice")]
+    pub(super) fn act<C, F, B, H>(
         &mut self,
         endpoint: Arc<TypedEndpoint<F, B, H>>,
         phase: C,
         decoded: Decoded<C, F::Found, B>,
-    ) -> Result<Reply, Refusal>
+    ) -> impl Future<Output = Result<Reply, Refusal>> + Send
     where
         C: PhaseAccess,
         F: FindReachable<C>,
         B: Send + 'static,
         H: Handler<C, F::Found, B>,
     {
-        if self.spec.changes() {
-            let scope = C::user(&decoded.caller).and_then(|caller| caller.scope().ok());
-            let party = scope.map_or_else(|| Party::Address(self.address.into()), Scope::party);
-            // Boxed immediately: some of these futures are large, and would be moved about on the stack of a serving
-            // thread.
-            let change = Box::pin(async move { endpoint.run(phase, decoded).await });
-            let result = self.carry_out(party, change).await;
-            self.body = self.left_over.as_ref().and_then(LeftOver::take);
-            return result;
+        async move {
+            if self.spec.changes() {
+                let scope = C::user(&decoded.caller).and_then(|caller| caller.scope().ok());
+                let party = scope.map_or_else(|| Party::Address(self.address.into()), Scope::party);
+                // Boxed immediately: some of these futures are large, and would be moved about on the stack of a serving
+                // thread.
+                let change = Box::pin(async move { endpoint.run(phase, decoded).await });
+                let result = self.carry_out(party, change).await;
+                self.body = self.left_over.as_ref().and_then(LeftOver::take);
+                return result;
+            }
+            if self.spec.lists {
+                // A list is collected in memory before the reply begins.
+                self.grant.cover(REQUEST_BYTES + REPLY_STREAM_BYTES).map_err(|NoRoom| no_room())?;
+            }
+            let reply = if decoded.body_bytes > REQUEST_BYTES {
+                // Runs to completion even if the client disconnects: the pool keeps the input, so its memory must stay
+                // counted, and so must the reply until it is taken.
+                let grant = self.grant.clone();
+                let run = Box::pin(async move { endpoint.run(phase, decoded).await.map(|reply| reply.holding(grant)) });
+                tokio::spawn(run).await.map_err(|_| broken())?
+            } else {
+                endpoint.run(phase, decoded).await
+            };
+            let reply = reply.map_err(|error| Refusal::from_core(error, &self.spec))?;
+            if self.reads() { self.conditional(reply).await } else { Ok(reply) }
         }
-        if self.spec.lists {
-            // A list is collected in memory before the reply begins.
-            self.grant.cover(REQUEST_BYTES + REPLY_STREAM_BYTES).map_err(|NoRoom| no_room())?;
-        }
-        let reply = if decoded.body_bytes > REQUEST_BYTES {
-            // Runs to completion even if the client disconnects: the pool keeps the input, so its memory must stay
-            // counted, and so must the reply until it is taken.
-            let grant = self.grant.clone();
-            let run = Box::pin(async move { endpoint.run(phase, decoded).await.map(|reply| reply.holding(grant)) });
-            tokio::spawn(run).await.map_err(|_| broken())?
-        } else {
-            endpoint.run(phase, decoded).await
-        };
-        let reply = reply.map_err(|error| Refusal::from_core(error, &self.spec))?;
-        if self.reads() { self.conditional(reply).await } else { Ok(reply) }
     }
 
     /// Runs a change to completion even if the client disconnects: a write must not be cut off between the store and

@@ -47,19 +47,16 @@ impl Types {
     /// Whether `header` is accepted. A missing header counts as `application/octet-stream`, except where it is
     /// mandatory.
     pub fn accept(self, header: Option<&[u8]>) -> bool {
-        let parsed = match header {
-            None => return matches!(self, Types::Any | Types::JsonOrOctets),
-            Some(header) => ContentType::parse(header),
-        };
-        let is = |essence| parsed.is_some_and(|parsed| parsed.is(essence));
+        let parsed = || header.and_then(ContentType::parse);
+        let is = |essence| parsed().is_some_and(|parsed| parsed.is(essence));
         match self {
             Types::Any => true,
-            Types::Given => parsed.is_some(),
+            Types::Given => parsed().is_some(),
             Types::Json => is("application/json"),
-            Types::JsonOrOctets => is("application/json") || is("application/octet-stream"),
+            Types::JsonOrOctets => header.is_none() || is("application/json") || is("application/octet-stream"),
             Types::JsonOrMultipart => is("application/json") || is("multipart/form-data"),
             Types::Pem => is("application/x-pem-file"),
-            Types::Octets => is("application/octet-stream") && !parsed.is_some_and(|parsed| parsed.has_parameters()),
+            Types::Octets => is("application/octet-stream") && !parsed().is_some_and(|parsed| parsed.has_parameters()),
         }
     }
 }

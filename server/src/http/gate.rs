@@ -152,11 +152,14 @@ const METHODS: [Method; 8] = [
     Method::OPTIONS,
 ];
 
+/// Tells from which site a browser sends a request (Fetch Metadata Request Headers, §2.4).
+static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 /// Whether a browser sends this on behalf of another site. Browsers remember Basic credentials, so any page could
 /// otherwise make an administrator's browser change something here. Other clients do not send the header.
 fn is_cross_site(request: &Request<Incoming>) -> bool {
     let reads = *request.method() == Method::GET || *request.method() == Method::HEAD;
-    let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+    let site = request.headers().get(&SEC_FETCH_SITE).map(HeaderValue::as_bytes);
     !reads && site.is_some_and(|site| site != b"same-origin" && site != b"none")
 }
 

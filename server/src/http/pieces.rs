@@ -63,7 +63,8 @@ impl Pieces {
         (std::mem::take(&mut self.first), std::mem::take(&mut self.more))
     }
 
-    fn append(&mut self, mut bytes: &[u8]) {
+    /// Adds `bytes` at the end.
+    pub fn append(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let last = self.more.back_mut().unwrap_or(&mut self.first);
             let room = REPLY_PIECE_BYTES.saturating_sub(last.len());

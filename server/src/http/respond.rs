@@ -22,24 +22,30 @@ use super::trail;
 
 /// Passes a request through the gate, from the credentials to the reply. A refusal is recorded in the audit log once,
 /// and what its client still sends is read for a moment.
-pub(super) async fn admit<C, F, B, H>(
+#[expect(clippy::manual_async_fn, reason = "the future of an async fn has room for its arguments twice")]
+pub(super) fn admit<C, F, B, H>(
     mut context: RequestContext,
     endpoint: Arc<TypedEndpoint<F, B, H>>,
-) -> Result<Reply, Refusal>
+) -> impl Future<Output = Result<Reply, Refusal>> + Send
 where
     C: PhaseAccess,
     F: FindReachable<C>,
     B: Send + 'static,
     H: Handler<C, F::Found, B>,
 {
-    match gate::pass(&mut context, endpoint).await {
-        Err(refusal) => {
-            if context.audit_progress != AuditProgress::Recorded {
-                trail::refused(&context.hsm, &context.spec, &refusal, context.address, context.user(), &context.ids);
+    async move {
+        match gate::pass(&mut context, endpoint).await {
+            Err(refusal) => {
+                if context.audit_progress != AuditProgress::Recorded {
+                    let user = context.user();
+                    trail::refused(&context.hsm, &context.spec, &refusal, context.address, user, &context.ids);
+                }
+                // Boxed because it is rare.
+                let drained = Box::pin(drain(&context.headers, context.body.take())).await;
+                Err(if drained { refusal } else { refusal.closing() })
             }
-            Err(if drain(&context.headers, context.body.take()).await { refusal } else { refusal.closing() })
+            reply => reply,
         }
-        reply => reply,
     }
 }
 
@@ -90,7 +96,7 @@ pub(super) fn broken() -> Refusal {
     Refusal::because(StatusCode::INTERNAL_SERVER_ERROR, "Internal error. Check the log.")
 }
 
-pub(super) fn succeed(reply: Reply, spec: Option<&Spec>) -> Response<ReplyBody> {
+pub(super) fn succeed(reply: Reply, spec: &Spec) -> Response<ReplyBody> {
     let body = match reply.body {
         Content::Whole(bytes) => ReplyBody::pieces(bytes),
         Content::Stream(body) => body,
@@ -98,15 +104,15 @@ pub(super) fn succeed(reply: Reply, spec: Option<&Spec>) -> Response<ReplyBody> 
     let mut response = Response::new(body);
     *response.status_mut() = reply.status;
     let headers = response.headers_mut();
-    if let Some(spec) = spec {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(spec.media.as_str()));
-    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(spec.media.as_str()));
     let mut insert = |name, text: Option<String>| {
         headers.extend(text.and_then(|text| HeaderValue::from_str(&text).ok()).map(|value| (name, value)));
     };
     insert(header::ETAG, reply.tag);
     insert(header::LOCATION, reply.location);
-    insert(HeaderName::from_static("casemate-note"), reply.note.map(str::to_owned));
+    if let Some(note) = reply.note {
+        insert(HeaderName::from_static("casemate-note"), Some(note.to_owned()));
+    }
     response
 }
 

@@ -1,7 +1,7 @@
 //! From a path to the endpoints that share it. Literal segments take precedence over ids, one trailing slash is
 //! ignored, and an empty segment is an empty id, which is then refused as malformed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hyper::Method;
@@ -24,8 +24,8 @@ fn is_id(pattern: &str) -> bool {
 
 /// The endpoint table, indexed for lookup.
 pub struct Routes {
-    /// By first segment, which is always a literal.
-    paths: HashMap<&'static str, Vec<Resource>>,
+    /// By first segment, which is always a literal. They are so few that comparing them is quicker than a hash.
+    paths: Vec<(&'static str, Vec<Resource>)>,
 }
 
 /// One path and its methods.
@@ -38,7 +38,7 @@ pub struct Resource {
 impl Routes {
     /// Builds the index.
     pub fn new(table: Vec<Endpoint>) -> Self {
-        let mut paths: HashMap<&str, Vec<Resource>> = HashMap::new();
+        let mut paths: BTreeMap<&str, Vec<Resource>> = BTreeMap::new();
         for (number, mut endpoint) in table.into_iter().enumerate() {
             endpoint.number = number;
             let segments: Vec<_> = endpoint.spec.path.split('/').skip(1).collect();
@@ -54,7 +54,7 @@ impl Routes {
             // Ids last: `{` sorts after every letter.
             resources.sort_by(|a, b| a.segments.cmp(&b.segments));
         }
-        Self { paths }
+        Self { paths: paths.into_iter().collect() }
     }
 
     /// The resource at `path` (without query, percent-decoded), and the ids in the path.
@@ -68,14 +68,16 @@ impl Routes {
         }
         let unused = free.len();
         let segments = segments.get(..SEGMENTS_MAX - unused)?;
-        let resources = self.paths.get(*segments.first()?)?;
+        let first = segments.first()?;
+        let (_, resources) = self.paths.iter().find(|(literal, _)| literal == first)?;
         let resource = resources.iter().find(|resource| resource.matches(segments))?;
         Some((resource, resource.ids(segments)?))
     }
 
     /// All endpoints, sorted by path.
     pub fn endpoints(&self) -> Vec<&Arc<Endpoint>> {
-        let mut endpoints: Vec<_> = self.paths.values().flatten().flat_map(|resource| &resource.endpoints).collect();
+        let mut endpoints: Vec<_> =
+            self.paths.iter().flat_map(|(_, resources)| resources).flat_map(|resource| &resource.endpoints).collect();
         endpoints.sort_by_key(|endpoint| (endpoint.spec.path, endpoint.spec.method.as_str().to_owned()));
         endpoints
     }

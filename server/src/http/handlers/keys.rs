@@ -309,7 +309,7 @@ pub async fn sign(
     let mode = Mode::Sign(body.mode);
     let output = key.permit(mode)?.run(op.keys(), message, None).await?;
     metrics.operation(Count::Sign, of_mode(mode));
-    replied(&op, party, output, |text| Reply::json(&bodies::Signature { signature: text })).await
+    replied(&op, party, output, |text| Ok(Reply::json_member("signature", &text))).await
 }
 
 /// `POST /keys/{key}/decrypt`
@@ -395,7 +395,7 @@ fn decoded(text: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
     if text.len() > BODY_INLINE_MAX_BYTES {
         stall::begins("decoding a long message");
     }
-    let decoded = match text.contains('\n') {
+    let decoded = match text.as_bytes().contains(&b'\n') {
         false => BASE64.decode(text),
         true => BASE64.decode(Zeroizing::new(text.replace('\n', ""))),
     };
@@ -405,6 +405,7 @@ fn decoded(text: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::reply::Content;
 
     #[test]
     fn a_list_is_one_array_however_it_is_cut_into_pieces() {
@@ -418,6 +419,14 @@ mod tests {
         json.extend(list.end());
         assert_eq!(json, b"[{\"id\":\"a\"},{\"id\":\"b\"}]");
         assert_eq!(List::default().end(), b"[]");
+    }
+
+    #[test]
+    fn a_signature_is_written_as_its_schema_has_it() {
+        let signature = BASE64.encode([0xfb, 0xef, 0xff, 0, 1, 2, 3]);
+        let Content::Whole(written) = Reply::json_member("signature", &signature).body else { panic!("not streamed") };
+        let of_schema = serde_json::to_vec(&bodies::Signature { signature }).unwrap();
+        assert_eq!(written.iter().collect::<Vec<_>>().concat(), of_schema);
     }
 
     #[test]
