@@ -18,7 +18,7 @@ use crate::crypto::secret::{DomainKey, StoreKey};
 use crate::error::Error;
 use crate::rows::confirm::Confirmation;
 use crate::rows::encoding::BadRecord;
-use crate::rows::path::{RowPath, RowPrefix};
+use crate::rows::path::{RowPath, RowPrefix, generation_pointer};
 use crate::rows::record::Record;
 use crate::runtime::Rng;
 use crate::runtime::lifetime::Closed;
@@ -122,6 +122,40 @@ pub struct TableContext {
     pub epoch: CacheEpoch,
     /// Tells whether cached rows may be used.
     pub confirmation: Arc<Confirmation>,
+    /// The revision of the generation pointer while this generation is the current one. `None`: only this process moves it, and
+    /// closes the tables when it does.
+    pub pointer: Option<Revision>,
+}
+
+impl TableContext {
+    /// Reads one row from the store.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if another node has replaced the data, so that the row is an old one; the store's errors.
+    pub(super) async fn read(&self, path: &Path) -> Result<Option<Versioned>, Error> {
+        let Some(current) = self.pointer else { return Ok(self.store.get(path, Read::Fresh).await?) };
+        let mut rows = self.store.get_many(&[generation_pointer(), path.clone()], Read::Fresh).await?.into_iter();
+        match (rows.next().flatten(), rows.next()) {
+            (Some(pointer), Some(row)) if pointer.revision == current => Ok(row),
+            _ => Err(replaced()),
+        }
+    }
+
+    /// Checks that what was read before this call was not of replaced data.
+    ///
+    /// # Errors
+    /// As for [`TableContext::read`].
+    pub(super) async fn check_pointer(&self) -> Result<(), Error> {
+        if self.pointer.is_some() {
+            self.read(&generation_pointer()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The rows are of a generation that is no longer the current one.
+pub(super) fn replaced() -> Error {
+    Error::Unavailable("The HSM's data was replaced by a restore. Try again.".into())
 }
 
 /// The key that seals the rows of one table.
@@ -233,7 +267,7 @@ impl<R: Record> Table<R> {
         }
         self.misses.add();
         let before = *self.stripe(path);
-        let Some(found) = self.context.store.get(path, Read::Fresh).await? else {
+        let Some(found) = self.context.read(path).await? else {
             // The row may have been moved here and removed before the move reached the cache. Do not keep its remains.
             self.forget(path);
             return Ok(None);
@@ -258,7 +292,7 @@ impl<R: Record> Table<R> {
     /// The row at `path`, read from the store and not from the cache: for read-modify-write.
     pub async fn read(&self, path: &RowPath<R>) -> Result<Option<Row<R>>, Error> {
         self.context.closed.check()?;
-        let found = self.context.store.get(path.path(), Read::Fresh).await?;
+        let found = self.context.read(path.path()).await?;
         found.map(|found| self.open(path.path(), &found)).transpose()
     }
 
@@ -275,6 +309,7 @@ impl<R: Record> Table<R> {
         };
         let range = Range { start, end: prefix.path().after_prefix(), limit: LIST_PAGE_ROWS, keys_only: true };
         let page = self.context.store.range(range, Read::Fresh).await?;
+        self.context.check_pointer().await?;
         Ok((page.rows.into_iter().map(|(path, _)| RowPath::found(path)).collect(), page.more))
     }
 
@@ -403,6 +438,7 @@ mod tests {
             closed,
             epoch: CacheEpoch::default(),
             confirmation: Confirmation::always().into(),
+            pointer: None,
         }
     }
 
