@@ -2,6 +2,8 @@
 
 mod follow;
 mod health;
+#[cfg(test)]
+mod nodes_tests;
 pub mod phase;
 pub mod restore;
 #[cfg(test)]
