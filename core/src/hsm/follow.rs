@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::hsm::Hsm;
 use crate::hsm::phase::{Operational, Phase};
 use crate::rows::path::generation_pointer;
-use crate::runtime::{BoxFuture, First, first};
-use crate::store::{Event, Path, Range, Read, Revision, StoreError, Watch};
+use crate::runtime::{BoxFuture, Clock, First, first};
+use crate::store::{Event, Path, Range, Read, Revision, Store, StoreError, Watch};
 
 /// What the store answered about its newest state, and when it was asked.
 struct Beat {
@@ -28,97 +28,137 @@ enum Turn {
     Answered(Result<Beat, StoreError>),
 }
 
-impl Hsm {
-    /// Watches the shared store forever and invalidates cached rows that others have changed. Run it in the background.
-    pub async fn keep_watching(self: Arc<Self>) {
-        loop {
-            let Ok(watch) = self.watch_rows().await else {
-                self.clock().sleep(RETRY).await;
-                continue;
-            };
-            // Rows cached until now may be older than the revision at which the watch begins.
-            self.apply_event(&Event::Lost);
-            let reported = self.follow(watch).await;
-            self.apply_event(&Event::Lost);
-            if !reported {
-                // Watches that end at once would otherwise empty the caches as fast as the store answers.
-                self.clock().sleep(RETRY).await;
+/// A node that follows the shared store.
+pub(super) trait Follower: Sync {
+    /// The shared store.
+    fn store(&self) -> &dyn Store;
+    /// The clock of the node.
+    fn clock(&self) -> &dyn Clock;
+    /// Passes an event to the tables.
+    fn apply_event(&self, event: &Event);
+    /// Every change up to the moment `asked` was reported. At that moment the generation pointer was of the revision `pointer`.
+    fn confirm(&self, asked: Duration, pointer: Option<Revision>);
+    /// Opens the tables again if the generation pointer, which is of the revision `found`, was moved.
+    fn follow_pointer(&self, found: Option<Revision>) -> BoxFuture<'_, ()>;
+}
+
+/// Watches the shared store forever on behalf of `node`.
+pub(super) async fn keep_watching(node: &impl Follower) {
+    loop {
+        let Ok(watch) = watch_rows(node.store()).await else {
+            node.clock().sleep(RETRY).await;
+            continue;
+        };
+        // Rows cached until now may be older than the revision at which the watch begins.
+        node.apply_event(&Event::Lost);
+        let reported = follow(node, watch).await;
+        node.apply_event(&Event::Lost);
+        if !reported {
+            // Watches that end at once would otherwise empty the caches as fast as the store answers.
+            node.clock().sleep(RETRY).await;
+        }
+    }
+}
+
+/// Applies what `watch` reports until it ends. Returns whether there was anything.
+async fn follow(node: &impl Follower, mut watch: Box<dyn Watch>) -> bool {
+    let shared = node.store().is_shared();
+    let mut turn: BoxFuture<'_, Turn> = if shared { ask(node) } else { Box::pin(std::future::pending()) };
+    let mut waiting: Option<Beat> = None;
+    let mut reported = false;
+    loop {
+        match first(watch.next(), turn.as_mut()).await {
+            First::Left(event) => {
+                node.apply_event(&event);
+                match event {
+                    Event::Changed { path, revision } => {
+                        reported = true;
+                        if path == generation_pointer() {
+                            node.follow_pointer(Some(revision)).await;
+                        }
+                    }
+                    Event::Progress(revision) => {
+                        reported = true;
+                        if let Some(beat) = waiting.take_if(|beat| beat.newest <= revision) {
+                            node.confirm(beat.asked, beat.pointer);
+                        }
+                    }
+                    Event::Lost | Event::Compacted => return reported,
+                }
+            }
+            First::Right(Turn::Ask) => turn = ask(node),
+            First::Right(Turn::Answered(answer)) => {
+                if let Ok(beat) = answer {
+                    node.follow_pointer(beat.pointer).await;
+                    waiting.get_or_insert(beat);
+                    watch.ask_progress();
+                }
+                turn = Box::pin(async {
+                    node.clock().sleep(Duration::from_millis(STORE_BEAT_MS)).await;
+                    Turn::Ask
+                });
             }
         }
     }
+}
 
-    /// Applies what `watch` reports until it ends. Returns whether there was anything.
-    async fn follow(&self, mut watch: Box<dyn Watch>) -> bool {
-        let shared = self.device().platform.store.is_shared();
-        let mut turn: BoxFuture<'_, Turn> = if shared { self.ask() } else { Box::pin(std::future::pending()) };
-        let mut waiting: Option<Beat> = None;
-        let mut reported = false;
-        loop {
-            match first(watch.next(), turn.as_mut()).await {
-                First::Left(event) => {
-                    self.apply_event(&event);
-                    match event {
-                        Event::Changed { path, revision } => {
-                            reported = true;
-                            if path == generation_pointer() {
-                                self.follow_pointer(Some(revision)).await;
-                            }
-                        }
-                        Event::Progress(revision) => {
-                            reported = true;
-                            if let Some(beat) = waiting.take_if(|beat| beat.newest <= revision) {
-                                self.confirm(&beat);
-                            }
-                        }
-                        Event::Lost | Event::Compacted => return reported,
-                    }
-                }
-                First::Right(Turn::Ask) => turn = self.ask(),
-                First::Right(Turn::Answered(answer)) => {
-                    if let Ok(beat) = answer {
-                        self.follow_pointer(beat.pointer).await;
-                        waiting.get_or_insert(beat);
-                        watch.ask_progress();
-                    }
-                    turn = Box::pin(async {
-                        self.clock().sleep(Duration::from_millis(STORE_BEAT_MS)).await;
-                        Turn::Ask
-                    });
-                }
-            }
-        }
+fn ask(node: &impl Follower) -> BoxFuture<'_, Turn> {
+    Box::pin(async {
+        let asked = node.clock().monotonic();
+        let range = Range { keys_only: true, ..Range::prefix(&generation_pointer(), 1) };
+        let page = node.store().range(range, Read::Fresh).await;
+        Turn::Answered(page.map(|page| Beat {
+            asked,
+            newest: page.revision,
+            pointer: page.rows.first().map(|(_, row)| row.revision),
+        }))
+    })
+}
+
+/// A watch on all rows of all generations, from now on.
+async fn watch_rows(store: &dyn Store) -> Result<Box<dyn Watch>, StoreError> {
+    let rows = || Path(Box::from([]));
+    let one = Range { keys_only: true, ..Range::prefix(&generation_pointer(), 1) };
+    let now = store.range(one, Read::Fresh).await?.revision;
+    store.watch(rows(), now).await
+}
+
+impl Follower for Hsm {
+    fn store(&self) -> &dyn Store {
+        &*self.device().platform.store
     }
 
-    fn ask(&self) -> BoxFuture<'_, Turn> {
-        Box::pin(async {
-            let asked = self.clock().monotonic();
-            let range = Range { keys_only: true, ..Range::prefix(&generation_pointer(), 1) };
-            let page = self.device().platform.store.range(range, Read::Fresh).await;
-            Turn::Answered(page.map(|page| Beat {
-                asked,
-                newest: page.revision,
-                pointer: page.rows.first().map(|(_, row)| row.revision),
-            }))
-        })
+    fn clock(&self) -> &dyn Clock {
+        &*self.device().platform.clock
     }
 
-    /// Passes an event to the tables of the Operational phase, also while it is suspended in Failed. A phase that is opened
-    /// later has an empty cache.
+    /// Also while the Operational phase is suspended in Failed. A phase that is opened later has an empty cache.
     fn apply_event(&self, event: &Event) {
         if let Some(op) = self.phase().operational_in_memory() {
             op.tables.apply_event(event);
         }
     }
 
-    fn confirm(&self, beat: &Beat) {
+    fn confirm(&self, asked: Duration, pointer: Option<Revision>) {
         if let Some(op) = self.phase().operational_in_memory() {
-            op.tables.confirm(beat.asked);
+            op.tables.confirm(asked, pointer);
         }
+    }
+
+    fn follow_pointer(&self, found: Option<Revision>) -> BoxFuture<'_, ()> {
+        Box::pin(self.follow_moved_pointer(found))
+    }
+}
+
+impl Hsm {
+    /// Watches the shared store forever and invalidates cached rows that others have changed. Run it in the background.
+    pub async fn keep_watching(self: Arc<Self>) {
+        keep_watching(&*self).await;
     }
 
     /// Opens the Operational phase again if the generation pointer is of another revision than the one it was opened at: the
     /// data was replaced at another node. Requests that still run on the old phase are told to try again when they write.
-    async fn follow_pointer(&self, found: Option<Revision>) {
+    async fn follow_moved_pointer(&self, found: Option<Revision>) {
         let moved = |phase: &Phase| match phase {
             Phase::Operational(op) => found.is_some_and(|found| op.tables.pointer() < found),
             Phase::Unprovisioned(_) | Phase::Locked(_) | Phase::Failed(_) => false,
@@ -154,15 +194,6 @@ impl Hsm {
         }
         old.retire();
         self.close(old).await;
-    }
-
-    /// A watch on all rows of all generations, from now on.
-    async fn watch_rows(&self) -> Result<Box<dyn Watch>, StoreError> {
-        let store = &self.device().platform.store;
-        let rows = || Path(Box::from([]));
-        let one = Range { keys_only: true, ..Range::prefix(&generation_pointer(), 1) };
-        let now = store.range(one, Read::Fresh).await?.revision;
-        store.watch(rows(), now).await
     }
 }
 

@@ -5,6 +5,8 @@ mod health;
 mod join;
 #[cfg(test)]
 mod join_tests;
+#[cfg(test)]
+mod nodes_tests;
 pub mod phase;
 pub mod restore;
 #[cfg(test)]

@@ -44,6 +44,11 @@ pub(super) fn is_left_over(path: &Path) -> bool {
     path.as_bytes().starts_with(FENCES) || *path == highest_generation()
 }
 
+/// Prefix of the rows of [`node_fence`].
+pub fn node_fences() -> Path {
+    Path(Box::from(FENCES))
+}
+
 const FENCES: &[u8] = b"\0fence/";
 
 /// The path of the row that a node writes when it must be sure that nothing it sent before will still be applied. `node` is its

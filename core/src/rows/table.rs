@@ -122,29 +122,38 @@ pub struct TableContext {
     pub epoch: CacheEpoch,
     /// Tells whether cached rows may be used.
     pub confirmation: Arc<Confirmation>,
-    /// On a store that others share: the revision of the generation pointer when the tables were opened. Every read checks that
-    /// it is still the same, as another node may have replaced the data and removed these rows.
+    /// The revision of the generation pointer while this generation is the current one. `None`: only this process moves it, and
+    /// closes the tables when it does.
     pub pointer: Option<Revision>,
 }
 
 impl TableContext {
-    /// The row at `path`, agreed with the majority.
-    async fn fetch(&self, path: &Path) -> Result<Option<Versioned>, Error> {
-        let Some(pointer) = self.pointer else { return Ok(self.store.get(path, Read::Fresh).await?) };
-        let mut rows = self.store.get_many(&[path.clone(), generation_pointer()], Read::Fresh).await?;
-        let found = rows.pop().flatten();
-        if found.is_some_and(|row| row.revision == pointer) { Ok(rows.pop().flatten()) } else { Err(replaced()) }
+    /// Reads one row from the store.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if another node has replaced the data, so that the row is an old one; the store's errors.
+    pub(super) async fn read(&self, path: &Path) -> Result<Option<Versioned>, Error> {
+        let Some(current) = self.pointer else { return Ok(self.store.get(path, Read::Fresh).await?) };
+        let mut rows = self.store.get_many(&[generation_pointer(), path.clone()], Read::Fresh).await?.into_iter();
+        match (rows.next().flatten(), rows.next()) {
+            (Some(pointer), Some(row)) if pointer.revision == current => Ok(row),
+            _ => Err(replaced()),
+        }
     }
 
-    /// Checks that rows which were just read are of the current generation.
-    async fn check_pointer(&self) -> Result<(), Error> {
-        let Some(pointer) = self.pointer else { return Ok(()) };
-        let found = self.store.get(&generation_pointer(), Read::Fresh).await?;
-        if found.is_some_and(|row| row.revision == pointer) { Ok(()) } else { Err(replaced()) }
+    /// Checks that what was read before this call was not of replaced data.
+    ///
+    /// # Errors
+    /// As for [`TableContext::read`].
+    pub(super) async fn check_pointer(&self) -> Result<(), Error> {
+        if self.pointer.is_some() {
+            self.read(&generation_pointer()).await?;
+        }
+        Ok(())
     }
 }
 
-/// The generation of the tables is no longer the current one.
+/// The rows are of a generation that is no longer the current one.
 pub(super) fn replaced() -> Error {
     Error::Unavailable("The HSM's data was replaced by a restore. Try again.".into())
 }
@@ -258,7 +267,7 @@ impl<R: Record> Table<R> {
         }
         self.misses.add();
         let before = *self.stripe(path);
-        let Some(found) = self.context.fetch(path).await? else {
+        let Some(found) = self.context.read(path).await? else {
             // The row may have been moved here and removed before the move reached the cache. Do not keep its remains.
             self.forget(path);
             return Ok(None);
@@ -283,7 +292,7 @@ impl<R: Record> Table<R> {
     /// The row at `path`, read from the store and not from the cache: for read-modify-write.
     pub async fn read(&self, path: &RowPath<R>) -> Result<Option<Row<R>>, Error> {
         self.context.closed.check()?;
-        let found = self.context.fetch(path.path()).await?;
+        let found = self.context.read(path.path()).await?;
         found.map(|found| self.open(path.path(), &found)).transpose()
     }
 

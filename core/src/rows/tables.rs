@@ -100,7 +100,7 @@ impl Tables {
             closed: Closed::default(),
             epoch: CacheEpoch::default(),
             confirmation: confirmation.into(),
-            pointer: fence.as_ref().map(|_| pointer.revision),
+            pointer: fence.is_some().then_some(pointer.revision),
         };
         Ok(Self {
             users: table(&context, domain),
@@ -208,7 +208,8 @@ impl Tables {
     /// `None`: it was not.
     async fn trace(&self, txn: &Txn, since: Revision, until: Revision) -> Option<Result<Committed, Error>> {
         let path = txn.put.first().map(|(path, _)| path).or(txn.delete.first())?;
-        let Ok(row) = self.context.store.get(path, Read::Fresh).await else { return Some(Err(unconfirmed())) };
+        // In replaced data a row may be missing because it was swept.
+        let Ok(row) = self.context.read(path).await else { return Some(Err(unconfirmed())) };
         if let (Some(row), Some((_, value))) = (&row, txn.put.first())
             && row.value == *value
         {
@@ -217,7 +218,7 @@ impl Tables {
         }
         let all_gone = async || {
             for path in &txn.delete {
-                if !matches!(self.context.store.get(path, Read::Fresh).await, Ok(None)) {
+                if !matches!(self.context.read(path).await, Ok(None)) {
                     return false;
                 }
             }
@@ -284,9 +285,12 @@ impl Tables {
     }
 
     /// Everything that was committed up to the moment `asked` of the monotonic clock was reported with
-    /// [`Tables::apply_event`].
-    pub fn confirm(&self, asked: Duration) {
-        self.context.confirmation.confirm(asked);
+    /// [`Tables::apply_event`]. `pointer` is the revision of the generation pointer at that moment. If it had been moved, these
+    /// tables are of replaced data, and are not confirmed.
+    pub fn confirm(&self, asked: Duration, pointer: Option<Revision>) {
+        if pointer == Some(self.pointer) {
+            self.context.confirmation.confirm(asked);
+        }
     }
 
     /// The revision of the generation pointer when the tables were opened.
@@ -337,7 +341,9 @@ impl Tables {
     /// A consistent view of the whole store, with all generations.
     pub async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
         self.check()?;
-        Ok(self.context.store.snapshot().await?)
+        let snapshot = self.context.store.snapshot().await?;
+        self.context.check_pointer().await?;
+        Ok(snapshot)
     }
 
     /// [`Error::Precondition`] once the tables are closed.
@@ -589,6 +595,54 @@ mod tests {
         .unwrap();
         assert!(matches!(block_on(first.commit(put(&first, &path, 1))), Err(Error::Unavailable(_))));
         block_on(again.commit(put(&again, &path, 1))).unwrap();
+    }
+
+    /// What a restore at another node does to the tables of this one. Returns the revision of the pointer.
+    fn move_pointer(store: &SimStore) -> Revision {
+        store.tamper(generation_pointer(), 2u32.to_be_bytes().to_vec());
+        block_on(store.get(&generation_pointer(), Read::Fresh)).unwrap().unwrap().revision
+    }
+
+    fn is_refused<T>(answer: Result<T, Error>) -> bool {
+        matches!(answer, Err(Error::Unavailable(why)) if why.contains("replaced by a restore"))
+    }
+
+    #[test]
+    fn nothing_is_read_from_data_that_was_replaced_at_another_node() {
+        let (store, first, second) = two_nodes(1);
+        let path = ns("a");
+        block_on(second.commit(put(&second, &path, 1))).unwrap();
+        assert_eq!(number(&first, &path), Some(1));
+        move_pointer(&store);
+        assert!(is_refused(block_on(first.namespaces.get(&path))));
+        assert!(is_refused(block_on(first.namespaces.read(&path))));
+        assert!(is_refused(block_on(first.namespaces.paths(&RowPrefix::namespaces(1), None))));
+        assert!(is_refused(block_on(first.snapshot())));
+    }
+
+    #[test]
+    fn a_removal_of_unknown_outcome_is_not_taken_for_done_because_the_data_was_replaced() {
+        let (store, first, _) = two_nodes(1);
+        move_pointer(&store);
+        // The history does not tell what was changed.
+        store.compact();
+        store.lose_answers(1);
+        let outcome = block_on(first.commit(Transaction::default().delete(&ns("a"))));
+        assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
+    }
+
+    #[test]
+    fn tables_of_replaced_data_are_not_confirmed() {
+        let (store, first, second) = two_nodes(1);
+        let path = ns("a");
+        block_on(second.commit(put(&second, &path, 1))).unwrap();
+        assert_eq!(number(&first, &path), Some(1));
+        let old = first.pointer();
+        let new = move_pointer(&store);
+        first.confirm(Duration::ZERO, Some(new));
+        assert!(is_refused(block_on(first.namespaces.get(&path))));
+        first.confirm(Duration::ZERO, Some(old));
+        assert_eq!(number(&first, &path), Some(1), "it was current at the moment of the question");
     }
 
     #[test]

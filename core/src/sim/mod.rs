@@ -4,6 +4,7 @@
 mod clock;
 pub mod conformance;
 mod device;
+mod link;
 mod rng;
 mod store;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 pub use clock::SimClock;
 pub use device::{InlinePool, SimDevice, SimHost};
+pub use link::SimLink;
 pub use rng::SimRng;
 pub use store::SimStore;
 

@@ -70,6 +70,16 @@ impl History {
         wake(ring);
     }
 
+    /// Forgets all changes up to now, as a store does that is compacted. Watches that have not read them end with
+    /// [`Event::Compacted`].
+    pub fn compact(&self) {
+        let mut ring = self.lock();
+        ring.first += ring.events.len() as u64;
+        ring.events.clear();
+        ring.floor = ring.head;
+        wake(ring);
+    }
+
     /// Watches the changes after revision `from` of rows whose paths start with `prefix`.
     pub fn watch(self: &Arc<Self>, prefix: Path, from: Revision) -> Box<dyn Watch> {
         let mut ring = self.lock();
