@@ -167,11 +167,12 @@ impl Tables {
         let mut settled = None;
         // Continue after a failed one: rows that were changed must not stay in the caches.
         for (((at, transaction), txn), outcome) in round.into_iter().zip(&txns).zip(outcomes) {
-            let own = transaction.guards();
             let result = match outcome {
                 Outcome::Committed(revision) => Some(Ok(Committed::At(revision))),
-                Outcome::Conflict(guard) if guard < own => Some(Ok(Committed::Conflict(guard))),
-                Outcome::Conflict(guard) if guard == own => Some(Err(replaced())),
+                Outcome::Conflict(0) => Some(Err(replaced())),
+                Outcome::Conflict(guard) if guard >= guards.len() => {
+                    Some(Ok(Committed::Conflict(guard - guards.len())))
+                }
                 Outcome::Conflict(_) if self.fence.as_ref().map(Fence::revision) != fenced_at => None,
                 Outcome::Conflict(_) => Some(Err(taken_over())),
                 Outcome::Unknown => {
@@ -618,6 +619,15 @@ mod tests {
         assert!(is_refused(block_on(first.namespaces.read(&path))));
         assert!(is_refused(block_on(first.namespaces.paths(&RowPrefix::namespaces(1), None))));
         assert!(is_refused(block_on(first.snapshot())));
+    }
+
+    #[test]
+    fn a_conflict_with_a_row_of_replaced_data_is_not_reported() {
+        let (store, first, second) = two_nodes(1);
+        let path = ns("a");
+        block_on(second.commit(put(&second, &path, 1))).unwrap();
+        move_pointer(&store);
+        assert!(is_refused(block_on(first.commit(put(&first, &path, 2).absent(&path)))));
     }
 
     #[test]

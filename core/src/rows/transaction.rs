@@ -73,10 +73,10 @@ impl Transaction {
         self.delete(from).put(to)
     }
 
-    /// The transaction for the store, with `guards` after its own.
+    /// The transaction for the store, with `guards` before its own: a conflict with replaced data does not count.
     pub(super) fn guarded(&self, guards: &[(Path, Expect)]) -> Txn {
         let mut txn = self.txn.clone();
-        txn.expect.extend_from_slice(guards);
+        txn.expect.splice(0..0, guards.iter().cloned());
         txn
     }
 

@@ -66,7 +66,8 @@ impl Log {
         if let Kind::Read { cached: true } = kind {
             let bound = Duration::from_millis(STORE_CONFIRMED_MS);
             let oldest = self.times.iter().find(|(_, time)| *time + bound > now).map_or(from, |(moment, _)| *moment);
-            let own = self.ops.iter().filter(|op| (op.node, op.row, op.end) == (node, row, End::Applied));
+            // A restore is told to the caches as to those of other nodes.
+            let own = self.ops.iter().filter(|op| op.fenced && (op.node, op.row, op.end) == (node, row, End::Applied));
             from = own.map(|op| op.until).fold(oldest, u64::max);
         }
         self.ops.push(Op { node, row, kind, from, until: u64::MAX, end: End::Open, fenced: true });
