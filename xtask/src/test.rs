@@ -12,6 +12,10 @@ pub(crate) fn all(steps: &mut Steps) -> Result<()> {
     steps.step("etcd", setup::etcd)?;
     // No `--quiet`: people and CI read the closing lines of `cargo test`.
     steps.step("tests", || run(&mut cargo(&["test", "--workspace", "--locked"])))?;
+    steps.step("tests of the API on etcd", || {
+        let mut command = cargo(&["test", "-p", "casemate-server", "--test", "api", "--locked"]);
+        run(command.env("CASEMATE_TEST_STORE", "etcd"))
+    })?;
     check::documentation(steps)?;
     compat::all(steps, &[])?;
     steps.step("fuzz smoke", fuzz::smoke)?;

@@ -229,7 +229,7 @@ impl Tables {
         match self.changes_of(path, since, until).await {
             Some(0) => None,
             // The one change is the row that was found, and not of this transaction.
-            Some(1) if row.is_some() => None,
+            Some(1) if row.as_ref().is_some_and(|row| row.revision <= until) => None,
             _ if !expected && all_gone().await => Some(Ok(Committed::At(until))),
             // Others have changed the row as well. Which of them was first is not known.
             _ => Some(Err(unconfirmed())),
