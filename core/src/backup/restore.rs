@@ -3,7 +3,7 @@
 //! changed nothing that is read.
 //!
 //! This half works on the device alone. What depends on the phase (this HSM's own Backup Key, the lock on transitions, when the
-//! data is replaced) is decided by `hsm/restore.rs`: [`RestoredFile::next`] returns when it needs that.
+//! data is replaced) is decided by `hsm/restore.rs`: `RestoredFile::next` returns when it needs that.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
