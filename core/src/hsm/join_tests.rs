@@ -179,6 +179,45 @@ fn a_user_who_is_deleted_at_one_node_is_refused_at_the_other() {
     assert!(matches!(log_in(), Err(Failure::Denied(Denied::Unauthenticated))));
 }
 
+/// What a node has cached may be a second old, but nobody is refused because of that.
+#[test]
+fn a_right_that_was_given_at_one_node_is_not_refused_at_the_other() {
+    let (first, a, kit) = inviting(1);
+    let second = beside(&first, 2);
+    let b = boot(&second);
+    join(&b, &kit).unwrap();
+    unlock(&b, UNLOCK).unwrap();
+    let (op, by) = (a.operational().unwrap(), admin(&a));
+    let target = block_on(op.users().reach(&by, UserId::parse("op").unwrap(), UserAccess::Manage)).unwrap();
+    let new = NewUser { real_name: "op".into(), role: Role::Operator, passphrase: secret("passphrase of op") };
+    block_on(op.users().create(&by, &target, new)).unwrap();
+    create_key(&a, "k");
+    let id = KeyId::parse("k").unwrap();
+    block_on(op.keys().managed_by(&by).unwrap().add_tag(&id, "t")).unwrap();
+
+    // From here on this node hears nothing, but is confirmed.
+    let watcher = b.clone();
+    let mut watching = pin!(watcher.keep_watching());
+    assert!(watching.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let at_b = b.operational().unwrap();
+    let log_in = |passphrase: &[u8]| {
+        block_on(at_b.authenticate(Evidence::Basic { name: "op", passphrase, address: ADDRESS.into() }))
+    };
+    let caller = log_in(b"passphrase of op").unwrap();
+    let key = || block_on(at_b.keys().of(caller.scope().unwrap()).get(&id)).unwrap().unwrap();
+    assert!(key().usable_by(&caller).is_none());
+    assert!(matches!(block_on(at_b.keys().usable_after_all(&caller, &key())), Err(Error::Forbidden(_))));
+    let target = block_on(op.users().reach(&by, UserId::parse("op").unwrap(), UserAccess::Manage)).unwrap();
+    block_on(op.users().add_tag(&by, &target, "t")).unwrap();
+    let caller = log_in(b"passphrase of op").unwrap();
+    if key().usable_by(&caller).is_none() {
+        assert!(block_on(at_b.keys().usable_after_all(&caller, &key())).is_ok(), "refused by what was cached");
+    }
+    block_on(op.users().set_passphrase(&by, &target, &secret("another passphrase"))).unwrap();
+    second.clock.advance(Duration::from_millis(900));
+    assert!(log_in(b"another passphrase").is_ok(), "the new passphrase was refused by what was cached");
+}
+
 #[test]
 fn what_cannot_join_is_refused_and_stays_unprovisioned() {
     let (first, _a, kit) = inviting(1);

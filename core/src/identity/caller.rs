@@ -247,7 +247,11 @@ impl Logins<'_> {
             Err(_) => return Err(Failure::Denied(Denied::Busy)),
         };
         // The hash is slow and may have been started by another request, so the row as it is now decides.
-        let row = stored_user(self.tables, &id).await?.filter(|row| row.record.digest.salt.ct_eq(&salt).into());
+        let judged = |row: &Arc<Row<UserRecord>>| row.record.digest.salt.ct_eq(&salt).into();
+        let row = match stored_user(self.tables, &id).await?.filter(judged) {
+            None => self.tables.users.refresh(&RowPath::user(self.tables.generation, &id)).await?.filter(judged),
+            found => found,
+        };
         let row = row.ok_or(Failure::Denied(Denied::Unauthenticated))?;
         self.state.credentials.known.insert(name.into(), (tag, row.revision));
         as_caller(self.tables, id, row).await

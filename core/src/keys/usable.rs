@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::identity::caller::Caller;
 use crate::keys::context::Keyring;
 use crate::rows::key::KeyRecord;
-use crate::rows::path::{KeyRef, NamespaceNumber};
+use crate::rows::path::{KeyRef, NamespaceNumber, RowPath};
 use crate::rows::table::Row;
 use crate::runtime::party::Party;
 use crate::runtime::pool::Work;
@@ -45,15 +45,33 @@ pub struct Permit {
     mode: Mode,
 }
 
-impl Key {
-    /// Checks the restriction: without tags every Operator may use the key, otherwise only one that has one of the
-    /// tags. `Forbidden` if the caller has none of them.
-    pub fn usable_by(&self, caller: &Caller) -> Result<UsableKey, Error> {
-        if caller.has_one_of(&self.row.record.tags) {
-            Ok(UsableKey { key: self.key(), row: self.row.clone() })
+impl Keyring<'_> {
+    /// Looks at caller and key again after [`Key::usable_by`] has refused: a tag that was given at another node may not have
+    /// reached the cached rows yet.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] if the restriction is not met; [`Error::Unauthenticated`] or [`Error::NotFound`] if the caller or the
+    /// key is not the same any more.
+    pub async fn usable_after_all(&self, caller: &Caller, key: &Key) -> Result<UsableKey, Error> {
+        let generation = self.tables.generation;
+        let user = self.tables.users.refresh(&RowPath::user(generation, &caller.id)).await?;
+        let user = user.filter(|now| caller.record().is_as(&now.record)).ok_or(Error::Unauthenticated)?;
+        let row = self.tables.keys.refresh(&RowPath::key(generation, key.namespace, &key.id)).await?;
+        let row = row.filter(|now| now.record.uid == key.row.record.uid).ok_or_else(Error::not_found)?;
+        let tags = &row.record.tags;
+        if tags.is_empty() || tags.iter().any(|tag| user.record.tags.contains(tag)) {
+            Ok(UsableKey { key: key.key(), row })
         } else {
             Err(Error::Forbidden(Some("tags restriction not met".into())))
         }
+    }
+}
+
+impl Key {
+    /// Checks the restriction: without tags every Operator may use the key, otherwise only one that has one of the
+    /// tags. `None` if the caller has none of them, as far as the caches know: see [`Keyring::usable_after_all`].
+    pub fn usable_by(&self, caller: &Caller) -> Option<UsableKey> {
+        caller.has_one_of(&self.row.record.tags).then(|| UsableKey { key: self.key(), row: self.row.clone() })
     }
 
     pub(crate) fn key(&self) -> KeyRef {

@@ -289,6 +289,15 @@ impl<R: Record> Table<R> {
         Ok(Some(row))
     }
 
+    /// The row at `path` as the store has it now, for a refusal: one must not be given because a change made at another node has
+    /// not reached this one's cache yet. On a store that nobody else writes to the cache is always right.
+    pub async fn refresh(&self, path: &RowPath<R>) -> Result<Option<Arc<Row<R>>>, Error> {
+        if self.context.pointer.is_some() {
+            self.replaced(path.path(), Revision::default());
+        }
+        self.get(path).await
+    }
+
     /// The row at `path`, read from the store and not from the cache: for read-modify-write.
     pub async fn read(&self, path: &RowPath<R>) -> Result<Option<Row<R>>, Error> {
         self.context.closed.check()?;

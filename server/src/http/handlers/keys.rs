@@ -16,7 +16,7 @@ use casemate_core::crypto::material::Material;
 use casemate_core::hsm::phase::Operational;
 use casemate_core::identity::caller::{Caller, Scope};
 use casemate_core::identity::right::Change;
-use casemate_core::keys::usable::Key;
+use casemate_core::keys::usable::{Key, UsableKey};
 use casemate_core::keys::{NewId, PageEnd, Properties};
 use casemate_core::rows::key::Mechanisms;
 use casemate_core::runtime::party::Party;
@@ -297,6 +297,15 @@ pub(super) fn taken_from_set(change: Result<Change, Error>) -> Result<Reply, Err
 
 type ToUse = (Key, Arc<Metrics>);
 
+/// Checks the restriction of the key. A refusal is given by what is stored, and not by what is cached.
+async fn usable(op: &OperationalGuard, caller: &Caller, key: Key) -> Result<UsableKey, Error> {
+    match key.usable_by(caller) {
+        Some(usable) => Ok(usable),
+        // Boxed because it is rare.
+        None => Box::pin(op.keys().usable_after_all(caller, &key)).await,
+    }
+}
+
 /// `POST /keys/{key}/sign`
 pub async fn sign(
     op: OperationalGuard,
@@ -304,7 +313,7 @@ pub async fn sign(
     (key, metrics): ToUse,
     body: bodies::Sign,
 ) -> Result<Reply, Error> {
-    let (key, party) = (key.usable_by(&caller)?, caller.scope()?.party());
+    let (key, party) = (usable(&op, &caller, key).await?, caller.scope()?.party());
     let message = message(&op, party, "message", body.message).await?;
     let mode = Mode::Sign(body.mode);
     let output = key.permit(mode)?.run(op.keys(), message, None).await?;
@@ -319,7 +328,7 @@ pub async fn decrypt(
     (key, metrics): ToUse,
     body: bodies::Decrypt,
 ) -> Result<Reply, Error> {
-    let (key, party) = (key.usable_by(&caller)?, caller.scope()?.party());
+    let (key, party) = (usable(&op, &caller, key).await?, caller.scope()?.party());
     let encrypted = message(&op, party, "encrypted", body.encrypted).await?;
     let iv = match body.iv {
         Some(iv) => Some(message(&op, party, "iv", iv).await?.to_vec()),
@@ -339,7 +348,7 @@ pub async fn encrypt(
     (key, metrics): ToUse,
     body: bodies::Encrypt,
 ) -> Result<Reply, Error> {
-    let (key, party) = (key.usable_by(&caller)?, caller.scope()?.party());
+    let (key, party) = (usable(&op, &caller, key).await?, caller.scope()?.party());
     let plain = message(&op, party, "message", body.message).await?;
     let iv = match body.iv {
         Some(iv) => message(&op, party, "iv", iv).await?.to_vec(),
