@@ -9,7 +9,7 @@ use casemate_api::{NamespaceId, Role};
 
 use crate::backup::format::Version;
 use crate::backup::nethsm::{self, BadValue, EntryPath, NethsmStore, STORE_VERSION};
-use crate::backup::stage::{self, Batch, Staged};
+use crate::backup::stage::{self, Batch, Guards, Staged};
 use crate::crypto::secret::{BackupKey, DomainKey, StoreKey};
 use crate::crypto::user_digest::Scheme;
 use crate::device::Device;
@@ -33,7 +33,7 @@ use crate::rows::user::UserRecord;
 use crate::runtime::Rng;
 use crate::runtime::party::Party;
 use crate::runtime::pool::{Work, run_on};
-use crate::store::{Expect, Revision};
+use crate::store::Revision;
 
 /// What to do with an entry that cannot be opened or is malformed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,15 +50,20 @@ pub(crate) struct Source {
     pub(crate) generation: Generation,
     /// The format of the backup.
     pub(crate) version: Version,
-    /// The state of the generation pointer that every write expects.
-    pub(crate) expect: Expect,
+    /// What every write expects.
+    pub(crate) guards: Guards,
 }
 
 impl Source {
     /// The generation that the rows are written to.
     pub(crate) fn to(&self) -> Generation {
-        self.generation + 1
+        converted(self.generation)
     }
+}
+
+/// The generation for the rows that are made of the entries in `staged`.
+fn converted(staged: Generation) -> Generation {
+    staged + 1
 }
 
 /// A conversion in progress, page by page.
@@ -91,7 +96,7 @@ enum Section {
 impl Conversion {
     pub(crate) fn new(device: &Arc<Device>, source: Source, on_bad: OnBad) -> Self {
         Self {
-            batch: Batch::new(device.platform.store.clone(), source.expect),
+            batch: Batch::new(device.platform.store.clone(), source.guards.clone()),
             device: device.clone(),
             source,
             on_bad,
@@ -111,7 +116,7 @@ impl Conversion {
         match self.section {
             Section::Begin => {
                 // Removes what an earlier attempt left.
-                stage::sweep_generation(&self.device.platform, self.source.expect, self.source.to()).await?;
+                stage::sweep_generation(&*self.device.platform.store, &self.source.guards, self.source.to()).await?;
                 self.check_key(domain).await?;
                 self.section = Section::Namespaces;
             }
@@ -283,8 +288,8 @@ impl Conversion {
 pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> Result<(), Error> {
     let (platform, local) = (&device.platform, &device.store);
     let Some(Procedure::Import { generation, version }) = Procedure::stored(local).await? else { return Ok(()) };
-    let (current, expect) = stage::pointer(platform).await?;
-    let source = Source { generation, version, expect };
+    let (current, guards) = stage::begin(device).await?;
+    let source = Source { generation, version, guards: guards.clone() };
     let to = source.to();
     if !is_in_effect(platform, local, current, to).await? {
         tracing::info!(target: "hsm.backup", "the entries of the backup are being taken over");
@@ -295,25 +300,25 @@ pub(crate) async fn finish_import(device: &Arc<Device>, domain: &DomainKey) -> R
                 Ok(false) => break,
                 // The file is the cause, so the next attempt would fail as well.
                 Err(error @ Error::Invalid { .. }) => {
-                    undo_import(platform, local, "its file cannot be used").await?;
+                    undo_import(device, "its file cannot be used").await?;
                     return Err(error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        stage::move_pointer(platform, local, expect, to).await.or_error()?;
+        stage::move_pointer(device, &guards, to).await.or_error()?;
         report(&conversion);
     }
-    clear_up(platform, local).await;
+    clear_up(device).await;
     Ok(())
 }
 
 /// Whether the slots are those of a backup whose entries are not converted yet, so that the restore can be undone.
 pub(crate) async fn import_waits(platform: &Platform, local: &DeviceStore) -> Result<bool, Error> {
-    let Some(Procedure::Import { generation, version }) = Procedure::stored(local).await? else { return Ok(false) };
-    let (current, expect) = stage::pointer(platform).await?;
+    let Some(Procedure::Import { generation, .. }) = Procedure::stored(local).await? else { return Ok(false) };
+    let (current, _) = stage::pointer(platform).await?;
     // Once the pointer has moved the old rows are lost, even if the note could not be removed yet.
-    Ok(!is_in_effect(platform, local, current, Source { generation, version, expect }.to()).await?)
+    Ok(!is_in_effect(platform, local, current, converted(generation)).await?)
 }
 
 /// Whether an import has taken effect that makes `to` the current generation. On a store that others share it founds a cluster,
@@ -341,12 +346,13 @@ async fn is_in_effect(
 
 /// Undoes a restore whose entries are not converted yet: the device gets its former slots and time back, so that nobody
 /// is locked out.
-pub(crate) async fn undo_import(platform: &Platform, local: &DeviceStore, why: &str) -> Result<(), Error> {
+pub(crate) async fn undo_import(device: &Device, why: &str) -> Result<(), Error> {
+    let local = &device.store;
     let own = Procedure::stored(local).await?.and_then(Procedure::generation);
     let change = slots::back_to_former(DeviceStoreChange::default().delete(DevicePath::Procedure), local).await?;
     local.commit(change).await?;
     tracing::error!(target: "hsm.backup", "a restore was undone: {why}; users, keys and unlock passphrase are those from before");
-    if let Err(error) = stage::sweep(platform, own).await {
+    if let Err(error) = stage::sweep(device, own).await {
         tracing::warn!(target: "hsm.backup", %error, "the staged data of a restore could not be removed yet");
     }
     Ok(())
@@ -354,9 +360,10 @@ pub(crate) async fn undo_import(platform: &Platform, local: &DeviceStore, why: &
 
 /// Removes what a restore replaced, then its note. What remains only takes room: if it cannot be removed now, the note
 /// stays, and the next boot, unlock or restore removes it.
-pub(crate) async fn clear_up(platform: &Platform, local: &DeviceStore) {
+pub(crate) async fn clear_up(device: &Device) {
+    let local = &device.store;
     let cleared = async {
-        stage::sweep(platform, Procedure::stored(local).await?.and_then(Procedure::generation)).await?;
+        stage::sweep(device, Procedure::stored(local).await?.and_then(Procedure::generation)).await?;
         local.commit(slots::forget_former(DeviceStoreChange::default().delete(DevicePath::Procedure))).await
     };
     if let Err(error) = cleared.await {

@@ -223,21 +223,27 @@ impl RestoredFile {
     /// the lock on transitions.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] while an earlier restore waits for its unlock passphrase.
+    /// [`Error::Unavailable`] while an earlier restore waits for its unlock passphrase; [`Error::Precondition`] at a device that is
+    /// not provisioned, if its shared store is in use.
     pub(crate) async fn begin_staging(&mut self, head: Head) -> Result<(), Error> {
         let Device { platform, store: local, .. } = &*self.device;
         let earlier = Procedure::stored(local).await?;
         if let Some(Procedure::Import { .. }) = earlier {
             return Err(Error::Unavailable("An earlier restore is not over. Reboot and unlock the HSM first.".into()));
         }
-        let (current, expect) = stage::pointer(platform).await?;
-        stage::sweep(platform, earlier.and_then(Procedure::generation)).await?;
-        if current.is_none() && platform.store.is_shared() {
+        // Anybody may restore at a device that is not provisioned. In a shared store with the data of a cluster they write nothing.
+        let founds = platform.store.is_shared() && local.get(DevicePath::Slot0).await?.is_none();
+        if founds && stage::pointer(platform).await?.0.is_some() {
+            return Err(ClusterId::in_use());
+        }
+        stage::sweep(&self.device, earlier.and_then(Procedure::generation)).await?;
+        if founds {
             self.cluster = Some(ClusterId::for_unused(&*platform.store, &*platform.rng).await?);
         }
+        let (current, guards) = stage::begin(&self.device).await?;
         let generation = stage::take_generation(platform, current).await?;
         local.commit(Procedure::Stage { generation }.record_in(DeviceStoreChange::default())).await?;
-        self.staging = Some(Staging::new(self.device.clone(), generation, expect));
+        self.staging = Some(Staging::new(self.device.clone(), generation, guards));
         let (version, device, ours) = (head.version.byte(), &head.device_id, head.ours);
         tracing::info!(target: "hsm.backup", version, device, ours, "a backup is being restored");
         self.head = Some(head);
@@ -276,10 +282,10 @@ impl RestoredFile {
 
     /// Removes the staged entries of a restore that failed, or logs that they remain. The caller holds the lock on transitions.
     pub(crate) async fn remove_staged(&self) {
-        let Device { platform, store: local, .. } = &*self.device;
+        let Device { store: local, .. } = &*self.device;
         let removed = async {
             if let Some(Procedure::Stage { generation }) = Procedure::stored(local).await? {
-                stage::sweep(platform, Some(generation)).await?;
+                stage::sweep(&self.device, Some(generation)).await?;
                 local.commit(DeviceStoreChange::default().delete(DevicePath::Procedure)).await?;
             }
             Ok::<(), Error>(())

@@ -14,10 +14,10 @@ use zeroize::Zeroizing;
 
 use crate::crypto::secret::StoreKey;
 use crate::device::Device;
-use crate::device::store::DeviceStore;
 use crate::error::Error;
 use crate::platform::Platform;
 use crate::rows::cluster_id::ClusterId;
+use crate::rows::fence::Fence;
 use crate::rows::path::{
     DevicePath, Generation, RowPath, RowPrefix, generation_pointer, generation_prefix, highest_generation,
 };
@@ -34,6 +34,32 @@ pub(crate) async fn pointer(platform: &Platform) -> Result<(Option<Generation>, 
     let number = <[u8; 4]>::try_from(row.value.as_slice()).map(Generation::from_be_bytes);
     let number = number.map_err(|_| Error::internal("the generation pointer is damaged"))?;
     Ok((Some(number), Expect::At(row.revision)))
+}
+
+/// What every write of one attempt at a restore expects, so that none of them takes effect after the attempt is over.
+#[derive(Clone)]
+pub(crate) struct Guards {
+    pointer: Expect,
+    /// On a store that others share: this device's fence for restores. Every attempt, and every clearing up, takes it anew.
+    fence: Option<(Path, Expect)>,
+}
+
+impl Guards {
+    fn all(&self) -> Vec<(Path, Expect)> {
+        std::iter::once((generation_pointer(), self.pointer)).chain(self.fence.clone()).collect()
+    }
+}
+
+/// Begins an attempt: makes sure that nothing an earlier one of this device has sent is still applied, and reads the current
+/// generation; `None` before there is one.
+pub(crate) async fn begin(device: &Device) -> Result<(Option<Generation>, Guards), Error> {
+    let Platform { store, rng, .. } = &device.platform;
+    let fence = match store.is_shared() {
+        true => Some(Fence::take(store.clone(), rng.clone(), &format!("{}/restore", device.id)).await?.guard()),
+        false => None,
+    };
+    let (current, pointer) = pointer(&device.platform).await?;
+    Ok((current, Guards { pointer, fence }))
 }
 
 /// Takes a number for a generation to stage entries in; the number after it is for the rows that are made of them. No other
@@ -67,13 +93,17 @@ pub(crate) async fn take_generation(platform: &Platform, current: Option<Generat
 }
 
 /// Makes `to` the current generation if the pointer still is as expected. This single write makes a restore take effect. On a
-/// shared store without a generation it founds the cluster that `local` names.
-pub(crate) async fn move_pointer(platform: &Platform, local: &DeviceStore, expect: Expect, to: Generation) -> Moved {
-    let found = match expect {
+/// shared store without a generation it founds the cluster that the device has noted.
+pub(crate) async fn move_pointer(device: &Device, guards: &Guards, to: Generation) -> Moved {
+    let Device { platform, store: local, .. } = device;
+    let found = match guards.pointer {
         Expect::Absent => None,
         Expect::At(revision) => Some(revision),
     };
     let mut moving = Repeatable::replace(generation_pointer(), found, to.to_be_bytes().to_vec());
+    if let Some((path, expect)) = guards.fence.clone() {
+        moving = moving.expect(path, expect);
+    }
     if found.is_none() && platform.store.is_shared() {
         let cluster = match local.get(DevicePath::Cluster).await {
             Ok(cluster) => cluster.and_then(|bytes| ClusterId::from_bytes(&bytes)),
@@ -89,6 +119,8 @@ pub(crate) async fn move_pointer(platform: &Platform, local: &DeviceStore, expec
         Err(Unsettled::NotBegun(why @ (StoreError::Busy | StoreError::Full | StoreError::TooLarge))) => {
             Moved::No(why.into())
         }
+        Err(Unsettled::NotBegun(why)) if platform.store.is_shared() => Moved::No(why.into()),
+        // A store of this process may have failed while it wrote.
         Err(Unsettled::NotBegun(why)) => Moved::Perhaps(why.into()),
         Err(Unsettled::Unknown) => Moved::Perhaps(unconfirmed()),
     }
@@ -118,43 +150,41 @@ impl Moved {
 /// of higher ones may belong to a restore at another node, so of them only the generation `own` and the one after it go, which
 /// a restore of this device has taken. Rows of lower ones can be used by nobody: everything that is read or written refers to
 /// the pointer.
-pub(crate) async fn sweep(platform: &Platform, own: Option<Generation>) -> Result<(), Error> {
-    let (current, expect) = pointer(platform).await?;
+pub(crate) async fn sweep(device: &Device, own: Option<Generation>) -> Result<(), Error> {
+    let (current, guards) = begin(device).await?;
+    let store = &*device.platform.store;
     let first = current.map_or(0, |current| current.saturating_add(1));
     if let Some(current) = current {
-        remove(platform, expect, generation_prefix(0), Some(generation_prefix(current))).await?;
+        remove(store, &guards, generation_prefix(0), Some(generation_prefix(current))).await?;
     }
-    if !platform.store.is_shared() {
-        return remove(platform, expect, generation_prefix(first), Some(Path(Box::from([2])))).await;
+    if !store.is_shared() {
+        return remove(store, &guards, generation_prefix(first), Some(Path(Box::from([2])))).await;
     }
     for generation in own.into_iter().flat_map(|own| [own, own.saturating_add(1)]).filter(|own| *own >= first) {
-        sweep_generation(platform, expect, generation).await?;
+        sweep_generation(store, &guards, generation).await?;
     }
     Ok(())
 }
 
 /// Removes every row of one generation.
-pub(crate) async fn sweep_generation(platform: &Platform, expect: Expect, generation: Generation) -> Result<(), Error> {
+pub(crate) async fn sweep_generation(store: &dyn Store, guards: &Guards, generation: Generation) -> Result<(), Error> {
     let begin = generation_prefix(generation);
     let end = begin.after_prefix();
-    remove(platform, expect, begin, end).await
+    remove(store, guards, begin, end).await
 }
 
-async fn remove(platform: &Platform, expect: Expect, start: Path, end: Option<Path>) -> Result<(), Error> {
+async fn remove(store: &dyn Store, guards: &Guards, start: Path, end: Option<Path>) -> Result<(), Error> {
+    let expect = guards.all();
     loop {
         let range = Range { start: start.clone(), end: end.clone(), limit: LIST_PAGE_ROWS, keys_only: true };
-        let page = platform.store.range(range, Read::Fresh).await?;
+        let page = store.range(range, Read::Fresh).await?;
         let paths: Vec<Path> = page.rows.into_iter().map(|(path, _)| path).collect();
-        let txn = |delete: &[Path]| Txn {
-            expect: vec![(generation_pointer(), expect)],
-            delete: delete.to_vec(),
-            ..Txn::default()
-        };
-        let txns: Vec<Txn> = paths.chunks(STORE_TXN_MAX_OPS - 1).map(txn).collect();
+        let txn = |delete: &[Path]| Txn { expect: expect.clone(), delete: delete.to_vec(), ..Txn::default() };
+        let txns: Vec<Txn> = paths.chunks(STORE_TXN_MAX_OPS - expect.len()).map(txn).collect();
         if txns.is_empty() {
             return Ok(());
         }
-        confirmed(platform.store.commit(txns).await?)?;
+        confirmed(store.commit(txns).await?)?;
     }
 }
 
@@ -186,15 +216,15 @@ fn unconfirmed() -> Error {
 /// Collects rows for a generation that nobody reads, and writes them in groups.
 pub(crate) struct Batch {
     store: Arc<dyn Store>,
-    expect: Expect,
+    guards: Guards,
     rows: BTreeMap<Path, Vec<u8>>,
     bytes: usize,
 }
 
 impl Batch {
-    /// An empty batch. Its writes expect the generation pointer to be as `expect` says.
-    pub(crate) fn new(store: Arc<dyn Store>, expect: Expect) -> Self {
-        Self { store, expect, rows: BTreeMap::new(), bytes: 0 }
+    /// An empty batch.
+    pub(crate) fn new(store: Arc<dyn Store>, guards: Guards) -> Self {
+        Self { store, guards, rows: BTreeMap::new(), bytes: 0 }
     }
 
     /// Adds a row. Of two with the same path the later one counts.
@@ -211,14 +241,14 @@ impl Batch {
     /// Writes the remaining rows; durable when this returns.
     pub(crate) async fn flush(&mut self) -> Result<(), Error> {
         self.bytes = 0;
-        let guard = (generation_pointer(), self.expect);
+        let expect = self.guards.all();
         let mut txns = Vec::new();
-        let mut txn = Txn { expect: vec![guard.clone()], ..Txn::default() };
+        let mut txn = Txn { expect: expect.clone(), ..Txn::default() };
         let mut txn_bytes = 0;
         for (path, value) in std::mem::take(&mut self.rows) {
-            let too_many = txn.put.len() + 1 >= STORE_TXN_MAX_OPS;
+            let too_many = txn.put.len() + expect.len() >= STORE_TXN_MAX_OPS;
             if !txn.put.is_empty() && (too_many || txn_bytes + value.len() > RESTORE_PART_BYTES) {
-                txns.push(std::mem::replace(&mut txn, Txn { expect: vec![guard.clone()], ..Txn::default() }));
+                txns.push(std::mem::replace(&mut txn, Txn { expect: expect.clone(), ..Txn::default() }));
                 txn_bytes = 0;
             }
             txn_bytes += value.len();
@@ -255,8 +285,8 @@ fn key(device: &Device) -> RowKey<StagedPart> {
 }
 
 impl Staging {
-    pub(crate) fn new(device: Arc<Device>, generation: Generation, expect: Expect) -> Self {
-        let batch = Batch::new(device.platform.store.clone(), expect);
+    pub(crate) fn new(device: Arc<Device>, generation: Generation, guards: Guards) -> Self {
+        let batch = Batch::new(device.platform.store.clone(), guards);
         Self { key: key(&device), device, generation, batch }
     }
 

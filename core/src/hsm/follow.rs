@@ -183,7 +183,7 @@ impl Hsm {
         match Box::pin(Operational::open(self.device().clone(), domain)).await {
             Ok(new) => self.enter(Phase::Operational(new)),
             // The beat finds the pointer moved, and tries again.
-            Err(error @ Error::Unavailable(_)) if self.device().platform.store.is_shared() => {
+            Err(error @ (Error::Unavailable(_) | Error::Full(_))) if self.device().platform.store.is_shared() => {
                 tracing::warn!(target: "hsm", %error, "the replaced data cannot be opened yet");
                 return;
             }

@@ -128,6 +128,14 @@ impl Hsm {
     async fn check_shared_store(&self, kit: &JoinerKit) -> Result<(), Error> {
         let Device { platform, store: local, id, .. } = &*self.device;
         let refuse = |why: String| Err(Error::Precondition(why.into()));
+        match Procedure::stored(local).await? {
+            None => {}
+            // A provisioning that failed, for instance because another node was faster.
+            Some(Procedure::Provision) => undo_provisioning(platform, local, id).await?,
+            Some(Procedure::Stage { .. } | Procedure::Import { .. }) => {
+                return Err(Error::Unavailable("A restore was interrupted. Reboot, then try again.".into()));
+            }
+        }
         match ClusterId::found_in(&*platform.store).await? {
             Found::Known(found, _) if found == kit.cluster => {}
             Found::Known(..) => {
@@ -144,14 +152,6 @@ impl Hsm {
                 return refuse(
                     "The shared store was written by a later version of casemated: install that one.".into(),
                 );
-            }
-        }
-        match Procedure::stored(local).await? {
-            None => {}
-            // A provisioning that failed, for instance because another node was faster.
-            Some(Procedure::Provision) => undo_provisioning(platform, local, id).await?,
-            Some(Procedure::Stage { .. } | Procedure::Import { .. }) => {
-                return Err(Error::Unavailable("A restore was interrupted. Reboot, then try again.".into()));
             }
         }
         if platform.store.get(&node_fence(id), Read::Fresh).await?.is_some() {

@@ -239,7 +239,7 @@ impl Hsm {
             if !import_waits(platform, local).await? {
                 return Err(Error::Unavailable("The restore was unlocked meanwhile. Try again.".into()));
             }
-            undo_import(platform, local, "the former unlock passphrase undid it").await?;
+            undo_import(&self.device, "the former unlock passphrase undid it").await?;
             self.device.read_clock_offset().await?;
         }
         let unlocked = Box::pin(phase.open(domain)).await;
@@ -535,7 +535,7 @@ async fn first_phase(device: &Arc<Device>) -> Result<Phase, Error> {
         recover(device).await
     };
     match undone.await {
-        Err(Error::Unavailable(why)) if shared.is_shared() => {
+        Err(Error::Unavailable(why) | Error::Full(why)) if shared.is_shared() => {
             tracing::error!(target: "hsm", %why, "the boot goes on when the shared store can be used");
             return waiting();
         }
@@ -552,7 +552,7 @@ async fn first_phase(device: &Arc<Device>) -> Result<Phase, Error> {
     match Box::pin(locked.boot_unattended()).await {
         Ok(Some(operational)) => Ok(Phase::Operational(operational)),
         Ok(None) => Ok(Phase::Locked(Arc::new(locked))),
-        Err(Error::Unavailable(why)) if shared.is_shared() => {
+        Err(Error::Unavailable(why) | Error::Full(why)) if shared.is_shared() => {
             tracing::error!(target: "hsm", %why, "the unattended boot goes on when the shared store can be used");
             waiting()
         }
@@ -622,7 +622,7 @@ async fn recover(device: &Device) -> Result<(), Error> {
         Some(Procedure::Stage { .. }) => {
             tracing::warn!(target: "hsm", "a restore was interrupted; what it staged is removed");
             // The staged rows are invisible, so failing to remove them must not keep the HSM from starting.
-            clear_up(platform, local).await;
+            clear_up(device).await;
             Ok(())
         }
     }

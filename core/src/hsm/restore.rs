@@ -222,8 +222,8 @@ impl Restore {
     /// Replaces the data under the same Domain Key; the HSM stays Operational.
     async fn replace(&self, weak: Weak<Operational>, by: &Caller, backup: &StagedBackup) -> Result<(), Error> {
         let hsm = &self.hsm;
-        let (_, expect) = stage::pointer(&hsm.device().platform).await?;
-        let source = Source { generation: backup.generation, version: backup.head.version, expect };
+        let (_, guards) = stage::begin(hsm.device()).await?;
+        let source = Source { generation: backup.generation, version: backup.head.version, guards: guards.clone() };
         let to = source.to();
         let mut conversion = Conversion::new(hsm.device(), source, OnBad::Refuse);
         loop {
@@ -242,7 +242,7 @@ impl Restore {
             return Err(Error::Unavailable("The unlock passphrase was changed during the restore. Try again.".into()));
         }
         let held = hold_with_timeout(&old, by).await?;
-        match stage::move_pointer(&hsm.device().platform, &hsm.device().store, expect, to).await {
+        match stage::move_pointer(hsm.device(), &guards, to).await {
             Moved::Yes => {}
             Moved::No(why) => return Err(why),
             Moved::Perhaps(why) => {
@@ -267,7 +267,7 @@ impl Restore {
             hsm.device().use_clock_offset(offset_s);
         }
         drop(guard);
-        clear_up(&hsm.device().platform, &hsm.device().store).await;
+        clear_up(hsm.device()).await;
         Ok(())
     }
 

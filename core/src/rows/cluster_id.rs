@@ -45,12 +45,17 @@ impl ClusterId {
         let range = Range { start: Path(Box::from([])), end: None, limit: LIST_PAGE_ROWS, keys_only: true };
         let page = store.range(range, Read::Fresh).await?;
         if page.more || !page.rows.iter().all(|(path, _)| is_left_over(path)) {
-            return Err(Error::Precondition(
-                "The shared store already holds the data of an HSM. Join that cluster, or choose another etcd-prefix."
-                    .into(),
-            ));
+            return Err(Self::in_use());
         }
         Ok(Self::random(rng))
+    }
+
+    /// The refusal to found a cluster in a store that holds one.
+    pub fn in_use() -> Error {
+        Error::Precondition(
+            "The shared store already holds the data of an HSM. Join that cluster, or choose another etcd-prefix."
+                .into(),
+        )
     }
 
     /// Reads what [`ClusterId::bytes`] wrote. `None` for a layout that this version does not know.

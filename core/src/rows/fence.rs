@@ -22,7 +22,9 @@ pub(crate) struct Fence {
     path: Path,
     /// The revision of the row as this process last wrote it.
     revision: AtomicU64,
-    renewing: async_lock::Mutex<()>,
+    /// Held while the row is written. The value that was sent and not confirmed: the store may not have answered, or the caller
+    /// may have been dropped.
+    pending: async_lock::Mutex<Option<Vec<u8>>>,
 }
 
 impl Fence {
@@ -30,8 +32,17 @@ impl Fence {
     pub(crate) async fn take(store: Arc<dyn Store>, rng: Arc<dyn Rng>, node: &str) -> Result<Self, Error> {
         let path = node_fence(node);
         let found = store.get(&path, Read::Fresh).await?.map(|row| row.revision);
-        let fence = Self { store, rng, path, revision: AtomicU64::new(0), renewing: async_lock::Mutex::new(()) };
-        fence.write(found).await?;
+        let fence = Self { store, rng, path, revision: AtomicU64::new(0), pending: async_lock::Mutex::new(None) };
+        let mut pending = fence.pending.lock().await;
+        let taken = fence.write(&mut pending, found).await;
+        drop(pending);
+        match (taken, found) {
+            (Ok(_), _) => {}
+            // The store has no room for anything, so nothing that was sent before can be written either, but what it holds must
+            // be usable.
+            (Err(Error::Full(_)), Some(found)) => fence.revision.store(found.0, Ordering::SeqCst),
+            (Err(error), _) => return Err(error),
+        }
         Ok(fence)
     }
 
@@ -40,11 +51,9 @@ impl Fence {
         (self.path.clone(), Expect::At(self.revision()))
     }
 
-    /// A transaction that removes the fence, for a node that has nothing in the store any more. All that was sent before stays
-    /// void, as no row gets an earlier revision again; at most a first write of the fence, sent again because its answer was
-    /// lost, puts an empty fence back.
-    pub(crate) fn removal(&self) -> Txn {
-        Txn { expect: vec![self.guard()], delete: vec![self.path.clone()], ..Txn::default() }
+    /// The path of the row.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn revision(&self) -> Revision {
@@ -56,20 +65,34 @@ impl Fence {
     /// # Errors
     /// [`Error::Unavailable`] if the store does not answer, or if another process has taken over.
     pub(crate) async fn renew(&self, seen: Revision) -> Result<Revision, Error> {
-        let _guard = self.renewing.lock().await;
+        let mut pending = self.pending.lock().await;
         match self.revision() {
             // Another task of this node has renewed it after that transaction was sent.
             now if now != seen => Ok(now),
-            now => self.write(Some(now)).await,
+            now => self.write(&mut pending, Some(now)).await,
         }
     }
 
-    async fn write(&self, found: Option<Revision>) -> Result<Revision, Error> {
-        let mut value = vec![0; 16];
-        self.rng.fill(&mut value);
-        match Repeatable::replace(self.path.clone(), found, value).commit(&*self.store).await {
+    async fn write(&self, pending: &mut Option<Vec<u8>>, found: Option<Revision>) -> Result<Revision, Error> {
+        if let Some(sent) = pending {
+            // An earlier attempt may have written the row without this process having heard of it.
+            let row = self.store.get(&self.path, Read::Fresh).await?;
+            if let Some(row) = row.filter(|row| row.value == *sent) {
+                self.revision.store(row.revision.0, Ordering::SeqCst);
+                *pending = None;
+                return Ok(row.revision);
+            }
+        }
+        // What was sent before is sent again, so that it makes no difference which of the two is applied.
+        let value = pending.get_or_insert_with(|| {
+            let mut value = vec![0; 16];
+            self.rng.fill(&mut value);
+            value
+        });
+        match Repeatable::replace(self.path.clone(), found, value.clone()).commit(&*self.store).await {
             Ok(Settled::Committed(revision)) => {
                 self.revision.store(revision.0, Ordering::SeqCst);
+                *pending = None;
                 Ok(revision)
             }
             Ok(Settled::Conflict) => Err(taken_over()),
@@ -79,10 +102,17 @@ impl Fence {
             }
         }
     }
+
+    /// A transaction that removes the fence, for a node that has nothing in the store any more. All that was sent before stays
+    /// void, as no row gets an earlier revision again; at most a first write of the fence, sent again because its answer was
+    /// lost, puts an empty fence back.
+    pub(crate) fn removal(&self) -> Txn {
+        Txn { expect: vec![self.guard()], delete: vec![self.path.clone()], ..Txn::default() }
+    }
 }
 
 /// Another process writes under the same name.
-pub(crate) fn taken_over() -> Error {
+fn taken_over() -> Error {
     Error::Unavailable(
         "The HSM was opened again, or another one with the same device id uses the same store. Try again.".into(),
     )

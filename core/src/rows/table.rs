@@ -258,9 +258,10 @@ impl<R: Record> Table<R> {
     /// The row at `path`, from the cache if possible. `None` if it does not exist.
     pub async fn get(&self, path: &RowPath<R>) -> Result<Option<Arc<Row<R>>>, Error> {
         self.context.closed.check()?;
+        // Asked before the epoch is looked at: a confirmation that is seen here implies the epochs that began before it.
+        let confirmed = self.context.confirmation.holds();
         self.follow_epoch();
         let path = path.path();
-        let confirmed = self.context.confirmation.holds();
         if let (Some(Cached { row, replaced: None }), true) = (self.cache.get(path), confirmed) {
             self.hits.add();
             return Ok(Some(row));

@@ -17,7 +17,7 @@ use crate::rows::chores::{DeletedNamespace, Hardening, LastNamespaceNumber};
 use crate::rows::cluster_ca::ClusterCa;
 use crate::rows::confirm::Confirmation;
 use crate::rows::counter::CounterRecord;
-use crate::rows::fence::{Fence, taken_over};
+use crate::rows::fence::Fence;
 use crate::rows::key::KeyRecord;
 use crate::rows::migrate;
 use crate::rows::namespace::NamespaceRecord;
@@ -159,7 +159,9 @@ impl Tables {
     ) -> Result<Vec<(usize, Option<Result<Committed, Error>>)>, Error> {
         let current = (generation_pointer(), Expect::At(self.pointer));
         let fenced_at = self.fence.as_ref().map(Fence::revision);
-        let guards: Vec<_> = std::iter::once(current).chain(self.fence.as_ref().map(Fence::guard)).collect();
+        // The same revision in the guard and in the settlement: another task may renew the fence at any time.
+        let fence = self.fence.as_ref().zip(fenced_at).map(|(fence, at)| (fence.path().clone(), Expect::At(at)));
+        let guards: Vec<_> = std::iter::once(current).chain(fence).collect();
         let since = Revision(self.seen.load(Ordering::SeqCst));
         let txns: Vec<Txn> = round.iter().map(|(_, one)| one.guarded(&guards)).collect();
         let outcomes = self.context.store.commit(txns.clone()).await?;
@@ -173,8 +175,11 @@ impl Tables {
                 Outcome::Conflict(guard) if guard >= guards.len() => {
                     Some(Ok(Committed::Conflict(guard - guards.len())))
                 }
-                Outcome::Conflict(_) if self.fence.as_ref().map(Fence::revision) != fenced_at => None,
-                Outcome::Conflict(_) => Some(Err(taken_over())),
+                Outcome::Conflict(_) => match self.settle(fenced_at).await {
+                    // This node has renewed the fence: the transaction was not applied.
+                    Ok(_) => None,
+                    Err(error) => Some(Err(error)),
+                },
                 Outcome::Unknown => {
                     if settled.is_none() {
                         settled = Some(self.settle(fenced_at).await);
@@ -579,6 +584,24 @@ mod tests {
             before != block_on(second.namespaces.read(&path)).unwrap().is_some()
         });
         assert!(wrong.count() > 10);
+    }
+
+    /// A renewal of the fence may be applied without the node having heard of it. That must not end all its writes.
+    #[test]
+    fn a_node_whose_renewal_was_not_confirmed_writes_again() {
+        for seed in 0..200 {
+            let (store, first, _) = two_nodes(seed);
+            let path = ns("a");
+            store.delay_lost(seed % 2 == 0);
+            // The answer to the write, and to every attempt to renew the fence.
+            store.lose_answers(1 + crate::store::settle::ATTEMPTS);
+            let lost = block_on(first.commit(put(&first, &path, 1)));
+            assert!(matches!(lost, Err(Error::Unavailable(_))), "seed {seed}: {lost:?}");
+            store.lose_answers(0);
+            store.deliver_late();
+            let after = block_on(first.commit(put(&first, &path, 2)));
+            assert!(matches!(after, Ok(Committed::At(_))), "seed {seed}: {after:?}");
+        }
     }
 
     #[test]

@@ -365,6 +365,41 @@ fn a_backup_of_another_hsm_locks_this_one_until_its_passphrase_comes() {
     assert!(!block_on(op(&copy).unattended_boot()).unwrap());
 }
 
+/// Anybody who reaches a device that is not provisioned may restore at it.
+#[test]
+fn a_stranger_at_a_new_node_writes_nothing_into_the_store_of_a_cluster() {
+    let (_, hsm) = world();
+    let file = backup_of(&hsm);
+    let first = device(3);
+    first.store.share(true);
+    let founder = boot(&first);
+    block_on(founder.provision(secret("another unlock passphrase"), secret("another admin passphrase"), TIME)).unwrap();
+    let second = Sim { store: first.store.clone(), ..device(4) };
+    let rows = first.store.raw_rows();
+    let newcomer = boot(&second);
+    let refused = restore_as(&newcomer, &file, Some(BACKUP), None);
+    assert!(matches!(&refused, Err(Error::Precondition(why)) if why.contains("already holds")), "{refused:?}");
+    assert_eq!(newcomer.state(), State::Unprovisioned);
+    assert_eq!(first.store.raw_rows(), rows);
+}
+
+/// It founds a cluster, so that the node knows its store again.
+#[test]
+fn a_restore_at_a_new_node_with_an_empty_shared_store_is_whole() {
+    let (_, hsm) = world();
+    let (file, expected) = (backup_of(&hsm), described(&hsm));
+    let sim = device(3);
+    sim.store.share(true);
+    let copy = boot(&sim);
+    restore(&copy, &file).unwrap();
+    drop(copy);
+    let copy = boot(&sim);
+    unlock(&copy, UNLOCK).unwrap();
+    assert_eq!(described(&copy), expected);
+    drop(copy);
+    assert_eq!(boot(&sim).state(), State::Locked, "it knows its store");
+}
+
 #[test]
 fn on_the_same_device_an_unattended_slot_comes_back() {
     let (_, hsm) = world();

@@ -65,6 +65,10 @@ impl Unprovisioned {
                 .await?;
 
         let Platform { store, rng, .. } = &self.device.platform;
+        if store.is_shared() && Procedure::stored(&self.device.store).await? == Some(Procedure::Provision) {
+            // What an earlier attempt has sent is void or undone before another one begins.
+            undo(&self.device.platform, &self.device.store, &self.device.id).await?;
+        }
         let cluster = match store.is_shared() {
             true => Some(ClusterId::for_unused(&**store, &**rng).await?),
             false => None,

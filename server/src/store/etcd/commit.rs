@@ -118,9 +118,12 @@ async fn write_group(shared: &Shared, commits: &mut VecDeque<Commit>) {
         Ok(()) => shared.send(&group.txns).await,
         Err(error) => Err(Some(error)),
     };
+    let alone = group.txns.len() == 1;
+    let mut txns = group.txns.into_iter();
     let mut outcomes = result.as_ref().map(|all| all.iter().copied()).unwrap_or_default();
     let mut rest = VecDeque::new();
     for (mut commit, count) in commits.drain(..counts.len()).zip(counts) {
+        let own: Vec<Txn> = txns.by_ref().take(count).collect();
         match &result {
             Ok(_) => {
                 commit.outcomes.extend(outcomes.by_ref().take(count));
@@ -128,11 +131,36 @@ async fn write_group(shared: &Shared, commits: &mut VecDeque<Commit>) {
             }
             // It had no part in the request.
             Err(_) if count == 0 && !commit.waiting.is_empty() => rest.push_back(commit),
+            // One transaction is the cause, and others are refused because of it: a deletion with a creation for which there is
+            // no room, for instance.
+            Err(Some(StoreError::Full | StoreError::TooLarge)) if !alone => {
+                rest.extend(send_singly(shared, commit, own).await);
+            }
             Err(error) => commit.fail(count, error.as_ref()),
         }
     }
     rest.append(commits);
     *commits = rest;
+}
+
+/// Sends transactions of one commit one after the other, up to the first that is not carried out. Returns the commit if it
+/// has more.
+async fn send_singly(shared: &Shared, mut commit: Commit, txns: Vec<Txn>) -> Option<Commit> {
+    let count = txns.len();
+    for (sent, txn) in txns.into_iter().enumerate() {
+        match shared.send(&[txn]).await {
+            Ok(outcome) => commit.outcomes.extend(outcome),
+            Err(error) => {
+                commit.fail(count - sent, error.as_ref());
+                return None;
+            }
+        }
+    }
+    if commit.waiting.is_empty() {
+        commit.answer();
+        return None;
+    }
+    Some(commit)
 }
 
 impl Shared {
@@ -144,15 +172,30 @@ impl Shared {
             [one] => self.request(one),
             many => TxnRequest { success: many.iter().map(nested).collect(), ..TxnRequest::default() },
         };
-        let reply = self.client.txn(request).await.map_err(|error| match error {
-            Error::Unknown(why) => {
+        let reply = match self.client.txn(request).await {
+            Ok(reply) => reply,
+            Err(Error::Unknown(why)) => {
                 tracing::warn!(why, "the outcome of a write to etcd is not known yet");
-                None
+                return Err(None);
             }
-            error => Some(read_error(&error)),
-        })?;
+            Err(Error::NoSpace) if self.was_applied(txns).await? => return Err(None),
+            Err(error) => return Err(Some(read_error(&error))),
+        };
         // What cannot be understood was carried out nevertheless.
         self.outcomes(txns, reply).map_err(|_| None)
+    }
+
+    /// Whether any of `txns` was applied although etcd says that it has no space: it says so, too, after applying the one that
+    /// has used the last of it. By then it is either applied or never will be.
+    async fn was_applied(&self, txns: &[Txn]) -> Result<bool, Option<StoreError>> {
+        for (path, value) in txns.iter().filter_map(|txn| txn.put.first()) {
+            // If that cannot be read, the outcome remains unknown.
+            let row = self.client.range(request::get(self.key(path))).await.map_err(|_| None)?;
+            if row.kvs.first().is_some_and(|row| row.value == *value) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn request(&self, txn: &Txn) -> TxnRequest {

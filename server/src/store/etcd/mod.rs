@@ -16,7 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use casemate_api::limits::{BACKUP_MAX_MS, ETCD_GET_ROWS, STORE_COMMITS_WAITING_MAX, STORE_TXN_MAX_OPS};
+use casemate_api::limits::{
+    BACKUP_MAX_MS, ETCD_GET_ROWS, STORE_COMMITS_WAITING_MAX, STORE_READS_WAITING_MAX, STORE_TXN_MAX_OPS,
+};
 use casemate_core::runtime::BoxFuture;
 use casemate_core::store::{
     Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch,
@@ -24,7 +26,7 @@ use casemate_core::store::{
 use casemate_etcd::proto::response_op::Response;
 use casemate_etcd::proto::{KeyValue, RangeRequest, ResponseHeader, TxnRequest};
 use casemate_etcd::{Client, Error, request};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use commit::Commit;
 use pages::Density;
@@ -43,6 +45,8 @@ pub(super) struct Shared {
     pub(super) client: Client,
     prefix: Vec<u8>,
     density: Density,
+    /// Places for calls that only read.
+    reads: Semaphore,
     /// Whether the version of etcd was checked.
     checked: AtomicBool,
 }
@@ -53,7 +57,13 @@ impl EtcdStore {
     /// # Errors
     /// If the thread cannot be started.
     pub fn start(client: Client, prefix: Vec<u8>) -> std::io::Result<Arc<Self>> {
-        let shared = Arc::new(Shared { client, prefix, density: Density::default(), checked: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            client,
+            prefix,
+            density: Density::default(),
+            reads: Semaphore::new(STORE_READS_WAITING_MAX),
+            checked: AtomicBool::new(false),
+        });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (commits, queue) = mpsc::channel(STORE_COMMITS_WAITING_MAX);
@@ -68,6 +78,8 @@ impl EtcdStore {
                     () = stopped.notified() => {}
                 }
             });
+            // Not to wait for the resolver of host names, which may take long to give up.
+            runtime.shutdown_background();
         })?;
         Ok(Arc::new(Self { shared, runtime: handle, commits, stop, thread: Some(thread) }))
     }
@@ -87,6 +99,7 @@ async fn run_on<T: Send + 'static>(
     task: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T, StoreError> {
     let task = runtime.spawn(async move {
+        let _place = shared.reads.try_acquire().map_err(|_| StoreError::Busy)?;
         shared.check_version().await?;
         task.await
     });
@@ -232,13 +245,15 @@ impl Store for EtcdStore {
             if !txns.iter().all(Txn::fits) {
                 return Err(StoreError::TooLarge);
             }
+            let count = txns.len();
             let (answer, receive) = oneshot::channel();
             let queued = self.commits.try_send(Commit::new(txns, answer));
             queued.map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => StoreError::Busy,
                 mpsc::error::TrySendError::Closed(_) => StoreError::Unreachable("the store is closed".into()),
             })?;
-            receive.await.unwrap_or_else(|_| Err(StoreError::Unreachable("the store is closed".into())))
+            // If the thread has ended, what it had sent by then is not known.
+            receive.await.unwrap_or_else(|_| Ok(vec![Outcome::Unknown; count]))
         })
     }
 

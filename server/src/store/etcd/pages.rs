@@ -16,6 +16,9 @@ use super::{Shared, read_error, revision, versioned};
 #[derive(Default)]
 pub(super) struct Density(Mutex<HashMap<Vec<u8>, Distance>>);
 
+/// Guesses of the end of one page.
+const GUESSES: usize = 6;
+
 /// Ranges whose density is remembered.
 const REMEMBERED: usize = 64;
 
@@ -97,6 +100,7 @@ impl Shared {
         }
         let common = start.iter().zip(&last).take_while(|(a, b)| a == b).count();
         let mut step = self.density.get(&last);
+        let mut short = 0;
         loop {
             let end = step.and_then(|step| Distance::of(&start, common).plus(step));
             let end = end.map(|Distance(digits)| [start.get(..common).unwrap_or_default(), &digits].concat());
@@ -140,7 +144,9 @@ impl Shared {
                 // More are behind the guessed end, unless the page is full already.
                 Some(end) if !page.more => {
                     start = end;
-                    step = step.map(|step| step.plus(step).unwrap_or(step));
+                    short += 1;
+                    // After a few guesses that were too near, the rest is read at once.
+                    step = step.filter(|_| short < GUESSES).map(|step| step.plus(step).unwrap_or(step));
                 }
                 _ => return Ok(page),
             }

@@ -76,3 +76,60 @@ fn pages_of_any_size_find_every_row() {
         }
     }
 }
+
+#[test]
+fn without_room_deletions_go_on_beside_refused_creations() {
+    let server = EtcdServer::start(1, &["--quota-backend-bytes=16777216"]);
+    let store = open(&server, "/full/");
+    let put = |n: usize| Txn { put: vec![(path(&format!("{n:03}")), vec![7; 900_000])], ..Txn::default() };
+    let mut stored = Vec::new();
+    for n in 0..64 {
+        match block_on(store.commit(vec![put(n)])) {
+            Ok(outcomes) => {
+                assert!(matches!(outcomes[..], [Outcome::Committed(_)] | [Outcome::Unknown]), "{outcomes:?}")
+            }
+            Err(error) => {
+                assert_eq!(error, StoreError::Full);
+                // An error means that nothing was done.
+                assert_eq!(block_on(store.get(&path(&format!("{n:03}")), Read::Fresh)), Ok(None));
+                break;
+            }
+        }
+        stored.push(n);
+    }
+    assert!((2..64).contains(&stored.len()), "{} rows", stored.len());
+    // In one request to etcd, as they wait together.
+    let delete = Txn { delete: vec![path("000")], ..Txn::default() };
+    let (refused, removed) = block_on(async {
+        let first = std::pin::pin!(store.commit(vec![put(900), put(901)]));
+        let second = std::pin::pin!(store.commit(vec![delete]));
+        both(first, second).await
+    });
+    assert_eq!(refused, Err(StoreError::Full));
+    assert!(matches!(removed.as_deref(), Ok([Outcome::Committed(_)])), "{removed:?}");
+    assert_eq!(block_on(store.get(&path("000"), Read::Fresh)), Ok(None));
+    assert!(block_on(store.get(&path("001"), Read::Fresh)).unwrap().is_some());
+}
+
+/// Waits for both.
+async fn both<A: Future + Unpin, B: Future + Unpin>(mut a: A, mut b: B) -> (A::Output, B::Output) {
+    let (mut left, mut right) = (None, None);
+    std::future::poll_fn(|context| {
+        if left.is_none()
+            && let std::task::Poll::Ready(value) = std::pin::Pin::new(&mut a).poll(context)
+        {
+            left = Some(value);
+        }
+        if right.is_none()
+            && let std::task::Poll::Ready(value) = std::pin::Pin::new(&mut b).poll(context)
+        {
+            right = Some(value);
+        }
+        match left.is_some() && right.is_some() {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        }
+    })
+    .await;
+    (left.unwrap(), right.unwrap())
+}
