@@ -66,7 +66,9 @@ fn a_node_joins_with_the_reply_of_another_and_the_backup_passphrase() {
 #[test]
 fn an_invitation_is_refused_where_nothing_can_join() {
     let alone = Rig::operational();
-    tells(&alone.admin().post("/cluster/members", serving()).is(412), "store = \"etcd\"");
+    if !alone.store_is_real() {
+        tells(&alone.admin().post("/cluster/members", serving()).is(412), "store = \"etcd\"");
+    }
     let rig = Rig::sharing();
     rig.provision().is(204);
     let invite = |body: Value| rig.admin().post("/cluster/members", body);
@@ -116,5 +118,7 @@ fn a_join_is_refused_with_the_reason_and_changes_nothing() {
     with("members", json!([])).is(204);
     joiner.anonymous().post("/cluster/join", good.clone()).is(412);
     let alone = Rig::unprovisioned();
-    tells(&alone.anonymous().post("/cluster/join", good).is(412), "store = \"etcd\"");
+    if !alone.store_is_real() {
+        tells(&alone.anonymous().post("/cluster/join", good).is(412), "store = \"etcd\"");
+    }
 }
