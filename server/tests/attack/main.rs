@@ -26,7 +26,6 @@ mod revocation;
 mod rsa;
 mod siege;
 mod tenant;
-mod unlock;
 #[path = "../api/wire.rs"]
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod wire;
