@@ -15,7 +15,6 @@
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod any_certificate;
 #[path = "../daemon/mod.rs"]
-#[allow(dead_code, reason = "each test binary uses its part")]
 mod daemon;
 #[allow(dead_code, reason = "each test binary uses its part")]
 mod from;
