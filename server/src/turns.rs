@@ -6,8 +6,9 @@
 //! into the queue and has the next turn, however many others push often, whether they are served or not.
 //!
 //! Parties that have not logged in are known by address alone, and some control very many. So every second turn belongs
-//! to parties that have logged in, whose items are not replaced by those of addresses; and every second time, chance
-//! decides among addresses, so that one seen before still has a share against any number of new ones.
+//! to parties that have logged in, whose items are not replaced by those of addresses. And chance has a part among
+//! addresses, so that one seen before still has a share against any number of new ones: it decides every second turn,
+//! and who of those without the better claims gives way.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
@@ -138,36 +139,37 @@ impl<T> State<T> {
     /// Makes room for an item of `ours`; returns the item to drop.
     fn displace(&mut self, ours: Party, bounds: Bounds) -> Option<T> {
         let own = self.lines.get(&ours).map_or(0, |line| line.items.len()) + 1;
-        let gives_way = self.by_chance(own, ours).or_else(|| {
-            // Parties with equal claims have never had a turn: being turned away is a turn, so it cannot replace
-            // another in the same way again.
-            let claim = (own, self.last_turns.at(ours));
-            let others = self.lines.iter().filter(|(party, _)| **party != ours);
-            let others =
-                others.map(|(party, line)| ((line.items.len(), self.last_turns.at(*party)), line.number, *party));
-            let may = |party: Party, (length, last_turn): (usize, u64)| match (is_address(ours), is_address(party)) {
-                (false, true) => true,
-                (true, false) => length > own,
-                (false, false) | (true, true) => (length, last_turn) >= claim,
-            };
-            let others = others.filter(|(theirs, _, party)| may(*party, *theirs));
-            let longest = others.max_by_key(|(theirs, number, party)| (is_address(*party), *theirs, Reverse(*number)));
-            longest.map(|(_, _, party)| party)
+        let address = self.address_to_displace(ours, own).filter(|party| *party != ours);
+        let gives_way = address.or_else(|| {
+            let others = self.lines.iter().filter(|(party, _)| **party != ours && !is_address(**party));
+            let others = others.map(|(party, line)| (self.claim(*party, line.items.len(), line.number), *party));
+            let (theirs, party) = others.max_by_key(|(claim, _)| *claim)?;
+            let may = if is_address(ours) { theirs.0 > own } else { theirs >= self.claim(ours, own, self.came + 1) };
+            may.then_some(party)
         })?;
         self.last_turns.record(gives_way, bounds.remembered);
         self.take(gives_way, VecDeque::pop_back)
     }
 
-    /// For an address, every second time: one of the addresses with the longest line, if that is no shorter than `own`.
-    fn by_chance(&mut self, own: usize, ours: Party) -> Option<Party> {
-        if !is_address(ours) || !self.chance.coin() {
-            return None;
-        }
-        let others = || self.lines.iter().filter(|(party, _)| **party != ours && is_address(**party));
-        let longest = others().map(|(_, line)| line.items.len()).max().filter(|length| *length >= own)?;
-        let equal: Vec<Party> =
-            others().filter(|(_, line)| line.items.len() == longest).map(|(party, _)| *party).collect();
-        self.chance.one_of(&equal)
+    /// The address, perhaps `ours` itself, that gives way to an item of `ours`: one of those whose lines would be the
+    /// longest. The half of them with the best claims keep their places, so that no number of others can displace who
+    /// comes seldom; chance decides among the rest.
+    fn address_to_displace(&mut self, ours: Party, own: usize) -> Option<Party> {
+        let length = |party: Party, line: &Line<T>| if party == ours { own } else { line.items.len() };
+        let lines = self.lines.iter().map(|(party, line)| (*party, length(*party, line), line.number));
+        let new = (!self.lines.contains_key(&ours)).then_some((ours, own, self.came + 1));
+        let mut addresses: Vec<_> = lines.chain(new).filter(|(party, ..)| is_address(*party)).collect();
+        let longest = addresses.iter().map(|(_, length, _)| *length).max()?;
+        addresses.retain(|(_, length, _)| *length == longest);
+        addresses.sort_unstable_by_key(|(party, length, number)| self.claim(*party, *length, *number));
+        let weak: Vec<_> = addresses.iter().skip(addresses.len() / 2).map(|(party, ..)| *party).collect();
+        self.chance.one_of(&weak)
+    }
+
+    /// What a party's claim to a place is compared by, the best first: its line is short, its last turn long ago, and
+    /// among parties that never had one, it is the newest.
+    fn claim(&self, party: Party, length: usize, number: u64) -> (usize, u64, Reverse<u64>) {
+        (length, self.last_turns.at(party), Reverse(number))
     }
 
     /// The first item of the line whose turn it is, among parties below their limit of running items.
@@ -338,6 +340,22 @@ mod tests {
 
     fn address(number: u32) -> Party {
         Party::Address(std::net::IpAddr::from(number.to_be_bytes()).into())
+    }
+
+    #[test]
+    fn a_new_address_keeps_its_place_however_often_known_ones_come() {
+        for _ in 0..50 {
+            let turns = filled(Bounds { waiting: 16, remembered: 1_000, ..BOUNDS }, &[]);
+            let attack = || (10..110).for_each(|number| turns.push(address(number), "known"));
+            (0..3).for_each(|_| attack());
+            turns.push(address(1), "owner");
+            (0..10).for_each(|_| attack());
+            let served = (0..64).any(|_| {
+                attack();
+                turns.pop().map(|(_, item)| item) == Some("owner")
+            });
+            assert!(served);
+        }
     }
 
     #[test]
