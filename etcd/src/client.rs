@@ -7,7 +7,7 @@ use casemate_api::limits::{ETCD_CALL_MS, ETCD_CONNECT_MS, ETCD_ENDPOINTS_MAX, ET
 use tokio::time::Instant;
 
 use crate::address::Address;
-use crate::connection::{ClusterId, Message, Method, Node};
+use crate::connection::{Expected, Message, Method, Node};
 use crate::error::Error;
 use crate::proto::{
     AlarmMember, AlarmRequest, AlarmResponse, CompactionRequest, CompactionResponse, DefragmentRequest,
@@ -46,7 +46,7 @@ impl Settings {
 /// to the next endpoint after every failure; a write only when it certainly did not begin.
 pub struct Client {
     nodes: Mutex<Vec<Arc<Node>>>,
-    cluster: ClusterId,
+    expected: Expected,
     connect: Duration,
     deadline: Duration,
 }
@@ -71,7 +71,7 @@ impl Client {
             return Err(format!("{far} is another machine: etcd there is used with TLS only, so name its CA"));
         }
         let nodes = endpoints.into_iter().map(|address| Arc::new(Node::new(address, tls.clone()))).collect();
-        Ok(Self { nodes: Mutex::new(nodes), cluster: ClusterId::default(), connect, deadline })
+        Ok(Self { nodes: Mutex::new(nodes), expected: Expected::default(), connect, deadline })
     }
 
     /// The endpoints, in the order in which the next call tries them.
@@ -105,7 +105,7 @@ impl Client {
         let method = Method { path: "/etcdserverpb.Watch/Watch", leader: true };
         self.attempts(Unanswered::Repeat, |node, until| {
             let create = request::watch(prefix, start);
-            async move { Watch::create(&node, &self.cluster, method, create, until).await }
+            async move { Watch::create(&node, &self.expected, method, create, until).await }
         })
         .await
     }
@@ -150,7 +150,7 @@ impl Client {
     pub async fn status_of(&self, endpoint: &Address) -> Result<StatusResponse, Error> {
         let now = Instant::now();
         let until = (now + self.connect, now + self.deadline);
-        self.node(endpoint)?.unary(&self.cluster, Method::STATUS, StatusRequest {}, until).await
+        self.node(endpoint)?.unary(&self.expected, Method::STATUS, StatusRequest {}, until).await
     }
 
     /// The alarms that are raised in the cluster. Needs a majority.
@@ -169,7 +169,7 @@ impl Client {
         let now = Instant::now();
         let until = (now + self.connect, now + deadline);
         let node = self.node(endpoint)?;
-        node.unary::<_, DefragmentResponse>(&self.cluster, method, DefragmentRequest {}, until).await.map(drop)
+        node.unary::<_, DefragmentResponse>(&self.expected, method, DefragmentRequest {}, until).await.map(drop)
     }
 
     async fn call<Req: Message, Res: Message>(
@@ -183,7 +183,7 @@ impl Client {
         }
         self.attempts(unanswered, |node, until| {
             let request = request.clone();
-            async move { node.unary(&self.cluster, method, request, until).await }
+            async move { node.unary(&self.expected, method, request, until).await }
         })
         .await
     }

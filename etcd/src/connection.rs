@@ -37,6 +37,7 @@ use crate::address::Address;
 use crate::error::{Error, Sending, with_causes};
 use crate::proto::{StatusRequest, StatusResponse};
 use crate::tls::{ALPN, Tls};
+use crate::version::refused_version;
 
 /// What etcd calls a message: it can be sent, received and measured.
 pub(crate) trait Message: prost::Message + Default + Clone + Send + Sync + 'static {}
@@ -98,12 +99,12 @@ impl Node {
     /// Calls `method`, until `until`; to connect, until `connect_until` at most.
     pub(crate) async fn unary<Req: Message, Res: Message>(
         &self,
-        cluster: &ClusterId,
+        expected: &Expected,
         method: Method,
         message: Req,
         (connect_until, until): (Instant, Instant),
     ) -> Result<Res, Error> {
-        let connected = self.connected(cluster, connect_until.min(until)).await?;
+        let connected = self.connected(expected, connect_until.min(until)).await?;
         let left = until.saturating_duration_since(Instant::now());
         let mut request = method.request(message);
         // So that etcd, too, gives up.
@@ -124,12 +125,12 @@ impl Node {
     /// Opens a stream in both directions. `requests` must have the first message in it, for which etcd waits.
     pub(crate) async fn stream<Req: Message, Res: Message>(
         &self,
-        cluster: &ClusterId,
+        expected: &Expected,
         method: Method,
         requests: impl tokio_stream::Stream<Item = Req> + Send + 'static,
         (connect_until, until): (Instant, Instant),
     ) -> Result<Streaming<Res>, Error> {
-        let connected = self.connected(cluster, connect_until.min(until)).await?;
+        let connected = self.connected(expected, connect_until.min(until)).await?;
         let mut grpc = self.grpc(&connected.channel);
         ready(&mut grpc).await?;
         let call = grpc.streaming(method.request(requests), method.path(), ProstCodec::<Req, Res>::default());
@@ -144,21 +145,21 @@ impl Node {
     }
 
     /// The present connection, or a new one. Errors: `NotBegun`, `Refused`.
-    async fn connected(&self, cluster: &ClusterId, until: Instant) -> Result<Connected, Error> {
+    async fn connected(&self, expected: &Expected, until: Instant) -> Result<Connected, Error> {
         let attempt = async {
             let mut connected = self.connected.lock().await;
             if let Some(connected) = connected.as_ref().filter(|connected| connected.is_usable()) {
                 return Ok(connected.clone());
             }
             *connected = None;
-            let new = Connected { channel: self.connect(cluster).await?, suspect: Arc::default() };
+            let new = Connected { channel: self.connect(expected).await?, suspect: Arc::default() };
             *connected = Some(new.clone());
             Ok(new)
         };
         timeout_at(until, attempt).await.unwrap_or_else(|_| Err(Error::NotBegun("no connection in time".into())))
     }
 
-    async fn connect(&self, cluster: &ClusterId) -> Result<Channel, Error> {
+    async fn connect(&self, expected: &Expected) -> Result<Channel, Error> {
         let tcp = self.tcp().await?;
         let _ = tcp.set_nodelay(true);
         let (channel, ended) = match &self.tls {
@@ -174,7 +175,7 @@ impl Node {
                 handshake(stream).await?
             }
         };
-        self.probe(cluster, &channel, ended).await?;
+        self.probe(expected, &channel, ended).await?;
         tracing::debug!(endpoint = %self.address, "connected to etcd");
         Ok(channel)
     }
@@ -201,7 +202,7 @@ impl Node {
     /// A first call: only its answer shows that the member is there and accepts this client.
     async fn probe(
         &self,
-        cluster: &ClusterId,
+        expected: &Expected,
         channel: &Channel,
         ended: oneshot::Receiver<String>,
     ) -> Result<(), Error> {
@@ -221,8 +222,7 @@ impl Node {
                 return Err(if why.contains(ALERT) { Error::Refused(why) } else { Error::NotBegun(why) });
             }
         };
-        let found = status.header.map_or(0, |header| header.cluster_id);
-        cluster.agrees(found)
+        expected.admit(&status)
     }
 
     fn grpc(&self, channel: &Channel) -> Grpc<Channel> {
@@ -235,15 +235,23 @@ impl Node {
     }
 }
 
-/// The cluster that all endpoints belong to: that of the first one that answered.
+/// What every member has to be.
 #[derive(Default)]
-pub(crate) struct ClusterId(AtomicU64);
+pub(crate) struct Expected {
+    /// The cluster that all endpoints belong to: that of the first one that answered.
+    cluster: AtomicU64,
+}
 
-impl ClusterId {
-    /// Revisions of two clusters have nothing to do with each other, so failing over to another one would be worse than
-    /// no answer.
-    fn agrees(&self, found: u64) -> Result<(), Error> {
-        let first = self.0.compare_exchange(0, found, Ordering::Relaxed, Ordering::Relaxed);
+impl Expected {
+    /// Whether the member that says this about itself is used. Error: `Refused`.
+    fn admit(&self, status: &StatusResponse) -> Result<(), Error> {
+        if let Some(why) = refused_version(&status.version) {
+            return Err(Error::Refused(why));
+        }
+        // Revisions of two clusters have nothing to do with each other, so failing over to another one would be worse than
+        // no answer.
+        let found = status.header.as_ref().map_or(0, |header| header.cluster_id);
+        let first = self.cluster.compare_exchange(0, found, Ordering::Relaxed, Ordering::Relaxed);
         match first {
             Err(known) if known != found => {
                 Err(Error::Refused(format!("it belongs to the cluster {found:x}, others to {known:x}")))

@@ -19,6 +19,7 @@ mod error;
 pub mod proto;
 pub mod request;
 mod tls;
+mod version;
 mod watch;
 
 pub use address::Address;

@@ -6,7 +6,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::address::Address;
-use crate::connection::{ClusterId, Method, Node, interrupted};
+use crate::connection::{Expected, Method, Node, interrupted};
 use crate::error::Error;
 use crate::proto::watch_request::RequestUnion;
 use crate::proto::{Event, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse};
@@ -35,7 +35,7 @@ pub struct Watch {
 impl Watch {
     pub(crate) async fn create(
         node: &Node,
-        cluster: &ClusterId,
+        expected: &Expected,
         method: Method,
         create: WatchCreateRequest,
         until: (Instant, Instant),
@@ -43,7 +43,7 @@ impl Watch {
         let (requests, queue) = mpsc::channel(REQUESTS_WAITING_MAX);
         let first = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
         requests.try_send(first).map_err(|_| closed())?;
-        let replies = node.stream(cluster, method, ReceiverStream::new(queue), until).await?;
+        let replies = node.stream(expected, method, ReceiverStream::new(queue), until).await?;
         let mut watch = Self { requests, replies, endpoint: node.address.clone() };
         let reply = timeout_at(until.1, watch.reply()).await;
         let reply = reply.unwrap_or_else(|_| Err(Error::Unknown("the watch was not confirmed in time".into())))?;

@@ -236,18 +236,23 @@ impl Backup {
         let table: RowKey<KeyRecord> = RowKey::of(from.domain);
         let certificates: RowKey<CertificateRecord> = RowKey::of(from.domain);
         let counters: RowKey<CounterRecord> = RowKey::of(from.domain);
+        // All of the page at once, because the store may be another machine.
+        let (mut certificates_of, mut counts_of) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+        for (path, row) in &rows {
+            let key = KeyRef { namespace: namespace_number, uid: table.open(path, &row.value)?.uid };
+            certificates_of.push(Range::prefix(RowPath::certificate(self.generation, key).path(), 1));
+            counts_of.push(Range::prefix(RowPrefix::counters(self.generation, key).path(), BACKUP_PAGE_ROWS));
+        }
+        let certificates_found = self.snapshot.ranges(&certificates_of).await?;
+        let counts_found = self.snapshot.ranges(&counts_of).await?;
         let mut keys = Vec::with_capacity(rows.len());
-        for (path, row) in rows {
+        for (((path, row), mut certificate), counts) in rows.into_iter().zip(certificates_found).zip(counts_found) {
             let Some(id) = prefix.tail(&path) else { continue };
             let nethsm_path = nethsm::key_path(namespace.map(|(id, _)| id), id);
-            let uid = table.open(&path, &row.value)?.uid;
-            let key = KeyRef { namespace: namespace_number, uid };
-            let found = Range::prefix(RowPath::certificate(self.generation, key).path(), 1);
-            let certificate = self.snapshot.range(found).await?.rows.pop();
+            let certificate = certificate.rows.pop();
             let certificate = certificate.map(|(path, row)| certificates.open(&path, &row.value)).transpose()?;
             let mut operations = 0u64;
-            let counts = Range::prefix(RowPrefix::counters(self.generation, key).path(), BACKUP_PAGE_ROWS);
-            for (path, row) in self.snapshot.range(counts).await?.rows {
+            for (path, row) in counts.rows {
                 let count = counters.open(&path, &row.value)?;
                 operations = operations.saturating_add(count.count);
             }

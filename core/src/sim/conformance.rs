@@ -28,6 +28,7 @@ pub async fn run<S: Store>(make: impl AsyncFn() -> Arc<S>, compact: impl AsyncFn
     transactions_of_one_commit_see_earlier_ones(&*make().await).await;
     revisions_increase_with_changes(&*make().await).await;
     many_rows_are_read_at_once(&*make().await).await;
+    many_ranges_of_a_snapshot_are_read_at_once(&*make().await).await;
     ranges_are_pages_in_order(&*make().await).await;
     prefixes_of_all_ones_end_right(&*make().await).await;
     large_values_fit_and_larger_ones_do_not(&*make().await).await;
@@ -212,15 +213,32 @@ async fn many_rows_are_read_at_once(store: &dyn Store) {
     let expected = vec![row("2", second), None, row("1", first), row("2", second)];
     assert_eq!(store.get_many(&paths, Read::Fresh).await, Ok(expected.clone()), "in the order asked for");
     assert_eq!(store.get_many(&[], Read::Fresh).await, Ok(Vec::new()));
-    let snapshot = store.snapshot().await.expect("a snapshot");
-    commit_ok(store, put("a", "3")).await;
-    commit_ok(store, delete("b")).await;
-    assert_eq!(snapshot.get_many(&paths).await, Ok(expected), "a snapshot does not change");
     let most: Vec<Path> = (0..STORE_TXN_MAX_OPS).map(|n| path(format!("n{n}"))).collect();
     assert_eq!(store.get_many(&most, Read::Fresh).await, Ok(vec![None; STORE_TXN_MAX_OPS]));
     let more = [most, vec![path("a")]].concat();
     assert_eq!(store.get_many(&more, Read::Fresh).await, Err(StoreError::TooLarge));
-    assert_eq!(snapshot.get_many(&more).await, Err(StoreError::TooLarge));
+}
+
+async fn many_ranges_of_a_snapshot_are_read_at_once(store: &dyn Store) {
+    for at in ["a/1", "b/1", "b/2", "b/3", "c"] {
+        commit_ok(store, put(at, at)).await;
+    }
+    let snapshot = store.snapshot().await.expect("a snapshot");
+    commit_ok(store, put("b/2", "changed")).await;
+    commit_ok(store, delete("a/1")).await;
+    let ranges: Vec<Range> = ["b/", "none", "a/", "c", "b/"].map(|prefix| Range::prefix(&path(prefix), 2)).into();
+    let pages = snapshot.ranges(&ranges).await.expect("pages");
+    for (range, found) in ranges.iter().zip(&pages) {
+        assert_eq!(snapshot.range(range.clone()).await.as_ref(), Ok(found), "as if each was read alone");
+    }
+    assert_eq!(
+        pages.iter().map(|page| (page.rows.len(), page.more)).collect::<Vec<_>>(),
+        [(2, true), (0, false), (1, false), (1, false), (2, true)]
+    );
+    assert_eq!(snapshot.ranges(&[]).await, Ok(Vec::new()));
+    let more = vec![Range::prefix(&path("a"), 1); STORE_TXN_MAX_OPS + 1];
+    assert!(snapshot.ranges(more.get(1..).unwrap_or_default()).await.is_ok_and(|pages| pages.len() + 1 == more.len()));
+    assert_eq!(snapshot.ranges(&more).await, Err(StoreError::TooLarge));
 }
 
 async fn ranges_are_pages_in_order(store: &dyn Store) {

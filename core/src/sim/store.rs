@@ -394,8 +394,13 @@ impl Snapshot for View {
         Box::pin(async move { Ok(page(&self.rows, self.revision, &range)) })
     }
 
-    fn get_many<'a>(&'a self, paths: &'a [Path]) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
-        Box::pin(async move { many(&self.rows, paths) })
+    fn ranges<'a>(&'a self, ranges: &'a [Range]) -> BoxFuture<'a, Result<Vec<Page>, StoreError>> {
+        Box::pin(async move {
+            if ranges.len() > STORE_TXN_MAX_OPS {
+                return Err(StoreError::TooLarge);
+            }
+            Ok(ranges.iter().map(|range| page(&self.rows, self.revision, range)).collect())
+        })
     }
 }
 

@@ -213,7 +213,7 @@ impl Range {
 }
 
 /// One page of a range.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// Rows in order.
     pub rows: Vec<(Path, Versioned)>,
@@ -256,8 +256,12 @@ pub trait Snapshot: Send + Sync {
     fn revision(&self) -> Revision;
     /// One page of rows.
     fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, StoreError>>;
-    /// The rows at `paths`, in their order; at most [`casemate_api::limits::STORE_TXN_MAX_OPS`].
-    fn get_many<'a>(&'a self, paths: &'a [Path]) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>>;
+    /// One page of each of `ranges`, in their order; at most [`casemate_api::limits::STORE_TXN_MAX_OPS`]. For ranges that
+    /// hold few rows.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] for more ranges.
+    fn ranges<'a>(&'a self, ranges: &'a [Range]) -> BoxFuture<'a, Result<Vec<Page>, StoreError>>;
 }
 
 /// A store of rows. The core uses storage only through these calls, and to the store all values are opaque bytes.

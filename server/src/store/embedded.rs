@@ -618,20 +618,20 @@ impl Snapshot for OpenSnapshot {
         }))
     }
 
-    fn get_many<'a>(&'a self, paths: &'a [Path]) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
-        let (view, paths) = (self.view.clone(), paths.to_vec());
+    fn ranges<'a>(&'a self, ranges: &'a [Range]) -> BoxFuture<'a, Result<Vec<Page>, StoreError>> {
+        let (view, ranges) = (self.view.clone(), ranges.to_vec());
         Box::pin(read_on(&self.shared, move |shared| {
-            many(&paths, || {
+            many(&ranges, || {
                 let database = view.database.upgrade().ok_or_else(|| unreachable("the snapshot was lost"))?;
-                shared.attempt(&database, |_| view.get_many(&paths))
+                shared.attempt(&database, |_| ranges.iter().map(|range| view.page(range)).collect())
             })
         }))
     }
 }
 
-/// Runs `read` unless it is for more rows than the trait allows.
-fn many<T>(paths: &[Path], read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    if paths.len() > STORE_TXN_MAX_OPS { Err(StoreError::TooLarge) } else { read() }
+/// Runs `read` unless it is for more than the trait allows.
+fn many<I, T>(wanted: &[I], read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    if wanted.len() > STORE_TXN_MAX_OPS { Err(StoreError::TooLarge) } else { read() }
 }
 
 impl Store for Embedded {

@@ -6,13 +6,15 @@
 //! which the group changes.
 
 use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
-use casemate_api::limits::{STORE_TXN_MAX_BYTES, STORE_TXN_MAX_OPS};
+use casemate_api::limits::{ETCD_CALL_MS, STORE_TXN_MAX_BYTES, STORE_TXN_MAX_OPS};
 use casemate_core::store::{Expect, Outcome, Path, StoreError, Txn};
 use casemate_etcd::proto::response_op::Response;
 use casemate_etcd::proto::{RangeRequest, ResponseOp, TxnRequest, TxnResponse};
 use casemate_etcd::{Error, request};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{Shared, read_error, revision, senseless};
 
@@ -21,11 +23,17 @@ pub(super) struct Commit {
     waiting: VecDeque<Txn>,
     outcomes: Vec<Outcome>,
     answer: oneshot::Sender<Result<Vec<Outcome>, StoreError>>,
+    queued: Instant,
 }
 
 impl Commit {
     pub(super) fn new(txns: Vec<Txn>, answer: oneshot::Sender<Result<Vec<Outcome>, StoreError>>) -> Self {
-        Self { outcomes: Vec::with_capacity(txns.len()), waiting: txns.into(), answer }
+        Self { outcomes: Vec::with_capacity(txns.len()), waiting: txns.into(), answer, queued: Instant::now() }
+    }
+
+    /// Whether nothing of it was sent in the time that a caller waits.
+    fn is_late(&self) -> bool {
+        self.outcomes.is_empty() && self.queued.elapsed() > Duration::from_millis(ETCD_CALL_MS)
     }
 
     fn answer(self) {
@@ -59,10 +67,10 @@ struct Group {
 }
 
 impl Group {
-    /// Adds `txn` if it may be in the same request as those before it.
-    fn admits(&mut self, txn: &Txn) -> bool {
+    /// Adds `txn` if it may be in the same request as those before it. Its keys begin with `prefix`.
+    fn admits(&mut self, txn: &Txn, prefix: &[u8]) -> bool {
         let ops = self.ops.max(txn.expect.len()).max(txn.put.len() + txn.delete.len());
-        let bytes = self.bytes + txn.bytes();
+        let bytes = self.bytes + encoded_bytes(txn, prefix.len());
         // etcd counts the nested transactions and the operations of the largest one against one limit.
         let fits = self.txns.len() + 1 + ops <= STORE_TXN_MAX_OPS && bytes <= STORE_TXN_MAX_BYTES;
         let touched = paths(txn).any(|path| self.changed.contains(path));
@@ -74,6 +82,16 @@ impl Group {
         self.txns.push(txn.clone());
         true
     }
+}
+
+/// About how long `txn` is in a request, and not less.
+fn encoded_bytes(txn: &Txn, prefix: usize) -> usize {
+    /// Tags, lengths and numbers beside the key and the value of one operation.
+    const FRAME: usize = 48;
+    // Each guard is there twice: it is read if one of them fails.
+    let guards: usize = txn.expect.iter().map(|(path, _)| path.as_bytes().len()).sum();
+    let ops = 2 * txn.expect.len() + txn.put.len() + txn.delete.len();
+    txn.bytes() + guards + ops * (prefix + FRAME)
 }
 
 fn paths(txn: &Txn) -> impl Iterator<Item = &Path> {
@@ -100,12 +118,17 @@ pub(super) async fn write_all(shared: &Shared, mut queue: mpsc::Receiver<Commit>
 
 /// Sends one request, and answers the commits that it completes.
 async fn write_group(shared: &Shared, commits: &mut VecDeque<Commit>) {
+    // Requests that get no answer take their time one after the other, and callers do not wait for all of them.
+    let late = StoreError::Unreachable(format!("it was not sent within {ETCD_CALL_MS} ms"));
+    for commit in std::mem::take(commits) {
+        if commit.is_late() { commit.fail(0, Some(&late)) } else { commits.push_back(commit) }
+    }
     let mut group = Group::default();
     let mut counts = Vec::new();
     'group: for commit in commits.iter_mut() {
         let mut count = 0;
         while let Some(txn) = commit.waiting.front() {
-            if !group.admits(txn) {
+            if !group.admits(txn, &shared.prefix) {
                 counts.push(count);
                 break 'group;
             }
@@ -114,10 +137,7 @@ async fn write_group(shared: &Shared, commits: &mut VecDeque<Commit>) {
         }
         counts.push(count);
     }
-    let result = match shared.check_version().await {
-        Ok(()) => shared.send(&group.txns).await,
-        Err(error) => Err(Some(error)),
-    };
+    let result = shared.send(&group.txns).await;
     let alone = group.txns.len() == 1;
     let mut txns = group.txns.into_iter();
     let mut outcomes = result.as_ref().map(|all| all.iter().copied()).unwrap_or_default();

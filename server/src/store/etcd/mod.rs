@@ -4,15 +4,13 @@
 //! it tasks and wait for their results. Commits go through one queue (see [`commit`]), so that those of many callers become
 //! one transaction of etcd.
 //!
-//! Nothing is asked of etcd when the store is opened, because a node must start without it. Before the first answer is used,
-//! the version of etcd is checked.
+//! Nothing is asked of etcd when the store is opened, because a node must start without it.
 
 mod commit;
 mod pages;
 mod watch;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -47,8 +45,6 @@ pub(super) struct Shared {
     density: Density,
     /// Places for calls that only read.
     reads: Semaphore,
-    /// Whether the version of etcd was checked.
-    checked: AtomicBool,
 }
 
 impl EtcdStore {
@@ -62,7 +58,6 @@ impl EtcdStore {
             prefix,
             density: Density::default(),
             reads: Semaphore::new(STORE_READS_WAITING_MAX),
-            checked: AtomicBool::new(false),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
@@ -100,7 +95,6 @@ async fn run_on<T: Send + 'static>(
 ) -> Result<T, StoreError> {
     let task = runtime.spawn(async move {
         let _place = shared.reads.try_acquire().map_err(|_| StoreError::Busy)?;
-        shared.check_version().await?;
         task.await
     });
     task.await.unwrap_or_else(|_| Err(StoreError::Unreachable("the store is closed".into())))
@@ -126,26 +120,13 @@ impl Shared {
         Path(key.strip_prefix(self.prefix.as_slice()).unwrap_or(key).into())
     }
 
-    /// Refuses versions of etcd that lose data or give answers that are too old, once it can be reached.
-    async fn check_version(&self) -> Result<(), StoreError> {
-        if self.checked.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let status = self.client.status().await.map_err(|error| read_error(&error))?;
-        if let Some(why) = refused_version(&status.version) {
-            return Err(StoreError::Unreachable(why));
-        }
-        self.checked.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// The rows at `paths` as of one revision; `at` 0: the newest.
-    async fn get_many(&self, paths: &[Path], read: Read, at: i64) -> Result<Vec<Option<Versioned>>, StoreError> {
+    /// The rows at `paths` as of one revision.
+    async fn get_many(&self, paths: &[Path], read: Read) -> Result<Vec<Option<Versioned>>, StoreError> {
         if paths.len() > STORE_TXN_MAX_OPS {
             return Err(StoreError::TooLarge);
         }
         let mut rows = Vec::with_capacity(paths.len());
-        let mut at = at;
+        let mut at = 0;
         // In parts, because each row may be large and a reply has a limit.
         for part in paths.chunks(ETCD_GET_ROWS) {
             let gets = part.iter().map(|path| {
@@ -164,21 +145,6 @@ impl Shared {
             }
         }
         if rows.len() == paths.len() { Ok(rows) } else { Err(senseless()) }
-    }
-}
-
-/// Why a version of etcd is not used, as a sentence for the operator. `None`: it is.
-fn refused_version(version: &str) -> Option<String> {
-    let mut numbers = version.split(['.', '-', '+']).map(|number| number.parse::<u32>().ok());
-    let (major, minor, patch) = (numbers.next().flatten(), numbers.next().flatten(), numbers.next().flatten());
-    match (major?, minor?, patch?) {
-        (3, 5, patch) if patch >= 21 => None,
-        (3, 6, patch) if patch >= 1 => None,
-        (3, minor, _) if minor >= 7 => None,
-        (3, ..) => Some(format!(
-            "etcd is {version}, which may lose data or answer with old data: install 3.5.21, 3.6.1 or a later one"
-        )),
-        _ => Some(format!("etcd is {version}, which this version of casemated does not know")),
     }
 }
 
@@ -202,13 +168,9 @@ impl Snapshot for EtcdSnapshot {
         }))
     }
 
-    fn get_many<'a>(&'a self, paths: &'a [Path]) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
-        let (shared, at, paths) = (self.shared.clone(), self.revision.0.cast_signed(), paths.to_vec());
-        Box::pin(run_on(
-            &self.runtime,
-            self.shared.clone(),
-            async move { shared.get_many(&paths, Read::Fresh, at).await },
-        ))
+    fn ranges<'a>(&'a self, ranges: &'a [Range]) -> BoxFuture<'a, Result<Vec<Page>, StoreError>> {
+        let (shared, at, ranges) = (self.shared.clone(), self.revision, ranges.to_vec());
+        Box::pin(run_on(&self.runtime, self.shared.clone(), async move { shared.ranges(&ranges, at).await }))
     }
 }
 
@@ -228,7 +190,7 @@ impl Store for EtcdStore {
         read: Read,
     ) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
         let (shared, paths) = (self.shared.clone(), paths.to_vec());
-        Box::pin(self.run(async move { shared.get_many(&paths, read, 0).await }))
+        Box::pin(self.run(async move { shared.get_many(&paths, read).await }))
     }
 
     fn is_shared(&self) -> bool {

@@ -6,11 +6,13 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use casemate_core::store::{Page, Range, Read, StoreError};
-use casemate_etcd::proto::RangeRequest;
+use casemate_api::limits::{ETCD_GET_ROWS, STORE_TXN_MAX_OPS};
+use casemate_core::store::{Page, Range, Read, Revision, StoreError};
+use casemate_etcd::proto::response_op::Response;
+use casemate_etcd::proto::{RangeRequest, RangeResponse, TxnRequest};
 use casemate_etcd::request;
 
-use super::{Shared, read_error, revision, versioned};
+use super::{Shared, read_error, revision, senseless, versioned};
 
 /// How far apart rows are, by the end of the range that they were found in.
 #[derive(Default)]
@@ -153,10 +155,43 @@ impl Shared {
         }
     }
 
+    /// One page of each of `ranges` as of the revision `at`.
+    pub(super) async fn ranges(&self, ranges: &[Range], at: Revision) -> Result<Vec<Page>, StoreError> {
+        if ranges.len() > STORE_TXN_MAX_OPS {
+            return Err(StoreError::TooLarge);
+        }
+        let mut pages = Vec::with_capacity(ranges.len());
+        // In parts, because each row may be large and a reply has a limit.
+        for part in ranges.chunks(ETCD_GET_ROWS) {
+            let reads = part.iter().map(|range| {
+                let end = range.end.as_ref().map(|end| self.key(end).into());
+                request::read(RangeRequest {
+                    range_end: end.unwrap_or_else(|| request::prefix_end(&self.prefix)),
+                    limit: i64::try_from(range.limit).unwrap_or(i64::MAX),
+                    revision: at.0.cast_signed(),
+                    keys_only: range.keys_only,
+                    ..request::get(self.key(&range.start))
+                })
+            });
+            let txn = TxnRequest { success: reads.collect(), ..TxnRequest::default() };
+            let reply = self.client.txn(txn).await.map_err(|error| read_error(&error))?;
+            for response in reply.responses {
+                let Some(Response::ResponseRange(range)) = response.response else { return Err(senseless()) };
+                pages.push(self.found(range, at));
+            }
+        }
+        if pages.len() == ranges.len() { Ok(pages) } else { Err(senseless()) }
+    }
+
     async fn range(&self, request: RangeRequest) -> Result<Page, StoreError> {
         let reply = self.client.range(request).await.map_err(|error| read_error(&error))?;
+        let at = revision(reply.header)?;
+        Ok(self.found(reply, at))
+    }
+
+    fn found(&self, reply: RangeResponse, at: Revision) -> Page {
         let rows = reply.kvs.into_iter().map(|row| (self.path(&row.key), versioned(row)));
-        Ok(Page { rows: rows.collect(), more: reply.more, revision: revision(reply.header)? })
+        Page { rows: rows.collect(), more: reply.more, revision: at }
     }
 }
 
