@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use casemate_api::limits::STORE_BEAT_MS;
+use casemate_api::limits::{LOCK_WAIT_MS, STORE_BEAT_MS};
 
 use crate::crypto::secret::DomainKey;
 use crate::error::Error;
 use crate::hsm::Hsm;
 use crate::hsm::phase::{Operational, Phase};
 use crate::rows::path::generation_pointer;
+use crate::runtime::pool::race;
 use crate::runtime::{BoxFuture, Clock, First, first};
 use crate::store::{Event, Path, Range, Read, Revision, Store, StoreError, Watch};
 
@@ -173,19 +174,26 @@ impl Hsm {
         let old = old.clone();
         drop(phase);
         tracing::info!(target: "hsm", "the HSM's data was replaced at another node");
-        self.reopen(old).await;
+        let reopened = async {
+            if self.reopen(&old).await {
+                // Nobody waits for its last holder: that would keep the watch from going on.
+                drop(old.close());
+            }
+        };
+        // While the lock is held, the HSM cannot be locked. The next beat tries again.
+        race(reopened, self.clock().sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
     }
 
     /// Replaces `old` by a phase on the current data, under the same Domain Key. If that data does not open, the HSM is Locked.
-    /// The caller holds the lock on transitions.
-    pub(super) async fn reopen(&self, old: Arc<Operational>) {
+    /// The caller holds the lock on transitions, and closes `old` if this returns true.
+    pub(super) async fn reopen(&self, old: &Operational) -> bool {
         let domain = DomainKey::new(*old.domain().expose());
         match Box::pin(Operational::open(self.device().clone(), domain)).await {
             Ok(new) => self.enter(Phase::Operational(new)),
             // The beat finds the pointer moved, and tries again.
             Err(error @ (Error::Unavailable(_) | Error::Full(_))) if self.device().platform.store.is_shared() => {
                 tracing::warn!(target: "hsm", %error, "the replaced data cannot be opened yet");
-                return;
+                return false;
             }
             Err(error) => {
                 tracing::error!(target: "hsm", %error, "the restored data cannot be opened now; the HSM is Locked");
@@ -193,7 +201,7 @@ impl Hsm {
             }
         }
         old.retire();
-        self.close(old).await;
+        true
     }
 }
 

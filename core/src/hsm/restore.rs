@@ -257,7 +257,9 @@ impl Restore {
         // From here on the data is replaced.
         drop(held);
         report(&conversion);
-        hsm.reopen(old).await;
+        if hsm.reopen(&old).await {
+            hsm.close(old).await;
+        }
         if let Some(offset_s) = self.file.wanted_offset_s() {
             let _changing = hsm.device().store.changing.lock().await;
             hsm.device()

@@ -7,17 +7,20 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use casemate_api::limits::{STORE_AWAY_S, STORE_BEAT_MS, STORE_CONFIRMED_MS};
+use casemate_api::limits::{LOCK_WAIT_MS, STORE_AWAY_S, STORE_BEAT_MS, STORE_CONFIRMED_MS};
 use casemate_api::{NamespaceId, Passphrase, State, UserId};
 use pollster::block_on;
 
 use super::{BootError, Hsm};
+use crate::crypto::secret::DomainKey;
 use crate::error::Error;
 use crate::platform::DeviceKeeper;
 use crate::rows::namespace::NamespaceRecord;
 use crate::rows::path::{RowPath, cluster_identity, generation_pointer, node_fence};
+use crate::rows::table::{RowKey, SealedRow};
 use crate::rows::tables::Tables;
 use crate::rows::transaction::Transaction;
+use crate::rows::user::UserRecord;
 use crate::sim::Sim;
 use crate::store::{Expect, Path, Read, Revision, Store, Txn};
 
@@ -217,16 +220,9 @@ fn a_restore_at_another_node_opens_the_phase_again() {
     let old = hsm.operational().unwrap();
     create(&old.tables, "old");
     assert!(exists(&hsm, "old"));
-    // What a restore at another node does: it fills the next generation, and moves the pointer.
     let path = RowPath::namespace(2, &NamespaceId::parse("new").unwrap());
     let row = old.tables.namespaces.sealed(&path, Revision::default(), &NamespaceRecord::new(3)).unwrap();
-    let pointer = block_on(sim.store.get(&generation_pointer(), Read::Fresh)).unwrap().unwrap().revision;
-    let moved = Txn {
-        expect: vec![(generation_pointer(), Expect::At(pointer))],
-        put: vec![row.into_parts(), (generation_pointer(), 2u32.to_be_bytes().to_vec())],
-        ..Txn::default()
-    };
-    block_on(sim.store.commit(vec![moved])).unwrap();
+    replace_data(&sim, vec![row]);
     let row = old.tables.namespaces.sealed(&namespace(&old.tables, "x"), Revision::default(), &NamespaceRecord::new(4));
     let late = block_on(old.tables.commit(Transaction::default().put(row.unwrap())));
     assert!(matches!(late, Err(Error::Unavailable(_))), "told to try again");
@@ -237,6 +233,78 @@ fn a_restore_at_another_node_opens_the_phase_again() {
     turn();
     assert_eq!(hsm.state(), State::Operational);
     assert!(exists(&hsm, "new") && !exists(&hsm, "old"));
+}
+
+/// Moves the pointer as a restore at another node does, to a generation with these rows.
+fn replace_data(sim: &Sim, rows: Vec<SealedRow>) {
+    let pointer = block_on(sim.store.get(&generation_pointer(), Read::Fresh)).unwrap().unwrap().revision;
+    let rows = rows.into_iter().map(SealedRow::into_parts);
+    let moved = Txn {
+        expect: vec![(generation_pointer(), Expect::At(pointer))],
+        put: rows.chain([(generation_pointer(), 2u32.to_be_bytes().to_vec())]).collect(),
+        ..Txn::default()
+    };
+    block_on(sim.store.commit(vec![moved])).unwrap();
+}
+
+#[test]
+fn a_node_can_be_locked_while_replaced_data_cannot_be_opened() {
+    let sim = sim(1);
+    let hsm = boot(&sim);
+    provision(&hsm).unwrap();
+    let op = hsm.operational().unwrap();
+    let admin = block_on(op.unauthenticated_caller(&UserId::parse("admin").unwrap())).unwrap();
+    let watcher = hsm.clone();
+    let mut watching = pin!(watcher.keep_watching());
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(watching.as_mut().poll(&mut context).is_pending());
+    replace_data(&sim, Vec::new());
+    // The store does not answer, from when the phase is being opened.
+    let (pointer, asked) = (sim.store.clone(), sim.store.gets());
+    sim.store.delay(move || match pointer.gets() > asked {
+        true => Box::pin(std::future::pending()),
+        false => Box::pin(std::future::ready(())),
+    });
+    assert!(watching.as_mut().poll(&mut context).is_pending());
+    let mut locking = pin!(hsm.lock(op, &admin));
+    for _ in 0..8 {
+        assert!(watching.as_mut().poll(&mut context).is_pending());
+        if locking.as_mut().poll(&mut context).is_ready() {
+            break;
+        }
+        sim.clock.advance(Duration::from_millis(LOCK_WAIT_MS));
+    }
+    assert_eq!(hsm.state(), State::Locked);
+}
+
+#[test]
+fn data_of_another_domain_key_is_not_unlocked() {
+    let sim = sim(1);
+    let hsm = boot(&sim);
+    provision(&hsm).unwrap();
+    let user = RowPath::user(2, &UserId::parse("admin").unwrap());
+    let row = block_on(hsm.operational().unwrap().user(&UserId::parse("admin").unwrap())).unwrap().unwrap();
+    let key: RowKey<UserRecord> = RowKey::of(&DomainKey::new([9; 32]));
+    replace_data(&sim, vec![key.seal(&user, Revision::default(), &row.record, &*sim.rng)]);
+    drop((row, hsm));
+    let hsm = boot(&sim);
+    let error = unlock(&hsm).unwrap_err();
+    assert!(matches!(&error, Error::Precondition(why) if why.contains("Domain Key")), "{error}");
+    assert_eq!(hsm.state(), State::Locked);
+}
+
+#[test]
+fn the_store_of_another_cluster_is_not_unlocked() {
+    let sim = sim(1);
+    let hsm = boot(&sim);
+    provision(&hsm).unwrap();
+    drop(hsm);
+    let hsm = boot(&sim);
+    let mut row = sim.store.raw_rows().into_iter().find(|(path, _)| *path == cluster_identity()).unwrap().1;
+    row[5] ^= 1;
+    sim.store.tamper(cluster_identity(), row);
+    let error = unlock(&hsm).unwrap_err();
+    assert!(matches!(&error, Error::Precondition(why) if why.contains("another cluster")), "{error}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use casemate_api::limits::STORE_CONFIRMED_MS;
 use casemate_api::{NamespaceId, Role, UserId};
 
 use super::super::follow::{Follower, keep_watching};
@@ -234,7 +235,9 @@ impl Follower for Member {
 
     fn confirm(&self, asked: Duration, pointer: Option<Revision>) {
         let Some(tables) = self.tables() else { return };
-        let asked = if self.fault == Fault::ConfirmedFromAnswer { self.clock.monotonic() } else { asked };
+        // And for as long again, as otherwise it takes thousands of seeds until this is seen.
+        let late = self.clock.monotonic() + Duration::from_millis(STORE_CONFIRMED_MS);
+        let asked = if self.fault == Fault::ConfirmedFromAnswer { late } else { asked };
         tables.confirm(asked, if self.fault == Fault::ConfirmsReplaced { Some(tables.pointer()) } else { pointer });
     }
 

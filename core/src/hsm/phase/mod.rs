@@ -12,6 +12,7 @@
 //! }
 //! ```
 
+mod cluster;
 mod locked;
 mod operational;
 mod unprovisioned;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use casemate_api::State;
 
+pub(crate) use cluster::check_cluster;
 pub use locked::Locked;
 pub use operational::Operational;
 pub(crate) use unprovisioned::undo as undo_provisioning;

@@ -15,6 +15,7 @@ use crate::device::limiter::Guess;
 use crate::device::slots::{self, Slot0, SlotSet};
 use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
+use crate::hsm::phase::check_cluster;
 use crate::identity::caller::{self, Caller, Evidence, Failure, LoginState, Logins};
 use crate::identity::right::{Held, Rights};
 use crate::identity::users::{self, Users};
@@ -47,6 +48,8 @@ pub struct Operational {
 
 impl Operational {
     pub(crate) async fn open(device: Arc<Device>, domain: DomainKey) -> Result<Arc<Self>, Error> {
+        // The store may be another one than at boot.
+        check_cluster(&device).await?;
         let Platform { store, rng, clock, .. } = device.platform.clone();
         let tables = Tables::open(store, rng, clock, &domain, &device.id).await?;
         // In an `Arc` from the start, because it is large and would be moved with the futures.
@@ -76,6 +79,12 @@ impl Operational {
     /// the user was deleted or their passphrase was changed since.
     pub async fn renew(&self, caller: Caller) -> Result<Caller, Failure> {
         self.logins().renew(caller).await
+    }
+
+    /// Reads the rows of a caller again who is to be refused, so that the next authentication knows what was changed at another
+    /// node and has not reached this one's caches yet.
+    pub async fn refresh(&self, caller: &Caller) -> Result<(), Error> {
+        self.logins().refresh(caller).await
     }
 
     /// A caller without authentication, for tests only.
