@@ -6,7 +6,7 @@ use std::borrow::Cow;
 pub type Text = Cow<'static, str>;
 
 /// Why a call failed. All variants but [`Error::Internal`] carry only what a client may see.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The thing does not exist, or the caller cannot see it. `None`: the reply has no body.
     #[error("not found")]

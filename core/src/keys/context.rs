@@ -6,7 +6,8 @@ use crate::error::Error;
 use crate::identity::caller::Scope;
 use crate::keys::counters::{self, Counters};
 use crate::keys::quotas::{self, Accounts, QuotaGuard};
-use crate::rows::path::KeyRef;
+use crate::rows::counter::CounterRecord;
+use crate::rows::path::{KeyRef, RowPath};
 use crate::rows::tables::Tables;
 use crate::runtime::lifetime::Lifetime;
 use crate::runtime::party::Party;
@@ -47,6 +48,17 @@ impl Keyring<'_> {
     /// Returns how often the key was used, on all devices together.
     pub(crate) async fn operations(&self, key: KeyRef) -> Result<u64, Error> {
         counters::operations(self.tables, &self.state.counters, key).await
+    }
+
+    /// The paths of a key's counts, for the transaction that deletes it.
+    pub(crate) async fn counts_of(&self, key: KeyRef) -> Result<Vec<RowPath<CounterRecord>>, Error> {
+        counters::paths(self.tables, &self.device.id, key).await
+    }
+
+    /// Removes what is left of the counts of a deleted key.
+    pub(crate) async fn forget_counts(&self, key: KeyRef) {
+        self.state.counters.forget(key);
+        counters::remove_late(self.tables, key).await;
     }
 
     /// Writes every count that changed. Called hourly and before lock, reboot and shutdown.

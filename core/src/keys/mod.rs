@@ -226,16 +226,14 @@ impl ManagedKeys<'_> {
                 let certificate = certificate.map_or(0, |row| stored_bytes(&row.record));
                 quota.reserve(-1, -(stored_bytes(&row.record) + certificate))?;
             }
-            let transaction = Transaction::default()
-                .at(&path, row.revision)
-                .delete(&path)
-                .delete(&self.certificate_path(uid))
-                .delete(&RowPath::counter(self.ring.tables.generation, self.key(uid), &self.ring.device.id));
+            let transaction =
+                Transaction::default().at(&path, row.revision).delete(&path).delete(&self.certificate_path(uid));
+            let transaction = self.ring.counts_of(self.key(uid)).await?.iter().fold(transaction, Transaction::delete);
             let committed = self.commit(transaction).await;
             quota.settle(&committed);
             if let Committed::At(_) = committed? {
-                self.ring.state.counters.forget(self.key(uid));
                 tracing::info!(target: "hsm.key", "removed ({id})");
+                self.ring.forget_counts(self.key(uid)).await;
                 return Ok(());
             }
         }
@@ -261,8 +259,11 @@ impl ManagedKeys<'_> {
                 .move_to(&from, self.ring.tables.keys.sealed(&to, row.revision, &row.record)?);
             let transaction =
                 if new_id.as_str().len() <= id.as_str().len() { transaction.replacing() } else { transaction };
+            // Uses are written by the id of their key.
+            let mut uses = self.ring.state.counters.steady().await;
             match self.commit(transaction).await? {
                 Committed::At(_) => {
+                    uses.renamed(self.key(row.record.uid), new_id);
                     tracing::info!(target: "hsm.key", "moved ({id}) to ({new_id})");
                     return Ok(());
                 }

@@ -33,15 +33,11 @@ pub struct Key {
 }
 
 /// A key whose restriction the caller meets.
-pub struct UsableKey {
-    key: KeyRef,
-    row: Arc<Row<KeyRecord>>,
-}
+pub struct UsableKey(Key);
 
 /// Permission to perform one mode with one key.
 pub struct Permit {
-    key: KeyRef,
-    row: Arc<Row<KeyRecord>>,
+    key: Key,
     mode: Mode,
 }
 
@@ -52,7 +48,7 @@ impl Keyring<'_> {
     /// # Errors
     /// [`Error::Forbidden`] if the restriction is not met; [`Error::Unauthenticated`] or [`Error::NotFound`] if the caller or the
     /// key is not the same any more.
-    pub async fn usable_after_all(&self, caller: &Caller, key: &Key) -> Result<UsableKey, Error> {
+    pub async fn usable_after_all(&self, caller: &Caller, key: Key) -> Result<UsableKey, Error> {
         let generation = self.tables.generation;
         let user = self.tables.users.refresh(&RowPath::user(generation, &caller.id)).await?;
         let user = user.filter(|now| caller.record().is_as(&now.record)).ok_or(Error::Unauthenticated)?;
@@ -60,7 +56,7 @@ impl Keyring<'_> {
         let row = row.filter(|now| now.record.uid == key.row.record.uid).ok_or_else(Error::not_found)?;
         let tags = &row.record.tags;
         if tags.is_empty() || tags.iter().any(|tag| user.record.tags.contains(tag)) {
-            Ok(UsableKey { key: key.key(), row })
+            Ok(UsableKey(Key { row, ..key }))
         } else {
             Err(Error::Forbidden(Some("tags restriction not met".into())))
         }
@@ -69,9 +65,10 @@ impl Keyring<'_> {
 
 impl Key {
     /// Checks the restriction: without tags every Operator may use the key, otherwise only one that has one of the
-    /// tags. `None` if the caller has none of them, as far as the caches know: see [`Keyring::usable_after_all`].
-    pub fn usable_by(&self, caller: &Caller) -> Option<UsableKey> {
-        caller.has_one_of(&self.row.record.tags).then(|| UsableKey { key: self.key(), row: self.row.clone() })
+    /// tags. The key comes back if the caller has none of them, as far as the caches know: see
+    /// [`Keyring::usable_after_all`].
+    pub fn usable_by(self, caller: &Caller) -> Result<UsableKey, Key> {
+        if caller.has_one_of(&self.row.record.tags) { Ok(UsableKey(self)) } else { Err(self) }
     }
 
     pub(crate) fn key(&self) -> KeyRef {
@@ -121,8 +118,8 @@ impl Key {
 
 impl UsableKey {
     /// Checks the key's list of mechanisms. `Invalid` if it does not allow the mode.
-    pub fn permit(&self, mode: Mode) -> Result<Permit, Error> {
-        if !self.row.record.mechanisms.contains(mechanisms::of_mode(mode)) {
+    pub fn permit(self, mode: Mode) -> Result<Permit, Error> {
+        if !self.0.row.record.mechanisms.contains(mechanisms::of_mode(mode)) {
             let what = match mode {
                 Mode::Sign(_) => "signing",
                 Mode::Decrypt(_) => "decryption",
@@ -130,7 +127,7 @@ impl UsableKey {
             };
             return Err(Error::invalid_field("mode", format!("Key mechanisms do not allow requested {what}.")));
         }
-        Ok(Permit { key: self.key, row: self.row.clone(), mode })
+        Ok(Permit { key: self.0, mode })
     }
 }
 
@@ -144,9 +141,9 @@ impl Permit {
         iv: Option<Vec<u8>>,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         ring.life.retired.check()?;
-        let Permit { key, row, mode } = self;
-        let loaded = loaded(ring, key.namespace, &row).await?;
-        let material = &row.record.material;
+        let Permit { key, mode } = self;
+        let loaded = loaded(ring, key.namespace, &key.row).await?;
+        let material = &key.row.record.material;
         // A mode that the key's type does not have gives an error at once.
         let short = mechanisms::find(material.key_type(), mode)
             .is_none_or(|row| row.is_short(material.rsa_bits(), input.len()));
@@ -157,7 +154,7 @@ impl Permit {
             // Boxed, so that the future of a short operation is small: it is moved and wiped with each request.
             Box::pin(ring.off_thread(Work::Crypto, Party::Namespace(key.namespace), job)).await??
         };
-        ring.state.counters.count(key);
+        ring.state.counters.count(key.key(), &key.id);
         Ok(output)
     }
 }
@@ -260,7 +257,7 @@ mod tests {
 
     async fn sign(op: &Operational, admin: &Caller, id: &KeyId) {
         let key = op.keys().of(admin.scope().unwrap()).get(id).await.unwrap().unwrap();
-        let permit = Permit { key: key.key(), row: key.row.clone(), mode: Mode::Sign(SignMode::PKCS1) };
+        let permit = Permit { key, mode: Mode::Sign(SignMode::PKCS1) };
         permit.run(op.keys(), Zeroizing::new(vec![7; 51]), None).await.unwrap();
     }
 

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use casemate_api::limits::LIST_PAGE_ROWS;
+use casemate_api::limits::{LIST_PAGE_ROWS, STORE_TXN_MAX_OPS};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use zeroize::Zeroizing;
@@ -139,6 +139,19 @@ impl TableContext {
             (Some(pointer), Some(row)) if pointer.revision == current => Ok(row),
             _ => Err(replaced()),
         }
+    }
+
+    /// Reads rows from the store, in the order of `paths`. Not all of them are of one moment.
+    ///
+    /// # Errors
+    /// As for [`TableContext::read`].
+    async fn read_many(&self, paths: &[Path]) -> Result<Vec<Option<Versioned>>, Error> {
+        let mut rows = Vec::with_capacity(paths.len());
+        for part in paths.chunks(STORE_TXN_MAX_OPS) {
+            rows.extend(self.store.get_many(part, Read::Fresh).await?);
+        }
+        self.check_pointer().await?;
+        Ok(rows)
     }
 
     /// Checks that what was read before this call was not of replaced data.
@@ -304,6 +317,33 @@ impl<R: Record> Table<R> {
         self.context.closed.check()?;
         let found = self.context.read(path.path()).await?;
         found.map(|found| self.open(path.path(), &found)).transpose()
+    }
+
+    /// The rows at `paths`, each as [`Table::get`] gives it, in as few calls of the store as possible. Does not fill the cache.
+    pub async fn get_many(&self, paths: &[RowPath<R>]) -> Result<Vec<Option<Arc<Row<R>>>>, Error> {
+        self.context.closed.check()?;
+        let confirmed = self.context.confirmation.holds();
+        self.follow_epoch();
+        let cached = |path: &RowPath<R>| match self.cache.get(path.path()) {
+            Some(Cached { row, replaced: None }) if confirmed => Some(row),
+            _ => None,
+        };
+        let mut rows: Vec<Option<Arc<Row<R>>>> = paths.iter().map(cached).collect();
+        let missing = || rows.iter().zip(paths).filter(|(row, _)| row.is_none()).map(|(_, path)| path.clone());
+        let mut found = self.read_many(&missing().collect::<Vec<_>>()).await?.into_iter();
+        for row in rows.iter_mut().filter(|row| row.is_none()) {
+            *row = found.next().flatten().map(Arc::new);
+        }
+        Ok(rows)
+    }
+
+    /// The rows at `paths`, each as [`Table::read`] gives it, in as few calls of the store as possible.
+    pub async fn read_many(&self, paths: &[RowPath<R>]) -> Result<Vec<Option<Row<R>>>, Error> {
+        self.context.closed.check()?;
+        let paths: Vec<Path> = paths.iter().map(|path| path.path().clone()).collect();
+        let found = self.context.read_many(&paths).await?;
+        let open = |(path, row): (&Path, Option<Versioned>)| row.map(|row| self.open(path, &row)).transpose();
+        paths.iter().zip(found).map(open).collect()
     }
 
     /// One page of the paths that start with `prefix`, in order and after `after`, and whether more follow.

@@ -29,7 +29,7 @@ use crate::rows::transaction::{Committed, Transaction};
 use crate::rows::user::UserRecord;
 use crate::runtime::lifetime::Closed;
 use crate::runtime::{Clock, Rng};
-use crate::store::{Event, Expect, Outcome, Path, Read, Revision, Snapshot, Store, Txn};
+use crate::store::{Event, Expect, Outcome, Path, Range, Read, Revision, Snapshot, Store, Txn};
 
 /// The tables of one generation.
 pub struct Tables {
@@ -91,6 +91,7 @@ impl Tables {
         let pointer = store.get(&generation_pointer(), Read::Fresh).await?.ok_or_else(damaged)?;
         let number = <[u8; 4]>::try_from(pointer.value.as_slice()).map_err(|_| damaged())?;
         let generation = Generation::from_be_bytes(number);
+        check_key(&*store, domain, generation).await?;
         let current = (generation_pointer(), Expect::At(pointer.revision));
         migrate::to_tables_of_their_own(&*store, &*rng, domain, generation, current).await?;
         let seen = fence.as_ref().map_or(pointer.revision, Fence::revision);
@@ -124,16 +125,13 @@ impl Tables {
     /// Applies `transaction` if all its guards hold and the generation is still current. No caller's rights are checked: writes
     /// for a caller go through [`crate::identity::right`]. If the store's answer was lost, the outcome is settled first.
     pub async fn commit(&self, transaction: Transaction) -> Result<Committed, Error> {
-        let outcome = self.commit_all(vec![transaction]).await?.pop();
-        outcome.ok_or_else(|| Error::internal("the store gave no outcome"))
+        let outcome = self.commit_all(vec![transaction]).await.pop();
+        outcome.unwrap_or_else(|| Err(Error::internal("the store gave no outcome")))
     }
 
-    /// Like [`Tables::commit`] for several independent transactions in one write to the disk. Outcomes are in their order.
-    ///
-    /// # Errors
-    /// The first error; other transactions may have been applied.
-    pub async fn commit_all(&self, transactions: Vec<Transaction>) -> Result<Vec<Committed>, Error> {
-        self.check()?;
+    /// Like [`Tables::commit`] for several independent transactions in one write to the disk: the outcome of each, in their
+    /// order.
+    pub async fn commit_all(&self, transactions: Vec<Transaction>) -> Vec<Result<Committed, Error>> {
         let mut results: Vec<Option<Result<Committed, Error>>> = transactions.iter().map(|_| None).collect();
         for _ in 0..ATTEMPTS {
             // Which of them have no outcome yet: at first all of them.
@@ -142,7 +140,7 @@ impl Tables {
                 break;
             }
             let round = open.iter().filter_map(|at| Some((*at, transactions.get(*at)?))).collect();
-            for (at, result) in self.commit_round(round).await? {
+            for (at, result) in self.commit_round(round).await {
                 if let Some(place) = results.get_mut(at) {
                     *place = result;
                 }
@@ -153,10 +151,7 @@ impl Tables {
 
     /// Commits each of `round` once. `None`: it was not applied and never will be, because this node's fence was renewed
     /// meanwhile; it can be sent again.
-    async fn commit_round(
-        &self,
-        round: Vec<(usize, &Transaction)>,
-    ) -> Result<Vec<(usize, Option<Result<Committed, Error>>)>, Error> {
+    async fn commit_round(&self, round: Vec<(usize, &Transaction)>) -> Vec<(usize, Option<Result<Committed, Error>>)> {
         let current = (generation_pointer(), Expect::At(self.pointer));
         let fenced_at = self.fence.as_ref().map(Fence::revision);
         // The same revision in the guard and in the settlement: another task may renew the fence at any time.
@@ -164,7 +159,15 @@ impl Tables {
         let guards: Vec<_> = std::iter::once(current).chain(fence).collect();
         let since = Revision(self.seen.load(Ordering::SeqCst));
         let txns: Vec<Txn> = round.iter().map(|(_, one)| one.guarded(&guards)).collect();
-        let outcomes = self.context.store.commit(txns.clone()).await?;
+        let sent = match self.check() {
+            Ok(()) => self.context.store.commit(txns.clone()).await.map_err(Error::from),
+            Err(closed) => Err(closed),
+        };
+        let outcomes = match sent {
+            Ok(outcomes) => outcomes,
+            // None of them was done.
+            Err(why) => return round.into_iter().map(|(at, _)| (at, Some(Err(why.clone())))).collect(),
+        };
         let mut results = Vec::with_capacity(txns.len());
         let mut settled = None;
         // Continue after a failed one: rows that were changed must not stay in the caches.
@@ -196,7 +199,7 @@ impl Tables {
             }
             results.push((at, result));
         }
-        Ok(results)
+        results
     }
 
     /// Makes sure that nothing sent with the fence at `fenced_at` is still applied, and empties the caches: no row older than
@@ -297,6 +300,11 @@ impl Tables {
         if pointer == Some(self.pointer) {
             self.context.confirmation.confirm(asked);
         }
+    }
+
+    /// Whether other nodes write to the store, too.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.fence.is_some()
     }
 
     /// The revision of the generation pointer when the tables were opened.
@@ -400,6 +408,22 @@ fn table<R: Record>(context: &TableContext, domain: &DomainKey) -> Table<R> {
     Table::new(context.clone(), RowKey::of(domain), R::CACHE_BYTES)
 }
 
+/// Checks that the rows of `generation` are sealed under `domain`. One row that opens shows it, as every user's row is made by
+/// who has the key; some are tried, so that a damaged one does not keep all others out of reach.
+///
+/// # Errors
+/// [`Error::Precondition`] if none of them opens.
+async fn check_key(store: &dyn Store, domain: &DomainKey, generation: Generation) -> Result<(), Error> {
+    const TRIED: usize = 16;
+    let users = Range::prefix(RowPrefix::<UserRecord>::users(generation, None).path(), TRIED);
+    let rows = store.range(users, Read::Fresh).await?.rows;
+    let key: RowKey<UserRecord> = RowKey::of(domain);
+    if rows.is_empty() || rows.iter().any(|(path, row)| key.open(path, &row.value).is_ok()) {
+        return Ok(());
+    }
+    Err(Error::Precondition("The stored users and keys are not of this HSM: its Domain Key does not open them.".into()))
+}
+
 /// How often a transaction is sent again that is known not to have been applied.
 const ATTEMPTS: usize = 4;
 
@@ -443,7 +467,7 @@ mod tests {
     fn a_commit_invalidates_what_it_wrote_and_nothing_else() {
         let (_, tables) = tables();
         let (a, b) = (ns("a"), ns("b"));
-        block_on(tables.commit_all(vec![put(&tables, &a, 1), put(&tables, &b, 2)])).unwrap();
+        assert!(block_on(tables.commit_all(vec![put(&tables, &a, 1), put(&tables, &b, 2)])).iter().all(Result::is_ok));
         assert_eq!((number(&tables, &a), number(&tables, &b)), (Some(1), Some(2)));
         let misses = || tables.namespaces.cache_figures("").misses;
         let before = misses();
@@ -459,7 +483,7 @@ mod tests {
         let (store, tables) = tables();
         let paths: Vec<_> = (0..8).map(|at| ns(&format!("n{at}"))).collect();
         let all = |number| paths.iter().map(|path| put(&tables, path, number)).collect::<Vec<_>>();
-        block_on(tables.commit_all(all(1))).unwrap();
+        assert!(block_on(tables.commit_all(all(1))).iter().all(Result::is_ok));
         paths.iter().for_each(|path| assert_eq!(number(&tables, path), Some(1)));
         store.lose_answers(3);
         // By chance none of the three may have been applied, which is an error.
