@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::identity::caller::{Caller, Denied, Evidence, Failure};
 use crate::identity::users::{NewUser, UserAccess};
 use crate::platform::DeviceKeeper;
-use crate::rows::path::{cluster_identity, node_fence};
+use crate::rows::path::{ROOT, RowPrefix, cluster_identity, node_fence};
 use crate::sim::Sim;
 use crate::store::{Store, Txn};
 
@@ -99,7 +99,7 @@ fn create_key(hsm: &Hsm, id: &str) {
 fn signature(hsm: &Hsm, id: &str) -> Zeroizing<Vec<u8>> {
     let (op, by) = (hsm.operational().unwrap(), admin(hsm));
     let key = block_on(op.keys().of(by.scope().unwrap()).get(&KeyId::parse(id).unwrap())).unwrap().unwrap();
-    let permit = key.usable_by(&by).unwrap().permit(Mode::Sign(SignMode::EdDSA)).unwrap();
+    let permit = key.usable_by(&by).ok().unwrap().permit(Mode::Sign(SignMode::EdDSA)).unwrap();
     block_on(permit.run(op.keys(), b"message".to_vec().into(), None)).unwrap()
 }
 
@@ -179,6 +179,74 @@ fn a_user_who_is_deleted_at_one_node_is_refused_at_the_other() {
     assert!(matches!(log_in(), Err(Failure::Denied(Denied::Unauthenticated))));
 }
 
+/// The stored counts, whosever they are.
+fn counts(sim: &Sim, hsm: &Hsm) -> usize {
+    let generation = hsm.operational().unwrap().tables.generation;
+    let prefix = RowPrefix::all_counters(generation, ROOT);
+    sim.store.raw_rows().iter().filter(|(path, _)| path.as_bytes().starts_with(prefix.path().as_bytes())).count()
+}
+
+#[test]
+fn counts_of_a_key_are_gone_at_every_node_when_it_is_deleted_at_one() {
+    let (first, a, kit) = inviting(1);
+    let second = beside(&first, 2);
+    let b = boot(&second);
+    join(&b, &kit).unwrap();
+    unlock(&b, UNLOCK).unwrap();
+    let flush = |hsm: &Hsm| block_on(hsm.operational().unwrap().flush_counters()).unwrap();
+    let delete = |id: &str| {
+        let (op, by) = (a.operational().unwrap(), admin(&a));
+        let keys = op.keys().managed_by(&by).unwrap();
+        let key = block_on(keys.get(&KeyId::parse(id).unwrap())).unwrap().unwrap();
+        block_on(keys.delete(&key)).unwrap();
+    };
+    // Written before, or still in memory.
+    for id in ["written", "pending"] {
+        create_key(&a, id);
+        signature(&a, id);
+        signature(&b, id);
+    }
+    flush(&a);
+    flush(&b);
+    assert_eq!(counts(&first, &a), 4);
+    signature(&b, "pending");
+    delete("written");
+    delete("pending");
+    assert_eq!(counts(&first, &a), 0);
+    // A key of the same id is another one.
+    create_key(&a, "pending");
+    flush(&b);
+    assert_eq!(counts(&first, &a), 0);
+    signature(&b, "pending");
+    flush(&b);
+    assert_eq!(counts(&first, &a), 1);
+}
+
+#[test]
+fn uses_are_counted_although_the_key_is_changed_or_renamed() {
+    let (sim, hsm) = first_node(1);
+    provision(&hsm).unwrap();
+    create_key(&hsm, "a");
+    let (op, by) = (hsm.operational().unwrap(), admin(&hsm));
+    let keys = op.keys().managed_by(&by).unwrap();
+    let found = |id: &str| block_on(keys.get(&KeyId::parse(id).unwrap())).unwrap().unwrap();
+    let operations = |id: &str| block_on(found(id).describe(op.keys())).unwrap().operations;
+    signature(&hsm, "a");
+    block_on(keys.set_label(&KeyId::parse("a").unwrap(), "label")).unwrap();
+    block_on(op.flush_counters()).unwrap();
+    assert_eq!((operations("a"), counts(&sim, &hsm)), (1, 1));
+    signature(&hsm, "a");
+    block_on(keys.rename(&found("a"), &KeyId::parse("b").unwrap())).unwrap();
+    assert_eq!(operations("b"), 2);
+    signature(&hsm, "b");
+    block_on(op.flush_counters()).unwrap();
+    assert_eq!((operations("b"), counts(&sim, &hsm)), (3, 1));
+    signature(&hsm, "b");
+    block_on(keys.rename(&found("b"), &KeyId::parse("c").unwrap())).unwrap();
+    block_on(op.flush_counters()).unwrap();
+    assert_eq!(operations("c"), 4, "it was not used by its new id");
+}
+
 /// What a node has cached may be a second old, but nobody is refused because of that.
 #[test]
 fn a_right_that_was_given_at_one_node_is_not_refused_at_the_other() {
@@ -205,14 +273,20 @@ fn a_right_that_was_given_at_one_node_is_not_refused_at_the_other() {
     };
     let caller = log_in(b"passphrase of op").unwrap();
     let key = || block_on(at_b.keys().of(caller.scope().unwrap()).get(&id)).unwrap().unwrap();
-    assert!(key().usable_by(&caller).is_none());
-    assert!(matches!(block_on(at_b.keys().usable_after_all(&caller, &key())), Err(Error::Forbidden(_))));
+    assert!(key().usable_by(&caller).is_err());
+    assert!(matches!(block_on(at_b.keys().usable_after_all(&caller, key())), Err(Error::Forbidden(_))));
     let target = block_on(op.users().reach(&by, UserId::parse("op").unwrap(), UserAccess::Manage)).unwrap();
     block_on(op.users().add_tag(&by, &target, "t")).unwrap();
     let caller = log_in(b"passphrase of op").unwrap();
-    if key().usable_by(&caller).is_none() {
-        assert!(block_on(at_b.keys().usable_after_all(&caller, &key())).is_ok(), "refused by what was cached");
+    if let Err(key) = key().usable_by(&caller) {
+        assert!(block_on(at_b.keys().usable_after_all(&caller, key)).is_ok(), "refused by what was cached");
     }
+    // The same user again, with another role.
+    let new = NewUser { real_name: "op".into(), role: Role::Metrics, passphrase: secret("passphrase of op") };
+    block_on(op.users().delete(&by, &target)).unwrap();
+    block_on(op.users().create(&by, &target, new)).unwrap();
+    block_on(at_b.refresh(&caller)).unwrap();
+    assert_eq!(log_in(b"passphrase of op").unwrap().role(), Role::Metrics, "the role that was cached");
     block_on(op.users().set_passphrase(&by, &target, &secret("another passphrase"))).unwrap();
     second.clock.advance(Duration::from_millis(900));
     assert!(log_in(b"another passphrase").is_ok(), "the new passphrase was refused by what was cached");

@@ -295,6 +295,16 @@ impl Logins<'_> {
         }
     }
 
+    /// Reads the caller's rows again, for a refusal.
+    pub(crate) async fn refresh(&self, caller: &Caller) -> Result<(), Error> {
+        let Tables { users, namespaces, generation, .. } = self.tables;
+        users.refresh(&RowPath::user(*generation, &caller.id)).await?;
+        if let Some(namespace) = &caller.id.namespace {
+            namespaces.refresh(&RowPath::namespace(*generation, namespace)).await?;
+        }
+        Ok(())
+    }
+
     /// A caller without authentication, for simulations only.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) async fn unauthenticated_caller(&self, id: &UserId) -> Result<Caller, Failure> {

@@ -114,6 +114,26 @@ impl RequestContext {
         op.authenticate(evidence).await.map(Some).map_err(|failure| self.unauthenticated(failure))
     }
 
+    /// Whether the role or namespace of the caller does not allow this.
+    pub(super) fn refuses(&self, caller: &Caller) -> bool {
+        matches!(self.rule(), Ok(Rule::Allowed(action, scope)) if !allows(caller, action, scope))
+    }
+
+    /// Authenticates again, by what is stored, a caller who is to be refused: their role or namespace may have been changed at
+    /// another node that shares the store, and not have reached the caches yet.
+    pub(super) async fn authenticated_anew(
+        &self,
+        phase: &impl PhaseAccess,
+        caller: Caller,
+    ) -> Result<Option<Caller>, Refusal> {
+        let op = phase.operational().ok_or_else(Refusal::wrong_state)?;
+        if !op.shares_store() {
+            return Ok(Some(caller));
+        }
+        op.refresh(&caller).await.map_err(|error| Refusal::from_core(error, &self.spec))?;
+        self.authenticated(phase).await
+    }
+
     /// Authorises the caller by role and namespace: 403.
     pub(super) fn permitted(&self, known: Option<Caller>) -> Result<Option<Caller>, Refusal> {
         match (self.rule()?, known) {

@@ -89,6 +89,11 @@ where
     // 403: role and namespace, then whether the caller may reach this target. A malformed id is 400 before that, where
     // the contract requires it.
     find.check_id(context).map_err(core)?;
+    let known = match known {
+        // Boxed because it is rare.
+        Some(known) if context.refuses(&known) => Box::pin(context.authenticated_anew(&phase, known)).await?,
+        known => known,
+    };
     let mut caller = C::caller(context.permitted(known)?)?;
     let mut reached = find.reach(&phase, &caller, context).await.map_err(core)?;
 

@@ -300,9 +300,9 @@ type ToUse = (Key, Arc<Metrics>);
 /// Checks the restriction of the key. A refusal is given by what is stored, and not by what is cached.
 async fn usable(op: &OperationalGuard, caller: &Caller, key: Key) -> Result<UsableKey, Error> {
     match key.usable_by(caller) {
-        Some(usable) => Ok(usable),
+        Ok(usable) => Ok(usable),
         // Boxed because it is rare.
-        None => Box::pin(op.keys().usable_after_all(caller, &key)).await,
+        Err(key) => Box::pin(op.keys().usable_after_all(caller, key)).await,
     }
 }
 
