@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64ct::{Base64, Encoding};
 use casemate_api::body::cluster::{Join, NewMember};
 use casemate_api::mechanisms::Mode;
-use casemate_api::{KeyId, KeyType, Mechanism, Passphrase, Role, SecretText, SignMode, State, UserId};
+use casemate_api::{KeyId, KeyType, Mechanism, NamespaceId, Passphrase, Role, SecretText, SignMode, State, UserId};
 use pollster::block_on;
 use zeroize::Zeroizing;
 
@@ -20,7 +20,9 @@ use crate::device::procedure::Procedure;
 use crate::error::Error;
 use crate::identity::caller::{Caller, Denied, Evidence, Failure};
 use crate::identity::users::{NewUser, UserAccess};
+use crate::keys::ManagedKeys;
 use crate::platform::DeviceKeeper;
+use crate::rows::namespace::Quota;
 use crate::rows::path::{ROOT, RowPrefix, cluster_identity, node_fence};
 use crate::sim::Sim;
 use crate::store::{Store, Txn};
@@ -245,6 +247,89 @@ fn uses_are_counted_although_the_key_is_changed_or_renamed() {
     block_on(keys.rename(&found("b"), &KeyId::parse("c").unwrap())).unwrap();
     block_on(op.flush_counters()).unwrap();
     assert_eq!(operations("c"), 4, "it was not used by its new id");
+}
+
+#[test]
+fn a_quota_is_kept_by_all_nodes_together() {
+    let (first, a, kit) = inviting(1);
+    let second = beside(&first, 2);
+    let b = boot(&second);
+    join(&b, &kit).unwrap();
+    unlock(&b, UNLOCK).unwrap();
+    let namespace = NamespaceId::parse("ns").unwrap();
+    let (op, by) = (a.operational().unwrap(), admin(&a));
+    let id = UserId::parse("ns~admin").unwrap();
+    let target = block_on(op.users().reach(&by, id.clone(), UserAccess::Manage)).unwrap();
+    let new = NewUser { real_name: "n".into(), role: Role::Administrator, passphrase: secret("passphrase of ns") };
+    block_on(op.users().create(&by, &target, new)).unwrap();
+    block_on(op.namespaces().create(&by, &namespace)).unwrap();
+    let set_quota = |keys| block_on(op.namespaces().set_quota(&by, &namespace, Quota { keys, bytes: None })).unwrap();
+    let held = |hsm: &Hsm| {
+        let (_, usage) = block_on(hsm.operational().unwrap().namespaces().quota(&namespace)).unwrap();
+        (usage.keys, usage.bytes)
+    };
+    let keys = |hsm: &Hsm, act: &dyn Fn(&ManagedKeys<'_>) -> Result<(), Error>| {
+        let op = hsm.operational().unwrap();
+        let caller = block_on(op.unauthenticated_caller(&id)).unwrap();
+        act(&op.keys().managed_by(&caller).unwrap())
+    };
+    let create = |hsm: &Hsm, name: &str| {
+        keys(hsm, &|keys| {
+            let mechanisms = [Mechanism::EdDSA_Signature];
+            let made = keys.generate(name, KeyType::Curve25519, 0, &mechanisms, (String::new(), Vec::new()));
+            block_on(made).map(drop)
+        })
+    };
+    let change = |hsm: &Hsm, name: &str, label: &str| {
+        keys(hsm, &|keys| block_on(keys.set_label(&KeyId::parse(name).unwrap(), label)).map(drop))
+    };
+    let delete = |hsm: &Hsm, name: &str| {
+        keys(hsm, &|keys| {
+            let key = block_on(keys.get(&KeyId::parse(name).unwrap()))?.ok_or_else(Error::not_found)?;
+            block_on(keys.delete(&key))
+        })
+    };
+    create(&a, "before").unwrap();
+    set_quota(Some(3));
+    create(&a, "of-a").unwrap();
+    create(&b, "of-b").unwrap();
+    for hsm in [&a, &b] {
+        let refused = create(hsm, "more");
+        assert!(matches!(&refused, Err(Error::Full(why)) if why.contains("3 keys")), "{refused:?}");
+    }
+    delete(&a, "before").unwrap();
+    change(&a, "of-b", "a label of some length").unwrap();
+    create(&b, "again").unwrap();
+    assert!(matches!(create(&a, "more"), Err(Error::Full(_))));
+    keys(&b, &|keys| block_on(keys.set_certificate(&KeyId::parse("of-a").unwrap(), vec![7; 100]))).unwrap();
+    delete(&b, "of-a").unwrap();
+    // What is kept is what a count finds.
+    let kept = held(&b);
+    set_quota(None);
+    assert_eq!((kept, held(&a)), (held(&b), kept));
+    create(&a, "free").unwrap();
+    set_quota(Some(3));
+    assert_eq!(held(&b).0, 3);
+    assert!(matches!(create(&b, "more"), Err(Error::Full(_))));
+    // The last place, with answers lost: taken once or not at all.
+    for seed in 0..8 {
+        delete(&a, "free").unwrap();
+        first.store.lose_answers(1 + seed % 3);
+        let outcome = create(if seed % 2 == 0 { &a } else { &b }, "free");
+        first.store.lose_answers(0);
+        assert!(!matches!(outcome, Err(Error::Full(_))), "{outcome:?}");
+        let _ = create(&a, "free");
+        assert_eq!(held(&a).0, 3);
+        assert!(matches!(create(&b, "more"), Err(Error::Full(_))));
+    }
+    block_on(op.namespaces().delete(
+        &by,
+        &namespace,
+        block_on(op.namespaces().get(&namespace)).unwrap().unwrap().record.number,
+    ))
+    .unwrap();
+    let usage = [1, 0, 0, 0, 1, 13];
+    assert!(!first.store.raw_rows().iter().any(|(path, _)| path.as_bytes().starts_with(&usage)));
 }
 
 /// What a node has cached may be a second old, but nobody is refused because of that.

@@ -93,6 +93,11 @@ impl Scope {
         self.namespace.as_ref().map(|(id, _)| id)
     }
 
+    /// The namespace, and the revision of its row as this scope saw it; `None` is the root.
+    pub(crate) fn namespace_row(&self) -> Option<(&NamespaceId, Revision)> {
+        self.namespace.as_ref().map(|(id, revision)| (id, *revision))
+    }
+
     /// Adds the guard that the namespace still exists as this scope saw it.
     pub(crate) fn fence(&self, generation: Generation, transaction: Transaction) -> Transaction {
         match &self.namespace {

@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::identity::caller::Scope;
 use crate::keys::counters::{self, Counters};
-use crate::keys::quotas::{self, Accounts, QuotaGuard};
+use crate::keys::quotas::{self, QuotaGuard, QuotaTurns};
 use crate::rows::counter::CounterRecord;
 use crate::rows::path::{KeyRef, RowPath};
 use crate::rows::tables::Tables;
@@ -22,11 +22,11 @@ pub struct Keyring<'a> {
     pub(crate) state: &'a KeyState,
 }
 
-/// Counts in memory while a phase lasts: uses of keys, and the usage of namespaces with a quota.
+/// What is in memory while a phase lasts: uses of keys, and whose turn it is in namespaces with a quota.
 #[derive(Default)]
 pub(crate) struct KeyState {
     pub(crate) counters: Counters,
-    pub(crate) accounts: Accounts,
+    pub(crate) quota_turns: QuotaTurns,
 }
 
 impl Keyring<'_> {
@@ -40,9 +40,9 @@ impl Keyring<'_> {
         self.life.off_thread(&*self.device.platform.pool, work, party, job).await
     }
 
-    /// Waits for the account of a scope and holds it; an empty guard if the scope has no quota.
-    pub(crate) async fn hold_account(&self, scope: &Scope) -> Result<QuotaGuard, Error> {
-        quotas::hold(self.tables, &self.state.accounts, scope).await
+    /// Waits for the turn to change keys of a scope that has a quota; an empty guard if it has none.
+    pub(crate) async fn hold_quota(&self, scope: &Scope) -> Result<QuotaGuard, Error> {
+        quotas::hold(self.tables, &self.state.quota_turns, scope).await
     }
 
     /// Returns how often the key was used, on all devices together.

@@ -15,14 +15,13 @@ use casemate_api::{KeyId, KeyType};
 use crate::crypto::material::{Material, loads_quickly};
 use crate::error::Error;
 use crate::identity::caller::{Caller, Scope};
-use crate::identity::right::By;
-use crate::identity::right::{self, ATTEMPTS, Change};
+use crate::identity::right::{self, ATTEMPTS, By, Change};
 use crate::keys::context::Keyring;
-use crate::keys::quotas::{Applied, signed, stored_bytes};
+use crate::keys::quotas::{signed, stored_bytes};
 use crate::keys::usable::Key;
 use crate::rows::key::{KeyRecord, Mechanisms, check_mechanisms};
-use crate::rows::path::RowPrefix;
-use crate::rows::path::{KeyRef, RowPath, Uid};
+use crate::rows::path::{KeyRef, RowPath, RowPrefix, Uid};
+use crate::rows::table::Row;
 use crate::rows::transaction::{Committed, Transaction};
 use crate::runtime::Rng;
 use crate::runtime::pool::Work;
@@ -193,22 +192,25 @@ impl ManagedKeys<'_> {
         let path = self.path(&id);
         let record = KeyRecord::new(uid, properties.mechanisms, properties.label, properties.tags, material);
         let sealed = self.ring.tables.keys.sealed(&path, Revision::default(), &record)?;
-        let mut quota = self.ring.hold_account(self.scope).await?;
-        quota.reserve(1, signed(sealed.value_bytes()))?;
-        let transaction = Transaction::default().absent(&path).put(sealed);
-        let committed = self.commit(transaction).await;
-        quota.settle(&committed);
-        match committed? {
-            Committed::At(_) => {
-                tracing::info!(target: "hsm.key", "created ({id})");
-                if !record.tags.is_empty() {
-                    tracing::info!(target: "hsm.key", "tags ({id}): {:?}", record.tags);
+        for _ in 0..ATTEMPTS {
+            let quota = self.ring.hold_quota(self.scope).await?;
+            let transaction = Transaction::default().absent(&path).put(sealed.clone());
+            let transaction = quota.book(self.ring.tables, transaction, 1, signed(sealed.value_bytes()))?;
+            match self.commit(transaction).await? {
+                Committed::At(_) => {
+                    tracing::info!(target: "hsm.key", "created ({id})");
+                    if !record.tags.is_empty() {
+                        tracing::info!(target: "hsm.key", "tags ({id}): {:?}", record.tags);
+                    }
+                    return Ok(id);
                 }
-                Ok(id)
+                Committed::Conflict(0) => return Err(taken(&id)),
+                // Another node has changed keys of the namespace, or the namespace itself.
+                Committed::Conflict(_) if quota.is_set() => {}
+                Committed::Conflict(_) => break,
             }
-            Committed::Conflict(0) => Err(taken(&id)),
-            Committed::Conflict(_) => Err(gone()),
         }
+        Err(gone())
     }
 
     /// Deletes the key that was found, with its certificate and its count; never a newer key with the same id.
@@ -217,21 +219,21 @@ impl ManagedKeys<'_> {
         let id = &key.id;
         let path = self.path(id);
         for _ in 0..ATTEMPTS {
-            let mut quota = self.ring.hold_account(self.scope).await?;
+            let quota = self.ring.hold_quota(self.scope).await?;
             let row = self.ring.tables.keys.read(&path).await?.filter(|row| row.record.uid == key.row.record.uid);
             let row = row.ok_or_else(Error::not_found)?;
             let uid = row.record.uid;
+            let certificate = self.certificate_path(uid);
+            let mut transaction = Transaction::default().at(&path, row.revision).delete(&path).delete(&certificate);
+            transaction = self.ring.counts_of(self.key(uid)).await?.iter().fold(transaction, Transaction::delete);
             if quota.is_set() {
-                let certificate = self.ring.tables.certificates.read(&self.certificate_path(uid)).await?;
+                // Read after the usage, which every change of a certificate changes.
+                let certificate = self.ring.tables.certificates.read(&certificate).await?;
                 let certificate = certificate.map_or(0, |row| stored_bytes(&row.record));
-                quota.reserve(-1, -(stored_bytes(&row.record) + certificate))?;
+                let bytes = stored_bytes(&row.record) + certificate;
+                transaction = quota.book(self.ring.tables, transaction, -1, -bytes)?;
             }
-            let transaction =
-                Transaction::default().at(&path, row.revision).delete(&path).delete(&self.certificate_path(uid));
-            let transaction = self.ring.counts_of(self.key(uid)).await?.iter().fold(transaction, Transaction::delete);
-            let committed = self.commit(transaction).await;
-            quota.settle(&committed);
-            if let Committed::At(_) = committed? {
+            if let Committed::At(_) = self.commit(transaction).await? {
                 tracing::info!(target: "hsm.key", "removed ({id})");
                 self.ring.forget_counts(self.key(uid)).await;
                 return Ok(());
@@ -245,8 +247,6 @@ impl ManagedKeys<'_> {
         let id = &key.id;
         let (from, to) = (self.path(id), self.path(new_id));
         let taken = || Error::Exists(format!("Key '{new_id}' already exists").into());
-        // It changes no count, but changes that hold the account rely on which key has which id.
-        let _quota = self.ring.hold_account(self.scope).await?;
         for _ in 0..ATTEMPTS {
             let row = self.ring.tables.keys.read(&from).await?.filter(|row| row.record.uid == key.row.record.uid);
             let row = row.ok_or_else(Error::not_found)?;
@@ -312,25 +312,22 @@ impl ManagedKeys<'_> {
 
     async fn change(&self, id: &KeyId, change: impl Fn(KeyRecord) -> Option<KeyRecord>) -> Result<Change, Error> {
         let path = self.path(id);
-        let mut quota = self.ring.hold_account(self.scope).await?;
-        if quota.is_set()
-            && let Some(row) = self.ring.tables.keys.read(&path).await?
-        {
-            let before = stored_bytes(&row.record);
-            if let Some(changed) = change(row.record) {
-                quota.reserve(0, stored_bytes(&changed) - before)?;
+        for _ in 0..ATTEMPTS {
+            let quota = self.ring.hold_quota(self.scope).await?;
+            let row = self.ring.tables.keys.read(&path).await?;
+            let Row { record, revision } = row.ok_or(Error::NotFound(Some("key not found".into())))?;
+            let before = stored_bytes(&record);
+            let Some(record) = change(record) else { return Ok(Change::Unchanged) };
+            let more = stored_bytes(&record) - before;
+            let sealed = self.ring.tables.keys.sealed(&path, revision, &record)?;
+            let transaction = Transaction::default().at(&path, revision).put(sealed);
+            let transaction = if more <= 0 { transaction.replacing() } else { transaction };
+            let transaction = quota.book(self.ring.tables, transaction, 0, more)?;
+            if let Committed::At(_) = self.commit(transaction).await? {
+                return Ok(Change::Done);
             }
         }
-        let tables = self.ring.tables;
-        let fence = |transaction| self.fence(transaction);
-        let by = By::Caller(self.caller);
-        let changed = right::update(tables, by, &tables.keys, &path, fence, |record| Ok(change(record))).await;
-        quota.settle(match &changed {
-            Ok(Some(Change::Done)) => Applied::Yes,
-            Ok(Some(Change::Unchanged) | None) => Applied::No,
-            Err(why) => why.into(),
-        });
-        changed?.ok_or(Error::NotFound(Some("key not found".into())))
+        Err(gone())
     }
 
     /// Stores a certificate, any bytes. `Exists` if there is one already.
@@ -342,12 +339,11 @@ impl ManagedKeys<'_> {
                 self.ring.tables.keys.read(&path).await?.ok_or(Error::NotFound(Some("keyID not found".into())))?;
             let certificate = self.certificate_path(key.record.uid);
             let sealed = self.ring.tables.certificates.sealed(&certificate, Revision::default(), &record)?;
-            let mut quota = self.ring.hold_account(self.scope).await?;
-            quota.reserve(0, signed(sealed.value_bytes()))?;
+            let quota = self.ring.hold_quota(self.scope).await?;
+            let bytes = signed(sealed.value_bytes());
             let transaction = Transaction::default().absent(&certificate).at(&path, key.revision).put(sealed);
-            let committed = self.commit(transaction).await;
-            quota.settle(&committed);
-            match committed? {
+            let transaction = quota.book(self.ring.tables, transaction, 0, bytes)?;
+            match self.commit(transaction).await? {
                 Committed::At(_) => {
                     tracing::info!(target: "hsm.key", "update ({id}): added certificate");
                     return Ok(());
@@ -363,19 +359,17 @@ impl ManagedKeys<'_> {
     pub async fn delete_certificate(&self, key: &Key) -> Result<(), Error> {
         let path = self.certificate_path(key.row.record.uid);
         let none = || Error::NotFound(Some("There is no certificate for this KeyID.".into()));
-        let mut quota = self.ring.hold_account(self.scope).await?;
-        let row = self.ring.tables.certificates.read(&path).await?.ok_or_else(none)?;
-        quota.reserve(0, -stored_bytes(&row.record))?;
-        let transaction = Transaction::default().at(&path, row.revision).delete(&path);
-        let committed = self.commit(transaction).await;
-        quota.settle(&committed);
-        match committed? {
-            Committed::At(_) => {
+        for _ in 0..ATTEMPTS {
+            let quota = self.ring.hold_quota(self.scope).await?;
+            let row = self.ring.tables.certificates.read(&path).await?.ok_or_else(none)?;
+            let transaction = Transaction::default().at(&path, row.revision).delete(&path);
+            let transaction = quota.book(self.ring.tables, transaction, 0, -stored_bytes(&row.record))?;
+            if let Committed::At(_) = self.commit(transaction).await? {
                 tracing::info!(target: "hsm.key", "update ({}): removed certificate", key.id);
-                Ok(())
+                return Ok(());
             }
-            Committed::Conflict(_) => Err(gone()),
         }
+        Err(gone())
     }
 }
 

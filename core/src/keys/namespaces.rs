@@ -8,20 +8,21 @@ use crate::error::Error;
 use crate::identity::caller::{self, Caller};
 use crate::identity::right::{self, ATTEMPTS, By};
 use crate::keys::counters::Counters;
-use crate::keys::quotas::{Accounts, Usage, count};
+use crate::keys::quotas::{QuotaTurns, count};
 use crate::rows::chores::{DeletedNamespace, LastNamespaceNumber};
 use crate::rows::namespace::{NamespaceRecord, Quota};
 use crate::rows::path::{NamespaceNumber, ROOT, RowPath, RowPrefix};
 use crate::rows::table::Row;
 use crate::rows::tables::Tables;
 use crate::rows::transaction::{Committed, Transaction};
+use crate::rows::usage::Usage;
 use crate::store::Revision;
 
 /// The namespaces of an HSM.
 pub struct Namespaces<'a> {
     pub(crate) tables: &'a Tables,
     pub(crate) counters: &'a Counters,
-    pub(crate) accounts: &'a Accounts,
+    pub(crate) turns: &'a QuotaTurns,
 }
 
 impl Namespaces<'_> {
@@ -66,11 +67,13 @@ impl Namespaces<'_> {
         }
         let deleted = RowPath::deleted_namespace(self.tables.generation, number);
         let record = self.tables.deleted_namespaces.sealed(&deleted, Revision::default(), &DeletedNamespace)?;
-        let transaction = Transaction::default().at(&path, row.revision).delete(&path).put(record).reserved();
+        let usage = RowPath::usage(self.tables.generation, number);
+        let transaction = Transaction::default().at(&path, row.revision).delete(&path).delete(&usage);
+        let transaction = transaction.put(record).reserved();
         match right::commit(self.tables, By::Caller(by), transaction).await? {
             Committed::Conflict(_) => Err(changed_meanwhile()),
             Committed::At(_) => {
-                self.accounts.forget(number);
+                self.turns.forget(number);
                 tracing::info!(target: "hsm.namespace", "removed ({id})");
                 // The namespace is deleted. What is left only takes room; if it cannot be removed now, it is removed
                 // later.
@@ -122,17 +125,16 @@ impl Namespaces<'_> {
     pub async fn quota(&self, id: &NamespaceId) -> Result<(Quota, Usage), Error> {
         let row = self.get(id).await?.ok_or_else(Error::not_found)?;
         let (quota, number) = (row.record.quota, row.record.number);
-        // Also held for counting alone, so that concurrent requests count a namespace one after the other.
-        let mut usage = self.accounts.of(number).lock_arc().await;
-        if quota == Quota::default() {
-            return Ok((quota, count(self.tables, number).await?));
-        }
-        let known = match *usage {
-            Some(usage) => usage,
-            None => count(self.tables, number).await?,
-        };
-        *usage = Some(known);
-        Ok((quota, known))
+        // Also for counting alone, so that concurrent requests count a namespace one after the other.
+        let _turn = self.turns.wait(number).await;
+        let known = self.tables.usages.get(&RowPath::usage(self.tables.generation, number)).await?;
+        Ok((
+            quota,
+            match known {
+                Some(row) => row.record,
+                None => count(self.tables, number).await?,
+            },
+        ))
     }
 
     /// Sets the quota of a namespace. It may be lower than what the namespace holds: then nothing can be added until
@@ -141,18 +143,17 @@ impl Namespaces<'_> {
         let table = &self.tables.namespaces;
         let path = RowPath::namespace(self.tables.generation, id);
         let mut row = table.read(&path).await?.ok_or_else(Error::not_found)?;
-        if row.record.quota == Quota::default() {
-            // Without a quota the account was not kept up to date.
-            self.accounts.forget(row.record.number);
-        }
         row.record.quota = quota;
         let sealed = table.sealed(&path, row.revision, &row.record)?;
-        let transaction = Transaction::default().at(&path, row.revision).put(sealed).reserved();
+        let mut transaction = Transaction::default().at(&path, row.revision).put(sealed).reserved();
+        if quota == Quota::default() {
+            // Without a quota nobody keeps it right.
+            transaction = transaction.delete(&RowPath::usage(self.tables.generation, row.record.number));
+            self.turns.forget(row.record.number);
+        }
         match right::commit(self.tables, By::Caller(by), transaction).await? {
             Committed::Conflict(_) => Err(Error::Unavailable("The namespace was changed meanwhile. Try again.".into())),
             Committed::At(_) => {
-                // Forces a new count, because the account may have been counted under the old quota.
-                self.accounts.forget(row.record.number);
                 let text = |max: Option<u64>| max.map_or_else(|| "any".to_owned(), |max| max.to_string());
                 let (keys, bytes) = (text(quota.keys), text(quota.bytes));
                 tracing::info!(target: "hsm.namespace", "quota of ({id}): {keys} keys, {bytes} bytes");

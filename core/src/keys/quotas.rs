@@ -1,100 +1,58 @@
 //! Quotas of namespaces, so that one namespace cannot fill the disk for all others.
 //!
-//! A namespace with a quota has an account in memory, counted once from the stored rows. A change to its keys holds the
-//! account from the check to the end of the commit, so that two changes cannot both use up the last of the quota;
-//! namespaces without a quota pay nothing. Changing the quota changes the namespace's row, which every write inside the
-//! namespace expects unchanged: a write that began under another quota does not commit. If the outcome of a change is
-//! unknown, the namespace is counted again.
+//! What a namespace with a quota holds is a row of its own, counted once and then written in the same transaction as each
+//! change of its keys: so it is right on every node, and two changes cannot both use up the last of the quota. Namespaces
+//! without a quota have no such row. Changing the quota changes the namespace's row, which every write inside the namespace
+//! expects unchanged: a write that began under another quota does not commit.
+//!
+//! Changes at one node wait for each other, so that they do not fail because of each other.
 
-use crate::rows::namespace::Quota;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_lock::MutexGuardArc;
 use casemate_api::NamespaceId;
 use casemate_api::limits::BACKUP_PAGE_ROWS;
-use casemate_api::sentences;
 
 use crate::error::Error;
 use crate::identity::caller;
 use crate::identity::caller::Scope;
-use crate::rows::path::{NamespaceNumber, RowPrefix};
+use crate::rows::namespace::Quota;
+use crate::rows::path::{NamespaceNumber, RowPath, RowPrefix};
 use crate::rows::record::Record;
 use crate::rows::tables::Tables;
-use crate::rows::transaction::Committed;
-use crate::store::{Path, Range, Snapshot};
+use crate::rows::transaction::Transaction;
+use crate::rows::usage::Usage;
+use crate::store::{Path, Range, Revision, Snapshot};
 
-/// What a namespace holds, in the same units as its quota.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Number of keys.
-    pub keys: u64,
-    /// Bytes of stored keys and certificates, sealed.
-    pub bytes: u64,
-}
-
-/// The accounts of the namespaces that have a quota and were changed since the phase began.
+/// Whose turn it is to change the keys of a namespace with a quota.
 #[derive(Default)]
-pub(crate) struct Accounts(Mutex<HashMap<NamespaceNumber, Account>>);
+pub(crate) struct QuotaTurns(Mutex<HashMap<NamespaceNumber, Arc<async_lock::Mutex<()>>>>);
 
-/// The usage of one namespace; `None` until it is counted.
-pub(crate) type Account = Arc<async_lock::Mutex<Option<Usage>>>;
-
-impl Accounts {
-    /// The account of one namespace.
-    pub(crate) fn of(&self, number: NamespaceNumber) -> Account {
-        self.lock().entry(number).or_default().clone()
+impl QuotaTurns {
+    /// Waits for the turn in this namespace.
+    pub(crate) async fn wait(&self, number: NamespaceNumber) -> MutexGuardArc<()> {
+        let turn = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(number).or_default().clone();
+        turn.lock_arc().await
     }
 
-    /// Drops an account that is not kept up to date: the namespace has no quota or was deleted.
+    /// Forgets a namespace that has no quota any more or was deleted.
     pub(crate) fn forget(&self, number: NamespaceNumber) {
-        self.lock().remove(&number);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<NamespaceNumber, Account>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
     }
 }
 
-/// Exclusive hold on the account of a namespace while its keys are changed; empty if there is no quota.
-pub(crate) struct QuotaGuard(Option<HeldAccount>);
+/// The turn to change the keys of a namespace, and what it holds now; empty if there is no quota.
+pub(crate) struct QuotaGuard(Option<Account>);
 
-struct HeldAccount {
-    usage: MutexGuardArc<Option<Usage>>,
-    /// The usage if the reserved change is applied.
-    after: Option<Usage>,
+struct Account {
+    path: RowPath<Usage>,
+    /// The revision of the row. `None`: it is to be written for the first time.
+    found: Option<Revision>,
+    usage: Usage,
     quota: Quota,
     namespace: NamespaceId,
-}
-
-/// Whether a change was applied.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Applied {
-    Yes,
-    No,
-    Unknown,
-}
-
-impl From<&Result<Committed, Error>> for Applied {
-    fn from(result: &Result<Committed, Error>) -> Self {
-        match result {
-            Ok(Committed::At(_)) => Applied::Yes,
-            Ok(Committed::Conflict(_)) => Applied::No,
-            Err(why) => why.into(),
-        }
-    }
-}
-
-impl From<&Error> for Applied {
-    /// An unknown outcome costs a count of the whole namespace, so a busy store must not be mistaken for one.
-    fn from(why: &Error) -> Self {
-        match why {
-            Error::Full(_) | Error::Unauthenticated => Applied::No,
-            // The store answers this before it begins; a lost answer has another sentence.
-            Error::Unavailable(text) if text == sentences::BUSY => Applied::No,
-            _ => Applied::Unknown,
-        }
-    }
+    _turn: MutexGuardArc<()>,
 }
 
 impl QuotaGuard {
@@ -103,58 +61,53 @@ impl QuotaGuard {
         self.0.is_some()
     }
 
-    /// Reserves a change by this many keys and bytes. `Full` if it would exceed the quota; a change that shrinks never
-    /// does.
-    pub(crate) fn reserve(&mut self, keys: i64, bytes: i64) -> Result<(), Error> {
-        let Some(held) = &mut self.0 else { return Ok(()) };
-        let usage = held.usage.unwrap_or_default();
+    /// Adds to `transaction` that the namespace then holds so many keys and bytes more, or less. It then has one guard more.
+    ///
+    /// # Errors
+    /// [`Error::Full`] if that would exceed the quota; a change that shrinks never does.
+    pub(crate) fn book(
+        &self,
+        tables: &Tables,
+        transaction: Transaction,
+        keys: i64,
+        bytes: i64,
+    ) -> Result<Transaction, Error> {
+        let Some(Account { path, found, usage, quota, namespace, .. }) = &self.0 else { return Ok(transaction) };
         let after =
             Usage { keys: usage.keys.saturating_add_signed(keys), bytes: usage.bytes.saturating_add_signed(bytes) };
         let beyond = |grows: bool, after: u64, max: Option<u64>| max.filter(|max| grows && after > *max);
-        let namespace = &held.namespace;
-        if let Some(max) = beyond(keys > 0, after.keys, held.quota.keys) {
+        if let Some(max) = beyond(keys > 0, after.keys, quota.keys) {
             return Err(Error::Full(format!("The namespace {namespace} has reached its quota of {max} keys.").into()));
         }
-        if let Some(max) = beyond(bytes > 0, after.bytes, held.quota.bytes) {
+        if let Some(max) = beyond(bytes > 0, after.bytes, quota.bytes) {
             return Err(Error::Full(format!("The namespace {namespace} has reached its quota of {max} bytes.").into()));
         }
-        held.after = Some(after);
-        Ok(())
-    }
-
-    /// Books the reserved change, or releases it.
-    pub(crate) fn settle(&mut self, applied: impl Into<Applied>) {
-        let Some(held) = &mut self.0 else { return };
-        let after = held.after.take();
-        match applied.into() {
-            Applied::Yes => *held.usage = after,
-            Applied::No => {}
-            Applied::Unknown => *held.usage = None,
-        }
+        let row = tables.usages.sealed(path, found.unwrap_or_default(), &after)?;
+        let transaction = transaction.found(path, *found).put(row);
+        // A deletion is possible on a full disk, too.
+        Ok(if keys < 0 || bytes < 0 { transaction.reserved() } else { transaction })
     }
 }
 
-impl Drop for HeldAccount {
-    fn drop(&mut self) {
-        if self.after.is_some() {
-            // The change was abandoned, so its outcome is unknown.
-            *self.usage = None;
-        }
-    }
-}
-
-/// Waits for the account of a scope and holds it. Counts the namespace first if it has not been counted.
-pub(crate) async fn hold(tables: &Tables, accounts: &Accounts, scope: &Scope) -> Result<QuotaGuard, Error> {
-    let Some(namespace) = scope.namespace() else { return Ok(QuotaGuard(None)) };
-    let quota = caller::stored_namespace(tables, namespace).await?.map(|row| row.record.quota).unwrap_or_default();
+/// Waits for the turn to change the keys of a scope, and reads what its namespace holds. Counts it if that is not known.
+///
+/// # Errors
+/// [`Error::Unavailable`] if the namespace was changed since the scope was formed.
+pub(crate) async fn hold(tables: &Tables, turns: &QuotaTurns, scope: &Scope) -> Result<QuotaGuard, Error> {
+    let Some((namespace, revision)) = scope.namespace_row() else { return Ok(QuotaGuard(None)) };
+    let row = caller::stored_namespace(tables, namespace).await?.filter(|row| row.revision == revision);
+    let row = row.ok_or_else(|| Error::Unavailable("The namespace was changed meanwhile. Try again.".into()))?;
+    let quota = row.record.quota;
     if quota == Quota::default() {
         return Ok(QuotaGuard(None));
     }
-    let mut usage = accounts.of(scope.number()).lock_arc().await;
-    if usage.is_none() {
-        *usage = Some(count(tables, scope.number()).await?);
-    }
-    Ok(QuotaGuard(Some(HeldAccount { usage, after: None, quota, namespace: namespace.clone() })))
+    let turn = turns.wait(scope.number()).await;
+    let path = RowPath::usage(tables.generation, scope.number());
+    let (usage, found) = match tables.usages.read(&path).await? {
+        Some(row) => (row.record, Some(row.revision)),
+        None => (count(tables, scope.number()).await?, None),
+    };
+    Ok(QuotaGuard(Some(Account { path, found, usage, quota, namespace: namespace.clone(), _turn: turn })))
 }
 
 /// Counts what a namespace holds now. Reads all its rows.
@@ -192,20 +145,4 @@ pub(crate) fn stored_bytes(record: &impl Record) -> i64 {
 /// A length as a signed difference.
 pub(crate) fn signed(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::StoreError;
-
-    #[test]
-    fn a_busy_store_does_not_make_the_outcome_unknown() {
-        let applied = |why: StoreError| Applied::from(&Err(Error::from(why)));
-        assert!(applied(StoreError::Busy) == Applied::No);
-        assert!(applied(StoreError::Full) == Applied::No);
-        assert!(applied(StoreError::Unreachable("gone".into())) == Applied::Unknown);
-        let unconfirmed = "The store did not confirm the change. Read before you try again.";
-        assert!(Applied::from(&Error::Unavailable(unconfirmed.into())) == Applied::Unknown);
-    }
 }

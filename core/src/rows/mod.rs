@@ -34,4 +34,5 @@ pub mod table;
 pub mod tables;
 pub mod tls_identity;
 pub mod transaction;
+pub mod usage;
 pub mod user;

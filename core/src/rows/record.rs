@@ -31,11 +31,13 @@ pub enum TableId {
     DeletedNamespaces = 11,
     /// One row while some users still have digests in NetHSM's weak form.
     Hardening = 12,
+    /// Namespace number → what it holds, if it has a quota.
+    Usages = 13,
 }
 
 impl TableId {
     /// Every table.
-    pub const ALL: [TableId; 11] = [
+    pub const ALL: [TableId; 12] = [
         TableId::Namespaces,
         TableId::Users,
         TableId::Keys,
@@ -47,6 +49,7 @@ impl TableId {
         TableId::NamespaceNumbers,
         TableId::DeletedNamespaces,
         TableId::Hardening,
+        TableId::Usages,
     ];
 }
 

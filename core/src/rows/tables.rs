@@ -26,6 +26,7 @@ use crate::rows::record::Record;
 use crate::rows::record::TableId;
 use crate::rows::table::{CacheEpoch, CacheFigures, RowKey, Table, TableContext, replaced};
 use crate::rows::transaction::{Committed, Transaction};
+use crate::rows::usage::Usage;
 use crate::rows::user::UserRecord;
 use crate::runtime::lifetime::Closed;
 use crate::runtime::{Clock, Rng};
@@ -53,6 +54,8 @@ pub struct Tables {
     pub deleted_namespaces: Table<DeletedNamespace>,
     /// Whether some users still have weak digests.
     pub hardening: Table<Hardening>,
+    /// What namespaces with a quota hold.
+    pub usages: Table<Usage>,
     /// The generation of all paths.
     pub generation: Generation,
     pointer: Revision,
@@ -114,6 +117,7 @@ impl Tables {
             namespace_numbers: table(&context, domain),
             deleted_namespaces: table(&context, domain),
             hardening: table(&context, domain),
+            usages: table(&context, domain),
             generation,
             pointer: pointer.revision,
             fence,
@@ -333,6 +337,7 @@ impl Tables {
             TableId::NamespaceNumbers => change.apply(&self.namespace_numbers, path),
             TableId::DeletedNamespaces => change.apply(&self.deleted_namespaces, path),
             TableId::Hardening => change.apply(&self.hardening, path),
+            TableId::Usages => change.apply(&self.usages, path),
             // They are not cached.
             TableId::Staged => {}
         }

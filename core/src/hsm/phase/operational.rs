@@ -111,7 +111,7 @@ impl Operational {
 
     /// Operations on namespaces.
     pub fn namespaces(&self) -> Namespaces<'_> {
-        Namespaces { tables: &self.tables, counters: &self.keys.counters, accounts: &self.keys.accounts }
+        Namespaces { tables: &self.tables, counters: &self.keys.counters, turns: &self.keys.quota_turns }
     }
 
     /// Operations on keys. A caller's scope restricts which keys are visible.
