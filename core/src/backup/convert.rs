@@ -96,7 +96,7 @@ enum Section {
 impl Conversion {
     pub(crate) fn new(device: &Arc<Device>, source: Source, on_bad: OnBad) -> Self {
         Self {
-            batch: Batch::new(device.platform.store.clone(), source.guards.clone()),
+            batch: Batch::new(&device.platform, &source.guards),
             device: device.clone(),
             source,
             on_bad,

@@ -243,7 +243,7 @@ impl RestoredFile {
         let (current, guards) = stage::begin(&self.device).await?;
         let generation = stage::take_generation(platform, current).await?;
         local.commit(Procedure::Stage { generation }.record_in(DeviceStoreChange::default())).await?;
-        self.staging = Some(Staging::new(self.device.clone(), generation, guards));
+        self.staging = Some(Staging::new(self.device.clone(), generation, &guards));
         let (version, device, ours) = (head.version.byte(), &head.device_id, head.ours);
         tracing::info!(target: "hsm.backup", version, device, ours, "a backup is being restored");
         self.head = Some(head);

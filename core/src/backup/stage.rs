@@ -2,7 +2,8 @@
 //! the Domain Key that opens them is available.
 //!
 //! They are sealed under a key of this device and bound to their generation, path and part, because the store is not
-//! trusted and an entry of NetHSM's format is bound to its path only.
+//! trusted and an entry of NetHSM's format is bound to its path only. So they are of no use to other nodes: where nodes share
+//! a store, the entries are in the device's own one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,6 +43,15 @@ pub(crate) struct Guards {
     pointer: Expect,
     /// On a store that others share: this device's fence for restores. Every attempt, and every clearing up, takes it anew.
     fence: Option<(Path, Expect)>,
+}
+
+/// The store that entries are staged in, and whether the nodes share it.
+fn staging_store(platform: &Platform) -> (&Arc<dyn Store>, bool) {
+    // With a store of its own, a device has the users and keys in it, and the staged entries beside them.
+    match platform.store.is_shared() {
+        true => (&platform.local, false),
+        false => (&platform.store, true),
+    }
 }
 
 impl Guards {
@@ -154,12 +164,14 @@ pub(crate) async fn sweep(device: &Device, own: Option<Generation>) -> Result<()
     let (current, guards) = begin(device).await?;
     let store = &*device.platform.store;
     let first = current.map_or(0, |current| current.saturating_add(1));
+    let all = Some(Path(Box::from([2])));
     if let Some(current) = current {
-        remove(store, &guards, generation_prefix(0), Some(generation_prefix(current))).await?;
+        remove(store, &guards.all(), generation_prefix(0), Some(generation_prefix(current))).await?;
     }
     if !store.is_shared() {
-        return remove(store, &guards, generation_prefix(first), Some(Path(Box::from([2])))).await;
+        return remove(store, &guards.all(), generation_prefix(first), all).await;
     }
+    remove(&*device.platform.local, &[], generation_prefix(0), all).await?;
     for generation in own.into_iter().flat_map(|own| [own, own.saturating_add(1)]).filter(|own| *own >= first) {
         sweep_generation(store, &guards, generation).await?;
     }
@@ -170,16 +182,15 @@ pub(crate) async fn sweep(device: &Device, own: Option<Generation>) -> Result<()
 pub(crate) async fn sweep_generation(store: &dyn Store, guards: &Guards, generation: Generation) -> Result<(), Error> {
     let begin = generation_prefix(generation);
     let end = begin.after_prefix();
-    remove(store, guards, begin, end).await
+    remove(store, &guards.all(), begin, end).await
 }
 
-async fn remove(store: &dyn Store, guards: &Guards, start: Path, end: Option<Path>) -> Result<(), Error> {
-    let expect = guards.all();
+async fn remove(store: &dyn Store, expect: &[(Path, Expect)], start: Path, end: Option<Path>) -> Result<(), Error> {
     loop {
         let range = Range { start: start.clone(), end: end.clone(), limit: LIST_PAGE_ROWS, keys_only: true };
         let page = store.range(range, Read::Fresh).await?;
         let paths: Vec<Path> = page.rows.into_iter().map(|(path, _)| path).collect();
-        let txn = |delete: &[Path]| Txn { expect: expect.clone(), delete: delete.to_vec(), ..Txn::default() };
+        let txn = |delete: &[Path]| Txn { expect: expect.to_vec(), delete: delete.to_vec(), ..Txn::default() };
         let txns: Vec<Txn> = paths.chunks(STORE_TXN_MAX_OPS - expect.len()).map(txn).collect();
         if txns.is_empty() {
             return Ok(());
@@ -216,15 +227,22 @@ fn unconfirmed() -> Error {
 /// Collects rows for a generation that nobody reads, and writes them in groups.
 pub(crate) struct Batch {
     store: Arc<dyn Store>,
-    guards: Guards,
+    expect: Vec<(Path, Expect)>,
     rows: BTreeMap<Path, Vec<u8>>,
     bytes: usize,
 }
 
 impl Batch {
-    /// An empty batch.
-    pub(crate) fn new(store: Arc<dyn Store>, guards: Guards) -> Self {
-        Self { store, guards, rows: BTreeMap::new(), bytes: 0 }
+    /// An empty batch for the store of users and keys.
+    pub(crate) fn new(platform: &Platform, guards: &Guards) -> Self {
+        Self { store: platform.store.clone(), expect: guards.all(), rows: BTreeMap::new(), bytes: 0 }
+    }
+
+    /// An empty batch for entries to stage.
+    fn staging(platform: &Platform, guards: &Guards) -> Self {
+        let (store, guarded) = staging_store(platform);
+        let expect = if guarded { guards.all() } else { Vec::new() };
+        Self { store: store.clone(), expect, rows: BTreeMap::new(), bytes: 0 }
     }
 
     /// Adds a row. Of two with the same path the later one counts.
@@ -241,7 +259,7 @@ impl Batch {
     /// Writes the remaining rows; durable when this returns.
     pub(crate) async fn flush(&mut self) -> Result<(), Error> {
         self.bytes = 0;
-        let expect = self.guards.all();
+        let expect = &self.expect;
         let mut txns = Vec::new();
         let mut txn = Txn { expect: expect.clone(), ..Txn::default() };
         let mut txn_bytes = 0;
@@ -285,8 +303,8 @@ fn key(device: &Device) -> RowKey<StagedPart> {
 }
 
 impl Staging {
-    pub(crate) fn new(device: Arc<Device>, generation: Generation, guards: Guards) -> Self {
-        let batch = Batch::new(device.platform.store.clone(), guards);
+    pub(crate) fn new(device: Arc<Device>, generation: Generation, guards: &Guards) -> Self {
+        let batch = Batch::staging(&device.platform, guards);
         Self { key: key(&device), device, generation, batch }
     }
 
@@ -321,7 +339,7 @@ pub(crate) async fn page(
     prefix: &str,
     after: Option<&str>,
 ) -> Result<(Vec<Staged>, Option<String>), Error> {
-    let (store, key) = (&device.platform.store, key(device));
+    let ((store, _), key) = (staging_store(&device.platform), key(device));
     let mut range = Range::prefix(RowPrefix::staged(generation, prefix).path(), BACKUP_PAGE_ROWS);
     if let Some(after) = after {
         range.start = RowPath::staged(generation, after, u32::MAX).path().next();
@@ -350,7 +368,8 @@ pub(crate) async fn entry(
     path: &str,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
     let row = RowPath::staged(generation, path, 0);
-    let Some(stored) = device.platform.store.get(row.path(), Read::Fresh).await? else { return Ok(None) };
+    let (store, _) = staging_store(&device.platform);
+    let Some(stored) = store.get(row.path(), Read::Fresh).await? else { return Ok(None) };
     match key(device).open(row.path(), &stored.value)? {
         StagedPart { count: 1, bytes } => Ok(Some(bytes)),
         _ => Err(Error::internal("a small staged entry has more than one part")),

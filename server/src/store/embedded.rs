@@ -640,6 +640,10 @@ impl Store for Embedded {
         Box::pin(self.read(move |shared| shared.view(|view| view.get(&path))))
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn get_many<'a>(
         &'a self,
         paths: &'a [Path],

@@ -12,6 +12,9 @@ impl Store for Power {
     fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
         self.store.get(path, read)
     }
+    fn is_shared(&self) -> bool {
+        self.store.is_shared()
+    }
     fn get_many<'a>(
         &'a self,
         paths: &'a [Path],
@@ -101,6 +104,32 @@ fn a_crash_during_a_restore_leaves_the_old_data_or_the_new() {
 }
 
 #[test]
+fn a_crash_during_a_restore_at_a_node_of_a_shared_store_leaves_nothing_staged() {
+    let (_, source) = world();
+    let file = backup_of(&source);
+    let expected = described(&source);
+    let device = || {
+        let sim = device(9);
+        sim.store.share(true);
+        sim
+    };
+    let check = |sim: &Sim, hsm: Arc<Hsm>, done: bool| {
+        if hsm.state() == State::Unprovisioned {
+            assert!(!done);
+        } else {
+            unlock(&hsm, UNLOCK).unwrap();
+            assert_eq!(described(&hsm), expected);
+            assert_eq!(generations(sim), [2]);
+        }
+        assert_eq!(block_on(Procedure::stored(&hsm.device().store)).unwrap(), None);
+        assert_eq!((staged(&sim.store), staged(&sim.local)), (0, 0));
+    };
+    let act = |hsm: &Arc<Hsm>| restore(hsm, &file).is_ok() && unlock(hsm, UNLOCK).is_ok();
+    let steps = with_crashes(device, act, check);
+    assert!(steps >= 5, "{steps}");
+}
+
+#[test]
 fn a_crash_during_the_first_unlock_starts_the_conversion_over() {
     let (_, source) = world();
     let (file, expected) = (backup_of(&source), described(&source));
@@ -163,6 +192,9 @@ impl Away {
 impl Store for Away {
     fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
         if self.left.load(Ordering::SeqCst) == 0 { Self::gone() } else { self.store.get(path, read) }
+    }
+    fn is_shared(&self) -> bool {
+        self.store.is_shared()
     }
     fn get_many<'a>(
         &'a self,

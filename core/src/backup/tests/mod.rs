@@ -393,11 +393,19 @@ fn a_restore_at_a_new_node_with_an_empty_shared_store_is_whole() {
     let copy = boot(&sim);
     restore(&copy, &file).unwrap();
     drop(copy);
+    // The entries wait where only this device can use them.
+    assert_eq!((staged(&sim.store), staged(&sim.local) > 0), (0, true));
     let copy = boot(&sim);
     unlock(&copy, UNLOCK).unwrap();
     assert_eq!(described(&copy), expected);
+    assert_eq!(staged(&sim.local), 0);
     drop(copy);
     assert_eq!(boot(&sim).state(), State::Locked, "it knows its store");
+}
+
+/// The number of staged rows.
+fn staged(store: &SimStore) -> usize {
+    store.raw_rows().iter().filter(|(path, _)| matches!(path.as_bytes(), [1, _, _, _, _, 7, ..])).count()
 }
 
 #[test]

@@ -217,6 +217,9 @@ mod tests {
                 self.store.get(path, read).await
             })
         }
+        fn is_shared(&self) -> bool {
+            self.store.is_shared()
+        }
         fn get_many<'a>(
             &'a self,
             paths: &'a [Path],

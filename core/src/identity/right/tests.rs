@@ -74,6 +74,9 @@ impl Store for YieldingStore {
             found
         })
     }
+    fn is_shared(&self) -> bool {
+        self.0.is_shared()
+    }
     fn get_many<'a>(
         &'a self,
         paths: &'a [Path],
