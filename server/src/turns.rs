@@ -139,8 +139,11 @@ impl<T> State<T> {
     /// Makes room for an item of `ours`; returns the item to drop.
     fn displace(&mut self, ours: Party, bounds: Bounds) -> Option<T> {
         let own = self.lines.get(&ours).map_or(0, |line| line.items.len()) + 1;
-        let address = self.address_to_displace(ours, own).filter(|party| *party != ours);
-        let gives_way = address.or_else(|| {
+        let address = self.address_to_displace(ours, own);
+        if address == Some(ours) && self.lines.keys().any(|party| *party != ours && is_address(*party)) {
+            return None;
+        }
+        let gives_way = address.filter(|party| *party != ours).or_else(|| {
             let others = self.lines.iter().filter(|(party, _)| **party != ours && !is_address(**party));
             let others = others.map(|(party, line)| (self.claim(*party, line.items.len(), line.number), *party));
             let (theirs, party) = others.max_by_key(|(claim, _)| *claim)?;
@@ -161,7 +164,7 @@ impl<T> State<T> {
         let mut addresses: Vec<_> = lines.chain(new).filter(|(party, ..)| is_address(*party)).collect();
         let longest = addresses.iter().map(|(_, length, _)| *length).max()?;
         addresses.retain(|(_, length, _)| *length == longest);
-        addresses.sort_unstable_by_key(|(party, length, number)| self.claim(*party, *length, *number));
+        addresses.sort_by_cached_key(|(party, length, number)| self.claim(*party, *length, *number));
         let weak: Vec<_> = addresses.iter().skip(addresses.len() / 2).map(|(party, ..)| *party).collect();
         self.chance.one_of(&weak)
     }

@@ -174,24 +174,30 @@ impl Hsm {
         let old = old.clone();
         drop(phase);
         tracing::info!(target: "hsm", "the HSM's data was replaced at another node");
-        let reopened = async {
-            if self.reopen(&old).await {
-                // Nobody waits for its last holder: that would keep the watch from going on.
-                drop(old.close());
-            }
-        };
-        // While the lock is held, the HSM cannot be locked. The next beat tries again.
-        race(reopened, self.clock().sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+        if self.reopen(&old).await {
+            // Waiting for its last holder here would keep the watch from going on.
+            self.close_later(&old);
+        }
     }
 
     /// Replaces `old` by a phase on the current data, under the same Domain Key. If that data does not open, the HSM is Locked.
     /// The caller holds the lock on transitions, and closes `old` if this returns true.
     pub(super) async fn reopen(&self, old: &Operational) -> bool {
+        let shared = self.device().platform.store.is_shared();
         let domain = DomainKey::new(*old.domain().expose());
-        match Box::pin(Operational::open(self.device().clone(), domain)).await {
+        let mut opened = None;
+        let opening = async { opened = Some(Box::pin(Operational::open(self.device().clone(), domain)).await) };
+        if shared {
+            // While the lock is held, the HSM cannot be locked.
+            race(opening, self.clock().sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+        } else {
+            opening.await;
+        }
+        let late = || Err(Error::Unavailable("The store did not answer in time.".into()));
+        match opened.unwrap_or_else(late) {
             Ok(new) => self.enter(Phase::Operational(new)),
             // The beat finds the pointer moved, and tries again.
-            Err(error @ (Error::Unavailable(_) | Error::Full(_))) if self.device().platform.store.is_shared() => {
+            Err(error @ (Error::Unavailable(_) | Error::Full(_))) if shared => {
                 tracing::warn!(target: "hsm", %error, "the replaced data cannot be opened yet");
                 return false;
             }

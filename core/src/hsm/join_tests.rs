@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use crate::keys::ManagedKeys;
 use crate::platform::DeviceKeeper;
 use crate::rows::namespace::Quota;
 use crate::rows::path::{ROOT, RowPrefix, cluster_identity, node_fence};
+use crate::runtime::BoxFuture;
 use crate::sim::Sim;
 use crate::store::{Store, Txn};
 
@@ -244,9 +245,37 @@ fn uses_are_counted_although_the_key_is_changed_or_renamed() {
     block_on(op.flush_counters()).unwrap();
     assert_eq!((operations("b"), counts(&sim, &hsm)), (3, 1));
     signature(&hsm, "b");
+    // A use that ends only after the key was renamed.
+    let permit = found("b").usable_by(&by).ok().unwrap().permit(Mode::Sign(SignMode::EdDSA)).unwrap();
     block_on(keys.rename(&found("b"), &KeyId::parse("c").unwrap())).unwrap();
+    block_on(permit.run(op.keys(), b"message".to_vec().into(), None)).unwrap();
     block_on(op.flush_counters()).unwrap();
-    assert_eq!(operations("c"), 4, "it was not used by its new id");
+    assert_eq!((operations("c"), counts(&sim, &hsm)), (5, 1));
+    // A flush that was cut off, or whose answer was lost, is not counted twice.
+    for lost in 0..8 {
+        signature(&hsm, "c");
+        let mut flush = pin!(op.flush_counters());
+        if lost % 2 == 0 {
+            sim.store.lose_answers(1 + lost % 3);
+            let _ = block_on(flush);
+            sim.store.lose_answers(0);
+        } else {
+            sim.store.delay(after_calls(lost));
+            let _ = flush.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            sim.store.no_delay();
+        }
+    }
+    block_on(op.flush_counters()).unwrap();
+    assert_eq!((operations("c"), counts(&sim, &hsm)), (13, 1));
+}
+
+/// Delays for a store that stops answering after so many calls.
+fn after_calls(calls: usize) -> impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static {
+    let left = AtomicUsize::new(calls);
+    move || match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+        Ok(_) => Box::pin(std::future::ready(())),
+        Err(_) => Box::pin(std::future::pending()),
+    }
 }
 
 #[test]
@@ -322,14 +351,30 @@ fn a_quota_is_kept_by_all_nodes_together() {
         assert_eq!(held(&a).0, 3);
         assert!(matches!(create(&b, "more"), Err(Error::Full(_))));
     }
-    block_on(op.namespaces().delete(
-        &by,
-        &namespace,
-        block_on(op.namespaces().get(&namespace)).unwrap().unwrap().record.number,
-    ))
+    // A full store: nothing can be written, not even the number, but everything can be deleted.
+    keys(&a, &|keys| block_on(keys.set_certificate(&KeyId::parse("free").unwrap(), vec![7; 100]))).unwrap();
+    first.store.fill(true);
+    keys(&a, &|keys| {
+        let key = block_on(keys.get(&KeyId::parse("free").unwrap()))?.ok_or_else(Error::not_found)?;
+        block_on(keys.delete_certificate(&key))
+    })
     .unwrap();
-    let usage = [1, 0, 0, 0, 1, 13];
-    assert!(!first.store.raw_rows().iter().any(|(path, _)| path.as_bytes().starts_with(&usage)));
+    delete(&b, "free").unwrap();
+    assert!(matches!(create(&a, "free"), Err(Error::Full(_))));
+    first.store.fill(false);
+    assert_eq!(held(&a).0, 2);
+    create(&b, "free").unwrap();
+    assert!(matches!(create(&a, "more"), Err(Error::Full(why)) if why.contains("3 keys")));
+    // What was counted is kept, also if nothing is changed then.
+    let known = || first.store.raw_rows().iter().any(|(path, _)| path.as_bytes().starts_with(&[1, 0, 0, 0, 1, 13]));
+    set_quota(None);
+    set_quota(Some(1));
+    assert!(!known());
+    assert!(matches!(create(&a, "more"), Err(Error::Full(_))));
+    assert!(known());
+    let number = block_on(op.namespaces().get(&namespace)).unwrap().unwrap().record.number;
+    block_on(op.namespaces().delete(&by, &namespace, number)).unwrap();
+    assert!(!known());
 }
 
 /// What a node has cached may be a second old, but nobody is refused because of that.

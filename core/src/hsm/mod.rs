@@ -14,8 +14,8 @@ mod shared_tests;
 pub mod update;
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -23,6 +23,7 @@ use casemate_api::body::config::{Logging, Network};
 use casemate_api::limits::{AUDIT_FLUSH_MS, COUNTER_FLUSH_MS, LOCK_WAIT_MS};
 use casemate_api::sentences;
 use casemate_api::{Passphrase, State};
+use futures_channel::oneshot;
 use jiff::Timestamp;
 
 use crate::audit::Audit;
@@ -56,6 +57,8 @@ pub struct Hsm {
     phase: ArcSwap<Phase>,
     /// Held during every transition. A second one waits and then finds the new phase.
     transition: async_lock::Mutex<()>,
+    /// Phases that were closed, and may have holders yet.
+    closing: Mutex<Vec<oneshot::Receiver<()>>>,
     /// Whether a restore is running.
     restoring: Arc<AtomicBool>,
     /// When both stores last answered, in seconds of the monotonic clock.
@@ -99,6 +102,7 @@ impl Hsm {
         Ok(Arc::new(Self {
             phase: ArcSwap::from_pointee(phase),
             transition: async_lock::Mutex::new(()),
+            closing: Mutex::default(),
             restoring: Arc::default(),
             last_answer_s: AtomicU64::new(device.platform.clock.monotonic().as_secs()),
             audit,
@@ -348,15 +352,26 @@ impl Hsm {
         Ok(())
     }
 
-    /// Closes a phase that was left, and waits up to [`LOCK_WAIT_MS`] for its last holder.
+    /// Closes a phase that was left, and waits up to [`LOCK_WAIT_MS`] for its last holder, and for those of phases before it.
     pub(crate) async fn close(&self, op: Arc<Operational>) {
-        let released = op.close();
+        self.close_later(&op);
         drop(op);
-        if let Some(released) = released {
-            let limit = self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS));
-            // Resolves with `Canceled` when the last sender is dropped.
-            race(released, limit).await;
-        }
+        let closing = std::mem::take(&mut *self.closing.lock().unwrap_or_else(PoisonError::into_inner));
+        let released = async {
+            for released in closing {
+                // Resolves with `Canceled` when the last sender is dropped.
+                let _ = released.await;
+            }
+        };
+        race(released, self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+    }
+
+    /// Closes a phase that was left. The next [`Hsm::close`] waits for its last holder.
+    fn close_later(&self, op: &Operational) {
+        let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not those that nobody holds any more.
+        closing.retain_mut(|released| matches!(released.try_recv(), Ok(None)));
+        closing.extend(op.close());
     }
 
     /// A new Locked phase.

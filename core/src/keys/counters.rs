@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use casemate_api::KeyId;
@@ -26,49 +27,75 @@ const STRIPES: usize = 64;
 pub struct Counters {
     pending: [Mutex<HashMap<KeyRef, Uses>>; STRIPES],
     /// Held while uses move from memory to the store, so that no reader counts them twice or misses them.
-    moving: async_lock::Mutex<()>,
+    moving: async_lock::RwLock<()>,
+    /// The stripe that the next flush begins with: one that is cut off must not always leave the same keys out.
+    first: AtomicUsize,
 }
 
 /// While it lives, no uses move from memory to the store.
 pub(crate) struct Steady<'a> {
     counters: &'a Counters,
-    _moving: async_lock::MutexGuard<'a, ()>,
+    _moving: async_lock::RwLockReadGuard<'a, ()>,
 }
 
 impl Steady<'_> {
-    /// The key has another id now.
-    pub(crate) fn renamed(&mut self, key: KeyRef, id: &KeyId) {
+    /// The key has another id from the revision `at` on.
+    pub(crate) fn renamed(&mut self, key: KeyRef, id: &KeyId, at: Revision) {
         if let Some(uses) = self.counters.stripe(key).get_mut(&key) {
-            uses.id = id.clone();
+            uses.known_as(id, at);
         }
     }
 }
 
-/// Uses of one key, and the id that it had at the last of them.
+/// Uses of one key.
 struct Uses {
     count: u64,
+    /// The id of the key, as of the revision `at` of its row.
     id: KeyId,
+    at: Revision,
+    /// The last write of them that was begun, if it is not known whether it was done.
+    begun: Option<Begun>,
+}
+
+/// A write of uses: how many, and what the stored count became.
+#[derive(Clone, Copy)]
+struct Begun {
+    count: u64,
+    total: u64,
+}
+
+impl Uses {
+    /// Uses may end in another order than the key is renamed in.
+    fn known_as(&mut self, id: &KeyId, at: Revision) {
+        if self.at < at {
+            self.at = at;
+            if self.id != *id {
+                self.id = id.clone();
+            }
+        }
+    }
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Self { pending: std::array::from_fn(|_| Mutex::default()), moving: async_lock::Mutex::new(()) }
+        Self {
+            pending: std::array::from_fn(|_| Mutex::default()),
+            moving: async_lock::RwLock::new(()),
+            first: AtomicUsize::new(0),
+        }
     }
 }
 
 impl Counters {
-    /// Counts one use of the key, which has this id now.
-    pub fn count(&self, key: KeyRef, id: &KeyId) {
+    /// Counts one use of the key, which had this id as of the revision `at` of its row.
+    pub fn count(&self, key: KeyRef, id: &KeyId, at: Revision) {
         match self.stripe(key).entry(key) {
             Entry::Occupied(mut known) => {
-                let uses = known.get_mut();
-                uses.count += 1;
-                if uses.id != *id {
-                    uses.id = id.clone();
-                }
+                known.get_mut().count += 1;
+                known.get_mut().known_as(id, at);
             }
             Entry::Vacant(new) => {
-                new.insert(Uses { count: 1, id: id.clone() });
+                new.insert(Uses { count: 1, id: id.clone(), at, begun: None });
             }
         }
     }
@@ -76,7 +103,11 @@ impl Counters {
     /// Counts uses again that could not be written.
     fn put_back(&self, key: KeyRef, uses: Uses) {
         match self.stripe(key).entry(key) {
-            Entry::Occupied(mut newer) => newer.get_mut().count += uses.count,
+            Entry::Occupied(mut newer) => {
+                newer.get_mut().count += uses.count;
+                newer.get_mut().begun = uses.begun;
+                newer.get_mut().known_as(&uses.id, uses.at);
+            }
             Entry::Vacant(new) => {
                 new.insert(uses);
             }
@@ -93,7 +124,7 @@ impl Counters {
 
     /// Keeps uses from being written until the result is dropped.
     pub(crate) async fn steady(&self) -> Steady<'_> {
-        Steady { counters: self, _moving: self.moving.lock().await }
+        Steady { counters: self, _moving: self.moving.read().await }
     }
 
     /// Drops the uses of a deleted key.
@@ -112,12 +143,13 @@ impl Counters {
         let keys = |stripe: &Mutex<HashMap<KeyRef, Uses>>| {
             stripe.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect::<Vec<_>>()
         };
-        self.pending.iter().flat_map(keys).collect()
+        let (before, from) = self.pending.split_at(self.first.load(Ordering::Relaxed) % STRIPES);
+        from.iter().chain(before).flat_map(keys).collect()
     }
 
     #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the length; uids are random")]
     fn stripe(&self, key: KeyRef) -> MutexGuard<'_, HashMap<KeyRef, Uses>> {
-        self.pending[usize::from(key.uid[0]) % STRIPES].lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending[stripe_of(key)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -157,7 +189,10 @@ pub(crate) async fn remove_late(tables: &Tables, key: KeyRef) {
 /// Writes every count of this device that changed.
 pub(crate) async fn flush(tables: &Tables, counters: &Counters, device_id: &str) -> Result<(), Error> {
     for group in counters.dirty().chunks(GROUP) {
-        let _steady = counters.steady().await;
+        let _moving = counters.moving.write().await;
+        if let Some(key) = group.first() {
+            counters.first.store(stripe_of(*key), Ordering::Relaxed);
+        }
         let taken = group.iter().filter_map(|key| Some((*key, counters.take(*key)?))).collect();
         add_uses(tables, device_id, Taken { counters, uses: taken }).await?;
     }
@@ -181,13 +216,19 @@ async fn add_uses(tables: &Tables, device_id: &str, mut taken: Taken<'_>) -> Res
     });
     let stored = counts.read_many(&taken.uses.iter().map(|(key, _)| count_path(*key)).collect::<Vec<_>>()).await?;
     let (mut known, mut first) = (Vec::new(), Vec::new());
-    for ((used, revision), stored) in taken.uses.iter().zip(rows).zip(stored) {
-        let (key, uses) = used;
+    for (((key, uses), revision), stored) in taken.uses.iter_mut().zip(rows).zip(stored) {
         let path = count_path(*key);
-        let count = stored.as_ref().map_or(0, |row| row.record.count).saturating_add(uses.count);
+        let before = stored.as_ref().map_or(0, |row| row.record.count);
+        // Only this device writes its own counts.
+        if let Some(done) = uses.begun.take().filter(|begun| begun.total <= before) {
+            uses.count = uses.count.saturating_sub(done.count);
+        }
+        let count = before.saturating_add(uses.count);
+        uses.begun = Some(Begun { count: uses.count, total: count });
+        let key_path = RowPath::key(*generation, key.namespace, &uses.id);
         let sealed = counts.sealed(&path, Revision::default(), &CounterRecord { count })?;
         let transaction = Transaction::default().put(sealed);
-        let guarded = |transaction: Transaction| transaction.at(&key_path(used), revision);
+        let guarded = |transaction: Transaction| transaction.at(&key_path, revision);
         match &stored {
             None => first.push((*key, guarded(transaction.absent(&path)))),
             Some(row) => known.push((*key, guarded(transaction.at(&path, row.revision).reserved()))),
@@ -198,10 +239,8 @@ async fn add_uses(tables: &Tables, device_id: &str, mut taken: Taken<'_>) -> Res
         let (group, transactions): (Vec<KeyRef>, Vec<_>) = group.into_iter().unzip();
         for (key, result) in group.into_iter().zip(tables.commit_all(transactions).await) {
             match result {
-                // Only this device writes its own counts, so this means that an earlier write succeeded and its answer was
-                // lost.
-                Ok(Committed::At(_) | Committed::Conflict(0)) => taken.uses.retain(|(other, _)| *other != key),
-                // The key was changed since it was read.
+                Ok(Committed::At(_)) => taken.uses.retain(|(other, _)| *other != key),
+                // The key was changed since it was read, or an earlier write was done only now.
                 Ok(Committed::Conflict(_)) => {}
                 Err(error) => outcome = Err(error),
             }
@@ -220,6 +259,11 @@ impl Drop for Taken<'_> {
     fn drop(&mut self) {
         self.uses.drain(..).for_each(|(key, uses)| self.counters.put_back(key, uses));
     }
+}
+
+fn stripe_of(key: KeyRef) -> usize {
+    let [first, ..] = key.uid;
+    usize::from(first) % STRIPES
 }
 
 /// Number of counts written in one commit.

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::identity::caller::{Caller, Scope};
 use crate::identity::right::{self, ATTEMPTS, By, Change};
 use crate::keys::context::Keyring;
-use crate::keys::quotas::{signed, stored_bytes};
+use crate::keys::quotas::{QuotaGuard, signed, stored_bytes};
 use crate::keys::usable::Key;
 use crate::rows::key::{KeyRecord, Mechanisms, check_mechanisms};
 use crate::rows::path::{KeyRef, RowPath, RowPrefix, Uid};
@@ -140,6 +140,21 @@ impl ManagedKeys<'_> {
         right::commit(self.ring.tables, By::Caller(self.caller), self.fence(transaction)).await
     }
 
+    /// Commits a deletion of so many keys and bytes, also if the store has no room left.
+    async fn remove(
+        &self,
+        quota: &QuotaGuard,
+        transaction: Transaction,
+        keys: i64,
+        bytes: i64,
+    ) -> Result<Committed, Error> {
+        let booked = quota.book(self.ring.tables, transaction.clone(), keys, bytes)?.reserved();
+        match self.commit(booked).await {
+            Err(Error::Full(_)) if quota.is_set() => self.commit(quota.unbook(transaction)).await,
+            committed => committed,
+        }
+    }
+
     /// Generates a key. `length` is in bits; only RSA and Generic use it. `new_id` may be empty: the HSM picks an id.
     /// The checks run in the documented order.
     pub async fn generate(
@@ -224,16 +239,15 @@ impl ManagedKeys<'_> {
             let row = row.ok_or_else(Error::not_found)?;
             let uid = row.record.uid;
             let certificate = self.certificate_path(uid);
-            let mut transaction = Transaction::default().at(&path, row.revision).delete(&path).delete(&certificate);
-            transaction = self.ring.counts_of(self.key(uid)).await?.iter().fold(transaction, Transaction::delete);
+            let transaction = Transaction::default().at(&path, row.revision).delete(&path).delete(&certificate);
+            let transaction = self.ring.counts_of(self.key(uid)).await?.iter().fold(transaction, Transaction::delete);
+            let mut bytes = stored_bytes(&row.record);
             if quota.is_set() {
                 // Read after the usage, which every change of a certificate changes.
                 let certificate = self.ring.tables.certificates.read(&certificate).await?;
-                let certificate = certificate.map_or(0, |row| stored_bytes(&row.record));
-                let bytes = stored_bytes(&row.record) + certificate;
-                transaction = quota.book(self.ring.tables, transaction, -1, -bytes)?;
+                bytes += certificate.map_or(0, |row| stored_bytes(&row.record));
             }
-            if let Committed::At(_) = self.commit(transaction).await? {
+            if let Committed::At(_) = self.remove(&quota, transaction, -1, -bytes).await? {
                 tracing::info!(target: "hsm.key", "removed ({id})");
                 self.ring.forget_counts(self.key(uid)).await;
                 return Ok(());
@@ -262,8 +276,8 @@ impl ManagedKeys<'_> {
             // Uses are written by the id of their key.
             let mut uses = self.ring.state.counters.steady().await;
             match self.commit(transaction).await? {
-                Committed::At(_) => {
-                    uses.renamed(self.key(row.record.uid), new_id);
+                Committed::At(revision) => {
+                    uses.renamed(self.key(row.record.uid), new_id, revision);
                     tracing::info!(target: "hsm.key", "moved ({id}) to ({new_id})");
                     return Ok(());
                 }
@@ -363,8 +377,7 @@ impl ManagedKeys<'_> {
             let quota = self.ring.hold_quota(self.scope).await?;
             let row = self.ring.tables.certificates.read(&path).await?.ok_or_else(none)?;
             let transaction = Transaction::default().at(&path, row.revision).delete(&path);
-            let transaction = quota.book(self.ring.tables, transaction, 0, -stored_bytes(&row.record))?;
-            if let Committed::At(_) = self.commit(transaction).await? {
+            if let Committed::At(_) = self.remove(&quota, transaction, 0, -stored_bytes(&row.record)).await? {
                 tracing::info!(target: "hsm.key", "update ({}): removed certificate", key.id);
                 return Ok(());
             }

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::identity::caller::{self, Caller};
 use crate::identity::right::{self, ATTEMPTS, By};
 use crate::keys::counters::Counters;
-use crate::keys::quotas::{QuotaTurns, count};
+use crate::keys::quotas::{self, QuotaTurns, count};
 use crate::rows::chores::{DeletedNamespace, LastNamespaceNumber};
 use crate::rows::namespace::{NamespaceRecord, Quota};
 use crate::rows::path::{NamespaceNumber, ROOT, RowPath, RowPrefix};
@@ -127,14 +127,11 @@ impl Namespaces<'_> {
         let (quota, number) = (row.record.quota, row.record.number);
         // Also for counting alone, so that concurrent requests count a namespace one after the other.
         let _turn = self.turns.wait(number).await;
-        let known = self.tables.usages.get(&RowPath::usage(self.tables.generation, number)).await?;
-        Ok((
-            quota,
-            match known {
-                Some(row) => row.record,
-                None => count(self.tables, number).await?,
-            },
-        ))
+        if quota == Quota::default() {
+            return Ok((quota, count(self.tables, number).await?));
+        }
+        let (usage, _) = quotas::usage(self.tables, id, &row).await?;
+        Ok((quota, usage))
     }
 
     /// Sets the quota of a namespace. It may be lower than what the namespace holds: then nothing can be added until

@@ -17,11 +17,12 @@ use casemate_api::limits::BACKUP_PAGE_ROWS;
 use crate::error::Error;
 use crate::identity::caller;
 use crate::identity::caller::Scope;
-use crate::rows::namespace::Quota;
+use crate::rows::namespace::{NamespaceRecord, Quota};
 use crate::rows::path::{NamespaceNumber, RowPath, RowPrefix};
 use crate::rows::record::Record;
+use crate::rows::table::Row;
 use crate::rows::tables::Tables;
-use crate::rows::transaction::Transaction;
+use crate::rows::transaction::{Committed, Transaction};
 use crate::rows::usage::Usage;
 use crate::store::{Path, Range, Revision, Snapshot};
 
@@ -83,9 +84,14 @@ impl QuotaGuard {
             return Err(Error::Full(format!("The namespace {namespace} has reached its quota of {max} bytes.").into()));
         }
         let row = tables.usages.sealed(path, found.unwrap_or_default(), &after)?;
-        let transaction = transaction.found(path, *found).put(row);
-        // A deletion is possible on a full disk, too.
-        Ok(if keys < 0 || bytes < 0 { transaction.reserved() } else { transaction })
+        Ok(transaction.found(path, *found).put(row))
+    }
+
+    /// Adds to `transaction` that it is not known any more what the namespace holds: for a deletion on a store that has no room
+    /// even for the number. The next change counts it.
+    pub(crate) fn unbook(&self, transaction: Transaction) -> Transaction {
+        let Some(Account { path, found, .. }) = &self.0 else { return transaction };
+        transaction.found(path, *found).delete(path)
     }
 }
 
@@ -96,18 +102,44 @@ impl QuotaGuard {
 pub(crate) async fn hold(tables: &Tables, turns: &QuotaTurns, scope: &Scope) -> Result<QuotaGuard, Error> {
     let Some((namespace, revision)) = scope.namespace_row() else { return Ok(QuotaGuard(None)) };
     let row = caller::stored_namespace(tables, namespace).await?.filter(|row| row.revision == revision);
-    let row = row.ok_or_else(|| Error::Unavailable("The namespace was changed meanwhile. Try again.".into()))?;
+    let row = row.ok_or_else(changed)?;
     let quota = row.record.quota;
     if quota == Quota::default() {
         return Ok(QuotaGuard(None));
     }
     let turn = turns.wait(scope.number()).await;
     let path = RowPath::usage(tables.generation, scope.number());
-    let (usage, found) = match tables.usages.read(&path).await? {
-        Some(row) => (row.record, Some(row.revision)),
-        None => (count(tables, scope.number()).await?, None),
-    };
+    let (usage, found) = usage(tables, namespace, &row).await?;
     Ok(QuotaGuard(Some(Account { path, found, usage, quota, namespace: namespace.clone(), _turn: turn })))
+}
+
+/// What a namespace with a quota holds, and the revision of the row that says so. Counted and written if there is none; that row
+/// is `None` only if the store has no room for it. The caller has the turn in the namespace.
+///
+/// # Errors
+/// [`Error::Unavailable`] if the namespace is not as in `row` any more.
+pub(crate) async fn usage(
+    tables: &Tables,
+    namespace: &NamespaceId,
+    row: &Row<NamespaceRecord>,
+) -> Result<(Usage, Option<Revision>), Error> {
+    let path = RowPath::usage(tables.generation, row.record.number);
+    if let Some(row) = tables.usages.read(&path).await? {
+        return Ok((row.record, Some(row.revision)));
+    }
+    let usage = count(tables, row.record.number).await?;
+    let namespace = RowPath::namespace(tables.generation, namespace);
+    let transaction = Transaction::default().at(&namespace, row.revision).absent(&path).reserved();
+    match tables.commit(transaction.put(tables.usages.sealed(&path, Revision::default(), &usage)?)).await {
+        Ok(Committed::At(revision)) => Ok((usage, Some(revision))),
+        Ok(Committed::Conflict(_)) => Err(changed()),
+        Err(Error::Full(_)) => Ok((usage, None)),
+        Err(error) => Err(error),
+    }
+}
+
+fn changed() -> Error {
+    Error::Unavailable("The namespace was changed meanwhile. Try again.".into())
 }
 
 /// Counts what a namespace holds now. Reads all its rows.

@@ -154,7 +154,7 @@ impl Permit {
             // Boxed, so that the future of a short operation is small: it is moved and wiped with each request.
             Box::pin(ring.off_thread(Work::Crypto, Party::Namespace(key.namespace), job)).await??
         };
-        ring.state.counters.count(key.key(), &key.id);
+        ring.state.counters.count(key.key(), &key.id, key.row.revision);
         Ok(output)
     }
 }

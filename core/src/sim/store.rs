@@ -78,7 +78,8 @@ impl SimStore {
         self.lock().failing = failing;
     }
 
-    /// While `full`, writes that add rows are refused with [`StoreError::Full`], as on a disk that is nearly full.
+    /// While `full`, writes that add rows are refused with [`StoreError::Full`], as on a disk that is nearly full. A store that
+    /// others share refuses all that write anything, as etcd does.
     pub fn fill(&self, full: bool) {
         self.lock().full = full;
     }
@@ -344,7 +345,8 @@ impl Store for SimStore {
                 return self.commit_behind(&**behind, txns).await;
             }
             let mut state = self.reach().await?;
-            if state.full && txns.iter().any(Txn::grows) {
+            let refused = |txn: &Txn| txn.grows() || state.shared && !txn.put.is_empty();
+            if state.full && txns.iter().any(refused) {
                 return Err(StoreError::Full);
             }
             state.group = Group::default();
