@@ -119,6 +119,11 @@ impl EtcdServer {
         self.certificates.as_ref()
     }
 
+    /// The id of the process of a member that runs.
+    pub fn pid(&self, member: usize) -> u32 {
+        self.members[member].process.as_ref().expect("the member runs").child.id()
+    }
+
     /// Kills a member, as a power cut would, except that what it had written to files stays.
     pub fn kill(&mut self, member: usize) {
         self.members[member].process = None;
@@ -152,8 +157,7 @@ impl EtcdServer {
     }
 
     fn signal(&self, member: usize, signal: Signal) {
-        let process = self.members[member].process.as_ref().expect("the member runs");
-        let pid = Pid::from_raw(process.child.id().cast_signed()).unwrap();
+        let pid = Pid::from_raw(self.pid(member).cast_signed()).unwrap();
         kill_process(pid, signal).unwrap();
     }
 

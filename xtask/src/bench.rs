@@ -7,6 +7,7 @@
 
 mod backup;
 mod cli;
+mod etcd;
 mod instructions;
 mod load;
 mod rig;
@@ -77,19 +78,27 @@ const HELP: &str = "\
 cargo xtask bench [--quick] [--no-memory] [ROW…]
 cargo xtask bench instructions
 cargo xtask bench cli [--quick]
+cargo xtask bench etcd [--quick] [--keys N] [PART…]
 
   --quick      short windows: to see that it works, not to quote
   --no-memory  leave out the part that creates 100,000 keys
   ROW          only these: RSA-2048, P-256, …
   instructions only the instructions of a P-256 request besides its ECDSA, which do not depend on other load
   cli          the duration of a command of casemate, compared with curl
+  etcd         a shared store in etcd: the parts signature, creation, keys (a million, or N), revocation, failover
 
 Needs Linux with two cores, taskset, curl, h2load and valgrind; installs what is missing where there is apt-get.";
 
 /// Measures and prints the table, as Markdown.
 pub(crate) fn run(args: &[&str]) -> Result<()> {
-    if let ["cli", rest @ ..] = args {
-        return cli::run(rest);
+    if args.contains(&"--help") {
+        println!("{HELP}");
+        return Ok(());
+    }
+    match args {
+        ["cli", rest @ ..] => return cli::run(rest),
+        ["etcd", rest @ ..] => return etcd::run(rest),
+        _ => {}
     }
     let mut plan = FULL;
     let mut memory = true;
@@ -100,10 +109,6 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
             "--quick" => plan = QUICK,
             "--no-memory" => memory = false,
             "instructions" => instructions_only = true,
-            "--help" => {
-                println!("{HELP}");
-                return Ok(());
-            }
             name => {
                 let row = ROWS.iter().find(|row| row.name.eq_ignore_ascii_case(name));
                 rows.push(row.with_context(|| format!("no such row: {name}\n\n{HELP}"))?);
@@ -119,7 +124,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         run_command(&mut cargo(&["build", "--release", "--locked", "-p", "casemate-server", "--example", "raw"]))?;
     }
     let release = metadata::target_dir()?.join("release");
-    print!("\n{}", rig::machine());
+    print!("\n{}", rig::machine("h2load"));
     if !instructions_only {
         let mut quiet = Patience::new(plan.patience);
         efficiency(&plan, &mut quiet, &rows, &release)?;

@@ -65,7 +65,7 @@ pub(super) fn run(args: &[&str]) -> Result<()> {
             ensure!(status.success(), "{} ended with {status}", way.name);
         }
     }
-    print!("\n{}", rig::machine());
+    print!("\n{}", rig::machine("curl"));
     table(&mut ways);
     server.stop()
 }

@@ -247,8 +247,8 @@ impl Patience {
     }
 }
 
-/// The machine of the measurements, as Markdown.
-pub(super) fn machine() -> String {
+/// The machine of the measurements, with the version of a program that takes part, as Markdown.
+pub(super) fn machine(program: &str) -> String {
     let first = |text: String, name: &str| -> String {
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("unknown").to_owned();
         line.trim_start_matches([' ', '\t', ':']).to_owned()
@@ -266,7 +266,7 @@ pub(super) fn machine() -> String {
         first(read("/proc/meminfo"), "MemTotal:"),
         read("/proc/sys/kernel/osrelease").trim(),
         say("rustc", &["--version"]),
-        say("h2load", &["--version"]),
+        say(program, &["--version"]),
         say("git", &["describe", "--always", "--dirty"]),
         say("date", &["-u", "+%Y-%m-%d"]),
     )
