@@ -349,6 +349,9 @@ pub const ETCD_ADDRESSES_MAX: usize = 8;
 pub const ETCD_CONNECT_MS: u64 = 1_500;
 /// Time for a call to etcd with all its attempts. Each call has its own.
 pub const ETCD_CALL_MS: u64 = 5_000;
+/// Time for an endpoint of etcd to answer a write. One that was handed to a leader which died then is never answered, and a new
+/// leader is elected within two seconds. Each call has its own.
+pub const ETCD_WRITE_MS: u64 = 2_000;
 /// Time after which a connection to etcd that has not received anything is tested, while calls or watches run on it. etcd
 /// closes those that do it more often than every 5 s. Each connection has its own.
 pub const ETCD_PING_MS: u64 = 6_000;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use casemate_api::limits::{ETCD_CALL_MS, ETCD_CONNECT_MS, ETCD_ENDPOINTS_MAX, ETCD_REQUEST_MAX_BYTES};
+use casemate_api::limits::{ETCD_CALL_MS, ETCD_CONNECT_MS, ETCD_ENDPOINTS_MAX, ETCD_REQUEST_MAX_BYTES, ETCD_WRITE_MS};
 use tokio::time::Instant;
 
 use crate::address::Address;
@@ -28,7 +28,7 @@ pub struct Settings {
     pub tls: Option<Tls>,
     /// Time for an endpoint to accept a connection, finish the TLS handshake and answer a first call.
     pub connect: Duration,
-    /// Time for a call with all its attempts.
+    /// Time for a call with all its attempts. A write waits for its answer no longer than [`ETCD_WRITE_MS`].
     pub deadline: Duration,
 }
 
@@ -203,7 +203,10 @@ impl Client {
             // Those that have not been tried get their part of the time that is left.
             let share = end.saturating_duration_since(now) / u32::try_from(waiting).unwrap_or(u32::MAX);
             let connect = now + self.connect.min(share);
-            let until = if unanswered == Unanswered::Repeat { now + share } else { end };
+            let until = match unanswered {
+                Unanswered::Repeat => now + share,
+                Unanswered::Tell => end.min(now + Duration::from_millis(ETCD_WRITE_MS)),
+            };
             let error = match attempt(Arc::clone(node), (connect, until)).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,

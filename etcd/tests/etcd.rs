@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use casemate_api::limits::ETCD_WRITE_MS;
 use casemate_etcd::proto::response_op::Response;
 use casemate_etcd::proto::{AlarmType, RangeRequest, RequestOp, TxnRequest, TxnResponse};
 use casemate_etcd::request::{at_revision, delete, get, nested, none_below, prefix, put, read};
@@ -358,6 +359,22 @@ async fn a_silent_endpoint_makes_a_write_unknown_and_a_read_late() {
         let fresh = Client::new(Settings { endpoints: first.clone(), ..settings(&etcd) }).unwrap();
         assert!(fresh.txn(only(vec![put("other", "", 0)])).await.unwrap().succeeded);
     }
+    etcd.resume(silent);
+}
+
+/// A write that was handed to a leader which died then gets no answer, however long it waits.
+#[tokio::test]
+async fn a_write_waits_less_long_for_its_answer_than_the_whole_call_may_take() {
+    let etcd = EtcdServer::three();
+    let silent = follower(&client(&etcd), &etcd).await;
+    let mut endpoints = addresses(&etcd);
+    endpoints.swap(0, silent);
+    let client = Client::new(Settings { endpoints, ..settings(&etcd) }).unwrap();
+    write(&client, "k", "1").await;
+    etcd.pause(silent);
+    let Err(Error::Unknown(why)) = client.txn(only(vec![put("k", "2", 0)])).await else { panic!("it was answered") };
+    let waited_ms = why.split_once("no answer within ").unwrap().1.split_once(" ms").unwrap().0;
+    assert!(waited_ms.parse::<u64>().unwrap() <= ETCD_WRITE_MS, "{why}");
     etcd.resume(silent);
 }
 
