@@ -19,7 +19,7 @@ use super::{Shared, read_error, revision, senseless, versioned};
 pub(super) struct Density(Mutex<HashMap<Vec<u8>, Distance>>);
 
 /// Guesses of the end of one page.
-const GUESSES: usize = 6;
+const GUESSES: usize = 12;
 
 /// Ranges whose density is remembered.
 const REMEMBERED: usize = 64;
@@ -85,6 +85,54 @@ impl Distance {
     }
 }
 
+/// The parts of a range in which one page is read.
+struct Parts<'a> {
+    density: &'a Density,
+    /// How many bytes all keys of the range have in common.
+    common: usize,
+    /// The start of the next part.
+    start: Vec<u8>,
+    /// The end of the range.
+    last: Vec<u8>,
+    /// The guessed width of the next part. `None`: all that is left.
+    step: Option<Distance>,
+    guesses: usize,
+}
+
+impl<'a> Parts<'a> {
+    fn new(density: &'a Density, start: Vec<u8>, last: Vec<u8>) -> Self {
+        let common = start.iter().zip(&last).take_while(|(a, b)| a == b).count();
+        let step = density.get(&last);
+        Self { density, common, start, last, step, guesses: 0 }
+    }
+
+    /// The end of the next part. `None`: it is the last one.
+    fn end(&self) -> Option<Vec<u8>> {
+        let Distance(digits) = Distance::of(&self.start, self.common).plus(self.step?)?;
+        let end = [self.start.get(..self.common).unwrap_or_default(), &digits].concat();
+        // A guess that is not behind the start would never get on.
+        (end > self.start && end < self.last).then_some(end)
+    }
+
+    /// Remembers how far apart the first and the last row of a page are.
+    fn remember(&self, first: &[u8], last: &[u8]) {
+        let width = Distance::of(last, self.common).minus(Distance::of(first, self.common));
+        if !width.is_zero() {
+            self.density.set(&self.last, width);
+        }
+    }
+
+    /// Goes on behind a part that ended at `end` and did not fill the page.
+    fn go_on(&mut self, end: Vec<u8>) {
+        self.start = end;
+        self.guesses += 1;
+        // Between names are gaps that no name is in: of a byte, hexadecimal digits use 16 values. Fourfold steps leave a gap soon and
+        // not far behind it. After a few guesses that were too near, the rest is read at once.
+        let twice = |step: Distance| step.plus(step).unwrap_or(step);
+        self.step = self.step.filter(|_| self.guesses < GUESSES).map(twice).map(twice);
+    }
+}
+
 impl Shared {
     /// One page of `range` as of the revision `at`; 0: the newest.
     pub(super) async fn page(&self, range: &Range, read: Read, at: i64) -> Result<Page, StoreError> {
@@ -94,25 +142,20 @@ impl Shared {
         };
         let mut page = Page::default();
         let mut at = at;
-        let mut start = self.key(&range.start);
+        let start = self.key(&range.start);
         if range.end.as_ref().is_some_and(|end| *end <= range.start) {
             let empty = RangeRequest { serializable: read == Read::Local, count_only: true, ..request::get(start) };
             page.revision = self.range(RangeRequest { revision: at, ..empty }).await?.revision;
             return Ok(page);
         }
-        let common = start.iter().zip(&last).take_while(|(a, b)| a == b).count();
-        let mut step = self.density.get(&last);
-        let mut short = 0;
+        let mut parts = Parts::new(&self.density, start, last);
         loop {
-            let end = step.and_then(|step| Distance::of(&start, common).plus(step));
-            let end = end.map(|Distance(digits)| [start.get(..common).unwrap_or_default(), &digits].concat());
-            // A guess that is not behind the start would never get on.
-            let end = end.filter(|end| *end > start && *end < last);
+            let end = parts.end();
             // To etcd, a limit of 0 is none at all.
             let missing = range.limit.saturating_sub(page.rows.len());
             let part = RangeRequest {
-                key: start.clone().into(),
-                range_end: end.clone().unwrap_or_else(|| last.clone()).into(),
+                key: parts.start.clone().into(),
+                range_end: end.clone().unwrap_or_else(|| parts.last.clone()).into(),
                 limit: i64::try_from(missing.max(1)).unwrap_or(i64::MAX),
                 revision: at,
                 serializable: read == Read::Local,
@@ -128,31 +171,19 @@ impl Shared {
             if missing == 0 {
                 page.more = !found.rows.is_empty();
             } else {
-                if let (Some((first, _)), Some((last_row, _)), true) =
-                    (found.rows.first(), found.rows.last(), found.rows.len() > 1 && found.rows.len() >= missing / 2)
-                {
-                    let keys = [last_row, first].map(|path| Distance::of(&self.key(path), common));
-                    let [end, begin] = keys;
-                    let width = end.minus(begin);
-                    if !width.is_zero() {
-                        self.density.set(&last, width);
-                        step = Some(width);
-                    }
-                }
                 page.rows.extend(found.rows);
                 page.more = found.more;
             }
             match end {
                 // More are behind the guessed end, unless the page is full already.
-                Some(end) if !page.more => {
-                    start = end;
-                    short += 1;
-                    // After a few guesses that were too near, the rest is read at once.
-                    step = step.filter(|_| short < GUESSES).map(|step| step.plus(step).unwrap_or(step));
-                }
-                _ => return Ok(page),
+                Some(end) if !page.more => parts.go_on(end),
+                _ => break,
             }
         }
+        if let ([(first, _), .., (last, _)], true) = (page.rows.as_slice(), page.rows.len() >= range.limit / 2) {
+            parts.remember(&self.key(first), &self.key(last));
+        }
+        Ok(page)
     }
 
     /// One page of each of `ranges` as of the revision `at`.
@@ -198,6 +229,63 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Reads all of `keys`, which are sorted, in pages as [`Shared::page`] does. Returns the calls that takes, and the keys that
+    /// etcd counts in them: all of the range of each.
+    fn calls_and_counted(keys: &[Vec<u8>], limit: usize) -> (usize, usize) {
+        let density = Density::default();
+        let at = |key: &[u8]| keys.partition_point(|other| other.as_slice() < key);
+        let (mut calls, mut counted, mut listed) = (0, 0, 0);
+        while listed < keys.len() {
+            let first = listed;
+            let mut parts = Parts::new(&density, keys[listed].clone(), b"prefix0".to_vec());
+            let mut missing = limit;
+            loop {
+                let end = parts.end();
+                let (from, to) = (at(&parts.start), end.as_ref().map_or(keys.len(), |end| at(end)));
+                calls += 1;
+                counted += to - from;
+                let found = &keys[from..to.min(from + missing.max(1))];
+                if missing > 0 {
+                    listed += found.len();
+                }
+                let more = to - from > found.len() || missing == 0 && !found.is_empty();
+                missing = missing.saturating_sub(found.len());
+                match end {
+                    Some(end) if !more => parts.go_on(end),
+                    _ => break,
+                }
+            }
+            parts.remember(&keys[first], &keys[listed - 1]);
+        }
+        (calls, counted)
+    }
+
+    #[test]
+    fn pages_are_read_in_few_calls_for_which_few_rows_are_counted() {
+        const KEYS: usize = 200_000;
+        const PAGE: usize = 200;
+        let random = |n: usize| (n as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) >> 48;
+        let names: [fn(u128) -> String; 4] = [
+            // As the server chooses them.
+            |n| format!("{:020x}", n % (1 << 80)),
+            |n| format!("{:07}", n % 10_000_000),
+            |n| format!("key-{n}"),
+            |n| format!("{}-{n:x}", ["mail", "tls", "web"][(n % 3) as usize]),
+        ];
+        for name in names {
+            for number in [random, |n| n as u128] {
+                let mut keys: Vec<_> = (0..KEYS).map(|n| format!("prefix/{}", name(number(n))).into_bytes()).collect();
+                keys.sort();
+                keys.dedup();
+                let (calls, counted) = calls_and_counted(&keys, PAGE);
+                let (calls, counted) = (calls * PAGE / keys.len(), counted / keys.len());
+                let example = String::from_utf8_lossy(&keys[1]);
+                assert!(calls <= 3, "{calls} calls for a page of names such as {example}");
+                assert!(counted <= 10, "for each name, such as {example}, {counted} are counted");
+            }
+        }
+    }
 
     fn distance(key: &[u8]) -> Distance {
         Distance::of(key, 0)
