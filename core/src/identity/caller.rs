@@ -209,7 +209,8 @@ impl Logins<'_> {
     /// why.
     ///
     /// Known names, unknown names and names with cached credentials get the same answers in the same order, even when
-    /// the pool is full; for known and unknown names the store is read once.
+    /// the pool is full; for known and unknown names the store is read once, and once more by who shares the refusal of
+    /// another login.
     pub(crate) async fn authenticate(&self, evidence: Evidence<'_>) -> Result<Caller, Failure> {
         let Evidence::Basic { name, passphrase, address } = evidence;
         let Ok(id) = UserId::parse(name) else { return Err(Failure::Denied(Denied::Unauthenticated)) };
@@ -238,17 +239,21 @@ impl Logins<'_> {
                 }
             }
         };
-        let verdict = match entry {
+        let (verdict, joined) = match entry {
             Entry::Refused => return Err(Failure::Denied(Denied::TooMany)),
-            Entry::Joined(verdict) => verdict,
+            Entry::Joined(verdict) => (verdict, true),
             Entry::First(judging, verdict) => {
                 self.judge(judging, &id, passphrase, neighbourhood).await?;
-                verdict
+                (verdict, false)
             }
         };
         let salt = match verdict.await {
             Ok(Verdict::Right(salt)) => salt,
-            Ok(Verdict::Wrong) => return Err(Failure::Denied(Denied::Unauthenticated)),
+            // The row that was judged by was read before this login began. If it has changed since, the passphrase may be right.
+            Ok(Verdict::Wrong(salt)) if joined && self.expected(&id).await?.1.salt != salt => {
+                return Err(Failure::Denied(Denied::TooMany));
+            }
+            Ok(Verdict::Wrong(_)) => return Err(Failure::Denied(Denied::Unauthenticated)),
             Err(_) => return Err(Failure::Denied(Denied::Busy)),
         };
         // The hash is slow and may have been started by another request, so the row as it is now decides.
@@ -271,8 +276,7 @@ impl Logins<'_> {
         passphrase: &[u8],
         neighbourhood: Neighbourhood,
     ) -> Result<(), Error> {
-        let row = self.tables.users.read(&RowPath::user(self.tables.generation, id)).await?;
-        let (exists, expected) = row.map_or((false, NOBODY), |row| (true, row.record.digest));
+        let (exists, expected) = self.expected(id).await?;
         let (passphrase, retired) = (Zeroizing::new(passphrase.to_vec()), self.life.retired.clone());
         let job = move || {
             if retired.check().is_err() {
@@ -283,10 +287,16 @@ impl Logins<'_> {
                 Scheme::Scrypt => kdf::user_digest(&passphrase, &expected.salt),
             });
             let right = bool::from(hash.as_slice().ct_eq(expected.hash.as_slice())) && exists;
-            judging.judge(if right { Verdict::Right(expected.salt) } else { Verdict::Wrong });
+            judging.judge(if right { Verdict::Right(expected.salt) } else { Verdict::Wrong(expected.salt) });
         };
         self.device.platform.pool.spawn(Work::Kdf, Party::Address(neighbourhood), Box::new(job));
         Ok(())
+    }
+
+    /// Whether the user exists, and the digest that its passphrase is compared with.
+    async fn expected(&self, id: &UserId) -> Result<(bool, Digest), Error> {
+        let row = self.tables.users.read(&RowPath::user(self.tables.generation, id)).await?;
+        Ok(row.map_or((false, NOBODY), |row| (true, row.record.digest)))
     }
 
     /// Reads a caller again that was authenticated a while ago: role, tags and namespace as they are now.
@@ -383,10 +393,13 @@ pub enum CallerScope {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
     use std::net::Ipv4Addr;
+    use std::pin::pin;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::sync::mpsc;
+    use std::task::{Context, Waker};
     use std::time::Duration;
 
     use casemate_api::Passphrase;
@@ -395,6 +408,7 @@ mod tests {
     use super::*;
     use crate::Hsm;
     use crate::hsm::phase::Operational;
+    use crate::identity::users::UserAccess;
     use crate::platform::{DeviceKeeper, Platform};
     use crate::runtime::pool::{Job, Pool};
     use crate::runtime::{BoxFuture, Clock};
@@ -402,13 +416,19 @@ mod tests {
 
     const PASSPHRASE: &str = "admin passphrase";
 
-    /// Runs jobs at once, or is full and drops them.
+    /// Runs jobs at once, or is full and drops them, or holds the next one back.
     #[derive(Default)]
-    struct Filling(AtomicBool);
+    struct Filling {
+        full: AtomicBool,
+        holds_next: AtomicBool,
+        held: Mutex<Option<Job>>,
+    }
 
     impl Pool for Filling {
         fn spawn(&self, _: Work, _: Party, job: Job) {
-            if !self.0.load(Ordering::SeqCst) {
+            if self.holds_next.swap(false, Ordering::SeqCst) {
+                *self.held.lock().unwrap() = Some(job);
+            } else if !self.full.load(Ordering::SeqCst) {
                 job();
             }
         }
@@ -482,11 +502,11 @@ mod tests {
             rig.sim.clock.advance(Duration::from_secs(1));
             let before = reads.load(Ordering::SeqCst);
             let mut answers = vec![rig.ask(name, "guess 1"), rig.ask(name, "guess 2"), rig.ask(name, "guess 1")];
-            rig.pool.0.store(true, Ordering::SeqCst);
+            rig.pool.full.store(true, Ordering::SeqCst);
             answers.push(rig.ask(name, "guess 3"));
             rig.sim.clock.advance(Duration::from_secs(1));
             answers.extend([rig.ask(name, "guess 4"), rig.ask(name, "guess 5")]);
-            rig.pool.0.store(false, Ordering::SeqCst);
+            rig.pool.full.store(false, Ordering::SeqCst);
             (answers, reads.load(Ordering::SeqCst) - before)
         };
         let expected = {
@@ -504,7 +524,7 @@ mod tests {
     fn a_guess_dropped_by_a_full_pool_blocks_even_the_right_passphrase_for_a_second() {
         let rig = Rig::new();
         assert_eq!(rig.ask("admin", PASSPHRASE), None);
-        rig.pool.0.store(true, Ordering::SeqCst);
+        rig.pool.full.store(true, Ordering::SeqCst);
         assert_eq!(rig.ask("admin", "a wrong guess"), Some(Denied::Busy));
         assert_eq!(rig.ask("admin", PASSPHRASE), Some(Denied::TooMany));
         rig.sim.clock.advance(Duration::from_secs(1));
@@ -529,5 +549,34 @@ mod tests {
         }));
         assert_eq!(rig.ask("admin", "a wrong guess"), Some(Denied::Unauthenticated));
         assert_eq!(answered.recv().unwrap(), Some(Denied::TooMany));
+    }
+
+    #[test]
+    fn a_login_that_joins_an_earlier_one_is_not_refused_for_what_was_before_it() {
+        let rig = Rig::new();
+        let evidence = |passphrase: &'static str| Evidence::Basic {
+            name: "admin",
+            passphrase: passphrase.as_bytes(),
+            address: Ipv4Addr::LOCALHOST.into(),
+        };
+        let admin = block_on(rig.op.authenticate(evidence(PASSPHRASE))).ok().unwrap();
+        let new = "the new passphrase";
+        let mut context = Context::from_waker(Waker::noop());
+        rig.pool.holds_next.store(true, Ordering::SeqCst);
+        let mut earlier = pin!(rig.op.authenticate(evidence(new)));
+        assert!(earlier.as_mut().poll(&mut context).is_pending());
+
+        let users = rig.op.users();
+        let target = block_on(users.reach(&admin, admin.id.clone(), UserAccess::Passphrase)).unwrap();
+        block_on(users.set_passphrase(&admin, &target, &Passphrase::from_text(new.into()))).unwrap();
+        let mut joined = pin!(rig.op.authenticate(evidence(new)));
+        assert!(joined.as_mut().poll(&mut context).is_pending());
+        let judge = rig.pool.held.lock().unwrap().take().unwrap();
+        judge();
+
+        assert!(matches!(block_on(earlier), Err(Failure::Denied(Denied::Unauthenticated))));
+        assert!(matches!(block_on(joined), Err(Failure::Denied(Denied::TooMany))));
+        rig.sim.clock.advance(Duration::from_secs(1));
+        assert_eq!(rig.ask("admin", new), None);
     }
 }

@@ -28,8 +28,8 @@ use crate::device::limiter::{Admitted, Limiter, LimiterKey};
 pub enum Verdict {
     /// The passphrase is the one whose digest has this salt.
     Right([u8; 16]),
-    /// It is wrong.
-    Wrong,
+    /// It is not the one whose digest has this salt.
+    Wrong([u8; 16]),
 }
 
 /// What happens to a guess that came in.
@@ -139,7 +139,7 @@ impl Drop for Judging {
         if let Some(admitted) = self.admitted.take() {
             match self.verdict {
                 Some(Verdict::Right(_)) if !flight.differed => admitted.right(),
-                Some(Verdict::Wrong) => admitted.wrong(),
+                Some(Verdict::Wrong(_)) => admitted.wrong(),
                 Some(Verdict::Right(_)) | None => drop(admitted),
             }
         }
@@ -212,7 +212,7 @@ mod tests {
         let (other, _) = rig.first("b", 2);
         judging.judge(RIGHT);
         assert_eq!([first, equal].map(block_on), [Ok(RIGHT); 2]);
-        other.judge(Verdict::Wrong);
+        other.judge(Verdict::Wrong([7; 16]));
         rig.refused("b", 3);
         rig.clock.advance(Duration::from_secs(1));
         drop(rig.first("b", 3));
