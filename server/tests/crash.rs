@@ -1,8 +1,9 @@
 //! Kill -9 at random moments, hundreds of times: what was acknowledged is there afterwards, what was not answered
 //! happened completely or not at all, and no repair is needed.
 //!
-//! `CASEMATE_CRASH_ROUNDS` is the number of rounds (default 200, about two minutes). A crash of the process is not one
-//! of the machine: whether the disk keeps synced data is tested with the store.
+//! `CASEMATE_CRASH_ROUNDS` is the number of rounds (default 200, about two minutes). A run cannot be repeated exactly, because the
+//! moment of a kill depends on the machine. A crash of the process is not one of the machine: whether the disk keeps synced
+//! data is tested with the store.
 
 #![allow(
     clippy::disallowed_methods,
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use daemon::dice::Dice;
 use daemon::{ADMIN, Answer, Client, Daemon, Folder, UNLOCK};
 use keys::{Hand, OPERATOR, OPERATOR_PASSPHRASE, TAGS};
 
@@ -35,39 +37,6 @@ fn rounds() -> u64 {
 /// Rounds of the tests that hash passphrases several times per round.
 fn slow_rounds() -> u64 {
     rounds().div_ceil(16).max(1)
-}
-
-/// Randomness of the test: SplitMix64. A run cannot be repeated exactly, because the moment of a kill depends on the
-/// machine.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    fn new() -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        Self(now.as_nanos() as u64)
-    }
-
-    /// Another generator, for another thread.
-    pub(crate) fn split(&mut self) -> Self {
-        Self(self.next())
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        x ^ (x >> 31)
-    }
-
-    /// A number below `limit`, which is not 0.
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-
-    /// A time between the two.
-    fn between(&mut self, least: Duration, most: Duration) -> Duration {
-        least + most.saturating_sub(least).mul_f64(self.next() as f64 / u64::MAX as f64)
-    }
 }
 
 const MS: Duration = Duration::from_millis(1);

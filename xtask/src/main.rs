@@ -4,6 +4,7 @@
 //! something is missing. There are no shell scripts or other tools to learn.
 
 mod bench;
+mod chaos;
 mod check;
 mod compat;
 mod fuzz;
@@ -36,6 +37,7 @@ cargo xtask COMMAND
   fuzz                  20 seconds of seeded mutations on every parser, with the stable compiler
   fuzz TARGET [ARGS]    one target under cargo-fuzz (nightly), until it is interrupted
   bench [ARGS]          the performance table
+  chaos [OPTIONS]       three nodes on one etcd, under load while processes are killed; --seconds N (600), --seed N
   siege [COUNT]         hostile requests, a million by default, and their effect on an honest client
   policy                who may call what, in which state, as a table
   openapi               the OpenAPI document that casemated serves
@@ -66,6 +68,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["fuzz"] => Steps::run(OnFailure::Stop, |steps| steps.step("fuzz smoke", fuzz::smoke)),
         ["fuzz", target, rest @ ..] => fuzz::libfuzzer(target, rest),
         ["bench", rest @ ..] => bench::run(rest),
+        ["chaos", rest @ ..] => chaos::start(rest),
         ["siege", rest @ ..] => siege::start(rest),
         [listing @ ("policy" | "openapi" | "mechanisms")] => listing::print(listing),
         [] | ["help" | "--help" | "-h"] => {

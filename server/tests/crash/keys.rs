@@ -11,8 +11,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use super::Dice;
 use super::daemon::Client;
+use super::daemon::dice::Dice;
 
 /// The Operator who signs.
 pub(crate) const OPERATOR: &str = "operator";
