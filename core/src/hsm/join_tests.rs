@@ -422,6 +422,61 @@ fn a_right_that_was_given_at_one_node_is_not_refused_at_the_other() {
     assert!(log_in(b"another passphrase").is_ok(), "the new passphrase was refused by what was cached");
 }
 
+/// The same for what was removed, or removed and made again.
+#[test]
+fn what_was_replaced_at_one_node_is_not_refused_at_the_other() {
+    let (first, a, kit) = inviting(1);
+    let second = beside(&first, 2);
+    let b = boot(&second);
+    join(&b, &kit).unwrap();
+    unlock(&b, UNLOCK).unwrap();
+    // This node hears nothing, but is confirmed.
+    let watcher = b.clone();
+    let mut watching = pin!(watcher.keep_watching());
+    assert!(watching.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+
+    let (at_a, by_a) = (a.operational().unwrap(), admin(&a));
+    let (at_b, by_b) = (b.operational().unwrap(), admin(&b));
+    let (user, id) = (UserId::parse("op").unwrap(), KeyId::parse("k").unwrap());
+    let operator = || NewUser { real_name: "".into(), role: Role::Operator, passphrase: secret("passphrase of op") };
+    let target_at_a = block_on(at_a.users().reach(&by_a, user.clone(), UserAccess::Manage)).unwrap();
+    let target_at_b = block_on(at_b.users().reach(&by_b, user.clone(), UserAccess::Manage)).unwrap();
+    let keys_at_a = at_a.keys().managed_by(&by_a).unwrap();
+    let keys_at_b = at_b.keys().managed_by(&by_b).unwrap();
+    let delete_at_a = || {
+        let key = block_on(keys_at_a.get(&id)).unwrap().unwrap();
+        block_on(keys_at_a.delete(&key)).unwrap();
+    };
+    let uid_at_b = || block_on(keys_at_b.get(&id)).unwrap().unwrap().row.record.uid;
+
+    // It is gone, so it can be made.
+    block_on(at_a.users().create(&by_a, &target_at_a, operator())).unwrap();
+    create_key(&a, "k");
+    assert!(block_on(at_b.user(&user)).unwrap().is_some());
+    let removed = uid_at_b();
+    block_on(at_a.users().delete(&by_a, &target_at_a)).unwrap();
+    delete_at_a();
+    assert!(uid_at_b() == removed, "it is cached");
+    block_on(at_b.users().create(&by_b, &target_at_b, operator())).unwrap();
+    create_key(&b, "k");
+
+    // Another one is in its place, so it can be used and removed.
+    block_on(keys_at_b.add_tag(&id, "t")).unwrap();
+    let removed = uid_at_b();
+    delete_at_a();
+    create_key(&a, "k");
+    assert!(uid_at_b() == removed, "it is cached");
+    let cached = || block_on(keys_at_b.get(&id)).unwrap().unwrap();
+    let caller = block_on(at_b.unauthenticated_caller(&user)).unwrap();
+    let Err(refused) = cached().usable_by(&caller) else { panic!("it has a tag") };
+    assert!(block_on(at_b.keys().usable_after_all(&caller, refused)).is_ok());
+    delete_at_a();
+    create_key(&a, "k");
+    assert!(matches!(block_on(keys_at_b.delete(&cached())), Err(Error::NotFound(_))), "that key is gone");
+    let stored = block_on(keys_at_b.get_stored(&id)).unwrap().unwrap();
+    block_on(keys_at_b.delete(&stored)).unwrap();
+}
+
 #[test]
 fn what_cannot_join_is_refused_and_stays_unprovisioned() {
     let (first, _a, kit) = inviting(1);

@@ -167,7 +167,8 @@ impl Users<'_> {
         let id = &target.id;
         let path = RowPath::user(self.tables.generation, id);
         let taken = || Error::Exists("user already exists".into());
-        if self.tables.users.get(&path).await?.is_some() {
+        // As the store has it: one that was deleted at another node may still be in the cache.
+        if self.tables.users.read(&path).await?.is_some() {
             return Err(taken());
         }
         let digest = digest(&self.device.platform, target.party, "passphrase", &new.passphrase).await?;

@@ -104,6 +104,13 @@ impl Keys<'_> {
         Ok(row.map(|row| Key { id: id.clone(), namespace: self.scope.number(), row }))
     }
 
+    /// A key as the store has it now, for changes and refusals: another node may have put it in the place of one that this node
+    /// still has in its cache.
+    pub async fn get_stored(&self, id: &KeyId) -> Result<Option<Key>, Error> {
+        let row = self.ring.tables.keys.refresh(&self.path(id)).await?;
+        Ok(row.map(|row| Key { id: id.clone(), namespace: self.scope.number(), row }))
+    }
+
     /// One page of the ids that start with `prefix`, sorted, and where the next page starts, if there is one.
     pub async fn page(&self, prefix: &str, after: Option<&PageEnd>) -> Result<(Vec<KeyId>, Option<PageEnd>), Error> {
         let all = RowPrefix::keys(self.ring.tables.generation, self.scope.number(), "");
@@ -181,7 +188,7 @@ impl ManagedKeys<'_> {
         let properties = Properties::new(mechanisms, label, tags)?;
         // Checked before the work, because an RSA key takes seconds; checked again when it is written.
         if let NewId::Given(id) = &new_id
-            && self.get(id).await?.is_some()
+            && self.get_stored(id).await?.is_some()
         {
             return Err(taken(id));
         }

@@ -42,21 +42,21 @@ pub struct Permit {
 }
 
 impl Keyring<'_> {
-    /// Looks at caller and key again after [`Key::usable_by`] has refused: a tag that was given at another node may not have
-    /// reached the cached rows yet.
+    /// Looks at caller and key again after [`Key::usable_by`] has refused: a tag that was given at another node, or another key
+    /// that was put in the place of this one, may not have reached the cached rows yet.
     ///
     /// # Errors
-    /// [`Error::Forbidden`] if the restriction is not met; [`Error::Unauthenticated`] or [`Error::NotFound`] if the caller or the
-    /// key is not the same any more.
+    /// [`Error::Forbidden`] if the restriction is not met; [`Error::Unauthenticated`] if the caller is not the same any more;
+    /// [`Error::NotFound`] if there is no key of this id.
     pub async fn usable_after_all(&self, caller: &Caller, key: Key) -> Result<UsableKey, Error> {
         let generation = self.tables.generation;
         let user = self.tables.users.refresh(&RowPath::user(generation, &caller.id)).await?;
         let user = user.filter(|now| caller.record().is_as(&now.record)).ok_or(Error::Unauthenticated)?;
         let row = self.tables.keys.refresh(&RowPath::key(generation, key.namespace, &key.id)).await?;
-        let row = row.filter(|now| now.record.uid == key.row.record.uid).ok_or_else(Error::not_found)?;
-        let tags = &row.record.tags;
+        let key = Key { row: row.ok_or_else(Error::not_found)?, ..key };
+        let tags = key.tags();
         if tags.is_empty() || tags.iter().any(|tag| user.record.tags.contains(tag)) {
-            Ok(UsableKey(Key { row, ..key }))
+            Ok(UsableKey(key))
         } else {
             Err(Error::Forbidden(Some("tags restriction not met".into())))
         }

@@ -120,7 +120,8 @@ impl<C: PhaseAccess> Find<C> for HsmAndMetrics {
     }
 }
 
-/// An existing key in the caller's scope.
+/// An existing key in the caller's scope. For a change, as the store has it: another node may have put it in the place of one that
+/// is still in the cache.
 pub struct ExistingKey;
 
 async fn existing_key(op: &OperationalGuard, caller: &Caller, id: &str) -> Result<Key, Error> {
@@ -132,7 +133,11 @@ impl Find<OperationalGuard> for ExistingKey {
     type Found = Key;
     const IDS: &'static [&'static str] = &["{key}"];
     async fn find(&self, op: &OperationalGuard, caller: &Caller, context: &RequestContext) -> Result<Key, Error> {
-        existing_key(op, caller, first(context)).await
+        if !context.spec.changes() {
+            return existing_key(op, caller, first(context)).await;
+        }
+        let id = KeyId::parse(first(context)).map_err(malformed("key"))?;
+        op.keys().of(caller.scope()?).get_stored(&id).await?.ok_or_else(Error::not_found)
     }
 }
 

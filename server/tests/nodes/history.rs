@@ -4,8 +4,8 @@
 //!
 //! - What a node answers **from its caches** was true at most [`STORE_CONFIRMED_MS`] before (`core/src/rows/confirm.rs`), and is not
 //!   older than what the same node has acknowledged. So the interval of such an answer begins that much before the call. Which
-//!   answers these are, [`KeyOp::may_be_cached`] and [`UserOp::may_be_cached`] say. All other answers, among them every refusal of a
-//!   login or of a key, are of a moment during the call, as are all changes.
+//!   answers these are, [`KeyOp::may_be_cached`] and [`UserOp::may_be_cached`] say. All other answers, among them every refusal, are of a
+//!   moment during the call, as are all changes.
 //! - A change **whose outcome the client was not told** takes effect at any later moment or never, but not after its node was
 //!   opened again (`core/src/rows/fence.rs`).
 
@@ -69,10 +69,9 @@ pub(crate) enum Namespace {
 }
 
 impl UserOp {
-    /// Whether a node may answer this from its caches: showing a user, a login with the right passphrase, and refusing to create
-    /// a user because it exists, which is looked up before the passphrase is hashed.
+    /// Whether a node may answer this from its caches: showing a user, and a login with the right passphrase.
     pub(crate) fn may_be_cached(&self) -> bool {
-        matches!(self, UserOp::Shown(_) | UserOp::LoggedIn(_) | UserOp::Exists)
+        matches!(self, UserOp::Shown(_) | UserOp::LoggedIn(_))
     }
 }
 

@@ -178,10 +178,6 @@ fn what_the_product_promises_of_users_is_accepted() {
             "a login from a cache",
             &[created, at(1, told(30, 40, SetPassphrase(2))), at(2, told(1_039, 1_050, LoggedIn(1)))],
         ),
-        (
-            "a refusal to create it, from a cache",
-            &[created, at(1, told(30, 40, Delete)), at(2, told(800, 900, Exists))],
-        ),
     ];
     for (what, records) in good {
         assert!(user_is_explained(records), "{what} is refused");
@@ -283,6 +279,10 @@ fn what_the_product_must_not_do_to_a_user_is_found() {
         ),
         ("two creators of one user", &[told(10, 30, create_user(1, 1)), at(1, told(20, 40, create_user(2, 2)))]),
         ("a login with a passphrase that nobody gave", &[created, told(30, 40, LoggedIn(7))]),
+        (
+            "a refusal to create it, from a cache",
+            &[created, at(1, told(30, 40, Delete)), at(2, told(800, 900, Exists))],
+        ),
         ("a user of whom another is shown", &[created, at(1, told(30, 40, Shown(2)))]),
     ];
     for (what, records) in bad {
