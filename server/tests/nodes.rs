@@ -41,7 +41,7 @@ use cluster::{Cluster, NODES};
 use daemon::dice::Dice;
 use load::Load;
 
-/// Clients that call at the same time, as many at each node. When a node is down or paused, those at the others go on.
+/// Clients that do everything, as many at each node; besides, one at each signs. When a node is down or paused, those at the others go on.
 const CLIENTS: usize = 12;
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -56,7 +56,7 @@ fn what_clients_are_told_has_one_explanation_whatever_is_killed() {
     let load = Load::new(Cluster::start());
     let cluster = &load.cluster;
     let begin = cluster.now();
-    println!("seed {seed}, {seconds} s with {CLIENTS} clients; the cluster was set up in {begin:.1?}");
+    println!("seed {seed}, {seconds} s with {} clients; the cluster was set up in {begin:.1?}", CLIENTS + NODES);
     let end = begin + Duration::from_secs(seconds);
     let (etcd, nodes) = std::thread::scope(|scope| {
         let (for_etcd, for_nodes) = (dice.split(), dice.split());
@@ -65,6 +65,10 @@ fn what_clients_are_told_has_one_explanation_whatever_is_killed() {
         for client in 0..CLIENTS {
             let (load, dice) = (&load, dice.split());
             scope.spawn(move || load.work(client % NODES, dice, end));
+        }
+        for node in 0..NODES {
+            let (load, dice) = (&load, dice.split());
+            scope.spawn(move || load.keep_signing(node, dice, end));
         }
         (etcd.join().unwrap(), nodes.join().unwrap())
     });

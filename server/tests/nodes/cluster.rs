@@ -18,6 +18,7 @@ const BACKUP: &str = "backup passphrase";
 pub(crate) struct Cluster {
     begun: Instant,
     pub(crate) etcd: Mutex<EtcdServer>,
+    endpoints: Vec<String>,
     settings: Vec<String>,
     nodes: Vec<Node>,
 }
@@ -36,9 +37,6 @@ impl Cluster {
     pub(crate) fn start() -> Self {
         let etcd = EtcdServer::three();
         let mut settings = vec!["--log".into(), "warn".into(), "--store".into(), "etcd".into()];
-        for endpoint in etcd.endpoints() {
-            settings.extend(["--etcd-endpoints".into(), endpoint]);
-        }
         for (flag, file) in [("ca", "ca.pem"), ("cert", "client.pem"), ("key", "client.key")] {
             settings.extend([format!("--etcd-{flag}"), etcd.folder.at(file)]);
         }
@@ -49,7 +47,8 @@ impl Cluster {
             opened: Mutex::default(),
         };
         let nodes = (0..NODES).map(node).collect();
-        let cluster = Self { begun: Instant::now(), etcd: Mutex::new(etcd), settings, nodes };
+        let endpoints = etcd.endpoints();
+        let cluster = Self { begun: Instant::now(), etcd: Mutex::new(etcd), endpoints, settings, nodes };
         (0..NODES).for_each(|node| cluster.start_process(node));
         let first = cluster.client(0);
         first.provision().unwrap().expect(204);
@@ -130,7 +129,10 @@ impl Cluster {
 
     fn start_process(&self, node: usize) {
         let Node { folder, daemon, client, opened } = &self.nodes[node];
-        let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
+        let mut settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
+        // Each node begins with another member, so that a paused one is not that of all nodes.
+        let endpoints = self.endpoints.iter().cycle().skip(node).take(NODES);
+        settings.extend(endpoints.flat_map(|endpoint| ["--etcd-endpoints", endpoint.as_str()]));
         let started = Daemon::start_with(folder, &settings);
         *lock(client) = Some((lock(opened).len(), started.client()));
         *lock(daemon) = Some(started);

@@ -78,20 +78,18 @@ impl UserOp {
 /// The records as calls with their intervals. `opened`: when each process of each node was opened.
 pub(crate) fn calls<O: Object>(records: &[Record<O::Op>], opened: &[Vec<Duration>]) -> Vec<Call<O::Op>> {
     let bound = Duration::from_millis(STORE_CONFIRMED_MS);
+    let acknowledged = |(_, record): &(usize, &Record<O::Op>)| record.told && O::changes(&record.op);
+    let acknowledged: Vec<_> = (0..).zip(records).filter(acknowledged).collect();
     let call = |record: &Record<O::Op>| {
         let from = if record.cached { record.invoked.saturating_sub(bound) } else { record.invoked };
         let until = match record.told {
             true => Some(record.answered),
             false => opened[record.node].get(record.process + 1).copied(),
         };
-        let acknowledged_here = |earlier: &Record<O::Op>| {
-            record.cached
-                && earlier.told
-                && O::changes(&earlier.op)
-                && earlier.node == record.node
-                && (from..record.invoked).contains(&earlier.answered)
+        let seen_here = |(_, earlier): &&(usize, &Record<O::Op>)| {
+            record.cached && earlier.node == record.node && (from..record.invoked).contains(&earlier.answered)
         };
-        let after = (0..).zip(records).filter(|(_, earlier)| acknowledged_here(earlier)).map(|(at, _)| at).collect();
+        let after = acknowledged.iter().filter(seen_here).map(|(at, _)| *at).collect();
         Call { op: record.op, from, until, certain: record.told, after }
     };
     records.iter().map(call).collect()

@@ -123,10 +123,11 @@ impl Load {
         }
     }
 
-    /// Calls one node until the moment `end`.
-    pub(crate) fn work(&self, node: usize, mut dice: Dice, end: Duration) {
+    /// Calls one node, and seldom another one, until the moment `end`.
+    pub(crate) fn work(&self, own: usize, mut dice: Dice, end: Duration) {
         while self.cluster.now() < end {
             std::thread::sleep(dice.between(Duration::ZERO, Duration::from_millis(20)));
+            let node = if dice.below(20) == 0 { dice.below(NODES) } else { own };
             match dice.below(10) {
                 0..7 => {
                     let key = dice.below(KEYS.len());
@@ -137,6 +138,18 @@ impl Load {
                     self.use_user(&mut dice, node, user);
                 }
             }
+        }
+    }
+
+    /// Signs with one key for as long as it can, and then with another one, until the moment `end`. So there is always somebody who
+    /// is answered from a cache, also while a node does not hear from the store.
+    pub(crate) fn keep_signing(&self, node: usize, mut dice: Dice, end: Duration) {
+        while self.cluster.now() < end {
+            let (key, id) = (dice.below(KEYS.len()), dice.below(2));
+            while self.sign(node, key, id) && self.cluster.now() < end {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
@@ -220,21 +233,24 @@ impl Load {
             32..42 => self.tag_key(node, key, id, tag),
             42..52 => self.untag_key(node, key, id, tag),
             52..66 => self.show_key(node, key, id),
-            66..88 => self.sign(node, key, id),
+            66..88 => {
+                self.sign(node, key, id);
+            }
             88..94 => self.list_keys(node, key),
             94..98 => self.create_namespace(node, key),
             _ => self.delete_namespace(node, key),
         }
     }
 
-    /// Sends a call about a key. `change`: what it may have done if its outcome remains unknown. `told`: what an answer tells.
+    /// Sends a call about a key. `change`: what it may have done if its outcome remains unknown. `told`: what an answer tells. Returns
+    /// whether the answer was 200.
     fn call_key(
         &self,
         (node, key, by): (usize, usize, By),
         request: &Request,
         change: Option<KeyOp>,
         told: impl Fn(&Answer) -> Option<KeyOp>,
-    ) {
+    ) -> bool {
         let namespace = KEYS[key].1;
         let named = |name: &str| namespace.map_or_else(|| name.to_owned(), |(id, _)| format!("{id}~{name}"));
         let (user, passphrase) = match by {
@@ -242,7 +258,7 @@ impl Load {
             By::Administrator => (named("admin"), ADMIN),
             By::Operator => (named("operator"), OPERATOR),
         };
-        let Some(sent) = self.send(node, (&user, passphrase), request) else { return };
+        let Some(sent) = self.send(node, (&user, passphrase), request) else { return false };
         let comes_and_goes = namespace.is_some_and(|(_, namespace)| namespace == Namespace::ComesAndGoes);
         let told = |answer: &Answer| match answer.status {
             // Only the 403 of a restriction has a message.
@@ -251,6 +267,7 @@ impl Load {
         };
         let kind = if comes_and_goes { Namespace::ComesAndGoes } else { Namespace::Stays };
         record(&self.history.keys[key], &sent, request, change, told, |op| op.may_be_cached(kind));
+        matches!(sent.end, End::Answered(Answer { status: 200, .. }))
     }
 
     fn create_key(&self, dice: &mut Dice, node: usize, key: usize, id: usize, tags: u8) {
@@ -331,7 +348,8 @@ impl Load {
         });
     }
 
-    fn sign(&self, node: usize, key: usize, id: usize) {
+    /// Returns whether there is a signature.
+    fn sign(&self, node: usize, key: usize, id: usize) -> bool {
         let body = json!({ "mode": "EdDSA", "message": BASE64_STANDARD.encode(MESSAGE) });
         let request = request("POST", path(key, id) + "/sign", Some(body));
         self.call_key((node, key, By::Operator), &request, None, |answer| match answer.status {
@@ -339,7 +357,7 @@ impl Load {
             403 if message(answer).contains("tags restriction") => Some(KeyOp::Restricted(id)),
             404 => Some(KeyOp::Missing(id)),
             _ => None,
-        });
+        })
     }
 
     fn known_by(&self, shown: &Value) -> u32 {
