@@ -17,6 +17,7 @@
 //! | 12 | `garbled` | the answer is not that of an HSM, or of another version |
 //! | 13 | `declined` | the question whether to continue was not answered with yes |
 //! | 14 | `drift` | the HSM differs from the file |
+//! | 15 | `audit-broken` | an audit log was altered, or contradicts itself or another one |
 
 use casemate_client::Error;
 
@@ -51,6 +52,9 @@ pub(crate) enum Failure {
     /// The HSM differs from a file.
     #[error("{0}")]
     Drift(String),
+    /// An audit log was altered, or contradicts itself or another one.
+    #[error("{0}")]
+    AuditBroken(String),
     /// Another failure, with a text in front.
     #[error("{what}: {why}")]
     Prefixed {
@@ -92,6 +96,7 @@ impl Failure {
             Failure::Declined => (13, "declined"),
             Failure::ChecksFailed { code, .. } => *code,
             Failure::Drift(_) => (14, "drift"),
+            Failure::AuditBroken(_) => (15, "audit-broken"),
             Failure::Prefixed { why, .. } => why.code(),
             Failure::Call(error) => match error {
                 Error::Local(_) | Error::Incomplete { .. } => (1, "local"),

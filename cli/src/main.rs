@@ -20,6 +20,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use exit::Failure;
 use profile::{Context, Global};
+use render::Out;
 
 /// Administer and use an HSM with the REST API of NetHSM.
 #[derive(Parser)]
@@ -59,6 +60,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
+        Some(Command::Hsm(cmd::Command::Audit(cmd::audit::Command::Merge(asked)))) => {
+            asked.run(&Out { json: cli.global.json })
+        }
         Some(Command::Hsm(command)) => {
             let context = Context::new(cli.global)?;
             thread::scope(|scope| {

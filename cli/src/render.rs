@@ -127,6 +127,12 @@ pub(crate) fn failure(failure: &Failure, json: bool) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
+/// Prints a remark on standard error, beside a result on standard output.
+pub(crate) fn remark(text: &str) {
+    // Without standard error nobody reads it.
+    let _ = writeln!(io::stderr().lock(), "{}", clean(text));
+}
+
 /// Prints a warning on standard error.
 pub(crate) fn warning(text: &str) {
     // Without standard error nobody reads it.

@@ -30,6 +30,7 @@ fn hsms_of(file: &str) -> &'static [(&'static str, HsmKind)] {
             ("amsterdam", HsmKind::Operational),
             ("stuttgart", HsmKind::Operational),
         ],
+        "audit" => &[("default", HsmKind::Founder), ("amsterdam", HsmKind::Further)],
         "nethsm" => &[("default", HsmKind::NetHsm)],
         _ => &[("default", HsmKind::Operational)],
     }

@@ -113,6 +113,17 @@ impl EtcdServer {
         self.members.iter().map(|member| format!("127.0.0.1:{}", member.client_port)).collect()
     }
 
+    /// The arguments with which a `casemated` has its shared store here.
+    pub fn settings(&self) -> Vec<String> {
+        let mut settings = vec!["--store=etcd".to_owned()];
+        settings.extend(self.endpoints().iter().map(|endpoint| format!("--etcd-endpoints={endpoint}")));
+        if self.certificates.is_some() {
+            let files = [("ca", "ca.pem"), ("cert", "client.pem"), ("key", "client.key")];
+            settings.extend(files.map(|(name, file)| format!("--etcd-{name}={}", self.folder.at(file))));
+        }
+        settings
+    }
+
     /// The certificates; `None`: plain HTTP. Those of clients are in its folder as well: `ca.pem`, `client.pem` and
     /// `client.key`.
     pub fn certificates(&self) -> Option<&EtcdCertificates> {

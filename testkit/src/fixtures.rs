@@ -11,6 +11,9 @@ pub const ADMIN: &str = "admin passphrase";
 /// The passphrase of the Operator `op`.
 pub const OPERATOR: &str = "operator passphrase";
 
+/// The backup passphrase of nodes that share a store.
+pub const BACKUP: &str = "backup passphrase";
+
 /// `text` as a passphrase.
 pub fn secret(text: &str) -> Passphrase {
     Passphrase::from_text(text.into())

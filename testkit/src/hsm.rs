@@ -5,14 +5,17 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
+use casemate_api::body::cluster::Join;
 use casemate_api::body::system::Provision;
 use casemate_api::body::users::NewUser;
 use casemate_api::{Role, UserId};
 use casemate_client::{Client, Error, Fingerprint, Settings, Trust};
 use jiff::Timestamp;
 
-use crate::fixtures::{ADMIN, OPERATOR, UNLOCK, admin, ed25519, key, secret};
+use crate::etcd::EtcdServer;
+use crate::fixtures::{ADMIN, BACKUP, OPERATOR, UNLOCK, admin, ed25519, key, secret};
 use crate::folder::Folder;
 
 /// One `casemated` with its own folder. When it is dropped, the process is killed and the folder deleted.
@@ -50,8 +53,8 @@ impl Hsm {
     /// Makes an Unprovisioned one Operational, and adds the Operator `op`.
     pub fn provision(&self) {
         let client = self.client();
-        let system_time = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let provision = Provision { unlock_passphrase: secret(UNLOCK), admin_passphrase: secret(ADMIN), system_time };
+        let (unlock_passphrase, admin_passphrase) = (secret(UNLOCK), secret(ADMIN));
+        let provision = Provision { unlock_passphrase, admin_passphrase, system_time: now() };
         client.anonymous().provision(&provision).unwrap();
         let user = NewUser { real_name: String::new(), role: Role::Operator, passphrase: secret(OPERATOR) };
         admin(&client).users().create_as(&UserId::parse("op").unwrap(), &user).unwrap();
@@ -67,6 +70,31 @@ impl Hsm {
     /// The id of the process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Starts the first node of a cluster on `etcd`, Operational and with the Operator `op`.
+    pub fn founder(etcd: &EtcdServer) -> Self {
+        let hsm = Self::start_with(|_| etcd.settings());
+        hsm.provision();
+        admin(&hsm.client()).config().set_backup_passphrase(secret(""), secret(BACKUP)).unwrap();
+        hsm
+    }
+
+    /// Starts a further node beside [`Hsm::founder`], Operational.
+    pub fn beside(founder: &Self) -> Self {
+        let hsm = Self::start_with(|_| founder.settings.clone());
+        let invitation =
+            admin(&founder.client()).cluster().add_serving(vec![format!("https://{}", hsm.address)]).unwrap();
+        let join = Join {
+            members: Vec::new(),
+            joiner_kit: invitation.joiner_kit,
+            backup_passphrase: secret(BACKUP),
+            system_time: Some(now()),
+        };
+        let client = hsm.client();
+        client.anonymous().cluster().join(&join, Duration::from_secs(60)).unwrap();
+        client.anonymous().unlock(secret(UNLOCK)).unwrap();
+        hsm
     }
 
     /// Kills the process, as a power cut would.
@@ -91,6 +119,10 @@ impl Drop for Hsm {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn now() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// The path of the program. It is built first, because cargo does not build the binaries of another package for a test.

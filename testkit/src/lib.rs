@@ -16,7 +16,7 @@ pub mod nethsm;
 mod vendor;
 
 pub use etcd::{EtcdCertificates, EtcdIdentity, EtcdServer};
-pub use fixtures::{ADMIN, OPERATOR, UNLOCK, admin, ed25519, key, operator, secret};
+pub use fixtures::{ADMIN, BACKUP, OPERATOR, UNLOCK, admin, ed25519, key, operator, secret};
 pub use folder::Folder;
 pub use hsm::{Hsm, client_of, fingerprint};
 pub use mock_server::{Identity, MockServer, Reaction, reply, reply_as};

@@ -41,9 +41,17 @@ const HOUSES: &[House] = &[
         unsaid: &["std::fs", "std::env", "std::net", "std::io", "std::thread", "SystemTime::now", "Instant::now"],
     },
     House {
+        package: "casemate-audit",
+        folder: "audit",
+        ours: &["casemate-api"],
+        only: Some(&["aws-lc-rs", "base16ct", "rustls-pki-types", "serde", "serde_json", "thiserror"]),
+        never: &[],
+        unsaid: &["std::fs", "std::env", "std::net", "std::thread", "SystemTime::now", "Instant::now"],
+    },
+    House {
         package: "casemate-core",
         folder: "core",
-        ours: &["casemate-api"],
+        ours: &["casemate-api", "casemate-audit"],
         only: None,
         never: &["tokio", "hyper", "redb", "etcd-client", "rustls", "rustix", "tss-esapi", "rand", "getrandom", "clap"],
         unsaid: &[
@@ -76,7 +84,7 @@ const HOUSES: &[House] = &[
     House {
         package: "casemate-server",
         folder: "server",
-        ours: &["casemate-api", "casemate-core", "casemate-client", "casemate-etcd"],
+        ours: &["casemate-api", "casemate-audit", "casemate-core", "casemate-client", "casemate-etcd"],
         only: None,
         never: &["aws-lc-sys"],
         unsaid: &[],
@@ -100,7 +108,7 @@ const HOUSES: &[House] = &[
     House {
         package: "casemate-cli",
         folder: "cli",
-        ours: &["casemate-api", "casemate-client"],
+        ours: &["casemate-api", "casemate-audit", "casemate-client"],
         only: None,
         // The client talks to the HSM: the command line makes no connections of its own.
         never: &["tokio", "hyper", "ureq", "rustls", "aws-lc-sys"],
@@ -142,7 +150,7 @@ const CASE_TESTS: &[&str] = &["server/tests", "client/tests", "cli/tests", "test
 
 /// Folders of Rust code.
 const CODE: &[&str] =
-    &["api", "core", "etcd", "server", "client", "cli", "pkcs11", "testkit", "xtask", "fuzz", "tests"];
+    &["api", "audit", "core", "etcd", "server", "client", "cli", "pkcs11", "testkit", "xtask", "fuzz", "tests"];
 
 /// Checks every rule.
 pub(crate) fn all() -> Result<()> {

@@ -2,7 +2,7 @@
 
 mod apply;
 pub(crate) mod args;
-mod audit;
+pub(crate) mod audit;
 mod backup;
 mod bytes;
 mod cert;

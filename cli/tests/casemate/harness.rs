@@ -5,7 +5,7 @@ use std::io::Write;
 use std::ops::{Deref, DerefMut};
 use std::process::{Command, Stdio};
 
-pub(crate) use casemate_testkit::{ADMIN, Folder, OPERATOR, UNLOCK, Vendor};
+pub(crate) use casemate_testkit::{ADMIN, EtcdServer, Folder, OPERATOR, UNLOCK, Vendor};
 use serde_json::Value;
 
 /// One HSM, and runs of `casemate` with it.
@@ -41,6 +41,13 @@ impl Hsm {
         let hsm = casemate_testkit::Hsm::start_with(Vendor::settings);
         hsm.provision();
         Self::with_files(hsm)
+    }
+
+    /// Starts two nodes that share a store.
+    pub(crate) fn pair(etcd: &EtcdServer) -> [Self; 2] {
+        let first = casemate_testkit::Hsm::founder(etcd);
+        let second = casemate_testkit::Hsm::beside(&first);
+        [first, second].map(Self::with_files)
     }
 
     /// Adds files with the passphrases.

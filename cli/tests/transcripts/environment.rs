@@ -6,7 +6,7 @@ use std::path::Path;
 
 use casemate_api::body::users::NewUser;
 use casemate_api::{Role, UserId};
-use casemate_testkit::{ADMIN, Folder, Hsm, OPERATOR, UNLOCK, Vendor, admin, fingerprint, nethsm, secret};
+use casemate_testkit::{ADMIN, EtcdServer, Folder, Hsm, OPERATOR, UNLOCK, Vendor, admin, fingerprint, nethsm, secret};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use trycmd::schema::Bin;
 
@@ -17,6 +17,10 @@ pub(crate) enum HsmKind {
     Fresh,
     /// With `admin` and the Operator `op`, the users `metrics` and `backup` in their roles.
     Operational,
+    /// As [`HsmKind::Operational`], with its store in an etcd.
+    Founder,
+    /// A further node of the store of the first one.
+    Further,
     /// As [`HsmKind::Operational`], and it takes the update `update.bin`.
     Updatable,
     /// The mock of a NetHSM.
@@ -27,7 +31,9 @@ pub(crate) enum HsmKind {
 struct Server {
     profile: &'static str,
     address: String,
-    _hsm: Option<Hsm>,
+    hsm: Option<Hsm>,
+    /// The etcd of its store.
+    _etcd: Option<EtcdServer>,
 }
 
 /// The environment of one transcript.
@@ -112,7 +118,10 @@ impl Environment {
         } else {
             Vec::new()
         };
-        let servers = hsms.iter().map(|(profile, start)| start.server(profile, &updates)).collect();
+        let mut servers: Vec<Server> = Vec::new();
+        for (profile, kind) in hsms {
+            servers.push(kind.server(profile, &updates, servers.first()));
+        }
         let environment = Self { folder, servers };
         environment.folder.file("config.toml", environment.profiles());
         fs::create_dir(environment.folder.path("bin")).unwrap();
@@ -176,14 +185,17 @@ cd {folder} && exec env -i PATH="{casemate}:$PATH" CASEMATE_CONFIG=config.toml s
 }
 
 impl HsmKind {
-    fn server(self, profile: &'static str, updates: &[String]) -> Server {
+    fn server(self, profile: &'static str, updates: &[String], first: Option<&Server>) -> Server {
+        let mut etcd = None;
         let hsm = match self {
             HsmKind::Fresh => Hsm::start(),
             HsmKind::Operational => operational(&[]),
+            HsmKind::Founder => Hsm::founder(etcd.insert(EtcdServer::single())),
+            HsmKind::Further => Hsm::beside(first.and_then(|first| first.hsm.as_ref()).unwrap()),
             HsmKind::Updatable => operational(updates),
-            HsmKind::NetHsm => return Server { profile, address: nethsm::start().address, _hsm: None },
+            HsmKind::NetHsm => return Server { profile, address: nethsm::start().address, hsm: None, _etcd: None },
         };
-        Server { profile, address: hsm.address.clone(), _hsm: Some(hsm) }
+        Server { profile, address: hsm.address.clone(), hsm: Some(hsm), _etcd: etcd }
     }
 }
 

@@ -8,10 +8,9 @@
 
 use base16ct::lower::encode_string as hex;
 use casemate_api::limits::STORE_TXN_MAX_OPS;
+use casemate_audit::{Checkpoint, Ends, Event, Hash, Kind, Record, Signature};
 use futures_channel::oneshot;
 
-use super::checkpoint::{Checkpoint, Ends, Signature};
-use super::record::{Event, Hash, Kind, Record};
 use super::{Audit, Time};
 use crate::Error;
 use crate::device::store::{DeviceStore, DeviceStoreChange};
@@ -75,7 +74,7 @@ impl Head {
 /// A stored record and its hash.
 pub(super) fn stored_record(row: &[u8]) -> Result<(Hash, Record), BadRecord> {
     let (hash, encoded) = row.split_first_chunk().ok_or(BadRecord("it is too short"))?;
-    Ok((*hash, Record::decode(encoded)?))
+    Ok((*hash, Record::decode(encoded).map_err(BadRecord)?))
 }
 
 /// A queued event.

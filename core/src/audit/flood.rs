@@ -11,8 +11,7 @@ use std::time::Duration;
 use casemate_api::limits::{
     AUDIT_REFUSAL_MS, AUDIT_REFUSAL_PAIRS_MAX, AUDIT_REFUSALS_ITEMISED, AUDIT_WINDOW_MAX_MS, AUDIT_WINDOW_MS,
 };
-
-use super::record::{Event, Kind, reason};
+use casemate_audit::{Event, Kind, reason};
 
 /// The refusals of the current window.
 #[derive(Default)]

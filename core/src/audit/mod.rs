@@ -7,9 +7,8 @@
 //! everything in the local store; exports are signed. No record holds any part of a body or of a passphrase.
 
 mod chain;
-mod checkpoint;
 mod flood;
-mod record;
+mod key;
 #[cfg(test)]
 mod tests;
 
@@ -24,14 +23,12 @@ use casemate_api::limits::{
     LIST_PAGE_ROWS,
 };
 use casemate_api::{State, UserId};
+use casemate_audit::{Ends, Event, Hash, Kind, header, plain, reason};
 use futures_channel::oneshot;
 
 use chain::{Chain, Due, Entry, Head, stored_checkpoint, stored_record};
-use checkpoint::AuditKey;
-pub use checkpoint::{Checkpoint, Ends, PublicKey, Signature, header, public_key_from_pem};
 use flood::Flood;
-use record::plain;
-pub use record::{Event, Hash, Kind, Record, is_plain, reason};
+use key::AuditKey;
 
 use crate::device::Device;
 use crate::error::Error;
@@ -77,6 +74,19 @@ pub struct Act {
     pub endpoint: String,
     /// The path with its ids as sent; empty if the path has no ids.
     pub target: String,
+}
+
+/// How an act ended.
+#[derive(Clone, Copy, Default)]
+pub struct ActOutcome<'a> {
+    /// The number of its intent.
+    pub intent: Option<u64>,
+    /// The HTTP status of the answer.
+    pub status: u16,
+    /// Where is what was created; else empty.
+    pub location: &'a str,
+    /// The revision of the shared store at which it was committed; 0 if nothing was.
+    pub revision: u64,
 }
 
 impl Act {
@@ -129,12 +139,11 @@ impl Audit {
         sequence
     }
 
-    /// Queues the outcome of an act. `intent` is the number of its intent record, `detail` the location of what was
-    /// created.
-    pub fn outcome(&self, act: &Act, intent: Option<u64>, status: u16, detail: &str) {
-        let event = act.event(Kind::Outcome);
-        let reason = reason(status).into();
-        self.enqueue(Event { of: intent.unwrap_or(0), status, reason, detail: plain(detail), ..event });
+    /// Queues the outcome of an act.
+    pub fn outcome(&self, act: &Act, outcome: &ActOutcome<'_>) {
+        let ActOutcome { intent, status, location, revision } = *outcome;
+        let (of, reason, detail) = (intent.unwrap_or(0), reason(status).into(), plain(location));
+        self.enqueue(Event { of, status, reason, detail, revision, ..act.event(Kind::Outcome) });
     }
 
     /// Queues a record of a refusal, or only counts it if there are many.

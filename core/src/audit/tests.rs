@@ -1,3 +1,4 @@
+use casemate_audit::{Record, Verifier, is_plain};
 use pollster::block_on;
 
 use super::*;
@@ -30,64 +31,31 @@ fn intent(audit: &Audit, target: &str) -> Result<u64, Error> {
     block_on(audit.intent(&act(target)))
 }
 
-fn exported(audit: &Audit, from: Option<u64>, to: Option<u64>) -> Vec<serde_json::Value> {
+fn exported_text(audit: &Audit, from: Option<u64>, to: Option<u64>) -> String {
     block_on(async {
         let mut export = audit.export(from, to).await.unwrap();
         let mut text = String::new();
         while let Some(lines) = audit.page(&mut export).await.unwrap() {
             text.push_str(&lines);
         }
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        text
     })
 }
 
-/// The records of an export, after checking the hash of each.
+fn exported(audit: &Audit, from: Option<u64>, to: Option<u64>) -> Vec<serde_json::Value> {
+    exported_text(audit, from, to).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn outcome(audit: &Audit, target: &str, intent: Option<u64>, status: u16) {
+    audit.outcome(&act(target), &ActOutcome { intent, status, ..ActOutcome::default() });
+}
+
+/// The records of an export, once it is verified.
 #[track_caller]
 fn records(audit: &Audit) -> Vec<Record> {
-    let lines = exported(audit, None, None);
-    let text = |line: &serde_json::Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
-    let bytes = |hex: &str| base16ct::lower::decode_vec(hex).unwrap();
-    let mut previous: Hash = bytes(&text(&lines[0], "previous")).try_into().unwrap();
-    let key: PublicKey = bytes(&text(&lines[0], "key")).try_into().unwrap();
-    let mut next = lines[0]["from"].as_u64().unwrap();
-    let mut found = Vec::new();
-    for line in &lines[1..] {
-        if line["checkpoint"].is_u64() {
-            let checkpoint = Checkpoint {
-                sequence: line["checkpoint"].as_u64().unwrap(),
-                hash: bytes(&text(line, "hash")).try_into().unwrap(),
-                first: line["first"].as_u64().unwrap(),
-                last: line["last"].as_u64().unwrap(),
-                time: text(line, "time"),
-                device: text(line, "device"),
-                ends: if line["ends"] == "export" { Ends::Export } else { Ends::Nothing },
-            };
-            assert_eq!((checkpoint.sequence, checkpoint.hash), (next - 1, previous));
-            assert!(checkpoint.verify(&key, &bytes(&text(line, "signature")).try_into().unwrap()));
-            continue;
-        }
-        let event = Event {
-            kind: Kind::parse(&text(line, "kind")).unwrap(),
-            of: line["of"].as_u64().unwrap_or(0),
-            user: text(line, "user"),
-            address: text(line, "address"),
-            endpoint: text(line, "endpoint"),
-            target: text(line, "target"),
-            status: line["status"].as_u64().unwrap_or(0).try_into().unwrap(),
-            reason: text(line, "reason"),
-            count: line["count"].as_u64().unwrap_or(0),
-            state: text(line, "state"),
-            detail: text(line, "detail"),
-        };
-        let record = Record { sequence: line["sequence"].as_u64().unwrap(), time: text(line, "time"), event };
-        assert_eq!(record.sequence, next);
-        previous = record.hash(&previous);
-        assert_eq!(base16ct::lower::encode_string(&previous), text(line, "hash"), "record {next}");
-        next += 1;
-        found.push(record);
-    }
-    assert_eq!(lines.last().unwrap()["ends"], "export");
-    found
+    let text = exported_text(audit, None, None);
+    let mut verifier = Verifier::open(text.as_bytes(), &[]).unwrap();
+    std::iter::from_fn(|| verifier.record().unwrap()).map(|(record, _)| record).collect()
 }
 
 #[test]
@@ -101,10 +69,12 @@ fn an_intent_is_durable_when_its_number_is_returned_and_an_outcome_follows() {
     assert_eq!((number, found.len()), (1, 1));
     assert_eq!((found[0].event.kind, found[0].event.user.as_str()), (Kind::Intent, "admin"));
     assert_eq!(found[0].time, "2026-01-01T00:00:00.000Z");
-    after.outcome(&act("/keys/a"), Some(number), 201, "/api/v1/keys/a");
+    let made = ActOutcome { intent: Some(number), status: 201, location: "/api/v1/keys/a", revision: 77 };
+    after.outcome(&act("/keys/a"), &made);
     let found = records(&after);
     let outcome = &found[1].event;
     assert_eq!((outcome.kind, outcome.of, outcome.status, &*outcome.reason), (Kind::Outcome, 1, 201, "done"));
+    assert_eq!((&*outcome.detail, outcome.revision), ("/api/v1/keys/a", 77));
 }
 
 #[test]
@@ -154,7 +124,7 @@ fn what_cannot_be_written_is_refused_and_leaves_no_gap() {
     sim.local.fail(true);
     assert!(matches!(intent(&audit, "/keys/b"), Err(Error::Unavailable(_))));
     assert_eq!(block_on(audit.intent_if_possible(&act("/keys/b"))), None);
-    audit.outcome(&act("/keys/a"), Some(1), 204, "");
+    outcome(&audit, "/keys/a", Some(1), 204);
     block_on(audit.flush());
     sim.local.fail(false);
     assert_eq!(intent(&audit, "/keys/c").unwrap(), 3);
@@ -171,7 +141,7 @@ fn a_lost_answer_does_not_repeat_a_number() {
         sim.local.lose_answers(round % 3);
         let told = intent(&audit, &format!("/keys/{round}"));
         sim.local.lose_answers(0);
-        audit.outcome(&act(&format!("/keys/{round}")), told.ok(), 204, "");
+        outcome(&audit, &format!("/keys/{round}"), told.ok(), 204);
         block_on(audit.flush());
     }
     let found = records(&audit);
@@ -192,7 +162,7 @@ fn a_request_abandoned_during_a_write_does_no_harm() {
     for steps in 0..6 {
         let clock = clock.clone();
         sim.local.delay(move || clock.sleep(Duration::from_millis(5)));
-        audit.outcome(&act(&format!("/keys/{steps}")), None, 204, "");
+        outcome(&audit, &format!("/keys/{steps}"), None, 204);
         let leaves = act("/keys/leaves");
         let mut future = Box::pin(audit.intent(&leaves));
         for _ in 0..steps {
@@ -310,7 +280,7 @@ fn while_nothing_can_be_written_memory_stays_bounded_and_losses_are_counted() {
     let audit = open(&sim);
     sim.local.fail(true);
     for _ in 0..3 * AUDIT_WAITING_MAX {
-        audit.outcome(&act("/keys/a"), None, 204, "");
+        outcome(&audit, "/keys/a", None, 204);
     }
     block_on(audit.tick());
     assert!(audit.waiting().len() <= 2 * AUDIT_WAITING_MAX + 1, "{}", audit.waiting().len());

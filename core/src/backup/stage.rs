@@ -24,6 +24,7 @@ use crate::rows::path::{
 };
 use crate::rows::staged::{StagedPart, staged_name};
 use crate::rows::table::{RowKey, SealedRow};
+use crate::runtime::witness;
 use crate::store::settle::{Repeatable, Settled, Unsettled};
 use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Store, StoreError, Txn};
 
@@ -124,7 +125,10 @@ pub(crate) async fn move_pointer(device: &Device, guards: &Guards, to: Generatio
         moving = moving.expect(path.clone(), Expect::Absent).put(path, value);
     }
     match moving.commit(&*platform.store).await {
-        Ok(Settled::Committed(_)) => Moved::Yes,
+        Ok(Settled::Committed(revision)) => {
+            witness::note(revision.0);
+            Moved::Yes
+        }
         Ok(Settled::Conflict) => Moved::No(unconfirmed()),
         Err(Unsettled::NotBegun(why @ (StoreError::Busy | StoreError::Full | StoreError::TooLarge))) => {
             Moved::No(why.into())

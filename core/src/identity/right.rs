@@ -24,6 +24,7 @@ use crate::rows::record::Record;
 use crate::rows::table::Table;
 use crate::rows::tables::Tables;
 use crate::rows::transaction::{Committed, Transaction};
+use crate::runtime::witness;
 use crate::store::Revision;
 
 /// On whose behalf something is written.
@@ -67,7 +68,12 @@ pub(crate) async fn commit(tables: &Tables, by: By<'_>, transaction: Transaction
     for _ in 0..ATTEMPTS {
         match tables.commit(transaction.clone().at(&path, revision)).await? {
             Committed::Conflict(guard) if guard == own => revision = recheck(tables, caller).await?,
-            committed => return Ok(committed),
+            committed => {
+                if let Committed::At(revision) = committed {
+                    witness::note(revision.0);
+                }
+                return Ok(committed);
+            }
         }
     }
     Err(Error::Unavailable("Your user keeps being changed. Try again.".into()))

@@ -5,6 +5,7 @@ pub mod party;
 pub mod pool;
 pub mod stall;
 pub mod tally;
+pub mod witness;
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};

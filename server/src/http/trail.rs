@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use casemate_api::UserId;
-use casemate_core::audit::{Act, Audit};
+use casemate_core::audit::{Act, ActOutcome, Audit};
+use casemate_core::runtime::witness;
 use casemate_core::{Error, Hsm};
 use hyper::{Method, StatusCode};
 
@@ -57,8 +58,9 @@ pub(super) async fn carried_out(
     };
     let audit = hsm.audit.clone();
     // A panic is an outcome as well: this value is then dropped.
-    let mut outcome = Outcome { audit, act, intent, status: StatusCode::INTERNAL_SERVER_ERROR, location: None };
-    let result = change.await.map_err(refuse);
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    let mut outcome = Outcome { audit, act, intent, status, location: None, revision: 0 };
+    let result = witness::committed(&mut outcome.revision, change).await.map_err(refuse);
     match &result {
         Ok(reply) => (outcome.status, outcome.location) = (reply.status, reply.location.clone()),
         Err(refusal) => outcome.status = refusal.status,
@@ -73,10 +75,14 @@ async fn proven(
     act: Act,
     change: impl Future<Output = Result<Reply, Error>>,
 ) -> Result<Reply, Refusal> {
-    let result = change.await.map_err(|error| Refusal::from_core(error, spec));
+    let mut revision = 0;
+    let result = witness::committed(&mut revision, change).await.map_err(|error| Refusal::from_core(error, spec));
     if spec.intent == Intent::Proven {
         match &result {
-            Ok(reply) => hsm.audit.outcome(&act, None, reply.status.as_u16(), ""),
+            Ok(reply) => {
+                let outcome = ActOutcome { status: reply.status.as_u16(), revision, ..ActOutcome::default() };
+                hsm.audit.outcome(&act, &outcome);
+            }
             // Recorded here, so that it is recorded even if the client does not wait for the answer.
             Err(refusal) => hsm.audit.refusal(act.address, refusal.status.as_u16(), || act),
         }
@@ -91,11 +97,13 @@ struct Outcome {
     intent: Option<u64>,
     status: StatusCode,
     location: Option<String>,
+    /// The revision of the shared store at which it was committed, or 0.
+    revision: u64,
 }
 
 impl Drop for Outcome {
     fn drop(&mut self) {
-        let location = self.location.as_deref().unwrap_or_default();
-        self.audit.outcome(&self.act, self.intent, self.status.as_u16(), location);
+        let (status, location) = (self.status.as_u16(), self.location.as_deref().unwrap_or_default());
+        self.audit.outcome(&self.act, &ActOutcome { intent: self.intent, status, location, revision: self.revision });
     }
 }

@@ -1,16 +1,10 @@
 //! `casemated audit verify`: checks an export of the audit log without the device that wrote it.
-//!
-//! Every line must be exactly as the HSM writes it, every record must have its number and hash, and every checkpoint a
-//! valid signature. The first line that fails is named.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Write};
 use std::path::Path;
 
-use casemate_core::audit::{
-    Checkpoint, Ends, Event, Hash, Kind, PublicKey, Record, Signature, header, is_plain, public_key_from_pem,
-};
-use serde::Deserialize;
+use casemate_audit::{Broken, Checkpoint, Found, Verifier, public_key_from_pem};
 
 use crate::observe::plain::plain;
 use crate::process::Exit;
@@ -32,320 +26,52 @@ pub fn verify(file: &Path, key: Option<&Path>, out: &mut dyn Write) -> Result<()
         sentence: format!("{}: {why}", path.display()),
     };
     let known = match key {
-        None => None,
+        None => Vec::new(),
         Some(path) => {
             let pem = fs::read_to_string(path).map_err(|why| unreadable(path, &why))?;
             let key = public_key_from_pem(&pem);
-            Some(key.ok_or_else(|| unreadable(path, &"this is not a public key of an audit log (PEM, Ed25519)"))?)
+            vec![key.ok_or_else(|| unreadable(path, &"this is not a public key of an audit log (PEM, Ed25519)"))?]
         }
     };
     let opened = File::open(file).map_err(|why| unreadable(file, &why))?;
-    let found = check(&mut BufReader::new(opened), known).map_err(|broken| match broken {
+    let verified = Verifier::open(BufReader::new(opened), &known).and_then(Verifier::finish);
+    let found = verified.map_err(|broken| match broken {
         Broken::Unreadable(why) => unreadable(file, &why),
         Broken::Log(sentence) => Fault { exit: Exit::AuditBroken, sentence: format!("{}: {sentence}", file.display()) },
     })?;
     // If the output cannot be written, the exit code still tells the result.
-    for line in found.summary(key) {
+    for line in summary(&found, key) {
         // The contents of the file are chosen by its author.
         let _ = writeln!(out, "{}", plain(&line));
     }
     Ok(())
 }
 
-enum Broken {
-    Unreadable(io::Error),
-    Log(String),
-}
-
-impl From<io::Error> for Broken {
-    fn from(why: io::Error) -> Self {
-        Broken::Unreadable(why)
+/// What was verified, in sentences.
+fn summary(found: &Found, key: Option<&Path>) -> Vec<String> {
+    let Checkpoint { sequence, first, last, time, device, .. } = &found.end;
+    let mut lines = vec![
+        format!("Records {} to {sequence} of device {device} are in order and unaltered.", found.from),
+        format!("At {time} the log of the device held the records {first} to {last}."),
+    ];
+    if found.from > *first {
+        lines.push(format!(
+            "This file begins in the middle: with record {}, after the hash of record {}.",
+            found.from,
+            found.from - 1
+        ));
     }
-}
-
-fn broken<T>(sentence: impl Into<String>) -> Result<T, Broken> {
-    Err(Broken::Log(sentence.into()))
-}
-
-/// What was verified.
-struct Found {
-    from: u64,
-    end: Checkpoint,
-    checkpoints: u64,
-}
-
-impl Found {
-    fn summary(&self, key: Option<&Path>) -> Vec<String> {
-        let Checkpoint { sequence, first, last, time, device, .. } = &self.end;
-        let mut lines = vec![
-            format!("Records {} to {sequence} of device {device} are in order and unaltered.", self.from),
-            format!("At {time} the log of the device held the records {first} to {last}."),
-        ];
-        if self.from > *first {
-            lines.push(format!(
-                "This file begins in the middle: with record {}, after the hash of record {}.",
-                self.from,
-                self.from - 1
-            ));
-        }
-        if *first > 1 {
-            lines.push(format!(
-                "The device had removed the records before {first}, as the length of its log is limited."
-            ));
-        }
-        lines.push(match key {
-            Some(path) => format!("{} signatures were made with the key in {}.", self.checkpoints, path.display()),
-            None => format!(
-                "The key of the {} signatures was taken from the file itself: so the file is consistent, but nothing shows which device wrote it. Give the device's key with --key.",
-                self.checkpoints
-            ),
-        });
-        lines
+    if *first > 1 {
+        lines.push(format!("The device had removed the records before {first}, as the length of its log is limited."));
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct HeaderLine {
-    audit: u64,
-    device: String,
-    key: String,
-    from: u64,
-    previous: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RecordLine {
-    sequence: u64,
-    time: String,
-    kind: String,
-    #[serde(default)]
-    of: u64,
-    #[serde(default)]
-    user: String,
-    #[serde(default)]
-    address: String,
-    #[serde(default)]
-    endpoint: String,
-    #[serde(default)]
-    target: String,
-    #[serde(default)]
-    status: u16,
-    #[serde(default)]
-    reason: String,
-    #[serde(default)]
-    count: u64,
-    #[serde(default)]
-    state: String,
-    #[serde(default)]
-    detail: String,
-    hash: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CheckpointLine {
-    checkpoint: u64,
-    first: u64,
-    last: u64,
-    time: String,
-    device: String,
-    #[serde(default)]
-    ends: String,
-    hash: String,
-    signature: String,
-}
-
-/// Lines of a file, with their numbers.
-struct Lines<'a> {
-    reader: &'a mut dyn BufRead,
-    number: u64,
-}
-
-/// Our lines are much shorter.
-const LINE_MAX_BYTES: u64 = 64 << 10;
-
-impl Lines<'_> {
-    /// The next line with its line end, or nothing after the last.
-    fn next(&mut self) -> Result<Option<Vec<u8>>, Broken> {
-        let mut line = Vec::new();
-        (&mut *self.reader).take(LINE_MAX_BYTES).read_until(b'\n', &mut line)?;
-        self.number += 1;
-        Ok((!line.is_empty()).then_some(line))
-    }
-
-    /// Whether the record `sequence` is somewhere in the rest of the file.
-    fn has(&mut self, sequence: u64) -> Result<bool, Broken> {
-        let start = format!("{{\"sequence\":{sequence},");
-        while let Some(line) = self.next()? {
-            if line.starts_with(start.as_bytes()) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
-
-fn check(reader: &mut dyn BufRead, known: Option<PublicKey>) -> Result<Found, Broken> {
-    let mut lines = Lines { reader, number: 0 };
-    let first = lines.next()?.unwrap_or_default();
-    let Some((head, key, previous)) = parse_header(&first) else {
-        return broken("line 1 is not the first line of an export of an audit log, or it was altered");
-    };
-    if known.is_some_and(|known| known != key) {
-        return broken("line 1 has another key than the one given: another device wrote this, or it was altered");
-    }
-    let mut walk = Walk { from: head.from, next: head.from, hash: previous, agreed: head.from, checkpoints: 0, key };
-    loop {
-        let Some(line) = lines.next()? else {
-            return broken(format!(
-                "the file ends after record {} without the checkpoint that ends an export: record {} and what follows was cut off",
-                walk.next - 1,
-                walk.next
-            ));
-        };
-        if !line.starts_with(b"{\"checkpoint\":") {
-            walk.record(&line, &mut lines)?;
-            continue;
-        }
-        let checkpoint = walk.checkpoint(&line, &head.device, lines.number)?;
-        if checkpoint.ends == Ends::Export {
-            if lines.next()?.is_some() {
-                return broken(format!("line {} comes after the end of the export", lines.number));
-            }
-            return Ok(Found { from: walk.from, end: checkpoint, checkpoints: walk.checkpoints });
-        }
-    }
-}
-
-/// The state of verification after some lines.
-struct Walk {
-    from: u64,
-    /// The number of the next record.
-    next: u64,
-    /// The hash of the previous record.
-    hash: Hash,
-    /// The first record not yet covered by a checkpoint.
-    agreed: u64,
-    checkpoints: u64,
-    key: PublicKey,
-}
-
-impl Walk {
-    fn record(&mut self, line: &[u8], lines: &mut Lines<'_>) -> Result<(), Broken> {
-        let (next, number) = (self.next, lines.number);
-        let Some((record, hash)) = parse_record(line) else {
-            return broken(format!("record {next} was altered: line {number} is not as the device wrote it"));
-        };
-        let here = record.sequence;
-        if here != next {
-            let moved = lines.has(next)?;
-            return broken(if moved {
-                format!("record {next} was moved: line {number} holds record {here} instead")
-            } else if here > next {
-                format!("record {next} is missing: line {number} continues with record {here}")
-            } else {
-                format!("record {next} is missing: line {number} repeats record {here}")
-            });
-        }
-        if record.hash(&self.hash) != hash {
-            return broken(format!(
-                "record {next} was altered, or the one before it was altered and hashed again: the hash in line {number} does not match both"
-            ));
-        }
-        self.hash = hash;
-        self.next += 1;
-        Ok(())
-    }
-
-    fn checkpoint(&mut self, line: &[u8], device: &str, number: u64) -> Result<Checkpoint, Broken> {
-        let last = self.next - 1;
-        let Some((checkpoint, signature)) = parse_checkpoint(line) else {
-            return broken(format!(
-                "the checkpoint after record {last} was altered: line {number} is not as the device wrote it"
-            ));
-        };
-        let said = checkpoint.sequence;
-        if !checkpoint.verify(&self.key, &signature) || checkpoint.device != device {
-            return broken(format!(
-                "the checkpoint after record {last} was altered: the signature in line {number} is not one of the device {device} over this checkpoint"
-            ));
-        }
-        if said > last {
-            return broken(format!(
-                "record {} is missing: line {number} is the checkpoint of record {said}",
-                self.next
-            ));
-        }
-        if said < last {
-            return broken(format!(
-                "the checkpoint of record {said} was moved: line {number} comes after record {last}"
-            ));
-        }
-        if checkpoint.hash != self.hash {
-            return broken(format!(
-                "the records from {} on were altered and hashed again: the signed checkpoint of record {said} in line {number} has another hash",
-                self.agreed
-            ));
-        }
-        if last < self.from {
-            return broken(format!("record {} is missing: line {number} is a checkpoint before any record", self.from));
-        }
-        self.agreed = self.next;
-        self.checkpoints += 1;
-        Ok(checkpoint)
-    }
-}
-
-/// Parses the first line; `None` if it is not exactly what the device would have written.
-fn parse_header(line: &[u8]) -> Option<(HeaderLine, PublicKey, Hash)> {
-    let head: HeaderLine = serde_json::from_slice(line).ok()?;
-    let (key, previous) = (bytes(&head.key)?, bytes(&head.previous)?);
-    let same = head.audit == 1 && head.from >= 1 && is_plain(&head.device);
-    (same && header(&head.device, &key, head.from, &previous).as_bytes() == line).then_some((head, key, previous))
-}
-
-/// Parses a record; `None` if it is not exactly what the device would have written.
-fn parse_record(line: &[u8]) -> Option<(Record, Hash)> {
-    let parsed: RecordLine = serde_json::from_slice(line).ok()?;
-    let hash = bytes(&parsed.hash)?;
-    let event = Event {
-        kind: Kind::parse(&parsed.kind)?,
-        of: parsed.of,
-        user: parsed.user,
-        address: parsed.address,
-        endpoint: parsed.endpoint,
-        target: parsed.target,
-        status: parsed.status,
-        reason: parsed.reason,
-        count: parsed.count,
-        state: parsed.state,
-        detail: parsed.detail,
-    };
-    let record = Record { sequence: parsed.sequence, time: parsed.time, event };
-    (record.line(&hash).as_bytes() == line).then_some((record, hash))
-}
-
-/// Parses a checkpoint; `None` if it is not exactly what the device would have written.
-fn parse_checkpoint(line: &[u8]) -> Option<(Checkpoint, Signature)> {
-    let parsed: CheckpointLine = serde_json::from_slice(line).ok()?;
-    let signature = bytes(&parsed.signature)?;
-    let checkpoint = Checkpoint {
-        sequence: parsed.checkpoint,
-        hash: bytes(&parsed.hash)?,
-        first: parsed.first,
-        last: parsed.last,
-        time: parsed.time,
-        device: parsed.device,
-        ends: [Ends::Nothing, Ends::Export].into_iter().find(|ends| ends.as_str() == parsed.ends)?,
-    };
-    (checkpoint.line(&signature).as_bytes() == line).then_some((checkpoint, signature))
-}
-
-/// Parses exactly `N` bytes of lower-case hexadecimal.
-fn bytes<const N: usize>(hex: &str) -> Option<[u8; N]> {
-    base16ct::lower::decode_vec(hex).ok()?.try_into().ok()
+    lines.push(match key {
+        Some(path) => format!("{} signatures were made with the key in {}.", found.checkpoints, path.display()),
+        None => format!(
+            "The key of the {} signatures was taken from the file itself: so the file is consistent, but nothing shows which device wrote it. Give the device's key with --key.",
+            found.checkpoints
+        ),
+    });
+    lines
 }
 
 #[cfg(test)]
@@ -354,8 +80,9 @@ mod tests {
     use std::sync::OnceLock;
 
     use casemate_api::UserId;
+    use casemate_audit::{Hash, Record};
     use casemate_core::Hsm;
-    use casemate_core::audit::Act;
+    use casemate_core::audit::{Act, ActOutcome};
     use casemate_core::sim::Sim;
     use pollster::block_on;
     use proptest::prelude::*;
@@ -395,7 +122,7 @@ mod tests {
                     target: format!("/keys/{i}"),
                 };
                 let intent = block_on(hsm.audit.intent(&act)).unwrap();
-                hsm.audit.outcome(&act, Some(intent), 204, "");
+                hsm.audit.outcome(&act, &ActOutcome { intent: Some(intent), status: 204, ..ActOutcome::default() });
             }
             Exports {
                 whole: exported(&hsm, None, None),
@@ -478,9 +205,9 @@ mod tests {
     fn recomputed_hashes_do_not_hide_an_altered_record() {
         let said = complaint(|lines| {
             let mut previous: Hash =
-                parse_record(lines[1499].as_bytes()).or(parse_record(lines[1498].as_bytes())).unwrap().1;
+                Record::parse(lines[1499].as_bytes()).or(Record::parse(lines[1498].as_bytes())).unwrap().1;
             for line in &mut lines[1500..] {
-                let Some((mut record, _)) = parse_record(line.as_bytes()) else { continue };
+                let Some((mut record, _)) = Record::parse(line.as_bytes()) else { continue };
                 record.event.user = "somebody".into();
                 previous = record.hash(&previous);
                 *line = record.line(&previous);

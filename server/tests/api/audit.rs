@@ -108,6 +108,11 @@ fn good(spec: &Spec) -> (Rig, String, Content, Option<&'static str>) {
         ("PUT", "/config/time") => json!({"time": crate::rig::SYSTEM_TIME}).into(),
         ("POST", path) if path.ends_with("update") => "no image".into(),
         ("PUT", "/config/unattended-boot") => json!({"status": "on"}).into(),
+        ("DELETE", "/keys/{key}/label") => {
+            let rig = Rig::operational();
+            rig.admin().put("/keys/k/label", json!({"label": "a label"})).is(204);
+            return (rig, "/keys/k/label".into(), "".into(), None);
+        }
         ("DELETE", "/namespaces/{namespace}") => {
             return (Rig::operational(), "/namespaces/ns2".into(), "".into(), None);
         }
@@ -132,6 +137,14 @@ fn good(spec: &Spec) -> (Rig, String, Content, Option<&'static str>) {
         _ => Rig::operational(),
     };
     (rig, path, body, media)
+}
+
+/// Whether a change is committed in the shared store, and so has a revision.
+fn commits(spec: &Spec, status: u16) -> bool {
+    let local = ["/config/", "/system/", "/cluster/", "/unlock", "/lock"];
+    let shared = ["/config/backup-passphrase", "/config/tls/cluster-ca.pem"];
+    let is_local = local.iter().any(|part| spec.path.starts_with(part)) && !shared.contains(&spec.path);
+    status < 300 && !is_local
 }
 
 #[test]
@@ -174,6 +187,7 @@ fn every_change_leaves_its_intent_and_its_outcome() {
         }
         assert_eq!(outcomes[0]["status"], reply.status, "{endpoint}: {reply}");
         assert_eq!(outcomes[0]["detail"].as_str(), reply.header("location"), "{endpoint}");
+        assert_eq!(outcomes[0]["revision"].is_u64(), commits(spec, reply.status), "{endpoint}: {}", outcomes[0]);
         verified(&exported(&rig.hsm), None);
         seen += 1;
     }
@@ -295,7 +309,8 @@ fn a_long_log_is_streamed_whole() {
         endpoint: "POST /keys".into(),
         target: String::new(),
     };
-    (0..2500).for_each(|_| rig.hsm.audit.outcome(&act(), None, 201, ""));
+    let done = casemate_core::audit::ActOutcome { status: 201, ..Default::default() };
+    (0..2500).for_each(|_| rig.hsm.audit.outcome(&act(), &done));
     let reply = rig.admin().get("/audit").is(200);
     let text = std::str::from_utf8(&reply.body).unwrap();
     assert!(text.lines().count() > 2500);

@@ -20,6 +20,7 @@ use crate::rows::path::{DevicePath, Generation, RowPath, cluster_identity, gener
 use crate::rows::table::RowKey;
 use crate::rows::user::UserRecord;
 use crate::runtime::party::Party;
+use crate::runtime::witness;
 use crate::store::{Expect, Outcome, Path, Range, Read, Revision, Room, Txn};
 
 /// The HSM before it has a Domain Key.
@@ -79,21 +80,23 @@ impl Unprovisioned {
             None => begun,
         };
         self.device.store.commit(begun).await?;
-        match cluster {
+        let founded = match cluster {
             Some(cluster) => self.found(cluster, &domain, digest).await?,
             None => {
                 sweep(&self.device.platform).await?;
                 let written = self.device.platform.store.commit(vec![self.first_rows(&domain, digest)?]).await?.pop();
-                let Some(Outcome::Committed(_)) = written else { return Err(unconfirmed()) };
+                let Some(Outcome::Committed(revision)) = written else { return Err(unconfirmed()) };
+                revision
             }
-        }
+        };
+        witness::note(founded.0);
         let offset = wanted.clock_offset_s.to_be_bytes();
         self.device.store.commit(slots.put(DevicePath::ClockOffset, offset).delete(DevicePath::Procedure)).await?;
         Ok(domain)
     }
 
     /// Writes the first rows of a cluster, if no other node did. When this fails, none of them will be written later.
-    async fn found(&self, cluster: ClusterId, domain: &DomainKey, digest: Digest) -> Result<(), Error> {
+    async fn found(&self, cluster: ClusterId, domain: &DomainKey, digest: Digest) -> Result<Revision, Error> {
         let Platform { store, rng, .. } = &self.device.platform;
         let fence = Fence::take(store.clone(), rng.clone(), &self.device.id).await?;
         let seen = fence.revision();
@@ -102,11 +105,11 @@ impl Unprovisioned {
         txn.expect.extend([(path.clone(), Expect::Absent), fence.guard()]);
         txn.put.push((path, value));
         match store.commit(vec![txn]).await?.pop() {
-            Some(Outcome::Committed(_)) => Ok(()),
+            Some(Outcome::Committed(revision)) => Ok(revision),
             Some(Outcome::Unknown) => {
                 fence.renew(seen).await?;
                 match ClusterId::found_in(&**store).await? {
-                    Found::Known(found, _) if found == cluster => Ok(()),
+                    Found::Known(found, at) if found == cluster => Ok(at),
                     _ => Err(unconfirmed()),
                 }
             }

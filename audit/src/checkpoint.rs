@@ -1,19 +1,12 @@
-//! Checkpoints: signed statements of the HSM about its audit log, and the key that signs them.
+//! Checkpoints: signed statements of an HSM about its audit log, and the first line of an export, which has the key that
+//! verifies them.
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base16ct::lower::encode_string as hex;
-use casemate_api::KeyType;
-use casemate_api::mechanisms::Mode;
-use casemate_api::words::SignMode;
+use rustls_pki_types::SubjectPublicKeyInfoDer;
+use rustls_pki_types::pem::PemObject;
 
-use super::record::{Hash, Member, encode, line};
-use crate::Error;
-use crate::crypto::material::Material;
-use crate::crypto::mech::{self, LoadedKey};
-use crate::crypto::public::{OID_ED25519, Public};
-use crate::device::store::{DeviceStore, DeviceStoreChange};
-use crate::rows::path::DevicePath;
-use crate::runtime::Rng;
+use crate::record::{Hash, Member, PLAIN, encode, line};
 
 /// Whether a checkpoint ends an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +70,7 @@ impl Checkpoint {
 
     /// The signed message: a domain separator, then the members, encoded like those of a record.
     pub fn message(&self) -> Vec<u8> {
-        [DOMAIN, &encode(&self.members(&hex(&self.hash)))].concat()
+        [DOMAIN, &encode(PLAIN, &self.members(&hex(&self.hash)))].concat()
     }
 
     /// The checkpoint as one line of an export.
@@ -108,51 +101,12 @@ pub fn header(device: &str, key: &PublicKey, from: u64, previous: &Hash) -> Stri
 
 /// Reads a public key in the form of `GET /audit/key.pem`: Ed25519 as SubjectPublicKeyInfo (RFC 8410) in PEM.
 pub fn public_key_from_pem(pem: &str) -> Option<PublicKey> {
-    use der::DecodePem;
-    let spki = pkcs8::spki::SubjectPublicKeyInfoOwned::from_pem(pem.trim_ascii()).ok()?;
-    if spki.algorithm.oid != OID_ED25519 {
-        return None;
-    }
-    spki.subject_public_key.as_bytes()?.try_into().ok()
+    let spki = SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes()).ok()?;
+    spki.strip_prefix(&ED25519_SPKI)?.try_into().ok()
 }
 
-/// The audit key of this device.
-pub(super) struct AuditKey {
-    loaded: LoadedKey,
-    /// The public key.
-    pub(super) public: PublicKey,
-}
-
-impl AuditKey {
-    /// Loads the stored key; generates and stores it at the first boot.
-    pub(super) async fn load(local: &DeviceStore, rng: &dyn Rng) -> Result<Self, Error> {
-        let damaged = || Error::internal("the key of the audit log is damaged");
-        let material = match local.get(DevicePath::AuditKey).await? {
-            Some(stored) => Material::decode(&stored).ok_or_else(damaged)?,
-            None => {
-                let material = Material::generate(KeyType::Curve25519, 0, rng)?;
-                let mut encoded = zeroize::Zeroizing::new(Vec::with_capacity(64));
-                material.encode(&mut encoded);
-                local.commit(DeviceStoreChange::default().put(DevicePath::AuditKey, encoded.to_vec())).await?;
-                material
-            }
-        };
-        let loaded = LoadedKey::load(&material)?;
-        let Public::Ed25519(public) = loaded.public() else { return Err(damaged()) };
-        Ok(Self { loaded, public })
-    }
-
-    /// Signs a checkpoint.
-    pub(super) fn sign(&self, checkpoint: &Checkpoint) -> Result<Signature, Error> {
-        let signature = mech::run(&self.loaded, Mode::Sign(SignMode::EdDSA), &checkpoint.message(), None)?;
-        signature.as_slice().try_into().map_err(|_| Error::internal("an Ed25519 signature has 64 bytes"))
-    }
-
-    /// The public part as PEM (RFC 8410).
-    pub(super) fn pem(&self) -> Result<String, Error> {
-        Public::Ed25519(self.public).spki_pem().ok_or_else(|| Error::internal("the audit key has no public part"))
-    }
-}
+/// What precedes the 32 bytes of the key (RFC 8410 §4).
+const ED25519_SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 #[cfg(test)]
 mod tests {
@@ -170,13 +124,20 @@ mod tests {
             ends: Ends::Export,
         };
         let golden = format!("{}\n{}", hex(&checkpoint.message()), checkpoint.line(&[0x33; 64]));
-        assert_eq!(golden, include_str!("../../testdata/formats/audit-checkpoint-v1.txt"));
+        assert_eq!(golden, include_str!("../../core/testdata/formats/audit-checkpoint-v1.txt"));
     }
 
     #[test]
     fn the_public_key_is_read_from_its_pem() {
-        let pem = Public::Ed25519([7; 32]).spki_pem().unwrap();
-        assert_eq!(public_key_from_pem(&pem), Some([7; 32]));
+        // The example of RFC 8410 §10.1.
+        let pem = "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
+-----END PUBLIC KEY-----
+";
+        assert_eq!(
+            public_key_from_pem(pem).map(|key| hex(&key)).as_deref(),
+            Some("19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1")
+        );
         assert_eq!(public_key_from_pem(&pem.replace("MCow", "MCox")), None);
         assert_eq!(public_key_from_pem("no PEM"), None);
     }

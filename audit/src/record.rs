@@ -1,15 +1,14 @@
 //! One record of the audit log: its members, its encoding, its hash, and its line in an export.
 //!
 //! Members are numbers and texts. A text is printable ASCII without quote and backslash, so that anybody can compute
-//! the encoding from the line without rules for escaping.
+//! the encoding from the line without rules for escaping. A record without a revision is encoded as before there were any,
+//! so that hashes of old logs stay what they are.
 
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use base16ct::lower::encode_string as hex;
 use casemate_api::limits::AUDIT_TEXT_MAX_CHARS;
-
-use crate::rows::encoding::{BadRecord, Reader, Writer};
 
 /// SHA-256 of a record and, through the hash in it, of all records before.
 pub type Hash = [u8; 32];
@@ -98,6 +97,8 @@ pub struct Event {
     /// Further information: the location of what was created, the version that booted, or the hash of the last pruned
     /// record.
     pub detail: String,
+    /// The revision of the shared store at which a change was committed.
+    pub revision: u64,
 }
 
 impl Event {
@@ -116,6 +117,7 @@ impl Event {
             count: 0,
             state: none(),
             detail: none(),
+            revision: 0,
         }
     }
 }
@@ -132,21 +134,27 @@ pub struct Record {
 }
 
 /// A member of a record or checkpoint.
-pub(super) enum Member<'a> {
+pub(crate) enum Member<'a> {
     Number(u64),
     Text(&'a str),
 }
 
-/// Version of the encoding.
-const VERSION: u8 = 1;
+/// Version of the encoding of checkpoints, and of records without a revision.
+pub(crate) const PLAIN: u8 = 1;
+/// Version of the encoding of records with a revision, which is their last member.
+const WITH_REVISION: u8 = 2;
 /// Domain separation from all other hashes.
 const DOMAIN: &[u8] = b"casemate audit record v1\0";
 
 impl Record {
-    fn members(&self) -> [(&'static str, Member<'_>); 13] {
+    fn version(&self) -> u8 {
+        if self.event.revision == 0 { PLAIN } else { WITH_REVISION }
+    }
+
+    fn members(&self) -> Vec<(&'static str, Member<'_>)> {
         use Member::{Number, Text};
         let event = &self.event;
-        [
+        let mut members = vec![
             ("sequence", Number(self.sequence)),
             ("time", Text(&self.time)),
             ("kind", Text(event.kind.as_str())),
@@ -160,39 +168,44 @@ impl Record {
             ("count", Number(event.count)),
             ("state", Text(&event.state)),
             ("detail", Text(&event.detail)),
-        ]
+        ];
+        if event.revision > 0 {
+            members.push(("revision", Number(event.revision)));
+        }
+        members
     }
 
     /// The encoding: a version byte, then every member as a text with its length in front. An absent member is an empty
     /// text.
     pub fn encode(&self) -> Vec<u8> {
-        encode(&self.members())
+        encode(self.version(), &self.members())
     }
 
-    /// Reads what [`Record::encode`] wrote.
-    pub fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
-        let (version, mut reader) = Reader::open(bytes)?;
-        if version != VERSION {
-            return Err(BadRecord("its format is of a newer version"));
+    /// Reads what [`Record::encode`] wrote. The error is the reason, such as `it is too short`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
+        let (version, rest) = bytes.split_first().ok_or(SHORT)?;
+        if ![PLAIN, WITH_REVISION].contains(version) {
+            return Err("its format is of a newer version");
         }
-        let sequence = number(&mut reader)?;
-        let time = reader.text()?;
-        let kind = Kind::parse(&reader.text()?).ok_or(BadRecord("its kind is not known"))?;
+        let mut texts = Texts(rest);
+        let sequence = texts.number()?;
+        let time = texts.text()?;
+        let kind = Kind::parse(&texts.text()?).ok_or("its kind is not known")?;
         let event = Event {
             kind,
-            of: number(&mut reader)?,
-            user: reader.text()?,
-            address: reader.text()?,
-            endpoint: reader.text()?,
-            target: reader.text()?,
-            status: u16::try_from(number(&mut reader)?).map_err(|_| BadRecord("its status is out of range"))?,
-            reason: reader.text()?,
-            count: number(&mut reader)?,
-            state: reader.text()?,
-            detail: reader.text()?,
+            of: texts.number()?,
+            user: texts.text()?,
+            address: texts.text()?,
+            endpoint: texts.text()?,
+            target: texts.text()?,
+            status: u16::try_from(texts.number()?).map_err(|_| "its status is out of range")?,
+            reason: texts.text()?,
+            count: texts.number()?,
+            state: texts.text()?,
+            detail: texts.text()?,
+            revision: if *version == WITH_REVISION { texts.number()? } else { 0 },
         };
-        reader.end()?;
-        Ok(Self { sequence, time, event })
+        if texts.0.is_empty() { Ok(Self { sequence, time, event }) } else { Err("it is too long") }
     }
 
     /// The hash of this record as the successor of the record with the hash `previous`.
@@ -210,25 +223,48 @@ impl Record {
     }
 }
 
-fn number(reader: &mut Reader<'_>) -> Result<u64, BadRecord> {
-    match reader.text()?.as_str() {
-        "" => Ok(0),
-        text => text.parse().map_err(|_| BadRecord("a number in it is malformed")),
+/// Texts with their lengths in front.
+struct Texts<'a>(&'a [u8]);
+
+const SHORT: &str = "it is too short";
+
+impl Texts<'_> {
+    fn text(&mut self) -> Result<String, &'static str> {
+        let (length, rest) = self.0.split_first_chunk().ok_or(SHORT)?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| SHORT)?;
+        let (text, rest) = rest.split_at_checked(length).ok_or(SHORT)?;
+        self.0 = rest;
+        String::from_utf8(text.to_vec()).map_err(|_| "a text in it is not UTF-8")
+    }
+
+    fn number(&mut self) -> Result<u64, &'static str> {
+        match self.text()?.as_str() {
+            "" => Ok(0),
+            text => text.parse().map_err(|_| "a number in it is malformed"),
+        }
     }
 }
 
-/// A version byte, then every member as a text with its length in front.
-pub(super) fn encode(members: &[(&'static str, Member<'_>)]) -> Vec<u8> {
-    let text = |writer: Writer, member: &Member<'_>| match member {
-        Member::Number(0) => writer.bytes(b""),
-        Member::Number(number) => writer.bytes(number.to_string().as_bytes()),
-        Member::Text(text) => writer.bytes(text.as_bytes()),
+/// The byte `version`, then every member as a text with its length in front (four bytes, big-endian).
+pub(crate) fn encode(version: u8, members: &[(&'static str, Member<'_>)]) -> Vec<u8> {
+    let mut bytes = vec![version];
+    let mut put = |text: &str| {
+        // Texts are bounded far below 4 GiB before they get here.
+        bytes.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend_from_slice(text.as_bytes());
     };
-    members.iter().fold(Writer::new(VERSION), |writer, (_, member)| text(writer, member)).finish().to_vec()
+    for (_, member) in members {
+        match member {
+            Member::Number(0) => put(""),
+            Member::Number(number) => put(&number.to_string()),
+            Member::Text(text) => put(text),
+        }
+    }
+    bytes
 }
 
 /// A JSON object of the members that are present, and a line feed. Texts need no escaping: see [`plain`].
-pub(super) fn line<'a>(members: impl Iterator<Item = (&'static str, Member<'a>)>) -> String {
+pub(crate) fn line<'a>(members: impl Iterator<Item = (&'static str, Member<'a>)>) -> String {
     let mut line = String::with_capacity(320);
     for (name, member) in members {
         let comma = if line.is_empty() { '{' } else { ',' };
@@ -245,7 +281,7 @@ pub(super) fn line<'a>(members: impl Iterator<Item = (&'static str, Member<'a>)>
 
 /// Encodes a text for a record: printable ASCII stays, everything else and `"`, `\` and `%` become `%XX`, and a text
 /// that is too long is cut. So nothing that a client sends can forge a line or exceed its length limit.
-pub(super) fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -293,10 +329,10 @@ pub fn reason(status: u16) -> &'static str {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
-    pub(in crate::audit) fn full() -> Record {
+    fn full(revision: u64) -> Record {
         let event = Event {
             kind: Kind::Outcome,
             of: 41,
@@ -309,22 +345,27 @@ pub(super) mod tests {
             count: 7,
             state: "Operational".into(),
             detail: "/api/v1/keys/k1".into(),
+            revision,
         };
         Record { sequence: 42, time: "2030-01-02T03:04:05.678Z".into(), event }
     }
 
     #[test]
-    fn the_encoding_hash_and_line_of_version_1_do_not_change() {
-        let record = full();
-        let hash = record.hash(&[0x11; 32]);
-        let golden = format!("{}\n{}\n{}", hex(&record.encode()), hex(&hash), record.line(&hash));
-        assert_eq!(golden, include_str!("../../testdata/formats/audit-record-v1.txt"));
+    fn the_encodings_hashes_and_lines_do_not_change() {
+        for (revision, golden) in [
+            (0, include_str!("../../core/testdata/formats/audit-record-v1.txt")),
+            (1_234, include_str!("../../core/testdata/formats/audit-record-v2.txt")),
+        ] {
+            let record = full(revision);
+            let hash = record.hash(&[0x11; 32]);
+            assert_eq!(format!("{}\n{}\n{}", hex(&record.encode()), hex(&hash), record.line(&hash)), golden);
+        }
     }
 
     #[test]
     fn records_survive_encoding_and_decoding() {
         let bare = Record { sequence: 1, time: "t".into(), event: Event::new(Kind::Boot) };
-        for record in [full(), bare] {
+        for record in [full(0), full(u64::MAX), bare] {
             let bytes = record.encode();
             assert_eq!(Record::decode(&bytes), Ok(record));
             assert!(Record::decode(&bytes[..bytes.len() - 1]).is_err());
