@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use casemate_core::sim::conformance;
+use casemate_core::store::Event;
 use casemate_etcd::{Address, Settings, Tls};
 use casemate_testkit::EtcdServer;
 use pollster::block_on;
@@ -17,7 +18,7 @@ fn client(server: &EtcdServer) -> Client {
     Client::new(Settings::of(endpoints, Some(tls))).unwrap()
 }
 
-fn open(server: &EtcdServer, prefix: &str) -> Arc<EtcdStore> {
+pub(super) fn open(server: &EtcdServer, prefix: &str) -> Arc<EtcdStore> {
     EtcdStore::start(client(server), prefix.into()).unwrap()
 }
 
@@ -41,6 +42,34 @@ fn conforms() {
         };
         block_on(conformance::run(make, compact));
     }
+}
+
+/// etcd answers no question about progress before the revision at which a watch begins exists.
+#[test]
+fn a_watch_from_now_on_tells_its_progress_though_nothing_is_written() {
+    let server = EtcdServer::single();
+    let store = open(&server, "/quiet/");
+    let write = || {
+        let put = vec![(path("x"), b"v".to_vec())];
+        block_on(store.commit(vec![Txn { put, ..Txn::default() }])).unwrap()
+    };
+    write();
+    let now = block_on(store.snapshot()).unwrap().revision();
+    let mut watch = block_on(store.watch(path(""), now)).unwrap();
+    let next = |watch: &mut Box<dyn Watch>| {
+        watch.ask_progress();
+        let waited = async { tokio::time::timeout(Duration::from_secs(20), watch.next()).await };
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap()
+            .block_on(waited)
+            .expect("it answers")
+    };
+    assert_eq!(next(&mut watch), Event::Progress(now), "and not the change before");
+    let [Outcome::Committed(later)] = write()[..] else { panic!() };
+    let changed = std::iter::from_fn(|| Some(next(&mut watch))).find(|event| !matches!(event, Event::Progress(_)));
+    assert_eq!(changed, Some(Event::Changed { path: path("x"), revision: later }));
 }
 
 #[test]

@@ -13,12 +13,13 @@ use super::{Shared, read_error};
 
 /// Starts to watch the rows that begin with `prefix`, after the revision `from`.
 pub(super) async fn start(shared: Arc<Shared>, prefix: &Path, from: Revision) -> Result<Box<dyn Watch>, StoreError> {
-    let first = from.0.cast_signed().saturating_add(1);
-    let watch = shared.client.watch(&shared.key(prefix), first).await;
+    // With `from` itself, which is left out of what is passed on: etcd tells no progress of a watch that begins at a revision
+    // which does not exist yet, so where nobody writes a node would never know that it has seen everything.
+    let watch = shared.client.watch(&shared.key(prefix), from.0.max(1).cast_signed()).await;
     let (events, queue) = mpsc::channel(STORE_HISTORY_EVENTS);
     let asked = Arc::new(Notify::new());
     match watch {
-        Ok(watch) => drop(tokio::spawn(forward(shared, watch, events, asked.clone()))),
+        Ok(watch) => drop(tokio::spawn(forward(shared, watch, from, events, asked.clone()))),
         Err(Error::Compacted) => drop(events.try_send(Event::Compacted)),
         Err(error) => return Err(read_error(&error)),
     }
@@ -29,6 +30,7 @@ pub(super) async fn start(shared: Arc<Shared>, prefix: &Path, from: Revision) ->
 async fn forward(
     shared: Arc<Shared>,
     mut watch: casemate_etcd::Watch,
+    from: Revision,
     events: mpsc::Sender<Event>,
     asked: Arc<Notify>,
 ) {
@@ -54,10 +56,11 @@ async fn forward(
         };
         let passed = match notice {
             Ok(Notice::Changes { events: changes, .. }) => {
-                changes.into_iter().filter_map(|change| change.kv).try_for_each(|row| {
-                    let revision = Revision(row.mod_revision.cast_unsigned());
-                    events.try_send(Event::Changed { path: shared.path(&row.key), revision })
-                })
+                let rows = changes.into_iter().filter_map(|change| change.kv);
+                let changed = rows.map(|row| (shared.path(&row.key), Revision(row.mod_revision.cast_unsigned())));
+                changed
+                    .filter(|(_, revision)| *revision > from)
+                    .try_for_each(|(path, revision)| events.try_send(Event::Changed { path, revision }))
             }
             Ok(Notice::Progress(revision)) if asking => {
                 asking = false;
