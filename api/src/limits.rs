@@ -347,6 +347,8 @@ pub const ETCD_ADDRESSES_MAX: usize = 8;
 /// Time for an endpoint of etcd to accept a connection, finish the TLS handshake and answer a first call. Each endpoint has
 /// its own.
 pub const ETCD_CONNECT_MS: u64 = 1_500;
+/// Time between two looks at what the endpoints of etcd tell about themselves. Shared by all who ask what is known.
+pub const ETCD_LOOK_MS: u64 = 5_000;
 /// Time for a call to etcd with all its attempts. Each call has its own.
 pub const ETCD_CALL_MS: u64 = 5_000;
 /// Time for an endpoint of etcd to answer a write. One that was handed to a leader which died then is never answered, and a new

@@ -212,7 +212,7 @@ impl Client {
                 Err(error) => error,
             };
             let again = match &error {
-                Error::NotBegun(_) | Error::NoLeader | Error::Refused(_) => true,
+                Error::NotBegun(_) | Error::NoLeader | Error::Refused(_) | Error::Unsupported(_) => true,
                 Error::Unknown(_) => unanswered == Unanswered::Repeat,
                 Error::NoSpace | Error::Compacted | Error::TooLarge | Error::LeaseNotFound | Error::Other(_) => {
                     return Err(error);
@@ -252,7 +252,9 @@ fn summary(failures: Vec<(Address, Error)>) -> Error {
         let mut causes = Vec::new();
         for (address, error) in &failures {
             causes.push(match error {
-                Error::NotBegun(why) | Error::Unknown(why) | Error::Refused(why) => format!("{address} ({why})"),
+                Error::NotBegun(why) | Error::Unknown(why) | Error::Refused(why) | Error::Unsupported(why) => {
+                    format!("{address} ({why})")
+                }
                 other => format!("{address} ({other})"),
             });
         }
@@ -265,6 +267,8 @@ fn summary(failures: Vec<(Address, Error)>) -> Error {
         Error::NoLeader
     } else if any(|error| matches!(error, Error::NotBegun(_))) {
         Error::NotBegun(why())
+    } else if any(|error| matches!(error, Error::Unsupported(_))) {
+        Error::Unsupported(why())
     } else {
         Error::Refused(why())
     }
@@ -299,6 +303,11 @@ mod tests {
             summary(vec![at(refused.clone()), at(not_begun)]),
             Error::NotBegun("a:1 (bad certificate), a:1 (closed)".into())
         );
-        assert_eq!(summary(vec![at(refused)]), Error::Refused("a:1 (bad certificate)".into()));
+        assert_eq!(summary(vec![at(refused.clone())]), Error::Refused("a:1 (bad certificate)".into()));
+        let old = Error::Unsupported("etcd is 3.4".into());
+        assert_eq!(
+            summary(vec![at(refused), at(old)]),
+            Error::Unsupported("a:1 (bad certificate), a:1 (etcd is 3.4)".into())
+        );
     }
 }

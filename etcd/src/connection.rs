@@ -144,7 +144,7 @@ impl Node {
         }
     }
 
-    /// The present connection, or a new one. Errors: `NotBegun`, `Refused`.
+    /// The present connection, or a new one. Errors: `NotBegun`, `Refused`, `Unsupported`.
     async fn connected(&self, expected: &Expected, until: Instant) -> Result<Connected, Error> {
         let attempt = async {
             let mut connected = self.connected.lock().await;
@@ -243,10 +243,10 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// Whether the member that says this about itself is used. Error: `Refused`.
+    /// Whether the member that says this about itself is used. Errors: `Refused`, `Unsupported`.
     fn admit(&self, status: &StatusResponse) -> Result<(), Error> {
         if let Some(why) = refused_version(&status.version) {
-            return Err(Error::Refused(why));
+            return Err(Error::Unsupported(why));
         }
         // Revisions of two clusters have nothing to do with each other, so failing over to another one would be worse than
         // no answer.

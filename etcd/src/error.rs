@@ -32,6 +32,9 @@ pub enum Error {
     /// One side does not accept the other: certificates, users, rights, another cluster. Nothing was done.
     #[error("etcd and this client do not accept each other: {0}")]
     Refused(String),
+    /// A version of etcd that is not used. Nothing was done.
+    #[error("{0}")]
+    Unsupported(String),
     /// Another refusal of etcd: a mistake of the caller or a damaged database. Nothing was done.
     #[error("etcd refuses: {0}")]
     Other(String),

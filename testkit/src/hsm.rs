@@ -108,6 +108,13 @@ impl Hsm {
         (self.child, self.address) = spawn(&self.folder, &self.address, &self.settings);
     }
 
+    /// Starts it again with further arguments.
+    pub fn restart_with(&mut self, arguments: &[&str]) {
+        let settings: Vec<String> =
+            self.settings.iter().cloned().chain(arguments.iter().map(|one| (*one).into())).collect();
+        (self.child, self.address) = spawn(&self.folder, &self.address, &settings);
+    }
+
     /// A client of this HSM alone, with its certificate pinned.
     pub fn client(&self) -> Client {
         client_of(&[self])

@@ -35,6 +35,104 @@ pub struct Diagnosis {
     pub cluster_logs: Vec<LogItem>,
     /// State of its process.
     pub cluster_state: ClusterState,
+    /// What the node knows of its store. An extension of Casemate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreDiagnosis>,
+}
+
+/// The store of [`Diagnosis`]. Members that are not known are left out.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct StoreDiagnosis {
+    /// Where it is.
+    pub kind: StoreKind,
+    /// Why it cannot be used now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<StoreTrouble>,
+    /// Seconds for which it could not be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble_s: Option<u64>,
+    /// Seconds for which the HSM has been Failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_s: Option<u64>,
+    /// How many endpoints the settings name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<usize>,
+    /// How many of them can be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints_usable: Option<usize>,
+    /// Milliseconds since a majority of the store confirmed that this node had seen everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed_ms: Option<u64>,
+    /// Seconds for which what others write has been watched without a gap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch_s: Option<u64>,
+    /// Only for an Administrator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<StoreDetails>,
+}
+
+/// Where the store of a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreKind {
+    /// In the folder of the node.
+    Embedded,
+    /// In an etcd that others may share.
+    Etcd,
+}
+
+/// Why a store cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreTrouble {
+    /// Nothing answers.
+    NoAnswer,
+    /// It and the node do not accept each other.
+    Refused,
+    /// Its version is not used.
+    Unsupported,
+    /// It has no majority of its members.
+    NoMajority,
+    /// It does not hold the data of the HSM.
+    OtherData,
+}
+
+/// What of a [`StoreDiagnosis`] concerns nobody without credentials.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct StoreDetails {
+    /// The endpoints, in the order in which they are tried: the first one is in use.
+    pub endpoints: Vec<StoreEndpoint>,
+    /// The version of etcd; empty while it is not known.
+    pub version: String,
+    /// Bytes of its database; 0 while that is not known.
+    pub bytes: u64,
+    /// Bytes that the database may have; 0 if etcd does not tell.
+    pub quota_bytes: u64,
+    /// Whether somebody else than the nodes compacts etcd.
+    pub compacted_by_others: bool,
+    /// The revision up to which this node had seen everything when that was confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed_revision: Option<u64>,
+    /// The newest revision that this node has seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_revision: Option<u64>,
+}
+
+/// An endpoint of [`StoreDetails`].
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct StoreEndpoint {
+    /// `host:port`.
+    pub address: String,
+    /// Why it cannot be used; empty if it can.
+    pub trouble: String,
 }
 
 /// One message of [`Diagnosis`].

@@ -1,12 +1,14 @@
 //! `doctor`, on HSMs that are well and on all that is not.
 
 use std::net::TcpListener;
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::harness::{ADMIN, Hsm, OPERATOR, Ran, run};
+use crate::harness::{ADMIN, EtcdServer, Hsm, OPERATOR, Ran, run};
 use crate::other_servers::{Web, plain};
 
 /// What the doctor found: its JSON, after this exit code.
@@ -57,7 +59,8 @@ fn all_is_well_with_an_operational_hsm() {
     let pinned = ["--host", &hsm.address, "--pin", &pin, "--user", "admin", "doctor"];
     let secret = [("CASEMATE_PASSPHRASE", ADMIN)];
     let value = found(run(&[&["--json"], &pinned[..]].concat(), &secret, b""), 0);
-    let all = ["address", "connection", "tls", "certificate", "trust", "api", "state", "login", "version", "clock"];
+    let all =
+        ["address", "connection", "tls", "certificate", "trust", "api", "state", "login", "version", "store", "clock"];
     let ends = ends(&value);
     assert_eq!(ends.iter().map(|(check, _)| *check).collect::<Vec<_>>(), all);
     // An HSM that took long to be set up is late by so much: only this machine knows how far.
@@ -188,6 +191,7 @@ fn like_an_hsm(until: &str, time: &'static str) -> Web {
         let json = match path {
             "/info" => json!({ "vendor": "V", "product": "P" }),
             "/health/state" => json!({ "state": "Operational" }),
+            "/health/diagnose" => json!({ "clusterLogs": [], "clusterState": { "running": false } }),
             "/users/admin" => json!({ "realName": "", "role": "Administrator" }),
             "/system/info" => json!({
                 "softwareVersion": "9.9", "softwareBuild": "x", "firmwareVersion": "", "hardwareVersion": "",
@@ -210,6 +214,12 @@ fn nodes_of_different_versions_are_noticed() {
     assert_eq!(check(&value, "versions")["result"], "warn");
     assert_eq!(check(&value, "versions")["data"]["versions"][&two.address], "9.9 (x)");
     assert_eq!(check(&value, "users")["result"], "ok");
+    let stores = value["checks"].as_array().unwrap().iter().filter(|check| check["check"] == "store");
+    assert_eq!(
+        stores.map(|store| &store["result"]).collect::<Vec<_>>(),
+        ["ok", "skip"],
+        "the other one has no such member"
+    );
     // Without a date in its answers the clock is asked for with the login.
     let clocks: Vec<_> = value["checks"].as_array().unwrap().iter().filter(|check| check["check"] == "clock").collect();
     assert_eq!((clocks.len(), &clocks[1]["result"]), (2, &json!("warn")));
@@ -232,4 +242,88 @@ fn a_certificate_that_ends_soon_is_a_warning() {
     let pin = check(&value, "certificate")["data"]["fingerprint"].as_str().unwrap();
     let value = found(run(&["--host", &web.address, "--pin", pin, "--json", "doctor"], &[], b""), 0);
     assert_eq!(check(&value, "certificate")["result"], "ok");
+}
+
+/// What the doctor says about the store, once it is `wanted`.
+#[track_caller]
+fn store(ask: impl Fn() -> Ran, wanted: impl Fn(&Value) -> bool) -> Value {
+    for _ in 0..120 {
+        let ran = ask();
+        let value: Value = serde_json::from_slice(&ran.out).unwrap();
+        let store = check(&value, "store").clone();
+        if wanted(&store) {
+            return store;
+        }
+        sleep(Duration::from_millis(500));
+    }
+    panic!("{}", String::from_utf8_lossy(&ask().out));
+}
+
+#[test]
+fn a_shared_store_is_judged_whole_without_a_member_without_a_majority_and_away() {
+    let mut etcd = EtcdServer::three();
+    let mut hsm = Hsm::founder(&etcd);
+    let as_admin = |hsm: &Hsm| hsm.admin(&["--json", "doctor"]);
+    let well = store(|| as_admin(&hsm), |store| store["result"] == "ok");
+    let seen = well["seen"].as_str().unwrap();
+    assert!(seen.starts_with("in etcd 3.") && seen.contains("3 of 3 endpoints can be used, confirmed "), "{seen}");
+    assert!(seen.contains(" at revision ") && seen.ends_with(" MiB of 2048 MiB used"), "{seen}");
+    let details = &well["data"]["details"];
+    let addresses: Vec<&Value> = details["endpoints"].as_array().unwrap().iter().map(|one| &one["address"]).collect();
+    assert_eq!(json!(addresses), json!(etcd.endpoints()));
+    assert!(details["appliedRevision"].as_u64() >= details["confirmedRevision"].as_u64(), "{details}");
+    assert_eq!(check(&found(hsm.operator(&["--json", "doctor"]), 0), "store")["result"], "skip");
+
+    etcd.kill(2);
+    let warned = store(|| as_admin(&hsm), |store| store["result"] == "warn");
+    assert!(warned["seen"].as_str().unwrap().contains(&etcd.endpoints()[2]), "{warned}");
+    assert!(warned["next"].as_str().unwrap().starts_with("Repair the endpoints"), "{warned}");
+
+    // A node that boots without a majority is Failed at once. Whoever asks it may be anybody.
+    etcd.kill(1);
+    hsm.kill();
+    hsm.restart();
+    let nobody = |hsm: &Hsm| hsm.nobody(&["--json", "doctor"]);
+    let failed = |trouble: &str| {
+        let store = store(|| nobody(&hsm), |store| store["data"]["trouble"] == trouble);
+        assert_eq!(store["result"], "fail", "{store}");
+        assert!(store["data"]["failedS"].is_u64() && store["data"]["troubleS"].is_u64(), "{store}");
+        let public = store.to_string();
+        assert!(
+            !public.contains("127.0.0.1") || public.matches("127.0.0.1").count() == 1,
+            "only the node itself: {store}"
+        );
+        assert!(store["data"].get("details").is_none() && !public.contains("3.6"), "{store}");
+        store
+    };
+    let store_of = failed("no-majority");
+    assert!(
+        store_of["seen"].as_str().unwrap().starts_with("etcd has had no majority of its members for "),
+        "{store_of}"
+    );
+    etcd.kill(0);
+    let store_of = failed("no-answer");
+    assert_eq!(
+        store_of["next"].as_str().unwrap().split(';').next().unwrap(),
+        "Check that etcd runs, and the network between it and the HSM"
+    );
+
+    etcd.start_all();
+    let back = store(|| nobody(&hsm), |store| store["result"] == "ok");
+    assert!(back["data"].get("trouble").is_none() && back["data"].get("failedS").is_none(), "{back}");
+}
+
+#[test]
+fn a_prefix_without_the_data_of_this_hsm_is_named() {
+    let mut etcd = EtcdServer::single();
+    let mut hsm = Hsm::founder(&etcd);
+    hsm.kill();
+    etcd.kill(0);
+    hsm.restart_with(&["--etcd-prefix=/elsewhere/"]);
+    let ask = || hsm.nobody(&["--json", "doctor"]);
+    store(ask, |store| store["data"]["trouble"] == "no-answer");
+    etcd.restart(0);
+    let judged = store(ask, |store| store["data"]["trouble"] == "other-data");
+    assert_eq!(judged["result"], "fail");
+    assert!(judged["next"].as_str().unwrap().contains("Do not reset it."), "{judged}");
 }

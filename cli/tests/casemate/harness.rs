@@ -43,6 +43,11 @@ impl Hsm {
         Self::with_files(hsm)
     }
 
+    /// Starts the first node of a store that others may share.
+    pub(crate) fn founder(etcd: &EtcdServer) -> Self {
+        Self::with_files(casemate_testkit::Hsm::founder(etcd))
+    }
+
     /// Starts two nodes that share a store.
     pub(crate) fn pair(etcd: &EtcdServer) -> [Self; 2] {
         let first = casemate_testkit::Hsm::founder(etcd);

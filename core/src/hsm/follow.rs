@@ -135,12 +135,14 @@ impl Follower for Hsm {
 
     /// Also while the Operational phase is suspended in Failed. A phase that is opened later has an empty cache.
     fn apply_event(&self, event: &Event) {
+        self.store_health().reported(Follower::clock(self).monotonic(), event);
         if let Some(op) = self.phase().operational_in_memory() {
             op.tables.apply_event(event);
         }
     }
 
     fn confirm(&self, asked: Duration, pointer: Option<Revision>) {
+        self.store_health().confirmed(asked);
         if let Some(op) = self.phase().operational_in_memory() {
             op.tables.confirm(asked, pointer);
         }

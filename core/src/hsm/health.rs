@@ -8,6 +8,7 @@ use casemate_api::limits::STORE_AWAY_S;
 
 use crate::hsm::Hsm;
 use crate::hsm::phase::{Failed, Phase, Resume};
+use crate::hsm::store_health::StoreReport;
 use crate::rows::path::{DevicePath, generation_pointer};
 use crate::store::Read;
 
@@ -26,6 +27,7 @@ impl Hsm {
         let platform = &self.device().platform;
         let shared = platform.store.get(&generation_pointer(), Read::Fresh).await;
         let local = platform.local.get(&DevicePath::Slot0.path(), Read::Local).await;
+        self.store_health().probed(self.clock().monotonic(), shared.as_ref().err());
         let reachable = ![shared.err(), local.err()].into_iter().flatten().any(|error| error.is_away());
         let now = self.clock().monotonic().as_secs();
         let last = self.last_answer_s();
@@ -43,5 +45,11 @@ impl Hsm {
             }
             (_, false) => {}
         }
+        self.store_health().is_failed(self.clock().monotonic(), matches!(*self.phase(), Phase::Failed(_)));
+    }
+
+    /// What is known of the store, without asking it.
+    pub fn store_report(&self) -> StoreReport {
+        self.store_health().report(self.clock().monotonic(), &*self.device().platform.store)
     }
 }

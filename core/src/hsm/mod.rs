@@ -11,6 +11,7 @@ pub mod phase;
 pub mod restore;
 #[cfg(test)]
 mod shared_tests;
+pub mod store_health;
 pub mod update;
 
 use std::net::IpAddr;
@@ -50,6 +51,7 @@ use crate::runtime::Clock;
 use crate::runtime::party::Party;
 use crate::runtime::pool::{race, run_by_size};
 use crate::store::Read;
+use store_health::StoreHealth;
 
 /// One HSM.
 pub struct Hsm {
@@ -63,6 +65,7 @@ pub struct Hsm {
     restoring: Arc<AtomicBool>,
     /// When both stores last answered, in seconds of the monotonic clock.
     last_answer_s: AtomicU64,
+    store_health: StoreHealth,
     /// The audit log, in every phase.
     pub audit: Arc<Audit>,
 }
@@ -105,6 +108,7 @@ impl Hsm {
             closing: Mutex::default(),
             restoring: Arc::default(),
             last_answer_s: AtomicU64::new(device.platform.clock.monotonic().as_secs()),
+            store_health: StoreHealth::default(),
             audit,
             device,
         }))
@@ -118,12 +122,21 @@ impl Hsm {
         &self.last_answer_s
     }
 
+    fn store_health(&self) -> &StoreHealth {
+        &self.store_health
+    }
+
     /// Goes on with a boot that had to wait for the shared store. The caller holds the lock on transitions.
     async fn boot_again(&self) {
         match first_phase(&self.device).await {
             Ok(Phase::Failed(_)) => {}
             Ok(phase) => self.enter(phase),
-            Err(error) => tracing::error!(target: "hsm", %error, "the boot cannot go on"),
+            Err(error) => {
+                tracing::error!(target: "hsm", %error, "the boot cannot go on");
+                if matches!(error, Error::Precondition(_)) {
+                    self.store_health.holds_other_data(self.clock().monotonic());
+                }
+            }
         }
     }
 

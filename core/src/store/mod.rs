@@ -4,6 +4,7 @@
 //! A store may be shared with other nodes. Then an answer can be lost while the transaction is still under way, and a read
 //! that follows does not tell whether it will be applied. `settle.rs` has what is to be done.
 
+pub mod facts;
 pub mod history;
 pub mod settle;
 
@@ -141,6 +142,12 @@ pub enum StoreError {
     /// The store cannot be reached now. Nothing was done. The text is for the log.
     #[error("the store cannot be reached: {0}")]
     Unreachable(String),
+    /// The store and this node do not accept each other: a certificate, a right. Nothing was done. The text is for the log.
+    #[error("the store and this node do not accept each other: {0}")]
+    Refused(String),
+    /// The store is of a version that is not used. Nothing was done. The text is for the operator.
+    #[error("the store is not used: {0}")]
+    Unsupported(String),
     /// The store is reached, but most of its members are not, so that it neither writes nor answers fresh reads. Nothing was
     /// done.
     #[error("the store has no majority")]
@@ -166,14 +173,17 @@ impl StoreError {
     /// Whether the store cannot be reached. A busy or damaged store does not count, as that must not enable what is allowed
     /// only in the Failed state.
     pub fn is_away(&self) -> bool {
-        matches!(self, StoreError::Unreachable(_) | StoreError::NoMajority)
+        matches!(
+            self,
+            StoreError::Unreachable(_) | StoreError::Refused(_) | StoreError::Unsupported(_) | StoreError::NoMajority
+        )
     }
 }
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unreachable(why) => {
+            StoreError::Unreachable(why) | StoreError::Refused(why) | StoreError::Unsupported(why) => {
                 tracing::error!(why, "the store cannot be reached");
                 Error::Unavailable("The store cannot be reached. Check the log.".into())
             }
@@ -292,6 +302,10 @@ pub trait Store: Send + Sync {
     /// Whether the disk is nearly full, so that logs and the like should not grow further. It may change at any time.
     fn is_nearly_full(&self) -> bool {
         false
+    }
+    /// What is known of the store itself, without asking it now. `None`: it is in this process.
+    fn facts(&self) -> Option<facts::Facts> {
+        None
     }
     /// A consistent view, until it is dropped.
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>>;

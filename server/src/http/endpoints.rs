@@ -18,7 +18,7 @@ use super::endpoint::Intent::{IfPossible, Never, Proven};
 use super::endpoint::Media::{JsonLines, Octets, Pem, Prometheus};
 use super::endpoint::{Endpoint, delete, get, post, put};
 use super::find::*;
-use super::handlers::{audit, backup, cluster, config, health, keys, lock, namespaces, system, tls, users};
+use super::handlers::{audit, backup, cluster, config, diagnose, health, keys, lock, namespaces, system, tls, users};
 use super::represent::{OfCertificate, OfKey, OfLogging, OfNetwork, OfTlsChain, OfUnattendedBoot, OfUser, Tagged};
 
 /// All endpoints, in the order of the API document.
@@ -32,7 +32,7 @@ pub fn table() -> Vec<Endpoint> {
         get("/health/alive",            public(&[Unprovisioned, Locked]),                      Nothing,                              health::alive).answers(200).no_cache().head(),
         get("/health/ready",            public(&[Operational]),                                Nothing,                              health::ready).answers(200).no_cache().head(),
         get("/health/state",            public(ALWAYS),                                        Nothing,                              health::state).gives::<system_bodies::HealthState>(200).no_cache().head(),
-        get("/health/diagnose",         operational(System, Root).or(NOT_OPERATIONAL),         Nothing,                              health::diagnose).gives::<system_bodies::Diagnosis>(200).no_cache().head(),
+        get("/health/diagnose",         operational(System, Root).or(NOT_OPERATIONAL),         Nothing,                              diagnose::diagnose).gives::<system_bodies::Diagnosis>(200).no_cache().head(),
         get("/metrics",                 operational(Metrics, Anywhere),                        ServerMetrics,                              health::metrics).gives::<Map<String, Value>>(200).no_cache().head(),
         get("/metrics/prometheus",      operational(Metrics, Anywhere),                        HsmAndMetrics,                           health::prometheus).answers(200).media(Prometheus).no_cache().head(),
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use casemate_core::runtime::{BoxFuture, Clock};
+use casemate_core::store::facts::Facts;
 use casemate_core::store::{
     Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch,
 };
@@ -60,6 +61,10 @@ impl Store for Counted {
 
     fn is_nearly_full(&self) -> bool {
         self.store.is_nearly_full()
+    }
+
+    fn facts(&self) -> Option<Facts> {
+        self.store.facts()
     }
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {

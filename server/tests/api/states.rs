@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use casemate_api::State;
+use pollster::block_on;
 use serde_json::{Value, json};
 
 use casemate_server::http::access::FailedState;
@@ -50,6 +51,35 @@ fn some_endpoints_ask_for_credentials_only_while_operational() {
     rig.anonymous().post("/system/reboot", "").is(204).empty();
     rig.anonymous().post("/system/factory-reset", "").case(18, 204).empty();
     assert_eq!((rig.sim.host.erasures(), rig.sim.host.reboots()), (1, 2));
+}
+
+#[test]
+fn a_diagnosis_tells_what_is_known_of_the_store_and_details_only_to_an_administrator() {
+    let rig = Rig::locked();
+    let kind = if rig.store_is_real() { "etcd" } else { "embedded" };
+    let store = rig.anonymous().get("/health/diagnose").is(200).json()["store"].clone();
+    assert_eq!(store["kind"], kind, "{store}");
+    assert!(store.get("trouble").is_none() && store.get("details").is_none(), "{store}");
+    let rig = Rig::operational();
+    let store = rig.admin().get("/health/diagnose").is(200).json()["store"].clone();
+    assert_eq!(store.get("details").is_some(), rig.store_is_real(), "{store}");
+    assert_eq!(Rig::sharing().anonymous().get("/health/diagnose").is(200).json()["store"]["kind"], "etcd");
+
+    let rig = Rig::failed();
+    rig.advance(Duration::from_secs(7));
+    let diagnosis = rig.anonymous().get("/health/diagnose").is(200).json();
+    let store = &diagnosis["store"];
+    // The store has been away for a minute, and the HSM has been Failed since then.
+    assert_eq!(
+        (&store["trouble"], &store["troubleS"], &store["failedS"]),
+        (&json!("no-answer"), &json!(67), &json!(7))
+    );
+    let last = diagnosis["clusterLogs"].as_array().unwrap().last().unwrap();
+    assert_eq!(last["level"], "error", "{diagnosis}");
+    rig.sim.store.fail(false);
+    block_on(rig.hsm.probe());
+    let store = rig.admin().get("/health/diagnose").is(200).json()["store"].clone();
+    assert!(store.get("trouble").is_none() && store.get("failedS").is_none(), "{store}");
 }
 
 #[test]

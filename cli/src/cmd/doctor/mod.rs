@@ -6,6 +6,7 @@ mod agreement;
 mod certificate;
 mod node;
 mod report;
+mod store;
 
 use serde_json::json;
 

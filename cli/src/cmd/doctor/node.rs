@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::certificate;
 use super::report::Report;
+use super::store;
 use crate::exit::Failure;
 use crate::profile::Context;
 
@@ -65,6 +66,7 @@ pub(super) fn check(
             None
         }
     };
+    store::check(&anonymous, node.as_ref().map(|node| &node.session), state, report);
     clock(&anonymous, node.as_ref().map(|node| &node.session), report);
     Ok(node)
 }
@@ -273,4 +275,4 @@ const FAR: SignedDuration = SignedDuration::from_secs(5);
 
 const UNREACHABLE: (u8, &str) = (3, "unreachable");
 const UNTRUSTED: (u8, &str) = (4, "untrusted");
-const WRONG_STATE: (u8, &str) = (8, "wrong-state");
+pub(super) const WRONG_STATE: (u8, &str) = (8, "wrong-state");

@@ -1,9 +1,9 @@
-//! `/info`, `/health/*`, `/metrics*`.
+//! `/info`, `/health/*` (but `diagnose`), `/metrics*`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use casemate_api::body::system::{ClusterState, Diagnosis, HealthState, Info, LogItem};
+use casemate_api::body::system::{HealthState, Info};
 use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 
@@ -30,13 +30,6 @@ pub async fn ready(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Rep
 /// `GET /health/state`
 pub async fn state(hsm: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
     Reply::json(&HealthState { state: hsm.state() })
-}
-
-/// `GET /health/diagnose`: a single node has no cluster backend to diagnose.
-pub async fn diagnose(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
-    let log =
-        LogItem { level: "info".into(), msg: "This node runs on its embedded store; there is no cluster.".into() };
-    Reply::json(&Diagnosis { cluster_logs: vec![log], cluster_state: ClusterState { running: false } })
 }
 
 /// `GET /metrics`

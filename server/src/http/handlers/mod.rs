@@ -4,6 +4,7 @@ pub mod audit;
 pub mod backup;
 pub mod cluster;
 pub mod config;
+pub mod diagnose;
 pub mod health;
 pub mod keys;
 pub mod lock;

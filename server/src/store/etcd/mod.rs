@@ -7,10 +7,11 @@
 //! Nothing is asked of etcd when the store is opened, because a node must start without it.
 
 mod commit;
+mod facts;
 mod pages;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use casemate_api::limits::{
     BACKUP_MAX_MS, ETCD_GET_ROWS, STORE_COMMITS_WAITING_MAX, STORE_READS_WAITING_MAX, STORE_TXN_MAX_OPS,
 };
 use casemate_core::runtime::BoxFuture;
+use casemate_core::store::facts::Facts;
 use casemate_core::store::{
     Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch,
 };
@@ -45,6 +47,8 @@ pub(super) struct Shared {
     density: Density,
     /// Places for calls that only read.
     reads: Semaphore,
+    /// What was last seen of etcd.
+    facts: Mutex<Facts>,
 }
 
 impl EtcdStore {
@@ -58,6 +62,7 @@ impl EtcdStore {
             prefix,
             density: Density::default(),
             reads: Semaphore::new(STORE_READS_WAITING_MAX),
+            facts: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
@@ -66,6 +71,7 @@ impl EtcdStore {
         let (stopped, on) = (stop.clone(), shared.clone());
         let thread = std::thread::Builder::new().name("store-etcd".into()).spawn(move || {
             runtime.spawn(compact_old(on.clone()));
+            runtime.spawn(facts::keep_looking(on.clone()));
             runtime.block_on(async move {
                 tokio::select! {
                     // It ends when the queue is closed and empty.
@@ -224,6 +230,10 @@ impl Store for EtcdStore {
         Box::pin(self.run(async move { watch::start(shared, &prefix, from).await }))
     }
 
+    fn facts(&self) -> Option<Facts> {
+        Some(self.shared.facts())
+    }
+
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {
         let (shared, runtime) = (self.shared.clone(), self.runtime.clone());
         Box::pin(self.run(async move {
@@ -276,9 +286,9 @@ fn senseless() -> StoreError {
 /// The error of a call that changes nothing, so that it does not matter whether it was carried out.
 fn read_error(error: &Error) -> StoreError {
     match error {
-        Error::NotBegun(_) | Error::Unknown(_) | Error::Refused(_) | Error::LeaseNotFound => {
-            StoreError::Unreachable(error.to_string())
-        }
+        Error::NotBegun(_) | Error::Unknown(_) | Error::LeaseNotFound => StoreError::Unreachable(error.to_string()),
+        Error::Refused(why) => StoreError::Refused(why.clone()),
+        Error::Unsupported(why) => StoreError::Unsupported(why.clone()),
         Error::NoLeader => StoreError::NoMajority,
         Error::NoSpace => StoreError::Full,
         Error::Compacted => StoreError::Compacted,
