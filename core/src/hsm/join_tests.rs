@@ -473,8 +473,21 @@ fn what_was_replaced_at_one_node_is_not_refused_at_the_other() {
     delete_at_a();
     create_key(&a, "k");
     assert!(matches!(block_on(keys_at_b.delete(&cached())), Err(Error::NotFound(_))), "that key is gone");
+    let cached = block_on(keys_at_b.get(&id)).unwrap().unwrap();
+    delete_at_a();
+    create_key(&a, "k");
+    block_on(keys_at_a.set_certificate(&id, b"certificate".to_vec())).unwrap();
+    assert!(block_on(keys_at_b.certificate(&cached)).unwrap().is_some(), "of the key that is there now");
     let stored = block_on(keys_at_b.get_stored(&id)).unwrap().unwrap();
     block_on(keys_at_b.delete(&stored)).unwrap();
+
+    // A user of a namespace that does not exist any more.
+    let namespace = NamespaceId::parse("ns").unwrap();
+    block_on(at_a.namespaces().create(&by_a, &namespace)).unwrap();
+    let number = block_on(at_b.namespaces().get(&namespace)).unwrap().unwrap().record.number;
+    block_on(at_a.namespaces().delete(&by_a, &namespace, number)).unwrap();
+    let user = UserId::parse("ns~op").unwrap();
+    assert!(block_on(at_b.users().reach(&by_b, user, UserAccess::Manage)).is_ok(), "refused by what was cached");
 }
 
 #[test]

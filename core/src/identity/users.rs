@@ -116,6 +116,10 @@ impl Users<'_> {
         let own = scope.namespace();
         let found = match &id.namespace {
             None => None,
+            // As the store has it: another node may have deleted one that is still in the cache.
+            Some(namespace) if own.is_none() && access != UserAccess::Read => {
+                self.tables.namespaces.refresh(&RowPath::namespace(self.tables.generation, namespace)).await?
+            }
             Some(namespace) => stored_namespace(self.tables, namespace).await?,
         };
         let namespace = found.map(|row| row.revision);

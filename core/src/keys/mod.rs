@@ -123,7 +123,15 @@ impl Keys<'_> {
 
     /// The certificate as it was stored, any bytes; `None` if there is none.
     pub async fn certificate(&self, key: &Key) -> Result<Option<Vec<u8>>, Error> {
-        let row = self.ring.tables.certificates.get(&self.certificate_path(key.row.record.uid)).await?;
+        let certificates = &self.ring.tables.certificates;
+        let mut row = certificates.get(&self.certificate_path(key.row.record.uid)).await?;
+        // Another node may have put another key in the place of this one.
+        if row.is_none()
+            && let Some(now) = self.get_stored(&key.id).await?
+            && now.row.record.uid != key.row.record.uid
+        {
+            row = certificates.get(&self.certificate_path(now.row.record.uid)).await?;
+        }
         Ok(row.map(|row| row.record.0.clone()))
     }
 }
