@@ -34,8 +34,13 @@ pub(crate) async fn backup_key(
 }
 
 impl Backups<'_> {
-    /// The stored Backup Key and salt; `None` if no backup passphrase was set.
-    pub(crate) async fn secret(&self) -> Result<Option<Arc<Row<BackupSecret>>>, Error> {
+    /// The Backup Key and salt as they are stored now; `None` if no backup passphrase was set.
+    pub(crate) async fn secret(&self) -> Result<Option<Row<BackupSecret>>, Error> {
+        self.ring.tables.backup_secrets.read(&RowPath::backup_secret(self.ring.tables.generation)).await
+    }
+
+    /// The same from the cache, which may be a second old: for each piece of a backup that has begun.
+    pub(crate) async fn cached_secret(&self) -> Result<Option<Arc<Row<BackupSecret>>>, Error> {
         self.ring.tables.backup_secrets.get(&RowPath::backup_secret(self.ring.tables.generation)).await
     }
 

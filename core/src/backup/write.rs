@@ -132,7 +132,7 @@ impl Backup {
             if from.ring.device.platform.clock.monotonic() > self.ends {
                 return Err(Error::Unavailable("The backup took too long. Read it faster.".into()));
             }
-            let secret = from.secret().await?.filter(|row| row.record.salt == self.salt);
+            let secret = from.cached_secret().await?.filter(|row| row.record.salt == self.salt);
             let secret =
                 secret.ok_or_else(|| Error::Unavailable("The backup passphrase was changed meanwhile.".into()))?;
             let mut out = Piece {

@@ -377,6 +377,25 @@ fn a_quota_is_kept_by_all_nodes_together() {
     assert!(!known());
 }
 
+#[test]
+fn an_invitation_opens_with_the_backup_passphrase_that_another_node_has_just_set() {
+    let (first, a, kit) = inviting(1);
+    let (second, third) = (beside(&first, 2), beside(&first, 3));
+    let (b, c) = (boot(&second), boot(&third));
+    join(&b, &kit).unwrap();
+    unlock(&b, UNLOCK).unwrap();
+    // This node hears nothing, but is confirmed.
+    let watcher = b.clone();
+    let mut watching = pin!(watcher.keep_watching());
+    assert!(watching.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    invite(&b).unwrap();
+    let new = "another backup passphrase";
+    let (op, by) = (a.operational().unwrap(), admin(&a));
+    block_on(op.backups().change_passphrase(&by, &secret(new), &secret(BACKUP))).unwrap();
+    let kit = invite(&b).unwrap();
+    block_on(c.join(ADDRESS.into(), &request(&kit, new))).unwrap();
+}
+
 /// What a node has cached may be a second old, but nobody is refused because of that.
 #[test]
 fn a_right_that_was_given_at_one_node_is_not_refused_at_the_other() {
