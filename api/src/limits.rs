@@ -179,6 +179,9 @@ pub const STORE_COMMITS_WAITING_MAX: usize = 4_096;
 /// Reads that may wait for a reader of a store; beyond it they are refused.
 /// Shared by all users; each store has its own.
 pub const STORE_READS_WAITING_MAX: usize = 16_384;
+/// Reads that are sent to etcd at once; others wait their turn, so that the node's own questions find no long queue there.
+/// Shared by all users.
+pub const ETCD_READS_SENT_MAX: usize = 256;
 /// Bytes of values after which a store closes a group of commits and writes it to the disk.
 /// Shared by all users; each store has its own.
 pub const STORE_GROUP_MAX_BYTES: usize = 8 << 20;

@@ -57,9 +57,25 @@ pub enum MergeError {
 /// The first log that is altered, and the first contradiction.
 pub fn merge(logs: &[Log<'_>], known: &[PublicKey], out: &mut dyn Write) -> Result<Vec<String>, MergeError> {
     let mut nodes: BTreeMap<String, Node<'_>> = BTreeMap::new();
+    let mut writers: BTreeMap<PublicKey, String> = BTreeMap::new();
     for log in logs {
-        let (device, part) = Part::survey(log, known)?;
+        let (device, key, part) = Part::survey(log, known)?;
+        // A device signs what it likes, but only with its own key.
+        if let Some(other) = writers.insert(key, device.clone())
+            && other != device
+        {
+            return Err(MergeError::Broken(format!(
+                "the log of device {device} in {} is signed with the key of device {other}: one of them wrote it in the name of the other",
+                log.name
+            )));
+        }
         nodes.entry(device).or_default().parts.push(part);
+    }
+    let missing = known.iter().filter(|key| !writers.contains_key(*key)).count();
+    if missing > 0 {
+        return Err(MergeError::Broken(format!(
+            "of {missing} of the keys given there is no log: give the logs of all devices, or leave those keys out"
+        )));
     }
     for (device, node) in &mut nodes {
         node.join(device)?;
@@ -123,10 +139,10 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// Verifies a file. Returns the device as well.
-    fn survey(log: &'a Log<'a>, known: &[PublicKey]) -> Result<(String, Self), MergeError> {
+    /// Verifies a file. Returns the device and its key as well.
+    fn survey(log: &'a Log<'a>, known: &[PublicKey]) -> Result<(String, PublicKey, Self), MergeError> {
         let mut verifier = open(log, known)?;
-        let device = verifier.device().to_owned();
+        let (device, key) = (verifier.device().to_owned(), *verifier.key());
         let (mut changes, mut open, mut closed, mut doubtful) = (Vec::new(), BTreeSet::new(), Vec::new(), 0);
         while let Some((record, _)) = verifier.record().map_err(|why| refused(log, why))? {
             let Record { sequence, event, .. } = record;
@@ -145,7 +161,7 @@ impl<'a> Part<'a> {
             }
         }
         let found = verifier.finish().map_err(|why| refused(log, why))?;
-        Ok((device, Self { log, found, changes, open, closed, doubtful }))
+        Ok((device, key, Self { log, found, changes, open, closed, doubtful }))
     }
 }
 
@@ -322,7 +338,7 @@ fn remarks(nodes: &BTreeMap<String, Node<'_>>, known: &[PublicKey]) -> Vec<Strin
     ));
     if late > 0 {
         remarks.push(format!(
-            "{late} changes stand behind later ones of the same node, with which they ran at the same time: their order is that of `revision`."
+            "{late} changes stand behind later ones of the same node, with which they ran at the same time, and may stand behind later ones of other nodes: their order is that of `revision`."
         ));
     }
     if unknown > 0 {

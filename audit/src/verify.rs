@@ -155,6 +155,11 @@ impl<R: BufRead> Verifier<R> {
         Ok(Self { lines, device, from, previous, walk, end: None })
     }
 
+    /// The key that its checkpoints are signed with.
+    pub fn key(&self) -> &PublicKey {
+        &self.walk.key
+    }
+
     /// The id of the device that wrote it.
     pub fn device(&self) -> &str {
         &self.device
@@ -234,7 +239,7 @@ impl Walk {
             ));
         }
         self.hash = hash;
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         Ok((record, hash))
     }
 
@@ -305,7 +310,11 @@ impl Record {
             revision: parsed.revision,
         };
         let record = Record { sequence: parsed.sequence, time: parsed.time, event };
-        (record.line(&hash).as_bytes() == line).then_some((record, hash))
+        let Event { user, address, endpoint, target, reason, state, detail, .. } = &record.event;
+        // What the device writes neither steers a terminal nor turns the direction of text.
+        let texts = [&record.time, user, address, endpoint, target, reason, state, detail];
+        let plain = texts.into_iter().all(|text| is_plain(text));
+        (plain && record.line(&hash).as_bytes() == line).then_some((record, hash))
     }
 }
 

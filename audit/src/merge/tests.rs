@@ -279,3 +279,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_node_cannot_write_the_log_of_another_one() {
+    let (mut a, mut b) = (Device::new("A"), Device::new("B"));
+    a.change(1, 10);
+    b.change(2, 11);
+    let forged = Device { id: "B", key: Ed25519KeyPair::from_seed_unchecked(&[b'A'; 32]).unwrap(), records: b.records };
+    let refused = merged(&[a.all(), forged.all()]);
+    assert!(matches!(&refused, Err(MergeError::Broken(why)) if why.contains("key of device A")), "{refused:?}");
+    // Nor leave its own log out.
+    let (text, keys): (&'static str, _) = (forged.all().leak(), [a.public(), Device::new("B").public()]);
+    let open: Opener<'_> = Box::new(|| Ok(Box::new(text.as_bytes()) as Box<dyn BufRead>));
+    let refused = merge(&[Log { name: "b".into(), open }], &keys, &mut Vec::new());
+    assert!(matches!(&refused, Err(MergeError::Broken(why)) if why.contains("no log")), "{refused:?}");
+}
+
+#[test]
+fn a_log_with_what_no_device_writes_is_refused() {
+    let mut a = Device::new("A");
+    a.record(1, Event { target: "key \u{202e}k".into(), ..Event::new(Kind::Refusal) });
+    assert!(matches!(merged(&[a.all()]), Err(MergeError::Broken(_))));
+}

@@ -209,7 +209,7 @@ impl Logins<'_> {
     /// why.
     ///
     /// Known names, unknown names and names with cached credentials get the same answers in the same order, even when
-    /// the pool is full; for known and unknown names the store is read once, and once more by who shares the refusal of
+    /// the pool is full; for known and unknown names the store is read once, and once more for all who share the refusal of
     /// another login.
     pub(crate) async fn authenticate(&self, evidence: Evidence<'_>) -> Result<Caller, Failure> {
         let Evidence::Basic { name, passphrase, address } = evidence;
@@ -241,19 +241,27 @@ impl Logins<'_> {
         };
         let (verdict, joined) = match entry {
             Entry::Refused => return Err(Failure::Denied(Denied::TooMany)),
-            Entry::Joined(verdict) => (verdict, true),
+            Entry::Joined(verdict, after) => (verdict, Some(after)),
             Entry::First(judging, verdict) => {
                 self.judge(judging, &id, passphrase, neighbourhood).await?;
-                (verdict, false)
+                (verdict, None)
             }
         };
         let salt = match verdict.await {
             Ok(Verdict::Right(salt)) => salt,
             // The row that was judged by was read before this login began. If it has changed since, the passphrase may be right.
-            Ok(Verdict::Wrong(salt)) if joined && self.expected(&id).await?.1.salt != salt => {
-                return Err(Failure::Denied(Denied::TooMany));
+            Ok(Verdict::Wrong(salt)) => {
+                let now = async || self.expected(&id).await.ok().map(|(_, digest)| digest.salt);
+                let after = match &joined {
+                    Some(after) => *after.get_or_init(now).await,
+                    None => Some(salt),
+                };
+                return Err(Failure::Denied(match after {
+                    Some(after) if after == salt => Denied::Unauthenticated,
+                    Some(_) => Denied::TooMany,
+                    None => Denied::Busy,
+                }));
             }
-            Ok(Verdict::Wrong(_)) => return Err(Failure::Denied(Denied::Unauthenticated)),
             Err(_) => return Err(Failure::Denied(Denied::Busy)),
         };
         // The hash is slow and may have been started by another request, so the row as it is now decides.

@@ -18,6 +18,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use async_lock::OnceCell;
 use futures_channel::oneshot;
 use subtle::ConstantTimeEq;
 
@@ -37,11 +38,14 @@ pub enum Verdict {
 pub enum Entry {
     /// The caller must check it: the handle to give the verdict with, and the receiver of the verdict.
     First(Judging, Awaited),
-    /// An equal guess is being checked; this receives its verdict.
-    Joined(Awaited),
+    /// An equal guess is being checked; this receives its verdict. What is stored after the verdict is read once for all of them.
+    Joined(Awaited, StoredAfter),
     /// A guess failed less than a second ago, or a different one is being checked.
     Refused,
 }
+
+/// The salt of the user's digest as it is stored after a verdict; `None` if it could not be read.
+pub type StoredAfter = Arc<OnceCell<Option<[u8; 16]>>>;
 
 /// Receives a verdict; an error if there will be none.
 pub type Awaited = oneshot::Receiver<Verdict>;
@@ -61,6 +65,7 @@ struct Flight {
     /// A keyed hash of name and passphrase.
     tag: [u8; 32],
     waiting: Vec<oneshot::Sender<Verdict>>,
+    after: StoredAfter,
     /// Another guess was compared with this one and differed.
     differed: bool,
 }
@@ -88,14 +93,14 @@ impl Guesses {
             }
             if flight.tag.ct_eq(&tag).into() {
                 flight.waiting.push(send);
-                return Entry::Joined(awaited);
+                return Entry::Joined(awaited, flight.after.clone());
             }
             flight.differed = true;
             self.limiter.strike(key);
             return Entry::Refused;
         }
         let Some(admitted) = self.limiter.admit(key) else { return Entry::Refused };
-        flights.insert(key, Flight { tag, waiting: vec![send], differed: false });
+        flights.insert(key, Flight { tag, waiting: vec![send], after: StoredAfter::default(), differed: false });
         Entry::First(Judging { guesses: self.clone(), key, admitted: Some(admitted), verdict: None }, awaited)
     }
 
@@ -192,7 +197,7 @@ mod tests {
 
         fn joined(&self, name: &str, passphrase: u8) -> Awaited {
             match self.enter(name, passphrase) {
-                Entry::Joined(verdict) => verdict,
+                Entry::Joined(verdict, _) => verdict,
                 other => panic!("{other:?}"),
             }
         }

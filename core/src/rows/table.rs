@@ -280,15 +280,26 @@ impl<R: Record> Table<R> {
             return Ok(Some(row));
         }
         self.misses.add();
+        self.fetch(path).await
+    }
+
+    /// Reads a row from the store, and keeps it in the cache.
+    async fn fetch(&self, path: &Path) -> Result<Option<Arc<Row<R>>>, Error> {
         let before = *self.stripe(path);
         let Some(found) = self.context.read(path).await? else {
-            // The row may have been moved here and removed before the move reached the cache. Do not keep its remains.
-            self.forget(path);
+            // The row may have been moved here and removed before the move reached the cache. Do not keep its remains. Nothing
+            // else is touched, as anybody may ask for what does not exist.
+            if self.cache.get(path).is_some() {
+                self.forget(path);
+            }
             return Ok(None);
         };
         let mut row = self.open(path, &found)?;
         let now = self.stripe(path);
         if *now != before {
+            if let Some(older) = self.cache.get(path) {
+                row.record.reuse_from(&older.row.record);
+            }
             return Ok(Some(Arc::new(row)));
         }
         match self.cache.get(path) {
@@ -304,12 +315,15 @@ impl<R: Record> Table<R> {
     }
 
     /// The row at `path` as the store has it now, for a refusal: one must not be given because a change made at another node has
-    /// not reached this one's cache yet. On a store that nobody else writes to the cache is always right.
+    /// not reached this one's cache yet. On a store that nobody else writes to the cache is always right. A row that has not
+    /// changed stays cached: who is refused over and over makes nothing slow for others.
     pub async fn refresh(&self, path: &RowPath<R>) -> Result<Option<Arc<Row<R>>>, Error> {
-        if self.context.pointer.is_some() {
-            self.replaced(path.path(), Revision::default());
+        if self.context.pointer.is_none() {
+            return self.get(path).await;
         }
-        self.get(path).await
+        self.context.closed.check()?;
+        self.follow_epoch();
+        self.fetch(path.path()).await
     }
 
     /// The row at `path`, read from the store and not from the cache: for read-modify-write.

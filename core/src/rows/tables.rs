@@ -673,6 +673,30 @@ mod tests {
         assert!(is_refused(block_on(first.snapshot())));
     }
 
+    /// Whoever is refused over and over must not make rows cold that others use.
+    #[test]
+    fn a_refused_look_at_a_row_leaves_it_in_the_cache_unless_it_has_changed() {
+        let (_, first, second) = two_nodes(1);
+        let path = ns("a");
+        block_on(second.commit(put(&second, &path, 1))).unwrap();
+        first.confirm(Duration::ZERO, Some(first.pointer()));
+        assert_eq!(number(&first, &path), Some(1));
+        let misses = first.namespaces.cache_figures("").misses;
+        let refreshed = |path: &RowPath<NamespaceRecord>| block_on(first.namespaces.refresh(path)).unwrap();
+        for _ in 0..3 {
+            assert_eq!(refreshed(&path).unwrap().record.number, 1);
+            assert!(refreshed(&ns("none")).is_none());
+            assert_eq!(number(&first, &path), Some(1));
+        }
+        assert_eq!(first.namespaces.cache_figures("").misses, misses);
+        block_on(second.commit(put(&second, &path, 2))).unwrap();
+        assert_eq!(refreshed(&path).unwrap().record.number, 2);
+        assert_eq!(number(&first, &path), Some(2));
+        block_on(second.commit(Transaction::default().delete(&path))).unwrap();
+        assert!(refreshed(&path).is_none());
+        assert_eq!(number(&first, &path), None);
+    }
+
     #[test]
     fn a_conflict_with_a_row_of_replaced_data_is_not_reported() {
         let (store, first, second) = two_nodes(1);

@@ -16,7 +16,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use casemate_api::limits::{
-    BACKUP_MAX_MS, ETCD_GET_ROWS, STORE_COMMITS_WAITING_MAX, STORE_READS_WAITING_MAX, STORE_TXN_MAX_OPS,
+    BACKUP_MAX_MS, ETCD_GET_ROWS, ETCD_READS_SENT_MAX, STORE_COMMITS_WAITING_MAX, STORE_READS_WAITING_MAX,
+    STORE_TXN_MAX_OPS,
 };
 use casemate_core::runtime::BoxFuture;
 use casemate_core::store::facts::Facts;
@@ -45,8 +46,9 @@ pub(super) struct Shared {
     pub(super) client: Client,
     prefix: Vec<u8>,
     density: Density,
-    /// Places for calls that only read.
+    /// Places for calls that only read: those that wait, and those of them that are sent.
     reads: Semaphore,
+    reads_sent: Semaphore,
     /// What was last seen of etcd.
     facts: Mutex<Facts>,
 }
@@ -62,6 +64,7 @@ impl EtcdStore {
             prefix,
             density: Density::default(),
             reads: Semaphore::new(STORE_READS_WAITING_MAX),
+            reads_sent: Semaphore::new(ETCD_READS_SENT_MAX),
             facts: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -92,6 +95,15 @@ impl EtcdStore {
     ) -> Result<T, StoreError> {
         run_on(&self.runtime, self.shared.clone(), task).await
     }
+
+    /// The same for a read of the node itself, which does not wait behind those of clients: on it depends whether anything that is
+    /// cached may be used.
+    async fn run_own<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.runtime.spawn(task).await.unwrap_or_else(|_| Err(closed()))
+    }
 }
 
 async fn run_on<T: Send + 'static>(
@@ -101,9 +113,19 @@ async fn run_on<T: Send + 'static>(
 ) -> Result<T, StoreError> {
     let task = runtime.spawn(async move {
         let _place = shared.reads.try_acquire().map_err(|_| StoreError::Busy)?;
+        let _turn = shared.reads_sent.acquire().await;
         task.await
     });
-    task.await.unwrap_or_else(|_| Err(StoreError::Unreachable("the store is closed".into())))
+    task.await.unwrap_or_else(|_| Err(closed()))
+}
+
+fn closed() -> StoreError {
+    StoreError::Unreachable("the store is closed".into())
+}
+
+/// Whether a row is none of a table, but one that the node itself asks for.
+fn is_own(path: &Path) -> bool {
+    path.as_bytes().first() == Some(&0)
 }
 
 impl Drop for EtcdStore {
@@ -184,10 +206,11 @@ impl Store for EtcdStore {
     fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
         let shared = self.shared.clone();
         let range = RangeRequest { serializable: read == Read::Local, ..request::get(shared.key(path)) };
-        Box::pin(self.run(async move {
+        let task = async move {
             let reply = shared.client.range(range).await.map_err(|error| read_error(&error))?;
             Ok(reply.kvs.into_iter().next().map(versioned))
-        }))
+        };
+        if is_own(path) { Box::pin(self.run_own(task)) } else { Box::pin(self.run(task)) }
     }
 
     fn get_many<'a>(
@@ -205,7 +228,9 @@ impl Store for EtcdStore {
 
     fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
         let shared = self.shared.clone();
-        Box::pin(self.run(async move { shared.page(&range, read, 0).await }))
+        let own = is_own(&range.start);
+        let task = async move { shared.page(&range, read, 0).await };
+        if own { Box::pin(self.run_own(task)) } else { Box::pin(self.run(task)) }
     }
 
     fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
@@ -227,7 +252,7 @@ impl Store for EtcdStore {
 
     fn watch(&self, prefix: Path, from: Revision) -> BoxFuture<'_, Result<Box<dyn Watch>, StoreError>> {
         let shared = self.shared.clone();
-        Box::pin(self.run(async move { watch::start(shared, &prefix, from).await }))
+        Box::pin(self.run_own(async move { watch::start(shared, &prefix, from).await }))
     }
 
     fn facts(&self) -> Option<Facts> {
