@@ -242,6 +242,9 @@ pub const LOGIN_PENALTY_MS: u64 = 1_000;
 /// Attempts remembered from each of the last two periods of [`LOGIN_PENALTY_MS`]. Shared by all who log in or unlock
 /// and are not known yet; none is forgotten early, so attempts beyond it are answered `429` unchecked.
 pub const LOGIN_STRIKES_MAX: usize = 1 << 18;
+/// Logins that are being checked at once, beside those that share the check of an equal one: each may read the store before it waits
+/// for a thread that hashes. Each IPv4 address or IPv6 /64 has its own.
+pub const LOGINS_CHECKED_PER_CLIENT_MAX: usize = 128;
 /// Threads that hash passphrases; each run needs 16 MiB.
 /// Shared by all parties (a namespace, an IPv4 address or an IPv6 /64), which take turns.
 pub const KDF_THREADS_MAX: usize = 4;

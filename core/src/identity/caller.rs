@@ -223,7 +223,7 @@ impl Logins<'_> {
             let _comparing = self.state.guesses.comparing(limiter_key);
             match self.state.credentials.known(name, &tag) {
                 Some(revision) if !self.device.limiter.blocks(limiter_key) => Ok(revision),
-                _ => Err(self.state.guesses.enter(limiter_key, tag)),
+                _ => Err(self.state.guesses.enter(neighbourhood, limiter_key, tag)),
             }
         };
         let entry = match known {
@@ -235,12 +235,13 @@ impl Logins<'_> {
                     Some(row) if !self.device.limiter.blocks(limiter_key) => {
                         return as_caller(self.tables, id, row).await;
                     }
-                    _ => self.state.guesses.enter(limiter_key, tag),
+                    _ => self.state.guesses.enter(neighbourhood, limiter_key, tag),
                 }
             }
         };
         let (verdict, joined) = match entry {
             Entry::Refused => return Err(Failure::Denied(Denied::TooMany)),
+            Entry::Busy => return Err(Failure::Denied(Denied::Busy)),
             Entry::Joined(verdict, after) => (verdict, Some(after)),
             Entry::First(judging, verdict) => {
                 self.judge(judging, &id, passphrase, neighbourhood).await?;

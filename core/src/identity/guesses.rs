@@ -15,14 +15,16 @@
 //!
 //! [`Operational::authenticate`]: crate::hsm::phase::Operational::authenticate
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_lock::OnceCell;
+use casemate_api::limits::LOGINS_CHECKED_PER_CLIENT_MAX;
 use futures_channel::oneshot;
 use subtle::ConstantTimeEq;
 
 use crate::device::limiter::{Admitted, Limiter, LimiterKey};
+use crate::runtime::party::Neighbourhood;
 
 /// The result of checking a guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub enum Entry {
     Joined(Awaited, StoredAfter),
     /// A guess failed less than a second ago, or a different one is being checked.
     Refused,
+    /// Too many guesses from the same neighbourhood are being checked. This one was compared with nothing.
+    Busy,
 }
 
 /// The salt of the user's digest as it is stored after a verdict; `None` if it could not be read.
@@ -53,7 +57,7 @@ pub type Awaited = oneshot::Receiver<Verdict>;
 /// The guesses that are being checked.
 pub struct Guesses {
     limiter: Arc<Limiter>,
-    flights: Mutex<HashMap<LimiterKey, Flight>>,
+    flights: Mutex<Flights>,
     /// Each is held during one comparison with known credentials and the strike that may follow.
     comparing: [Mutex<()>; STRIPES],
 }
@@ -61,7 +65,15 @@ pub struct Guesses {
 /// So many locks that guesses at different names rarely share one; each is held for a look-up in a hash table.
 const STRIPES: usize = 64;
 
+#[derive(Default)]
+struct Flights {
+    of: HashMap<LimiterKey, Flight>,
+    /// How many there are from each neighbourhood.
+    from: HashMap<Neighbourhood, usize>,
+}
+
 struct Flight {
+    by: Neighbourhood,
     /// A keyed hash of name and passphrase.
     tag: [u8; 32],
     waiting: Vec<oneshot::Sender<Verdict>>,
@@ -83,11 +95,11 @@ impl Guesses {
         self.comparing[key.stripe(STRIPES)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Admits a guess or refuses it. Nothing is awaited between the check and the strike.
-    pub fn enter(self: &Arc<Self>, key: LimiterKey, tag: [u8; 32]) -> Entry {
+    /// Admits a guess by a client in the neighbourhood `by`, or refuses it. Nothing is awaited between the check and the strike.
+    pub fn enter(self: &Arc<Self>, by: Neighbourhood, key: LimiterKey, tag: [u8; 32]) -> Entry {
         let (send, awaited) = oneshot::channel();
         let mut flights = self.flights();
-        if let Some(flight) = flights.get_mut(&key) {
+        if let Some(flight) = flights.of.get_mut(&key) {
             if flight.differed {
                 return Entry::Refused;
             }
@@ -99,17 +111,21 @@ impl Guesses {
             self.limiter.strike(key);
             return Entry::Refused;
         }
+        if flights.from.get(&by).is_some_and(|running| *running >= LOGINS_CHECKED_PER_CLIENT_MAX) {
+            return Entry::Busy;
+        }
         let Some(admitted) = self.limiter.admit(key) else { return Entry::Refused };
-        flights.insert(key, Flight { tag, waiting: vec![send], after: StoredAfter::default(), differed: false });
+        *flights.from.entry(by).or_default() += 1;
+        flights.of.insert(key, Flight { by, tag, waiting: vec![send], after: StoredAfter::default(), differed: false });
         Entry::First(Judging { guesses: self.clone(), key, admitted: Some(admitted), verdict: None }, awaited)
     }
 
     /// Ends all waits without a verdict, for the end of the phase.
     pub fn abandon(&self) {
-        self.flights().values_mut().for_each(|flight| flight.waiting.clear());
+        self.flights().of.values_mut().for_each(|flight| flight.waiting.clear());
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<LimiterKey, Flight>> {
+    fn flights(&self) -> MutexGuard<'_, Flights> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -139,7 +155,13 @@ impl Judging {
 impl Drop for Judging {
     fn drop(&mut self) {
         let mut flights = self.guesses.flights();
-        let Some(flight) = flights.remove(&self.key) else { return };
+        let Some(flight) = flights.of.remove(&self.key) else { return };
+        if let hash_map::Entry::Occupied(mut running) = flights.from.entry(flight.by) {
+            *running.get_mut() -= 1;
+            if *running.get() == 0 {
+                running.remove();
+            }
+        }
         // Before another guess can be admitted.
         if let Some(admitted) = self.admitted.take() {
             match self.verdict {
@@ -167,7 +189,6 @@ mod tests {
 
     use super::*;
     use crate::device::limiter::Guess;
-    use crate::runtime::party::Neighbourhood;
     use crate::sim::SimClock;
 
     const RIGHT: Verdict = Verdict::Right([7; 16]);
@@ -185,7 +206,7 @@ mod tests {
 
         fn enter(&self, name: &str, passphrase: u8) -> Entry {
             let key = self.guesses.limiter.key(Guess::Login(Neighbourhood::V4(1), name));
-            self.guesses.enter(key, [passphrase; 32])
+            self.guesses.enter(Neighbourhood::V4(1), key, [passphrase; 32])
         }
 
         fn first(&self, name: &str, passphrase: u8) -> (Judging, Awaited) {
@@ -248,7 +269,24 @@ mod tests {
         drop(judging);
         assert_eq!([first, equal].map(block_on), [Err(Canceled); 2]);
         rig.refused("a", 1);
-        assert!(rig.guesses.flights().is_empty());
+        let flights = rig.guesses.flights();
+        assert!(flights.of.is_empty() && flights.from.is_empty());
+    }
+
+    #[test]
+    fn one_neighbourhood_has_no_more_than_its_share_of_the_checks() {
+        let rig = Rig::new();
+        let mut running: Vec<_> =
+            (0..LOGINS_CHECKED_PER_CLIENT_MAX).map(|n| rig.first(&format!("name{n}"), 1)).collect();
+        assert!(matches!(rig.enter("another", 1), Entry::Busy));
+        let elsewhere = Neighbourhood::V4(2);
+        let key = rig.guesses.limiter.key(Guess::Login(elsewhere, "another"));
+        assert!(matches!(rig.guesses.enter(elsewhere, key, [1; 32]), Entry::First(..)));
+        // Equal guesses share a check that is under way, and others still differ from it.
+        drop(rig.joined("name0", 1));
+        rig.refused("name1", 2);
+        running.pop();
+        drop(rig.first("another", 1));
     }
 
     #[test]
