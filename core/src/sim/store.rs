@@ -9,6 +9,7 @@ use casemate_api::limits::{STORE_HISTORY_EVENTS, STORE_TXN_MAX_OPS};
 
 use super::SimRng;
 use crate::runtime::BoxFuture;
+use crate::store::facts::Facts;
 use crate::store::history::History;
 use crate::store::{
     Expect, Outcome, Page, Path, Range, Read, Revision, Snapshot, Store, StoreError, Txn, Versioned, Watch,
@@ -319,6 +320,10 @@ impl Store for SimStore {
             }
             many(&self.reach().await?.rows, paths)
         })
+    }
+
+    fn facts(&self) -> Option<Facts> {
+        self.behind.as_ref()?.facts()
     }
 
     fn is_shared(&self) -> bool {
