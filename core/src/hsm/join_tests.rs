@@ -83,6 +83,16 @@ fn inviting(seed: u64) -> (Sim, Arc<Hsm>, SecretText) {
     (sim, hsm, kit)
 }
 
+/// Two nodes of one cluster, both Operational.
+fn two_nodes() -> (Sim, Arc<Hsm>, Sim, Arc<Hsm>) {
+    let (first, a, kit) = inviting(1);
+    let second = beside(&first, 2);
+    let b = boot(&second);
+    join(&b, &kit).unwrap();
+    unlock(&b, UNLOCK).unwrap();
+    (first, a, second, b)
+}
+
 fn request(kit: &SecretText, passphrase: &str) -> Join {
     let joiner_kit = SecretText::from_text(kit.expose().to_owned());
     Join { members: Vec::new(), joiner_kit, backup_passphrase: secret(passphrase), system_time: None }
@@ -157,11 +167,7 @@ fn a_node_that_joins_uses_the_keys_of_the_others_and_has_its_own_unlock_passphra
 
 #[test]
 fn a_user_who_is_deleted_at_one_node_is_refused_at_the_other() {
-    let (first, a, kit) = inviting(1);
-    let second = beside(&first, 2);
-    let b = boot(&second);
-    join(&b, &kit).unwrap();
-    unlock(&b, UNLOCK).unwrap();
+    let (_, a, _, b) = two_nodes();
     let watcher = b.clone();
     let mut watching = pin!(watcher.keep_watching());
     let mut turn = || assert!(watching.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
@@ -191,11 +197,7 @@ fn counts(sim: &Sim, hsm: &Hsm) -> usize {
 
 #[test]
 fn counts_of_a_key_are_gone_at_every_node_when_it_is_deleted_at_one() {
-    let (first, a, kit) = inviting(1);
-    let second = beside(&first, 2);
-    let b = boot(&second);
-    join(&b, &kit).unwrap();
-    unlock(&b, UNLOCK).unwrap();
+    let (first, a, _, b) = two_nodes();
     let flush = |hsm: &Hsm| block_on(hsm.operational().unwrap().flush_counters()).unwrap();
     let delete = |id: &str| {
         let (op, by) = (a.operational().unwrap(), admin(&a));
@@ -280,11 +282,7 @@ fn after_calls(calls: usize) -> impl Fn() -> BoxFuture<'static, ()> + Send + Syn
 
 #[test]
 fn a_quota_is_kept_by_all_nodes_together() {
-    let (first, a, kit) = inviting(1);
-    let second = beside(&first, 2);
-    let b = boot(&second);
-    join(&b, &kit).unwrap();
-    unlock(&b, UNLOCK).unwrap();
+    let (first, a, _, b) = two_nodes();
     let namespace = NamespaceId::parse("ns").unwrap();
     let (op, by) = (a.operational().unwrap(), admin(&a));
     let id = UserId::parse("ns~admin").unwrap();
@@ -399,11 +397,7 @@ fn an_invitation_opens_with_the_backup_passphrase_that_another_node_has_just_set
 /// What a node has cached may be a second old, but nobody is refused because of that.
 #[test]
 fn a_right_that_was_given_at_one_node_is_not_refused_at_the_other() {
-    let (first, a, kit) = inviting(1);
-    let second = beside(&first, 2);
-    let b = boot(&second);
-    join(&b, &kit).unwrap();
-    unlock(&b, UNLOCK).unwrap();
+    let (_, a, second, b) = two_nodes();
     let (op, by) = (a.operational().unwrap(), admin(&a));
     let target = block_on(op.users().reach(&by, UserId::parse("op").unwrap(), UserAccess::Manage)).unwrap();
     let new = NewUser { real_name: "op".into(), role: Role::Operator, passphrase: secret("passphrase of op") };
@@ -444,11 +438,7 @@ fn a_right_that_was_given_at_one_node_is_not_refused_at_the_other() {
 /// The same for what was removed, or removed and made again.
 #[test]
 fn what_was_replaced_at_one_node_is_not_refused_at_the_other() {
-    let (first, a, kit) = inviting(1);
-    let second = beside(&first, 2);
-    let b = boot(&second);
-    join(&b, &kit).unwrap();
-    unlock(&b, UNLOCK).unwrap();
+    let (_, a, _, b) = two_nodes();
     // This node hears nothing, but is confirmed.
     let watcher = b.clone();
     let mut watching = pin!(watcher.keep_watching());
