@@ -5,6 +5,9 @@
 pub const WRONG_STATE: &str = "Service not available";
 /// With `503`: too much is running. Nothing was changed, and nothing was begun except, at most, the use of a key.
 pub const BUSY: &str = "The HSM is busy. Try again.";
+/// With `503`: the store of this node is being replaced, or the node is joining a cluster. Nothing was begun.
+pub const STORE_HELD: &str =
+    "Nothing can be changed at this node now, because its data is being moved or it is joining a cluster. Try again.";
 /// With `507`: only requests that free space are carried out.
 pub const DISK_FULL: &str =
     "The disk of the HSM is nearly full, so nothing can be added. Delete keys, or give it more room.";

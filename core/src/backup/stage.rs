@@ -130,9 +130,9 @@ pub(crate) async fn move_pointer(device: &Device, guards: &Guards, to: Generatio
             Moved::Yes
         }
         Ok(Settled::Conflict) => Moved::No(unconfirmed()),
-        Err(Unsettled::NotBegun(why @ (StoreError::Busy | StoreError::Full | StoreError::TooLarge))) => {
-            Moved::No(why.into())
-        }
+        Err(Unsettled::NotBegun(
+            why @ (StoreError::Busy | StoreError::Held | StoreError::Full | StoreError::TooLarge),
+        )) => Moved::No(why.into()),
         Err(Unsettled::NotBegun(why)) if platform.store.is_shared() => Moved::No(why.into()),
         // A store of this process may have failed while it wrote.
         Err(Unsettled::NotBegun(why)) => Moved::Perhaps(why.into()),

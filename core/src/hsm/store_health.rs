@@ -33,9 +33,12 @@ fn trouble(error: &StoreError) -> Option<StoreTrouble> {
         StoreError::Refused(_) => Some(StoreTrouble::Refused),
         StoreError::Unsupported(_) => Some(StoreTrouble::Unsupported),
         StoreError::NoMajority => Some(StoreTrouble::NoMajority),
-        StoreError::Compacted | StoreError::Busy | StoreError::Full | StoreError::Damaged(_) | StoreError::TooLarge => {
-            None
-        }
+        StoreError::Compacted
+        | StoreError::Busy
+        | StoreError::Held
+        | StoreError::Full
+        | StoreError::Damaged(_)
+        | StoreError::TooLarge => None,
     }
 }
 

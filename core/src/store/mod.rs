@@ -4,9 +4,14 @@
 //! A store may be shared with other nodes. Then an answer can be lost while the transaction is still under way, and a read
 //! that follows does not tell whether it will be applied. `settle.rs` has what is to be done.
 
+mod ahead;
+pub mod copy;
 pub mod facts;
 pub mod history;
 pub mod settle;
+pub mod switch;
+
+pub use ahead::Ahead;
 
 use casemate_api::sentences;
 
@@ -158,6 +163,9 @@ pub enum StoreError {
     /// The queue of the store is full. Nothing was done.
     #[error("too much waits for the store")]
     Busy,
+    /// Nobody may write now, because this node's data is about to be elsewhere (see [`switch::Hold`]). Nothing was done.
+    #[error("the store is being replaced")]
+    Held,
     /// The disk is full, or nearly full and this was not an allowed kind of write (see [`Room`]). Nothing was done.
     #[error("the disk is full")]
     Full,
@@ -195,6 +203,7 @@ impl From<StoreError> for Error {
                 "The store has removed the revision that was being read. Start again; if it happens again, see whether somebody else compacts the store.".into(),
             ),
             StoreError::Busy => Error::Unavailable(sentences::BUSY.into()),
+            StoreError::Held => Error::Unavailable(sentences::STORE_HELD.into()),
             StoreError::Full => Error::Full(sentences::DISK_FULL.into()),
             StoreError::Damaged(why) => Error::Internal(format!("the store is damaged: {why}").into()),
             StoreError::TooLarge => Error::invalid("The value is too large to be stored."),
