@@ -210,9 +210,10 @@ pub const STORE_MEASURE_MS: u64 = 30_000;
 /// Rows that are read and written at once while one store is copied to another; each may be as large as [`STORE_VALUE_MAX_BYTES`]. There is
 /// one copy at a time.
 pub const COPY_ROWS: usize = STORE_TXN_MAX_OPS;
-/// Rows changed meanwhile that are copied while nobody may write. All who write wait for them to be copied.
+/// Rows changed meanwhile that are copied while nobody may write. Shared by all who write meanwhile: they
+/// are refused for so long.
 pub const COPY_TAIL_ROWS: usize = 100;
-/// Times that rows which were changed meanwhile are copied again, before a copy is given up.
+/// Times that rows which were changed meanwhile are copied again, before a copy is given up. Each copy has its own.
 pub const COPY_ROUNDS_MAX: usize = 50;
 
 /// Rows read at once while a backup is made or imported, or a namespace with a quota is counted; each may be as large as [`STORE_VALUE_MAX_BYTES`].

@@ -345,6 +345,7 @@ impl Folder {
         Ok(Platform {
             rng: Arc::new(SystemRng),
             store,
+            movable: None,
             local,
             device: self.device(),
             clock: clock.clone(),

@@ -27,6 +27,9 @@ use crate::error::Error;
 use crate::rows::cluster_id::ClusterId;
 use crate::rows::path::DevicePath;
 
+const UNSET: &str =
+    "No backup passphrase is set, and it protects the joiner kit. Set one with PUT /config/backup-passphrase first.";
+
 /// Associated data of the salt's seal.
 const UNLOCK_SALT_LABEL: &str = "unlock-salt";
 
@@ -41,13 +44,20 @@ pub(crate) struct JoinerKit {
 }
 
 impl Backups<'_> {
+    /// Checks that there is a backup passphrase, which protects joiner kits.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] if there is none.
+    pub(crate) async fn check_passphrase_is_set(&self) -> Result<(), Error> {
+        self.secret().await?.map(|_| ()).ok_or_else(|| Error::Precondition(UNSET.into()))
+    }
+
     /// A joiner kit of this node.
     ///
     /// # Errors
     /// [`Error::Precondition`] if no backup passphrase is set.
     pub(crate) async fn joiner_kit(&self) -> Result<SecretText, Error> {
-        let unset = "No backup passphrase is set, and it protects the joiner kit. Set one with PUT /config/backup-passphrase first.";
-        let secret = self.secret().await?.ok_or_else(|| Error::Precondition(unset.into()))?;
+        let secret = self.secret().await?.ok_or_else(|| Error::Precondition(UNSET.into()))?;
         let store = &self.ring.device.store;
         let slot = Slot0::steady(store).await?;
         let cluster = store.get(DevicePath::Cluster).await?.and_then(|bytes| ClusterId::from_bytes(&bytes));

@@ -12,16 +12,19 @@ use der::pem::LineEnding;
 use jiff::Timestamp;
 
 use super::chain::{chain_pem, check_chain, is_authority, leads_to, parse_chain, public_key};
+use super::peers;
 use crate::config::Config;
 use crate::crypto::digest::sha256;
 use crate::crypto::material::Material;
 use crate::crypto::mech::LoadedKey;
 use crate::crypto::x509;
+use crate::device::place::StorePlace;
 use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
 use crate::identity::caller::Caller;
 use crate::identity::right;
 use crate::identity::right::By;
+use crate::platform::stores::{PeerIdentity, PlaceKind, StoreKeeper};
 use crate::rows::path::{DevicePath, RowPath};
 use crate::rows::tables::Tables;
 use crate::rows::tls_identity::TlsIdentity;
@@ -94,7 +97,20 @@ impl Config<'_> {
             Ok(TlsIdentity { private_key: old.private_key, chain })
         };
         let identity = self.life.off_thread(&*self.device.platform.pool, Work::Slow, Party::ROOT, checked).await??;
+        if let Some(keeper) = self.own_etcd().await? {
+            let peer = peers::identity(self.device, None).await?;
+            let peer = PeerIdentity { tls: TlsIdentity { chain: identity.chain.clone(), ..peer.tls }, ..peer };
+            let urls = keeper.urls(&peer).map_err(|why| Error::Precondition(why.0.into()))?;
+            peers::check(&peer, &urls, self.device.wall())?;
+        }
         self.serve_with(by, identity).await
+    }
+
+    /// The keeper of this node's etcd. `None`: its store is not in an etcd of its own.
+    async fn own_etcd(&self) -> Result<Option<&dyn StoreKeeper>, Error> {
+        let Some(movable) = &self.device.platform.movable else { return Ok(None) };
+        let place = StorePlace::stored(&self.device.store).await?.place;
+        Ok((place.kind == PlaceKind::Etcd).then_some(&*movable.keeper))
     }
 
     /// Replaces the TLS key by a new one with a self-signed certificate; new connections get them at once.
@@ -136,6 +152,9 @@ impl Config<'_> {
             .map_err(|why| Error::invalid(why.to_string()))?;
         self.commit_local(by, DeviceStoreChange::default().put(DevicePath::Tls, identity.encode().to_vec())).await?;
         swap();
+        if let Some(keeper) = self.own_etcd().await? {
+            keeper.renew(peers::identity(self.device, None).await?);
+        }
         let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
         let hex = base16ct::upper::encode_string(&fingerprint);
         tracing::info!(target: "hsm", "the TLS certificate is now the one with SHA-256 {hex}");
@@ -147,18 +166,36 @@ impl Config<'_> {
         cluster_ca(self.tables).await
     }
 
+    /// Writes the cluster CA to the device's own store as well, if there is one.
+    pub(crate) async fn mirror_cluster_ca(&self, by: &Caller) -> Result<(), Error> {
+        let _guard = self.device.store.changing.lock().await;
+        match self.cluster_ca().await? {
+            Some(authority) => {
+                self.commit_local(by, DeviceStoreChange::default().put(DevicePath::ClusterCa, authority)).await
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The cluster CA as PEM; `NotFound` if none is set.
     pub async fn cluster_ca_pem(&self) -> Result<String, Error> {
         let absent = || Error::NotFound(Some("cluster CA is absent unless configured".into()));
         chain_pem(&[self.cluster_ca().await?.ok_or_else(absent)?])
     }
 
-    /// Sets the CA that must have signed the TLS certificate from now on. It can be replaced but not removed.
+    /// Sets the CA that must have signed the TLS certificate from now on. It can be replaced but not removed. Returns it in DER. If this
+    /// node has or can have an etcd, that is `etcd`.
     ///
     /// # Errors
     /// [`Error::Invalid`] if it is not exactly one CA certificate; [`Error::Precondition`] if it has not signed the TLS
-    /// certificate, at the time `now`.
-    pub async fn set_cluster_ca(&self, by: &Caller, pem: &[u8], now: Timestamp) -> Result<(), Error> {
+    /// certificate, at the time `now`, or if other members would not accept it.
+    pub(crate) async fn set_cluster_ca(
+        &self,
+        by: &Caller,
+        pem: &[u8],
+        now: Timestamp,
+        etcd: Option<&dyn StoreKeeper>,
+    ) -> Result<Vec<u8>, Error> {
         let chain = parse_chain(pem)?;
         let [authority] = chain.as_slice() else { return Err(Error::invalid("Multiple certificates")) };
         if !is_authority(authority) {
@@ -169,6 +206,11 @@ impl Config<'_> {
         if !leads_to(&self.identity().await?.chain, authority, now) {
             let sentence = "The TLS certificate is not signed by this CA. Install one that is first.";
             return Err(Error::Precondition(sentence.into()));
+        }
+        if let Some(etcd) = etcd {
+            let identity = peers::identity(self.device, Some(authority.clone())).await?;
+            let urls = etcd.urls(&identity).map_err(|why| Error::Precondition(why.0.into()))?;
+            peers::check(&identity, &urls, self.device.wall())?;
         }
         let path = RowPath::cluster_ca(self.tables.generation);
         let before = self.tables.cluster_cas.read(&path).await?.map(|row| row.revision);
@@ -181,7 +223,7 @@ impl Config<'_> {
         match right::commit(self.tables, By::Caller(by), transaction).await? {
             Committed::At(_) => {
                 tracing::info!(target: "hsm", "the cluster CA was set");
-                Ok(())
+                Ok(authority.clone())
             }
             Committed::Conflict(_) => {
                 Err(Error::Unavailable("The cluster CA was changed meanwhile. Try again.".into()))

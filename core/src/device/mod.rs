@@ -2,6 +2,7 @@
 //! interrupt.
 
 pub mod limiter;
+pub(crate) mod place;
 pub(crate) mod procedure;
 pub(crate) mod slots;
 pub mod store;

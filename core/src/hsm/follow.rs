@@ -10,6 +10,7 @@ use crate::crypto::secret::DomainKey;
 use crate::error::Error;
 use crate::hsm::Hsm;
 use crate::hsm::phase::{Operational, Phase};
+use crate::keys::counters::Counters;
 use crate::rows::path::generation_pointer;
 use crate::runtime::pool::race;
 use crate::runtime::{BoxFuture, Clock, First, first};
@@ -185,10 +186,18 @@ impl Hsm {
     /// Replaces `old` by a phase on the current data, under the same Domain Key. If that data does not open, the HSM is Locked.
     /// The caller holds the lock on transitions, and closes `old` if this returns true.
     pub(super) async fn reopen(&self, old: &Operational) -> bool {
+        self.reopen_with(old, None).await
+    }
+
+    /// [`Hsm::reopen`], with uses of keys that go on to be counted, if the data is the same.
+    pub(super) async fn reopen_with(&self, old: &Operational, counters: Option<Arc<Counters>>) -> bool {
         let shared = self.device().platform.store.is_shared();
         let domain = DomainKey::new(*old.domain().expose());
         let mut opened = None;
-        let opening = async { opened = Some(Box::pin(Operational::open(self.device().clone(), domain)).await) };
+        let opening = async {
+            let opening = Operational::open_with(self.device().clone(), domain, counters.unwrap_or_default());
+            opened = Some(Box::pin(opening).await);
+        };
         if shared {
             // While the lock is held, the HSM cannot be locked.
             race(opening, self.clock().sleep(Duration::from_millis(LOCK_WAIT_MS))).await;

@@ -5,9 +5,14 @@ mod health;
 mod join;
 #[cfg(test)]
 mod join_tests;
+pub mod members;
 #[cfg(test)]
 mod nodes_tests;
+mod open;
 pub mod phase;
+pub mod place;
+#[cfg(test)]
+mod place_tests;
 pub mod restore;
 #[cfg(test)]
 mod shared_tests;
@@ -100,6 +105,7 @@ impl Hsm {
             Err(error) => tracing::error!(target: "hsm", %error, "the stored logging configuration is not applied"),
         }
         let audit = Arc::new(Audit::open(device.clone()).await.map_err(store)?);
+        open::open_store(&device).await.map_err(store)?;
         let phase = first_phase(&device).await.map_err(store)?;
         audit.booted(phase.state()).await;
         Ok(Arc::new(Self {
@@ -156,7 +162,9 @@ impl Hsm {
     /// [`Error::Unavailable`] while another restore runs.
     pub(crate) fn claim_restore(&self) -> Result<RestoreClaim, Error> {
         if self.restoring.swap(true, Ordering::SeqCst) {
-            return Err(Error::Unavailable("Another restore is running. Try again when it is over.".into()));
+            return Err(Error::Unavailable(
+                "A restore or a move of the store is running. Try again when it is over.".into(),
+            ));
         }
         Ok(RestoreClaim(self.restoring.clone()))
     }
@@ -506,6 +514,9 @@ impl Hsm {
     pub async fn stop(&self) {
         self.flush().await;
         race(self.audit.stop(), self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+        if let Some(movable) = &self.device.platform.movable {
+            movable.keeper.stop_etcd().await;
+        }
     }
 
     /// Writes the audit log once a second, forever. Run it in the background.

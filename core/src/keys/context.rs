@@ -1,6 +1,8 @@
 //! The context that keys are stored and used with: the tables, the device, the lifetime of the phase, and counts in
 //! memory.
 
+use std::sync::Arc;
+
 use crate::device::Device;
 use crate::error::Error;
 use crate::identity::caller::Scope;
@@ -25,7 +27,8 @@ pub struct Keyring<'a> {
 /// What is in memory while a phase lasts: uses of keys, and whose turn it is in namespaces with a quota.
 #[derive(Default)]
 pub(crate) struct KeyState {
-    pub(crate) counters: Counters,
+    /// Shared with the phase that follows if the data stays the same.
+    pub(crate) counters: Arc<Counters>,
     pub(crate) quota_turns: QuotaTurns,
 }
 

@@ -2,6 +2,7 @@
 //! test.
 
 mod error;
+pub mod stores;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::rows::tls_identity::TlsIdentity;
 use crate::runtime::pool::Pool;
 use crate::runtime::{Clock, Rng};
 use crate::store::Store;
+use stores::Movable;
 
 pub use error::{Cause, DeviceKeyError, EraseError, ListenError, ServeError};
 
@@ -25,6 +27,8 @@ pub struct Platform {
     pub rng: Arc<dyn Rng>,
     /// What all members of a cluster share: users, namespaces, keys.
     pub store: Arc<dyn Store>,
+    /// If the store can be moved: what is behind `store`. `None`: it is where the settings say.
+    pub movable: Option<Movable>,
     /// What belongs to this device alone: slots, salts, TLS key, clock offset.
     pub local: Arc<dyn Store>,
     /// Stores the Device Key.

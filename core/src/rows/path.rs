@@ -174,6 +174,10 @@ pub enum DevicePath {
     Procedure,
     /// Which cluster's shared store this device uses. Absent if the shared store is a file of this device.
     Cluster,
+    /// Where the shared store of this device is. Absent: in its first file, or where the settings say.
+    StorePlace,
+    /// The CA of the cluster, so that this node's etcd can start without what is stored there.
+    ClusterCa,
     /// The key that signs checkpoints of the audit log.
     AuditKey,
     /// Where the audit log begins and ends.
@@ -202,6 +206,8 @@ impl DevicePath {
             DevicePath::Ntp => b"ntp",
             DevicePath::Procedure => b"step",
             DevicePath::Cluster => b"cluster",
+            DevicePath::StorePlace => b"store-place",
+            DevicePath::ClusterCa => b"cluster-ca",
             DevicePath::AuditKey => b"audit/key",
             DevicePath::AuditHead => b"audit/head",
             DevicePath::AuditRecord(sequence) => return numbered(b"audit/record/", sequence),

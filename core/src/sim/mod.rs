@@ -7,6 +7,7 @@ mod device;
 mod link;
 mod rng;
 mod store;
+mod stores;
 
 use std::sync::Arc;
 
@@ -15,8 +16,11 @@ pub use device::{InlinePool, SimDevice, SimHost};
 pub use link::SimLink;
 pub use rng::SimRng;
 pub use store::SimStore;
+pub use stores::SimKeeper;
 
 use crate::platform::Platform;
+use crate::platform::stores::Movable;
+use crate::store::switch::{Away, Switch};
 
 /// All parts of one simulated environment, for use by a test.
 pub struct Sim {
@@ -48,12 +52,20 @@ impl Sim {
         }
     }
 
+    /// The environment of a node whose store can be moved, with `keeper` for its stores. [`Sim::store`] is not used.
+    pub fn movable_platform(&self, keeper: &Arc<SimKeeper>) -> Platform {
+        let switch = Switch::new(Arc::new(Away("it is not open yet".into())));
+        let movable = Movable { switch: switch.clone(), keeper: keeper.clone() };
+        Platform { store: switch, movable: Some(movable), ..self.platform() }
+    }
+
     /// The environment as the core sees it. Jobs run at once, on the thread that queues them.
     pub fn platform(&self) -> Platform {
         Platform {
             clock: self.clock.clone(),
             rng: self.rng.clone(),
             store: self.store.clone(),
+            movable: None,
             local: self.local.clone(),
             device: self.device.clone(),
             pool: Arc::new(InlinePool),

@@ -149,10 +149,7 @@ impl Watch for SwitchWatch {
 pub struct Away(pub String);
 
 impl Away {
-    fn refuse<T: 'static>(&self) -> BoxFuture<'static, Result<T, StoreError>>
-    where
-        T: Send,
-    {
+    fn refuse<T: Send + 'static>(&self) -> BoxFuture<'static, Result<T, StoreError>> {
         let why = self.0.clone();
         Box::pin(async { Err(StoreError::Unreachable(why)) })
     }

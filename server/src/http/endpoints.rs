@@ -63,8 +63,12 @@ pub fn table() -> Vec<Endpoint> {
 
         post("/cluster/force-new",      failed_to_unlock_holder(),                             Nothing,             none(),         cluster::force_new).no_cache().intent(Never),
         post("/cluster/join",           public(&[Unprovisioned]),                              Address,             untyped_json(), cluster::join).no_cache().intent(Proven),
-        get("/cluster/members",         operational(System, Root),                             Nothing,                              cluster::members).gives::<Vec<cluster_bodies::ClusterMember>>(200),
-        post("/cluster/members",        operational(System, Root),                             Nothing,             untyped_json(), cluster::invite).gives::<cluster_bodies::Invitation>(201).no_cache(),
+        delete("/cluster",              operational(System, Root),                             TheHsm,                               cluster::dissolve),
+        get("/cluster/members",         operational(System, Root),                             TheHsm,                               cluster::members).gives::<Vec<cluster_bodies::ClusterMember>>(200),
+        post("/cluster/members",        operational(System, Root),                             TheHsm,              untyped_json(), cluster::invite).gives::<cluster_bodies::Invitation>(201).no_cache(),
+        put("/cluster/members/{member}", operational(System, Root),                            MemberTarget,        untyped_json(), cluster::set_urls).no_cache(),
+        delete("/cluster/members/{member}", operational(System, Root),                         MemberTarget,                         cluster::remove),
+        post("/cluster/members/{member}/promote", operational(System, Root),                   MemberTarget,        none(),          cluster::promote).no_cache(),
 
         get("/namespaces",              operational(Namespaces, Root),                         Nothing,                              namespaces::list).gives::<Vec<user_bodies::NamespaceItem>>(200).head().lists(),
         put("/namespaces/{namespace}",  operational(Namespaces, Root),                         NamespaceTarget,     ignored(),      namespaces::create).exists(400),

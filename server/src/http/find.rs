@@ -344,6 +344,25 @@ impl Find<OperationalGuard> for NamespaceTarget {
     }
 }
 
+/// A member of the cluster, which may or may not exist: only etcd knows.
+pub struct MemberTarget;
+
+/// The member that a path names.
+pub struct NamedMember {
+    /// The HSM, which knows the cluster.
+    pub hsm: Arc<Hsm>,
+    /// Its id as given.
+    pub id: String,
+}
+
+impl Find<OperationalGuard> for MemberTarget {
+    type Found = NamedMember;
+    const IDS: &'static [&'static str] = &["{member}"];
+    async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<NamedMember, Error> {
+        Ok(NamedMember { hsm: context.hsm.clone(), id: first(context).to_owned() })
+    }
+}
+
 /// An existing namespace.
 pub struct ExistingNamespace;
 

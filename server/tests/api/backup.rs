@@ -270,7 +270,9 @@ fn an_aborted_restore_changes_nothing_and_does_not_block_the_next() {
     // While one waits for its client, other restores are refused, and the HSM can be locked.
     let (mut wire, rest) = begin();
     has_begun(&rig);
-    restore(rig.admin(), json!({}), &file).is(503).says("Another restore is running. Try again when it is over.");
+    restore(rig.admin(), json!({}), &file)
+        .is(503)
+        .says("A restore or a move of the store is running. Try again when it is over.");
     let op = std::sync::Arc::downgrade(&rig.hsm.operational().unwrap());
     rig.admin().post("/lock", "").is(204);
     assert_eq!(op.strong_count(), 0);

@@ -73,7 +73,7 @@ fn an_invitation_is_refused_where_nothing_can_join() {
     rig.provision().is(204);
     let invite = |body: Value| rig.admin().post("/cluster/members", body);
     tells(&invite(serving()).is(412), "PUT /config/backup-passphrase");
-    tells(&invite(json!({"urls": ["https://192.0.2.2:2380"]})).is(412), "voting");
+    tells(&invite(json!({"urls": ["https://192.0.2.2:2380"]})).is(412), "that its settings name");
     invite(json!({"urls": ["https://192.0.2.2:2380"], "serving": false})).is(412);
     for bad in [
         json!({"urls": ["http://192.0.2.2:8443"], "serving": true}),

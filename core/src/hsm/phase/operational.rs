@@ -20,6 +20,7 @@ use crate::identity::caller::{self, Caller, Evidence, Failure, LoginState, Login
 use crate::identity::right::{Held, Rights};
 use crate::identity::users::{self, Users};
 use crate::keys::context::{KeyState, Keyring};
+use crate::keys::counters::Counters;
 use crate::keys::namespaces::Namespaces;
 use crate::platform::Platform;
 use crate::rows::path::DevicePath;
@@ -48,6 +49,15 @@ pub struct Operational {
 
 impl Operational {
     pub(crate) async fn open(device: Arc<Device>, domain: DomainKey) -> Result<Arc<Self>, Error> {
+        Self::open_with(device, domain, Arc::default()).await
+    }
+
+    /// [`Operational::open`], with uses of keys that were counted before.
+    pub(crate) async fn open_with(
+        device: Arc<Device>,
+        domain: DomainKey,
+        counters: Arc<Counters>,
+    ) -> Result<Arc<Self>, Error> {
         // The store may be another one than at boot.
         check_cluster(&device).await?;
         let Platform { store, rng, clock, .. } = device.platform.clone();
@@ -59,7 +69,7 @@ impl Operational {
             logins: LoginState::new(&device),
             device,
             life: Lifetime::default(),
-            keys: KeyState::default(),
+            keys: KeyState { counters, ..KeyState::default() },
             rights: Rights::default(),
             backups: Arc::default(),
         }))
@@ -211,6 +221,11 @@ impl Operational {
     /// A new name: ten random bytes in hexadecimal, so that it is not in use.
     pub fn picked_name(&self) -> String {
         crate::keys::picked_name(&*self.device.platform.rng)
+    }
+
+    /// Uses of keys that are not written yet.
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.keys.counters
     }
 
     /// The Domain Key.

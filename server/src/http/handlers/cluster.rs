@@ -1,38 +1,61 @@
-//! `/cluster/*`: nodes that share a store. There are no voting members yet.
+//! `/cluster/*`: the members of a cluster, and nodes that share its store.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use casemate_api::body::cluster::{ClusterMember, Invitation, Join, NewMember};
+use casemate_api::body::cluster::{Join, MemberUrls, NewMember};
 use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 use hyper::StatusCode;
 
 use crate::http::endpoint::OperationalGuard;
+use crate::http::find::NamedMember;
 use crate::http::reply::Reply;
 
-/// `GET /cluster/members`: this node alone, also if others share its store.
-pub async fn members(op: OperationalGuard, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    Reply::json(&[this_node(&op)])
+/// `GET /cluster/members`
+pub async fn members(op: OperationalGuard, _: Caller, hsm: Arc<Hsm>, (): ()) -> Result<Reply, Error> {
+    Reply::json(&hsm.members(&op).await?)
 }
 
-/// `POST /cluster/members`: a joiner kit for a node that shares the store.
-pub async fn invite(op: OperationalGuard, _: Caller, (): (), new: NewMember) -> Result<Reply, Error> {
-    let joiner_kit = op.invite(&new).await?;
-    Ok(Reply::json(&Invitation { members: vec![this_node(&op)], joiner_kit })?.status(StatusCode::CREATED))
+/// `POST /cluster/members`: registers a member, or makes a joiner kit for a node that shares the store.
+pub async fn invite(op: OperationalGuard, caller: Caller, hsm: Arc<Hsm>, new: NewMember) -> Result<Reply, Error> {
+    let invitation = hsm.invite(&op.into_inner(), &caller, &new).await?;
+    Ok(Reply::json(&invitation)?.status(StatusCode::CREATED))
+}
+
+/// `PUT /cluster/members/{id}`
+pub async fn set_urls(
+    op: OperationalGuard,
+    caller: Caller,
+    member: NamedMember,
+    wanted: MemberUrls,
+) -> Result<Reply, Error> {
+    member.hsm.set_member_urls(&op, &caller, &member.id, &wanted.urls).await?;
+    Ok(Reply::no_content())
+}
+
+/// `DELETE /cluster/members/{id}`
+pub async fn remove(op: OperationalGuard, caller: Caller, member: NamedMember, (): ()) -> Result<Reply, Error> {
+    member.hsm.remove_member(&op, &caller, &member.id).await?;
+    Ok(Reply::no_content())
+}
+
+/// `POST /cluster/members/{id}/promote`
+pub async fn promote(op: OperationalGuard, caller: Caller, member: NamedMember, (): ()) -> Result<Reply, Error> {
+    member.hsm.promote_member(&op, &caller, &member.id).await?;
+    Ok(Reply::no_content())
+}
+
+/// `DELETE /cluster`: the last member goes back to a store of its own. An extension of Casemate.
+pub async fn dissolve(op: OperationalGuard, caller: Caller, hsm: Arc<Hsm>, (): ()) -> Result<Reply, Error> {
+    hsm.dissolve_cluster(&op.into_inner(), &caller).await?;
+    Ok(Reply::no_content())
 }
 
 /// `POST /cluster/join`
 pub async fn join(hsm: Arc<Hsm>, _: Option<Caller>, address: IpAddr, wanted: Join) -> Result<Reply, Error> {
     hsm.join(address, &wanted).await?;
     Ok(Reply::no_content())
-}
-
-fn this_node(op: &OperationalGuard) -> ClusterMember {
-    // Member ids are 64 bits in hexadecimal; the device's id serves as one.
-    let id = base16ct::lower::encode_string(op.device_id().as_bytes().get(..8).unwrap_or_default());
-    let name = if op.shares_store() { op.device_id() } else { "casemate" };
-    ClusterMember { id, name: name.into(), urls: Vec::new(), learner: false }
 }
 
 /// `POST /cluster/force-new`: there is no cluster to create again; authorised callers get an error that says so.

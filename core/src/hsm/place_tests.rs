@@ -1,0 +1,347 @@
+//! The store of a node moves while it is used, and the process ends at any point of it.
+
+use std::collections::BTreeSet;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use casemate_api::body::keys::DistinguishedName;
+use casemate_api::{KeyType, NamespaceId, Passphrase, State, UserId};
+use openssl::asn1::Asn1Time;
+use openssl::bn::BigNum;
+use openssl::ec::{EcGroup, EcKey};
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
+use openssl::x509::extension::{BasicConstraints, ExtendedKeyUsage, SubjectAlternativeName};
+use openssl::x509::{X509, X509NameBuilder, X509Req};
+use pollster::block_on;
+
+use super::Hsm;
+use crate::config::tls::fresh_identity;
+use crate::device::place::StorePlace;
+use crate::error::Error;
+use crate::hsm::phase::Operational;
+use crate::identity::caller::Caller;
+use crate::platform::DeviceKeeper;
+use crate::platform::stores::{Member, Place, PlaceKind};
+use crate::rows::path::{DevicePath, cluster_identity, node_fences};
+use crate::sim::{Sim, SimKeeper, SimStore};
+use crate::store::{Path, Read, Store};
+
+const FILE: Place = Place { kind: PlaceKind::File, number: 0 };
+const ETCD: Place = Place { kind: PlaceKind::Etcd, number: 1 };
+
+struct Node {
+    sim: Sim,
+    keeper: Arc<SimKeeper>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let sim = Sim::new(5);
+        sim.device.load().unwrap();
+        Self { sim, keeper: Arc::default() }
+    }
+
+    /// A node with the same device and rows as `self`, which is in a file.
+    fn copy(&self) -> Self {
+        let copy = Self::new();
+        let refill = |from: &SimStore, to: &SimStore| {
+            from.raw_rows().into_iter().for_each(|(path, value)| to.tamper(path, value));
+        };
+        refill(&self.sim.local, &copy.sim.local);
+        copy.keeper.prepare(|_| {});
+        block_on(copy.open_file());
+        refill(&self.keeper.store(FILE).unwrap(), &copy.keeper.store(FILE).unwrap());
+        copy
+    }
+
+    async fn open_file(&self) {
+        use crate::platform::stores::StoreKeeper;
+        self.keeper.open_file(0).unwrap();
+    }
+
+    fn boot(&self) -> Arc<Hsm> {
+        self.keeper.end();
+        block_on(Hsm::boot(self.sim.movable_platform(&self.keeper))).unwrap()
+    }
+
+    fn place(&self, hsm: &Hsm) -> StorePlace {
+        block_on(StorePlace::stored(&hsm.device().store)).unwrap()
+    }
+}
+
+fn op(hsm: &Hsm) -> Arc<Operational> {
+    hsm.operational().unwrap()
+}
+
+fn admin(op: &Operational) -> Caller {
+    block_on(op.unauthenticated_caller(&UserId::parse("admin").unwrap())).unwrap()
+}
+
+fn create(hsm: &Hsm, name: &str) -> Result<(), Error> {
+    let op = hsm.operational().ok_or(Error::not_found())?;
+    block_on(async {
+        let by = op.unauthenticated_caller(&UserId::parse("admin").unwrap()).await;
+        let by = by.map_err(|_| Error::Unauthenticated)?;
+        op.namespaces().create(&by, &NamespaceId::parse(name).unwrap()).await
+    })
+}
+
+fn names(hsm: &Hsm) -> BTreeSet<String> {
+    block_on(op(hsm).namespaces().ids()).unwrap().into_iter().collect()
+}
+
+/// A CA, and a way to sign with it.
+struct Authority {
+    key: PKey<Private>,
+    certificate: X509,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = ec_key();
+        let mut name = X509NameBuilder::new().unwrap();
+        name.append_entry_by_nid(Nid::COMMONNAME, "CA").unwrap();
+        let name = name.build();
+        let mut builder = builder(&key, "20400101000000Z");
+        builder.set_subject_name(&name).unwrap();
+        builder.set_issuer_name(&name).unwrap();
+        builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
+        builder.sign(&key, MessageDigest::sha256()).unwrap();
+        Self { key, certificate: builder.build() }
+    }
+
+    fn pem(&self) -> Vec<u8> {
+        self.certificate.to_pem().unwrap()
+    }
+
+    /// A certificate for the key of `op`, as PEM.
+    fn sign(&self, op: &Operational, ip: &str, usage: Option<ExtendedKeyUsage>, until: &str) -> Vec<u8> {
+        let subject: DistinguishedName = serde_json::from_str(r#"{"commonName":"node"}"#).unwrap();
+        let csr = block_on(op.config().tls_csr(subject)).unwrap();
+        let csr = X509Req::from_pem(csr.as_bytes()).unwrap();
+        let mut builder = builder(&csr.public_key().unwrap(), until);
+        builder.set_subject_name(csr.subject_name()).unwrap();
+        builder.set_issuer_name(self.certificate.subject_name()).unwrap();
+        let names = SubjectAlternativeName::new().ip(ip).build(&builder.x509v3_context(None, None)).unwrap();
+        builder.append_extension(names).unwrap();
+        if let Some(usage) = usage {
+            builder.append_extension(usage.build().unwrap()).unwrap();
+        }
+        builder.sign(&self.key, MessageDigest::sha256()).unwrap();
+        builder.build().to_pem().unwrap()
+    }
+}
+
+fn ec_key() -> PKey<Private> {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
+}
+
+fn builder(key: &openssl::pkey::PKeyRef<impl openssl::pkey::HasPublic>, until: &str) -> openssl::x509::X509Builder {
+    let mut builder = X509::builder().unwrap();
+    builder.set_version(2).unwrap();
+    builder.set_serial_number(&BigNum::from_u32(7).unwrap().to_asn1_integer().unwrap()).unwrap();
+    builder.set_not_before(&Asn1Time::from_str("19700101000000Z").unwrap()).unwrap();
+    builder.set_not_after(&Asn1Time::from_str(until).unwrap()).unwrap();
+    builder.set_pubkey(key).unwrap();
+    builder
+}
+
+/// A provisioned node that boots unattended, with a certificate for its address.
+fn node(authority: &Authority) -> (Node, Arc<Hsm>) {
+    let node = Node::new();
+    let hsm = node.boot();
+    block_on(hsm.tls_identity(|platform| fresh_identity(KeyType::EC_P256, 0, &*platform.rng, &[]))).unwrap();
+    let secret = |text: &str| Passphrase::from_text(text.into());
+    block_on(hsm.provision(secret("unlock passphrase"), secret("admin passphrase"), "2026-01-01T00:00:00Z")).unwrap();
+    let op = op(&hsm);
+    let by = admin(&op);
+    block_on(op.set_unattended_boot(&by, true)).unwrap();
+    let chain = authority.sign(&op, "192.0.2.1", None, "20400101000000Z");
+    block_on(op.config().set_tls_chain(&by, &chain, hsm.now())).unwrap();
+    (node, hsm)
+}
+
+fn set_ca(hsm: &Hsm, authority: &Authority) -> Result<(), Error> {
+    let op = op(hsm);
+    let by = admin(&op);
+    block_on(hsm.set_cluster_ca(&op, &by, &authority.pem()))
+}
+
+#[test]
+fn the_store_moves_into_an_etcd_and_back_with_everything_in_it() {
+    let authority = Authority::new();
+    let (node, hsm) = node(&authority);
+    (0..300).for_each(|at| create(&hsm, &format!("n{at}")).unwrap());
+    let (before, old) = (names(&hsm), op(&hsm));
+    let by = admin(&old);
+    set_ca(&hsm, &authority).unwrap();
+    assert_eq!(node.keeper.places(), [ETCD]);
+    assert_eq!(node.place(&hsm).place, ETCD);
+    assert_eq!((hsm.state(), names(&hsm)), (State::Operational, before.clone()));
+    assert!(!Arc::ptr_eq(&old, &op(&hsm)), "the phase was opened again");
+    let refused = block_on(old.namespaces().create(&by, &NamespaceId::parse("late").unwrap()));
+    assert!(refused.is_err(), "who still holds the old phase does not write");
+    create(&hsm, "afterwards").unwrap();
+
+    let id = block_on(node.keeper.store(ETCD).unwrap().get(&cluster_identity(), Read::Fresh)).unwrap().unwrap();
+    assert_eq!(block_on(hsm.device().store.get(DevicePath::Cluster)).unwrap().unwrap().to_vec(), id.value);
+    set_ca(&hsm, &authority).unwrap();
+    assert_eq!(node.place(&hsm).place, ETCD, "nothing is moved twice");
+
+    // A boot goes on there.
+    drop((hsm, old));
+    let hsm = node.boot();
+    assert_eq!((hsm.state(), names(&hsm).len()), (State::Operational, before.len() + 1));
+
+    // Only the last member goes back.
+    let member = |id| Member { id, name: format!("M{id}"), urls: vec![], learner: false };
+    node.keeper.set_members(vec![member(1), member(2)]);
+    let (now, by) = (op(&hsm), admin(&op(&hsm)));
+    assert!(matches!(block_on(hsm.dissolve_cluster(&now, &by)), Err(Error::Precondition(_))));
+    node.keeper.set_members(vec![member(1)]);
+    let revision = |hsm: &Hsm| op(hsm).tables.pointer();
+    let at_etcd = revision(&hsm);
+    block_on(hsm.dissolve_cluster(&now, &by)).unwrap();
+    let back = Place { kind: PlaceKind::File, number: 2 };
+    assert_eq!((node.place(&hsm).place, node.keeper.places()), (back, vec![back]));
+    assert!(revision(&hsm) > at_etcd, "revisions never go back");
+    let left = |path: &Path| *path == cluster_identity() || path.as_bytes().starts_with(node_fences().as_bytes());
+    assert!(!node.keeper.store(back).unwrap().raw_rows().iter().any(|(path, _)| left(path)));
+    create(&hsm, "in-a-file").unwrap();
+    drop((hsm, now));
+    assert_eq!(names(&node.boot()).len(), before.len() + 2);
+}
+
+#[test]
+fn uses_that_are_not_written_yet_move_along() {
+    use crate::rows::path::{KeyRef, ROOT};
+    let authority = Authority::new();
+    let (_node, hsm) = node(&authority);
+    let old = op(&hsm);
+    let key = KeyRef { namespace: ROOT, uid: [7; 16] };
+    let id = casemate_api::KeyId::parse("key").unwrap();
+    old.counters().count(key, &id, crate::store::Revision(1));
+    set_ca(&hsm, &authority).unwrap();
+    // Of a request that began on the old phase.
+    old.counters().count(key, &id, crate::store::Revision(1));
+    assert_eq!(block_on(op(&hsm).keys().operations(key)).unwrap(), 2);
+}
+
+#[test]
+fn what_other_members_would_not_accept_is_refused_before_anything_is_done() {
+    let authority = Authority::new();
+    let (node, hsm) = node(&authority);
+    let op = op(&hsm);
+    let by = admin(&op);
+    let both = || Some(std::mem::take(ExtendedKeyUsage::new().server_auth().client_auth()));
+    let server = || Some(std::mem::take(ExtendedKeyUsage::new().server_auth()));
+    // The clock of the machine is at the beginning of 1970 in a simulation; that of the HSM is in 2026.
+    for (ip, usage, until, why) in [
+        ("192.0.2.2", None, "20400101000000Z", "IP:192.0.2.1"),
+        ("192.0.2.1", server(), "20400101000000Z", "clientAuth"),
+    ] {
+        let chain = authority.sign(&op, ip, usage, until);
+        block_on(op.config().set_tls_chain(&by, &chain, hsm.now())).unwrap();
+        let Err(Error::Precondition(text)) = set_ca(&hsm, &authority) else { panic!("{why}") };
+        assert!(text.contains(why), "{text}");
+        assert_eq!((node.place(&hsm), node.keeper.places()), (StorePlace::FIRST, vec![FILE]));
+        assert!(matches!(block_on(op.config().cluster_ca_pem()), Err(Error::NotFound(_))));
+    }
+    let chain = authority.sign(&op, "192.0.2.1", both(), "20400101000000Z");
+    block_on(op.config().set_tls_chain(&by, &chain, hsm.now())).unwrap();
+    set_ca(&hsm, &authority).unwrap();
+}
+
+#[test]
+fn without_an_etcd_only_the_ca_is_set_and_a_boot_without_one_is_failed() {
+    let authority = Authority::new();
+    let (node, hsm) = node(&authority);
+    node.keeper.miss_etcd(true);
+    set_ca(&hsm, &authority).unwrap();
+    assert_eq!(node.place(&hsm), StorePlace::FIRST);
+    assert!(block_on(op(&hsm).config().cluster_ca_pem()).is_ok());
+    node.keeper.miss_etcd(false);
+    set_ca(&hsm, &authority).unwrap();
+    assert_eq!(node.place(&hsm).place, ETCD);
+    node.keeper.miss_etcd(true);
+    drop(hsm);
+    let hsm = node.boot();
+    assert_eq!((hsm.state(), node.keeper.places()), (State::Failed, vec![ETCD]));
+}
+
+/// A point at which the process may end.
+fn point() -> impl Future<Output = ()> + Send {
+    let mut passed = false;
+    poll_fn(move |context| {
+        if std::mem::replace(&mut passed, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+}
+
+#[test]
+fn a_process_that_ends_at_any_point_of_a_move_has_every_acknowledged_write_in_one_store() {
+    let authority = Authority::new();
+    let (first, hsm) = node(&authority);
+    (0..250).for_each(|at| create(&hsm, &format!("n{at}")).unwrap());
+    drop(hsm);
+    let mut points = 0;
+    let (mut stayed, mut moved) = (0, 0);
+    // How many writes happen at each point.
+    for load in 0..7 {
+        for end in 1.. {
+            let node = first.copy();
+            let hsm = node.boot();
+            let mut acknowledged = names(&hsm);
+            let points_of = |store: &SimStore| store.delay(|| Box::pin(point()));
+            points_of(&node.keeper.store(FILE).unwrap());
+            points_of(&node.sim.local);
+            node.keeper.prepare(points_of);
+            let done = {
+                let now = op(&hsm);
+                let by = admin(&now);
+                let pem = authority.pem();
+                let mut moving = pin!(hsm.set_cluster_ca(&now, &by, &pem));
+                let mut done = false;
+                for at in 0..end {
+                    if let Poll::Ready(result) = moving.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                        result.unwrap();
+                        done = true;
+                        break;
+                    }
+                    for write in 0..load {
+                        let name = format!("w{at}x{write}");
+                        if create(&hsm, &name).is_ok() {
+                            acknowledged.insert(name);
+                        }
+                    }
+                }
+                done
+            };
+            // The process ends; what it had begun is not ended in order.
+            drop(hsm);
+            node.sim.local.no_delay();
+            node.keeper.prepare(SimStore::no_delay);
+            let hsm = node.boot();
+            let place = node.place(&hsm).place;
+            assert_eq!(node.keeper.places(), [place], "{load} {end}");
+            assert_eq!(hsm.state(), State::Operational, "{load} {end}");
+            assert_eq!(names(&hsm), acknowledged, "{load} {end}");
+            assert!(!done || place == ETCD);
+            create(&hsm, "writable").unwrap();
+            points += 1;
+            *(if place == ETCD { &mut moved } else { &mut stayed }) += 1;
+            if done {
+                break;
+            }
+        }
+    }
+    assert!(points >= 200 && stayed > 100 && moved > 4, "{points} points, {stayed} stayed, {moved} moved");
+}

@@ -1,0 +1,133 @@
+//! The stores that a node can have for what a cluster shares: files, and an etcd that it runs itself.
+
+use std::sync::Arc;
+
+use crate::rows::tls_identity::TlsIdentity;
+use crate::runtime::BoxFuture;
+use crate::store::switch::Switch;
+use crate::store::{Store, StoreError};
+
+/// What a store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PlaceKind {
+    /// A file of this node, which nobody shares.
+    File,
+    /// An etcd that this node runs, a member of a cluster.
+    Etcd,
+}
+
+/// One store. No two stores of a node have the same number, so that what is left of one is never taken for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// What it is.
+    pub kind: PlaceKind,
+    /// The first one is 0.
+    pub number: u32,
+}
+
+/// A node whose shared store can move: what its tables use, and who makes the stores behind it.
+#[derive(Clone)]
+pub struct Movable {
+    /// The store that the tables use. At boot, nothing is behind it.
+    pub switch: Arc<Switch>,
+    /// Makes the stores.
+    pub keeper: Arc<dyn StoreKeeper>,
+}
+
+/// How an etcd begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// As the only member of a new cluster.
+    Found,
+    /// As it was when it was stopped.
+    Again,
+    /// As a member that others have registered. All members, the new one with this node's name among them.
+    Join(Vec<(String, Vec<String>)>),
+}
+
+/// By what the members of a cluster know each other.
+pub struct PeerIdentity {
+    /// The device id, which is the name of the member.
+    pub name: String,
+    /// The TLS key and chain of this node.
+    pub tls: TlsIdentity,
+    /// The CA that has signed the chains of all members, in DER.
+    pub authority: Vec<u8>,
+}
+
+/// A member of the cluster of this node's etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Given by etcd.
+    pub id: u64,
+    /// Its name; empty until it has started.
+    pub name: String,
+    /// Where other members reach it.
+    pub urls: Vec<String>,
+    /// Whether it does not vote yet.
+    pub learner: bool,
+}
+
+/// Why members could not be changed. `Display` is a sentence for the caller; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemberError {
+    /// There is no such member.
+    #[error("there is no such member")]
+    NotFound,
+    /// etcd does not accept what was asked for.
+    #[error("cluster error: {0}")]
+    Refused(String),
+    /// A learner must be promoted or removed first.
+    #[error("cluster has learners: {0}")]
+    HasLearner(String),
+    /// The member is not in the state for this, for instance not in sync yet.
+    #[error("{0}")]
+    NotReady(String),
+    /// etcd could not be asked, or did not answer. A change may have been made if this says so.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// An etcd cannot be started. `Display` is a sentence for the operator with what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct EtcdError(pub String);
+
+/// Makes and removes the stores of a node, and speaks for its etcd. It has at most one etcd running.
+pub trait StoreKeeper: Send + Sync {
+    /// Opens the store in a file, which is created if it does not exist.
+    fn open_file(&self, number: u32) -> Result<Arc<dyn Store>, StoreError>;
+    /// Checks that an etcd can be started here: the program is there, in a version that is used.
+    fn available(&self) -> Result<(), EtcdError>;
+    /// The URLs at which other members reach this node's etcd, as its settings and its certificate have them.
+    ///
+    /// # Errors
+    /// If there is none.
+    fn urls(&self, identity: &PeerIdentity) -> Result<Vec<String>, EtcdError>;
+    /// Starts an etcd. Resolves when it runs, except with [`Begin::Again`], as it may need others to be ready.
+    ///
+    /// # Errors
+    /// If it cannot be started, does not become ready in time, or another one runs. Then none runs.
+    fn start_etcd(
+        &self,
+        number: u32,
+        begin: Begin,
+        identity: PeerIdentity,
+    ) -> BoxFuture<'_, Result<Arc<dyn Store>, EtcdError>>;
+    /// Stops the etcd that runs, if any.
+    fn stop_etcd(&self) -> BoxFuture<'_, ()>;
+    /// Makes the etcd that runs, if any, use another key and chain.
+    fn renew(&self, identity: PeerIdentity);
+    /// Removes all stores but these. What cannot be removed now is logged, and removed by a later call.
+    fn keep_only(&self, places: &[Place]);
+    /// The members of the cluster.
+    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>, MemberError>>;
+    /// Registers a member, as a learner.
+    fn add_member(&self, urls: Vec<String>) -> BoxFuture<'_, Result<(), MemberError>>;
+    /// Removes a member.
+    fn remove_member(&self, id: u64) -> BoxFuture<'_, Result<(), MemberError>>;
+    /// Changes where a member is reached.
+    fn set_member_urls(&self, id: u64, urls: Vec<String>) -> BoxFuture<'_, Result<(), MemberError>>;
+    /// Gives a learner its vote.
+    fn promote_member(&self, id: u64) -> BoxFuture<'_, Result<(), MemberError>>;
+}

@@ -1,0 +1,171 @@
+//! The simulated stores of a node whose store can be moved. Its etcd is a store in memory that says it is shared, with no member but
+//! the node itself.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::platform::stores::{Begin, EtcdError, Member, MemberError, PeerIdentity, Place, PlaceKind, StoreKeeper};
+use crate::runtime::BoxFuture;
+use crate::sim::SimStore;
+use crate::store::{Store, StoreError};
+
+/// Keeps the stores of a node, over any number of boots.
+#[derive(Default)]
+pub struct SimKeeper(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    stores: BTreeMap<Place, Arc<SimStore>>,
+    running: Option<u32>,
+    members: Vec<Member>,
+    missing: bool,
+    /// Done with every store that is made.
+    prepare: Option<Arc<Prepare>>,
+}
+
+type Prepare = dyn Fn(&SimStore) + Send + Sync;
+
+impl SimKeeper {
+    /// Calls `prepare` with every store that is made from now on.
+    pub fn prepare(&self, prepare: impl Fn(&SimStore) + Send + Sync + 'static) {
+        self.kept().prepare = Some(Arc::new(prepare));
+    }
+
+    /// While `missing`, there is no etcd to start.
+    pub fn miss_etcd(&self, missing: bool) {
+        self.kept().missing = missing;
+    }
+
+    /// The process ends, and its etcd with it.
+    pub fn end(&self) {
+        self.kept().running = None;
+    }
+
+    /// The stores there are.
+    pub fn places(&self) -> Vec<Place> {
+        self.kept().stores.keys().copied().collect()
+    }
+
+    /// A store that is there.
+    pub fn store(&self, place: Place) -> Option<Arc<SimStore>> {
+        self.kept().stores.get(&place).cloned()
+    }
+
+    /// Replaces the list of members.
+    pub fn set_members(&self, members: Vec<Member>) {
+        self.kept().members = members;
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn make(&mut self, place: Place) -> Arc<SimStore> {
+        let prepare = self.prepare.clone();
+        let store = self.stores.entry(place).or_insert_with(|| {
+            let store = SimStore::new(u64::from(place.number).wrapping_add(7));
+            store.share(place.kind == PlaceKind::Etcd);
+            Arc::new(store)
+        });
+        if let Some(prepare) = prepare {
+            prepare(store);
+        }
+        store.clone()
+    }
+}
+
+impl StoreKeeper for SimKeeper {
+    fn open_file(&self, number: u32) -> Result<Arc<dyn Store>, StoreError> {
+        Ok(self.kept().make(Place { kind: PlaceKind::File, number }))
+    }
+
+    fn available(&self) -> Result<(), EtcdError> {
+        if self.kept().missing { Err(EtcdError("etcd is not installed".into())) } else { Ok(()) }
+    }
+
+    fn urls(&self, _: &PeerIdentity) -> Result<Vec<String>, EtcdError> {
+        Ok(vec!["https://192.0.2.1:2380".into()])
+    }
+
+    fn start_etcd(
+        &self,
+        number: u32,
+        begin: Begin,
+        identity: PeerIdentity,
+    ) -> BoxFuture<'_, Result<Arc<dyn Store>, EtcdError>> {
+        Box::pin(async move {
+            self.available()?;
+            let mut kept = self.kept();
+            let place = Place { kind: PlaceKind::Etcd, number };
+            if let Some(running) = kept.running {
+                return Err(EtcdError(format!("etcd {running} runs")));
+            }
+            if (begin == Begin::Again) != kept.stores.contains_key(&place) {
+                return Err(EtcdError(format!("folder {number} is there, or is not")));
+            }
+            if begin == Begin::Found {
+                let urls = vec!["https://192.0.2.1:2380".into()];
+                kept.members = vec![Member { id: 1, name: identity.name, urls, learner: false }];
+            }
+            kept.running = Some(number);
+            Ok(kept.make(place) as Arc<dyn Store>)
+        })
+    }
+
+    fn stop_etcd(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { self.kept().running = None })
+    }
+
+    fn renew(&self, _: PeerIdentity) {}
+
+    fn keep_only(&self, places: &[Place]) {
+        self.kept().stores.retain(|place, _| places.contains(place));
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>, MemberError>> {
+        Box::pin(async { Ok(self.kept().members.clone()) })
+    }
+
+    fn add_member(&self, urls: Vec<String>) -> BoxFuture<'_, Result<(), MemberError>> {
+        Box::pin(async move {
+            let mut kept = self.kept();
+            if let Some(learner) = kept.members.iter().find(|member| member.learner) {
+                return Err(MemberError::HasLearner(format!("{:x}", learner.id)));
+            }
+            let id = kept.members.iter().map(|member| member.id).max().unwrap_or(0) + 1;
+            kept.members.push(Member { id, name: String::new(), urls, learner: true });
+            Ok(())
+        })
+    }
+
+    fn remove_member(&self, id: u64) -> BoxFuture<'_, Result<(), MemberError>> {
+        Box::pin(async move {
+            let mut kept = self.kept();
+            let before = kept.members.len();
+            kept.members.retain(|member| member.id != id);
+            if kept.members.len() < before { Ok(()) } else { Err(MemberError::NotFound) }
+        })
+    }
+
+    fn set_member_urls(&self, id: u64, urls: Vec<String>) -> BoxFuture<'_, Result<(), MemberError>> {
+        Box::pin(async move {
+            let mut kept = self.kept();
+            let member = kept.members.iter_mut().find(|member| member.id == id).ok_or(MemberError::NotFound)?;
+            member.urls = urls;
+            Ok(())
+        })
+    }
+
+    fn promote_member(&self, id: u64) -> BoxFuture<'_, Result<(), MemberError>> {
+        Box::pin(async move {
+            let mut kept = self.kept();
+            let member = kept.members.iter_mut().find(|member| member.id == id).ok_or(MemberError::NotFound)?;
+            if !std::mem::take(&mut member.learner) {
+                return Err(MemberError::NotReady("it is no learner".into()));
+            }
+            Ok(())
+        })
+    }
+}
