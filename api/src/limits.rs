@@ -384,3 +384,10 @@ pub const ETCD_GET_ROWS: usize = 32;
 /// Largest message that is sent to etcd, which itself refuses more than 1.5 MiB unless it is set up otherwise. Each call has
 /// its own.
 pub const ETCD_REQUEST_MAX_BYTES: usize = 2 << 20;
+
+/// Time for a node that joins a cluster to be promoted; then it goes back to its own data. Each join has its own.
+pub const JOIN_MAX_S: u64 = 3_600;
+/// Time between two looks at whether a node that joins was promoted. Each join has its own.
+pub const JOIN_POLL_MS: u64 = 250;
+/// Most by which the clock of a node that joins may differ from that of a member. Each join has its own.
+pub const JOIN_CLOCK_S: u64 = 5;

@@ -1,5 +1,5 @@
 //! The joiner kit: what a further node needs to use the rows of a cluster. In NetHSM's form, the base64 of a JSON object whose
-//! values are base64, with one more member:
+//! values are base64, with two more members:
 //!
 //! | member | value |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | `unlock_salt` | salt of the unlock passphrase, sealed under the Backup Key, associated data `unlock-salt` |
 //! | `locked_domain_key` | slot 0 of the node that made the kit, sealed under the Backup Key, associated data `domain-key` |
 //! | `cluster` | which cluster it is, in clear; not in NetHSM's kits |
+//! | `ahead` | by how much revisions are ahead of those of the etcd, 8 bytes, in clear; not in NetHSM's kits |
 //!
 //! Whoever has a kit needs the backup passphrase and the unlock passphrase to get at the Domain Key.
 
@@ -22,6 +23,7 @@ use crate::backup::nethsm::{BadValue, base64};
 use crate::backup::read::LOCKED_DOMAIN_KEY_BYTES;
 use crate::crypto::seal;
 use crate::crypto::secret::BackupKey;
+use crate::device::place::StorePlace;
 use crate::device::slots::{Slot0, SlotSet};
 use crate::error::Error;
 use crate::rows::cluster_id::ClusterId;
@@ -39,6 +41,8 @@ pub(crate) struct JoinerKit {
     pub(crate) backup_salt: [u8; 16],
     /// The cluster whose rows the Domain Key in the kit opens.
     pub(crate) cluster: ClusterId,
+    /// By how much revisions are ahead of those of the etcd itself.
+    pub(crate) ahead: u64,
     unlock_salt: Vec<u8>,
     locked_domain_key: Vec<u8>,
 }
@@ -66,6 +70,7 @@ impl Backups<'_> {
         let kit = JoinerKit {
             backup_salt: secret.record.salt,
             cluster,
+            ahead: StorePlace::stored(store).await?.ahead,
             unlock_salt: sealer.seal(UNLOCK_SALT_LABEL.as_bytes(), &slot.salt),
             locked_domain_key: sealer.seal(Field::DomainKey.label().as_bytes(), &slot.inner),
         };
@@ -81,6 +86,7 @@ impl JoinerKit {
             ("unlock_salt", text(&self.unlock_salt)),
             ("locked_domain_key", text(&self.locked_domain_key)),
             ("cluster", text(self.cluster.bytes())),
+            ("ahead", text(&self.ahead.to_be_bytes())),
         ]);
         SecretText::from_text(Base64::encode_string(&kit.write()))
     }
@@ -94,7 +100,13 @@ impl JoinerKit {
             let mut members = Members::of(Value::read(&decode(text.expose().as_bytes())?)?)?;
             let mut bytes = |name| decode(&members.required(name)?.into_bytes()?);
             let backup_salt = bytes("backup_salt")?;
+            let ahead = bytes("ahead")?;
             let kit = Self {
+                ahead: ahead
+                    .as_slice()
+                    .try_into()
+                    .map(u64::from_be_bytes)
+                    .map_err(|_| BadValue("its number of revisions does not have 8 bytes"))?,
                 backup_salt: backup_salt
                     .as_slice()
                     .try_into()
@@ -144,6 +156,7 @@ mod tests {
         JoinerKit {
             backup_salt: [7; 16],
             cluster: ClusterId::random(&SimRng::new(1)),
+            ahead: 5,
             unlock_salt: sealer.seal(b"unlock-salt", salt),
             locked_domain_key: sealer.seal(b"domain-key", inner),
         }
@@ -160,8 +173,9 @@ mod tests {
         let json = Base64::decode_vec(written.expose()).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
         let bytes = |name: &str| Base64::decode_vec(json[name].as_str().unwrap()).unwrap();
-        assert_eq!(json.as_object().unwrap().len(), 4);
+        assert_eq!(json.as_object().unwrap().len(), 5);
         assert_eq!((bytes("backup_salt"), bytes("cluster").len()), (vec![7; 16], 17));
+        assert_eq!(bytes("ahead"), 5u64.to_be_bytes());
         // What NetHSM does with them.
         assert_eq!(*seal::open(key.expose(), b"unlock-salt", &bytes("unlock_salt")).unwrap(), vec![1; 16]);
         assert_eq!(*seal::open(key.expose(), b"domain-key", &bytes("locked_domain_key")).unwrap(), vec![2; 60]);

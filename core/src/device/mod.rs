@@ -1,6 +1,7 @@
 //! This device: its own store, the slots of the Domain Key, the limiter of guesses, and procedures that a crash may
 //! interrupt.
 
+pub(crate) mod joining;
 pub mod limiter;
 pub(crate) mod place;
 pub(crate) mod procedure;

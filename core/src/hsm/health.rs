@@ -18,6 +18,7 @@ impl Hsm {
     pub async fn keep_probing(self: Arc<Self>) {
         loop {
             self.clock().sleep(Duration::from_secs(1)).await;
+            self.keep_joining().await;
             self.probe().await;
         }
     }

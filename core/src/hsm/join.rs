@@ -21,6 +21,7 @@ use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
 use crate::hsm::phase::{Operational, undo_provisioning};
 use crate::hsm::{Hsm, wrong_state};
+use crate::identity::caller::Caller;
 use crate::rows::cluster_id::{ClusterId, Found};
 use crate::rows::path::{DevicePath, node_fence};
 use crate::runtime::party::Party;
@@ -53,14 +54,17 @@ impl Operational {
 }
 
 impl Hsm {
-    /// Unprovisioned → Locked, as a further node of the cluster that the kit is from. It is unlocked with the unlock passphrase
+    /// For `by`, who is present while Operational: joins a cluster as a member of it. Otherwise Unprovisioned → Locked, as a further node of the cluster that the kit is from. It is unlocked with the unlock passphrase
     /// of the node that made the kit. The slow hash runs before the lock on transitions is taken.
     ///
     /// # Errors
     /// [`Error::Precondition`] in another state, if the shared store is not that of the kit's cluster, or if a node with the
     /// same device id uses it; [`Error::Invalid`] for a bad kit or time, or a wrong backup passphrase; [`Error::TooMany`] within
     /// a second of a wrong one; [`Error::Unavailable`] while a restore is running, or if a store does not answer.
-    pub async fn join(&self, address: IpAddr, wanted: &Join) -> Result<(), Error> {
+    pub async fn join(&self, address: IpAddr, by: Option<&Caller>, wanted: &Join) -> Result<(), Error> {
+        if let Some(by) = by {
+            return self.join_as_member(address, by, wanted).await;
+        }
         let Device { platform, store: local, .. } = &*self.device;
         let begun = platform.clock.monotonic();
         if self.state() != State::Unprovisioned {
@@ -68,7 +72,7 @@ impl Hsm {
         }
         if !platform.store.is_shared() {
             return Err(Error::Precondition(
-                "The store of this node is a file of its own. To join a cluster, its settings must name the etcd of the cluster: store = \"etcd\".".into(),
+                "The store of this node is a file of its own. To share the etcd of a cluster, its settings must name it: store = \"etcd\". To become a member, the node must be provisioned first, and have the cluster CA.".into(),
             ));
         }
         let kit = JoinerKit::read(&wanted.joiner_kit)?;
@@ -106,7 +110,7 @@ impl Hsm {
     }
 
     /// Opens the kit with the backup passphrase. Wrong ones are counted like those of [`Hsm::unlock`].
-    async fn open_kit(&self, address: IpAddr, kit: &JoinerKit, wanted: &Join) -> Result<Slot0, Error> {
+    pub(super) async fn open_kit(&self, address: IpAddr, kit: &JoinerKit, wanted: &Join) -> Result<Slot0, Error> {
         let guess = self.device.admit(Guess::Join(address.into()))?;
         let party = Party::Address(address.into());
         let key = backup_key(&self.device.platform, party, &wanted.backup_passphrase, kit.backup_salt).await?;

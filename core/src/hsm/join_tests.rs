@@ -99,7 +99,7 @@ fn request(kit: &SecretText, passphrase: &str) -> Join {
 }
 
 fn join(hsm: &Hsm, kit: &SecretText) -> Result<(), Error> {
-    block_on(hsm.join(ADDRESS.into(), &request(kit, BACKUP)))
+    block_on(hsm.join(ADDRESS.into(), None, &request(kit, BACKUP)))
 }
 
 fn create_key(hsm: &Hsm, id: &str) {
@@ -131,7 +131,7 @@ fn a_node_that_joins_uses_the_keys_of_the_others_and_has_its_own_unlock_passphra
     let mut wanted = request(&kit, BACKUP);
     wanted.system_time = Some("2031-02-03T04:05:06Z".into());
     let shared = first.store.raw_rows();
-    block_on(b.join(ADDRESS.into(), &wanted)).unwrap();
+    block_on(b.join(ADDRESS.into(), None, &wanted)).unwrap();
     assert_eq!(b.state(), State::Locked);
     assert_eq!(first.store.raw_rows(), shared, "the store of the others was written");
     assert!(matches!(unlock(&b, "unlock passphrase of B"), Err(Error::Forbidden(_))));
@@ -391,7 +391,7 @@ fn an_invitation_opens_with_the_backup_passphrase_that_another_node_has_just_set
     let (op, by) = (a.operational().unwrap(), admin(&a));
     block_on(op.backups().change_passphrase(&by, &secret(new), &secret(BACKUP))).unwrap();
     let kit = invite(&b).unwrap();
-    block_on(c.join(ADDRESS.into(), &request(&kit, new))).unwrap();
+    block_on(c.join(ADDRESS.into(), None, &request(&kit, new))).unwrap();
 }
 
 /// What a node has cached may be a second old, but nobody is refused because of that.
@@ -506,14 +506,14 @@ fn what_cannot_join_is_refused_and_stays_unprovisioned() {
     let b = boot(&second);
     let (shared, own) = (first.store.raw_rows(), second.local.raw_rows());
 
-    let attempt = |kit: &SecretText, passphrase| block_on(b.join(ADDRESS.into(), &request(kit, passphrase)));
+    let attempt = |kit: &SecretText, passphrase| block_on(b.join(ADDRESS.into(), None, &request(kit, passphrase)));
     refused(attempt(&kit, "another passphrase"), "Could not decrypt unlock-salt: invalid passphrase");
     assert!(matches!(attempt(&kit, BACKUP), Err(Error::TooMany(_))), "guesses are slowed down");
     second.clock.advance(Duration::from_secs(1));
     refused(attempt(&SecretText::from_text("AAAA".into()), BACKUP), "joinerKit");
     let mut wrong_time = request(&kit, BACKUP);
     wrong_time.system_time = Some("yesterday".into());
-    refused(block_on(b.join(ADDRESS.into(), &wrong_time)), "timestamp");
+    refused(block_on(b.join(ADDRESS.into(), None, &wrong_time)), "timestamp");
 
     // A kit of another cluster, and the kit with its cluster exchanged.
     let (_, _, other) = inviting(30);

@@ -5,6 +5,7 @@ mod health;
 mod join;
 #[cfg(test)]
 mod join_tests;
+mod joining;
 pub mod members;
 #[cfg(test)]
 mod nodes_tests;
@@ -71,6 +72,8 @@ pub struct Hsm {
     /// When both stores last answered, in seconds of the monotonic clock.
     last_answer_s: AtomicU64,
     store_health: StoreHealth,
+    /// A join that is under way.
+    joining: async_lock::Mutex<Option<open::Attempt>>,
     /// The audit log, in every phase.
     pub audit: Arc<Audit>,
 }
@@ -105,7 +108,7 @@ impl Hsm {
             Err(error) => tracing::error!(target: "hsm", %error, "the stored logging configuration is not applied"),
         }
         let audit = Arc::new(Audit::open(device.clone()).await.map_err(store)?);
-        open::open_store(&device).await.map_err(store)?;
+        let joining = open::open_or_join(&device).await.map_err(store)?;
         let phase = first_phase(&device).await.map_err(store)?;
         audit.booted(phase.state()).await;
         Ok(Arc::new(Self {
@@ -115,6 +118,7 @@ impl Hsm {
             restoring: Arc::default(),
             last_answer_s: AtomicU64::new(device.platform.clock.monotonic().as_secs()),
             store_health: StoreHealth::default(),
+            joining: async_lock::Mutex::new(joining),
             audit,
             device,
         }))
@@ -473,13 +477,7 @@ impl Hsm {
                 held = Some(hold_with_timeout(op, by).await?);
                 Some(op.clone())
             }
-            (Phase::Failed(Failed { resume }), None) => match resume {
-                Some(Resume::Phase(phase)) => match &**phase {
-                    Phase::Operational(op) => Some(op.clone()),
-                    Phase::Unprovisioned(_) | Phase::Locked(_) | Phase::Failed(_) => None,
-                },
-                Some(Resume::Boot) | None => None,
-            },
+            (failed @ Phase::Failed(_), None) => failed.operational_to_close(),
             _ => return Err(wrong_state()),
         };
         self.device.platform.host.erase().map_err(|why| Error::internal(format!("factory reset: {why}")))?;

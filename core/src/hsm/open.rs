@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use crate::config::peers;
 use crate::device::Device;
+use crate::device::joining::Joining;
 use crate::device::place::StorePlace;
 use crate::error::Error;
-use crate::platform::stores::{Begin, Movable, PlaceKind};
-use crate::store::switch::Away;
+use crate::platform::stores::{Begin, Movable, Place, PlaceKind};
+use crate::store::switch::{Away, Hold};
 use crate::store::{Ahead, Store};
 
 /// Opens the shared store, and removes all stores that are not the one.
@@ -20,17 +21,56 @@ pub(super) async fn open_store(device: &Device) -> Result<(), Error> {
     keeper.keep_only(&[place]);
     let store: Arc<dyn Store> = match place.kind {
         PlaceKind::File => keeper.open_file(place.number)?,
-        PlaceKind::Etcd => {
-            let identity = peers::identity(device, None).await?;
-            match keeper.start_etcd(place.number, Begin::Again, identity).await {
-                Ok(store) => store,
-                Err(why) => {
-                    tracing::error!(target: "hsm", %why, "the etcd of this node cannot be started; the HSM is Failed");
-                    Arc::new(Away(why.0))
-                }
+        PlaceKind::Etcd => match start_again(device, place.number).await {
+            Ok(store) => store,
+            Err(why) => {
+                tracing::error!(target: "hsm", %why, "the etcd of this node cannot be started; the HSM is Failed");
+                Arc::new(Away(why.to_string()))
             }
-        }
+        },
     };
     switch.replace(Arc::new(Ahead::new(store, ahead)), &switch.hold().await);
     Ok(())
+}
+
+/// Opens the shared store at boot, or goes on with a join that was under way when the process ended. The store from before the join stays
+/// where it is, and is not opened: the HSM is Failed until the join has come to an end.
+///
+/// # Errors
+/// Those of [`open_store`].
+pub(super) async fn open_or_join(device: &Device) -> Result<Option<Attempt>, Error> {
+    let (Some(Movable { switch, keeper }), Some(joining)) =
+        (&device.platform.movable, Joining::stored(&device.store).await?)
+    else {
+        open_store(device).await?;
+        return Ok(None);
+    };
+    tracing::warn!(target: "hsm", "this node is joining a cluster; the boot goes on when it was promoted, or removed");
+    let former = StorePlace::stored(&device.store).await?.place;
+    keeper.keep_only(&[former, Place { kind: PlaceKind::Etcd, number: joining.number }]);
+    let hold = switch.hold().await;
+    switch.replace(Arc::new(Away("this node is joining a cluster".into())), &hold);
+    Ok(Some(Attempt { store: None, file_is_open: false, hold }))
+}
+
+/// Starts the etcd with this number as it was.
+///
+/// # Errors
+/// [`Error::Precondition`] if it cannot be started.
+pub(super) async fn start_again(device: &Device, number: u32) -> Result<Arc<dyn Store>, Error> {
+    let Some(Movable { keeper, .. }) = &device.platform.movable else {
+        return Err(Error::internal("this node has no etcd of its own"));
+    };
+    let identity = peers::identity(device, None).await?;
+    keeper.start_etcd(number, Begin::Again, identity).await.map_err(|why| Error::Precondition(why.0.into()))
+}
+
+/// A join that is under way in this process.
+pub(super) struct Attempt {
+    /// What the etcd follows. `None`: it was not started yet.
+    pub(super) store: Option<Arc<dyn Store>>,
+    /// Whether the file from before is open, so that it need not be opened if the join is undone.
+    pub(super) file_is_open: bool,
+    /// Nobody writes meanwhile.
+    pub(super) hold: Hold,
 }

@@ -6,8 +6,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use casemate_api::body::cluster::{ClusterMember, Invitation, Join, NewMember};
 use casemate_api::body::keys::DistinguishedName;
-use casemate_api::{KeyType, NamespaceId, Passphrase, State, UserId};
+use casemate_api::{KeyType, NamespaceId, Passphrase, SecretText, State, UserId};
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
@@ -25,7 +26,7 @@ use crate::error::Error;
 use crate::hsm::phase::Operational;
 use crate::identity::caller::Caller;
 use crate::platform::DeviceKeeper;
-use crate::platform::stores::{Member, Place, PlaceKind};
+use crate::platform::stores::{Member, Place, PlaceKind, Sight, Standing, StoreKeeper};
 use crate::rows::path::{DevicePath, cluster_identity, node_fences};
 use crate::sim::{Sim, SimKeeper, SimStore};
 use crate::store::{Path, Read, Store};
@@ -34,23 +35,21 @@ const FILE: Place = Place { kind: PlaceKind::File, number: 0 };
 const ETCD: Place = Place { kind: PlaceKind::Etcd, number: 1 };
 
 struct Node {
+    seed: u64,
     sim: Sim,
     keeper: Arc<SimKeeper>,
 }
 
 impl Node {
-    fn new() -> Self {
-        let sim = Sim::new(5);
+    fn new(seed: u64) -> Self {
+        let sim = Sim::new(seed);
         sim.device.load().unwrap();
-        Self { sim, keeper: Arc::default() }
+        Self { seed, sim, keeper: Arc::default() }
     }
 
     /// A node with the same device and rows as `self`, which is in a file.
     fn copy(&self) -> Self {
-        let copy = Self::new();
-        let refill = |from: &SimStore, to: &SimStore| {
-            from.raw_rows().into_iter().for_each(|(path, value)| to.tamper(path, value));
-        };
+        let copy = Self::new(self.seed);
         refill(&self.sim.local, &copy.sim.local);
         copy.keeper.prepare(|_| {});
         block_on(copy.open_file());
@@ -59,7 +58,6 @@ impl Node {
     }
 
     async fn open_file(&self) {
-        use crate::platform::stores::StoreKeeper;
         self.keeper.open_file(0).unwrap();
     }
 
@@ -71,6 +69,10 @@ impl Node {
     fn place(&self, hsm: &Hsm) -> StorePlace {
         block_on(StorePlace::stored(&hsm.device().store)).unwrap()
     }
+}
+
+fn refill(from: &SimStore, to: &SimStore) {
+    from.raw_rows().into_iter().for_each(|(path, value)| to.tamper(path, value));
 }
 
 fn op(hsm: &Hsm) -> Arc<Operational> {
@@ -153,7 +155,12 @@ fn builder(key: &openssl::pkey::PKeyRef<impl openssl::pkey::HasPublic>, until: &
 
 /// A provisioned node that boots unattended, with a certificate for its address.
 fn node(authority: &Authority) -> (Node, Arc<Hsm>) {
-    let node = Node::new();
+    node_at(authority, 5, "192.0.2.1")
+}
+
+fn node_at(authority: &Authority, seed: u64, ip: &str) -> (Node, Arc<Hsm>) {
+    let node = Node::new(seed);
+    node.keeper.reach_at(&format!("https://{ip}:2380"));
     let hsm = node.boot();
     block_on(hsm.tls_identity(|platform| fresh_identity(KeyType::EC_P256, 0, &*platform.rng, &[]))).unwrap();
     let secret = |text: &str| Passphrase::from_text(text.into());
@@ -161,7 +168,7 @@ fn node(authority: &Authority) -> (Node, Arc<Hsm>) {
     let op = op(&hsm);
     let by = admin(&op);
     block_on(op.set_unattended_boot(&by, true)).unwrap();
-    let chain = authority.sign(&op, "192.0.2.1", None, "20400101000000Z");
+    let chain = authority.sign(&op, ip, None, "20400101000000Z");
     block_on(op.config().set_tls_chain(&by, &chain, hsm.now())).unwrap();
     (node, hsm)
 }
@@ -344,4 +351,233 @@ fn a_process_that_ends_at_any_point_of_a_move_has_every_acknowledged_write_in_on
         }
     }
     assert!(points >= 200 && stayed > 100 && moved > 4, "{points} points, {stayed} stayed, {moved} moved");
+}
+
+const JOINER: &str = "192.0.2.2";
+const BACKUP: &str = "backup passphrase";
+
+/// A cluster of one node, its store, and what a node at [`JOINER`] needs to join it.
+fn cluster(authority: &Authority) -> (Arc<Hsm>, Arc<SimStore>, Join) {
+    let (founder, hsm) = node_at(authority, 6, "192.0.2.1");
+    create(&hsm, "of-the-cluster").unwrap();
+    set_ca(&hsm, authority).unwrap();
+    let (now, by) = (op(&hsm), admin(&op(&hsm)));
+    let change = (Passphrase::from_text(BACKUP.into()), Passphrase::from_text(String::new()));
+    block_on(now.backups().change_passphrase(&by, &change.0, &change.1)).unwrap();
+    let new = NewMember { urls: vec![format!("https://{JOINER}:2380")], serving: false };
+    let Invitation { members, joiner_kit } = block_on(hsm.invite(&now, &by, &new)).unwrap();
+    assert!(members.len() == 2 && members[1].learner && members[1].name.is_empty());
+    let wanted =
+        Join { members, joiner_kit, backup_passphrase: Passphrase::from_text(BACKUP.into()), system_time: None };
+    let store = founder.keeper.store(ETCD).unwrap();
+    (hsm, store, wanted)
+}
+
+fn sight(wanted: &Join, clock_differs_s: u64) -> Option<Sight> {
+    let member = |(id, member): (usize, &ClusterMember)| Member {
+        id: id as u64,
+        name: member.name.clone(),
+        urls: member.urls.clone(),
+        learner: member.learner,
+    };
+    Some(Sight { members: wanted.members.iter().enumerate().map(member).collect(), clock_differs_s })
+}
+
+const ADDRESS: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+fn unlock(hsm: &Hsm) -> Result<(), Error> {
+    block_on(hsm.unlock(ADDRESS, &Passphrase::from_text("unlock passphrase".into())))
+}
+
+#[test]
+fn a_node_joins_when_it_is_promoted_and_has_the_users_and_keys_of_the_cluster() {
+    let authority = Authority::new();
+    let (founder, store, wanted) = cluster(&authority);
+    for in_a_file in [true, false] {
+        let (node, hsm) = node_at(&authority, 7, JOINER);
+        node.keeper.miss_etcd(in_a_file);
+        set_ca(&hsm, &authority).unwrap();
+        node.keeper.miss_etcd(false);
+        create(&hsm, "its-own").unwrap();
+        node.keeper.see(sight(&wanted, 1), Some(store.clone()));
+        node.keeper.stand(Standing::Learner);
+        let by = admin(&op(&hsm));
+        let mut joining = pin!(hsm.join(ADDRESS, Some(&by), &wanted));
+        let mut poll = || joining.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll().is_pending());
+        assert!(matches!(create(&hsm, "meanwhile"), Err(Error::Unavailable(_))), "nothing is written to be lost");
+        if in_a_file {
+            assert!(names(&hsm).contains("its-own"), "what it has is still served");
+        }
+        node.sim.clock.advance(std::time::Duration::from_secs(60));
+        assert!(poll().is_pending());
+        node.keeper.stand(Standing::Voter);
+        node.sim.clock.advance(std::time::Duration::from_secs(1));
+        assert!(matches!(poll(), Poll::Ready(Ok(()))));
+        assert_eq!(hsm.state(), State::Locked);
+        unlock(&hsm).unwrap();
+        assert_eq!(names(&hsm), names(&founder));
+        assert_eq!(op(&hsm).tables.pointer(), op(&founder).tables.pointer(), "they count revisions alike");
+        assert_eq!(node.keeper.places(), [node.place(&hsm).place]);
+        let now = op(&hsm);
+        assert!(!block_on(now.unattended_boot()).unwrap());
+        // What one writes the other reads.
+        create(&hsm, if in_a_file { "of-the-joiner" } else { "of-another" }).unwrap();
+    }
+    assert_eq!(names(&founder).len(), 3);
+}
+
+#[test]
+fn a_join_that_cannot_be_changes_nothing() {
+    let authority = Authority::new();
+    let (_founder, store, wanted) = cluster(&authority);
+    let (node, hsm) = node_at(&authority, 7, JOINER);
+    let by = admin(&op(&hsm));
+    let attempt = |wanted: &Join| {
+        node.sim.clock.advance(std::time::Duration::from_secs(2));
+        block_on(hsm.join(ADDRESS, Some(&by), wanted))
+    };
+    let copy = |change: &dyn Fn(&mut Join)| {
+        let mut copy = Join {
+            members: wanted.members.clone(),
+            joiner_kit: SecretText::from_text(wanted.joiner_kit.expose().into()),
+            backup_passphrase: Passphrase::from_text(BACKUP.into()),
+            system_time: None,
+        };
+        change(&mut copy);
+        copy
+    };
+    assert!(matches!(attempt(&wanted), Err(Error::Precondition(why)) if why.contains("no cluster CA")));
+    node.keeper.miss_etcd(true);
+    set_ca(&hsm, &authority).unwrap();
+    node.keeper.miss_etcd(false);
+    let place = node.place(&hsm);
+    let refused = |wanted: &Join, part: &str| {
+        let error = attempt(wanted).unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. } | Error::Precondition(_)), "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+        assert_eq!((hsm.state(), node.place(&hsm)), (State::Operational, place));
+        assert!(block_on(hsm.device().store.get(DevicePath::Joining)).unwrap().is_none());
+        assert_eq!(node.keeper.places(), [place.place]);
+    };
+    let members = |change: &dyn Fn(&mut Vec<ClusterMember>)| copy(&|join| change(&mut join.members));
+    refused(&wanted, "no member answers");
+    node.keeper.see(sight(&wanted, 0), None);
+    refused(&wanted, "no cluster is to be joined");
+    node.keeper.see(sight(&wanted, 6), Some(store.clone()));
+    refused(&wanted, "differ by 6 seconds");
+    let mut clone = sight(&wanted, 0);
+    clone.as_mut().unwrap().members[0].name = hsm.device_id().into();
+    node.keeper.see(clone, Some(store.clone()));
+    refused(&wanted, "device id");
+    let mut unregistered = sight(&wanted, 0);
+    unregistered.as_mut().unwrap().members.pop();
+    node.keeper.see(unregistered, Some(store.clone()));
+    refused(&wanted, "not registered");
+    node.keeper.see(sight(&wanted, 0), Some(store.clone()));
+    refused(&members(&|list| list.truncate(1)), "all members");
+    refused(&members(&|list| list[0].name.clear()), "no name");
+    refused(&members(&|list| list[1].name = list[0].name.clone()), "the name");
+    refused(&members(&|list| list[1].name = "x".into()), "without a name");
+    refused(&members(&|list| list[1].urls = list[0].urls.clone()), "twice");
+    refused(&members(&|list| list[1].urls = vec!["https://192.0.2.3:2380".into()]), "other members reach this node");
+    refused(&members(&|list| list[1].urls = vec!["http://192.0.2.2:2380".into()]), "not an address");
+    refused(&copy(&|join| join.backup_passphrase = Passphrase::from_text("another one".into())), "invalid passphrase");
+
+    // What was removed before it was promoted has its own data again, and so has one whose time is over.
+    create(&hsm, "its-own").unwrap();
+    for end in [Standing::Removed, Standing::Learner] {
+        node.keeper.stand(Standing::Learner);
+        node.sim.clock.advance(std::time::Duration::from_secs(2));
+        let mut joining = pin!(hsm.join(ADDRESS, Some(&by), &wanted));
+        let mut poll = || joining.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll().is_pending());
+        node.keeper.stand(end);
+        node.sim.clock.advance(std::time::Duration::from_secs(3_601));
+        let Poll::Ready(Err(error)) = poll() else { panic!() };
+        assert!(error.to_string().starts_with("joining cluster failed: "), "{error}");
+        assert_eq!((hsm.state(), node.place(&hsm)), (State::Operational, place));
+        create(&hsm, &format!("after-{end:?}").to_lowercase()).unwrap();
+    }
+    // A kit of another cluster is found out before the promotion.
+    let (_, other, _) = cluster(&authority);
+    let id = other.raw_rows().into_iter().find(|(path, _)| *path == cluster_identity()).unwrap();
+    other.tamper(id.0, [&[1][..], &[9; 16]].concat());
+    node.keeper.stand(Standing::Learner);
+    node.keeper.see(sight(&wanted, 0), Some(other));
+    refused(&wanted, "another cluster");
+}
+
+#[test]
+fn a_joiner_that_ends_at_any_point_has_its_own_data_or_is_a_member() {
+    let authority = Authority::new();
+    let (_founder, of_cluster, wanted) = cluster(&authority);
+    let (first, hsm) = node_at(&authority, 7, JOINER);
+    first.keeper.miss_etcd(true);
+    set_ca(&hsm, &authority).unwrap();
+    create(&hsm, "its-own").unwrap();
+    drop(hsm);
+    let (mut own, mut joined) = (0, 0);
+    for promote_at in [4, 15] {
+        for end in 1..30 {
+            let node = first.copy();
+            node.keeper.reach_at(&format!("https://{JOINER}:2380"));
+            let hsm = node.boot();
+            let store = Arc::new(SimStore::new(3));
+            refill(&of_cluster, &store);
+            store.share(true);
+            node.keeper.see(sight(&wanted, 0), Some(store.clone()));
+            node.keeper.stand(Standing::Learner);
+            let by = admin(&op(&hsm));
+            node.sim.local.delay(|| Box::pin(point()));
+            store.delay(|| Box::pin(point()));
+            let mut done = false;
+            {
+                let mut joining = pin!(hsm.join(ADDRESS, Some(&by), &wanted));
+                for at in 0..end {
+                    if at == promote_at && node.keeper.store(ETCD).is_some() {
+                        node.keeper.stand(Standing::Voter);
+                    }
+                    node.sim.clock.advance(std::time::Duration::from_millis(100));
+                    if let Poll::Ready(result) = joining.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                        result.unwrap();
+                        done = true;
+                        break;
+                    }
+                }
+            }
+            let votes = block_on(node.keeper.standing()) == Standing::Voter;
+            drop(hsm);
+            node.sim.local.no_delay();
+            store.no_delay();
+            let hsm = node.boot();
+            // A learner that nobody promotes is removed.
+            if !votes && node.keeper.store(ETCD).is_some() {
+                block_on(hsm.keep_joining());
+                assert_eq!(hsm.state(), State::Failed);
+                node.keeper.stand(Standing::Removed);
+            }
+            block_on(hsm.keep_joining());
+            block_on(hsm.probe());
+            let is_member = node.place(&hsm).place == ETCD;
+            assert_eq!(is_member, votes || done, "{promote_at} {end}");
+            if is_member {
+                assert_eq!(hsm.state(), State::Locked);
+                unlock(&hsm).unwrap();
+                assert!(names(&hsm).contains("of-the-cluster") && !names(&hsm).contains("its-own"));
+                joined += 1;
+            } else {
+                assert_eq!(hsm.state(), State::Operational, "it boots unattended");
+                assert!(names(&hsm).contains("its-own"));
+                own += 1;
+            }
+            create(&hsm, "writable").unwrap();
+            assert!(block_on(hsm.device().store.get(DevicePath::Joining)).unwrap().is_none());
+            assert_eq!(node.keeper.places().len(), 1);
+            if done {
+                break;
+            }
+        }
+    }
+    assert!(own > 5 && joined > 5, "{own} {joined}");
 }

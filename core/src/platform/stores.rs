@@ -68,6 +68,28 @@ pub struct Member {
     pub learner: bool,
 }
 
+/// What a member of a cluster told about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// All members.
+    pub members: Vec<Member>,
+    /// By how many seconds its clock differs from that of this machine, up to the nearest second.
+    pub clock_differs_s: u64,
+}
+
+/// What the etcd of this node is in its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It follows, and does not vote.
+    Learner,
+    /// It votes.
+    Voter,
+    /// It was removed by another member, and will not be started again.
+    Removed,
+    /// It does not run, or does not answer.
+    Unknown,
+}
+
 /// Why members could not be changed. `Display` is a sentence for the caller; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MemberError {
@@ -114,6 +136,19 @@ pub trait StoreKeeper: Send + Sync {
         begin: Begin,
         identity: PeerIdentity,
     ) -> BoxFuture<'_, Result<Arc<dyn Store>, EtcdError>>;
+    /// Whether there is an etcd with this number that was started once.
+    fn has_etcd(&self, number: u32) -> bool;
+    /// Asks the other `members` what they see, as a node does that is to join them.
+    ///
+    /// # Errors
+    /// If none of them accepts this node's certificate and answers.
+    fn look_at<'a>(
+        &'a self,
+        members: &'a [Member],
+        identity: &'a PeerIdentity,
+    ) -> BoxFuture<'a, Result<Sight, EtcdError>>;
+    /// What the etcd that runs is in its cluster.
+    fn standing(&self) -> BoxFuture<'_, Standing>;
     /// Stops the etcd that runs, if any.
     fn stop_etcd(&self) -> BoxFuture<'_, ()>;
     /// Makes the etcd that runs, if any, use another key and chain.

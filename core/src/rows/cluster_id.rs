@@ -83,6 +83,11 @@ impl ClusterId {
     }
 }
 
+/// The stored form of the cluster's id in a shared store, as fresh as `read`. `None`: there is none.
+pub async fn cluster_of(store: &dyn Store, read: Read) -> Result<Option<Vec<u8>>, StoreError> {
+    Ok(store.get(&cluster_identity(), read).await?.map(|row| row.value))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

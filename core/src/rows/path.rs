@@ -176,6 +176,8 @@ pub enum DevicePath {
     Cluster,
     /// Where the shared store of this device is. Absent: in its first file, or where the settings say.
     StorePlace,
+    /// A join of a cluster that is not finished.
+    Joining,
     /// The CA of the cluster, so that this node's etcd can start without what is stored there.
     ClusterCa,
     /// The key that signs checkpoints of the audit log.
@@ -207,6 +209,7 @@ impl DevicePath {
             DevicePath::Procedure => b"step",
             DevicePath::Cluster => b"cluster",
             DevicePath::StorePlace => b"store-place",
+            DevicePath::Joining => b"joining",
             DevicePath::ClusterCa => b"cluster-ca",
             DevicePath::AuditKey => b"audit/key",
             DevicePath::AuditHead => b"audit/head",

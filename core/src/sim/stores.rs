@@ -4,21 +4,42 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::platform::stores::{Begin, EtcdError, Member, MemberError, PeerIdentity, Place, PlaceKind, StoreKeeper};
+use crate::platform::stores::{
+    Begin, EtcdError, Member, MemberError, PeerIdentity, Place, PlaceKind, Sight, Standing, StoreKeeper,
+};
 use crate::runtime::BoxFuture;
 use crate::sim::SimStore;
 use crate::store::{Store, StoreError};
 
 /// Keeps the stores of a node, over any number of boots.
-#[derive(Default)]
 pub struct SimKeeper(Mutex<Kept>);
 
-#[derive(Default)]
+impl Default for SimKeeper {
+    fn default() -> Self {
+        Self(Mutex::new(Kept {
+            stores: BTreeMap::new(),
+            running: None,
+            members: Vec::new(),
+            missing: false,
+            url: "https://192.0.2.1:2380".into(),
+            sight: None,
+            standing: Standing::Voter,
+            joined: None,
+            prepare: None,
+        }))
+    }
+}
+
 struct Kept {
     stores: BTreeMap<Place, Arc<SimStore>>,
     running: Option<u32>,
     members: Vec<Member>,
     missing: bool,
+    url: String,
+    sight: Option<Sight>,
+    standing: Standing,
+    /// The rows of the cluster that is joined.
+    joined: Option<Arc<SimStore>>,
     /// Done with every store that is made.
     prepare: Option<Arc<Prepare>>,
 }
@@ -49,6 +70,22 @@ impl SimKeeper {
     /// A store that is there.
     pub fn store(&self, place: Place) -> Option<Arc<SimStore>> {
         self.kept().stores.get(&place).cloned()
+    }
+
+    /// Other members reach this node at `url` from now on.
+    pub fn reach_at(&self, url: &str) {
+        self.kept().url = url.into();
+    }
+
+    /// What other members tell a node that is to join, and what becomes of it.
+    pub fn see(&self, sight: Option<Sight>, joined: Option<Arc<SimStore>>) {
+        let mut kept = self.kept();
+        (kept.sight, kept.joined) = (sight, joined);
+    }
+
+    /// What the etcd of this node is from now on.
+    pub fn stand(&self, standing: Standing) {
+        self.kept().standing = standing;
     }
 
     /// Replaces the list of members.
@@ -86,7 +123,7 @@ impl StoreKeeper for SimKeeper {
     }
 
     fn urls(&self, _: &PeerIdentity) -> Result<Vec<String>, EtcdError> {
-        Ok(vec!["https://192.0.2.1:2380".into()])
+        Ok(vec![self.kept().url.clone()])
     }
 
     fn start_etcd(
@@ -106,11 +143,33 @@ impl StoreKeeper for SimKeeper {
                 return Err(EtcdError(format!("folder {number} is there, or is not")));
             }
             if begin == Begin::Found {
-                let urls = vec!["https://192.0.2.1:2380".into()];
+                let urls = vec![kept.url.clone()];
                 kept.members = vec![Member { id: 1, name: identity.name, urls, learner: false }];
+            }
+            if let Begin::Join(_) = begin {
+                let joined = kept.joined.clone().ok_or_else(|| EtcdError("no cluster is to be joined".into()))?;
+                kept.stores.insert(place, joined);
             }
             kept.running = Some(number);
             Ok(kept.make(place) as Arc<dyn Store>)
+        })
+    }
+
+    fn has_etcd(&self, number: u32) -> bool {
+        self.kept().stores.contains_key(&Place { kind: PlaceKind::Etcd, number })
+    }
+
+    fn look_at<'a>(&'a self, _: &'a [Member], _: &'a PeerIdentity) -> BoxFuture<'a, Result<Sight, EtcdError>> {
+        Box::pin(async {
+            let kept = self.kept();
+            kept.sight.clone().ok_or_else(|| EtcdError("no member answers".into()))
+        })
+    }
+
+    fn standing(&self) -> BoxFuture<'_, Standing> {
+        Box::pin(async {
+            let kept = self.kept();
+            if kept.running.is_some() { kept.standing } else { Standing::Unknown }
         })
     }
 

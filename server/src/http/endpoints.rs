@@ -62,7 +62,7 @@ pub fn table() -> Vec<Endpoint> {
         delete("/keys/{key}/restrictions/tags/{tag}", operational(KeyManage, Anywhere),        KeyAndTag,                            keys::remove_tag).no_cache(),
 
         post("/cluster/force-new",      failed_to_unlock_holder(),                             Nothing,             none(),         cluster::force_new).no_cache().intent(Never),
-        post("/cluster/join",           public(&[Unprovisioned]),                              Address,             untyped_json(), cluster::join).no_cache().intent(Proven),
+        post("/cluster/join",           operational(System, Root).or(&[Unprovisioned]),        Address,             untyped_json(), cluster::join).no_cache().intent(Proven),
         delete("/cluster",              operational(System, Root),                             TheHsm,                               cluster::dissolve),
         get("/cluster/members",         operational(System, Root),                             TheHsm,                               cluster::members).gives::<Vec<cluster_bodies::ClusterMember>>(200),
         post("/cluster/members",        operational(System, Root),                             TheHsm,              untyped_json(), cluster::invite).gives::<cluster_bodies::Invitation>(201).no_cache(),

@@ -66,6 +66,15 @@ impl Phase {
         }
     }
 
+    /// The Operational phase, to be closed, also while it is suspended in Failed.
+    pub(crate) fn operational_to_close(&self) -> Option<Arc<Operational>> {
+        match self {
+            Phase::Operational(op) => Some(op.clone()),
+            Phase::Failed(Failed { resume: Some(Resume::Phase(phase)) }) => phase.operational_to_close(),
+            Phase::Unprovisioned(_) | Phase::Locked(_) | Phase::Failed(_) => None,
+        }
+    }
+
     /// The state as the API names it.
     pub fn state(&self) -> State {
         match self {

@@ -53,8 +53,8 @@ pub async fn dissolve(op: OperationalGuard, caller: Caller, hsm: Arc<Hsm>, (): (
 }
 
 /// `POST /cluster/join`
-pub async fn join(hsm: Arc<Hsm>, _: Option<Caller>, address: IpAddr, wanted: Join) -> Result<Reply, Error> {
-    hsm.join(address, &wanted).await?;
+pub async fn join(hsm: Arc<Hsm>, caller: Option<Caller>, address: IpAddr, wanted: Join) -> Result<Reply, Error> {
+    hsm.join(address, caller.as_ref(), &wanted).await?;
     Ok(Reply::no_content())
 }
 
