@@ -381,6 +381,10 @@ pub const ETCD_REPLY_MAX_BYTES: usize = 64 << 20;
 /// Rows, each as large as [`STORE_VALUE_MAX_BYTES`] at most, that one call reads by their keys.
 /// Each call has its own.
 pub const ETCD_GET_ROWS: usize = 32;
+/// How often a change of etcd's members is tried that is refused only for a moment. Each change has its own.
+pub const ETCD_MEMBER_TRIES: u32 = 24;
+/// Time between two of these tries. Each change has its own.
+pub const ETCD_MEMBER_RETRY_MS: u64 = 1_000;
 /// Largest message that is sent to etcd, which itself refuses more than 1.5 MiB unless it is set up otherwise. Each call has
 /// its own.
 pub const ETCD_REQUEST_MAX_BYTES: usize = 2 << 20;

@@ -20,7 +20,9 @@ impl Address {
             return Ok(Self { host: address.ip().to_string(), port: address.port() });
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().map_err(|_| wrong())?;
+        // A number may have a sign for Rust, a port may not.
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|_| digits).ok_or_else(wrong)?;
         match ServerName::try_from(host) {
             Ok(ServerName::DnsName(_)) => Ok(Self { host: host.to_ascii_lowercase(), port }),
             _ => Err(wrong()),
@@ -63,9 +65,18 @@ mod tests {
         for text in ["etcd-1.example.com:2379", "192.0.2.1:2379", "[2001:db8::1]:2379", "localhost:1"] {
             assert_eq!(Address::parse(text).unwrap().to_string(), text);
         }
-        for text in
-            ["", "host", ":2379", "host:", "host:70000", "2001:db8::1:2379", "https://host:2379", "a b:1", "h/x:1"]
-        {
+        for text in [
+            "",
+            "host",
+            ":2379",
+            "host:",
+            "host:70000",
+            "host:+1",
+            "2001:db8::1:2379",
+            "https://host:2379",
+            "a b:1",
+            "h/x:1",
+        ] {
             assert!(Address::parse(text).unwrap_err().contains("host:port"), "{text}");
         }
     }

@@ -12,8 +12,8 @@ use crate::error::Error;
 use crate::proto::{
     AlarmMember, AlarmRequest, AlarmResponse, CompactionRequest, CompactionResponse, DefragmentRequest,
     DefragmentResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
-    LeaseRevokeRequest, LeaseRevokeResponse, Member, MemberListRequest, MemberListResponse, RangeRequest,
-    RangeResponse, StatusRequest, StatusResponse, TxnRequest, TxnResponse,
+    LeaseRevokeRequest, LeaseRevokeResponse, RangeRequest, RangeResponse, StatusRequest, StatusResponse, TxnRequest,
+    TxnResponse,
 };
 use crate::request;
 use crate::tls::Tls;
@@ -48,12 +48,12 @@ pub struct Client {
     nodes: Mutex<Vec<Arc<Node>>>,
     expected: Expected,
     connect: Duration,
-    deadline: Duration,
+    pub(crate) deadline: Duration,
 }
 
 /// What is done when a call was sent, and no answer came.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Unanswered {
+pub(crate) enum Unanswered {
     /// It goes to the next endpoint.
     Repeat,
     /// The caller is told so.
@@ -133,14 +133,6 @@ impl Client {
         self.call::<_, LeaseRevokeResponse>(method, LeaseRevokeRequest { id }, Unanswered::Tell).await.map(drop)
     }
 
-    /// The members, as the majority knows them.
-    pub async fn member_list(&self) -> Result<Vec<Member>, Error> {
-        let method = Method { path: "/etcdserverpb.Cluster/MemberList", leader: true };
-        let request = MemberListRequest { linearizable: true };
-        let list: MemberListResponse = self.call(method, request, Unanswered::Repeat).await?;
-        Ok(list.members)
-    }
-
     /// What one member says about itself, the first that answers.
     pub async fn status(&self) -> Result<StatusResponse, Error> {
         self.call(Method::STATUS, StatusRequest {}, Unanswered::Repeat).await
@@ -148,9 +140,7 @@ impl Client {
 
     /// What the member at `endpoint` says about itself.
     pub async fn status_of(&self, endpoint: &Address) -> Result<StatusResponse, Error> {
-        let now = Instant::now();
-        let until = (now + self.connect, now + self.deadline);
-        self.node(endpoint)?.unary(&self.expected, Method::STATUS, StatusRequest {}, until).await
+        self.call_at(endpoint, Method::STATUS, StatusRequest {}, self.deadline).await
     }
 
     /// The alarms that are raised in the cluster. Needs a majority.
@@ -166,13 +156,23 @@ impl Client {
     /// while it does, so it takes a deadline of its own, by the size of the database.
     pub async fn defragment(&self, endpoint: &Address, deadline: Duration) -> Result<(), Error> {
         let method = Method { path: "/etcdserverpb.Maintenance/Defragment", leader: false };
-        let now = Instant::now();
-        let until = (now + self.connect, now + deadline);
-        let node = self.node(endpoint)?;
-        node.unary::<_, DefragmentResponse>(&self.expected, method, DefragmentRequest {}, until).await.map(drop)
+        self.call_at::<_, DefragmentResponse>(endpoint, method, DefragmentRequest {}, deadline).await.map(drop)
     }
 
-    async fn call<Req: Message, Res: Message>(
+    /// Calls one member and no other.
+    pub(crate) async fn call_at<Req: Message, Res: Message>(
+        &self,
+        endpoint: &Address,
+        method: Method,
+        request: Req,
+        deadline: Duration,
+    ) -> Result<Res, Error> {
+        let now = Instant::now();
+        let until = (now + self.connect, now + deadline);
+        self.node(endpoint)?.unary(&self.expected, method, request, until).await
+    }
+
+    pub(crate) async fn call<Req: Message, Res: Message>(
         &self,
         method: Method,
         request: Req,
@@ -212,11 +212,16 @@ impl Client {
                 Err(error) => error,
             };
             let again = match &error {
-                Error::NotBegun(_) | Error::NoLeader | Error::Refused(_) | Error::Unsupported(_) => true,
-                Error::Unknown(_) => unanswered == Unanswered::Repeat,
-                Error::NoSpace | Error::Compacted | Error::TooLarge | Error::LeaseNotFound | Error::Other(_) => {
-                    return Err(error);
+                Error::NotBegun(_) | Error::NoLeader | Error::Learner | Error::Refused(_) | Error::Unsupported(_) => {
+                    true
                 }
+                Error::Unknown(_) => unanswered == Unanswered::Repeat,
+                Error::NoSpace
+                | Error::Compacted
+                | Error::TooLarge
+                | Error::LeaseNotFound
+                | Error::Member(_)
+                | Error::Other(_) => return Err(error),
             };
             tracing::debug!(endpoint = %node.address, %error, "an endpoint of etcd has failed");
             self.put_last(node);
@@ -267,6 +272,8 @@ fn summary(failures: Vec<(Address, Error)>) -> Error {
         Error::NoLeader
     } else if any(|error| matches!(error, Error::NotBegun(_))) {
         Error::NotBegun(why())
+    } else if any(|error| matches!(error, Error::Learner)) {
+        Error::Learner
     } else if any(|error| matches!(error, Error::Unsupported(_))) {
         Error::Unsupported(why())
     } else {

@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 
 use tonic::{Code, Status};
 
+use crate::members::MemberError;
+
 /// Why a call failed. Texts are for the log: they name endpoints and causes, never keys or values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -16,6 +18,10 @@ pub enum Error {
     /// The members that can be reached have no leader, hence no majority. Certainly not begun; a watch ends.
     #[error("etcd has no leader")]
     NoLeader,
+    /// The members that can be reached are learners, which do no more than tell about themselves and answer reads from what
+    /// they know. Nothing was done.
+    #[error("the member of etcd is a learner, which serves nobody before it is promoted")]
+    Learner,
     /// The database has reached its quota, or the alarm of that is not lifted yet. Nothing was done. Reads, deletions and
     /// compaction go on.
     #[error("the database of etcd is full")]
@@ -29,6 +35,9 @@ pub enum Error {
     /// The lease does not exist, or no longer.
     #[error("the lease does not exist in etcd")]
     LeaseNotFound,
+    /// The members are not changed. Nothing was done.
+    #[error(transparent)]
+    Member(MemberError),
     /// One side does not accept the other: certificates, users, rights, another cluster. Nothing was done.
     #[error("etcd and this client do not accept each other: {0}")]
     Refused(String),
@@ -89,12 +98,13 @@ impl Error {
             "too many operations in txn request" | "request is too large" => Self::TooLarge,
             "requested lease not found" => Self::LeaseNotFound,
             // Looked at before the proposal (`processInternalRaftRequestOnce`, interceptors).
-            "too many requests" | "rpc not supported for learner" | "not capable" => Self::NotBegun(rest.to_owned()),
+            "rpc not supported for learner" => Self::Learner,
+            "too many requests" | "not capable" => Self::NotBegun(rest.to_owned()),
             "permission denied"
             | "invalid auth token"
             | "user name is empty"
             | "authentication failed, invalid user ID or password" => Self::Refused(rest.to_owned()),
-            _ => return None,
+            _ => return MemberError::spoken(rest).map(Self::Member),
         })
     }
 }
@@ -152,7 +162,6 @@ mod tests {
             (Code::Unavailable, "etcdserver: request timed out, possibly due to connection lost"),
             (Code::Unavailable, "etcdserver: leader changed"),
             (Code::Unavailable, "etcdserver: server stopped"),
-            (Code::Unavailable, "etcdserver: unhealthy cluster"),
             (Code::Unavailable, "transport is closing"),
             (Code::DeadlineExceeded, "etcdserver: context deadline exceeded"),
             (Code::Cancelled, "etcdserver: request canceled"),
@@ -176,6 +185,8 @@ mod tests {
             (Code::ResourceExhausted, "grpc: received message larger than max (9 vs. 4)", Error::TooLarge),
             (Code::NotFound, "etcdserver: requested lease not found", Error::LeaseNotFound),
             (Code::ResourceExhausted, "etcdserver: too many requests", Error::NotBegun("too many requests".into())),
+            (Code::FailedPrecondition, "etcdserver: rpc not supported for learner", Error::Learner),
+            (Code::InvalidArgument, "etcdserver: given member URLs are invalid", Error::Member(MemberError::BadUrls)),
             (Code::PermissionDenied, "etcdserver: permission denied", Error::Refused("permission denied".into())),
             (Code::InvalidArgument, "etcdserver: user name is empty", Error::Refused("user name is empty".into())),
             (

@@ -15,6 +15,7 @@ mod address;
 mod client;
 mod connection;
 mod error;
+mod members;
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
 pub mod proto;
 pub mod request;
@@ -25,5 +26,6 @@ mod watch;
 pub use address::Address;
 pub use client::{Client, Settings};
 pub use error::Error;
+pub use members::{MemberError, MemberKind, when_healthy};
 pub use tls::Tls;
 pub use watch::{Notice, Watch};

@@ -23,6 +23,8 @@ use crate::folder::Folder;
 /// deleted; they do not survive the test process either.
 pub struct EtcdServer {
     members: Vec<Member>,
+    /// The arguments of all members that tell nothing about the others.
+    shared: Vec<String>,
     /// Its folder. The test may keep files there, too.
     pub folder: Folder,
     /// `None`: plain HTTP.
@@ -32,6 +34,7 @@ pub struct EtcdServer {
 struct Member {
     arguments: Vec<String>,
     client_port: u16,
+    peer_url: String,
     process: Option<Process>,
 }
 
@@ -65,17 +68,8 @@ impl EtcdServer {
 
     fn start_as(members: usize, flags: &[&str], certificates: Option<EtcdCertificates>) -> Self {
         let folder = Folder::new();
-        let scheme = if certificates.is_some() { "https" } else { "http" };
-        let ports: Vec<(u16, u16)> = (0..members).map(|_| (free_port(), free_port())).collect();
-        let url = |port: u16| format!("{scheme}://127.0.0.1:{port}");
-        let cluster: Vec<String> =
-            ports.iter().enumerate().map(|(index, (_, peer))| format!("m{index}={}", url(*peer))).collect();
-        let mut shared = vec![
-            format!("--initial-cluster={}", cluster.join(",")),
-            // The id of a cluster is made of this and the addresses.
-            format!("--initial-cluster-token={}", folder.at("")),
-            "--initial-cluster-state=new".to_owned(),
-        ];
+        // The id of a cluster is made of this and the addresses.
+        let mut shared = vec![format!("--initial-cluster-token={}", folder.at(""))];
         if let Some(certificates) = &certificates {
             let ca = folder.file("ca.pem", &certificates.ca);
             let chain = folder.file("server.pem", &certificates.server.certificate);
@@ -90,22 +84,56 @@ impl EtcdServer {
             }
         }
         shared.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let member = |(index, (client, peer)): (usize, &(u16, u16))| {
-            let mut arguments = vec![
-                format!("--name=m{index}"),
-                format!("--data-dir={}", folder.at(&format!("m{index}"))),
-                format!("--listen-client-urls={}", url(*client)),
-                format!("--advertise-client-urls={}", url(*client)),
-                format!("--listen-peer-urls={}", url(*peer)),
-                format!("--initial-advertise-peer-urls={}", url(*peer)),
-            ];
-            arguments.extend(shared.iter().cloned());
-            Member { arguments, client_port: *client, process: None }
-        };
-        let members = ports.iter().enumerate().map(member).collect();
-        let mut server = Self { members, folder, certificates };
+        let mut server = Self { members: Vec::new(), shared, folder, certificates };
+        let all: Vec<usize> = (0..members).map(|_| server.prepare()).collect();
+        for member in &all {
+            server.found(*member, "new", &all);
+        }
         server.start_all();
         server
+    }
+
+    /// A further member that is not started: its index. It has to be added to the cluster by its URL, and can then
+    /// [`EtcdServer::join`].
+    pub fn prepare(&mut self) -> usize {
+        let (index, client_port, peer_port) = (self.members.len(), free_port(), free_port());
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        let url = |port: u16| format!("{scheme}://127.0.0.1:{port}");
+        let mut arguments = vec![
+            format!("--name=m{index}"),
+            format!("--data-dir={}", self.folder.at(&format!("m{index}"))),
+            format!("--listen-client-urls={}", url(client_port)),
+            format!("--advertise-client-urls={}", url(client_port)),
+            format!("--listen-peer-urls={}", url(peer_port)),
+            format!("--initial-advertise-peer-urls={}", url(peer_port)),
+        ];
+        arguments.extend(self.shared.iter().cloned());
+        self.members.push(Member { arguments, client_port, peer_url: url(peer_port), process: None });
+        index
+    }
+
+    /// Starts a prepared member, which the cluster of the members `with`, itself among them, has added, and waits until it
+    /// serves clients.
+    pub fn join(&mut self, member: usize, with: &[usize]) {
+        self.found(member, "existing", with);
+        self.restart(member);
+    }
+
+    fn found(&mut self, member: usize, state: &str, with: &[usize]) {
+        let cluster: Vec<String> = with.iter().map(|at| format!("m{at}={}", self.members[*at].peer_url)).collect();
+        let arguments = &mut self.members[member].arguments;
+        arguments.push(format!("--initial-cluster={}", cluster.join(",")));
+        arguments.push(format!("--initial-cluster-state={state}"));
+    }
+
+    /// The URL at which a member listens for the others.
+    pub fn peer_url(&self, member: usize) -> String {
+        self.members[member].peer_url.clone()
+    }
+
+    /// The file in which a member keeps all its data.
+    pub fn data_file(&self, member: usize) -> PathBuf {
+        self.folder.path(&format!("m{member}/member/snap/db"))
     }
 
     /// `127.0.0.1:port` of the client port of each member.
@@ -140,13 +168,25 @@ impl EtcdServer {
         self.members[member].process = None;
     }
 
+    /// Stops a member in order, and waits until it has ended.
+    pub fn stop(&mut self, member: usize) {
+        self.signal(member, Signal::TERM);
+        self.await_end(member);
+    }
+
+    /// Waits until a member has ended by itself, as one does that was removed.
+    pub fn await_end(&mut self, member: usize) {
+        let mut process = self.members[member].process.take().expect("the member runs");
+        process.child.wait().unwrap();
+    }
+
     /// Starts a killed member on its folder and at its ports, and waits until it serves clients. That takes a majority.
     pub fn restart(&mut self, member: usize) {
         self.spawn(member);
         self.await_ready(member);
     }
 
-    /// Starts all members that do not run, and waits until they serve clients.
+    /// Starts all members that do not run, and waits until they serve clients. All must have joined.
     pub fn start_all(&mut self) {
         let idle: Vec<usize> = (0..self.members.len()).filter(|at| self.members[*at].process.is_none()).collect();
         for member in &idle {

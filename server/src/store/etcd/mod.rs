@@ -311,14 +311,16 @@ fn senseless() -> StoreError {
 /// The error of a call that changes nothing, so that it does not matter whether it was carried out.
 fn read_error(error: &Error) -> StoreError {
     match error {
-        Error::NotBegun(_) | Error::Unknown(_) | Error::LeaseNotFound => StoreError::Unreachable(error.to_string()),
+        Error::NotBegun(_) | Error::Unknown(_) | Error::Learner | Error::LeaseNotFound => {
+            StoreError::Unreachable(error.to_string())
+        }
         Error::Refused(why) => StoreError::Refused(why.clone()),
         Error::Unsupported(why) => StoreError::Unsupported(why.clone()),
         Error::NoLeader => StoreError::NoMajority,
         Error::NoSpace => StoreError::Full,
         Error::Compacted => StoreError::Compacted,
         Error::TooLarge => StoreError::TooLarge,
-        Error::Other(_) => StoreError::Damaged(error.to_string()),
+        Error::Member(_) | Error::Other(_) => StoreError::Damaged(error.to_string()),
     }
 }
 
