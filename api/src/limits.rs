@@ -385,6 +385,15 @@ pub const ETCD_GET_ROWS: usize = 32;
 pub const ETCD_MEMBER_TRIES: u32 = 24;
 /// Time between two of these tries. Each change has its own.
 pub const ETCD_MEMBER_RETRY_MS: u64 = 1_000;
+/// Largest data file of etcd that is read without it; etcd itself is for 8 GiB at most. Each reading has its own.
+pub const ETCD_FILE_MAX_BYTES: u64 = 32 << 30;
+/// Largest page of such a file, which has no more than a few rows if it is larger than the smallest. Each reading has its own.
+pub const ETCD_FILE_PAGE_MAX_BYTES: u64 = 64 << 20;
+/// Memory for the keys of rows in such a file that are put in order: about a million. If there are more, the file is read more
+/// than once. Each reading has its own.
+pub const ETCD_FILE_INDEX_MAX_BYTES: usize = 256 << 20;
+/// Members, and those that were removed, which are read from such a file. Each reading has its own.
+pub const ETCD_FILE_MEMBERS_MAX: usize = 65_536;
 /// Largest message that is sent to etcd, which itself refuses more than 1.5 MiB unless it is set up otherwise. Each call has
 /// its own.
 pub const ETCD_REQUEST_MAX_BYTES: usize = 2 << 20;

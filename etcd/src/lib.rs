@@ -14,6 +14,7 @@
 mod address;
 mod client;
 mod connection;
+mod data_file;
 mod error;
 mod members;
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
@@ -25,6 +26,7 @@ mod watch;
 
 pub use address::Address;
 pub use client::{Client, Settings};
+pub use data_file::{DataFile, Facts, FileError, Rows, Summary};
 pub use error::Error;
 pub use members::{MemberError, MemberKind, when_healthy};
 pub use tls::Tls;

@@ -16,6 +16,7 @@ use casemate_core::backup::nethsm;
 use casemate_core::crypto::material::Material;
 use casemate_core::hsm::update::{Intake, UpdateKey, Version};
 use casemate_core::runtime::{BoxFuture, Clock};
+use casemate_etcd::{DataFile, FileError};
 use casemate_server::http::body;
 use casemate_server::http::budget::Budget;
 use casemate_server::http::{json, multipart as import, negotiate};
@@ -37,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     ("update", update),
     ("config", configuration),
     ("chain", chain),
+    ("datafile", data_file),
 ];
 
 /// A backup: its frames, and the decrypted contents.
@@ -267,4 +269,29 @@ impl Clock for Stopped {
     fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
         Box::pin(std::future::pending())
     }
+}
+
+/// The data file of an etcd: whatever is in it, reading it ends, and rows come in order.
+pub fn data_file(bytes: &[u8]) {
+    let path = std::env::temp_dir().join(format!("casemate-fuzz-{}", std::process::id()));
+    std::fs::write(&path, bytes).expect("the temporary folder can be written");
+    let read = || -> Result<(), FileError> {
+        let file = DataFile::open(&path)?;
+        let mut last = Vec::new();
+        for row in file.rows(b"k") {
+            let key = row?.key.to_vec();
+            assert!(key.starts_with(b"k") && key > last, "rows are out of order");
+            last = key;
+        }
+        let (summary, count) = (file.summary()?, file.count(b"")?);
+        assert!(count <= summary.total_key && summary.total_size_bytes <= bytes.len() as u64, "{summary:?}");
+        file.facts()?;
+        file.members()?;
+        file.members_removed().map(drop)
+    };
+    match read() {
+        Ok(()) | Err(FileError::Damaged { .. }) => {}
+        Err(error @ FileError::Unreadable { .. }) => panic!("{error}"),
+    }
+    let _ = std::fs::remove_file(&path);
 }
