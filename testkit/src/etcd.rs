@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use std::{env, io, thread};
+use std::{env, thread};
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -18,6 +18,7 @@ use rcgen::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::folder::Folder;
+use crate::process::{mortal, spawn};
 
 /// An etcd cluster. Members are known by their index, from 0. When it is dropped, all processes are killed and the folder is
 /// deleted; they do not survive the test process either.
@@ -215,11 +216,11 @@ impl EtcdServer {
     fn spawn(&mut self, member: usize) {
         let member = &mut self.members[member];
         assert!(member.process.is_none(), "the member runs already");
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(etcd()).args(&member.arguments);
+        let mut command = mortal(etcd(), None);
+        command.args(&member.arguments);
         command.env_clear().env("PATH", env::var_os("PATH").unwrap_or_default());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = spawn_in_lasting_thread(command).expect("setpriv (Debian: util-linux) starts etcd");
+        let mut child = spawn(command).expect("setpriv (Debian: util-linux) starts etcd");
         let log = Arc::new(Mutex::new(VecDeque::new()));
         let (sender, ready) = mpsc::channel();
         let (stderr, lines) = (child.stderr.take().unwrap(), Arc::clone(&log));
@@ -264,25 +265,6 @@ const LOG_LINES_MAX: usize = 100;
 
 /// Time to start, on a machine that is busy with other tests.
 const READY: Duration = Duration::from_secs(60);
-
-/// Linux ends a child with its parent *thread* (`PR_SET_PDEATHSIG`), and the thread of a test ends before a cluster that
-/// several tests share.
-fn spawn_in_lasting_thread(command: Command) -> io::Result<Child> {
-    type Order = (Command, Sender<io::Result<Child>>);
-    static ORDERS: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
-    let orders = ORDERS.get_or_init(|| {
-        let (sender, orders) = mpsc::channel::<Order>();
-        thread::spawn(move || {
-            for (mut command, reply) in orders {
-                let _ = reply.send(command.spawn());
-            }
-        });
-        Mutex::new(sender)
-    });
-    let (reply, child) = mpsc::channel();
-    orders.lock().unwrap().send((command, reply)).unwrap();
-    child.recv().unwrap()
-}
 
 /// The program that `cargo xtask etcd` builds.
 fn etcd() -> PathBuf {

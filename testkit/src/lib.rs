@@ -1,7 +1,7 @@
 //! What the tests of several crates share. Nothing but tests depends on it.
 //!
 //! [`Hsm`] is a real `casemated`; [`MockServer`] answers as a test wants; [`nethsm`] starts a mock that answers as
-//! NetHSM is documented to; [`EtcdServer`] is a real etcd.
+//! NetHSM is documented to; [`EtcdServer`] is a real etcd; [`Network`] puts them on machines that can be cut off from each other.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "tests wait and look at their environment")]
@@ -12,7 +12,9 @@ mod fixtures;
 mod folder;
 mod hsm;
 mod mock_server;
+mod net;
 pub mod nethsm;
+mod process;
 mod vendor;
 
 pub use etcd::{EtcdCertificates, EtcdIdentity, EtcdServer};
@@ -20,4 +22,5 @@ pub use fixtures::{ADMIN, BACKUP, OPERATOR, UNLOCK, admin, ed25519, key, operato
 pub use folder::Folder;
 pub use hsm::{Hsm, client_of, fingerprint};
 pub use mock_server::{Identity, MockServer, Reaction, reply, reply_as};
+pub use net::{Network, Place};
 pub use vendor::Vendor;

@@ -36,6 +36,7 @@ const PACKAGES: &[Package] = &[
         present: || succeeds("sh", &["-c", "ls /usr/lib/*/rsyslog/lmnsd_gtls.so"]),
     },
     Package { name: "curl", what_for: "the quick start", present: || succeeds("curl", &["--version"]) },
+    Package { name: "iproute2", what_for: "networks that can be cut", present: || succeeds("ip", &["-Version"]) },
     Package { name: "python3", what_for: "real clients", present: || succeeds("python3", &["--version"]) },
     Package {
         name: "python3-venv",
