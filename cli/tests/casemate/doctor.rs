@@ -275,8 +275,8 @@ fn a_shared_store_is_judged_whole_without_a_member_without_a_majority_and_away()
     assert_eq!(check(&found(hsm.operator(&["--json", "doctor"]), 0), "store")["result"], "skip");
 
     etcd.kill(2);
-    let warned = store(|| as_admin(&hsm), |store| store["data"]["endpointsUsable"] == 2);
-    assert_eq!(warned["result"], "warn", "{warned}");
+    // Until there is a new leader, it is worse.
+    let warned = store(|| as_admin(&hsm), |store| store["result"] == "warn" && store["data"]["endpointsUsable"] == 2);
     assert!(warned["seen"].as_str().unwrap().contains(&etcd.endpoints()[2]), "{warned}");
     assert!(warned["next"].as_str().unwrap().starts_with("Repair the endpoints"), "{warned}");
 
