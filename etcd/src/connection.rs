@@ -1,8 +1,12 @@
 //! One endpoint, and the connection to it.
 
 use std::fmt::Display;
+use std::fs::File;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +25,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ProtocolVersion;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -33,7 +37,7 @@ use tonic::{Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
-use crate::address::Address;
+use crate::address::{Address, Place};
 use crate::error::{Error, Sending, with_causes};
 use crate::proto::{StatusRequest, StatusResponse};
 use crate::tls::{ALPN, Tls};
@@ -160,12 +164,12 @@ impl Node {
     }
 
     async fn connect(&self, expected: &Expected) -> Result<Channel, Error> {
-        let tcp = self.tcp().await?;
-        let _ = tcp.set_nodelay(true);
-        let (channel, ended) = match &self.tls {
-            None => handshake(tcp).await?,
-            Some(tls) => {
-                let name = ServerName::try_from(self.address.host().to_owned()).map_err(not_begun)?;
+        let (channel, ended) = match (&self.address.0, &self.tls) {
+            (Place::Unix(path), _) => handshake(unix(path).await.map_err(not_begun)?).await?,
+            (Place::Host { host, port }, None) => handshake(self.tcp(host, *port).await?).await?,
+            (Place::Host { host, port }, Some(tls)) => {
+                let name = ServerName::try_from(host.clone()).map_err(not_begun)?;
+                let tcp = self.tcp(host, *port).await?;
                 let mut stream =
                     TlsConnector::from(Arc::clone(&tls.0)).connect(name, tcp).await.map_err(tls_failure)?;
                 if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
@@ -180,11 +184,10 @@ impl Node {
         Ok(channel)
     }
 
-    async fn tcp(&self) -> Result<TcpStream, Error> {
-        let host = self.address.host();
+    async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, Error> {
         let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
-            Ok(ip) => vec![(ip, self.address.port()).into()],
-            Err(_) => tokio::net::lookup_host((host, self.address.port())).await.map_err(not_begun)?.collect(),
+            Ok(ip) => vec![(ip, port).into()],
+            Err(_) => tokio::net::lookup_host((host, port)).await.map_err(not_begun)?.collect(),
         };
         let mut why = Error::NotBegun("the name has no address".into());
         for address in found.into_iter().take(ETCD_ADDRESSES_MAX) {
@@ -192,7 +195,10 @@ impl Node {
                 return Err(Error::Refused("without TLS it must be on this machine".into()));
             }
             match TcpStream::connect(address).await {
-                Ok(tcp) => return Ok(tcp),
+                Ok(tcp) => {
+                    let _ = tcp.set_nodelay(true);
+                    return Ok(tcp);
+                }
                 Err(error) => why = not_begun(error),
             }
         }
@@ -226,8 +232,9 @@ impl Node {
     }
 
     fn grpc(&self, channel: &Channel) -> Grpc<Channel> {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let origin = Uri::builder().scheme(scheme).authority(self.address.to_string()).path_and_query("/").build();
+        let tls = self.tls.is_some() && matches!(self.address.0, Place::Host { .. });
+        let scheme = if tls { "https" } else { "http" };
+        let origin = Uri::builder().scheme(scheme).authority(self.address.authority()).path_and_query("/").build();
         // An address always makes a URI; without one etcd refuses the call, and nothing is done.
         Grpc::with_origin(channel.clone(), origin.unwrap_or_default())
             .max_decoding_message_size(ETCD_REPLY_MAX_BYTES)
@@ -259,6 +266,16 @@ impl Expected {
             _ => Ok(()),
         }
     }
+}
+
+/// Connects through the open folder of the socket, because the address of a socket has 107 bytes only.
+async fn unix(path: &Path) -> io::Result<UnixStream> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not the path of a socket"));
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let folder = File::open(parent)?;
+    UnixStream::connect(Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name)).await
 }
 
 async fn ready(grpc: &mut Grpc<Channel>) -> Result<(), Error> {

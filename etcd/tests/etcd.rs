@@ -109,6 +109,23 @@ async fn rows_are_written_under_guards_and_read_in_order() {
 }
 
 #[tokio::test]
+async fn a_unix_socket_is_an_endpoint_however_long_its_path() {
+    let etcd = EtcdServer::on_unix_socket();
+    let socket = etcd.socket();
+    assert!(socket.as_os_str().len() > 108, "{}", socket.display());
+    let address = Address::unix(&socket);
+    // TLS is for endpoints on the network.
+    for tls in [None, Some(tls(&EtcdCertificates::new(), &EtcdCertificates::new()))] {
+        let client = Client::new(Settings::of(vec![address.clone()], tls)).unwrap();
+        write(&client, "k", "v").await;
+        assert_eq!(value(&client, "k").await.as_deref(), Some(&b"v"[..]));
+    }
+    let nowhere = Address::unix(socket.with_file_name("nowhere"));
+    let refused = Client::new(Settings::of(vec![nowhere.clone()], None)).unwrap().status().await.unwrap_err();
+    assert!(matches!(&refused, Error::NotBegun(why) if why.starts_with(&nowhere.to_string())), "{refused:?}");
+}
+
+#[tokio::test]
 async fn guards_of_nested_transactions_see_the_state_before_the_group() {
     let etcd = EtcdServer::single();
     let client = client(&etcd);
@@ -292,7 +309,7 @@ async fn both_sides_must_accept_each_other() {
     let plain = with(None).txn(write).await;
     assert!(matches!(plain, Err(Error::NotBegun(_))), "{plain:?}");
     // The certificate is for 127.0.0.1 and for localhost.
-    let port = addresses(&etcd)[0].port();
+    let port = addresses(&etcd)[0].port().unwrap();
     let named = |host: &str| vec![Address::parse(&format!("{host}:{port}")).unwrap()];
     let by_name = Client::new(Settings { endpoints: named("localhost"), ..settings(&etcd) }).unwrap();
     assert_eq!(value(&by_name, "k").await, None);

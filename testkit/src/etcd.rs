@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use std::{env, thread};
+use std::{env, fs, thread};
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -67,6 +67,24 @@ impl EtcdServer {
         Self::start_as(members, flags, None)
     }
 
+    /// One member that serves clients on a Unix socket only. The path of the socket is longer than the address of one can be.
+    pub fn on_unix_socket() -> Self {
+        // etcd must tell the others something, and not an address that somebody listens at.
+        let flags =
+            [format!("--listen-client-urls=unix://{SOCKET}"), "--advertise-client-urls=http://invalid:1".into()];
+        Self::start_plain(1, &flags.each_ref().map(String::as_str))
+    }
+
+    /// The socket of [`EtcdServer::on_unix_socket`].
+    pub fn socket(&self) -> PathBuf {
+        self.place().join(SOCKET)
+    }
+
+    /// Where its members run.
+    fn place(&self) -> PathBuf {
+        self.folder.path(&"x".repeat(100))
+    }
+
     fn start_as(members: usize, flags: &[&str], certificates: Option<EtcdCertificates>) -> Self {
         let folder = Folder::new();
         // The id of a cluster is made of this and the addresses.
@@ -90,6 +108,7 @@ impl EtcdServer {
         for member in &all {
             server.found(*member, "new", &all);
         }
+        fs::create_dir(server.place()).unwrap();
         server.start_all();
         server
     }
@@ -214,11 +233,12 @@ impl EtcdServer {
     }
 
     fn spawn(&mut self, member: usize) {
+        let place = self.place();
         let member = &mut self.members[member];
         assert!(member.process.is_none(), "the member runs already");
         let mut command = mortal(etcd(), None);
         command.args(&member.arguments);
-        command.env_clear().env("PATH", env::var_os("PATH").unwrap_or_default());
+        command.current_dir(place).env_clear().env("PATH", env::var_os("PATH").unwrap_or_default());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = spawn(command).expect("setpriv (Debian: util-linux) starts etcd");
         let log = Arc::new(Mutex::new(VecDeque::new()));
@@ -260,6 +280,8 @@ fn follow(stderr: ChildStderr, log: &Mutex<VecDeque<String>>, ready: &Sender<()>
         log.push_back(line);
     }
 }
+
+const SOCKET: &str = "client.sock";
 
 const LOG_LINES_MAX: usize = 100;
 
