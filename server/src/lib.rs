@@ -5,6 +5,7 @@ pub mod command;
 pub mod device;
 mod durable;
 pub mod http;
+pub mod member;
 pub mod observe;
 pub mod pool;
 pub mod process;

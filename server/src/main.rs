@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use casemate_server::member::confine;
 use casemate_server::observe::plain::plain;
 use casemate_server::process::{Exit, WipingAllocator};
 use casemate_server::run::run;
@@ -12,6 +13,10 @@ use casemate_server::tool;
 static ALLOCATOR: WipingAllocator = WipingAllocator::new();
 
 fn main() -> Exit {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == confine::ARGUMENT) {
+        return confine::run(arguments);
+    }
     match Settings::read(std::env::args_os()) {
         Ok(Command::Serve(settings)) => run(&settings),
         Ok(Command::Tool(tool)) => tool::run(&tool),
