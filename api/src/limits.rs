@@ -404,3 +404,22 @@ pub const JOIN_MAX_S: u64 = 3_600;
 pub const JOIN_POLL_MS: u64 = 250;
 /// Most by which the clock of a node that joins may differ from that of a member. Each join has its own.
 pub const JOIN_CLOCK_S: u64 = 5;
+/// Time for `etcd --version` to answer. Each start of a member has its own.
+pub const MEMBER_VERSION_MS: u64 = 10_000;
+/// Time for the etcd of a node to end by itself when it is asked to; then it is killed. It waits 7 s for its clients. Each stop
+/// has its own.
+pub const MEMBER_STOP_MS: u64 = 15_000;
+/// Time for the etcd of a node to tell whether it is ready. Each question has its own.
+pub const MEMBER_READY_MS: u64 = 2_000;
+/// Time before the etcd of a node that has ended unexpectedly is started again. It doubles each time. Each member has its own.
+pub const MEMBER_PAUSE_MIN_MS: u64 = 500;
+/// Longest such time. Each member has its own.
+pub const MEMBER_PAUSE_MAX_MS: u64 = 30_000;
+/// Time that the etcd of a node has to run until such a time begins at its shortest again. Each member has its own.
+pub const MEMBER_STEADY_MS: u64 = 60_000;
+/// Records of the log of its etcd that a node keeps. Each member has its own.
+pub const MEMBER_LOG_RECORDS_MAX: usize = 1024;
+/// Bytes of these records. Each member has its own.
+pub const MEMBER_LOG_MAX_BYTES: usize = 1 << 20;
+/// Longest line of that log, in bytes; what is behind is not read. Each line has its own.
+pub const MEMBER_LOG_LINE_MAX_BYTES: usize = 16 << 10;

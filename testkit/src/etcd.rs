@@ -289,7 +289,7 @@ const LOG_LINES_MAX: usize = 100;
 const READY: Duration = Duration::from_secs(60);
 
 /// The program that `cargo xtask etcd` builds.
-fn etcd() -> PathBuf {
+pub fn etcd() -> PathBuf {
     let exe = env::current_exe().unwrap();
     let target = exe.parent().and_then(Path::parent).and_then(Path::parent).unwrap();
     let etcd = target.join("etcd/etcd");
@@ -299,7 +299,7 @@ fn etcd() -> PathBuf {
 
 /// A port that nobody uses. It is below the ports that Linux gives to outgoing connections, so that it stays free while a
 /// member is down.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     const FIRST: u16 = 12_000;
     const COUNT: u16 = 20_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -322,6 +322,7 @@ pub struct EtcdCertificates {
     pub server: EtcdIdentity,
     /// The clients' certificate and key.
     pub client: EtcdIdentity,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate and its key, in PEM.
@@ -347,7 +348,13 @@ impl EtcdCertificates {
         let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let server = identity(&issuer, "etcd", &hosts, &both);
         let client = identity(&issuer, "casemate", &[], &[ExtendedKeyUsagePurpose::ClientAuth]);
-        Self { ca, server, client }
+        Self { ca, server, client, issuer }
+    }
+
+    /// Another certificate of the CA, for both sides of a connection at `127.0.0.1`, and its key.
+    pub fn issue(&self, name: &str) -> EtcdIdentity {
+        let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        identity(&self.issuer, name, &["127.0.0.1"], &both)
     }
 }
 

@@ -17,7 +17,7 @@ pub mod nethsm;
 mod process;
 mod vendor;
 
-pub use etcd::{EtcdCertificates, EtcdIdentity, EtcdServer};
+pub use etcd::{EtcdCertificates, EtcdIdentity, EtcdServer, etcd, free_port};
 pub use fixtures::{ADMIN, BACKUP, OPERATOR, UNLOCK, admin, ed25519, key, operator, secret};
 pub use folder::Folder;
 pub use hsm::{Hsm, client_of, fingerprint};
