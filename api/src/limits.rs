@@ -423,3 +423,13 @@ pub const MEMBER_LOG_RECORDS_MAX: usize = 1024;
 pub const MEMBER_LOG_MAX_BYTES: usize = 1 << 20;
 /// Longest line of that log, in bytes; what is behind is not read. Each line has its own.
 pub const MEMBER_LOG_LINE_MAX_BYTES: usize = 16 << 10;
+/// Time for the etcd of a node to be ready when it founds or joins a cluster. There is one for each node.
+pub const MEMBER_START_MS: u64 = 30_000;
+/// Time between two looks at whether it is. There is one for each node.
+pub const MEMBER_POLL_MS: u64 = 100;
+/// Most bytes that the database of a node's etcd may have; half the memory, if that is less. Shared by all users of the cluster.
+pub const MEMBER_QUOTA_MAX_BYTES: u64 = 8 << 30;
+/// Time for a member to tell a node that is to join what it sees. Each address of each member has its own.
+pub const PEER_ANSWER_MS: u64 = 5_000;
+/// Size of that answer. Each has its own.
+pub const PEER_ANSWER_MAX_BYTES: usize = 1 << 20;

@@ -17,6 +17,7 @@ mod scratch;
 pub mod serving;
 pub mod settings;
 pub mod store;
+pub mod stores;
 pub mod tool;
 mod turns;
 pub mod update;

@@ -15,10 +15,12 @@ use casemate_core::config::tls;
 use casemate_core::crypto::digest::sha256;
 use casemate_core::hsm::BootError;
 use casemate_core::hsm::update::UpdateKey;
+use casemate_core::platform::stores::Movable;
 use casemate_core::platform::{Applied, DeviceKeeper, EraseError, Host, Platform, ServeError, Swap};
 use casemate_core::rows::tls_identity::TlsIdentity;
 use casemate_core::runtime::Clock;
 use casemate_core::store::Store;
+use casemate_core::store::switch::{Away, Switch};
 use casemate_core::{Error, Hsm};
 
 use crate::clock::SystemClock;
@@ -37,6 +39,7 @@ use crate::rng::SystemRng;
 use crate::serving::{Serving, names};
 use crate::settings::{self, Settings};
 use crate::store::{Counted, Embedded, EtcdStore, OpenError, Volume};
+use crate::stores::Stores;
 use crate::update::{Trust, Updates, current_version};
 use tracing::level_filters::LevelFilter;
 
@@ -72,7 +75,7 @@ fn try_run(settings: &Settings) -> Result<(), Fault> {
     let trust = settings.update.as_ref().map(trust).transpose()?;
     let whole = fs::canonicalize(&folder.0).map_err(failure)?;
     let updates = Updates::new(whole, trust, current_version());
-    metrics.set_store_files(folder.stores());
+    metrics.set_store_files(folder.files());
     let listeners = bind(&settings.listen, "--listen")?;
     let metrics_listeners = bind(settings.metrics_listen.as_slice(), "--metrics-listen")?;
 
@@ -85,7 +88,7 @@ fn try_run(settings: &Settings) -> Result<(), Fault> {
         let host = Arc::new(Process::new(&lifecycle.stop.load(), folder.marker(), logging.clone()));
         let sockets =
             Sockets { listeners: &listeners, metrics_listeners: &metrics_listeners, failed: settings.failed_state };
-        let end = boot(&folder, settings.etcd.as_ref(), sockets, clock.clone(), metrics.clone(), &updates, host);
+        let end = boot(&folder, settings, sockets, clock.clone(), metrics.clone(), &updates, host);
         if !matches!(end, Ok(End::Reboot)) || !lifecycle.next_boot() {
             logging.remote.finish();
             return end.map(|_| ());
@@ -176,7 +179,7 @@ fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<TcpListener>, Fault>
 /// One boot cycle of the HSM, from opening the stores to a stop.
 fn boot(
     folder: &Folder,
-    etcd: Option<&settings::Etcd>,
+    settings: &Settings,
     Sockets { listeners, metrics_listeners, failed }: Sockets<'_>,
     clock: Arc<SystemClock>,
     metrics: Arc<Metrics>,
@@ -189,7 +192,7 @@ fn boot(
     updates.forget();
     folder.finish_erasure()?;
     folder.check_device_key()?;
-    let platform = folder.platform(etcd, clock.clone(), &metrics, host.clone())?;
+    let platform = folder.platform(settings, clock.clone(), &metrics, host.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failure)?;
     let hsm = runtime.block_on(Hsm::boot(platform)).map_err(|error| {
         let exit = if matches!(error, BootError::Store(_)) { Exit::StoreDamaged } else { Exit::DeviceKey };
@@ -284,8 +287,19 @@ impl Folder {
         self.0.join("device-key")
     }
 
-    fn stores(&self) -> [PathBuf; 2] {
-        [self.0.join("store.redb"), self.0.join("local.redb")]
+    /// What is measured: the first store of users and keys, and the device's own store.
+    fn files(&self) -> [PathBuf; 2] {
+        [self.0.join("store.redb"), self.local()]
+    }
+
+    fn local(&self) -> PathBuf {
+        self.0.join("local.redb")
+    }
+
+    /// All stores there are, in files and in folders.
+    fn stores(&self) -> Vec<PathBuf> {
+        let local = Some(self.local()).filter(|local| local.exists());
+        Stores::found_in(&self.0).into_iter().map(|(_, path)| path).chain(local).collect()
     }
 
     fn device(&self) -> Arc<FileDevice> {
@@ -300,7 +314,8 @@ impl Folder {
         let fault = |why: String| Fault(Exit::DataFolder, format!("cannot finish the factory reset: {why}"));
         self.device().destroy().map_err(|error| fault(error.to_string()))?;
         for store in self.stores() {
-            match fs::remove_file(&store) {
+            let removed = if store.is_dir() { fs::remove_dir_all(&store) } else { fs::remove_file(&store) };
+            match removed {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(error.to_string())),
                 _ => {}
             }
@@ -312,7 +327,7 @@ impl Folder {
 
     /// Refuses stores whose Device Key is missing, instead of creating a new one that opens nothing.
     fn check_device_key(&self) -> Result<(), Fault> {
-        let stored = self.stores().iter().any(|store| store.exists());
+        let stored = !self.stores().is_empty();
         if stored && !self.device_key().exists() {
             let sentence = format!(
                 "{} is missing, but stores in this folder are sealed under it; put the file back, or move the folder away to start with a new HSM",
@@ -325,27 +340,31 @@ impl Folder {
 
     fn platform(
         &self,
-        etcd: Option<&settings::Etcd>,
+        settings: &Settings,
         clock: Arc<SystemClock>,
         metrics: &Arc<Metrics>,
         host: Arc<Process>,
     ) -> Result<Platform, Fault> {
         // The key is created before the stores, so that stores without a key are never the result of a crash.
         self.device().load().map_err(|error| Fault(Exit::DeviceKey, error.to_string()))?;
-        let [shared, local] = self.stores();
         let volume = Volume::of(&self.0);
         let counted = |name, store| Arc::new(Counted { store, name, metrics: metrics.clone(), clock: clock.clone() });
-        let store: Arc<dyn Store> = match etcd {
-            Some(etcd) => open_etcd(etcd)?,
-            None => open(&shared, SHARED_CACHE_BYTES, &volume)?,
+        let movable = settings.etcd.is_none().then(|| Movable {
+            switch: Switch::new(Arc::new(Away("the store is not open yet".into()))),
+            keeper: Stores::new(self.0.clone(), volume.clone(), settings.peers.clone()),
+        });
+        let store: Arc<dyn Store> = match (&settings.etcd, &movable) {
+            (Some(etcd), _) => open_etcd(etcd)?,
+            (None, Some(movable)) => movable.switch.clone(),
+            (None, None) => return Err(Fault(Exit::Failure, "there is no store".into())),
         };
         let store = counted(StoreName::Shared, store);
-        let local = counted(StoreName::Local, open(&local, LOCAL_CACHE_BYTES, &volume)?);
+        let local = counted(StoreName::Local, open(&self.local(), LOCAL_CACHE_BYTES, &volume)?);
         volume.keep_ballast();
         Ok(Platform {
             rng: Arc::new(SystemRng),
             store,
-            movable: None,
+            movable,
             local,
             device: self.device(),
             clock: clock.clone(),
@@ -355,8 +374,7 @@ impl Folder {
     }
 }
 
-/// Cache of each store, in bytes.
-const SHARED_CACHE_BYTES: usize = 64 << 20;
+/// Cache of the device's own store, in bytes.
 const LOCAL_CACHE_BYTES: usize = 4 << 20;
 
 /// The shared store in etcd. It need not be reachable.

@@ -42,8 +42,21 @@ pub struct Settings {
     pub failed_state: FailedState,
     /// Software updates; `None`: not available.
     pub update: Option<Update>,
-    /// The shared store in etcd; `None`: it is a file in the data folder.
+    /// The shared store in an etcd of others; `None`: it is a file in the data folder, or an etcd that this node runs.
     pub etcd: Option<Etcd>,
+    /// How this node can be a member of a cluster.
+    pub peers: Peers,
+}
+
+/// Settings of a node's own etcd. It runs only in a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peers {
+    /// The etcd program; `None`: the one on PATH.
+    pub program: Option<PathBuf>,
+    /// Where it listens for other members.
+    pub listen: Vec<SocketAddr>,
+    /// The URLs at which other members reach it; empty: where it listens.
+    pub urls: Vec<String>,
 }
 
 /// Settings of a shared store in etcd.
@@ -186,8 +199,26 @@ impl Settings {
                 *given = Some(found);
             }
         }
+        let program = match flags.etcd_program {
+            Some(text) => Some(flag(text, "--etcd-program")),
+            None => environment("CASEMATE_ETCD_PROGRAM")?.or(file.etcd_program),
+        };
+        let list = |flags: Vec<String>, name: &str, variable, file: Option<Vec<Given>>| {
+            if !flags.is_empty() {
+                return Ok(flags.into_iter().map(|text| flag(text, name)).collect());
+            }
+            let given = environment(variable)?;
+            let several = |list: Given| {
+                list.text.split(',').map(|text| flag(text.trim().to_owned(), &list.origin)).collect::<Vec<_>>()
+            };
+            Ok::<Vec<Given>, SettingsError>(given.map(several).or(file).unwrap_or_default())
+        };
+        let peer_listen = list(flags.peer_listen, "--peer-listen", "CASEMATE_PEER_LISTEN", file.peer_listen)?;
+        let peer_urls = list(flags.peer_urls, "--peer-urls", "CASEMATE_PEER_URLS", file.peer_urls)?;
+        let listen = addresses(&listen)?;
         Ok(Self {
-            listen: addresses(&listen)?,
+            peers: peers(program, &peer_listen, &peer_urls, &listen)?,
+            listen,
             data_dir: data_dir.map_or_else(|| Ok(DATA_DIR_DEFAULT.into()), |given| folder(&given))?,
             log: log.map_or(Ok(LevelFilter::INFO), |given| level(&given))?,
             log_format: log_format.map_or(Ok(LogFormat::Text), |given| self::log_format(&given))?,
@@ -250,6 +281,15 @@ struct Flags {
     /// Private key (PEM) of that certificate [env: CASEMATE_ETCD_KEY] [default: none]
     #[arg(long, value_name = "FILE")]
     etcd_key: Option<String>,
+    /// The etcd program that this node runs when it is in a cluster [env: CASEMATE_ETCD_PROGRAM] [default: etcd on PATH]
+    #[arg(long, value_name = "FILE")]
+    etcd_program: Option<String>,
+    /// Where this node listens for other members of a cluster; may be given more than once [env: CASEMATE_PEER_LISTEN, separated by commas] [default: the addresses of --listen, port 2380]
+    #[arg(long, value_name = "ADDR:PORT")]
+    peer_listen: Vec<String>,
+    /// URL at which other members reach this node, https://IP:PORT; may be given more than once [env: CASEMATE_PEER_URLS, separated by commas] [default: those of --peer-listen]
+    #[arg(long, value_name = "URL")]
+    peer_urls: Vec<String>,
     /// With what all keys in etcd begin; each cluster has its own [env: CASEMATE_ETCD_PREFIX] [default: /casemate/]
     #[arg(long, value_name = "TEXT")]
     etcd_prefix: Option<String>,
@@ -281,7 +321,10 @@ A flag takes precedence over its environment variable, and that over the setting
   etcd-ca = \"/etc/casemate/etcd-ca.pem\"
   etcd-cert = \"/etc/casemate/etcd-client.pem\"
   etcd-key = \"/etc/casemate/etcd-client.key\"
-  etcd-prefix = \"/casemate/\"";
+  etcd-prefix = \"/casemate/\"
+  etcd-program = \"/usr/local/bin/etcd\"
+  peer-listen = [\"192.0.2.7:2380\"]
+  peer-urls = [\"https://192.0.2.7:2380\"]";
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:8443";
 const DATA_DIR_DEFAULT: &str = "./casemate-data";
@@ -308,6 +351,9 @@ struct FileText {
     etcd_cert: Option<Spanned<String>>,
     etcd_key: Option<Spanned<String>>,
     etcd_prefix: Option<Spanned<String>>,
+    etcd_program: Option<Spanned<String>>,
+    peer_listen: Option<Vec<Spanned<String>>>,
+    peer_urls: Option<Vec<Spanned<String>>>,
 }
 
 /// The settings file, each value with its line.
@@ -329,6 +375,9 @@ struct File {
     etcd_cert: Option<Given>,
     etcd_key: Option<Given>,
     etcd_prefix: Option<Given>,
+    etcd_program: Option<Given>,
+    peer_listen: Option<Vec<Given>>,
+    peer_urls: Option<Vec<Given>>,
 }
 
 /// The settings of the shared store, each with its source.
@@ -379,6 +428,9 @@ fn read_file(path: &Path) -> Result<File, SettingsError> {
         etcd_cert: parsed.etcd_cert.map(|value| given("etcd-cert", value)),
         etcd_key: parsed.etcd_key.map(|value| given("etcd-key", value)),
         etcd_prefix: parsed.etcd_prefix.map(|value| given("etcd-prefix", value)),
+        etcd_program: parsed.etcd_program.map(|value| given("etcd-program", value)),
+        peer_listen: parsed.peer_listen.map(|list| list.into_iter().map(|value| given("peer-listen", value)).collect()),
+        peer_urls: parsed.peer_urls.map(|list| list.into_iter().map(|value| given("peer-urls", value)).collect()),
     })
 }
 
@@ -449,6 +501,31 @@ fn update(key: Option<Given>, command: Option<Given>) -> Result<Option<Update>, 
         (None, Some(given)) => Err(wrong(format!("{}: update-key must be set as well", given.origin))),
     }
 }
+
+fn peers(
+    program: Option<Given>,
+    listen: &[Given],
+    urls: &[Given],
+    serving: &[SocketAddr],
+) -> Result<Peers, SettingsError> {
+    let program = program.map(|Given { text, origin }| match Path::new(&text).is_absolute() {
+        true => Ok(PathBuf::from(text)),
+        false => Err(wrong(format!("{origin}: `{text}` is not an absolute path of an etcd program"))),
+    });
+    let url = |Given { text, origin }: &Given| match casemate_core::config::peers::host_of(text) {
+        Some(_) => Ok(text.clone()),
+        None => Err(wrong(format!("{origin}: `{text}` is not a URL such as https://192.0.2.7:{PEER_PORT}"))),
+    };
+    let mut listen = listen.iter().map(address).collect::<Result<Vec<_>, _>>()?;
+    if listen.is_empty() {
+        listen = serving.iter().map(|address| SocketAddr::new(address.ip(), PEER_PORT)).collect();
+        listen.dedup();
+    }
+    Ok(Peers { program: program.transpose()?, listen, urls: urls.iter().map(url).collect::<Result<_, _>>()? })
+}
+
+/// The port at which NetHSM's nodes listen for each other.
+const PEER_PORT: u16 = 2380;
 
 fn etcd(given: EtcdGiven) -> Result<Option<Etcd>, SettingsError> {
     let EtcdGiven { store, endpoints, ca, cert, key, prefix } = given;
@@ -568,6 +645,7 @@ mod tests {
             failed_state: FailedState::Closed,
             update: None,
             etcd: None,
+            peers: Peers { program: None, listen: listen(&["127.0.0.1:2380"]), urls: Vec::new() },
         };
         assert_eq!(read(&[], &[]), Ok(expected));
     }

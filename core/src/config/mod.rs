@@ -8,7 +8,7 @@ mod brainpool;
 mod chain;
 mod local;
 mod network;
-pub(crate) mod peers;
+pub mod peers;
 pub mod tls;
 
 pub use chain::{check_chain, parse_chain};

@@ -73,7 +73,7 @@ pub(crate) fn check(identity: &PeerIdentity, urls: &[String], wall: Timestamp) -
 }
 
 /// The host of an URL `https://HOST:PORT`, without brackets. `None` if it is not of that form.
-pub(crate) fn host_of(url: &str) -> Option<&str> {
+pub fn host_of(url: &str) -> Option<&str> {
     let (host, port) = url.strip_prefix("https://")?.rsplit_once(':')?;
     port.parse::<u16>().ok().filter(|port| *port > 0)?;
     let bare = match host.strip_prefix('[') {
@@ -102,6 +102,22 @@ fn is_for_both_sides(leaf: &Certificate) -> bool {
         }
         Err(_) => false,
     }
+}
+
+/// The addresses among the alternative names of a certificate, in DER.
+pub fn alternative_addresses(certificate: &[u8]) -> Vec<std::net::IpAddr> {
+    let Ok(leaf) = Certificate::from_der(certificate) else { return Vec::new() };
+    let Ok(Some((_, alternative))) = leaf.tbs_certificate().get_extension::<SubjectAltName>() else {
+        return Vec::new();
+    };
+    let address = |name: &GeneralName| match name {
+        GeneralName::IpAddress(ip) => match ip.as_bytes() {
+            [a, b, c, d] => Some(std::net::IpAddr::from([*a, *b, *c, *d])),
+            bytes => <[u8; 16]>::try_from(bytes).ok().map(std::net::IpAddr::from),
+        },
+        _ => None,
+    };
+    alternative.0.iter().filter_map(address).collect()
 }
 
 /// Whether one of its alternative names is this address or host name.

@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use der::pem::LineEnding;
+use zeroize::Zeroizing;
+
+use crate::crypto::secret::SecretBytes;
 use crate::rows::tls_identity::TlsIdentity;
 use crate::runtime::BoxFuture;
 use crate::store::switch::Switch;
@@ -53,6 +57,45 @@ pub struct PeerIdentity {
     pub tls: TlsIdentity,
     /// The CA that has signed the chains of all members, in DER.
     pub authority: Vec<u8>,
+}
+
+impl PeerIdentity {
+    /// The chain as PEM, this node's certificate first. Empty if it cannot be written.
+    pub fn chain_pem(&self) -> Vec<u8> {
+        self.tls.chain.iter().flat_map(|der| certificate_pem(der)).collect()
+    }
+
+    /// The CA as PEM. Empty if it cannot be written.
+    pub fn authority_pem(&self) -> Vec<u8> {
+        certificate_pem(&self.authority)
+    }
+
+    /// The private key as PEM (PKCS #8). `None` if it cannot be written.
+    pub fn key_pem(&self) -> Option<SecretBytes> {
+        let der = &self.tls.private_key;
+        let mut buffer = Zeroizing::new(vec![0; der.len() * 2 + 128]);
+        let pem = der::pem::encode("PRIVATE KEY", LineEnding::LF, der, &mut buffer).ok()?;
+        Some(SecretBytes::from_slice(pem.as_bytes()))
+    }
+}
+
+fn certificate_pem(der: &[u8]) -> Vec<u8> {
+    der::pem::encode_string("CERTIFICATE", LineEnding::LF, der).unwrap_or_default().into_bytes()
+}
+
+/// What is known of the etcd of this node as a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EtcdReport {
+    /// Whether it runs, or is about to be started again.
+    pub running: bool,
+    /// Its exit code, if it has ended by itself.
+    pub exited: Option<i32>,
+    /// The signal that ended it.
+    pub signaled: Option<i32>,
+    /// Whether this node has stopped it.
+    pub stopped: bool,
+    /// Its latest messages, each with its level (`warn`, `error` and so on), the oldest first.
+    pub logs: Vec<(String, String)>,
 }
 
 /// A member of the cluster of this node's etcd.
@@ -149,6 +192,8 @@ pub trait StoreKeeper: Send + Sync {
     ) -> BoxFuture<'a, Result<Sight, EtcdError>>;
     /// What the etcd that runs is in its cluster.
     fn standing(&self) -> BoxFuture<'_, Standing>;
+    /// What is known of the etcd, as a process. `None`: none was started.
+    fn report(&self) -> Option<EtcdReport>;
     /// Stops the etcd that runs, if any.
     fn stop_etcd(&self) -> BoxFuture<'_, ()>;
     /// Makes the etcd that runs, if any, use another key and chain.

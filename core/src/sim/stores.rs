@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::platform::stores::{
-    Begin, EtcdError, Member, MemberError, PeerIdentity, Place, PlaceKind, Sight, Standing, StoreKeeper,
+    Begin, EtcdError, EtcdReport, Member, MemberError, PeerIdentity, Place, PlaceKind, Sight, Standing, StoreKeeper,
 };
 use crate::runtime::BoxFuture;
 use crate::sim::SimStore;
@@ -171,6 +171,10 @@ impl StoreKeeper for SimKeeper {
             let kept = self.kept();
             if kept.running.is_some() { kept.standing } else { Standing::Unknown }
         })
+    }
+
+    fn report(&self) -> Option<EtcdReport> {
+        self.kept().running.map(|_| EtcdReport { running: true, ..EtcdReport::default() })
     }
 
     fn stop_etcd(&self) -> BoxFuture<'_, ()> {

@@ -1,0 +1,391 @@
+//! The stores of this node, for the core: files in the data folder, and an etcd that is run here as a member of a cluster.
+
+mod peers;
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use casemate_api::limits::{MEMBER_POLL_MS, MEMBER_QUOTA_MAX_BYTES, MEMBER_START_MS};
+use casemate_core::platform::stores::{
+    Begin, EtcdError, EtcdReport, Member, MemberError, PeerIdentity, Place, PlaceKind, Sight, Standing, StoreKeeper,
+};
+use casemate_core::runtime::{BoxFuture, Rng};
+use casemate_core::store::{Store, StoreError};
+use casemate_etcd::{Client, Error as EtcdCall, MemberError as Refusal, MemberKind, Settings as ClientSettings};
+use casemate_etcd::{proto, when_healthy};
+
+use crate::member::{Config, Identity, MemberState, PeerTls, Program, Start};
+use crate::rng::SystemRng;
+use crate::settings::Peers;
+use crate::store::{Embedded, EtcdStore, OpenError, Volume};
+
+/// The stores in a data folder.
+pub struct Stores {
+    folder: PathBuf,
+    volume: Arc<Volume>,
+    peers: Peers,
+    running: Mutex<Option<Arc<Running>>>,
+}
+
+/// An etcd that runs.
+struct Running {
+    member: crate::member::Member,
+    authority: Vec<u8>,
+}
+
+impl Stores {
+    /// The stores in `folder`, with the settings of `peers`.
+    pub fn new(folder: PathBuf, volume: Arc<Volume>, peers: Peers) -> Arc<Self> {
+        Arc::new(Self { folder, volume, peers, running: Mutex::default() })
+    }
+
+    /// Files and folders of stores in a data folder, with what they are.
+    pub fn found_in(folder: &Path) -> Vec<(Place, PathBuf)> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let place = |entry: fs::DirEntry| Some((place_of(entry.file_name().to_str()?)?, entry.path()));
+        entries.filter_map(place).collect()
+    }
+
+    fn path(&self, place: Place) -> PathBuf {
+        self.folder.join(name_of(place))
+    }
+
+    fn running(&self) -> Option<Arc<Running>> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Running>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn program(&self) -> Result<Program, EtcdError> {
+        let program = Program::find(self.peers.program.as_deref(), std::env::var_os("PATH").as_deref());
+        program.map_err(|why| EtcdError(format!("This node cannot be a member of a cluster: {why}.")))
+    }
+
+    /// Starts an etcd and, unless it goes on with its data, waits until it is ready.
+    async fn start(&self, number: u32, begin: Begin, identity: PeerIdentity) -> Result<Arc<dyn Store>, EtcdError> {
+        if self.running().is_some() {
+            return Err(EtcdError("Another etcd of this node runs. Reboot, then try again.".into()));
+        }
+        let program = self.program()?;
+        let urls = self.urls(&identity)?;
+        let waits = begin != Begin::Again;
+        let place = Place { kind: PlaceKind::Etcd, number };
+        let memory = memory_bytes();
+        let config = Config {
+            folder: self.path(place),
+            name: identity.name.clone(),
+            peer_urls: urls,
+            listen: self.peers.listen.clone(),
+            tls: Some(PeerTls { identity: member_identity(&identity)?, ca: identity.authority_pem() }),
+            behind_nat: false,
+            memory_bytes: memory / 2,
+            quota_bytes: (memory / 2).min(MEMBER_QUOTA_MAX_BYTES),
+            start: match begin {
+                Begin::Found => {
+                    let mut token = [0; 16];
+                    SystemRng.fill(&mut token);
+                    Start::Found { token: base16ct::lower::encode_string(&token) }
+                }
+                Begin::Again => Start::Again,
+                Begin::Join(members) => Start::Join {
+                    members: members
+                        .into_iter()
+                        .flat_map(|(name, urls)| urls.into_iter().map(move |url| (name.clone(), url)))
+                        .collect(),
+                },
+            },
+        };
+        let started = tokio::task::spawn_blocking(move || crate::member::Member::start(&program, &config)).await;
+        let member = started.map_err(|error| EtcdError(error.to_string()))?.map_err(EtcdError)?;
+        let running = Arc::new(Running { member, authority: identity.authority });
+        *self.lock() = Some(running.clone());
+        if waits && let Err(error) = until_ready(&running.member).await {
+            self.stop().await;
+            return Err(error);
+        }
+        let client = client(&running).map_err(EtcdError)?;
+        let store = EtcdStore::start(client, PREFIX.to_vec());
+        Ok(store.map_err(|error| EtcdError(format!("The thread of the store cannot be started: {error}.")))?)
+    }
+
+    async fn stop(&self) {
+        let Some(running) = self.lock().take() else { return };
+        // A panic there was logged.
+        let _ = tokio::task::spawn_blocking(move || running.member.stop()).await;
+    }
+
+    /// Changes members by way of this node's etcd, and repeats what etcd refuses only for a moment.
+    async fn change<T, F: Future<Output = Result<T, EtcdCall>>>(
+        &self,
+        change: impl Fn(Arc<Client>) -> F,
+    ) -> Result<T, MemberError> {
+        let away = || StoreError::Unreachable("the etcd of this node does not run".into());
+        let running = self.running().ok_or_else(away)?;
+        let client = client(&running).map_err(StoreError::Unreachable)?;
+        let client = Arc::new(client);
+        match when_healthy(|| change(client.clone())).await {
+            Ok(done) => Ok(done),
+            Err(EtcdCall::Member(Refusal::NotFound)) => Err(MemberError::NotFound),
+            Err(EtcdCall::Member(Refusal::TooManyLearners)) => Err(MemberError::HasLearner(learners(&client).await)),
+            Err(EtcdCall::Member(refusal @ (Refusal::LearnerNotReady | Refusal::NotLearner))) => {
+                Err(MemberError::NotReady(format!("{refusal}.")))
+            }
+            Err(EtcdCall::Member(refusal)) => Err(MemberError::Refused(refusal.to_string())),
+            Err(EtcdCall::NoLeader) => Err(StoreError::NoMajority.into()),
+            Err(error) => Err(StoreError::Unreachable(error.to_string()).into()),
+        }
+    }
+}
+
+/// The ids of the learners there are.
+async fn learners(client: &Client) -> String {
+    let members = client.member_list().await.unwrap_or_default();
+    let ids = members.iter().filter(|member| member.is_learner).map(|member| format!("{:x}", member.id));
+    ids.collect::<Vec<_>>().join(", ")
+}
+
+/// With what all keys of a node's own etcd begin.
+const PREFIX: &[u8] = b"/casemate/";
+
+fn client(running: &Running) -> Result<Client, String> {
+    Client::new(ClientSettings::of(vec![running.member.endpoint()], None))
+}
+
+async fn until_ready(member: &crate::member::Member) -> Result<(), EtcdError> {
+    let tries = MEMBER_START_MS / MEMBER_POLL_MS;
+    for _ in 0..tries {
+        if member.is_ready().await {
+            return Ok(());
+        }
+        if matches!(member.state(), MemberState::Removed) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(MEMBER_POLL_MS)).await;
+    }
+    let said = messages(member).pop().map_or_else(String::new, |(_, text)| format!("; it said last: {text}"));
+    Err(EtcdError(format!("its etcd was not ready within {} s{said}", MEMBER_START_MS / 1_000)))
+}
+
+fn messages(member: &crate::member::Member) -> Vec<(String, String)> {
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let message = |record: crate::member::Record| {
+        let level = record.get("level").map(&text).unwrap_or_default();
+        let mut said = record.get("msg").map(&text).unwrap_or_default();
+        if let Some(error) = record.get("error") {
+            said = format!("{said}: {}", text(error));
+        }
+        (level, said)
+    };
+    member.diagnosis().logs.into_iter().map(message).collect()
+}
+
+fn member_identity(identity: &PeerIdentity) -> Result<Identity, EtcdError> {
+    let key = identity.key_pem().ok_or_else(|| EtcdError("The TLS key of this node cannot be read.".into()))?;
+    Ok(Identity { chain: identity.chain_pem(), key })
+}
+
+fn name_of(Place { kind, number }: Place) -> String {
+    match (kind, number) {
+        (PlaceKind::File, 0) => "store.redb".into(),
+        (PlaceKind::File, number) => format!("store-{number}.redb"),
+        (PlaceKind::Etcd, number) => format!("etcd.{number}"),
+    }
+}
+
+fn place_of(name: &str) -> Option<Place> {
+    let (kind, number) = match name {
+        "store.redb" => (PlaceKind::File, 0),
+        _ => match name.strip_prefix("etcd.") {
+            Some(number) => (PlaceKind::Etcd, number.parse().ok()?),
+            None => (PlaceKind::File, name.strip_prefix("store-")?.strip_suffix(".redb")?.parse().ok()?),
+        },
+    };
+    Some(Place { kind, number }).filter(|place| name_of(*place) == name)
+}
+
+/// The memory of this machine.
+fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
+}
+
+impl StoreKeeper for Stores {
+    fn open_file(&self, number: u32) -> Result<Arc<dyn Store>, StoreError> {
+        let path = self.path(Place { kind: PlaceKind::File, number });
+        let store = Embedded::open(&path, SHARED_CACHE_BYTES, &self.volume).map_err(|error| {
+            let text = format!("{}: {error}", path.display());
+            match error {
+                OpenError::NotAStore | OpenError::Damaged(_) => StoreError::Damaged(text),
+                OpenError::Full => StoreError::Full,
+                OpenError::Busy | OpenError::Io(_) => StoreError::Unreachable(text),
+            }
+        })?;
+        Ok(store)
+    }
+
+    fn available(&self) -> Result<(), EtcdError> {
+        self.program().map(|_| ())
+    }
+
+    fn urls(&self, identity: &PeerIdentity) -> Result<Vec<String>, EtcdError> {
+        if !self.peers.urls.is_empty() {
+            return Ok(self.peers.urls.clone());
+        }
+        let mut urls: Vec<String> = Vec::new();
+        for listen in &self.peers.listen {
+            let addresses = match listen.ip().is_unspecified() {
+                true => peers::addresses_in(&identity.tls),
+                false => vec![listen.ip()],
+            };
+            let url = |ip: IpAddr| format!("https://{}", SocketAddr::new(ip, listen.port()));
+            urls.extend(addresses.into_iter().map(url));
+        }
+        urls.dedup();
+        if urls.is_empty() {
+            return Err(EtcdError(
+                "It is not clear where other members reach this node: it listens for them at every address, and the TLS certificate has no alternative name with an address. Set peer-urls, or have a certificate signed with one.".into(),
+            ));
+        }
+        Ok(urls)
+    }
+
+    fn start_etcd(
+        &self,
+        number: u32,
+        begin: Begin,
+        identity: PeerIdentity,
+    ) -> BoxFuture<'_, Result<Arc<dyn Store>, EtcdError>> {
+        Box::pin(self.start(number, begin, identity))
+    }
+
+    fn has_etcd(&self, number: u32) -> bool {
+        let log = self.path(Place { kind: PlaceKind::Etcd, number }).join("data/member/wal");
+        let is_log = |entry: fs::DirEntry| entry.path().extension().is_some_and(|end| end == "wal");
+        fs::read_dir(log).into_iter().flatten().flatten().any(is_log)
+    }
+
+    fn look_at<'a>(
+        &'a self,
+        members: &'a [Member],
+        identity: &'a PeerIdentity,
+    ) -> BoxFuture<'a, Result<Sight, EtcdError>> {
+        Box::pin(peers::look_at(members, identity))
+    }
+
+    fn standing(&self) -> BoxFuture<'_, Standing> {
+        Box::pin(async {
+            let Some(running) = self.running() else { return Standing::Unknown };
+            if matches!(running.member.state(), MemberState::Removed) {
+                return Standing::Removed;
+            }
+            match running.member.status().await {
+                Ok(status) if status.is_learner => Standing::Learner,
+                Ok(status) if status.leader != 0 => Standing::Voter,
+                Ok(_) | Err(_) => Standing::Unknown,
+            }
+        })
+    }
+
+    fn report(&self) -> Option<EtcdReport> {
+        let running = self.running()?;
+        let mut report = EtcdReport { logs: messages(&running.member), ..EtcdReport::default() };
+        match running.member.state() {
+            MemberState::Running | MemberState::StartingAgain => report.running = true,
+            MemberState::Exited(code) => report.exited = Some(code),
+            MemberState::Signaled(signal) => report.signaled = Some(signal),
+            MemberState::Stopped => report.stopped = true,
+            // It ends in order.
+            MemberState::Removed => report.exited = Some(0),
+        }
+        Some(report)
+    }
+
+    fn stop_etcd(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.stop())
+    }
+
+    fn renew(&self, identity: PeerIdentity) {
+        let Some(running) = self.running() else { return };
+        let renewed =
+            member_identity(&identity).and_then(|new| running.member.replace_identity(&new).map_err(EtcdError));
+        if let Err(error) = renewed {
+            tracing::error!(%error, "the etcd of this node still shows its former certificate; reboot the HSM");
+        }
+        if running.authority != identity.authority {
+            tracing::warn!("the etcd of this node trusts the former cluster CA until the HSM is rebooted");
+        }
+    }
+
+    fn keep_only(&self, places: &[Place]) {
+        for (_, path) in Self::found_in(&self.folder).into_iter().filter(|(place, _)| !places.contains(place)) {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            if let Err(error) = removed {
+                tracing::warn!(path = %path.display(), %error, "a store that is not used any more could not be removed");
+            }
+        }
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>, MemberError>> {
+        let member = |member: proto::Member| Member {
+            id: member.id,
+            name: member.name,
+            urls: member.peer_ur_ls,
+            learner: member.is_learner,
+        };
+        Box::pin(async move {
+            let members = self.change(|client| async move { client.member_list().await }).await?;
+            Ok(members.into_iter().map(member).collect())
+        })
+    }
+
+    fn add_member(&self, urls: Vec<String>) -> BoxFuture<'_, Result<(), MemberError>> {
+        Box::pin(async move {
+            let urls = &urls;
+            let add = |client: Arc<Client>| async move { client.member_add(urls, MemberKind::Learner).await };
+            self.change(add).await.map(|_| ())
+        })
+    }
+
+    fn remove_member(&self, id: u64) -> BoxFuture<'_, Result<(), MemberError>> {
+        Box::pin(async move { self.change(|client| async move { client.member_remove(id).await }).await.map(|_| ()) })
+    }
+
+    fn set_member_urls(&self, id: u64, urls: Vec<String>) -> BoxFuture<'_, Result<(), MemberError>> {
+        Box::pin(async move {
+            let urls = &urls;
+            self.change(|client| async move { client.member_update(id, urls).await }).await.map(|_| ())
+        })
+    }
+
+    fn promote_member(&self, id: u64) -> BoxFuture<'_, Result<(), MemberError>> {
+        Box::pin(async move { self.change(|client| async move { client.member_promote(id).await }).await.map(|_| ()) })
+    }
+}
+
+/// Cache of the file, in bytes.
+const SHARED_CACHE_BYTES: usize = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_place_has_a_name_and_each_name_a_place() {
+        for (kind, number, name) in
+            [(PlaceKind::File, 0, "store.redb"), (PlaceKind::File, 7, "store-7.redb"), (PlaceKind::Etcd, 1, "etcd.1")]
+        {
+            assert_eq!(name_of(Place { kind, number }), name);
+            assert_eq!(place_of(name), Some(Place { kind, number }));
+        }
+        for other in
+            ["store-0.redb", "store-07.redb", "etcd.01", "etcd.", "etcd.x", "local.redb", "store-.redb", "etcd"]
+        {
+            assert_eq!(place_of(other), None, "{other}");
+        }
+    }
+}
