@@ -385,6 +385,10 @@ pub const ETCD_GET_ROWS: usize = 32;
 pub const ETCD_MEMBER_TRIES: u32 = 24;
 /// Time between two of these tries. Each change has its own.
 pub const ETCD_MEMBER_RETRY_MS: u64 = 1_000;
+/// Length of the name of a witness, and of other members beside it. Each member has its own.
+pub const ETCD_MEMBER_NAME_MAX_BYTES: usize = 64;
+/// Largest file that `casemated witness init` reads. Each file has its own.
+pub const WITNESS_INPUT_MAX_BYTES: u64 = 1 << 20;
 /// Largest data file of etcd that is read without it; etcd itself is for 8 GiB at most. Each reading has its own.
 pub const ETCD_FILE_MAX_BYTES: u64 = 32 << 30;
 /// Largest page of such a file, which has no more than a few rows if it is larger than the smallest. Each reading has its own.

@@ -17,6 +17,9 @@ pub enum Tool {
     /// Check an audit log
     #[command(subcommand)]
     Audit(Audit),
+    /// Prepare a witness, an etcd that votes in a cluster and has no key of the HSM
+    #[command(subcommand)]
+    Witness(Witness),
 }
 
 /// Subcommands of `casemated backup`.
@@ -52,6 +55,33 @@ pub enum Audit {
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
+}
+
+/// Subcommands of `casemated witness`.
+#[derive(Debug, Subcommand)]
+pub enum Witness {
+    /// Write key, certificate request and unit of a witness to a new folder; nothing is started
+    Init(WitnessInit),
+}
+
+/// A witness, and where its files go.
+#[derive(Debug, Args)]
+pub struct WitnessInit {
+    /// Folder for its files; it must not exist, or be empty
+    #[arg(long, value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Its name, which no other member has
+    #[arg(long, value_name = "NAME")]
+    pub name: String,
+    /// URL with which it was added, https://IP:PORT; given once for each of them
+    #[arg(long, required = true, value_name = "URL")]
+    pub url: Vec<String>,
+    /// The reply of `POST /api/v1/cluster/members` that added it
+    #[arg(long, value_name = "FILE")]
+    pub members: PathBuf,
+    /// PEM file of the cluster CA's certificate, from `GET /api/v1/config/tls/cluster-ca.pem`; without it, put it there later
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 impl Backup {

@@ -12,8 +12,8 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose,
+    BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -136,6 +136,12 @@ impl EtcdServer {
     /// serves clients.
     pub fn join(&mut self, member: usize, with: &[usize]) {
         self.found(member, "existing", with);
+        self.restart(member);
+    }
+
+    /// As [`EtcdServer::join`], but with these arguments in place of its own. It must serve clients at its port.
+    pub fn join_by(&mut self, member: usize, arguments: Vec<String>) {
+        self.members[member].arguments = arguments;
         self.restart(member);
     }
 
@@ -355,6 +361,15 @@ impl EtcdCertificates {
     pub fn issue(&self, name: &str) -> EtcdIdentity {
         let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         identity(&self.issuer, name, &["127.0.0.1"], &both)
+    }
+
+    /// Signs a request (PEM) of a member, with the names in it. Returns the certificate, in PEM.
+    pub fn sign(&self, request: &str) -> String {
+        let mut request = CertificateSigningRequestParams::from_pem(request).unwrap();
+        request.params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        request.params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        request.signed_by(&self.issuer).unwrap().pem()
     }
 }
 

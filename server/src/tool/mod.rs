@@ -2,11 +2,12 @@
 
 pub mod audit;
 pub mod backup;
+pub mod witness;
 
 use std::io::{self, Write};
 
 use self::backup::BackupError;
-use crate::command::{Audit, Backup, Tool};
+use crate::command::{Audit, Backup, Tool, Witness};
 use crate::observe::plain::plain;
 use crate::process::{self, Exit};
 
@@ -17,6 +18,11 @@ pub fn run(tool: &Tool) -> Exit {
         Tool::Backup(asked) => look_into(asked, &mut out),
         Tool::Audit(Audit::Verify { file, key }) => {
             audit::verify(file, key.as_deref(), &mut out).map_err(|fault| (fault.exit, fault.sentence))
+        }
+        Tool::Witness(Witness::Init(asked)) => {
+            // A private key will be in memory.
+            let hardened = process::harden().map_err(|error| (Exit::Failure, error.to_string()));
+            hardened.and_then(|_| witness::init(asked, &mut out).map_err(|why| (Exit::Settings, why)))
         }
     };
     match done {
