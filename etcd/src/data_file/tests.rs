@@ -302,3 +302,29 @@ fn a_damaged_file_ends_in_an_error_or_in_rows() {
     println!("{refused} refused, {accepted} accepted");
     assert!(refused > 300 && accepted > 300, "{refused} refused, {accepted} accepted");
 }
+
+#[test]
+fn pages_that_lead_nowhere_in_circles_or_out_of_the_file_are_refused() {
+    const PAGE: usize = 1024;
+    let good = include_bytes!("../../../fuzz/seeds/datafile/many");
+    let branch = (2..good.len() / PAGE).find(|page| good[page * PAGE + 8] == 1).unwrap() * PAGE;
+    let first_child = branch + 16 + 8;
+    let second = good[first_child + 16..first_child + 24].to_vec();
+    let number = |number: u64| number.to_le_bytes().to_vec();
+    for (at, bytes, said) in [
+        (first_child, number((branch / PAGE) as u64), "is used twice"),
+        (first_child, second, "is used twice"),
+        (first_child, number(0), "there is no page 0"),
+        (first_child, number(1 << 60), "there is no page 1152921504606846976"),
+        (branch, number(7), "is not what it should be"),
+        (branch + 8, vec![4, 0], "is not what it should be"),
+        (branch + 10, vec![0xff, 0xff], "is cut off"),
+        (branch + 12, vec![0xff; 4], "is not what it should be"),
+    ] {
+        let mut file = good.to_vec();
+        file[at..at + bytes.len()].copy_from_slice(&bytes);
+        let copy = Copy::of(&file);
+        let error = copy.open().and_then(|file| read_all(&file)).unwrap_err();
+        assert!(error.to_string().contains(said), "{said}: {error}");
+    }
+}
