@@ -151,6 +151,15 @@ pub struct LogItem {
 pub struct ClusterState {
     /// Whether the process of the backend is running.
     pub running: bool,
+    /// Its exit code, if it has ended by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exited: Option<i32>,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signaled: Option<i32>,
+    /// Whether it was stopped by the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<bool>,
 }
 
 /// `POST /provision`.

@@ -9,6 +9,7 @@ use casemate_api::limits::STORE_AWAY_S;
 use crate::hsm::Hsm;
 use crate::hsm::phase::{Failed, Phase, Resume};
 use crate::hsm::store_health::StoreReport;
+use crate::platform::stores::EtcdReport;
 use crate::rows::path::{DevicePath, generation_pointer};
 use crate::store::Read;
 
@@ -35,7 +36,9 @@ impl Hsm {
         if reachable {
             last.fetch_max(now, Ordering::SeqCst);
         }
-        let away = now.saturating_sub(last.load(Ordering::SeqCst)) >= u64::from(STORE_AWAY_S);
+        // A store that the cluster has taken away does not come back by itself.
+        let removed = !reachable && self.etcd_report().is_some_and(|report| report.removed);
+        let away = removed || now.saturating_sub(last.load(Ordering::SeqCst)) >= u64::from(STORE_AWAY_S);
         let _guard = self.lock_transitions().await;
         match (&*self.phase(), reachable) {
             (Phase::Failed(Failed { resume: Some(Resume::Phase(phase)) }), true) => self.enter((**phase).clone()),
@@ -47,6 +50,11 @@ impl Hsm {
             (_, false) => {}
         }
         self.store_health().is_failed(self.clock().monotonic(), matches!(*self.phase(), Phase::Failed(_)));
+    }
+
+    /// What is known of this node's etcd as a process. `None`: it has none.
+    pub fn etcd_report(&self) -> Option<EtcdReport> {
+        self.device().platform.movable.as_ref()?.keeper.report()
     }
 
     /// What is known of the store, without asking it.

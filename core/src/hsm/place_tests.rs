@@ -581,3 +581,18 @@ fn a_joiner_that_ends_at_any_point_has_its_own_data_or_is_a_member() {
     }
     assert!(own > 5 && joined > 5, "{own} {joined}");
 }
+
+#[test]
+fn a_node_that_its_cluster_has_removed_is_failed_at_once() {
+    let authority = Authority::new();
+    let (node, hsm) = node(&authority);
+    set_ca(&hsm, &authority).unwrap();
+    let store = node.keeper.store(ETCD).unwrap();
+    store.fail(true);
+    node.sim.clock.advance(std::time::Duration::from_secs(1));
+    block_on(hsm.probe());
+    assert_eq!(hsm.state(), State::Operational, "it may come back");
+    node.keeper.stand(Standing::Removed);
+    block_on(hsm.probe());
+    assert_eq!(hsm.state(), State::Failed);
+}

@@ -94,6 +94,8 @@ pub struct EtcdReport {
     pub signaled: Option<i32>,
     /// Whether this node has stopped it.
     pub stopped: bool,
+    /// Whether the cluster has removed it.
+    pub removed: bool,
     /// Its latest messages, each with its level (`warn`, `error` and so on), the oldest first.
     pub logs: Vec<(String, String)>,
 }

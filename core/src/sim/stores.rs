@@ -174,7 +174,9 @@ impl StoreKeeper for SimKeeper {
     }
 
     fn report(&self) -> Option<EtcdReport> {
-        self.kept().running.map(|_| EtcdReport { running: true, ..EtcdReport::default() })
+        let kept = self.kept();
+        let removed = kept.standing == Standing::Removed;
+        kept.running.map(|_| EtcdReport { running: !removed, removed, ..EtcdReport::default() })
     }
 
     fn stop_etcd(&self) -> BoxFuture<'_, ()> {

@@ -300,7 +300,7 @@ impl StoreKeeper for Stores {
             MemberState::Signaled(signal) => report.signaled = Some(signal),
             MemberState::Stopped => report.stopped = true,
             // It ends in order.
-            MemberState::Removed => report.exited = Some(0),
+            MemberState::Removed => (report.removed, report.exited) = (true, Some(0)),
         }
         Some(report)
     }

@@ -3,6 +3,7 @@
 //! In every state but Operational it answers without credentials. Such a caller learns whether the store can be used, since when it
 //! cannot and of which kind the reason is; addresses, versions, sizes and revisions are for an Administrator, and in the log.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use casemate_api::State;
@@ -11,6 +12,7 @@ use casemate_api::body::system::{
 };
 use casemate_core::hsm::store_health::{Endpoint, StoreReport};
 use casemate_core::identity::caller::Caller;
+use casemate_core::platform::stores::EtcdReport;
 use casemate_core::{Error, Hsm};
 
 use crate::http::reply::Reply;
@@ -19,12 +21,25 @@ use crate::http::reply::Reply;
 pub async fn diagnose(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
     let (report, failed) = (hsm.store_report(), hsm.state() == State::Failed);
     let mut store = diagnosis(&report);
+    let etcd = hsm.etcd_report();
+    let mut cluster_logs = messages(&store, failed, etcd.as_ref());
     // In the other states a caller may be anybody.
-    store.details = caller.and(report.facts.is_some().then(|| details(&report)));
+    if caller.is_some() {
+        store.details = report.facts.is_some().then(|| details(&report));
+        let record = |(level, msg)| LogItem { level: Cow::Owned(level), msg };
+        let records = etcd.iter().flat_map(|etcd| etcd.logs.iter().cloned()).map(record);
+        // The last one is what matters most.
+        cluster_logs.splice(0..0, records);
+    }
+    let etcd = etcd.unwrap_or_default();
     Reply::json(&Diagnosis {
-        cluster_logs: messages(&store, failed),
-        // No process of a cluster belongs to this node.
-        cluster_state: ClusterState { running: false },
+        cluster_logs,
+        cluster_state: ClusterState {
+            running: etcd.running,
+            exited: etcd.exited,
+            signaled: etcd.signaled,
+            stopped: etcd.stopped.then_some(true),
+        },
         store: Some(store),
     })
 }
@@ -59,12 +74,18 @@ fn details(report: &StoreReport) -> StoreDetails {
 }
 
 /// The same for people. The last one is what matters most.
-fn messages(store: &StoreDiagnosis, failed: bool) -> Vec<LogItem> {
+fn messages(store: &StoreDiagnosis, failed: bool, etcd: Option<&EtcdReport>) -> Vec<LogItem> {
     let mut messages = Vec::new();
     let mut say = |level: &'static str, msg: &str| messages.push(LogItem { level: level.into(), msg: msg.into() });
     match store.kind {
         StoreKind::Embedded => say("info", "This node runs on its embedded store; there is no cluster."),
+        StoreKind::Etcd if etcd.is_some() => {
+            say("info", "This node is a member of a cluster, with an etcd of its own.")
+        }
         StoreKind::Etcd => say("info", "This node uses a store in etcd, which other nodes may share."),
+    }
+    if etcd.is_some_and(|etcd| etcd.removed) {
+        say("error", "The cluster has removed this node: factory-reset it, then it can join again.");
     }
     if let (Some(all), Some(usable)) = (store.endpoints, store.endpoints_usable)
         && usable < all
