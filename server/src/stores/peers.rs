@@ -8,6 +8,7 @@ use casemate_api::limits::{PEER_ANSWER_MAX_BYTES, PEER_ANSWER_MS};
 use casemate_core::config::peers::alternative_addresses;
 use casemate_core::platform::stores::{EtcdError, Member, PeerIdentity, Sight};
 use casemate_core::rows::tls_identity::TlsIdentity;
+use casemate_core::runtime::Clock;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::header::{DATE, HOST};
@@ -18,6 +19,8 @@ use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use crate::clock::SystemClock;
 
 /// The addresses that a certificate is for.
 pub(super) fn addresses_in(tls: &TlsIdentity) -> Vec<IpAddr> {
@@ -71,7 +74,7 @@ async fn ask(url: &str, tls: TlsConnector) -> Result<Sight, Box<dyn std::error::
     let request = Request::get("/members").header(HOST, authority).body(Empty::<Bytes>::new())?;
     let exchange = async {
         let reply = sender.send_request(request).await?;
-        let now = SystemTime::now();
+        let now = SystemTime::UNIX_EPOCH + SystemClock::new().wall();
         let date = reply.headers().get(DATE).and_then(|date| date.to_str().ok());
         let date = date.and_then(|date| httpdate::parse_http_date(date).ok()).ok_or("it does not tell its time")?;
         let body = Limited::new(reply.into_body(), PEER_ANSWER_MAX_BYTES).collect().await?.to_bytes();
