@@ -212,7 +212,8 @@ pub enum Intent {
     /// Its intent if it can be written: a change that only takes power away from the HSM must not depend on a disk.
     IfPossible,
     /// Nothing from the server, as only the body authenticates the caller: the core records success before it takes
-    /// effect, and everything else is recorded as a refusal. Otherwise anyone could fill the log.
+    /// effect, and everything else is recorded as a refusal. Otherwise anyone could fill the log. For a caller who has logged in it is
+    /// as [`Intent::Required`].
     Proven,
     /// Nothing: it changes nothing, and is at most a use of a key.
     Never,

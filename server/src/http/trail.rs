@@ -53,6 +53,8 @@ pub(super) async fn carried_out(
     let refuse = |error| Refusal::from_core(error, spec);
     let intent = match spec.intent {
         Intent::Required => Some(hsm.audit.intent(&act).await.map_err(refuse)?),
+        // Whoever has logged in is known before the body, in whichever state.
+        Intent::Proven if act.user.is_some() => Some(hsm.audit.intent(&act).await.map_err(refuse)?),
         Intent::IfPossible => hsm.audit.intent_if_possible(&act).await,
         Intent::Proven | Intent::Never => return proven(hsm, spec, act, change).await,
     };

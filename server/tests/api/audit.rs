@@ -61,7 +61,7 @@ fn verified(text: &str, key: Option<&str>) -> String {
 /// A request that succeeds at this endpoint, from a caller who is allowed to make it.
 fn good(spec: &Spec) -> (Rig, String, Content, Option<&'static str>) {
     let path = spec.path.replace("{key}", "k").replace("{user}", "operator").replace("{tag}", "t");
-    let path = path.replace("{namespace}", "ns3");
+    let path = path.replace("{namespace}", "ns3").replace("{member}", "1a");
     let user = json!({"realName": "x", "role": "Operator", "passphrase": passphrase_of("x")});
     let body: Content = match (spec.method.as_str(), spec.path) {
         ("POST", "/provision") => json!({"unlockPassphrase": UNLOCK, "adminPassphrase": passphrase_of("admin"),
@@ -90,6 +90,8 @@ fn good(spec: &Spec) -> (Rig, String, Content, Option<&'static str>) {
         ("POST", "/cluster/members") => {
             return (crate::cluster::founder(), path, crate::cluster::serving().into(), None);
         }
+        ("PUT", "/cluster/members/{member}") => json!({"urls": ["https://192.0.2.2:2380"]}).into(),
+        ("POST", "/cluster/members/{member}/promote") => "".into(),
         ("POST", "/cluster/join") => {
             let founder = crate::cluster::founder();
             return (Rig::beside(&founder), path, crate::cluster::join_of(&founder).into(), None);
@@ -141,7 +143,7 @@ fn good(spec: &Spec) -> (Rig, String, Content, Option<&'static str>) {
 
 /// Whether a change is committed in the shared store, and so has a revision.
 fn commits(spec: &Spec, status: u16) -> bool {
-    let local = ["/config/", "/system/", "/cluster/", "/unlock", "/lock"];
+    let local = ["/config/", "/system/", "/cluster", "/unlock", "/lock"];
     let shared = ["/config/backup-passphrase", "/config/tls/cluster-ca.pem"];
     let is_local = local.iter().any(|part| spec.path.starts_with(part)) && !shared.contains(&spec.path);
     status < 300 && !is_local

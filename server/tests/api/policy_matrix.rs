@@ -61,7 +61,11 @@ fn probe(spec: &Spec) -> (String, Content, Option<&'static str>) {
         ("PUT", "/namespaces/{namespace}") => "/namespaces/ns1".into(),
         ("DELETE", "/namespaces/{namespace}") => "/namespaces/missing".into(),
         (_, "/namespaces/{namespace}/quota") => "/namespaces/ns1/quota".into(),
-        (_, path) => path.replace("{key}", "k").replace("{user}", "operator").replace("{tag}", "absent"),
+        (_, path) => path
+            .replace("{key}", "k")
+            .replace("{user}", "operator")
+            .replace("{tag}", "absent")
+            .replace("{member}", "1a"),
     };
     assert!(!path.contains('{'), "a probe for {path}");
     let body: Content = match spec.path {

@@ -434,6 +434,8 @@ fn replies_carry_the_headers_of_the_contract() {
         "POST /cluster/force-new",
         "POST /cluster/join",
         "POST /cluster/members",
+        "POST /cluster/members/{member}/promote",
+        "PUT /cluster/members/{member}",
         "POST /provision",
         "POST /unlock",
         "POST /lock",
