@@ -5,7 +5,7 @@ mod peers;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use casemate_api::limits::{MEMBER_POLL_MS, MEMBER_QUOTA_MAX_BYTES, MEMBER_START_MS};
@@ -34,6 +34,8 @@ pub struct Stores {
 struct Running {
     member: crate::member::Member,
     authority: Vec<u8>,
+    /// The store in it, once it is there.
+    store: OnceLock<Arc<EtcdStore>>,
 }
 
 impl Stores {
@@ -102,7 +104,7 @@ impl Stores {
         };
         let started = tokio::task::spawn_blocking(move || crate::member::Member::start(&program, &config)).await;
         let member = started.map_err(|error| EtcdError(error.to_string()))?.map_err(EtcdError)?;
-        let running = Arc::new(Running { member, authority: identity.authority });
+        let running = Arc::new(Running { member, authority: identity.authority, store: OnceLock::new() });
         *self.lock() = Some(running.clone());
         if waits && let Err(error) = until_ready(&running.member).await {
             self.stop().await;
@@ -110,11 +112,17 @@ impl Stores {
         }
         let client = client(&running).map_err(EtcdError)?;
         let store = EtcdStore::start(client, PREFIX.to_vec());
-        Ok(store.map_err(|error| EtcdError(format!("The thread of the store cannot be started: {error}.")))?)
+        let store = store.map_err(|error| EtcdError(format!("The thread of the store cannot be started: {error}.")))?;
+        // It fails only if it is set.
+        let _ = running.store.set(store.clone());
+        Ok(store)
     }
 
     async fn stop(&self) {
         let Some(running) = self.lock().take() else { return };
+        if let Some(store) = running.store.get() {
+            store.close();
+        }
         // A panic there was logged.
         let _ = tokio::task::spawn_blocking(move || running.member.stop()).await;
     }

@@ -88,6 +88,11 @@ impl EtcdStore {
         Ok(Arc::new(Self { shared, runtime: handle, commits, stop, thread: Some(thread) }))
     }
 
+    /// Ends the thread and with it all connections, as etcd waits for them before it ends. From then on the store cannot be reached.
+    pub fn close(&self) {
+        self.stop.notify_one();
+    }
+
     /// Runs a task on the thread and waits for its result.
     async fn run<T: Send + 'static>(
         &self,
