@@ -406,6 +406,8 @@ pub const ETCD_REQUEST_MAX_BYTES: usize = 2 << 20;
 pub const JOIN_MAX_S: u64 = 3_600;
 /// Time between two looks at whether a node that joins was promoted. Each join has its own.
 pub const JOIN_POLL_MS: u64 = 250;
+/// Members, and addresses of members, in the list with which a node joins. Each join has its own.
+pub const JOIN_MEMBERS_MAX: usize = 64;
 /// Most by which the clock of a node that joins may differ from that of a member. Each join has its own.
 pub const JOIN_CLOCK_S: u64 = 5;
 /// Time for `etcd --version` to answer. Each start of a member has its own.

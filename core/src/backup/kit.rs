@@ -102,11 +102,12 @@ impl JoinerKit {
             let backup_salt = bytes("backup_salt")?;
             let ahead = bytes("ahead")?;
             let kit = Self {
-                ahead: ahead
-                    .as_slice()
-                    .try_into()
+                // Behind it there must be room for the revisions of the cluster.
+                ahead: <[u8; 8]>::try_from(ahead.as_slice())
                     .map(u64::from_be_bytes)
-                    .map_err(|_| BadValue("its number of revisions does not have 8 bytes"))?,
+                    .ok()
+                    .filter(|ahead| *ahead < u64::MAX / 4)
+                    .ok_or(BadValue("its number of revisions makes no sense"))?,
                 backup_salt: backup_salt
                     .as_slice()
                     .try_into()
@@ -202,6 +203,8 @@ mod tests {
         let good = String::from_utf8(good).unwrap();
         assert!(JoinerKit::read(&text(&good)).is_ok());
         let (of_nethsm, _) = good.split_once(",\"cluster\"").unwrap();
+        let far = JoinerKit { ahead: u64::MAX / 4, ..kit(&key, &[1; 16], &[2; 60]) };
+        assert!(JoinerKit::read(&far.write()).is_err());
         for bad in
             ["", "{}", "[]", &format!("{of_nethsm}}}"), &good.replace('}', ",\"x\":1}"), &good.replace(":\"", ":\"?")]
         {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_api::body::cluster::{ClusterMember, Join};
-use casemate_api::limits::{JOIN_CLOCK_S, JOIN_MAX_S, JOIN_POLL_MS};
+use casemate_api::limits::{JOIN_CLOCK_S, JOIN_MAX_S, JOIN_MEMBERS_MAX, JOIN_POLL_MS};
+use casemate_api::sentences;
 
 use crate::backup::kit::JoinerKit;
 use crate::config::peers;
@@ -63,6 +64,7 @@ impl Hsm {
         self.look_at_cluster(&wanted.members, &identity).await?;
 
         let claim = self.claim_restore()?;
+        self.refuse_while_joining().await?;
         let joining = Joining {
             number: StorePlace::stored(&self.device.store).await?.place.number.saturating_add(1),
             ahead: kit.ahead,
@@ -84,6 +86,17 @@ impl Hsm {
         }
         drop(claim);
         Ok(())
+    }
+
+    /// A join that goes on without its client keeps a store that nothing else names.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] while this node joins a cluster.
+    pub(super) async fn refuse_while_joining(&self) -> Result<(), Error> {
+        match &*self.joining.lock().await {
+            Some(_) => Err(Error::Unavailable(sentences::STORE_HELD.into())),
+            None => Ok(()),
+        }
     }
 
     /// Compares this node with what the members of the cluster see.
@@ -164,8 +177,11 @@ impl Hsm {
         };
         let mut attempt = self.joining.lock().await;
         let Some(running) = &mut *attempt else { return Ok(None) };
-        let missing = || Error::internal("the record of a join is missing");
-        let joining = Joining::stored(&self.device.store).await?.ok_or_else(missing)?;
+        let Some(joining) = Joining::stored(&self.device.store).await? else {
+            // It was written that the join is over, and not confirmed.
+            self.device.platform.host.reboot();
+            return Err(Error::Unavailable("The HSM reboots to find out how the join has ended.".into()));
+        };
         let late = self.device.platform.clock.wall().as_secs() >= joining.until;
         let store = match &running.store {
             Some(store) => store.clone(),
@@ -281,6 +297,10 @@ fn named(members: &[ClusterMember], own: &str) -> Vec<(String, Vec<String>)> {
 /// Checks the list of members, which must have one without a name: this node. Returns its URLs.
 fn check_members(members: &[ClusterMember]) -> Result<&[String], Error> {
     let wrong = |why: String| Err(Error::invalid_field("members", why));
+    let urls = members.iter().map(|member| member.urls.len()).sum::<usize>();
+    if members.len() > JOIN_MEMBERS_MAX || urls > JOIN_MEMBERS_MAX {
+        return wrong(format!("members lists more than {JOIN_MEMBERS_MAX} members or addresses."));
+    }
     if members.len() < 2 {
         return wrong("members must list all members of the cluster, with this node among them.".into());
     }

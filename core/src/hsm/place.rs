@@ -65,6 +65,7 @@ impl Hsm {
         let Movable { switch, keeper } = self.movable()?;
         // A restore would replace what is being copied.
         let _claim = self.claim_restore()?;
+        self.refuse_while_joining().await?;
         let now = StorePlace::stored(&self.device.store).await?.place;
         if now.kind == kind {
             return Ok(());

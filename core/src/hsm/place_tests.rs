@@ -409,6 +409,9 @@ fn a_node_joins_when_it_is_promoted_and_has_the_users_and_keys_of_the_cluster() 
         if in_a_file {
             assert!(names(&hsm).contains("its-own"), "what it has is still served");
         }
+        // Also when the client of the join has gone.
+        hsm.claim_restore().err().expect("one at a time");
+        assert!(matches!(block_on(hsm.refuse_while_joining()), Err(Error::Unavailable(_))));
         node.sim.clock.advance(std::time::Duration::from_secs(60));
         assert!(poll().is_pending());
         node.keeper.stand(Standing::Voter);
@@ -519,7 +522,7 @@ fn a_joiner_that_ends_at_any_point_has_its_own_data_or_is_a_member() {
     drop(hsm);
     let (mut own, mut joined) = (0, 0);
     for promote_at in [4, 15] {
-        for end in 1..30 {
+        for end in 1..36 {
             let node = first.copy();
             node.keeper.reach_at(&format!("https://{JOINER}:2380"));
             let hsm = node.boot();
