@@ -538,7 +538,7 @@ fn a_joiner_that_ends_at_any_point_has_its_own_data_or_is_a_member() {
             {
                 let mut joining = pin!(hsm.join(ADDRESS, Some(&by), &wanted));
                 for at in 0..end {
-                    if at == promote_at && node.keeper.store(ETCD).is_some() {
+                    if at >= promote_at && node.keeper.store(ETCD).is_some() {
                         node.keeper.stand(Standing::Voter);
                     }
                     node.sim.clock.advance(std::time::Duration::from_millis(100));
