@@ -402,8 +402,10 @@ pub const ETCD_FILE_MEMBERS_MAX: usize = 65_536;
 /// its own.
 pub const ETCD_REQUEST_MAX_BYTES: usize = 2 << 20;
 
-/// Time for a node that joins a cluster to be promoted; then it goes back to its own data. Each join has its own.
+/// Time for a node that joins a cluster to be promoted; then its client is told that it was not. Each join has its own.
 pub const JOIN_MAX_S: u64 = 3_600;
+/// Time for the etcd of a node that joins to get to the cluster; then the node goes back to its own data. Each join has its own.
+pub const JOIN_START_MS: u64 = 30_000;
 /// Time between two looks at whether a node that joins was promoted. Each join has its own.
 pub const JOIN_POLL_MS: u64 = 250;
 /// Members, and addresses of members, in the list with which a node joins. Each join has its own.

@@ -134,9 +134,10 @@ impl Config<'_> {
     }
 
     async fn refuse_with_cluster_ca(&self) -> Result<(), Error> {
+        // A restore may have taken the CA away that the other members know this node by.
         match self.cluster_ca().await? {
-            None => Ok(()),
-            Some(_) => Err(Error::Precondition("cannot generate cert if cluster CA has been set".into())),
+            None if self.own_etcd().await?.is_none() => Ok(()),
+            _ => Err(Error::Precondition("cannot generate cert if cluster CA has been set".into())),
         }
     }
 

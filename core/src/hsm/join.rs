@@ -41,7 +41,7 @@ impl Operational {
         let refuse = |why: &'static str| Err(Error::Precondition(why.into()));
         if !new.serving {
             return refuse(
-                "Casemate has no voting members yet. A node that shares the store is added with \"serving\": true.",
+                "The members of this etcd are changed with its own tools. A node that shares the store is added with \"serving\": true.",
             );
         }
         if !self.shares_store() {

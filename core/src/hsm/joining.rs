@@ -6,31 +6,36 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use casemate_api::body::cluster::{ClusterMember, Join};
-use casemate_api::limits::{JOIN_CLOCK_S, JOIN_MAX_S, JOIN_MEMBERS_MAX, JOIN_POLL_MS};
+use casemate_api::limits::{JOIN_CLOCK_S, JOIN_MAX_S, JOIN_MEMBERS_MAX, JOIN_POLL_MS, JOIN_START_MS, LOCK_WAIT_MS};
 use casemate_api::sentences;
 
 use crate::backup::kit::JoinerKit;
 use crate::config::peers;
 use crate::device::joining::Joining;
 use crate::device::place::StorePlace;
+use crate::device::procedure::Procedure;
 use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
-use crate::hsm::open::{Attempt, open_store, start_again};
+use crate::hsm::open::{Attempt, RestoreClaim, open_store, start_again};
 use crate::hsm::phase::{Failed, Phase, Resume};
 use crate::hsm::{Hsm, hold_with_timeout, wrong_state};
 use crate::identity::caller::Caller;
 use crate::platform::stores::{Begin, Member, Movable, PeerIdentity, Place, PlaceKind, Standing};
 use crate::rows::cluster_id::cluster_of;
 use crate::rows::path::DevicePath;
+use crate::runtime::{First, first};
 use crate::store::{Ahead, Read, Store};
 
 /// How far a join is.
 enum Step {
     /// The etcd was not promoted yet.
     Waiting,
+    /// So, too, but somebody has to do something about it.
+    Stuck(&'static str),
     /// It is done.
     Joined,
     /// The node has its own store again.
@@ -64,38 +69,41 @@ impl Hsm {
         self.look_at_cluster(&wanted.members, &identity).await?;
 
         let claim = self.claim_restore()?;
-        self.refuse_while_joining().await?;
+        if Procedure::stored(&self.device.store).await?.is_some() {
+            return Err(Error::Unavailable("A restore was interrupted. Reboot, then try again.".into()));
+        }
+        let place = StorePlace::stored(&self.device.store).await?.place;
+        if place.kind == PlaceKind::Etcd && keeper.members().await?.len() > 1 {
+            return unfit_for_now(
+                "This node is in a cluster with other members, which would lose it. Have it removed and reset it first.",
+            );
+        }
         let joining = Joining {
-            number: StorePlace::stored(&self.device.store).await?.place.number.saturating_add(1),
+            number: place.number.saturating_add(1),
             ahead: kit.ahead,
             until: self.device.platform.clock.wall().as_secs().saturating_add(JOIN_MAX_S),
             cluster: kit.cluster,
             slot,
         };
-        self.begin_join(by, &joining, named(&wanted.members, &self.device.id), identity).await?;
+        let members = named(&wanted.members, &self.device.id);
+        self.begin_join(by, claim, (&joining, members), identity).await?;
         loop {
-            match self.advance_join().await? {
+            let step = self.advance_join().await.unwrap_or_else(|error| {
+                tracing::warn!(target: "hsm", %error, "joining a cluster cannot go on now; this is tried again");
+                Some(Step::Waiting)
+            });
+            match step {
                 Some(Step::Waiting) => {}
-                Some(Step::Joined) => break,
+                Some(Step::Stuck(why)) => return Err(failed(why)),
+                Some(Step::Joined) => return Ok(()),
                 Some(Step::Undone(why)) => return Err(failed(why)),
                 // The background saw the end of it first.
-                None if StorePlace::stored(&self.device.store).await?.place.number == joining.number => break,
-                None => return Err(failed("it was given up")),
+                None => match StorePlace::stored(&self.device.store).await?.place.number == joining.number {
+                    true => return Ok(()),
+                    false => return Err(failed("it was given up")),
+                },
             }
             self.device.platform.clock.sleep(Duration::from_millis(JOIN_POLL_MS)).await;
-        }
-        drop(claim);
-        Ok(())
-    }
-
-    /// A join that goes on without its client keeps a store that nothing else names.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] while this node joins a cluster.
-    pub(super) async fn refuse_while_joining(&self) -> Result<(), Error> {
-        match &*self.joining.lock().await {
-            Some(_) => Err(Error::Unavailable(sentences::STORE_HELD.into())),
-            None => Ok(()),
         }
     }
 
@@ -137,8 +145,8 @@ impl Hsm {
     async fn begin_join(
         &self,
         by: &Caller,
-        joining: &Joining,
-        members: Vec<(String, Vec<String>)>,
+        claim: RestoreClaim,
+        (joining, members): (&Joining, Vec<(String, Vec<String>)>),
         identity: PeerIdentity,
     ) -> Result<(), Error> {
         let Movable { switch, keeper } = self.movable()?;
@@ -148,7 +156,10 @@ impl Hsm {
         let op = self.operational().ok_or_else(wrong_state)?;
         let held = hold_with_timeout(&op, by).await?;
         drop(op);
-        let hold = switch.hold().await;
+        let limit = self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS));
+        let First::Left(hold) = first(switch.hold(), limit).await else {
+            return Err(Error::Unavailable(sentences::BUSY.into()));
+        };
         self.device.store.commit(joining.record_in(DeviceStoreChange::default())).await?;
         drop(held);
         tracing::info!(target: "hsm", "this node joins a cluster; nothing can be changed here until it was promoted");
@@ -156,7 +167,8 @@ impl Hsm {
         if !file_is_open {
             keeper.stop_etcd().await;
         }
-        let running = attempt.insert(Attempt { store: None, file_is_open, hold });
+        let begun = self.device.platform.clock.monotonic();
+        let running = attempt.insert(Attempt { store: None, begun, file_is_open, hold, _claim: claim });
         match keeper.start_etcd(joining.number, Begin::Join(members), identity).await {
             Ok(store) => {
                 running.store = Some(store);
@@ -183,15 +195,28 @@ impl Hsm {
             return Err(Error::Unavailable("The HSM reboots to find out how the join has ended.".into()));
         };
         let late = self.device.platform.clock.wall().as_secs() >= joining.until;
+        if !keeper.has_etcd(joining.number) {
+            // What has never followed the cluster was never promoted.
+            let spent = self.device.platform.clock.monotonic().saturating_sub(running.begun);
+            return match running.store.is_some() && spent < Duration::from_millis(JOIN_START_MS) {
+                true => Ok(Some(Step::Waiting)),
+                false => self.undo_join(&mut attempt, "its etcd does not get to the cluster").await,
+            };
+        }
+        // From here on the cluster may count on this node, whether or not its etcd knows that already: only the cluster can
+        // let it go back.
+        let stuck = |why: &'static str| {
+            tracing::error!(target: "hsm", why, "joining a cluster does not go on");
+            Ok(Some(Step::Stuck(why)))
+        };
         let store = match &running.store {
             Some(store) => store.clone(),
-            None if !keeper.has_etcd(joining.number) => {
-                return self.undo_join(&mut attempt, "its etcd was not started").await;
-            }
             None => match start_again(&self.device, joining.number).await {
                 Ok(store) => running.store.insert(store).clone(),
-                Err(_) if late => return self.undo_join(&mut attempt, "its etcd cannot be started").await,
-                Err(_) => return Ok(Some(Step::Waiting)),
+                Err(error) => {
+                    tracing::warn!(target: "hsm", %error, "the etcd that joins cannot be started; this is tried again");
+                    return Ok(Some(Step::Waiting));
+                }
             },
         };
         let standing = keeper.standing().await;
@@ -200,26 +225,45 @@ impl Hsm {
             Standing::Learner | Standing::Voter => cluster_of(&*store, Read::Local).await.ok().flatten(),
             Standing::Removed | Standing::Unknown => None,
         };
-        let other = "the joiner kit is from another cluster than the members; remove this node from them";
         match (standing, found) {
-            (_, Some(found)) if found != joining.cluster.bytes() => self.undo_join(&mut attempt, other).await,
-            (Standing::Voter, Some(_)) => self.finish_join(&joining, store, &mut attempt).await,
             (Standing::Removed, _) => {
                 self.undo_join(&mut attempt, "the cluster has removed this node before it was promoted").await
             }
-            (Standing::Learner | Standing::Unknown, _) if late => {
-                self.undo_join(&mut attempt, "it was not promoted within an hour").await
-            }
-            // What votes must not be given up: the cluster counts on it.
-            (Standing::Voter | Standing::Learner | Standing::Unknown, _) => Ok(Some(Step::Waiting)),
+            (_, Some(found)) if found != joining.cluster.bytes() => stuck(
+                "the joiner kit is from another cluster than the members. Remove this node from them, then it goes back to its own data",
+            ),
+            (Standing::Voter, Some(_)) => self.finish_join(&joining, store, &mut attempt).await,
+            _ if late => stuck(
+                "it was not promoted within an hour. Promote it, or remove it from the members, then it goes back to its own data",
+            ),
+            _ => Ok(Some(Step::Waiting)),
         }
     }
 
     /// Goes on with a join that a boot has found, or whose client has gone. In the background.
     pub(super) async fn keep_joining(&self) {
-        if let Err(error) = self.advance_join().await {
-            tracing::error!(target: "hsm", %error, "joining a cluster cannot go on now; this is tried again");
+        // Whoever begins a join holds it for a while; probing must go on.
+        let idle = self.joining.try_lock().map(|attempt| attempt.is_none());
+        let done = match idle {
+            Some(false) => self.advance_join().await.map(|_| ()),
+            Some(true) => self.start_again_if_needed().await,
+            None => Ok(()),
+        };
+        if let Err(error) = done {
+            tracing::error!(target: "hsm", %error, "the store of this node cannot be started now; this is tried again");
         }
+    }
+
+    /// Starts the etcd of this node if it could not be started at boot.
+    async fn start_again_if_needed(&self) -> Result<(), Error> {
+        let Some(movable) = &self.device.platform.movable else { return Ok(()) };
+        if movable.keeper.report().is_some()
+            || StorePlace::stored(&self.device.store).await?.place.kind != PlaceKind::Etcd
+            || self.restoring.load(Ordering::SeqCst)
+        {
+            return Ok(());
+        }
+        open_store(&self.device).await
     }
 
     /// The store of the cluster is the store of this node from now on.
@@ -239,11 +283,21 @@ impl Hsm {
             .put(DevicePath::Cluster, joining.cluster.bytes())
             .delete(DevicePath::Slot1)
             .delete(DevicePath::Joining);
+        // As in a restore: slots of the old Domain Key must not be written after this.
+        let changing = self.device.store.changing.lock().await;
+        let slots = self.device.store.changing_unlock.lock().await;
         self.device.store.commit(change).await?;
+        let former = self.phase();
+        let old = former.operational_to_close();
+        if let Some(op) = &old {
+            // Nothing of this phase may reach the store of the cluster.
+            op.retire();
+            op.tables.close();
+        }
         if let Some(Attempt { hold, .. }) = attempt.take() {
             switch.replace(Arc::new(Ahead::new(store, joining.ahead)), &hold);
         }
-        let former = self.phase();
+        drop((changing, slots));
         match &*former {
             // It goes on when the store answers.
             Phase::Failed(Failed { resume: Some(_) }) => {
@@ -252,10 +306,8 @@ impl Hsm {
             Phase::Failed(Failed { resume: None }) => {}
             Phase::Operational(_) | Phase::Locked(_) | Phase::Unprovisioned(_) => self.enter(self.locked()),
         }
-        let old = former.operational_to_close();
         drop(former);
         if let Some(op) = old {
-            op.retire();
             self.close(op).await;
         }
         drop(guard);
@@ -274,14 +326,16 @@ impl Hsm {
         }
         self.device.store.commit(DeviceStoreChange::default().delete(DevicePath::Joining)).await?;
         keeper.keep_only(&[StorePlace::stored(&self.device.store).await?.place]);
-        if let Some(Attempt { file_is_open, hold, .. }) = attempt.take() {
-            drop(hold);
-            if !file_is_open {
-                open_store(&self.device).await?;
-            }
+        // If it cannot be opened now, it is tried again like any etcd that cannot be started.
+        if attempt.take().is_some_and(|attempt| !attempt.file_is_open) {
+            open_store(&self.device).await?;
         }
         Ok(Some(Step::Undone(why)))
     }
+}
+
+fn unfit_for_now<T>(why: &'static str) -> Result<T, Error> {
+    Err(Error::Precondition(why.into()))
 }
 
 fn failed(why: &str) -> Error {

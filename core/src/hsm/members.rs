@@ -27,10 +27,16 @@ impl Hsm {
     /// # Errors
     /// [`Error::Precondition`] if no backup passphrase or no cluster CA is set, or this node cannot have an etcd;
     /// [`Error::Exists`] if there is a learner already; [`Error::Invalid`] for bad addresses.
-    pub async fn invite(&self, op: &Arc<Operational>, by: &Caller, new: &NewMember) -> Result<Invitation, Error> {
+    pub async fn invite(&self, op: Arc<Operational>, by: &Caller, new: &NewMember) -> Result<Invitation, Error> {
         if new.serving {
+            if self.own_etcd().await?.is_some() {
+                return Err(Error::Precondition(
+                    "The etcd of a member serves no other nodes yet. Add this one as a member, without \"serving\"."
+                        .into(),
+                ));
+            }
             let joiner_kit = op.invite(new).await?;
-            return Ok(Invitation { members: self.members(op).await?, joiner_kit });
+            return Ok(Invitation { members: self.members(&op).await?, joiner_kit });
         }
         check_urls(&new.urls)?;
         self.movable()?;
@@ -41,6 +47,8 @@ impl Hsm {
         let op = self.operational().ok_or_else(super::wrong_state)?;
         let keeper = self.own_etcd().await?.ok_or_else(super::wrong_state)?;
         let joiner_kit = op.backups().joiner_kit().await?;
+        // Nobody may take this member away from the new one meanwhile.
+        let _claim = self.claim_restore()?;
         let _held = op.hold(by).await?;
         keeper.add_member(new.urls.clone()).await?;
         Ok(Invitation { members: listed(keeper.members().await?), joiner_kit })
@@ -83,6 +91,7 @@ impl Hsm {
     pub async fn promote_member(&self, op: &Operational, by: &Caller, id: &str) -> Result<(), Error> {
         let id = parse_id(id)?;
         let keeper = self.keeper_of(id, op).await?;
+        let _claim = self.claim_restore()?;
         let _held = op.hold(by).await?;
         Ok(keeper.promote_member(id).await?)
     }
@@ -93,7 +102,7 @@ impl Hsm {
     /// # Errors
     /// [`Error::Invalid`] if it is not exactly one CA certificate; [`Error::Precondition`] if there are other members, or if they would
     /// not accept the TLS certificate of this node; those of [`Hsm::found_cluster`], after which the CA is set.
-    pub async fn set_cluster_ca(&self, op: &Arc<Operational>, by: &Caller, pem: &[u8]) -> Result<(), Error> {
+    pub async fn set_cluster_ca(&self, op: Arc<Operational>, by: &Caller, pem: &[u8]) -> Result<(), Error> {
         let keeper = self.device.platform.movable.as_ref().map(|movable| &movable.keeper);
         let own = self.own_etcd().await?;
         if let Some(own) = own

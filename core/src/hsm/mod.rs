@@ -57,6 +57,7 @@ use crate::runtime::Clock;
 use crate::runtime::party::Party;
 use crate::runtime::pool::{race, run_by_size};
 use crate::store::Read;
+use open::RestoreClaim;
 use store_health::StoreHealth;
 
 /// One HSM.
@@ -108,14 +109,15 @@ impl Hsm {
             Err(error) => tracing::error!(target: "hsm", %error, "the stored logging configuration is not applied"),
         }
         let audit = Arc::new(Audit::open(device.clone()).await.map_err(store)?);
-        let joining = open::open_or_join(&device).await.map_err(store)?;
+        let restoring = Arc::default();
+        let joining = open::open_or_join(&device, &restoring).await.map_err(store)?;
         let phase = first_phase(&device).await.map_err(store)?;
         audit.booted(phase.state()).await;
         Ok(Arc::new(Self {
             phase: ArcSwap::from_pointee(phase),
             transition: async_lock::Mutex::new(()),
             closing: Mutex::default(),
-            restoring: Arc::default(),
+            restoring,
             last_answer_s: AtomicU64::new(device.platform.clock.monotonic().as_secs()),
             store_health: StoreHealth::default(),
             joining: async_lock::Mutex::new(joining),
@@ -170,7 +172,7 @@ impl Hsm {
                 "A restore or a move of the store is running. Try again when it is over.".into(),
             ));
         }
-        Ok(RestoreClaim(self.restoring.clone()))
+        Ok(RestoreClaim::taken(self.restoring.clone()))
     }
 
     /// The current phase.
@@ -598,15 +600,6 @@ async fn first_phase(device: &Arc<Device>) -> Result<Phase, Error> {
             device.read_clock_offset().await?;
             if provisioned().await? { Ok(Phase::Locked(Arc::new(locked))) } else { Ok(unprovisioned()) }
         }
-    }
-}
-
-/// Held by the one restore that may run at a time.
-pub(crate) struct RestoreClaim(Arc<AtomicBool>);
-
-impl Drop for RestoreClaim {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::SeqCst);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Opens the shared store at boot, where the device's own store says that it is.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::config::peers;
 use crate::device::Device;
@@ -38,7 +40,7 @@ pub(super) async fn open_store(device: &Device) -> Result<(), Error> {
 ///
 /// # Errors
 /// Those of [`open_store`].
-pub(super) async fn open_or_join(device: &Device) -> Result<Option<Attempt>, Error> {
+pub(super) async fn open_or_join(device: &Device, restoring: &Arc<AtomicBool>) -> Result<Option<Attempt>, Error> {
     let (Some(Movable { switch, keeper }), Some(joining)) =
         (&device.platform.movable, Joining::stored(&device.store).await?)
     else {
@@ -50,7 +52,10 @@ pub(super) async fn open_or_join(device: &Device) -> Result<Option<Attempt>, Err
     keeper.keep_only(&[former, Place { kind: PlaceKind::Etcd, number: joining.number }]);
     let hold = switch.hold().await;
     switch.replace(Arc::new(Away("this node is joining a cluster".into())), &hold);
-    Ok(Some(Attempt { store: None, file_is_open: false, hold }))
+    restoring.store(true, Ordering::SeqCst);
+    let _claim = RestoreClaim::taken(restoring.clone());
+    let begun = device.platform.clock.monotonic();
+    Ok(Some(Attempt { store: None, begun, file_is_open: false, hold, _claim }))
 }
 
 /// Starts the etcd with this number as it was.
@@ -65,12 +70,32 @@ pub(super) async fn start_again(device: &Device, number: u32) -> Result<Arc<dyn 
     keeper.start_etcd(number, Begin::Again, identity).await.map_err(|why| Error::Precondition(why.0.into()))
 }
 
+/// Held by the one restore, move or join that may run at a time.
+pub(crate) struct RestoreClaim(Arc<AtomicBool>);
+
+impl RestoreClaim {
+    /// The claim that `restoring` was set for.
+    pub(super) fn taken(restoring: Arc<AtomicBool>) -> Self {
+        Self(restoring)
+    }
+}
+
+impl Drop for RestoreClaim {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
 /// A join that is under way in this process.
 pub(super) struct Attempt {
     /// What the etcd follows. `None`: it was not started yet.
     pub(super) store: Option<Arc<dyn Store>>,
+    /// When it was started in this process, by the monotonic clock.
+    pub(super) begun: Duration,
     /// Whether the file from before is open, so that it need not be opened if the join is undone.
     pub(super) file_is_open: bool,
     /// Nobody writes meanwhile.
     pub(super) hold: Hold,
+    /// Nor is anything restored or moved.
+    pub(super) _claim: RestoreClaim,
 }

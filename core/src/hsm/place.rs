@@ -3,19 +3,20 @@
 //! The record of the place (`device/place.rs`) is written once, while nobody writes to either store. Before that the old
 //! store is the only one; afterwards the new one is. A crash in between leaves a store that nobody uses, which the next boot removes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use casemate_api::limits::LOCK_WAIT_MS;
 
 use crate::config::peers;
 use crate::device::place::StorePlace;
+use crate::device::procedure::Procedure;
 use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
 use crate::hsm::phase::Operational;
 use crate::hsm::{Hsm, hold_with_timeout, wrong_state};
 use crate::identity::caller::Caller;
-use crate::platform::stores::{Begin, EtcdError, Movable, Place, PlaceKind};
+use crate::platform::stores::{Begin, EtcdError, Movable, Place, PlaceKind, StoreKeeper};
 use crate::rows::cluster_id::ClusterId;
 use crate::rows::path::{DevicePath, cluster_identity, node_fences};
 use crate::runtime::{First, first};
@@ -30,7 +31,11 @@ impl Hsm {
     /// [`Error::Precondition`] if this node cannot have an etcd, with the reason, or if the state has changed;
     /// [`Error::Unauthenticated`] if `by` lost the right in the meantime; [`Error::Unavailable`] if a restore or another move runs, or
     /// a store does not keep up.
-    pub async fn found_cluster(&self, op: &Arc<Operational>, by: &Caller) -> Result<(), Error> {
+    pub async fn found_cluster(&self, op: Arc<Operational>, by: &Caller) -> Result<(), Error> {
+        self.movable()?;
+        if StorePlace::stored(&self.device.store).await?.place.kind == PlaceKind::Etcd {
+            return Ok(());
+        }
         // The etcd must be able to start when the store cannot be read.
         op.config().mirror_cluster_ca(by).await?;
         self.move_store(op, by, PlaceKind::Etcd).await
@@ -40,14 +45,10 @@ impl Hsm {
     ///
     /// # Errors
     /// [`Error::Precondition`] if there are other members; those of [`Hsm::found_cluster`].
-    pub async fn dissolve_cluster(&self, op: &Arc<Operational>, by: &Caller) -> Result<(), Error> {
+    pub async fn dissolve_cluster(&self, op: Arc<Operational>, by: &Caller) -> Result<(), Error> {
         let movable = self.movable()?;
-        if StorePlace::stored(&self.device.store).await?.place.kind == PlaceKind::Etcd
-            && movable.keeper.members().await?.len() > 1
-        {
-            return Err(Error::Precondition(
-                "The cluster has other members. Remove them first: only the last one can go back to a file.".into(),
-            ));
+        if StorePlace::stored(&self.device.store).await?.place.kind == PlaceKind::Etcd {
+            check_alone(&*movable.keeper).await?;
         }
         self.move_store(op, by, PlaceKind::File).await
     }
@@ -61,11 +62,15 @@ impl Hsm {
         self.device.platform.movable.as_ref().ok_or_else(|| Error::Precondition(external.into()))
     }
 
-    async fn move_store(&self, op: &Arc<Operational>, by: &Caller, kind: PlaceKind) -> Result<(), Error> {
+    async fn move_store(&self, op: Arc<Operational>, by: &Caller, kind: PlaceKind) -> Result<(), Error> {
+        // The HSM can be locked while the copy is made.
+        let op = Arc::downgrade(&op);
         let Movable { switch, keeper } = self.movable()?;
         // A restore would replace what is being copied.
         let _claim = self.claim_restore()?;
-        self.refuse_while_joining().await?;
+        if Procedure::stored(&self.device.store).await?.is_some() {
+            return Err(Error::Unavailable("A restore was interrupted. Reboot, then try again.".into()));
+        }
         let now = StorePlace::stored(&self.device.store).await?.place;
         if now.kind == kind {
             return Ok(());
@@ -85,7 +90,7 @@ impl Hsm {
         };
         let copied = Copy::begin(switch.store(), to.clone(), is_copied).await;
         let moved = match copied {
-            Ok(copy) => self.switch_over(op, by, copy, (next, to)).await,
+            Ok(copy) => self.switch_over(&op, by, copy, (next, to)).await,
             Err(error) => Switched::No(error),
         };
         let (place, result) = match moved {
@@ -108,24 +113,30 @@ impl Hsm {
     /// Makes the copy the store of this node.
     async fn switch_over(
         &self,
-        op: &Arc<Operational>,
+        op: &Weak<Operational>,
         by: &Caller,
         copy: Copy,
         (place, to): (Place, Arc<dyn Store>),
     ) -> Switched {
         let _guard = self.lock_transitions().await;
         let ready = async {
-            if !self.operational().is_some_and(|now| Arc::ptr_eq(&now, op)) {
+            let op = op.upgrade().ok_or_else(wrong_state)?;
+            if !self.operational().is_some_and(|now| Arc::ptr_eq(&now, &op)) {
                 return Err(wrong_state());
             }
-            Ok((self.movable()?, hold_with_timeout(op, by).await?))
+            let held = hold_with_timeout(&op, by).await?;
+            Ok((self.movable()?, held, op))
         };
-        let (Movable { switch, .. }, _held) = match ready.await {
+        let (Movable { switch, keeper }, _held, op) = match ready.await {
             Ok(ready) => ready,
             Err(error) => return Switched::No(error),
         };
         let last = async {
             let hold = switch.hold().await;
+            if place.kind == PlaceKind::File {
+                // One may have been added since.
+                check_alone(&**keeper).await?;
+            }
             let (revision, rows) = copy.finish().await?;
             let cluster = match place.kind {
                 PlaceKind::File => None,
@@ -161,8 +172,8 @@ impl Hsm {
         }
         switch.replace(Arc::new(Ahead::new(to, ahead)), &hold);
         drop(hold);
-        if self.reopen_moved(op).await {
-            self.close_later(op);
+        if self.reopen_moved(&op).await {
+            self.close_later(&op);
         }
         Switched::Yes { rows }
     }
@@ -180,6 +191,16 @@ impl Hsm {
     /// Replaces `old` by a phase on the same data in another place.
     async fn reopen_moved(&self, old: &Operational) -> bool {
         self.reopen_with(old, Some(old.counters().clone())).await
+    }
+}
+
+/// Checks that the node is the only member of its cluster.
+async fn check_alone(keeper: &dyn StoreKeeper) -> Result<(), Error> {
+    match keeper.members().await?.len() {
+        1 => Ok(()),
+        _ => Err(Error::Precondition(
+            "The cluster has other members. Remove them first: only the last one can go back to a file.".into(),
+        )),
     }
 }
 

@@ -176,7 +176,7 @@ fn node_at(authority: &Authority, seed: u64, ip: &str) -> (Node, Arc<Hsm>) {
 fn set_ca(hsm: &Hsm, authority: &Authority) -> Result<(), Error> {
     let op = op(hsm);
     let by = admin(&op);
-    block_on(hsm.set_cluster_ca(&op, &by, &authority.pem()))
+    block_on(hsm.set_cluster_ca(op, &by, &authority.pem()))
 }
 
 #[test]
@@ -209,11 +209,11 @@ fn the_store_moves_into_an_etcd_and_back_with_everything_in_it() {
     let member = |id| Member { id, name: format!("M{id}"), urls: vec![], learner: false };
     node.keeper.set_members(vec![member(1), member(2)]);
     let (now, by) = (op(&hsm), admin(&op(&hsm)));
-    assert!(matches!(block_on(hsm.dissolve_cluster(&now, &by)), Err(Error::Precondition(_))));
+    assert!(matches!(block_on(hsm.dissolve_cluster(now.clone(), &by)), Err(Error::Precondition(_))));
     node.keeper.set_members(vec![member(1)]);
     let revision = |hsm: &Hsm| op(hsm).tables.pointer();
     let at_etcd = revision(&hsm);
-    block_on(hsm.dissolve_cluster(&now, &by)).unwrap();
+    block_on(hsm.dissolve_cluster(now.clone(), &by)).unwrap();
     let back = Place { kind: PlaceKind::File, number: 2 };
     assert_eq!((node.place(&hsm).place, node.keeper.places()), (back, vec![back]));
     assert!(revision(&hsm) > at_etcd, "revisions never go back");
@@ -315,7 +315,7 @@ fn a_process_that_ends_at_any_point_of_a_move_has_every_acknowledged_write_in_on
                 let now = op(&hsm);
                 let by = admin(&now);
                 let pem = authority.pem();
-                let mut moving = pin!(hsm.set_cluster_ca(&now, &by, &pem));
+                let mut moving = pin!(hsm.set_cluster_ca(now, &by, &pem));
                 let mut done = false;
                 for at in 0..end {
                     if let Poll::Ready(result) = moving.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -365,7 +365,7 @@ fn cluster(authority: &Authority) -> (Arc<Hsm>, Arc<SimStore>, Join) {
     let change = (Passphrase::from_text(BACKUP.into()), Passphrase::from_text(String::new()));
     block_on(now.backups().change_passphrase(&by, &change.0, &change.1)).unwrap();
     let new = NewMember { urls: vec![format!("https://{JOINER}:2380")], serving: false };
-    let Invitation { members, joiner_kit } = block_on(hsm.invite(&now, &by, &new)).unwrap();
+    let Invitation { members, joiner_kit } = block_on(hsm.invite(now.clone(), &by, &new)).unwrap();
     assert!(members.len() == 2 && members[1].learner && members[1].name.is_empty());
     let wanted =
         Join { members, joiner_kit, backup_passphrase: Passphrase::from_text(BACKUP.into()), system_time: None };
@@ -411,7 +411,6 @@ fn a_node_joins_when_it_is_promoted_and_has_the_users_and_keys_of_the_cluster() 
         }
         // Also when the client of the join has gone.
         hsm.claim_restore().err().expect("one at a time");
-        assert!(matches!(block_on(hsm.refuse_while_joining()), Err(Error::Unavailable(_))));
         node.sim.clock.advance(std::time::Duration::from_secs(60));
         assert!(poll().is_pending());
         node.keeper.stand(Standing::Voter);
@@ -487,28 +486,58 @@ fn a_join_that_cannot_be_changes_nothing() {
     refused(&members(&|list| list[1].urls = vec!["http://192.0.2.2:2380".into()]), "not an address");
     refused(&copy(&|join| join.backup_passphrase = Passphrase::from_text("another one".into())), "invalid passphrase");
 
-    // What was removed before it was promoted has its own data again, and so has one whose time is over.
+    // What was removed before it was promoted has its own data again. Nothing but that lets it go back: the cluster may have promoted
+    // it without its own etcd knowing that already.
     create(&hsm, "its-own").unwrap();
-    for end in [Standing::Removed, Standing::Learner] {
-        node.keeper.stand(Standing::Learner);
+    let other = {
+        let (_, other, _) = cluster(&authority);
+        let id = other.raw_rows().into_iter().find(|(path, _)| *path == cluster_identity()).unwrap();
+        other.tamper(id.0, [&[1][..], &[9; 16]].concat());
+        other
+    };
+    for (round, (cluster, stands, part)) in [
+        (&store, Standing::Removed, "removed this node"),
+        (&store, Standing::Learner, "within an hour"),
+        (&store, Standing::Unknown, "within an hour"),
+        (&other, Standing::Learner, "another cluster"),
+        (&other, Standing::Voter, "another cluster"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        node.keeper.see(sight(&wanted, 0), Some(cluster.clone()));
+        node.keeper.stand(if part == "another cluster" { Standing::Unknown } else { Standing::Learner });
         node.sim.clock.advance(std::time::Duration::from_secs(2));
         let mut joining = pin!(hsm.join(ADDRESS, Some(&by), &wanted));
         let mut poll = || joining.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(poll().is_pending());
-        node.keeper.stand(end);
+        node.keeper.stand(stands);
         node.sim.clock.advance(std::time::Duration::from_secs(3_601));
-        let Poll::Ready(Err(error)) = poll() else { panic!() };
-        assert!(error.to_string().starts_with("joining cluster failed: "), "{error}");
+        let Poll::Ready(Err(error)) = poll() else { panic!("{part}") };
+        let error = error.to_string();
+        assert!(error.starts_with("joining cluster failed: ") && error.contains(part), "{error}");
+        if stands != Standing::Removed {
+            assert!(node.keeper.places().contains(&ETCD), "the cluster may count on it");
+            assert!(matches!(create(&hsm, "too-early"), Err(Error::Unavailable(_))));
+            let again = block_on(hsm.join(ADDRESS, Some(&by), &wanted));
+            assert!(matches!(again, Err(Error::Unavailable(_))), "there is one join at a time");
+            node.keeper.stand(Standing::Removed);
+            block_on(hsm.keep_joining());
+        }
         assert_eq!((hsm.state(), node.place(&hsm)), (State::Operational, place));
-        create(&hsm, &format!("after-{end:?}").to_lowercase()).unwrap();
+        assert_eq!(node.keeper.places(), [place.place]);
+        create(&hsm, &format!("after-{round}")).unwrap();
     }
-    // A kit of another cluster is found out before the promotion.
-    let (_, other, _) = cluster(&authority);
-    let id = other.raw_rows().into_iter().find(|(path, _)| *path == cluster_identity()).unwrap();
-    other.tamper(id.0, [&[1][..], &[9; 16]].concat());
-    node.keeper.stand(Standing::Learner);
-    node.keeper.see(sight(&wanted, 0), Some(other));
-    refused(&wanted, "another cluster");
+
+    // A member that others count on does not go to another cluster.
+    node.keeper.stand(Standing::Voter);
+    node.keeper.see(sight(&wanted, 0), Some(store.clone()));
+    set_ca(&hsm, &authority).unwrap();
+    let member = |id| Member { id, name: format!("M{id}"), urls: vec![], learner: false };
+    node.keeper.set_members(vec![member(1), member(2)]);
+    let error = attempt(&wanted).unwrap_err();
+    assert!(error.to_string().contains("in a cluster with other members"), "{error}");
+    assert_eq!(node.place(&hsm).place, ETCD);
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl Stores {
         }
         let program = self.program()?;
         let urls = self.urls(&identity)?;
-        let waits = begin != Begin::Again;
+        let waits = begin == Begin::Found;
         let place = Place { kind: PlaceKind::Etcd, number };
         let memory = memory_bytes();
         let config = Config {
@@ -110,6 +110,9 @@ impl Stores {
             self.stop().await;
             return Err(error);
         }
+        // The new folder must be there when it is recorded that the store is in it.
+        let synced = fs::File::open(&self.folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| EtcdError(format!("{}: {error}", self.folder.display())))?;
         let client = client(&running).map_err(EtcdError)?;
         let store = EtcdStore::start(client, PREFIX.to_vec());
         let store = store.map_err(|error| EtcdError(format!("The thread of the store cannot be started: {error}.")))?;
@@ -330,6 +333,13 @@ impl StoreKeeper for Stores {
     }
 
     fn keep_only(&self, places: &[Place]) {
+        // A record that names what is not there may be an old one, put back by somebody: then the others may be the only ones.
+        if let Some(missing) = places.iter().find(|place| !self.path(**place).exists()) {
+            if !Self::found_in(&self.folder).is_empty() {
+                tracing::warn!(store = name_of(*missing), "a store is missing, so the others are not removed");
+            }
+            return;
+        }
         for (_, path) in Self::found_in(&self.folder).into_iter().filter(|(place, _)| !places.contains(place)) {
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             if let Err(error) = removed {

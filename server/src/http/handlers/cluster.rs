@@ -19,7 +19,7 @@ pub async fn members(op: OperationalGuard, _: Caller, hsm: Arc<Hsm>, (): ()) -> 
 
 /// `POST /cluster/members`: registers a member, or makes a joiner kit for a node that shares the store.
 pub async fn invite(op: OperationalGuard, caller: Caller, hsm: Arc<Hsm>, new: NewMember) -> Result<Reply, Error> {
-    let invitation = hsm.invite(&op.into_inner(), &caller, &new).await?;
+    let invitation = hsm.invite(op.into_inner(), &caller, &new).await?;
     Ok(Reply::json(&invitation)?.status(StatusCode::CREATED))
 }
 
@@ -48,7 +48,7 @@ pub async fn promote(op: OperationalGuard, caller: Caller, member: NamedMember, 
 
 /// `DELETE /cluster`: the last member goes back to a store of its own. An extension of Casemate.
 pub async fn dissolve(op: OperationalGuard, caller: Caller, hsm: Arc<Hsm>, (): ()) -> Result<Reply, Error> {
-    hsm.dissolve_cluster(&op.into_inner(), &caller).await?;
+    hsm.dissolve_cluster(op.into_inner(), &caller).await?;
     Ok(Reply::no_content())
 }
 

@@ -46,6 +46,6 @@ pub async fn cluster_ca(op: OperationalGuard, _: Caller, (): (), (): ()) -> Resu
 
 /// `PUT /config/tls/cluster-ca.pem`
 pub async fn set_cluster_ca(op: OperationalGuard, caller: Caller, hsm: Arc<Hsm>, pem: Vec<u8>) -> Result<Reply, Error> {
-    hsm.set_cluster_ca(&op.into_inner(), &caller, &pem).await?;
+    hsm.set_cluster_ca(op.into_inner(), &caller, &pem).await?;
     Ok(Reply::created().at(format!("{BASE}/config/tls/cluster-ca.pem")))
 }
