@@ -12,13 +12,13 @@
 
 #[path = "member/confined.rs"]
 mod confined;
+#[path = "member/shown.rs"]
+mod shown;
 
 use std::fs;
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use casemate_core::crypto::secret::SecretBytes;
@@ -28,7 +28,8 @@ use casemate_etcd::{Client, MemberKind, Settings, when_healthy};
 use casemate_server::member::{Config, Identity, Member, MemberState, PeerTls, Program, Start};
 use casemate_testkit::{EtcdCertificates, EtcdIdentity, Folder, etcd, free_port};
 use rustix::process::{Pid, Signal, kill_process};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use shown::shown;
 
 /// The program that confines etcd.
 pub(crate) const CASEMATED: &str = env!("CARGO_BIN_EXE_casemated");
@@ -276,26 +277,6 @@ fn the_last_one_goes_on_alone_by_force() {
     assert!(TcpStream::connect(place.listen()).is_ok());
 }
 
-/// The certificate that a member shows at its peer port.
-fn shown(place: &Place, certificates: &EtcdCertificates, own: &EtcdIdentity) -> Result<Vec<u8>, String> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(certificates.ca.as_bytes()).unwrap()).unwrap();
-    let chain = vec![CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = config.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
-    let name = ServerName::try_from("127.0.0.1").unwrap();
-    let mut session = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut socket = TcpStream::connect(place.listen()).unwrap();
-    let mut stream = rustls::Stream::new(&mut session, &mut socket);
-    stream.write_all(b"GET /version HTTP/1.0\r\n\r\n").map_err(|error| error.to_string())?;
-    let mut reply = [0; 12];
-    stream.read_exact(&mut reply).map_err(|error| error.to_string())?;
-    assert_eq!(&reply, b"HTTP/1.0 200");
-    Ok(session.peer_certificates().unwrap()[0].to_vec())
-}
-
 #[test]
 fn another_identity_is_shown_at_the_next_handshake() {
     let folder = Folder::new();
@@ -305,9 +286,9 @@ fn another_identity_is_shown_at_the_next_handshake() {
     let place = Place::new(&folder, "m");
     let member = place.start(token(), Some(tls(&certificates, &first)));
     ready(&member);
-    assert_eq!(shown(&place, &certificates, &peer).unwrap(), der(&first));
+    assert_eq!(shown(place.listen(), &certificates, &peer).unwrap(), der(&first));
     member.replace_identity(&identity(&second)).unwrap();
-    assert_eq!(shown(&place, &certificates, &peer).unwrap(), der(&second));
+    assert_eq!(shown(place.listen(), &certificates, &peer).unwrap(), der(&second));
     assert_eq!(member.diagnosis().starts, 1);
     // Handshakes while it is replaced show one or the other, or fail.
     std::thread::scope(|threads| {
@@ -319,19 +300,19 @@ fn another_identity_is_shown_at_the_next_handshake() {
         });
         let mut seen = 0;
         while !replacing.is_finished() {
-            if let Ok(certificate) = shown(&place, &certificates, &peer) {
+            if let Ok(certificate) = shown(place.listen(), &certificates, &peer) {
                 assert!(certificate == der(&first) || certificate == der(&second));
                 seen += 1;
             }
         }
         assert!(seen > 0);
     });
-    assert_eq!(shown(&place, &certificates, &peer).unwrap(), der(&second));
+    assert_eq!(shown(place.listen(), &certificates, &peer).unwrap(), der(&second));
     // After a start, too.
     member.restart();
     wait("another process", || (member.diagnosis().starts == 2).then_some(()));
     ready(&member);
-    assert_eq!(shown(&place, &certificates, &peer).unwrap(), der(&second));
+    assert_eq!(shown(place.listen(), &certificates, &peer).unwrap(), der(&second));
     let plain = Place::new(&folder, "plain").found();
     assert_eq!(plain.replace_identity(&identity(&first)).unwrap_err(), "this member has no TLS with peers");
 }

@@ -256,19 +256,15 @@ impl Client {
 
     /// One request. `Err`: there was no complete answer, so the request may or may not have been carried out.
     pub(crate) fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, ureq::Error> {
-        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
-        if let Some(authorization) = &self.authorization {
-            request = request.header("authorization", authorization);
+        match body {
+            Some(body) => self.send(method, path, "application/json", body.to_string().into_bytes()),
+            None => answer(self.agent.run(self.request(method, path).body(()).unwrap())?),
         }
-        let mut response = match body {
-            Some(body) => {
-                let request = request.header("content-type", "application/json").body(body.to_string());
-                self.agent.run(request.unwrap())?
-            }
-            None => self.agent.run(request.body(()).unwrap())?,
-        };
-        let bytes = response.body_mut().with_config().limit(100 << 20).read_to_vec()?;
-        Ok(Answer { status: response.status().as_u16(), bytes })
+    }
+
+    /// `PUT` of a certificate in PEM.
+    pub(crate) fn put_pem(&self, path: &str, pem: &str) -> Answer {
+        self.send("PUT", path, "application/x-pem-file", pem.into()).unwrap()
     }
 
     /// `POST /system/restore`
@@ -276,14 +272,20 @@ impl Client {
         let mut body = format!("--part\r\ncontent-disposition: form-data; name=\"arguments\"\r\n\r\n{arguments}\r\n");
         body.push_str("--part\r\ncontent-disposition: form-data; name=\"backup_file\"\r\n\r\n");
         let body = [body.as_bytes(), backup, b"\r\n--part--\r\n"].concat();
-        let mut request = ureq::http::Request::builder().method("POST").uri(format!("{}/system/restore", self.base));
-        if let Some(authorization) = &self.authorization {
-            request = request.header("authorization", authorization);
+        self.send("POST", "/system/restore", "multipart/form-data; boundary=part", body)
+    }
+
+    fn send(&self, method: &str, path: &str, kind: &str, body: Vec<u8>) -> Result<Answer, ureq::Error> {
+        let request = self.request(method, path).header("content-type", kind).body(body);
+        answer(self.agent.run(request.unwrap())?)
+    }
+
+    fn request(&self, method: &str, path: &str) -> ureq::http::request::Builder {
+        let request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
+        match &self.authorization {
+            Some(authorization) => request.header("authorization", authorization),
+            None => request,
         }
-        let request = request.header("content-type", "multipart/form-data; boundary=part").body(body);
-        let mut response = self.agent.run(request.unwrap())?;
-        let bytes = response.body_mut().read_to_vec()?;
-        Ok(Answer { status: response.status().as_u16(), bytes })
     }
 
     /// The state of the HSM.
@@ -315,6 +317,11 @@ impl Client {
     pub(crate) fn boot_unattended(&self, status: &str) {
         self.call("PUT", "/config/unattended-boot", Some(&json!({ "status": status }))).unwrap().expect(204);
     }
+}
+
+fn answer(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer, ureq::Error> {
+    let bytes = response.body_mut().with_config().limit(100 << 20).read_to_vec()?;
+    Ok(Answer { status: response.status().as_u16(), bytes })
 }
 
 fn agent() -> ureq::Agent {
