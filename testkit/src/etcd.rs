@@ -1,24 +1,22 @@
-//! Real etcd processes, as clusters of one or more members on this machine.
+//! Real etcd processes, as clusters of one or more members on this machine or on the nodes of a network.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{env, fs, thread};
 
-use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::certificates::EtcdCertificates;
 use crate::folder::Folder;
+use crate::net::Network;
 use crate::process::{mortal, spawn};
+use crate::seat::Seat;
 
 /// An etcd cluster. Members are known by their index, from 0. When it is dropped, all processes are killed and the folder is
 /// deleted; they do not survive the test process either.
@@ -33,9 +31,8 @@ pub struct EtcdServer {
 }
 
 struct Member {
+    seat: Seat,
     arguments: Vec<String>,
-    client_port: u16,
-    peer_url: String,
     process: Option<Process>,
 }
 
@@ -59,12 +56,18 @@ impl EtcdServer {
 
     /// Starts `members` of them with further flags, such as `--quota-backend-bytes=…`.
     pub fn start(members: usize, flags: &[&str]) -> Self {
-        Self::start_as(members, flags, Some(EtcdCertificates::new()))
+        Self::start_at((0..members).map(|_| Seat::here()).collect(), flags, Some(EtcdCertificates::new()))
     }
 
     /// As [`EtcdServer::start`], but without TLS.
     pub fn start_plain(members: usize, flags: &[&str]) -> Self {
-        Self::start_as(members, flags, None)
+        Self::start_at((0..members).map(|_| Seat::here()).collect(), flags, None)
+    }
+
+    /// Starts one member at each node of a network and waits until all of them serve clients, over TLS with client
+    /// certificates. They use the IPv4 addresses, and serve clients at both. It must be dropped before the network.
+    pub fn across(network: &Network, flags: &[&str]) -> Self {
+        Self::start_at(network.places().iter().map(Seat::at).collect(), flags, Some(EtcdCertificates::new()))
     }
 
     /// One member that serves clients on a Unix socket only. The path of the socket is longer than the address of one can be.
@@ -77,59 +80,72 @@ impl EtcdServer {
 
     /// The socket of [`EtcdServer::on_unix_socket`].
     pub fn socket(&self) -> PathBuf {
-        self.place().join(SOCKET)
+        self.directory().join(SOCKET)
     }
 
     /// Where its members run.
-    fn place(&self) -> PathBuf {
+    fn directory(&self) -> PathBuf {
         self.folder.path(&"x".repeat(100))
     }
 
-    fn start_as(members: usize, flags: &[&str], certificates: Option<EtcdCertificates>) -> Self {
+    fn start_at(seats: Vec<Seat>, flags: &[&str], certificates: Option<EtcdCertificates>) -> Self {
         let folder = Folder::new();
         // The id of a cluster is made of this and the addresses.
         let mut shared = vec![format!("--initial-cluster-token={}", folder.at(""))];
         if let Some(certificates) = &certificates {
             let ca = folder.file("ca.pem", &certificates.ca);
-            let chain = folder.file("server.pem", &certificates.server.certificate);
-            let key = folder.file("server.key", &certificates.server.key);
             folder.file("client.pem", &certificates.client.certificate);
             folder.file("client.key", &certificates.client.key);
             for peer in ["", "peer-"] {
-                shared.push(format!("--{peer}cert-file={chain}"));
-                shared.push(format!("--{peer}key-file={key}"));
                 shared.push(format!("--{peer}trusted-ca-file={ca}"));
                 shared.push(format!("--{peer}client-cert-auth"));
             }
         }
         shared.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let mut server = Self { members: Vec::new(), shared, folder, certificates };
-        let all: Vec<usize> = (0..members).map(|_| server.prepare()).collect();
+        let all: Vec<usize> = seats.into_iter().map(|seat| server.prepare_at(seat)).collect();
         for member in &all {
             server.found(*member, "new", &all);
         }
-        fs::create_dir(server.place()).unwrap();
+        fs::create_dir(server.directory()).unwrap();
         server.start_all();
         server
     }
 
-    /// A further member that is not started: its index. It has to be added to the cluster by its URL, and can then
-    /// [`EtcdServer::join`].
+    /// A further member on this machine, which is not started: its index. It has to be added to the cluster by its URL, and
+    /// can then [`EtcdServer::join`].
     pub fn prepare(&mut self) -> usize {
-        let (index, client_port, peer_port) = (self.members.len(), free_port(), free_port());
-        let scheme = if self.certificates.is_some() { "https" } else { "http" };
-        let url = |port: u16| format!("{scheme}://127.0.0.1:{port}");
+        self.prepare_at(Seat::here())
+    }
+
+    fn prepare_at(&mut self, seat: Seat) -> usize {
+        let index = self.members.len();
+        let name = format!("m{index}");
+        let (clients, peers) = (seat.sockets(seat.client_port), seat.sockets(seat.peer_port));
         let mut arguments = vec![
-            format!("--name=m{index}"),
-            format!("--data-dir={}", self.folder.at(&format!("m{index}"))),
-            format!("--listen-client-urls={}", url(client_port)),
-            format!("--advertise-client-urls={}", url(client_port)),
-            format!("--listen-peer-urls={}", url(peer_port)),
-            format!("--initial-advertise-peer-urls={}", url(peer_port)),
+            format!("--name={name}"),
+            format!("--data-dir={}", self.folder.at(&name)),
+            format!("--listen-client-urls={}", self.urls(&clients)),
+            format!("--advertise-client-urls={}", self.urls(&clients[..1])),
+            format!("--listen-peer-urls={}", self.urls(&peers)),
+            format!("--initial-advertise-peer-urls={}", self.urls(&peers[..1])),
         ];
+        if let Some(certificates) = &self.certificates {
+            let identity = certificates.issue_at(&name, &seat.addresses);
+            let chain = self.folder.file(&format!("{name}.pem"), &identity.certificate);
+            let key = self.folder.file(&format!("{name}.key"), &identity.key);
+            for peer in ["", "peer-"] {
+                arguments.extend([format!("--{peer}cert-file={chain}"), format!("--{peer}key-file={key}")]);
+            }
+        }
         arguments.extend(self.shared.iter().cloned());
-        self.members.push(Member { arguments, client_port, peer_url: url(peer_port), process: None });
+        self.members.push(Member { seat, arguments, process: None });
         index
+    }
+
+    fn urls(&self, sockets: &[SocketAddr]) -> String {
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        sockets.iter().map(|socket| format!("{scheme}://{socket}")).collect::<Vec<_>>().join(",")
     }
 
     /// Starts a prepared member, which the cluster of the members `with`, itself among them, has added, and waits until it
@@ -146,15 +162,16 @@ impl EtcdServer {
     }
 
     fn found(&mut self, member: usize, state: &str, with: &[usize]) {
-        let cluster: Vec<String> = with.iter().map(|at| format!("m{at}={}", self.members[*at].peer_url)).collect();
+        let cluster: Vec<String> = with.iter().map(|at| format!("m{at}={}", self.peer_url(*at))).collect();
         let arguments = &mut self.members[member].arguments;
         arguments.push(format!("--initial-cluster={}", cluster.join(",")));
         arguments.push(format!("--initial-cluster-state={state}"));
     }
 
-    /// The URL at which a member listens for the others.
+    /// The URL at which the others reach a member.
     pub fn peer_url(&self, member: usize) -> String {
-        self.members[member].peer_url.clone()
+        let seat = &self.members[member].seat;
+        self.urls(&[seat.socket(seat.peer_port)])
     }
 
     /// The file in which a member keeps all its data.
@@ -162,9 +179,9 @@ impl EtcdServer {
         self.folder.path(&format!("m{member}/member/snap/db"))
     }
 
-    /// `127.0.0.1:port` of the client port of each member.
+    /// `address:port` of the client port of each member.
     pub fn endpoints(&self) -> Vec<String> {
-        self.members.iter().map(|member| format!("127.0.0.1:{}", member.client_port)).collect()
+        self.members.iter().map(|member| member.seat.socket(member.seat.client_port).to_string()).collect()
     }
 
     /// The arguments with which a `casemated` has its shared store here.
@@ -239,12 +256,12 @@ impl EtcdServer {
     }
 
     fn spawn(&mut self, member: usize) {
-        let place = self.place();
+        let place = self.directory();
         let member = &mut self.members[member];
         assert!(member.process.is_none(), "the member runs already");
-        let mut command = mortal(etcd(), None);
+        let mut command = mortal(etcd(), member.seat.place.as_ref());
         command.args(&member.arguments);
-        command.current_dir(place).env_clear().env("PATH", env::var_os("PATH").unwrap_or_default());
+        command.current_dir(place);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = spawn(command).expect("setpriv (Debian: util-linux) starts etcd");
         let log = Arc::new(Mutex::new(VecDeque::new()));
@@ -301,96 +318,4 @@ pub fn etcd() -> PathBuf {
     let etcd = target.join("etcd/etcd");
     assert!(etcd.is_file(), "there is no etcd for this test: run `cargo xtask etcd`");
     etcd
-}
-
-/// A port that nobody uses. It is below the ports that Linux gives to outgoing connections, so that it stays free while a
-/// member is down.
-pub fn free_port() -> u16 {
-    const FIRST: u16 = 12_000;
-    const COUNT: u16 = 20_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test programs that run at the same time begin at different places.
-    let offset = (std::process::id().wrapping_mul(211) % u32::from(COUNT)) as u16;
-    for _ in 0..COUNT {
-        let port = FIRST + (NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(offset)) % COUNT;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("all ports are in use");
-}
-
-/// A CA, and what it has issued for the members and for clients, in PEM.
-pub struct EtcdCertificates {
-    /// The certificate of the CA.
-    pub ca: String,
-    /// The members' certificate and key, for `127.0.0.1`, `::1` and `localhost`.
-    pub server: EtcdIdentity,
-    /// The clients' certificate and key.
-    pub client: EtcdIdentity,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-/// A certificate and its key, in PEM.
-pub struct EtcdIdentity {
-    /// The certificate.
-    pub certificate: String,
-    /// The key, PKCS #8.
-    pub key: String,
-}
-
-impl EtcdCertificates {
-    /// Makes a new CA and new certificates.
-    #[expect(clippy::new_without_default, reason = "each one is another")]
-    pub fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name = named("etcd test CA");
-        let key = KeyPair::generate().unwrap();
-        let ca = params.self_signed(&key).unwrap().pem();
-        let issuer = Issuer::new(params, key);
-        let hosts = ["127.0.0.1", "::1", "localhost"];
-        let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let server = identity(&issuer, "etcd", &hosts, &both);
-        let client = identity(&issuer, "casemate", &[], &[ExtendedKeyUsagePurpose::ClientAuth]);
-        Self { ca, server, client, issuer }
-    }
-
-    /// Another certificate of the CA, for both sides of a connection at `127.0.0.1`, and its key.
-    pub fn issue(&self, name: &str) -> EtcdIdentity {
-        let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        identity(&self.issuer, name, &["127.0.0.1"], &both)
-    }
-
-    /// Signs a request (PEM) of a member, with the names in it. Returns the certificate, in PEM.
-    pub fn sign(&self, request: &str) -> String {
-        let mut request = CertificateSigningRequestParams::from_pem(request).unwrap();
-        request.params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        request.params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        request.signed_by(&self.issuer).unwrap().pem()
-    }
-}
-
-fn identity(
-    issuer: &Issuer<'_, KeyPair>,
-    name: &str,
-    hosts: &[&str],
-    purposes: &[ExtendedKeyUsagePurpose],
-) -> EtcdIdentity {
-    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
-    let mut params = CertificateParams::new(hosts).unwrap();
-    params.distinguished_name = named(name);
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = purposes.to_vec();
-    let key = KeyPair::generate().unwrap();
-    let certificate: Certificate = params.signed_by(&key, issuer).unwrap();
-    EtcdIdentity { certificate: certificate.pem(), key: key.serialize_pem() }
-}
-
-fn named(name: &str) -> DistinguishedName {
-    let mut names = DistinguishedName::new();
-    names.push(DnType::CommonName, name);
-    names
 }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -17,15 +18,20 @@ use jiff::Timestamp;
 use crate::etcd::EtcdServer;
 use crate::fixtures::{ADMIN, BACKUP, OPERATOR, UNLOCK, admin, ed25519, key, secret};
 use crate::folder::Folder;
+use crate::net::Place;
+use crate::process::{mortal, spawn};
 
 /// One `casemated` with its own folder. When it is dropped, the process is killed and the folder deleted.
 pub struct Hsm {
     child: Child,
+    /// `None`: where the test process is.
+    place: Option<Place>,
     settings: Vec<String>,
     /// Its folder. `data` in it belongs to the process, the rest to the test.
     pub folder: Folder,
-    /// `address:port`.
+    /// `address:port`, the first one.
     pub address: String,
+    addresses: Vec<String>,
 }
 
 impl Hsm {
@@ -37,10 +43,20 @@ impl Hsm {
     /// Starts one that is Unprovisioned, with further arguments. `settings` returns them and may create the files that
     /// they name in the folder.
     pub fn start_with(settings: impl FnOnce(&Folder) -> Vec<String>) -> Self {
+        Self::start_somewhere(None, &["127.0.0.1:0".into()], settings)
+    }
+
+    /// As [`Hsm::start_with`], at port 8443 of both addresses of a node. It must be dropped before the network.
+    pub fn start_at(place: &Place, settings: impl FnOnce(&Folder) -> Vec<String>) -> Self {
+        let addresses = [place.v4.into(), place.v6.into()].map(|ip: IpAddr| SocketAddr::new(ip, 8443).to_string());
+        Self::start_somewhere(Some(place.clone()), &addresses, settings)
+    }
+
+    fn start_somewhere(place: Option<Place>, listen: &[String], settings: impl FnOnce(&Folder) -> Vec<String>) -> Self {
         let folder = Folder::new();
         let settings = settings(&folder);
-        let (child, address) = spawn(&folder, "127.0.0.1:0", &settings);
-        Self { child, settings, folder, address }
+        let (child, addresses) = start_process(place.as_ref(), &folder, listen, &settings);
+        Self { child, place, settings, folder, address: addresses[0].clone(), addresses }
     }
 
     /// Starts one that is Operational, with the Operator `op`.
@@ -75,26 +91,36 @@ impl Hsm {
     /// Starts the first node of a cluster on `etcd`, Operational and with the Operator `op`.
     pub fn founder(etcd: &EtcdServer) -> Self {
         let hsm = Self::start_with(|_| etcd.settings());
-        hsm.provision();
-        admin(&hsm.client()).config().set_backup_passphrase(secret(""), secret(BACKUP)).unwrap();
+        hsm.found();
         hsm
+    }
+
+    /// Provisions an Unprovisioned one as the first node of a cluster.
+    pub fn found(&self) {
+        self.provision();
+        admin(&self.client()).config().set_backup_passphrase(secret(""), secret(BACKUP)).unwrap();
     }
 
     /// Starts a further node beside [`Hsm::founder`], Operational.
     pub fn beside(founder: &Self) -> Self {
         let hsm = Self::start_with(|_| founder.settings.clone());
+        hsm.join(founder);
+        hsm
+    }
+
+    /// Makes an Unprovisioned one with the same shared store a further node beside [`Hsm::found`], Operational.
+    pub fn join(&self, founder: &Self) {
         let invitation =
-            admin(&founder.client()).cluster().add_serving(vec![format!("https://{}", hsm.address)]).unwrap();
+            admin(&founder.client()).cluster().add_serving(vec![format!("https://{}", self.address)]).unwrap();
         let join = Join {
             members: Vec::new(),
             joiner_kit: invitation.joiner_kit,
             backup_passphrase: secret(BACKUP),
             system_time: Some(now()),
         };
-        let client = hsm.client();
+        let client = self.client();
         client.anonymous().cluster().join(&join, Duration::from_secs(60)).unwrap();
         client.anonymous().unlock(secret(UNLOCK)).unwrap();
-        hsm
     }
 
     /// Kills the process, as a power cut would.
@@ -105,14 +131,14 @@ impl Hsm {
 
     /// Starts it again at the same address. If it was provisioned, it is Locked.
     pub fn restart(&mut self) {
-        (self.child, self.address) = spawn(&self.folder, &self.address, &self.settings);
+        self.restart_with(&[]);
     }
 
     /// Starts it again with further arguments.
     pub fn restart_with(&mut self, arguments: &[&str]) {
         let settings: Vec<String> =
             self.settings.iter().cloned().chain(arguments.iter().map(|one| (*one).into())).collect();
-        (self.child, self.address) = spawn(&self.folder, &self.address, &settings);
+        (self.child, _) = start_process(self.place.as_ref(), &self.folder, &self.addresses, &settings);
     }
 
     /// A client of this HSM alone, with its certificate pinned.
@@ -148,24 +174,32 @@ fn casemated() -> &'static Path {
     })
 }
 
-fn spawn(folder: &Folder, listen: &str, settings: &[String]) -> (Child, String) {
-    let mut child = Command::new(casemated())
-        .args(["--log", "error", "--listen", listen, "--data-dir"])
+/// Returns the process and the addresses at which it listens.
+fn start_process(
+    place: Option<&Place>,
+    folder: &Folder,
+    listen: &[String],
+    settings: &[String],
+) -> (Child, Vec<String>) {
+    // Without PATH it finds no etcd of this machine.
+    let mut command = mortal("env", place);
+    command
+        .args(["-u", "PATH"])
+        .arg(casemated())
+        .args(["--log", "error", "--data-dir"])
         .arg(folder.path("data"))
-        .args(settings)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .args(settings);
+    command.args(listen.iter().map(|address| format!("--listen={address}")));
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = spawn(command).expect("setpriv (Debian: util-linux) starts casemated");
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let address = loop {
+    let addresses = loop {
         let line = lines.next().expect("it listens").unwrap();
-        if let Some((_, address)) = line.split_once(" is listening on https://") {
-            break address.to_owned();
+        if let Some((_, urls)) = line.split_once(" is listening on https://") {
+            break urls.split(", https://").map(str::to_owned).collect();
         }
     };
-    (child, address)
+    (child, addresses)
 }
 
 /// The fingerprint of the certificate at `address`, found by a client that trusts no certificate.

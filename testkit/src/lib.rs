@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait and look at their environment")]
 #![allow(clippy::missing_panics_doc, reason = "whatever goes wrong here fails the test")]
 
+mod certificates;
 mod etcd;
 mod fixtures;
 mod folder;
@@ -15,12 +16,15 @@ mod mock_server;
 mod net;
 pub mod nethsm;
 mod process;
+mod seat;
 mod vendor;
 
-pub use etcd::{EtcdCertificates, EtcdIdentity, EtcdServer, etcd, free_port};
+pub use certificates::{EtcdCertificates, EtcdIdentity};
+pub use etcd::{EtcdServer, etcd};
 pub use fixtures::{ADMIN, BACKUP, OPERATOR, UNLOCK, admin, ed25519, key, operator, secret};
 pub use folder::Folder;
 pub use hsm::{Hsm, client_of, fingerprint};
 pub use mock_server::{Identity, MockServer, Reaction, reply, reply_as};
 pub use net::{Network, Place};
+pub use seat::free_port;
 pub use vendor::Vendor;

@@ -4,11 +4,12 @@ use std::ffi::OsStr;
 use std::process::{Child, Command};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, OnceLock};
-use std::{io, thread};
+use std::{env, io, thread};
 
 use crate::net::Place;
 
-/// A command that runs `program` at `place`. Linux kills its process when the thread that has started it ends; see [`spawn`].
+/// A command that runs `program` at `place`, here if that is `None`, with an environment of `PATH` alone. Linux kills its process
+/// when the thread that has started it ends; see [`spawn`].
 pub(crate) fn mortal(program: impl AsRef<OsStr>, place: Option<&Place>) -> Command {
     let mut words: Vec<&OsStr> = Vec::new();
     if let Some(place) = place {
@@ -17,7 +18,7 @@ pub(crate) fn mortal(program: impl AsRef<OsStr>, place: Option<&Place>) -> Comma
     words.extend(["setpriv", "--pdeathsig", "KILL", "--"].map(OsStr::new));
     words.push(program.as_ref());
     let mut command = Command::new(words[0]);
-    command.args(&words[1..]);
+    command.args(&words[1..]).env_clear().env("PATH", env::var_os("PATH").unwrap_or_default());
     command
 }
 
