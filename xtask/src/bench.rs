@@ -85,7 +85,8 @@ cargo xtask bench etcd [--quick] [--keys N] [PART…]
   ROW          only these: RSA-2048, P-256, …
   instructions only the instructions of a P-256 request besides its ECDSA, which do not depend on other load
   cli          the duration of a command of casemate, compared with curl
-  etcd         a shared store in etcd: the parts signature, creation, keys (a million, or N), revocation, failover
+  etcd         a shared store in etcd: the parts signature, creation, keys (a million, or N), revocation,
+               failover, partition (as root)
 
 Needs Linux with two cores, taskset, curl, h2load and valgrind; installs what is missing where there is apt-get.";
 

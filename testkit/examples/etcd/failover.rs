@@ -1,15 +1,14 @@
 //! How long a node creates no key, and signs nothing, when the member of etcd that it uses is killed, or the one
 //! that leads.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use casemate_etcd::{Address, Client, Settings, Tls};
 use casemate_testkit::{EtcdServer, ed25519, key};
 
 use crate::Plan;
+use crate::members::leader;
 use crate::node::{Node, ecdsa};
 use crate::times::{Sorted, ms};
 
@@ -113,20 +112,4 @@ fn longest(moments: &[Instant], killed: Instant, end: Instant) -> Duration {
     let later = moments.iter().skip(1).chain([&end]);
     let gaps = moments.iter().zip(later).filter(|(_, later)| **later > killed);
     gaps.map(|(earlier, later)| later.saturating_duration_since(*earlier)).max().unwrap_or_default()
-}
-
-/// The member that leads.
-fn leader(etcd: &EtcdServer) -> usize {
-    let file = |name: &str| etcd.folder.path(name);
-    let (ca, chain, key) = (file("ca.pem"), file("client.pem"), file("client.key"));
-    let client: Option<(&Path, &Path)> = Some((&chain, &key));
-    let tls = Tls::read(&ca, client).unwrap();
-    let endpoints: Vec<_> = etcd.endpoints().iter().map(|endpoint| Address::parse(endpoint).unwrap()).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let client = Client::new(Settings::of(endpoints.clone(), Some(tls))).unwrap();
-    let leads = |endpoint: &Address| {
-        let status = runtime.block_on(client.status_of(endpoint)).unwrap();
-        status.header.unwrap().member_id == status.leader
-    };
-    endpoints.iter().position(leads).expect("there is a leader")
 }

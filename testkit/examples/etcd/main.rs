@@ -18,7 +18,9 @@
 mod creation;
 mod failover;
 mod keys;
+mod members;
 mod node;
+mod partition;
 mod process;
 mod revocation;
 mod signature;
@@ -41,6 +43,9 @@ struct Plan {
     revocations: usize,
     /// Kills of each kind of member.
     kills: usize,
+    /// Times that the leader is cut off with each kind of settings, and for how long.
+    cuts: usize,
+    cut: Duration,
 }
 
 const FULL: Plan = Plan {
@@ -51,6 +56,8 @@ const FULL: Plan = Plan {
     keys: 1_000_000,
     revocations: 100,
     kills: 6,
+    cuts: 3,
+    cut: Duration::from_secs(30),
 };
 const QUICK: Plan = Plan {
     windows: 3,
@@ -60,6 +67,8 @@ const QUICK: Plan = Plan {
     keys: 2_000,
     revocations: 3,
     kills: 1,
+    cuts: 1,
+    cut: Duration::from_secs(10),
 };
 
 /// A part of the benchmark.
@@ -71,6 +80,7 @@ const PARTS: &[Part] = &[
     ("keys", keys::measure),
     ("revocation", revocation::measure),
     ("failover", failover::measure),
+    ("partition", partition::measure),
 ];
 
 fn main() -> ExitCode {
