@@ -33,6 +33,12 @@ pub(crate) enum Failure {
     /// The HSM is in the wrong state, which was found out before anything was sent.
     #[error("{0}")]
     WrongState(String),
+    /// There is no such object, which was found out before anything was sent.
+    #[error("{0}")]
+    NotFound(String),
+    /// It exists already, which was found out before anything was sent.
+    #[error("{0}")]
+    Conflict(String),
     /// The user did not answer a question with yes.
     #[error("Nothing was done.")]
     Declined,
@@ -92,7 +98,9 @@ impl Failure {
             Failure::Local(_) => (1, "local"),
             Failure::Usage(_) => (2, "usage"),
             Failure::Forbidden(_) => (6, "forbidden"),
+            Failure::NotFound(_) => (7, "not-found"),
             Failure::WrongState(_) => (8, "wrong-state"),
+            Failure::Conflict(_) => (9, "conflict"),
             Failure::Declined => (13, "declined"),
             Failure::ChecksFailed { code, .. } => *code,
             Failure::Drift(_) => (14, "drift"),

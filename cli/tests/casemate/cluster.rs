@@ -1,5 +1,5 @@
-//! Clusters. A `casemated` has none, and refuses such calls. What takes two nodes is tested against a mock of two: it
-//! checks what is asked in which order, not what a cluster makes of it.
+//! Clusters. What takes two nodes is tested against a mock of two: it checks what is asked in which order, not what a cluster
+//! makes of it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,6 +10,7 @@ use casemate_testkit::{MockServer, Reaction, reply};
 use serde_json::{Value, json};
 
 use crate::harness::{ADMIN, Folder, Hsm, OPERATOR, Ran, run};
+use crate::pty::Person;
 
 #[test]
 fn a_casemated_alone_is_its_only_member() {
@@ -19,8 +20,8 @@ fn a_casemated_alone_is_its_only_member() {
     assert_eq!((shown["members"].as_array().unwrap().len(), &shown["quorum"]["voters"]), (1, &json!(1)));
     // Only a Failed node goes on alone.
     let force = ["cluster", "force-new", "--unlock-passphrase-file", &hsm.at("unlock")];
-    assert!(hsm.nobody(&force).fails(2).contains("cluster of its own"));
-    hsm.nobody(&[&force[..], &["--yes"]].concat()).fails(8);
+    assert!(hsm.nobody(&force).fails(8).contains("is Operational: only a Failed node"));
+    assert_eq!(hsm.admin(&["cluster", "members", "--json"]).json(), shown["members"]);
     // What could be learnt is shown, and then what could not.
     hsm.admin(&["lock"]).ok();
     let ran = hsm.nobody(&["cluster", "status", "--json"]);
@@ -29,15 +30,22 @@ fn a_casemated_alone_is_its_only_member() {
 }
 
 #[test]
-fn calls_that_a_casemated_does_not_support_are_refused() {
+fn a_casemated_alone_says_what_it_lacks_for_a_cluster() {
     let hsm = Hsm::operational();
     let file = hsm.at("invitation");
-    hsm.admin(&["cluster", "add", "https://192.0.2.8:2380", "--to", &file]).fails(10);
+    let add = || hsm.admin(&["cluster", "add", "https://192.0.2.8:2380", "--to", &file]).fails(10);
+    assert!(add().contains("(412): No backup passphrase is set"));
+    hsm.admin(&["config", "backup-passphrase", "--first", "--new-passphrase-file", &hsm.at("op")]).ok();
+    assert!(add().contains("cluster CA"));
     assert!(!fs::exists(&file).unwrap());
     hsm.admin(&["cluster", "set-urls", "b2", "https://192.0.2.8:2380"]).fails(7);
+    let message = hsm.admin(&["cluster", "set-urls", "casemate", "https://192.0.2.8:2380"]).fails(10);
+    assert!(message.contains("(412): This node is not in a cluster yet"), "{message}");
     hsm.admin(&["cluster", "remove", "b2", "--yes"]).fails(7);
+    assert!(hsm.admin(&["cluster", "remove", "casemate", "--yes"]).fails(2).contains("the only voting member"));
+    assert!(hsm.admin(&["cluster", "promote", "casemate"]).ok().contains("has a vote already"));
     assert_eq!(hsm.admin(&["cluster", "add", "192.0.2.8", "--to", &file]).code, 2);
-    assert_eq!(hsm.admin(&["cluster", "remove", "../x", "--yes"]).code, 2);
+    hsm.admin(&["cluster", "remove", "../x", "--yes"]).fails(7);
     let message = hsm.admin(&["cluster", "join", &hsm.at("admin"), "--yes"]).fails(2);
     assert!(message.contains("is not an invitation") && !message.contains(ADMIN), "{message}");
 }
@@ -86,13 +94,21 @@ enum Joiner {
     Unseen,
 }
 
+/// The members, with the one of a [`pair`] that joins.
 fn members(learner: bool) -> Value {
     json!([
         { "id": "a1", "name": "one", "urls": ["https://192.0.2.7:2380"], "learner": false },
         // Declared by somebody else, and not started yet.
         { "id": "c3", "name": "", "urls": ["https://192.0.2.6:2380"], "learner": false },
-        { "id": "b2", "name": "", "urls": ["https://192.0.2.8:2380"], "learner": learner },
+        { "id": "b2", "name": if learner { "" } else { "two" }, "urls": ["https://192.0.2.8:2380"], "learner": learner },
     ])
+}
+
+/// As [`pair`], after the declaration.
+fn declared_pair(joiner: Joiner) -> (MockServer, MockServer, Arc<Story>) {
+    let (member, new, story) = pair(joiner);
+    story.tell("add");
+    (member, new, story)
 }
 
 /// A mock of a member and of an HSM that joins.
@@ -105,9 +121,16 @@ fn pair(joiner: Joiner) -> (MockServer, MockServer, Arc<Story>) {
             "GET /health/state" => reply(200, r#"{"state":"Operational"}"#),
             "GET /health/diagnose" => reply(
                 200,
-                r#"{"clusterLogs":[{"level":"warn","msg":"slow disk","ts":"x"}],"clusterState":{"running":true}}"#,
+                r#"{"clusterLogs":[{"level":"warn","msg":"slow disk","ts":"x"}],"clusterState":{"running":true},
+                    "store":{"kind":"etcd","confirmedMs":120}}"#,
             ),
-            "GET /cluster/members" => reply(200, &members(told.count("promoted") == 0).to_string()),
+            "GET /cluster/members" => {
+                let mut members = members(told.count("promoted") == 0);
+                if told.count("add") == told.count("removed") || joiner == Joiner::Unseen {
+                    members.as_array_mut().unwrap().pop();
+                }
+                reply(200, &members.to_string())
+            }
             "POST /cluster/members" => {
                 told.tell(format!("add {body}"));
                 if let Some(file) = &*told.appears.lock().unwrap() {
@@ -148,7 +171,13 @@ fn pair(joiner: Joiner) -> (MockServer, MockServer, Arc<Story>) {
     let told = Arc::clone(&story);
     let new = MockServer::start_reading(move |request, body| match line(request).as_str() {
         "GET /health/state" if told.count("joined") == 0 => reply(200, r#"{"state":"Operational"}"#),
-        "GET /health/state" => reply(200, r#"{"state":"Locked"}"#),
+        "GET /health/state" if told.count("unlocked") == 0 => reply(200, r#"{"state":"Locked"}"#),
+        "GET /health/state" => reply(200, r#"{"state":"Operational"}"#),
+        "GET /cluster/members" if told.count("joined") == 0 => {
+            // HSMs that were set up in the same way may have the same id before they join.
+            reply(200, r#"[{"id":"a1","name":"two","urls":[],"learner":false}]"#)
+        }
+        "GET /cluster/members" => reply(200, &members(false).to_string()),
         "GET /system/info" => reply(
             200,
             r#"{"softwareVersion":"5.0","softwareBuild":"","firmwareVersion":"","hardwareVersion":"","deviceId":"X","akPub":{},"pcr":{}}"#,
@@ -236,6 +265,11 @@ fn the_error_has_the_member_whose_invitation_was_not_saved() {
     let ran = at(&member, &[&add[..], &["-"]].concat());
     assert_eq!((ran.code, ran.err.as_str()), (0, "The member b2 is declared.\n"));
     assert_eq!(serde_json::from_slice::<Value>(&ran.out).unwrap()["joinerKit"], "S0lU");
+    // It is declared only once.
+    let message = at(&member, &[&add[..], &["-"]].concat()).fails(9);
+    assert!(message.contains("declared already") && message.contains("`casemate cluster remove b2`"), "{message}");
+    let remove = || at(&member, &["remove", "b2", "--yes"]).ok();
+    remove();
     // The reader has gone.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -248,12 +282,14 @@ fn the_error_has_the_member_whose_invitation_was_not_saved() {
         .unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && message.contains("`casemate cluster remove b2`"), "{message}");
+    remove();
     // Somebody else took the name of the file.
     let file = folder.at("invitation");
     *story.appears.lock().unwrap() = Some(file.clone());
     let message = at(&member, &[&add[..], &[&file]].concat()).fails(1);
     assert!(message.contains("already exists") && message.contains("`casemate cluster remove b2`"), "{message}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "theirs");
+    remove();
     *story.appears.lock().unwrap() = Some(folder.at("configuration"));
     let witness = ["witness", "w", add[1], "--to", &folder.at("configuration")];
     let ran = at(&member, &witness);
@@ -313,7 +349,9 @@ fn a_witness_is_declared_and_its_etcd_configured() {
     });
     let text = fs::read_to_string(&file).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), configuration);
+    witness("w-1", &["--force"]).fails(9);
     // Nobody replaces it unasked, and nothing is declared then.
+    at(&member, &["remove", "b2", "--yes"]).ok();
     witness("w-1", &[]).fails(1);
     assert_eq!(story.count("add"), 1);
     let shown = String::from_utf8(witness("w-1", &["--force"]).out).unwrap();
@@ -339,34 +377,112 @@ fn steps_can_be_taken_one_by_one() {
         story.wait_for("join ");
         at(&member, &["promote", "b2"]).ok();
     });
-    // It votes already.
-    at(&member, &["promote", "B2"]).ok();
+    assert!(at(&member, &["promote", "B2"]).ok().contains("has a vote already"));
     assert_eq!(story.count("promoted"), 1);
     at(&member, &["set-urls", "b2", "https://192.0.2.9:2380", "--json"]).ok();
     assert!(story.at(r#"urls {"urls":["https://192.0.2.9:2380"]}"#).is_some());
+    assert!(at(&member, &["set-urls", "b2", "https://192.0.2.8:2380"]).ok().contains("already"));
+    assert_eq!(story.count("urls"), 1);
     assert!(at(&member, &["remove", "b2"]).fails(2).contains("--yes"));
-    at(&member, &["remove", "b2", "--yes"]).ok();
+    // Another member has never started.
+    assert!(at(&member, &["remove", "two", "--yes"]).fails(2).contains("or give --force"));
+    at(&member, &["remove", "two", "--yes", "--force"]).ok();
+    assert!(at(&member, &["remove", "b2", "--yes"]).fails(7).contains("no member b2, or no longer"));
     assert_eq!(story.count("removed"), 1);
 }
 
 #[test]
+fn a_join_that_is_done_is_not_done_again() {
+    let ((member, new, story), folder) = (pair(Joiner::Joins), Folder::new());
+    let file = folder.at("invitation");
+    at(&member, &["add", "https://192.0.2.8:2380", "--to", &file]).ok();
+    let backup = folder.file("backup", OPERATOR);
+    let join = |node| at(node, &["join", &file, "--backup-passphrase-file", &backup, "--yes"]);
+    // By mistake, at a member.
+    assert!(join(&member).ok().contains("in this cluster already"));
+    story.tell("joined");
+    assert!(join(&new).fails(8).contains("If it has joined already, unlock it"));
+    story.tell("unlocked");
+    assert!(join(&new).ok().contains("in this cluster already"));
+    assert_eq!(story.count("join {"), 0);
+}
+
+#[test]
+fn a_member_is_not_removed_if_the_others_have_never_started() {
+    // One of the three is a learner, another has a vote and no name.
+    let (member, _new, story) = declared_pair(Joiner::Joins);
+    let message = at(&member, &["remove", "one", "--yes"]).fails(2);
+    assert!(message.contains("1 of 1 voting members have to work, and 0 have ever started"), "{message}");
+    let ran = at(&member, &["remove", "b2"]);
+    assert!(ran.code == 2 && ran.err.contains("--yes"), "{ran:?}");
+    assert_eq!(story.count("removed"), 0);
+    let mut person = Person::runs(
+        &["--host", &member.address, "--insecure", "--user", "admin", "cluster", "remove", "b2"],
+        &[("CASEMATE_PASSPHRASE", ADMIN)],
+    );
+    person.sees(
+        "Removing the member b2, which then offers no service and has no vote, cannot be undone. Continue? [y/N] ",
+    );
+    person.types("y");
+    assert_eq!((person.ends().0, story.count("removed")), (0, 1));
+}
+
+#[test]
+fn a_cluster_of_one_is_made_after_two_questions() {
+    let story = Arc::new(Story::default());
+    let told = Arc::clone(&story);
+    let node = MockServer::start(move |request| match line(request).as_str() {
+        "GET /health/state" => reply(200, r#"{"state":"Failed"}"#),
+        "POST /cluster/force-new" => {
+            told.tell("forced");
+            Reaction::Send(b"HTTP/1.1 204 X\r\n\r\n".to_vec())
+        }
+        other => panic!("the node was asked {other}"),
+    });
+    let folder = Folder::new();
+    let unlock = folder.file("unlock", OPERATOR);
+    let force = ["--host", &node.address, "--insecure", "cluster", "force-new", "--unlock-passphrase-file", &unlock];
+    assert!(run(&force, &[], b"").fails(2).contains("--yes"));
+    for (answer, code, forced) in [("n", 13, 0), ("y", 0, 1)] {
+        let mut person = Person::runs(&force, &[]);
+        assert!(person.sees("Continue? [y/N] ").contains("loses every change that it has not received"));
+        person.types("y");
+        person
+            .sees("Are all other nodes shut down or lost for good, so that no two clusters use the same keys? [y/N] ");
+        person.types(answer);
+        assert_eq!((person.ends().0, story.count("forced")), (code, forced));
+    }
+    run(&[&force[..], &["--yes"]].concat(), &[], b"").ok();
+    assert_eq!(story.count("forced"), 2);
+}
+
+#[test]
 fn a_learner_that_does_not_catch_up_in_time_is_an_error() {
-    let (member, _new, _) = pair(Joiner::Fails);
+    let (member, _new, _) = declared_pair(Joiner::Fails);
     let message = at(&member, &["promote", "b2", "--time-limit", "0"]).fails(10);
     assert!(message.contains("did not catch up within 0 s") && message.contains("in sync"), "{message}");
 }
 
 #[test]
 fn the_status_shows_nodes_members_and_quorum() {
-    let (member, _new, _) = pair(Joiner::Joins);
+    let (member, _new, _) = declared_pair(Joiner::Joins);
     let shown = at(&member, &["status"]).ok();
-    for text in ["Operational", "warn: slow disk", "a1", "learner", "Voting members: 2; at least 2"] {
+    for text in [
+        "Operational",
+        "warn: slow disk",
+        "etcd, confirmed 120 ms ago",
+        "a1",
+        "learner",
+        "Voting members: 2; at least 2",
+    ] {
         assert!(shown.contains(text), "{text}: {shown}");
     }
     let json = at(&member, &["status", "--json"]).json();
     assert_eq!(json["quorum"], json!({ "voters": 2, "needed": 2 }));
     assert_eq!(json["members"], members(true));
     let node = &json["nodes"][0];
+    assert_eq!(node["store"], json!({ "kind": "etcd", "confirmedMs": 120 }));
+    assert_eq!(at(&member, &["members", "--json"]).json(), members(true));
     assert_eq!((&node["running"], &node["messages"][0]["msg"]), (&json!(true), &json!("slow disk")));
 }
 

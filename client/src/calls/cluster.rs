@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use casemate_api::body::cluster::{ClusterMember, Invitation, Join, MemberUrls, NewMember};
-use casemate_api::body::system::Diagnosis;
 use ureq::http::Method;
 
 use crate::error::Error;
@@ -25,11 +24,6 @@ impl Cluster<'_> {
     /// `GET /cluster/members`
     pub fn members(&self) -> Result<Vec<ClusterMember>, Error> {
         self.0.get_json("/cluster/members")
-    }
-
-    /// `GET /health/diagnose` of one node: whether its cluster backend runs, and its last messages.
-    pub fn diagnose(&self) -> Result<Diagnosis, Error> {
-        self.0.run(Request::get("/health/diagnose").to_one_node())?.json()
     }
 
     /// `POST /cluster/members`: declares a new member with these URLs, as a learner.

@@ -10,7 +10,8 @@ use clap::Args;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::args::{member, url};
+use super::args::url;
+use super::members::same_urls;
 use crate::exit::{Failure, local};
 use crate::output_file::OutputFile;
 use crate::profile::Context;
@@ -37,6 +38,9 @@ impl Add {
     /// Declares a member and saves its invitation.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let session = context.session()?;
+        if !self.serving {
+            check_new(&session.cluster().members()?, &self.urls)?;
+        }
         let destination = Destination::open(&self.to, self.force)?;
         if self.serving {
             destination.write(&to_json(&session.cluster().add_serving(self.urls)?)?)?;
@@ -64,6 +68,21 @@ impl Add {
         );
         context.out.line(&json!({ "id": id, "file": self.to }), &text)
     }
+}
+
+/// Fails if a member with one of these addresses is declared already.
+pub(super) fn check_new(members: &[ClusterMember], urls: &[String]) -> Result<(), Failure> {
+    let taken = |member: &&ClusterMember| member.urls.iter().any(|url| urls.contains(url));
+    let Some(ClusterMember { id, name, .. }) = members.iter().find(taken) else {
+        return Ok(());
+    };
+    Err(Failure::Conflict(if name.is_empty() {
+        format!(
+            "The member {id} with this address is declared already: join with its invitation, or if that is lost,              `casemate cluster remove {id}` and declare it again."
+        )
+    } else {
+        format!("The member {id} ({name}) has this address already.")
+    }))
 }
 
 fn to_json(invitation: &Invitation) -> Result<Zeroizing<Vec<u8>>, Failure> {
@@ -120,20 +139,13 @@ pub(super) fn new_member_id(context: &Context, invitation: &Invitation, urls: &[
 
 /// Finds the new member by its addresses: it has no name yet, but neither have other members that have not started.
 fn find_new_member(members: &[ClusterMember], urls: &[String]) -> Result<String, &'static str> {
-    let urls = sorted(urls);
-    let mut new = members.iter().filter(|one| one.name.is_empty() && sorted(&one.urls) == urls);
+    let mut new = members.iter().filter(|one| one.name.is_empty() && same_urls(&one.urls, urls));
     match (new.next(), new.next()) {
-        (Some(new), None) => member(&new.id).map_err(|_| "the new member has no id, or an invalid one"),
+        (Some(new), None) if new.id.is_empty() => Err("the new member has no id"),
+        (Some(new), None) => Ok(new.id.clone()),
         (None, _) => Err("no new member with these addresses is among the members"),
         (Some(_), Some(_)) => Err("several new members with these addresses are among the members"),
     }
-}
-
-/// The addresses in a fixed order, as backends sort them in different ways.
-fn sorted(urls: &[String]) -> Vec<&str> {
-    let mut urls: Vec<_> = urls.iter().map(String::as_str).collect();
-    urls.sort_unstable();
-    urls
 }
 
 #[cfg(test)]
@@ -150,13 +162,22 @@ mod tests {
 
     #[test]
     fn a_new_member_is_known_by_its_addresses() {
-        let members = [one("a", "x", &["1"]), one("b", "", &["2"]), one("C", "", &["3", "4"]), one("", "", &["5"])];
+        let members = [one("a", "x", &["1"]), one("b", "", &["2"]), one("c", "", &["3", "4"]), one("", "", &["5"])];
         let which = |urls: &[&str]| find_new_member(&members, &strings(urls));
         assert_eq!((which(&["2"]), which(&["4", "3"])), (Ok("b".into()), Ok("c".into())));
         assert!(which(&["3"]).unwrap_err().contains("no new member"));
         // It has a name, so it is not new.
         assert!(which(&["1"]).unwrap_err().contains("no new member"));
         assert!(which(&["5"]).unwrap_err().contains("no id"));
+    }
+
+    #[test]
+    fn a_member_is_declared_once() {
+        let members = [one("a", "x", &["1"]), one("b", "", &["2", "3"])];
+        let check = |urls: &[&str]| check_new(&members, &strings(urls)).map_err(|why| (why.code().0, why.to_string()));
+        assert_eq!(check(&["4"]), Ok(()));
+        assert!(matches!(check(&["4", "3"]), Err((9, why)) if why.contains("`casemate cluster remove b`")));
+        assert!(matches!(check(&["1"]), Err((9, why)) if why.contains("a (x) has this address")));
     }
 
     #[test]

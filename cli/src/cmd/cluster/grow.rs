@@ -12,7 +12,7 @@ use casemate_client::{Cause, Error, Fingerprint, Session};
 use clap::Args;
 
 use super::args::url;
-use super::declare::new_member_id;
+use super::declare::{check_new, new_member_id};
 use super::join::{JOIN_S, promote, report_joined};
 use crate::exit::Failure;
 use crate::profile::Context;
@@ -64,6 +64,7 @@ impl Grow {
         }
         context.confirm(&format!("Erasing all users and keys of {node} and taking over those of the cluster"))?;
         let member = context.session()?;
+        check_new(&member.cluster().members()?, &urls)?;
         let label = format!("Passphrase of {} at {node}", self.new_user);
         let file = self.new_user_passphrase_file.as_deref();
         let new = there.log_in(&self.new_user, prompt::current(&label, file, "--new-user-passphrase-file")?);

@@ -1,15 +1,16 @@
-//! `cluster join`, and the promotion of a learner.
+//! `cluster join` and `cluster promote`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use casemate_api::State;
-use casemate_api::body::cluster::{Invitation, Join as Request};
+use casemate_api::body::cluster::{ClusterMember, Invitation, Join as Request};
 use casemate_client::{Error, Session};
 use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::members::find;
 use crate::clock::{self, rfc3339};
 use crate::cmd::bytes::read;
 use crate::exit::Failure;
@@ -49,16 +50,30 @@ impl Join {
             Failure::Usage(format!("{file} is not an invitation: see line {line} column {column}."))
         })?;
         let anonymous = context.client.anonymous();
-        // A Casemate joins before it has users, a NetHSM while Operational.
-        let empty = anonymous.health().state()? == State::Unprovisioned;
+        // A Casemate that is to share a store joins before it has users; a member joins while Operational.
+        let state = anonymous.health().state()?;
+        let empty = state == State::Unprovisioned;
+        if state == State::Locked {
+            return Err(Failure::WrongState(format!(
+                "{node} is Locked. If it has joined already, unlock it with `casemate unlock` and the unlock passphrase of \
+                 the HSM that declared it; otherwise with its own, and join then."
+            )));
+        }
         if !empty && self.system_time.is_some() {
             return Err(Failure::Usage("--system-time is for an HSM that is Unprovisioned.".into()));
         }
         let session = if empty {
             anonymous.clone()
         } else {
-            context.confirm(&format!("Erasing all users and keys of {node} and taking over those of the cluster"))?;
-            context.session()?
+            let erasing = format!("Erasing all users and keys of {node} and taking over those of the cluster");
+            context.can_confirm(&erasing)?;
+            let session = context.session()?;
+            if knows_one_of(&session.cluster().members()?, &invitation.members) {
+                let text = format!("{node} is in this cluster already; nothing was done.");
+                return context.out.line(&json!({ "node": node, "id": null, "state": state }), &text);
+            }
+            context.confirm(&erasing)?;
+            session
         };
         let file = self.backup_passphrase_file.as_deref();
         let backup_passphrase = prompt::current("Backup passphrase of the cluster", file, "--backup-passphrase-file")?;
@@ -75,6 +90,12 @@ impl Join {
         session.cluster().join(&request, Duration::from_secs(self.time_limit))?;
         report_joined(context, &anonymous, &node, None)
     }
+}
+
+/// Whether a new member of the invitation is among `members`. Its id is its own, while those of HSMs that were alone may be the same.
+fn knows_one_of(members: &[ClusterMember], invited: &[ClusterMember]) -> bool {
+    let new = || invited.iter().filter(|member| member.name.is_empty() && !member.id.is_empty());
+    members.iter().any(|member| new().any(|new| new.id == member.id))
 }
 
 /// Reports that `node` is a member, and what to do next.
@@ -100,11 +121,6 @@ pub(crate) fn promote(
     time_limit_s: u64,
     wait: &mut dyn FnMut(Duration) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    // The status for a member that has a vote already is the same as for one that has not caught up.
-    let members = session.cluster().members()?;
-    if members.iter().any(|member| member.id == id && !member.learner) {
-        return Ok(());
-    }
     let (begun, limit) = (clock::now(), Duration::from_secs(time_limit_s));
     loop {
         match session.cluster().promote(id) {
@@ -116,5 +132,36 @@ pub(crate) fn promote(
             Err(Error::Refused { status: 412, .. }) => wait(PAUSE)?,
             Err(why) => return Err(why.into()),
         }
+    }
+}
+
+/// Arguments of `cluster promote`.
+#[derive(Args)]
+pub(crate) struct Promote {
+    /// The member, by its id or its name
+    member: String,
+    /// Seconds to wait until it has caught up
+    #[arg(long, value_name = "SECONDS", default_value_t = PROMOTE_S)]
+    time_limit: u64,
+}
+
+/// Default time in seconds in which a learner has to catch up.
+const PROMOTE_S: u64 = 300;
+
+impl Promote {
+    /// Gives a learner its vote.
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        let session = context.session()?;
+        let members = session.cluster().members()?;
+        let ClusterMember { id, learner, .. } = find(&members, &self.member)?;
+        // The refusal of a member that has a vote is the same as of one that has not caught up.
+        if !learner {
+            return context.out.done(&format!("The member {id} has a vote already."));
+        }
+        promote(&session, id, self.time_limit, &mut |pause| {
+            clock::sleep(pause);
+            Ok(())
+        })?;
+        context.out.done(&format!("The member {id} has a vote now."))
     }
 }

@@ -3,10 +3,11 @@
 
 use casemate_api::State;
 use casemate_api::body::cluster::ClusterMember;
-use casemate_api::body::system::LogItem;
+use casemate_api::body::system::{LogItem, StoreDiagnosis, StoreKind, StoreTrouble};
 use casemate_client::{Error, Session};
 use serde::Serialize;
 
+use super::members::{HEADS, majority_of, row};
 use crate::exit::Failure;
 use crate::profile::Context;
 
@@ -29,6 +30,8 @@ struct Node {
     running: Option<bool>,
     /// Messages of the backend, in its order.
     messages: Vec<LogItem>,
+    /// What the node knows of its store; a NetHSM does not tell.
+    store: Option<StoreDiagnosis>,
     error: Option<String>,
 }
 
@@ -63,20 +66,22 @@ pub(crate) fn run(context: &Context) -> Result<(), Failure> {
     };
     let quorum = members.as_ref().map(|members| {
         let voters = members.iter().filter(|member| !member.learner).count();
-        Quorum { voters, needed: voters / 2 + 1 }
+        Quorum { voters, needed: majority_of(voters) }
     });
     show(context, &Status { nodes, members, quorum })?;
     failed.map_or(Ok(()), |why| Err(why.into()))
 }
 
 fn node(session: &Session, name: &str, state: Result<State, Error>, failed: &mut Option<Error>) -> Node {
-    let result = state.and_then(|state| session.cluster().diagnose().map(|diagnosis| (state, diagnosis)));
-    let mut node = Node { node: name.into(), state: None, running: None, messages: Vec::new(), error: None };
+    let result = state.and_then(|state| session.health().diagnose().map(|diagnosis| (state, diagnosis)));
+    let mut node =
+        Node { node: name.into(), state: None, running: None, messages: Vec::new(), store: None, error: None };
     match result {
         Ok((state, diagnosis)) => {
             node.state = Some(state);
             node.running = Some(diagnosis.cluster_state.running);
             node.messages = diagnosis.cluster_logs;
+            node.store = diagnosis.store;
         }
         Err(why) => {
             node.error = Some(why.to_string());
@@ -98,16 +103,33 @@ fn show(context: &Context, status: &Status) -> Result<(), Failure> {
             None => "",
         };
         let message = node.messages.last().map_or_else(String::new, |item| format!("{}: {}", item.level, item.msg));
-        vec![node.node.clone(), state, runs.into(), message]
+        vec![node.node.clone(), state, runs.into(), node.store.as_ref().map_or_else(String::new, shown), message]
     });
-    context.out.list(&(), &["node", "state", "backend", "last message"], rows)?;
+    context.out.list(&(), &["node", "state", "backend", "store", "last message"], rows)?;
     let (Some(members), Some(quorum)) = (&status.members, &status.quorum) else { return Ok(()) };
     context.out.line(&(), "")?;
-    let rows = members.iter().map(|member| {
-        let role = if member.learner { "learner" } else { "votes" };
-        vec![member.id.clone(), member.name.clone(), role.into(), member.urls.join(" ")]
-    });
-    context.out.list(&(), &["member", "name", "role", "addresses"], rows)?;
+    context.out.list(&(), HEADS, members.iter().map(row))?;
     let text = format!("Voting members: {}; at least {} of them have to work.", quorum.voters, quorum.needed);
     context.out.line(&(), &text)
+}
+
+/// The store of a node in a few words; `casemate doctor` says more.
+fn shown(store: &StoreDiagnosis) -> String {
+    let kind = match store.kind {
+        StoreKind::Embedded => "embedded",
+        StoreKind::Etcd => "etcd",
+    };
+    let trouble = store.trouble.map(|trouble| match trouble {
+        StoreTrouble::NoAnswer => "no answer",
+        StoreTrouble::Refused => "refuses",
+        StoreTrouble::Unsupported => "version not supported",
+        StoreTrouble::NoMajority => "no majority",
+        StoreTrouble::OtherData => "other data",
+    });
+    match (trouble, store.trouble_s, store.confirmed_ms) {
+        (Some(trouble), Some(seconds), _) => format!("{kind}: {trouble} for {seconds} s"),
+        (Some(trouble), None, _) => format!("{kind}: {trouble}"),
+        (None, _, Some(ms)) => format!("{kind}, confirmed {ms} ms ago"),
+        (None, _, None) => kind.into(),
+    }
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::args::url;
-use super::declare::{Destination, new_member_id, not_saved};
+use super::declare::{Destination, check_new, new_member_id, not_saved};
 use crate::exit::{Failure, local};
 use crate::profile::Context;
 use crate::progress::notice;
@@ -52,7 +52,9 @@ impl Witness {
     /// Declares it and writes its configuration.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         let session = context.session()?;
-        if session.cluster().members()?.iter().any(|member| name_of(member) == self.name) {
+        let members = session.cluster().members()?;
+        check_new(&members, &self.urls)?;
+        if members.iter().any(|member| name_of(member) == self.name) {
             return Err(Failure::Usage(format!("Another member is called {}: choose another name.", self.name)));
         }
         let destination = Destination::open(&self.to, self.force)?;
