@@ -334,6 +334,8 @@ pub const CLIENT_CONNECT_MS: u64 = 5_000;
 pub const CLIENT_REQUEST_MS: u64 = 30_000;
 /// Time for a call with all its repetitions; streams are not limited by it. Each client has its own.
 pub const CLIENT_DEADLINE_MS: u64 = 120_000;
+/// Time that a client gives at least to a node which may have to move its store for a request. Each such request has its own.
+pub const CLIENT_STORE_MOVE_MS: u64 = 300_000;
 /// Time for a node to answer a readiness probe before it is used again. Each client has its own.
 pub const CLIENT_PROBE_MS: u64 = 1_000;
 /// Time for which a failed node is not used; each further failure doubles it.

@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex};
 
-use casemate_testkit::{MockServer, Reaction, reply};
+use casemate_testkit::{EtcdCertificates, MockServer, Reaction, reply};
 use serde_json::{Value, json};
 
-use crate::harness::{ADMIN, Folder, Hsm, OPERATOR, Ran, run};
+use crate::harness::{ADMIN, EtcdServer, Folder, Hsm, OPERATOR, Ran, run};
 use crate::pty::Person;
 
 #[test]
@@ -48,6 +48,35 @@ fn a_casemated_alone_says_what_it_lacks_for_a_cluster() {
     hsm.admin(&["cluster", "remove", "../x", "--yes"]).fails(7);
     let message = hsm.admin(&["cluster", "join", &hsm.at("admin"), "--yes"]).fails(2);
     assert!(message.contains("is not an invitation") && !message.contains(ADMIN), "{message}");
+}
+
+#[test]
+fn the_last_member_goes_back_to_a_file() {
+    let (hsm, certificates) = (Hsm::with_etcd(), EtcdCertificates::new());
+    let request = hsm.admin(&["csr", "--tls", "--common-name", "one", "--san", "IP:127.0.0.1"]).ok();
+    let certificate = hsm.folder.file("one.pem", certificates.sign(&request));
+    let ca = hsm.folder.file("ca.pem", &certificates.ca);
+    hsm.admin(&["cert", "set", "--tls", &certificate]).ok();
+    hsm.admin(&["config", "tls", "cluster-ca", "set", &ca, "--yes"]).ok();
+    let status = || hsm.admin(&["cluster", "status", "--json"]).json();
+    let shown = status();
+    assert_eq!((&shown["nodes"][0]["store"]["kind"], &shown["nodes"][0]["running"]), (&json!("etcd"), &json!(true)));
+
+    assert!(hsm.admin(&["cluster", "dissolve"]).fails(2).contains("--yes"));
+    hsm.operator(&["cluster", "dissolve", "--yes"]).fails(6);
+    assert_eq!(status()["nodes"][0]["store"]["kind"], "etcd");
+    let dissolve = || hsm.admin(&["cluster", "dissolve", "--yes"]).ok();
+    assert!(dissolve().contains("in a file of its own"));
+    assert_eq!(status()["nodes"][0]["store"]["kind"], "embedded");
+    hsm.admin(&["user", "show", "op"]).ok();
+    dissolve();
+}
+
+#[test]
+fn an_etcd_that_the_settings_name_is_not_dissolved() {
+    let etcd = EtcdServer::single();
+    let message = Hsm::founder(&etcd).admin(&["cluster", "dissolve", "--yes"]).fails(10);
+    assert!(message.contains("in an etcd that its settings name"), "{message}");
 }
 
 /// What happened at both mocks, in its order.

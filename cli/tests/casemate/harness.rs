@@ -6,6 +6,7 @@ use std::ops::{Deref, DerefMut};
 use std::process::{Command, Stdio};
 
 pub(crate) use casemate_testkit::{ADMIN, EtcdServer, Folder, OPERATOR, UNLOCK, Vendor};
+use casemate_testkit::{etcd, free_port};
 use serde_json::Value;
 
 /// One HSM, and runs of `casemate` with it.
@@ -39,6 +40,15 @@ impl Hsm {
     /// Starts one that is Operational and takes the updates of [`Vendor`].
     pub(crate) fn updatable() -> Self {
         let hsm = casemate_testkit::Hsm::start_with(Vendor::settings);
+        hsm.provision();
+        Self::with_files(hsm)
+    }
+
+    /// Starts one that is Operational and can run an etcd of its own.
+    pub(crate) fn with_etcd() -> Self {
+        let program = format!("--etcd-program={}", etcd().display());
+        let listen = format!("--peer-listen=127.0.0.1:{}", free_port());
+        let hsm = casemate_testkit::Hsm::start_with(|_| vec![program, listen]);
         hsm.provision();
         Self::with_files(hsm)
     }

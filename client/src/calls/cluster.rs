@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use casemate_api::body::cluster::{ClusterMember, Invitation, Join, MemberUrls, NewMember};
+use casemate_api::limits::CLIENT_STORE_MOVE_MS;
 use ureq::http::Method;
 
 use crate::error::Error;
 use crate::media::{JSON, to_json};
 use crate::request::{Request, quoted};
 use crate::session::Session;
+
+/// The first member and the last one move their stores.
+pub(super) const STORE_MOVE: Duration = Duration::from_millis(CLIENT_STORE_MOVE_MS);
 
 /// Calls of `/cluster`.
 pub struct Cluster<'a>(&'a Session);
@@ -38,7 +42,8 @@ impl Cluster<'_> {
 
     fn invite(&self, new: &NewMember) -> Result<Invitation, Error> {
         let body = to_json(new)?;
-        self.0.run(Request::change(&Method::POST, "/cluster/members").with_body(JSON, body.as_slice()))?.json()
+        let request = Request::change(&Method::POST, "/cluster/members").with_min_time_limit(STORE_MOVE);
+        self.0.run(request.with_body(JSON, body.as_slice()))?.json()
     }
 
     /// `POST /cluster/join` at one node: **its users and keys are erased** and replaced by the cluster's. Afterwards it
@@ -64,6 +69,14 @@ impl Cluster<'_> {
     /// `DELETE /cluster/members/{id}`
     pub fn remove(&self, id: &str) -> Result<(), Error> {
         self.0.delete(&format!("/cluster/members/{}", quoted(id)))
+    }
+
+    /// `DELETE /cluster` at one node, the last member: moves its store back into a file, and ends its etcd. Nothing is done if it
+    /// is in a file already. [`Error::Refused`] with `412` while there are other members, and if the settings of the node name
+    /// an etcd. A NetHSM has no such call.
+    pub fn dissolve(&self) -> Result<(), Error> {
+        let request = Request::change(&Method::DELETE, "/cluster").to_one_node().with_min_time_limit(STORE_MOVE);
+        self.0.run(request.accepting("*/*")).map(drop)
     }
 
     /// `POST /cluster/force-new` at one Failed node, as the user `unlock` with its last unlock passphrase: makes it a

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::Method;
 
+use super::cluster::STORE_MOVE;
 use crate::error::Error;
 use crate::media::{JSON, PEM, to_json};
 use crate::request::Request;
@@ -133,8 +134,8 @@ impl Config<'_> {
 
     /// `PUT /config/tls/cluster-ca.pem`: one certificate, under which the HSM's own has to be issued.
     pub fn set_cluster_ca(&self, pem: &str) -> Result<(), Error> {
-        let request =
-            Request::change(&Method::PUT, "/config/tls/cluster-ca.pem").to_one_node().with_body(PEM, pem.as_bytes());
+        let request = Request::change(&Method::PUT, "/config/tls/cluster-ca.pem").to_one_node();
+        let request = request.with_min_time_limit(STORE_MOVE).with_body(PEM, pem.as_bytes());
         self.0.run(request.accepting("*/*")).map(drop)
     }
 

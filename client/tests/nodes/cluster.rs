@@ -86,11 +86,13 @@ fn changes_of_members_name_the_member_in_the_path() {
     session.cluster().remove("b2").unwrap();
     // Whatever somebody calls a member, it is one segment of the path.
     session.cluster().remove("../keys/k").unwrap();
+    session.cluster().dissolve().unwrap();
     let expected = [
         format!(r#"PUT /cluster/members/b2 {{"urls":["{URL}"]}}"#),
         "POST /cluster/members/b2/promote ".into(),
         "DELETE /cluster/members/b2 ".into(),
         "DELETE /cluster/members/..%2Fkeys%2Fk ".into(),
+        "DELETE /cluster ".into(),
     ];
     assert_eq!(mock.asked(), expected);
 }

@@ -116,7 +116,8 @@ fn remaining(members: &[ClusterMember], member: &ClusterMember, force: bool) -> 
     let needed = majority_of(voters);
     if voters == 0 {
         return Err(Failure::Usage(format!(
-            "{} is the only voting member, so it cannot be removed: `casemate system factory-reset` erases its HSM.",
+            "{} is the only voting member, so it cannot be removed: `casemate cluster dissolve` gives a Casemate a store of its own \
+             again, `casemate system factory-reset` erases its HSM.",
             member.id
         )));
     }

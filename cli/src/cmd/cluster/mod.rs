@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Remove(members::Remove),
     /// Change the addresses at which the members reach one of them
     SetUrls(members::SetUrls),
+    /// Move the users and keys of the last member back into a file of its own (Casemate only)
+    Dissolve,
     /// Make a Failed node a cluster of its own, when the others are lost for good
     ForceNew {
         /// File with the last unlock passphrase of the node
@@ -58,9 +60,17 @@ impl Command {
             Command::Witness(arguments) => arguments.run(context),
             Command::Remove(arguments) => arguments.run(context),
             Command::SetUrls(arguments) => arguments.run(context),
+            Command::Dissolve => dissolve(context),
             Command::ForceNew { unlock_passphrase_file } => force_new(context, unlock_passphrase_file),
         }
     }
+}
+
+fn dissolve(context: &Context) -> Result<(), Failure> {
+    let node = context.client.nodes().join(", ");
+    context.agree(&format!("Move the users and keys of {node} out of its etcd, and end its cluster?"))?;
+    context.session()?.cluster().dissolve()?;
+    context.out.done(&format!("{node} has its users and keys in a file of its own."))
 }
 
 fn force_new(context: &Context, file: Option<PathBuf>) -> Result<(), Failure> {
