@@ -31,7 +31,7 @@ impl Operational {
     /// A joiner kit for the node `new`, which shares this node's store. The kit is not bound to that node.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for bad addresses; [`Error::Precondition`] for a voting member, if the store of this node is its own,
+    /// [`Error::Invalid`] for bad addresses; [`Error::Precondition`] for a member, if the store of this node is its own,
     /// or if no backup passphrase is set.
     pub async fn invite(&self, new: &NewMember) -> Result<SecretText, Error> {
         let is_url = |url: &String| url.strip_prefix("https://").is_some_and(|rest| !rest.is_empty());
@@ -46,7 +46,7 @@ impl Operational {
         }
         if !self.shares_store() {
             return refuse(
-                "The store of this node is a file of its own, and such a node cannot become a cluster yet. Nodes share a store with the setting store = \"etcd\".",
+                "The store of this node is a file of its own, and no other node can share it. Members join a cluster without \"serving\"; nodes share an etcd with the setting store = \"etcd\".",
             );
         }
         self.backups().joiner_kit().await

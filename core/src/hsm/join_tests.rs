@@ -659,7 +659,7 @@ fn a_kit_needs_a_shared_store_and_a_backup_passphrase() {
     for bad in [&[][..], &["http://192.0.2.2:8443"], &["https://"], &["https://192.0.2.2", "x"]] {
         assert!(matches!(ask(bad, true), Err(Error::Invalid { .. })));
     }
-    refused(ask(&["https://192.0.2.2:2380"], false), "voting");
+    refused(ask(&["https://192.0.2.2:2380"], false), "with its own tools");
 
     let alone = Sim::new(5);
     alone.device.load().unwrap();
