@@ -53,8 +53,14 @@ impl Hsm {
         let keeper = &self.movable()?.keeper;
         let urls = check_members(&wanted.members)?;
         let kit = JoinerKit::read(&wanted.joiner_kit)?;
-        // It may have been set when there was no etcd to start, or come from a backup.
-        self.operational().ok_or_else(wrong_state)?.config().mirror_cluster_ca(by).await?;
+        match StorePlace::stored(&self.device.store).await?.place.kind {
+            // The CA may have been set when there was no etcd to start, or come from a backup.
+            PlaceKind::File => {
+                self.operational().ok_or_else(wrong_state)?.config().mirror_cluster_ca(by).await?;
+            }
+            // What the members know each other by stays as it is.
+            PlaceKind::Etcd => self.check_no_members_are_left().await?,
+        }
         let identity = peers::identity(&self.device, None).await?;
         let slot = self.open_kit(address, &kit, wanted).await?;
         let unfit = |why: String| Error::Precondition(why.into());
@@ -73,10 +79,9 @@ impl Hsm {
             return Err(Error::Unavailable("A restore was interrupted. Reboot, then try again.".into()));
         }
         let place = StorePlace::stored(&self.device.store).await?.place;
-        if place.kind == PlaceKind::Etcd && keeper.members().await?.len() > 1 {
-            return unfit_for_now(
-                "This node is in a cluster with other members, which would lose it. Have it removed and reset it first.",
-            );
+        if place.kind == PlaceKind::Etcd {
+            // One may have been added since.
+            self.check_no_members_are_left().await?;
         }
         let joining = Joining {
             number: place.number.saturating_add(1),
@@ -104,6 +109,16 @@ impl Hsm {
                 },
             }
             self.device.platform.clock.sleep(Duration::from_millis(JOIN_POLL_MS)).await;
+        }
+    }
+
+    /// Checks that this node's own etcd has no other members, which count on it.
+    async fn check_no_members_are_left(&self) -> Result<(), Error> {
+        match self.movable()?.keeper.members().await?.len() {
+            0 | 1 => Ok(()),
+            _ => Err(Error::Precondition(
+                "This node is in a cluster with other members, which would lose it. Have it removed and reset it first.".into(),
+            )),
         }
     }
 
@@ -332,10 +347,6 @@ impl Hsm {
         }
         Ok(Some(Step::Undone(why)))
     }
-}
-
-fn unfit_for_now<T>(why: &'static str) -> Result<T, Error> {
-    Err(Error::Precondition(why.into()))
 }
 
 fn failed(why: &str) -> Error {

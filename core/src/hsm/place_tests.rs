@@ -27,7 +27,9 @@ use crate::hsm::phase::Operational;
 use crate::identity::caller::Caller;
 use crate::platform::DeviceKeeper;
 use crate::platform::stores::{Member, Place, PlaceKind, Sight, Standing, StoreKeeper};
-use crate::rows::path::{DevicePath, cluster_identity, node_fences};
+use crate::rows::cluster_ca::ClusterCa;
+use crate::rows::path::{DevicePath, RowPath, cluster_identity, node_fences};
+use crate::rows::transaction::Transaction;
 use crate::sim::{Sim, SimKeeper, SimStore};
 use crate::store::{Path, Read, Store};
 
@@ -535,8 +537,19 @@ fn a_join_that_cannot_be_changes_nothing() {
     set_ca(&hsm, &authority).unwrap();
     let member = |id| Member { id, name: format!("M{id}"), urls: vec![], learner: false };
     node.keeper.set_members(vec![member(1), member(2)]);
+    // As a restore of an older backup leaves it: the CA in the store is not the one that the members know each other by.
+    let older = Authority::new();
+    let now = op(&hsm);
+    let path = RowPath::cluster_ca(now.tables.generation);
+    let row = block_on(now.tables.cluster_cas.read(&path)).unwrap().unwrap();
+    let ca = ClusterCa(older.certificate.to_der().unwrap());
+    let sealed = now.tables.cluster_cas.sealed(&path, row.revision, &ca).unwrap();
+    block_on(now.tables.commit(Transaction::default().put(sealed))).unwrap();
+    let trusted = || block_on(hsm.device().store.get(DevicePath::ClusterCa)).unwrap().unwrap().to_vec();
+    let before = trusted();
     let error = attempt(&wanted).unwrap_err();
     assert!(error.to_string().contains("in a cluster with other members"), "{error}");
+    assert_eq!(trusted(), before, "its etcd still trusts the other members at the next boot");
     assert_eq!(node.place(&hsm).place, ETCD);
 }
 
