@@ -166,7 +166,7 @@ impl Hsm {
     ) -> Result<(), Error> {
         let Movable { switch, keeper } = self.movable()?;
         let former = StorePlace::stored(&self.device.store).await?.place;
-        keeper.keep_only(&[former]);
+        keeper.keep_only(&[former]).await;
         let mut attempt = self.joining.lock().await;
         let op = self.operational().ok_or_else(wrong_state)?;
         let held = hold_with_timeout(&op, by).await?;
@@ -326,7 +326,7 @@ impl Hsm {
             self.close(op).await;
         }
         drop(guard);
-        keeper.keep_only(&[place]);
+        keeper.keep_only(&[place]).await;
         tracing::info!(target: "hsm", "this node has joined the cluster");
         Ok(Some(Step::Joined))
     }
@@ -340,7 +340,7 @@ impl Hsm {
             attempt.store = None;
         }
         self.device.store.commit(DeviceStoreChange::default().delete(DevicePath::Joining)).await?;
-        keeper.keep_only(&[StorePlace::stored(&self.device.store).await?.place]);
+        keeper.keep_only(&[StorePlace::stored(&self.device.store).await?.place]).await;
         // If it cannot be opened now, it is tried again like any etcd that cannot be started.
         if attempt.take().is_some_and(|attempt| !attempt.file_is_open) {
             open_store(&self.device).await?;

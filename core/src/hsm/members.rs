@@ -113,7 +113,10 @@ impl Hsm {
                     .into(),
             ));
         }
-        let available = keeper.map(|keeper| (keeper, keeper.available()));
+        let available = match keeper {
+            Some(keeper) => Some((keeper, keeper.available().await)),
+            None => None,
+        };
         let check = match &available {
             Some((keeper, Ok(()))) => Some(&***keeper),
             Some((_, Err(_))) | None => None,

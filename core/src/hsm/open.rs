@@ -20,7 +20,7 @@ use crate::store::{Ahead, Store};
 pub(super) async fn open_store(device: &Device) -> Result<(), Error> {
     let Some(Movable { switch, keeper }) = &device.platform.movable else { return Ok(()) };
     let StorePlace { place, ahead } = StorePlace::stored(&device.store).await?;
-    keeper.keep_only(&[place]);
+    keeper.keep_only(&[place]).await;
     let store: Arc<dyn Store> = match place.kind {
         PlaceKind::File => keeper.open_file(place.number)?,
         PlaceKind::Etcd => match start_again(device, place.number).await {
@@ -49,7 +49,7 @@ pub(super) async fn open_or_join(device: &Device, restoring: &Arc<AtomicBool>) -
     };
     tracing::warn!(target: "hsm", "this node is joining a cluster; the boot goes on when it was promoted, or removed");
     let former = StorePlace::stored(&device.store).await?.place;
-    keeper.keep_only(&[former, Place { kind: PlaceKind::Etcd, number: joining.number }]);
+    keeper.keep_only(&[former, Place { kind: PlaceKind::Etcd, number: joining.number }]).await;
     let hold = switch.hold().await;
     switch.replace(Arc::new(Away("this node is joining a cluster".into())), &hold);
     restoring.store(true, Ordering::SeqCst);

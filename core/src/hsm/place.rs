@@ -76,7 +76,7 @@ impl Hsm {
             return Ok(());
         }
         let next = Place { kind, number: now.number.saturating_add(1) };
-        keeper.keep_only(&[now]);
+        keeper.keep_only(&[now]).await;
         let begun = self.device.platform.clock.monotonic();
         let to = match kind {
             PlaceKind::File => keeper.open_file(next.number)?,
@@ -106,7 +106,7 @@ impl Hsm {
         if place.kind == PlaceKind::File {
             keeper.stop_etcd().await;
         }
-        keeper.keep_only(&[place]);
+        keeper.keep_only(&[place]).await;
         result
     }
 

@@ -165,7 +165,7 @@ pub trait StoreKeeper: Send + Sync {
     /// Opens the store in a file, which is created if it does not exist.
     fn open_file(&self, number: u32) -> Result<Arc<dyn Store>, StoreError>;
     /// Checks that an etcd can be started here: the program is there, in a version that is used.
-    fn available(&self) -> Result<(), EtcdError>;
+    fn available(&self) -> BoxFuture<'_, Result<(), EtcdError>>;
     /// The URLs at which other members reach this node's etcd, as its settings and its certificate have them.
     ///
     /// # Errors
@@ -201,7 +201,7 @@ pub trait StoreKeeper: Send + Sync {
     /// Makes the etcd that runs, if any, use another key and chain.
     fn renew(&self, identity: PeerIdentity);
     /// Removes all stores but these. What cannot be removed now is logged, and removed by a later call.
-    fn keep_only(&self, places: &[Place]);
+    fn keep_only<'a>(&'a self, places: &'a [Place]) -> BoxFuture<'a, ()>;
     /// The members of the cluster.
     fn members(&self) -> BoxFuture<'_, Result<Vec<Member>, MemberError>>;
     /// Registers a member, as a learner.

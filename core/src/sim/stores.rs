@@ -118,8 +118,8 @@ impl StoreKeeper for SimKeeper {
         Ok(self.kept().make(Place { kind: PlaceKind::File, number }))
     }
 
-    fn available(&self) -> Result<(), EtcdError> {
-        if self.kept().missing { Err(EtcdError("etcd is not installed".into())) } else { Ok(()) }
+    fn available(&self) -> BoxFuture<'_, Result<(), EtcdError>> {
+        Box::pin(async { if self.kept().missing { Err(EtcdError("etcd is not installed".into())) } else { Ok(()) } })
     }
 
     fn urls(&self, _: &PeerIdentity) -> Result<Vec<String>, EtcdError> {
@@ -133,7 +133,7 @@ impl StoreKeeper for SimKeeper {
         identity: PeerIdentity,
     ) -> BoxFuture<'_, Result<Arc<dyn Store>, EtcdError>> {
         Box::pin(async move {
-            self.available()?;
+            self.available().await?;
             let mut kept = self.kept();
             let place = Place { kind: PlaceKind::Etcd, number };
             if let Some(running) = kept.running {
@@ -185,8 +185,8 @@ impl StoreKeeper for SimKeeper {
 
     fn renew(&self, _: PeerIdentity) {}
 
-    fn keep_only(&self, places: &[Place]) {
-        self.kept().stores.retain(|place, _| places.contains(place));
+    fn keep_only<'a>(&'a self, places: &'a [Place]) -> BoxFuture<'a, ()> {
+        Box::pin(async { self.kept().stores.retain(|place, _| places.contains(place)) })
     }
 
     fn members(&self) -> BoxFuture<'_, Result<Vec<Member>, MemberError>> {

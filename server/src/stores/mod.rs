@@ -63,8 +63,11 @@ impl Stores {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn program(&self) -> Result<Program, EtcdError> {
-        let program = Program::find(self.peers.program.as_deref(), std::env::var_os("PATH").as_deref());
+    /// The etcd that is run. Asking it for its version takes a while.
+    async fn program(&self) -> Result<Program, EtcdError> {
+        let setting = self.peers.program.clone();
+        let find = move || Program::find(setting.as_deref(), std::env::var_os("PATH").as_deref());
+        let program = tokio::task::spawn_blocking(find).await.unwrap_or_else(|error| Err(error.to_string()));
         program.map_err(|why| EtcdError(format!("This node cannot be a member of a cluster: {why}.")))
     }
 
@@ -73,7 +76,7 @@ impl Stores {
         if self.running().is_some() {
             return Err(EtcdError("Another etcd of this node runs. Reboot, then try again.".into()));
         }
-        let program = self.program()?;
+        let program = self.program().await?;
         let urls = self.urls(&identity)?;
         let waits = begin == Begin::Found;
         let place = Place { kind: PlaceKind::Etcd, number };
@@ -219,6 +222,23 @@ fn place_of(name: &str) -> Option<Place> {
     Some(Place { kind, number }).filter(|place| name_of(*place) == name)
 }
 
+/// Removes all stores in `folder` but those at `places`.
+fn keep_only(folder: &Path, places: &[Place]) {
+    // A record that names what is not there may be an old one, put back by somebody: then the others may be the only ones.
+    if let Some(missing) = places.iter().find(|place| !folder.join(name_of(**place)).exists()) {
+        if !Stores::found_in(folder).is_empty() {
+            tracing::warn!(store = name_of(*missing), "a store is missing, so the others are not removed");
+        }
+        return;
+    }
+    for (_, path) in Stores::found_in(folder).into_iter().filter(|(place, _)| !places.contains(place)) {
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        if let Err(error) = removed {
+            tracing::warn!(path = %path.display(), %error, "a store that is not used any more could not be removed");
+        }
+    }
+}
+
 /// The memory of this machine.
 fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
@@ -239,8 +259,8 @@ impl StoreKeeper for Stores {
         Ok(store)
     }
 
-    fn available(&self) -> Result<(), EtcdError> {
-        self.program().map(|_| ())
+    fn available(&self) -> BoxFuture<'_, Result<(), EtcdError>> {
+        Box::pin(async { self.program().await.map(|_| ()) })
     }
 
     fn urls(&self, identity: &PeerIdentity) -> Result<Vec<String>, EtcdError> {
@@ -332,20 +352,12 @@ impl StoreKeeper for Stores {
         }
     }
 
-    fn keep_only(&self, places: &[Place]) {
-        // A record that names what is not there may be an old one, put back by somebody: then the others may be the only ones.
-        if let Some(missing) = places.iter().find(|place| !self.path(**place).exists()) {
-            if !Self::found_in(&self.folder).is_empty() {
-                tracing::warn!(store = name_of(*missing), "a store is missing, so the others are not removed");
-            }
-            return;
-        }
-        for (_, path) in Self::found_in(&self.folder).into_iter().filter(|(place, _)| !places.contains(place)) {
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            if let Err(error) = removed {
-                tracing::warn!(path = %path.display(), %error, "a store that is not used any more could not be removed");
-            }
-        }
+    fn keep_only<'a>(&'a self, places: &'a [Place]) -> BoxFuture<'a, ()> {
+        let (folder, places) = (self.folder.clone(), places.to_vec());
+        Box::pin(async {
+            // Large files take a while. A panic there was logged.
+            let _ = tokio::task::spawn_blocking(move || keep_only(&folder, &places)).await;
+        })
     }
 
     fn members(&self) -> BoxFuture<'_, Result<Vec<Member>, MemberError>> {
@@ -391,6 +403,21 @@ const SHARED_CACHE_BYTES: usize = 64 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stores_are_removed_only_if_the_one_in_use_is_there() {
+        let folder = crate::scratch::Scratch::new();
+        let (file, etcd) = (Place { kind: PlaceKind::File, number: 0 }, Place { kind: PlaceKind::Etcd, number: 1 });
+        fs::write(folder.path("store.redb"), "x").unwrap();
+        fs::write(folder.path("local.redb"), "x").unwrap();
+        let found = || Stores::found_in(&folder.path("")).into_iter().map(|(place, _)| place).collect::<Vec<_>>();
+        keep_only(&folder.path(""), &[etcd]);
+        assert_eq!(found(), [file], "the record may be the one that is wrong");
+        fs::create_dir_all(folder.path("etcd.1/data")).unwrap();
+        keep_only(&folder.path(""), &[etcd]);
+        assert_eq!(found(), [etcd]);
+        assert!(folder.path("local.redb").exists());
+    }
 
     #[test]
     fn each_place_has_a_name_and_each_name_a_place() {
