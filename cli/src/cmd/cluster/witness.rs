@@ -88,7 +88,8 @@ impl Witness {
             // As in an HSM: a member with a smaller quota would stop the whole cluster when it is full.
             "max-txn-ops": 512,
             "quota-backend-bytes": 5_694_816_256_u64,
-            "auto-compaction-retention": "1h",
+            // Longer than a backup may last (`BACKUP_MAX_MS`): a witness that leads compacts for all, and Casemate does it itself sooner.
+            "auto-compaction-retention": "2h",
             "peer-transport-security": {
                 "cert-file": self.certificate,
                 "key-file": self.key,
