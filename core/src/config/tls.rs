@@ -18,13 +18,12 @@ use crate::crypto::digest::sha256;
 use crate::crypto::material::Material;
 use crate::crypto::mech::LoadedKey;
 use crate::crypto::x509;
-use crate::device::place::StorePlace;
 use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
 use crate::identity::caller::Caller;
 use crate::identity::right;
 use crate::identity::right::By;
-use crate::platform::stores::{PeerIdentity, PlaceKind, StoreKeeper};
+use crate::platform::stores::{PeerIdentity, StoreKeeper};
 use crate::rows::path::{DevicePath, RowPath};
 use crate::rows::tables::Tables;
 use crate::rows::tls_identity::TlsIdentity;
@@ -97,20 +96,13 @@ impl Config<'_> {
             Ok(TlsIdentity { private_key: old.private_key, chain })
         };
         let identity = self.life.off_thread(&*self.device.platform.pool, Work::Slow, Party::ROOT, checked).await??;
-        if let Some(keeper) = self.own_etcd().await? {
+        if let Some(keeper) = self.device.own_etcd().await? {
             let peer = peers::identity(self.device, None).await?;
             let peer = PeerIdentity { tls: TlsIdentity { chain: identity.chain.clone(), ..peer.tls }, ..peer };
             let urls = keeper.urls(&peer).map_err(|why| Error::Precondition(why.0.into()))?;
             peers::check(&peer, &urls, self.device.wall())?;
         }
         self.serve_with(by, identity).await
-    }
-
-    /// The keeper of this node's etcd. `None`: its store is not in an etcd of its own.
-    async fn own_etcd(&self) -> Result<Option<&dyn StoreKeeper>, Error> {
-        let Some(movable) = &self.device.platform.movable else { return Ok(None) };
-        let place = StorePlace::stored(&self.device.store).await?.place;
-        Ok((place.kind == PlaceKind::Etcd).then_some(&*movable.keeper))
     }
 
     /// Replaces the TLS key by a new one with a self-signed certificate; new connections get them at once.
@@ -136,7 +128,7 @@ impl Config<'_> {
     async fn refuse_with_cluster_ca(&self) -> Result<(), Error> {
         // A restore may have taken the CA away that the other members know this node by.
         match self.cluster_ca().await? {
-            None if self.own_etcd().await?.is_none() => Ok(()),
+            None if self.device.own_etcd().await?.is_none() => Ok(()),
             _ => Err(Error::Precondition("cannot generate cert if cluster CA has been set".into())),
         }
     }
@@ -153,7 +145,7 @@ impl Config<'_> {
             .map_err(|why| Error::invalid(why.to_string()))?;
         self.commit_local(by, DeviceStoreChange::default().put(DevicePath::Tls, identity.encode().to_vec())).await?;
         swap();
-        if let Some(keeper) = self.own_etcd().await? {
+        if let Some(keeper) = self.device.own_etcd().await? {
             keeper.renew(peers::identity(self.device, None).await?);
         }
         let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();

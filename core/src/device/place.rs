@@ -1,9 +1,10 @@
 //! Where the store is that this device shares, or could share, with others: in a file, or in an etcd of its own. The record is in the
 //! device's own store. Writing it is the moment at which the store moves; a boot removes every other store that it finds.
 
+use crate::device::Device;
 use crate::device::store::{DeviceStore, DeviceStoreChange};
 use crate::error::Error;
-use crate::platform::stores::{Place, PlaceKind};
+use crate::platform::stores::{Place, PlaceKind, StoreKeeper};
 use crate::rows::encoding::{BadRecord, Reader, Writer};
 use crate::rows::path::DevicePath;
 
@@ -51,6 +52,15 @@ impl StorePlace {
     /// Adds the record of this place to `change`.
     pub(crate) fn record_in(self, change: DeviceStoreChange) -> DeviceStoreChange {
         change.put(DevicePath::StorePlace, self.encode())
+    }
+}
+
+impl Device {
+    /// The keeper of this device's etcd. `None`: its store is not in an etcd of its own.
+    pub(crate) async fn own_etcd(&self) -> Result<Option<&dyn StoreKeeper>, Error> {
+        let Some(movable) = &self.platform.movable else { return Ok(None) };
+        let place = StorePlace::stored(&self.store).await?.place;
+        Ok((place.kind == PlaceKind::Etcd).then_some(&*movable.keeper))
     }
 }
 

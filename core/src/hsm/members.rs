@@ -5,17 +5,16 @@ use std::sync::Arc;
 use casemate_api::body::cluster::{ClusterMember, Invitation, NewMember};
 
 use crate::config::peers;
-use crate::device::place::StorePlace;
 use crate::error::Error;
 use crate::hsm::Hsm;
 use crate::hsm::phase::Operational;
 use crate::identity::caller::Caller;
-use crate::platform::stores::{Member, MemberError, PlaceKind, StoreKeeper};
+use crate::platform::stores::{Member, MemberError, StoreKeeper};
 
 impl Hsm {
     /// The members of this node's cluster. One whose store is its own, or in an etcd that the settings name, is alone.
     pub async fn members(&self, op: &Operational) -> Result<Vec<ClusterMember>, Error> {
-        match self.own_etcd().await? {
+        match self.device.own_etcd().await? {
             Some(keeper) => Ok(listed(keeper.members().await?)),
             None => Ok(vec![alone(op)]),
         }
@@ -29,7 +28,7 @@ impl Hsm {
     /// [`Error::Exists`] if there is a learner already; [`Error::Invalid`] for bad addresses.
     pub async fn invite(&self, op: Arc<Operational>, by: &Caller, new: &NewMember) -> Result<Invitation, Error> {
         if new.serving {
-            if self.own_etcd().await?.is_some() {
+            if self.device.own_etcd().await?.is_some() {
                 return Err(Error::Precondition(
                     "The etcd of a member serves no other nodes yet. Add this one as a member, without \"serving\"."
                         .into(),
@@ -45,7 +44,7 @@ impl Hsm {
         self.found_cluster(op, by).await?;
         // Founding it may have opened the phase again.
         let op = self.operational().ok_or_else(super::wrong_state)?;
-        let keeper = self.own_etcd().await?.ok_or_else(super::wrong_state)?;
+        let keeper = self.device.own_etcd().await?.ok_or_else(super::wrong_state)?;
         let joiner_kit = op.backups().joiner_kit().await?;
         // Nobody may take this member away from the new one meanwhile.
         let _claim = self.claim_restore()?;
@@ -104,7 +103,7 @@ impl Hsm {
     /// not accept the TLS certificate of this node; those of [`Hsm::found_cluster`], after which the CA is set.
     pub async fn set_cluster_ca(&self, op: Arc<Operational>, by: &Caller, pem: &[u8]) -> Result<(), Error> {
         let keeper = self.device.platform.movable.as_ref().map(|movable| &movable.keeper);
-        let own = self.own_etcd().await?;
+        let own = self.device.own_etcd().await?;
         if let Some(own) = own
             && own.members().await?.len() > 1
         {
@@ -137,17 +136,10 @@ impl Hsm {
         }
     }
 
-    /// The keeper of this node's etcd. `None`: its store is not in an etcd of its own.
-    async fn own_etcd(&self) -> Result<Option<&dyn StoreKeeper>, Error> {
-        let Some(movable) = &self.device.platform.movable else { return Ok(None) };
-        let place = StorePlace::stored(&self.device.store).await?.place;
-        Ok((place.kind == PlaceKind::Etcd).then_some(&*movable.keeper))
-    }
-
     /// The keeper to change the member `id` with.
     async fn keeper_of(&self, id: u64, op: &Operational) -> Result<&dyn StoreKeeper, Error> {
         self.movable()?;
-        match self.own_etcd().await? {
+        match self.device.own_etcd().await? {
             Some(keeper) => Ok(keeper),
             None if alone(op).id == format!("{id:x}") => Err(Error::Precondition(
                 "This node is not in a cluster yet. Set a cluster CA with PUT /config/tls/cluster-ca.pem first.".into(),
