@@ -419,6 +419,8 @@ pub const MEMBER_VERSION_MS: u64 = 10_000;
 /// Time for the etcd of a node to end by itself when it is asked to; then it is killed. It waits 7 s for its clients. Each stop
 /// has its own.
 pub const MEMBER_STOP_MS: u64 = 15_000;
+/// Time that the file of an etcd which has ended is waited for; reading it goes on. There is one reading at a time for all callers.
+pub const MEMBER_FILE_MS: u64 = 3_000;
 /// Time for the etcd of a node to tell whether it is ready. Each question has its own.
 pub const MEMBER_READY_MS: u64 = 2_000;
 /// Time before the etcd of a node that has ended unexpectedly is started again. It doubles each time. Each member has its own.

@@ -13,5 +13,7 @@ pub const DISK_FULL: &str =
     "The disk of the HSM is nearly full, so nothing can be added. Delete keys, or give it more room.";
 /// With `503`: this client has used up its share of memory. Nothing was begun.
 pub const TOO_MANY_BODIES: &str = "Too many large bodies at once. Try again.";
+/// Sent with the reply to a member that is made a node of its own.
+pub const FORCED_NEW: &str = "This node reboots as a node of its own, with the users and keys that it had received. What only other members had received is missing and, if its etcd was killed, perhaps the last change that it had confirmed. Reset the other members before they join it.";
 /// Sent with the reply to a restore that can be undone.
 pub const RESTORE_CAN_BE_UNDONE: &str = "The HSM is Locked. The unlock passphrase of the backup opens it; until that was used once, the former one undoes the restore.";

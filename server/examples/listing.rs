@@ -50,6 +50,7 @@ fn who(rule: Option<Rule>) -> String {
         None => "-".into(),
         Some(Rule::Public) => "anybody".into(),
         Some(Rule::PublicOrUnlockHolder) => "failed-state decides".into(),
+        Some(Rule::PublicIfAloneOrUnlockHolder) => "failed-state decides, if the store is not shared".into(),
         Some(Rule::UnlockHolder) => "unlock passphrase".into(),
         Some(Rule::Allowed(action, scope)) => {
             let roles: Vec<_> =

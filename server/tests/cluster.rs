@@ -10,6 +10,8 @@
 )]
 
 mod daemon;
+#[path = "cluster/force_new.rs"]
+mod force_new;
 #[path = "cluster/node.rs"]
 mod node;
 #[path = "member/shown.rs"]

@@ -35,9 +35,30 @@ pub struct Diagnosis {
     pub cluster_logs: Vec<LogItem>,
     /// State of its process.
     pub cluster_state: ClusterState,
+    /// What the file of the backend says, while its process does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_snapshot: Option<ClusterSnapshot>,
     /// What the node knows of its store. An extension of Casemate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreDiagnosis>,
+}
+
+/// The file of the backend, as `etcdutl snapshot status` tells about it.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterSnapshot {
+    /// CRC-32C over its entries.
+    pub hash: u32,
+    /// The newest revision in it.
+    pub revision: i64,
+    /// Its entries, among them old revisions of rows.
+    pub total_key: u64,
+    /// The bytes of it that are in use.
+    pub total_size: u64,
+    /// The version of its form, such as `3.6.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 /// The store of [`Diagnosis`]. Members that are not known are left out.

@@ -49,10 +49,30 @@ impl StorePlace {
         Self::decode(&bytes).map_err(|why| Error::internal(format!("the record of where the store is: {why}")))
     }
 
+    /// Makes this the place of the store, together with `change`.
+    pub(crate) async fn write(self, local: &DeviceStore, change: DeviceStoreChange) -> Written {
+        let Err(error) = local.commit(self.record_in(change)).await else { return Written::Yes };
+        match Self::stored(local).await {
+            Ok(stored) if stored == self => Written::Yes,
+            Ok(_) => Written::No(error),
+            Err(error) => Written::Unknown(error),
+        }
+    }
+
     /// Adds the record of this place to `change`.
     pub(crate) fn record_in(self, change: DeviceStoreChange) -> DeviceStoreChange {
         change.put(DevicePath::StorePlace, self.encode())
     }
+}
+
+/// Whether a record was written.
+pub(crate) enum Written {
+    /// It was.
+    Yes,
+    /// The one from before is there.
+    No(Error),
+    /// The next boot finds out. Until then no store may be written to or removed.
+    Unknown(Error),
 }
 
 impl Device {

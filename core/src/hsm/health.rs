@@ -9,7 +9,7 @@ use casemate_api::limits::STORE_AWAY_S;
 use crate::hsm::Hsm;
 use crate::hsm::phase::{Failed, Phase, Resume};
 use crate::hsm::store_health::StoreReport;
-use crate::platform::stores::EtcdReport;
+use crate::platform::stores::{EtcdFile, EtcdReport};
 use crate::rows::path::{DevicePath, generation_pointer};
 use crate::store::Read;
 
@@ -55,6 +55,16 @@ impl Hsm {
     /// What is known of this node's etcd as a process. `None`: it has none.
     pub fn etcd_report(&self) -> Option<EtcdReport> {
         self.device().platform.movable.as_ref()?.keeper.report()
+    }
+
+    /// What the file of this node's etcd says, if it was stopped or has ended.
+    pub async fn etcd_file(&self) -> Option<EtcdFile> {
+        self.device().platform.movable.as_ref()?.keeper.etcd_file().await
+    }
+
+    /// Whether other nodes may share the store, also while it cannot be read.
+    pub fn shares_store(&self) -> bool {
+        self.device().platform.store.is_shared()
     }
 
     /// What is known of the store, without asking it.

@@ -31,7 +31,7 @@ use crate::runtime::{First, first};
 use crate::store::{Ahead, Read, Store};
 
 /// How far a join is.
-enum Step {
+pub(super) enum Step {
     /// The etcd was not promoted yet.
     Waiting,
     /// So, too, but somebody has to do something about it.
@@ -332,7 +332,11 @@ impl Hsm {
     }
 
     /// The store from before is the store of this node again.
-    async fn undo_join(&self, attempt: &mut Option<Attempt>, why: &'static str) -> Result<Option<Step>, Error> {
+    pub(super) async fn undo_join(
+        &self,
+        attempt: &mut Option<Attempt>,
+        why: &'static str,
+    ) -> Result<Option<Step>, Error> {
         tracing::warn!(target: "hsm", why, "joining the cluster failed; this node goes on with its own data");
         let keeper = &self.movable()?.keeper;
         keeper.stop_etcd().await;

@@ -1,6 +1,9 @@
 //! The HSM as a whole: the current phase, and the transitions between phases, one at a time.
 
 mod follow;
+mod force_new;
+#[cfg(test)]
+mod force_new_tests;
 mod health;
 mod join;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use casemate_api::limits::LOCK_WAIT_MS;
 
 use crate::config::peers;
-use crate::device::place::StorePlace;
+use crate::device::place::{StorePlace, Written};
 use crate::device::procedure::Procedure;
 use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
@@ -157,17 +157,14 @@ impl Hsm {
             Some(cluster) => DeviceStoreChange::default().put(DevicePath::Cluster, cluster.bytes()),
             None => DeviceStoreChange::default().delete(DevicePath::Cluster),
         };
-        if let Err(error) = self.device.store.commit(wanted.record_in(change)).await {
-            match StorePlace::stored(&self.device.store).await {
-                Ok(stored) if stored == wanted => {}
-                Ok(_) => return Switched::No(error),
-                Err(error) => {
-                    tracing::error!(target: "hsm", %error, "it is not known where the store is; the HSM reboots to find out");
-                    self.device.platform.host.reboot();
-                    // Nobody may write to a store that is no longer the one, up to the reboot.
-                    std::mem::forget(hold);
-                    return Switched::Unknown(error);
-                }
+        match wanted.write(&self.device.store, change).await {
+            Written::Yes => {}
+            Written::No(error) => return Switched::No(error),
+            Written::Unknown(error) => {
+                self.reboot_to_find_the_store(&error);
+                // Nobody may write to a store that is no longer the one, up to the reboot.
+                std::mem::forget(hold);
+                return Switched::Unknown(error);
             }
         }
         switch.replace(Arc::new(Ahead::new(to, ahead)), &hold);
@@ -176,6 +173,12 @@ impl Hsm {
             self.close_later(&op);
         }
         Switched::Yes { rows }
+    }
+
+    /// The record of where the store is could not be confirmed.
+    pub(super) fn reboot_to_find_the_store(&self, error: &Error) {
+        tracing::error!(target: "hsm", %error, "it is not known where the store is; the HSM reboots to find out");
+        self.device.platform.host.reboot();
     }
 
     /// Writes the id of a new cluster into its store.
@@ -215,6 +218,6 @@ enum Switched {
 }
 
 /// Whether a row is that of the data, not one that only this store needs.
-fn is_copied(path: &Path) -> bool {
+pub(super) fn is_copied(path: &Path) -> bool {
     *path != cluster_identity() && !path.as_bytes().starts_with(node_fences().as_bytes())
 }

@@ -34,12 +34,12 @@ use crate::sim::{Sim, SimKeeper, SimStore};
 use crate::store::{Path, Read, Store};
 
 const FILE: Place = Place { kind: PlaceKind::File, number: 0 };
-const ETCD: Place = Place { kind: PlaceKind::Etcd, number: 1 };
+pub(super) const ETCD: Place = Place { kind: PlaceKind::Etcd, number: 1 };
 
-struct Node {
+pub(super) struct Node {
     seed: u64,
-    sim: Sim,
-    keeper: Arc<SimKeeper>,
+    pub(super) sim: Sim,
+    pub(super) keeper: Arc<SimKeeper>,
 }
 
 impl Node {
@@ -50,7 +50,7 @@ impl Node {
     }
 
     /// A node with the same device and rows as `self`, which is in a file.
-    fn copy(&self) -> Self {
+    pub(super) fn copy(&self) -> Self {
         let copy = Self::new(self.seed);
         refill(&self.sim.local, &copy.sim.local);
         copy.keeper.prepare(|_| {});
@@ -63,12 +63,12 @@ impl Node {
         self.keeper.open_file(0).unwrap();
     }
 
-    fn boot(&self) -> Arc<Hsm> {
+    pub(super) fn boot(&self) -> Arc<Hsm> {
         self.keeper.end();
         block_on(Hsm::boot(self.sim.movable_platform(&self.keeper))).unwrap()
     }
 
-    fn place(&self, hsm: &Hsm) -> StorePlace {
+    pub(super) fn place(&self, hsm: &Hsm) -> StorePlace {
         block_on(StorePlace::stored(&hsm.device().store)).unwrap()
     }
 }
@@ -77,15 +77,15 @@ fn refill(from: &SimStore, to: &SimStore) {
     from.raw_rows().into_iter().for_each(|(path, value)| to.tamper(path, value));
 }
 
-fn op(hsm: &Hsm) -> Arc<Operational> {
+pub(super) fn op(hsm: &Hsm) -> Arc<Operational> {
     hsm.operational().unwrap()
 }
 
-fn admin(op: &Operational) -> Caller {
+pub(super) fn admin(op: &Operational) -> Caller {
     block_on(op.unauthenticated_caller(&UserId::parse("admin").unwrap())).unwrap()
 }
 
-fn create(hsm: &Hsm, name: &str) -> Result<(), Error> {
+pub(super) fn create(hsm: &Hsm, name: &str) -> Result<(), Error> {
     let op = hsm.operational().ok_or(Error::not_found())?;
     block_on(async {
         let by = op.unauthenticated_caller(&UserId::parse("admin").unwrap()).await;
@@ -94,18 +94,18 @@ fn create(hsm: &Hsm, name: &str) -> Result<(), Error> {
     })
 }
 
-fn names(hsm: &Hsm) -> BTreeSet<String> {
+pub(super) fn names(hsm: &Hsm) -> BTreeSet<String> {
     block_on(op(hsm).namespaces().ids()).unwrap().into_iter().collect()
 }
 
 /// A CA, and a way to sign with it.
-struct Authority {
+pub(super) struct Authority {
     key: PKey<Private>,
     certificate: X509,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let key = ec_key();
         let mut name = X509NameBuilder::new().unwrap();
         name.append_entry_by_nid(Nid::COMMONNAME, "CA").unwrap();
@@ -156,11 +156,11 @@ fn builder(key: &openssl::pkey::PKeyRef<impl openssl::pkey::HasPublic>, until: &
 }
 
 /// A provisioned node that boots unattended, with a certificate for its address.
-fn node(authority: &Authority) -> (Node, Arc<Hsm>) {
+pub(super) fn node(authority: &Authority) -> (Node, Arc<Hsm>) {
     node_at(authority, 5, "192.0.2.1")
 }
 
-fn node_at(authority: &Authority, seed: u64, ip: &str) -> (Node, Arc<Hsm>) {
+pub(super) fn node_at(authority: &Authority, seed: u64, ip: &str) -> (Node, Arc<Hsm>) {
     let node = Node::new(seed);
     node.keeper.reach_at(&format!("https://{ip}:2380"));
     let hsm = node.boot();
@@ -175,7 +175,7 @@ fn node_at(authority: &Authority, seed: u64, ip: &str) -> (Node, Arc<Hsm>) {
     (node, hsm)
 }
 
-fn set_ca(hsm: &Hsm, authority: &Authority) -> Result<(), Error> {
+pub(super) fn set_ca(hsm: &Hsm, authority: &Authority) -> Result<(), Error> {
     let op = op(hsm);
     let by = admin(&op);
     block_on(hsm.set_cluster_ca(op, &by, &authority.pem()))
@@ -284,7 +284,7 @@ fn without_an_etcd_only_the_ca_is_set_and_a_boot_without_one_is_failed() {
 }
 
 /// A point at which the process may end.
-fn point() -> impl Future<Output = ()> + Send {
+pub(super) fn point() -> impl Future<Output = ()> + Send {
     let mut passed = false;
     poll_fn(move |context| {
         if std::mem::replace(&mut passed, true) {
@@ -355,11 +355,11 @@ fn a_process_that_ends_at_any_point_of_a_move_has_every_acknowledged_write_in_on
     assert!(points >= 200 && stayed > 100 && moved > 4, "{points} points, {stayed} stayed, {moved} moved");
 }
 
-const JOINER: &str = "192.0.2.2";
+pub(super) const JOINER: &str = "192.0.2.2";
 const BACKUP: &str = "backup passphrase";
 
 /// A cluster of one node, its store, and what a node at [`JOINER`] needs to join it.
-fn cluster(authority: &Authority) -> (Arc<Hsm>, Arc<SimStore>, Join) {
+pub(super) fn cluster(authority: &Authority) -> (Arc<Hsm>, Arc<SimStore>, Join) {
     let (founder, hsm) = node_at(authority, 6, "192.0.2.1");
     create(&hsm, "of-the-cluster").unwrap();
     set_ca(&hsm, authority).unwrap();
@@ -375,7 +375,7 @@ fn cluster(authority: &Authority) -> (Arc<Hsm>, Arc<SimStore>, Join) {
     (hsm, store, wanted)
 }
 
-fn sight(wanted: &Join, clock_differs_s: u64) -> Option<Sight> {
+pub(super) fn sight(wanted: &Join, clock_differs_s: u64) -> Option<Sight> {
     let member = |(id, member): (usize, &ClusterMember)| Member {
         id: id as u64,
         name: member.name.clone(),
@@ -385,7 +385,7 @@ fn sight(wanted: &Join, clock_differs_s: u64) -> Option<Sight> {
     Some(Sight { members: wanted.members.iter().enumerate().map(member).collect(), clock_differs_s })
 }
 
-const ADDRESS: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+pub(super) const ADDRESS: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 fn unlock(hsm: &Hsm) -> Result<(), Error> {
     block_on(hsm.unlock(ADDRESS, &Passphrase::from_text("unlock passphrase".into())))

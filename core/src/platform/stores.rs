@@ -9,7 +9,7 @@ use crate::crypto::secret::SecretBytes;
 use crate::rows::tls_identity::TlsIdentity;
 use crate::runtime::BoxFuture;
 use crate::store::switch::Switch;
-use crate::store::{Store, StoreError};
+use crate::store::{Snapshot, Store, StoreError};
 
 /// What a store is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,6 +100,21 @@ pub struct EtcdReport {
     pub logs: Vec<(String, String)>,
 }
 
+/// What the file with the rows of an etcd that does not run says, as `etcdutl snapshot status` tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdFile {
+    /// CRC-32C over its entries.
+    pub hash: u32,
+    /// The newest revision in it, as etcd counts.
+    pub revision: i64,
+    /// Its entries, among them old revisions of rows.
+    pub total_key: u64,
+    /// The bytes of it that are in use.
+    pub total_size_bytes: u64,
+    /// The version of its form, as `3.6.0`.
+    pub version: Option<String>,
+}
+
 /// A member of the cluster of this node's etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -183,6 +198,20 @@ pub trait StoreKeeper: Send + Sync {
     ) -> BoxFuture<'_, Result<Arc<dyn Store>, EtcdError>>;
     /// Whether there is an etcd with this number that was started once.
     fn has_etcd(&self, number: u32) -> bool;
+    /// The rows that the etcd with this number has on its disk, as the member `name`, whether the other members have removed it or
+    /// are gone. It does not run, and stays as it is: an etcd on a copy, with the number `copy`, may tell the rows. That one
+    /// runs until [`StoreKeeper::stop_etcd`].
+    ///
+    /// # Errors
+    /// If what is there cannot be read or copied.
+    fn recover<'a>(
+        &'a self,
+        number: u32,
+        copy: u32,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Box<dyn Snapshot>, EtcdError>>;
+    /// What the file of the etcd says that was stopped or has ended. `None`: it runs, there is none, or its file was not read in time.
+    fn etcd_file(&self) -> BoxFuture<'_, Option<EtcdFile>>;
     /// Asks the other `members` what they see, as a node does that is to join them.
     ///
     /// # Errors

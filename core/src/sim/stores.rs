@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::platform::stores::{
-    Begin, EtcdError, EtcdReport, Member, MemberError, PeerIdentity, Place, PlaceKind, Sight, Standing, StoreKeeper,
+    Begin, EtcdError, EtcdFile, EtcdReport, Member, MemberError, PeerIdentity, Place, PlaceKind, Sight, Standing,
+    StoreKeeper,
 };
 use crate::runtime::BoxFuture;
 use crate::sim::SimStore;
-use crate::store::{Store, StoreError};
+use crate::store::{Snapshot, Store, StoreError};
 
 /// Keeps the stores of a node, over any number of boots.
 pub struct SimKeeper(Mutex<Kept>);
@@ -157,6 +158,34 @@ impl StoreKeeper for SimKeeper {
 
     fn has_etcd(&self, number: u32) -> bool {
         self.kept().stores.contains_key(&Place { kind: PlaceKind::Etcd, number })
+    }
+
+    fn recover<'a>(
+        &'a self,
+        number: u32,
+        copy: u32,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Box<dyn Snapshot>, EtcdError>> {
+        Box::pin(async move {
+            self.available().await?;
+            let store = {
+                let mut kept = self.kept();
+                if let Some(running) = kept.running {
+                    return Err(EtcdError(format!("etcd {running} runs")));
+                }
+                let etcd = |number| Place { kind: PlaceKind::Etcd, number };
+                let store = kept.stores.get(&etcd(number)).cloned();
+                let store = store.ok_or_else(|| EtcdError(format!("there is no folder {number}")))?;
+                kept.stores.insert(etcd(copy), store.clone());
+                kept.running = Some(copy);
+                store
+            };
+            store.snapshot().await.map_err(|error| EtcdError(error.to_string()))
+        })
+    }
+
+    fn etcd_file(&self) -> BoxFuture<'_, Option<EtcdFile>> {
+        Box::pin(async { None })
     }
 
     fn look_at<'a>(&'a self, _: &'a [Member], _: &'a PeerIdentity) -> BoxFuture<'a, Result<Sight, EtcdError>> {

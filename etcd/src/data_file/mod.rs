@@ -13,6 +13,7 @@ mod rows;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use casemate_api::limits::{ETCD_FILE_INDEX_MAX_BYTES, ETCD_FILE_MEMBERS_MAX};
 use crc::{CRC_32_ISCSI, Crc, Table};
@@ -46,7 +47,7 @@ pub enum FileError {
 
 /// A data file of etcd, of any version from 3.4 on.
 pub struct DataFile {
-    pages: Pages,
+    pages: Arc<Pages>,
 }
 
 /// What `etcdutl snapshot status` tells about a file.
@@ -83,13 +84,18 @@ impl DataFile {
     pub fn open(path: &Path) -> Result<Self, FileError> {
         let pages = Pages::open(path)?;
         bucket(&pages, KEYS)?;
-        Ok(Self { pages })
+        Ok(Self { pages: Arc::new(pages) })
     }
 
     /// The current rows whose keys start with `prefix`, in order. The places of as many rows are in memory as
     /// [`ETCD_FILE_INDEX_MAX_BYTES`] allows; if there are more, the file is read more than once.
-    pub fn rows(&self, prefix: &[u8]) -> Rows<'_> {
-        Rows::new(&self.pages, prefix, ETCD_FILE_INDEX_MAX_BYTES)
+    pub fn rows(&self, prefix: &[u8]) -> Rows {
+        self.rows_from(prefix, prefix)
+    }
+
+    /// [`DataFile::rows`] from the key `first` on.
+    pub fn rows_from(&self, prefix: &[u8], first: &[u8]) -> Rows {
+        Rows::new(self.pages.clone(), prefix, first, ETCD_FILE_INDEX_MAX_BYTES)
     }
 
     /// How many rows [`DataFile::rows`] tells.

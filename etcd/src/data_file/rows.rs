@@ -4,6 +4,7 @@
 //! ones, as many as memory is allowed for, from the first key on, and then again for the keys behind those.
 
 use std::collections::{BTreeMap, btree_map};
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use prost::Message;
@@ -13,8 +14,8 @@ use super::{FileError, KEYS, bucket};
 use crate::proto::KeyValue;
 
 /// The current rows whose keys start with a prefix, in order. After an error it ends.
-pub struct Rows<'a> {
-    pages: &'a Pages,
+pub struct Rows {
+    pages: Arc<Pages>,
     prefix: Bytes,
     index_max_bytes: usize,
     /// The places of the next rows.
@@ -23,19 +24,20 @@ pub struct Rows<'a> {
     from: Option<Bytes>,
 }
 
-impl<'a> Rows<'a> {
-    pub(super) fn new(pages: &'a Pages, prefix: &[u8], index_max_bytes: usize) -> Self {
-        let prefix = Bytes::copy_from_slice(prefix);
-        Self { pages, from: Some(prefix.clone()), prefix, index_max_bytes, window: BTreeMap::new().into_iter() }
+impl Rows {
+    pub(super) fn new(pages: Arc<Pages>, prefix: &[u8], from: &[u8], index_max_bytes: usize) -> Self {
+        let (prefix, from) = (Bytes::copy_from_slice(prefix), Bytes::copy_from_slice(from));
+        Self { pages, from: Some(from), prefix, index_max_bytes, window: BTreeMap::new().into_iter() }
     }
 
     /// Finds the places of the rows from `from` on.
     fn look(&mut self, from: &Bytes) -> Result<(), FileError> {
         let mut window = BTreeMap::new();
         let (mut window_bytes, mut end) = (0, None);
-        let found = bucket(self.pages, KEYS)?;
-        self.pages.entries(&mut self.pages.reading(), &found, |entry| {
-            let Revised { tombstone, row, .. } = Revised::of(self.pages, &entry)?;
+        let pages = self.pages.clone();
+        let found = bucket(&pages, KEYS)?;
+        pages.entries(&mut pages.reading(), &found, |entry| {
+            let Revised { tombstone, row, .. } = Revised::of(&pages, &entry)?;
             let key = row.key;
             if !key.starts_with(&self.prefix) || key < *from || end.as_ref().is_some_and(|end| key >= end) {
                 return Ok(());
@@ -70,7 +72,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-impl Iterator for Rows<'_> {
+impl Iterator for Rows {
     type Item = Result<KeyValue, FileError>;
 
     fn next(&mut self) -> Option<Self::Item> {

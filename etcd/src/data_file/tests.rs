@@ -142,8 +142,11 @@ fn the_file_has_what_the_member_answered() {
 
     // With little memory, in many parts.
     for index_max_bytes in [0, 700, 50_000] {
-        let parts =
-            Rows::new(&file.pages, b"", index_max_bytes).take(if index_max_bytes == 0 { 60 } else { usize::MAX });
+        let parts = Rows::new(file.pages.clone(), b"", b"", index_max_bytes).take(if index_max_bytes == 0 {
+            60
+        } else {
+            usize::MAX
+        });
         let parts: Vec<KeyValue> = parts.map(Result::unwrap).collect();
         assert!(
             parts[..] == stopped.rows[..parts.len()] && (index_max_bytes == 0 || parts.len() == stopped.rows.len())

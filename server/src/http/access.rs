@@ -29,6 +29,8 @@ pub enum Rule {
     UnlockHolder,
     /// One of the two above, depending on the setting [`FailedState`].
     PublicOrUnlockHolder,
+    /// So, too, but always the latter if other nodes may share the store: they would go on counting on this one.
+    PublicIfAloneOrUnlockHolder,
 }
 
 /// Who may reboot and factory-reset a Failed HSM (setting `failed-state`).
@@ -42,12 +44,13 @@ pub enum FailedState {
 }
 
 impl Rule {
-    /// The rule that applies under this setting.
-    pub fn under(self, failed: FailedState) -> Self {
+    /// The rule that applies under this setting, `shared` if other nodes may share the store.
+    pub fn under(self, failed: FailedState, shared: bool) -> Self {
         match (self, failed) {
             (Rule::PublicOrUnlockHolder, FailedState::Open) => Rule::Public,
-            (Rule::PublicOrUnlockHolder, FailedState::Closed) => Rule::UnlockHolder,
-            (rule, _) => rule,
+            (Rule::PublicIfAloneOrUnlockHolder, FailedState::Open) if !shared => Rule::Public,
+            (Rule::PublicOrUnlockHolder | Rule::PublicIfAloneOrUnlockHolder, _) => Rule::UnlockHolder,
+            (rule @ (Rule::Public | Rule::Allowed(..) | Rule::UnlockHolder), _) => rule,
         }
     }
 }
@@ -90,6 +93,12 @@ impl AccessPolicy<OperationalGuard> {
     /// Also available while Failed, according to the setting [`FailedState`].
     pub fn or_failed(mut self) -> AccessPolicy<Arc<Hsm>> {
         self.rules.push((State::Failed, Rule::PublicOrUnlockHolder));
+        AccessPolicy { rules: self.rules, phase: PhantomData }
+    }
+
+    /// So, too, but while other nodes may share the store, only to holders of the unlock passphrase.
+    pub fn or_failed_alone(mut self) -> AccessPolicy<Arc<Hsm>> {
+        self.rules.push((State::Failed, Rule::PublicIfAloneOrUnlockHolder));
         AccessPolicy { rules: self.rules, phase: PhantomData }
     }
 }
@@ -164,7 +173,7 @@ impl RequestContext {
     fn rule(&self) -> Result<Rule, Refusal> {
         let state = self.hsm.state();
         let rule = self.spec.access.iter().find(|(open, _)| *open == state);
-        rule.map(|(_, rule)| rule.under(self.failed)).ok_or_else(Refusal::wrong_state)
+        rule.map(|(_, rule)| rule.under(self.failed, self.hsm.shares_store())).ok_or_else(Refusal::wrong_state)
     }
 
     fn unauthenticated(&self, failure: Failure) -> Refusal {

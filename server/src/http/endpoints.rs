@@ -61,7 +61,7 @@ pub fn table() -> Vec<Endpoint> {
         put("/keys/{key}/restrictions/tags/{tag}",    operational(KeyManage, Anywhere),        KeyAndTag,           ignored(),      keys::add_tag).no_cache(),
         delete("/keys/{key}/restrictions/tags/{tag}", operational(KeyManage, Anywhere),        KeyAndTag,                            keys::remove_tag).no_cache(),
 
-        post("/cluster/force-new",      failed_to_unlock_holder(),                             Nothing,             none(),         cluster::force_new).no_cache().intent(Never),
+        post("/cluster/force-new",      failed_to_unlock_holder(),                             Nothing,             none(),         cluster::force_new).no_cache().intent(IfPossible),
         post("/cluster/join",           operational(System, Root).or(&[Unprovisioned]),        Address,             untyped_json(), cluster::join).no_cache().intent(Proven),
         delete("/cluster",              operational(System, Root),                             TheHsm,                               cluster::dissolve),
         get("/cluster/members",         operational(System, Root),                             TheHsm,                               cluster::members).gives::<Vec<cluster_bodies::ClusterMember>>(200),
@@ -115,7 +115,7 @@ pub fn table() -> Vec<Endpoint> {
         post("/system/cancel-update",   operational(System, Root).or(&[]),                     TheUpdates,          none(),         system::cancel_update).no_cache().intent(IfPossible),
         post("/system/backup",          operational(Backup, Root),                             Nothing,             none(),         backup::backup).answers(200).media(Octets).no_cache(),
         post("/system/restore",         operational(System, Root).or(&[Unprovisioned]),        Nothing,             stream(Types::Given), backup::restore).no_cache(),
-        post("/system/factory-reset",   operational(System, Root).or_failed(),                 Nothing,             none(),         system::factory_reset).no_cache().intent(IfPossible),
+        post("/system/factory-reset",   operational(System, Root).or_failed_alone(),           Nothing,             none(),         system::factory_reset).no_cache().intent(IfPossible),
 
         get("/audit",                   operational(Audit, Root),                              AuditRange,                           audit::export).answers(200).media(JsonLines).no_cache(),
         get("/audit/key.pem",           operational(Audit, Root),                              TheHsm,                               audit::key).answers(200).media(Pem).etag(),

@@ -51,7 +51,7 @@ pub fn document(routes: &Routes, failed: FailedState) -> Vec<u8> {
 
 fn operation(spec: &Spec, failed: FailedState, generator: &mut SchemaGenerator, error: &schemars::Schema) -> Value {
     let states: Vec<State> = spec.access.iter().map(|(state, _)| *state).collect();
-    let holding = || spec.access.iter().map(|(_, rule)| rule.under(failed));
+    let holding = || spec.access.iter().map(|(_, rule)| rule.under(failed, true));
     let rules = || holding().filter_map(|rule| if let Rule::Allowed(a, w) = rule { Some((a, w)) } else { None });
     let open = holding().any(|rule| rule == Rule::Public);
     let mut roles: Vec<String> = Role::ALL

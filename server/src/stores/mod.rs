@@ -1,22 +1,27 @@
 //! The stores of this node, for the core: files in the data folder, and an etcd that is run here as a member of a cluster.
 
 mod peers;
+mod recover;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use casemate_api::limits::{MEMBER_POLL_MS, MEMBER_QUOTA_MAX_BYTES, MEMBER_START_MS};
+use casemate_api::limits::{MEMBER_FILE_MS, MEMBER_POLL_MS, MEMBER_QUOTA_MAX_BYTES, MEMBER_START_MS};
 use casemate_core::platform::stores::{
-    Begin, EtcdError, EtcdReport, Member, MemberError, PeerIdentity, Place, PlaceKind, Sight, Standing, StoreKeeper,
+    Begin, EtcdError, EtcdFile, EtcdReport, Member, MemberError, PeerIdentity, Place, PlaceKind, Sight, Standing,
+    StoreKeeper,
 };
 use casemate_core::runtime::{BoxFuture, Rng};
-use casemate_core::store::{Store, StoreError};
-use casemate_etcd::{Client, Error as EtcdCall, MemberError as Refusal, MemberKind, Settings as ClientSettings};
+use casemate_core::store::{Snapshot, Store, StoreError};
+use casemate_etcd::{
+    Client, DataFile, Error as EtcdCall, MemberError as Refusal, MemberKind, Settings as ClientSettings,
+};
 use casemate_etcd::{proto, when_healthy};
 
+use self::recover::FileSnapshot;
 use crate::member::{Config, Identity, MemberState, PeerTls, Program, Start};
 use crate::rng::SystemRng;
 use crate::settings::Peers;
@@ -28,11 +33,17 @@ pub struct Stores {
     volume: Arc<Volume>,
     peers: Peers,
     running: Mutex<Option<Arc<Running>>>,
+    /// What was last read of the file of an etcd that has ended. Locked while it is read.
+    file: Arc<tokio::sync::Mutex<Option<KnownFile>>>,
 }
+
+/// What a file said when it was of this length and last written at this time.
+type KnownFile = ((u64, Option<SystemTime>), EtcdFile);
 
 /// An etcd that runs.
 struct Running {
     member: crate::member::Member,
+    folder: PathBuf,
     authority: Vec<u8>,
     /// The store in it, once it is there.
     store: OnceLock<Arc<EtcdStore>>,
@@ -41,7 +52,7 @@ struct Running {
 impl Stores {
     /// The stores in `folder`, with the settings of `peers`.
     pub fn new(folder: PathBuf, volume: Arc<Volume>, peers: Peers) -> Arc<Self> {
-        Arc::new(Self { folder, volume, peers, running: Mutex::default() })
+        Arc::new(Self { folder, volume, peers, running: Mutex::default(), file: Arc::default() })
     }
 
     /// Files and folders of stores in a data folder, with what they are.
@@ -72,24 +83,12 @@ impl Stores {
     }
 
     /// Starts an etcd and, unless it goes on with its data, waits until it is ready.
-    async fn start(&self, number: u32, begin: Begin, identity: PeerIdentity) -> Result<Arc<dyn Store>, EtcdError> {
-        if self.running().is_some() {
-            return Err(EtcdError("Another etcd of this node runs. Reboot, then try again.".into()));
-        }
-        let program = self.program().await?;
-        let urls = self.urls(&identity)?;
+    async fn start(&self, number: u32, begin: Begin, identity: PeerIdentity) -> Result<Arc<EtcdStore>, EtcdError> {
         let waits = begin == Begin::Found;
-        let place = Place { kind: PlaceKind::Etcd, number };
-        let memory = memory_bytes();
         let config = Config {
-            folder: self.path(place),
-            name: identity.name.clone(),
-            peer_urls: urls,
+            peer_urls: self.urls(&identity)?,
             listen: self.peers.listen.clone(),
             tls: Some(PeerTls { identity: member_identity(&identity)?, ca: identity.authority_pem() }),
-            behind_nat: false,
-            memory_bytes: memory / 2,
-            quota_bytes: (memory / 2).min(MEMBER_QUOTA_MAX_BYTES),
             start: match begin {
                 Begin::Found => {
                     let mut token = [0; 16];
@@ -104,10 +103,36 @@ impl Stores {
                         .collect(),
                 },
             },
+            ..self.alone(number, &identity.name)
         };
+        self.launch(config, identity.authority, waits).await
+    }
+
+    /// The etcd with this number as the only member of its cluster, which nobody else reaches.
+    fn alone(&self, number: u32, name: &str) -> Config {
+        let memory = memory_bytes();
+        Config {
+            folder: self.path(Place { kind: PlaceKind::Etcd, number }),
+            name: name.to_owned(),
+            peer_urls: vec!["http://127.0.0.1:1".into()],
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 1))],
+            tls: None,
+            behind_nat: false,
+            memory_bytes: memory / 2,
+            quota_bytes: (memory / 2).min(MEMBER_QUOTA_MAX_BYTES),
+            start: Start::ForceNew,
+        }
+    }
+
+    async fn launch(&self, config: Config, authority: Vec<u8>, waits: bool) -> Result<Arc<EtcdStore>, EtcdError> {
+        if self.running().is_some() {
+            return Err(EtcdError("Another etcd of this node runs. Reboot, then try again.".into()));
+        }
+        let program = self.program().await?;
+        let folder = config.folder.clone();
         let started = tokio::task::spawn_blocking(move || crate::member::Member::start(&program, &config)).await;
         let member = started.map_err(|error| EtcdError(error.to_string()))?.map_err(EtcdError)?;
-        let running = Arc::new(Running { member, authority: identity.authority, store: OnceLock::new() });
+        let running = Arc::new(Running { member, folder, authority, store: OnceLock::new() });
         *self.lock() = Some(running.clone());
         if waits && let Err(error) = until_ready(&running.member).await {
             self.stop().await;
@@ -122,6 +147,34 @@ impl Stores {
         // It fails only if it is set.
         let _ = running.store.set(store.clone());
         Ok(store)
+    }
+
+    /// See [`StoreKeeper::recover`]. A member that was removed is not started by etcd any more, so its file is read. It was stopped in
+    /// order, so everything is in the file; of the others, the newest rows may be in the log alone.
+    async fn rows_left(&self, number: u32, copy: u32, name: &str) -> Result<Box<dyn Snapshot>, EtcdError> {
+        let path = |number| self.path(Place { kind: PlaceKind::Etcd, number });
+        let (from, to, name) = (path(number), path(copy), name.to_owned());
+        let own = name.clone();
+        let prepare = move || {
+            let removed = |file: &DataFile| file.members().map(|all| all.iter().all(|member| member.name != own));
+            match DataFile::open(&from.join(DATA_FILE)).and_then(|file| Ok((removed(&file)?, file))) {
+                Ok((true, file)) => {
+                    let rows = FileSnapshot::open(file, PREFIX).map_err(|error| EtcdError(error.to_string()))?;
+                    return Ok(Some(rows));
+                }
+                Ok((false, _)) => {}
+                // etcd may still be able to do something with it.
+                Err(error) => tracing::warn!(%error, "the file of etcd cannot be read"),
+            }
+            let copied = recover::copy_folder(&from.join("data"), &to.join("data"));
+            copied.map(|()| None).map_err(|why| EtcdError(format!("the data of etcd cannot be copied: {why}")))
+        };
+        let prepared = tokio::task::spawn_blocking(prepare).await.map_err(|error| EtcdError(error.to_string()))??;
+        if let Some(rows) = prepared {
+            return Ok(Box::new(rows));
+        }
+        let store = self.launch(self.alone(copy, &name), Vec::new(), true).await?;
+        store.snapshot().await.map_err(|error| EtcdError(error.to_string()))
     }
 
     async fn stop(&self) {
@@ -162,6 +215,9 @@ async fn learners(client: &Client) -> String {
     let ids = members.iter().filter(|member| member.is_learner).map(|member| format!("{:x}", member.id));
     ids.collect::<Vec<_>>().join(", ")
 }
+
+/// The file with the rows, in the folder of an etcd.
+const DATA_FILE: &str = "data/member/snap/db";
 
 /// With what all keys of a node's own etcd begin.
 const PREFIX: &[u8] = b"/casemate/";
@@ -239,6 +295,22 @@ fn keep_only(folder: &Path, places: &[Place]) {
     }
 }
 
+fn summary(path: &Path) -> Option<EtcdFile> {
+    match DataFile::open(path).and_then(|file| file.summary()) {
+        Ok(found) => Some(EtcdFile {
+            hash: found.hash,
+            revision: found.revision,
+            total_key: found.total_key,
+            total_size_bytes: found.total_size_bytes,
+            version: found.version,
+        }),
+        Err(error) => {
+            tracing::warn!(%error, "the file of etcd cannot be read");
+            None
+        }
+    }
+}
+
 /// The memory of this machine.
 fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
@@ -291,7 +363,37 @@ impl StoreKeeper for Stores {
         begin: Begin,
         identity: PeerIdentity,
     ) -> BoxFuture<'_, Result<Arc<dyn Store>, EtcdError>> {
-        Box::pin(self.start(number, begin, identity))
+        Box::pin(async move { Ok(self.start(number, begin, identity).await? as Arc<dyn Store>) })
+    }
+
+    fn recover<'a>(
+        &'a self,
+        number: u32,
+        copy: u32,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Box<dyn Snapshot>, EtcdError>> {
+        Box::pin(self.rows_left(number, copy, name))
+    }
+
+    fn etcd_file(&self) -> BoxFuture<'_, Option<EtcdFile>> {
+        Box::pin(async {
+            let running = self.running()?;
+            if matches!(running.member.state(), MemberState::Running | MemberState::StartingAgain) {
+                return None;
+            }
+            let path = running.folder.join(DATA_FILE);
+            // One reading at a time, which goes on for later callers if this one does not wait for it.
+            let mut known = self.file.clone().try_lock_owned().ok()?;
+            let read = tokio::task::spawn_blocking(move || {
+                let found = fs::metadata(&path).ok()?;
+                let stamp = (found.len(), found.modified().ok());
+                if known.as_ref().is_none_or(|(known, _)| *known != stamp) {
+                    *known = Some((stamp, summary(&path)?));
+                }
+                known.as_ref().map(|(_, file)| file.clone())
+            });
+            tokio::time::timeout(Duration::from_millis(MEMBER_FILE_MS), read).await.ok()?.ok()?
+        })
     }
 
     fn has_etcd(&self, number: u32) -> bool {

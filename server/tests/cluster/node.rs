@@ -32,21 +32,27 @@ impl Node {
         let peer = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let mut node = Self { name, folder: Folder::new(), peer, daemon: None };
         node.start_process();
-        let provision = json!({
-            "unlockPassphrase": unlock_passphrase(name),
-            "adminPassphrase": admin_passphrase(name),
-            "systemTime": "2026-01-01T00:00:00Z",
-        });
-        node.anybody().call("POST", "/provision", Some(&provision)).unwrap().expect(204);
-        let admin = node.admin();
-        admin.create_operator("op", OPERATOR);
-        admin.create_operator(name, OPERATOR);
-        node.create_key(name, name);
-        node.put_certificate(certificates);
+        node.provision(certificates);
         node
     }
 
-    fn start_process(&mut self) {
+    /// Provisions it, with the Operator `op` and one key, both its own, and a certificate of the CA.
+    pub(crate) fn provision(&self, certificates: &EtcdCertificates) {
+        let provision = json!({
+            "unlockPassphrase": unlock_passphrase(self.name),
+            "adminPassphrase": admin_passphrase(self.name),
+            "systemTime": "2026-01-01T00:00:00Z",
+        });
+        self.anybody().call("POST", "/provision", Some(&provision)).unwrap().expect(204);
+        let admin = self.admin();
+        admin.create_operator("op", OPERATOR);
+        admin.create_operator(self.name, OPERATOR);
+        self.create_key(self.name, self.name);
+        self.put_certificate(certificates);
+    }
+
+    /// Starts its process.
+    pub(crate) fn start_process(&mut self) {
         let (peer, etcd) = (self.peer.to_string(), etcd());
         let etcd = etcd.to_str().unwrap();
         let settings = ["--log", "info", "--peer-listen", &peer, "--etcd-program", etcd];
@@ -67,9 +73,20 @@ impl Node {
     /// Unlocks it with the passphrase of `holder`, when it is Locked.
     pub(crate) fn unlock(&self, holder: &str) {
         let client = self.anybody();
-        self.eventually("it is Locked", || client.state() == "Locked");
+        self.await_state("Locked");
         let body = json!({ "passphrase": unlock_passphrase(holder) });
         self.eventually("it is unlocked", || client.call("POST", "/unlock", Some(&body)).unwrap().status == 204);
+    }
+
+    /// Who knows the unlock passphrase of the node `holder`.
+    pub(crate) fn unlock_holder(&self, holder: &str) -> Client {
+        self.anybody().log_in("unlock", &unlock_passphrase(holder))
+    }
+
+    /// Waits until it is in this state.
+    pub(crate) fn await_state(&self, state: &str) {
+        let client = self.anybody();
+        self.eventually(state, || client.state() == state);
     }
 
     /// Waits until this is so.
@@ -193,7 +210,7 @@ fn answer(call: impl Fn() -> Answer) -> Answer {
 }
 
 /// Generates a key for Ed25519, whose signatures are deterministic.
-fn generate(admin: &Client, id: &str) -> Answer {
+pub(crate) fn generate(admin: &Client, id: &str) -> Answer {
     let key = json!({ "id": id, "type": "Curve25519", "mechanisms": ["EdDSA_Signature"] });
     admin.call("POST", "/keys/generate", Some(&key)).unwrap()
 }

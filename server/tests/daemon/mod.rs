@@ -221,6 +221,8 @@ pub(crate) struct Client {
 /// A reply.
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// Its `Casemate-Note`.
+    pub(crate) note: Option<String>,
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -321,7 +323,8 @@ impl Client {
 
 fn answer(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer, ureq::Error> {
     let bytes = response.body_mut().with_config().limit(100 << 20).read_to_vec()?;
-    Ok(Answer { status: response.status().as_u16(), bytes })
+    let note = response.headers().get("casemate-note").map(|note| note.to_str().unwrap().to_owned());
+    Ok(Answer { status: response.status().as_u16(), note, bytes })
 }
 
 fn agent() -> ureq::Agent {

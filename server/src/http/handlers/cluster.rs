@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use casemate_api::body::cluster::{Join, MemberUrls, NewMember};
+use casemate_api::sentences;
 use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 use hyper::StatusCode;
@@ -58,7 +59,8 @@ pub async fn join(hsm: Arc<Hsm>, caller: Option<Caller>, address: IpAddr, wanted
     Ok(Reply::no_content())
 }
 
-/// `POST /cluster/force-new`: there is no cluster to create again; authorised callers get an error that says so.
-pub async fn force_new(_: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
-    Err(Error::invalid("cluster error: backend is not etcd"))
+/// `POST /cluster/force-new`
+pub async fn force_new(hsm: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
+    hsm.force_new().await?;
+    Ok(Reply::no_content().noting(Some(sentences::FORCED_NEW)))
 }

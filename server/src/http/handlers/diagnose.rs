@@ -1,14 +1,16 @@
 //! `/health/diagnose`: what the node knows of its store.
 //!
 //! In every state but Operational it answers without credentials. Such a caller learns whether the store can be used, since when it
-//! cannot and of which kind the reason is; addresses, versions, sizes and revisions are for an Administrator, and in the log.
+//! cannot and of which kind the reason is; addresses, versions, sizes and revisions are for an Administrator, and in the log. As in NetHSM,
+//! anybody is told what the file of an etcd that has ended says: it is how to choose, among Failed nodes, the one that knows most.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use casemate_api::State;
 use casemate_api::body::system::{
-    ClusterState, Diagnosis, LogItem, StoreDetails, StoreDiagnosis, StoreEndpoint, StoreKind, StoreTrouble,
+    ClusterSnapshot, ClusterState, Diagnosis, LogItem, StoreDetails, StoreDiagnosis, StoreEndpoint, StoreKind,
+    StoreTrouble,
 };
 use casemate_core::hsm::store_health::{Endpoint, StoreReport};
 use casemate_core::identity::caller::Caller;
@@ -40,6 +42,13 @@ pub async fn diagnose(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), (): ()) -> 
             signaled: etcd.signaled,
             stopped: etcd.stopped.then_some(true),
         },
+        cluster_snapshot: hsm.etcd_file().await.map(|file| ClusterSnapshot {
+            hash: file.hash,
+            revision: file.revision,
+            total_key: file.total_key,
+            total_size: file.total_size_bytes,
+            version: file.version,
+        }),
         store: Some(store),
     })
 }
@@ -85,7 +94,10 @@ fn messages(store: &StoreDiagnosis, failed: bool, etcd: Option<&EtcdReport>) -> 
         StoreKind::Etcd => say("info", "This node uses a store in etcd, which other nodes may share."),
     }
     if etcd.is_some_and(|etcd| etcd.removed) {
-        say("error", "The cluster has removed this node: factory-reset it, then it can join again.");
+        say(
+            "error",
+            "The cluster has removed this node. Factory-reset it, then it can join again; or make it a node of its own with the data that it has (force-new).",
+        );
     }
     if let (Some(all), Some(usable)) = (store.endpoints, store.endpoints_usable)
         && usable < all

@@ -1,0 +1,116 @@
+//! The rows of an etcd whose cluster has removed it or is lost.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path as FilePath;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use casemate_core::runtime::BoxFuture;
+use casemate_core::store::{Page, Path, Range, Revision, Snapshot, StoreError, Versioned};
+use casemate_etcd::{DataFile, FileError, proto};
+
+/// Copies a folder with all that is in it, and syncs it. Sockets are left out. `Err` is a sentence for the operator.
+pub(super) fn copy_folder(from: &FilePath, to: &FilePath) -> Result<(), String> {
+    let failed = |path: &FilePath, error: io::Error| format!("{}: {error}", path.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(|error| failed(to, error))?;
+    for entry in fs::read_dir(from).map_err(|error| failed(from, error))? {
+        let entry = entry.map_err(|error| failed(from, error))?;
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type().map_err(|error| failed(&path, error))?;
+        if kind.is_dir() {
+            copy_folder(&path, &copy)?;
+        } else if kind.is_file() {
+            fs::copy(&path, &copy).map_err(|error| failed(&copy, error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The rows in the data file of an etcd that does not run.
+pub(super) struct FileSnapshot {
+    file: Arc<DataFile>,
+    prefix: Vec<u8>,
+    revision: Revision,
+    /// The reading that goes on where the last page has ended, because finding a row takes a reading of the whole file.
+    next: Arc<Mutex<Option<Reading>>>,
+}
+
+/// Rows from `from` on.
+struct Reading {
+    from: Path,
+    rows: std::iter::Peekable<casemate_etcd::Rows>,
+}
+
+impl FileSnapshot {
+    /// Reads the file once. All keys that count begin with `prefix`.
+    pub(super) fn open(file: DataFile, prefix: &[u8]) -> Result<Self, FileError> {
+        let revision = Revision(file.summary()?.revision.cast_unsigned());
+        Ok(Self { file: Arc::new(file), prefix: prefix.to_vec(), revision, next: Arc::default() })
+    }
+
+    fn page(&self, range: Range) -> BoxFuture<'static, Result<Page, StoreError>> {
+        let (file, prefix, next, revision) = (self.file.clone(), self.prefix.clone(), self.next.clone(), self.revision);
+        Box::pin(async move {
+            let read = move || {
+                let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
+                let fresh = || {
+                    let first = [&prefix, range.start.as_bytes()].concat();
+                    Reading { from: range.start.clone(), rows: file.rows_from(&prefix, &first).peekable() }
+                };
+                let reading = next.take().filter(|reading| reading.from == range.start);
+                let (page, left) = reading.unwrap_or_else(fresh).page(&prefix, &range, revision)?;
+                *next = left;
+                Ok(page)
+            };
+            let page = tokio::task::spawn_blocking(read).await;
+            page.unwrap_or_else(|error| Err(StoreError::Unreachable(error.to_string())))
+        })
+    }
+}
+
+impl Reading {
+    /// The rows of `range`, which begins here, and the reading behind them.
+    fn page(mut self, prefix: &[u8], range: &Range, revision: Revision) -> Result<(Page, Option<Self>), StoreError> {
+        let damaged = |error: FileError| StoreError::Damaged(error.to_string());
+        let end = range.end.as_ref().map(|end| [prefix, end.as_bytes()].concat());
+        let ends = |row: &proto::KeyValue| end.as_ref().is_some_and(|end| row.key[..] >= end[..]);
+        let mut rows = Vec::new();
+        loop {
+            match self.rows.peek() {
+                None => return Ok((Page { rows, more: false, revision }, None)),
+                Some(Ok(row)) if ends(row) => return Ok((Page { rows, more: false, revision }, None)),
+                Some(Ok(_)) if rows.len() >= range.limit => {
+                    self.from = rows.last().map_or_else(|| range.start.clone(), |(last, _): &(Path, _)| last.next());
+                    return Ok((Page { rows, more: true, revision }, Some(self)));
+                }
+                Some(_) => {}
+            }
+            let Some(row) = self.rows.next() else { continue };
+            let row = row.map_err(damaged)?;
+            let path = Path(row.key.strip_prefix(prefix).unwrap_or_default().into());
+            let value = if range.keys_only { Vec::new() } else { row.value.to_vec() };
+            rows.push((path, Versioned { value, revision: Revision(row.mod_revision.cast_unsigned()) }));
+        }
+    }
+}
+
+impl Snapshot for FileSnapshot {
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, StoreError>> {
+        self.page(range)
+    }
+
+    fn ranges<'a>(&'a self, ranges: &'a [Range]) -> BoxFuture<'a, Result<Vec<Page>, StoreError>> {
+        Box::pin(async move {
+            let mut pages = Vec::new();
+            for range in ranges {
+                pages.push(self.page(range.clone()).await?);
+            }
+            Ok(pages)
+        })
+    }
+}

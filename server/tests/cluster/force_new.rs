@@ -1,0 +1,139 @@
+//! Members that their cluster has lost, or that have lost their cluster, become nodes of their own.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::thread;
+
+use casemate_testkit::EtcdCertificates;
+use serde_json::json;
+
+use super::node::{Node, generate, get, ids};
+use super::{grow, members, refused, start};
+
+/// A cluster of two, which both serve.
+fn two(certificates: &EtcdCertificates) -> [Node; 2] {
+    let [first, second] = start(["first", "second"], certificates);
+    first.put_cluster_ca(certificates);
+    second.put_cluster_ca(certificates);
+    first.set_backup_passphrase();
+    grow(&first, &second);
+    [first, second]
+}
+
+/// Makes a Failed node that had joined the node `first`, or is it, a node of its own, and unlocks it.
+fn force_new(node: &Node) {
+    let call = |client: &super::Client| client.call("POST", "/cluster/force-new", None).unwrap();
+    call(&node.anybody()).expect(401);
+    call(&node.admin_of("first")).expect(401);
+    call(&node.unlock_holder("nobody")).expect(401);
+    let mut answer = None;
+    node.eventually("a passphrase may be tried", || answer.insert(call(&node.unlock_holder("first"))).status != 429);
+    let note = answer.unwrap().expect(204).note;
+    assert_eq!(note.as_deref(), Some(casemate_api::sentences::FORCED_NEW));
+    node.unlock("first");
+    let listed = members(&node.admin_of("first"));
+    assert_eq!((listed.len(), &listed[0]["name"]), (1, &json!("casemate")));
+    assert_eq!(get(&node.admin_of("first"), "/health/diagnose")["store"]["kind"], "embedded");
+}
+
+#[test]
+fn members_whose_majority_is_lost_keep_what_was_acknowledged() {
+    let certificates = EtcdCertificates::new();
+    let [mut first, mut second] = two(&certificates);
+    let signature = first.signs("first");
+    let acknowledged = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        let writer = first.admin();
+        let written = &acknowledged;
+        let writing = scope.spawn(move || {
+            for at in 0.. {
+                let id = format!("k{at:05}");
+                let key = json!({ "id": id, "type": "Curve25519", "mechanisms": ["EdDSA_Signature"] });
+                match writer.call("POST", "/keys/generate", Some(&key)) {
+                    Ok(answer) if answer.status == 201 => written.lock().unwrap().push(id),
+                    _ => return,
+                }
+            }
+        });
+        first.eventually("keys are created", || written.lock().unwrap().len() > 40);
+        // The majority is lost between two writes.
+        second.kill();
+        first.kill();
+        writing.join().unwrap();
+    });
+    let mut acknowledged = acknowledged.into_inner().unwrap();
+
+    // It boots straight into Failed.
+    first.start_process();
+    first.await_state("Failed");
+    force_new(&first);
+    let kept: BTreeSet<String> = ids(&first.admin(), "/keys").into_iter().collect();
+    let last = acknowledged.pop().unwrap();
+    let lost: Vec<_> = acknowledged.iter().filter(|id| !kept.contains(*id)).collect();
+    assert!(lost.is_empty(), "{lost:?} and perhaps {last}");
+    assert_eq!(first.signs("first"), signature);
+    first.create_key("first", "afterwards");
+    let log = first.admin().call("GET", "/audit", None).unwrap().expect(200).bytes;
+    let log = String::from_utf8(log).unwrap();
+    let outcome =
+        log.lines().filter(|line| line.contains("POST /cluster/force-new")).find(|line| line.contains("outcome"));
+    let outcome: serde_json::Value = serde_json::from_str(outcome.unwrap()).unwrap();
+    assert!(outcome["status"] == 204 && outcome["revision"].as_u64().is_some_and(|last| last > 0), "{outcome}");
+
+    // The other one cannot come back in: neither as the member that it was, nor as the one that is registered with its address.
+    second.start_process();
+    second.await_state("Failed");
+    first.register(&second.url()).expect(201);
+    thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(second.anybody().state(), "Failed");
+    let listed = members(&first.admin());
+    let names: Vec<_> = listed.iter().map(|member| member["name"].clone()).collect();
+    assert!(names.contains(&first.device_id("first")) && names.contains(&json!("")), "{names:?}");
+    first.create_key("first", "with-a-stranger");
+    let stranger = listed.iter().find(|member| member["name"] == "").unwrap()["id"].as_str().unwrap().to_owned();
+    first.admin().call("DELETE", &format!("/cluster/members/{stranger}"), None).unwrap().expect(204);
+
+    // It is reset, which takes the passphrase, and joins as a new one.
+    second.anybody().call("POST", "/system/factory-reset", None).unwrap().expect(401);
+    second.unlock_holder("first").call("POST", "/system/factory-reset", None).unwrap().expect(204);
+    second.eventually("it is reset", || {
+        second
+            .anybody()
+            .call("GET", "/health/state", None)
+            .is_ok_and(|answer| answer.json()["state"] == "Unprovisioned")
+    });
+    second.provision(&certificates);
+    second.put_cluster_ca(&certificates);
+    grow(&first, &second);
+    assert_eq!(ids(&second.admin_of("first"), "/keys"), ids(&first.admin(), "/keys"));
+}
+
+#[test]
+fn a_removed_member_keeps_what_the_cluster_had() {
+    let certificates = EtcdCertificates::new();
+    let [first, mut second] = two(&certificates);
+    (0..200).for_each(|at| drop(generate(&first.admin(), &format!("k{at:03}")).expect(201)));
+    let (keys, signature) = (ids(&first.admin(), "/keys"), first.signs("first"));
+    let name = second.device_id("first");
+    let id = members(&first.admin()).into_iter().find(|member| member["name"] == name).unwrap()["id"].clone();
+    let path = format!("/cluster/members/{}", id.as_str().unwrap());
+    first
+        .eventually("it is removed", || matches!(first.admin().call("DELETE", &path, None).unwrap().status, 204 | 404));
+    second.await_state("Failed");
+    let diagnosis = get(&second.anybody(), "/health/diagnose");
+    assert_eq!(diagnosis["clusterState"], json!({ "running": false, "exited": 0 }));
+    assert_eq!(diagnosis["clusterSnapshot"]["version"], "3.6.0", "{diagnosis}");
+    assert!(diagnosis["clusterSnapshot"]["totalKey"].as_u64().unwrap() > 200, "{diagnosis}");
+    refused(second.anybody().call("POST", "/unlock", Some(&json!({ "passphrase": "x" }))).unwrap(), 412, "");
+    // Also after a reboot.
+    second.kill();
+    second.start_process();
+    second.await_state("Failed");
+    force_new(&second);
+    assert_eq!(ids(&second.admin_of("first"), "/keys"), keys);
+    assert_eq!(second.signs("first"), signature);
+    second.create_key("first", "its-own");
+    // The one that has removed it goes on by itself.
+    first.create_key("first", "of-the-other");
+    assert!(!ids(&first.admin(), "/keys").contains(&"its-own".to_owned()));
+}
