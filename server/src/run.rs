@@ -14,6 +14,7 @@ use casemate_api::body::config::{LogLevel as Level, Logging as LoggingConfig, Ne
 use casemate_core::config::tls;
 use casemate_core::crypto::digest::sha256;
 use casemate_core::hsm::BootError;
+use casemate_core::store::StoreError;
 use casemate_core::hsm::update::UpdateKey;
 use casemate_core::platform::stores::Movable;
 use casemate_core::platform::{Applied, DeviceKeeper, EraseError, Host, Platform, ServeError, Swap};
@@ -195,7 +196,11 @@ fn boot(
     let platform = folder.platform(settings, clock.clone(), &metrics, host.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failure)?;
     let hsm = runtime.block_on(Hsm::boot(platform)).map_err(|error| {
-        let exit = if matches!(error, BootError::Store(_)) { Exit::StoreDamaged } else { Exit::DeviceKey };
+        let exit = match error {
+            BootError::Store(_) | BootError::File(StoreError::Damaged(_)) => Exit::StoreDamaged,
+            BootError::File(_) => Exit::DataFolder,
+            BootError::Device(_) | BootError::Sealed(_) => Exit::DeviceKey,
+        };
         Fault(exit, format!("{}: {error}", folder.0.display()))
     })?;
     let settled: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();

@@ -278,7 +278,7 @@ impl Hsm {
         {
             return Ok(());
         }
-        open_store(&self.device).await
+        Ok(open_store(&self.device).await?)
     }
 
     /// The store of the cluster is the store of this node from now on.

@@ -59,7 +59,7 @@ use crate::rows::tls_identity::TlsIdentity;
 use crate::runtime::Clock;
 use crate::runtime::party::Party;
 use crate::runtime::pool::{race, run_by_size};
-use crate::store::Read;
+use crate::store::{Read, StoreError};
 use open::RestoreClaim;
 use store_health::StoreHealth;
 
@@ -113,7 +113,10 @@ impl Hsm {
         }
         let audit = Arc::new(Audit::open(device.clone()).await.map_err(store)?);
         let restoring = Arc::default();
-        let joining = open::open_or_join(&device, &restoring).await.map_err(store)?;
+        let joining = open::open_or_join(&device, &restoring).await.map_err(|error| match error {
+            open::Unopened::File(error) => BootError::File(error),
+            open::Unopened::Device(error) => store(error),
+        })?;
         let phase = first_phase(&device).await.map_err(store)?;
         audit.booted(phase.state()).await;
         Ok(Arc::new(Self {
@@ -636,6 +639,9 @@ pub enum BootError {
     /// A store cannot be read.
     #[error("the store cannot be used: {0}")]
     Store(String),
+    /// The file of the shared store cannot be opened.
+    #[error(transparent)]
+    File(StoreError),
 }
 
 /// Like [`Operational::hold`], but waits no longer than [`LOCK_WAIT_MS`]: while a transition waits, the HSM cannot be locked.

@@ -11,13 +11,13 @@ use crate::device::place::StorePlace;
 use crate::error::Error;
 use crate::platform::stores::{Begin, Movable, Place, PlaceKind};
 use crate::store::switch::{Away, Hold};
-use crate::store::{Ahead, Store};
+use crate::store::{Ahead, Store, StoreError};
 
 /// Opens the shared store, and removes all stores that are not the one.
 ///
 /// # Errors
 /// If a file cannot be opened. An etcd that cannot be started is logged: the HSM is Failed then.
-pub(super) async fn open_store(device: &Device) -> Result<(), Error> {
+pub(super) async fn open_store(device: &Device) -> Result<(), Unopened> {
     let Some(Movable { switch, keeper }) = &device.platform.movable else { return Ok(()) };
     let StorePlace { place, ahead } = StorePlace::stored(&device.store).await?;
     keeper.keep_only(&[place]).await;
@@ -40,7 +40,7 @@ pub(super) async fn open_store(device: &Device) -> Result<(), Error> {
 ///
 /// # Errors
 /// Those of [`open_store`].
-pub(super) async fn open_or_join(device: &Device, restoring: &Arc<AtomicBool>) -> Result<Option<Attempt>, Error> {
+pub(super) async fn open_or_join(device: &Device, restoring: &Arc<AtomicBool>) -> Result<Option<Attempt>, Unopened> {
     let (Some(Movable { switch, keeper }), Some(joining)) =
         (&device.platform.movable, Joining::stored(&device.store).await?)
     else {
@@ -56,6 +56,35 @@ pub(super) async fn open_or_join(device: &Device, restoring: &Arc<AtomicBool>) -
     let _claim = RestoreClaim::taken(restoring.clone());
     let begun = device.platform.clock.monotonic();
     Ok(Some(Attempt { store: None, begun, file_is_open: false, hold, _claim }))
+}
+
+/// Why the shared store was not opened.
+pub(super) enum Unopened {
+    /// Its file cannot be opened.
+    File(StoreError),
+    /// The device's own store does not tell where it is.
+    Device(Error),
+}
+
+impl From<StoreError> for Unopened {
+    fn from(error: StoreError) -> Self {
+        Self::File(error)
+    }
+}
+
+impl From<Error> for Unopened {
+    fn from(error: Error) -> Self {
+        Self::Device(error)
+    }
+}
+
+impl From<Unopened> for Error {
+    fn from(error: Unopened) -> Self {
+        match error {
+            Unopened::File(error) => error.into(),
+            Unopened::Device(error) => error,
+        }
+    }
 }
 
 /// Starts the etcd with this number as it was.
