@@ -14,13 +14,13 @@ use casemate_api::body::config::{LogLevel as Level, Logging as LoggingConfig, Ne
 use casemate_core::config::tls;
 use casemate_core::crypto::digest::sha256;
 use casemate_core::hsm::BootError;
-use casemate_core::store::StoreError;
 use casemate_core::hsm::update::UpdateKey;
 use casemate_core::platform::stores::Movable;
 use casemate_core::platform::{Applied, DeviceKeeper, EraseError, Host, Platform, ServeError, Swap};
 use casemate_core::rows::tls_identity::TlsIdentity;
 use casemate_core::runtime::Clock;
 use casemate_core::store::Store;
+use casemate_core::store::StoreError;
 use casemate_core::store::switch::{Away, Switch};
 use casemate_core::{Error, Hsm};
 

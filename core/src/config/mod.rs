@@ -6,12 +6,14 @@
 
 mod brainpool;
 mod chain;
+mod device_tls;
 mod local;
 mod network;
 pub mod peers;
 pub mod tls;
 
 pub use chain::{check_chain, parse_chain};
+pub(crate) use device_tls::DeviceTls;
 pub(crate) use local::{StoredConfig, stored};
 pub(crate) use network::apply as apply_network;
 pub use network::default_network;

@@ -8,13 +8,12 @@ use casemate_api::KeyType;
 use casemate_api::body::config::TlsKeyType;
 use casemate_api::body::keys::DistinguishedName;
 use casemate_api::limits::RSA_GENERATE_BITS;
-use der::pem::LineEnding;
 use jiff::Timestamp;
 
-use super::chain::{chain_pem, check_chain, is_authority, leads_to, parse_chain, public_key};
+use super::chain::{chain_pem, is_authority, leads_to, parse_chain};
+use super::device_tls::DeviceTls;
 use super::peers;
 use crate::config::Config;
-use crate::crypto::digest::sha256;
 use crate::crypto::material::Material;
 use crate::crypto::mech::LoadedKey;
 use crate::crypto::x509;
@@ -23,14 +22,12 @@ use crate::error::Error;
 use crate::identity::caller::Caller;
 use crate::identity::right;
 use crate::identity::right::By;
-use crate::platform::stores::{PeerIdentity, StoreKeeper};
+use crate::platform::stores::StoreKeeper;
 use crate::rows::path::{DevicePath, RowPath};
 use crate::rows::tables::Tables;
 use crate::rows::tls_identity::TlsIdentity;
 use crate::rows::transaction::{Committed, Transaction};
 use crate::runtime::Rng;
-use crate::runtime::party::Party;
-use crate::runtime::pool::Work;
 use crate::store::Revision;
 
 /// Generates a key and a self-signed certificate with NetHSM's common name, valid from 1970 to 9999. `names` are its
@@ -45,34 +42,18 @@ pub fn fresh_identity(key_type: KeyType, bits: usize, rng: &dyn Rng, names: &[St
 }
 
 impl Config<'_> {
-    async fn identity(&self) -> Result<TlsIdentity, Error> {
-        let stored =
-            self.device.store.get(DevicePath::Tls).await?.ok_or(Error::internal("there is no TLS identity"))?;
-        TlsIdentity::decode(&stored).map_err(|why| Error::internal(format!("the TLS identity: {why}")))
+    fn tls(&self) -> DeviceTls<'_> {
+        DeviceTls { device: self.device, life: Some(self.life) }
     }
 
-    /// The public TLS key as PEM. Read from the certificate, which always belongs to the key.
+    /// The public TLS key as PEM.
     pub async fn tls_public_key_pem(&self) -> Result<String, Error> {
-        let der = leaf_key(&self.identity().await?)?;
-        der::pem::encode_string("PUBLIC KEY", LineEnding::LF, &der)
-            .map_err(|why| Error::internal(format!("PEM: {why}")))
-    }
-
-    /// The chain of TLS certificates as PEM, the server's own first.
-    pub async fn tls_chain_pem(&self) -> Result<String, Error> {
-        chain_pem(&self.identity().await?.chain)
+        self.tls().public_key_pem().await
     }
 
     /// A certificate signing request for the TLS key, as PEM. The common name may be empty.
     pub async fn tls_csr(&self, subject: DistinguishedName) -> Result<String, Error> {
-        let identity = self.identity().await?;
-        let sign = move || {
-            let unreadable = |why: Error| Error::internal(format!("the stored TLS key: {why}"));
-            let material = Material::from_pkcs8(&identity.private_key).map_err(unreadable)?;
-            x509::csr_pem(&LoadedKey::load(&material)?, &subject)
-        };
-        // Reading an RSA key tests its primes, which is slow.
-        self.life.off_thread(&*self.device.platform.pool, Work::Slow, Party::ROOT, sign).await?
+        self.tls().csr(subject).await
     }
 
     /// Replaces the chain of TLS certificates; new connections get it at once.
@@ -81,27 +62,8 @@ impl Config<'_> {
     /// [`Error::Invalid`] if it is not a chain, does not belong to the TLS key, does not verify at the time `now`, or
     /// cannot be served; [`Error::Precondition`] if the cluster CA has not signed it.
     pub async fn set_tls_chain(&self, by: &Caller, pem: &[u8], now: Timestamp) -> Result<(), Error> {
-        let chain = parse_chain(pem)?;
         let _guard = self.device.store.changing.lock().await;
-        let (old, authority) = (self.identity().await?, self.cluster_ca().await?);
-        let checked = move || {
-            let leaf = chain.first().ok_or(Error::invalid("No certificate"))?;
-            if public_key(leaf)? != leaf_key(&old)? {
-                return Err(Error::invalid("public key in certificate does not match private key."));
-            }
-            check_chain(&chain, now)?;
-            if authority.is_some_and(|authority| !leads_to(&chain, &authority, now)) {
-                return Err(Error::Precondition("The certificate is not signed by the cluster CA.".into()));
-            }
-            Ok(TlsIdentity { private_key: old.private_key, chain })
-        };
-        let identity = self.life.off_thread(&*self.device.platform.pool, Work::Slow, Party::ROOT, checked).await??;
-        if let Some(keeper) = self.device.own_etcd().await? {
-            let peer = peers::identity(self.device, None).await?;
-            let peer = PeerIdentity { tls: TlsIdentity { chain: identity.chain.clone(), ..peer.tls }, ..peer };
-            let urls = keeper.urls(&peer).map_err(|why| Error::Precondition(why.0.into()))?;
-            peers::check(&peer, &urls, self.device.wall())?;
-        }
+        let identity = self.tls().with_chain(pem, self.cluster_ca().await?, now).await?;
         self.serve_with(by, identity).await
     }
 
@@ -119,7 +81,7 @@ impl Config<'_> {
         self.refuse_with_cluster_ca().await?;
         let (rng, names) = (self.device.platform.rng.clone(), self.device.platform.host.names());
         let make = move || fresh_identity(key_type.into(), bits, &*rng, &names);
-        let identity = self.life.off_thread(&*self.device.platform.pool, Work::Slow, Party::ROOT, make).await??;
+        let identity = self.tls().off_thread(make).await??;
         let _guard = self.device.store.changing.lock().await;
         self.refuse_with_cluster_ca().await?;
         self.serve_with(by, identity).await
@@ -135,23 +97,9 @@ impl Config<'_> {
 
     /// Checks, stores and serves, in this order. The caller holds the store's lock `changing`.
     async fn serve_with(&self, by: &Caller, identity: TlsIdentity) -> Result<(), Error> {
-        let host = self.device.platform.host.clone();
-        // Reading a large RSA key is slow.
-        let fit = move || host.serve_with(&identity).map(|swap| (identity, swap));
-        let (identity, swap) = self
-            .life
-            .off_thread(&*self.device.platform.pool, Work::Slow, Party::ROOT, fit)
-            .await?
-            .map_err(|why| Error::invalid(why.to_string()))?;
-        self.commit_local(by, DeviceStoreChange::default().put(DevicePath::Tls, identity.encode().to_vec())).await?;
-        swap();
-        if let Some(keeper) = self.device.own_etcd().await? {
-            keeper.renew(peers::identity(self.device, None).await?);
-        }
-        let fingerprint = identity.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default();
-        let hex = base16ct::upper::encode_string(&fingerprint);
-        tracing::info!(target: "hsm", "the TLS certificate is now the one with SHA-256 {hex}");
-        Ok(())
+        let fit = self.tls().fit(identity).await?;
+        self.commit_local(by, fit.change()).await?;
+        self.tls().serve(fit).await
     }
 
     /// The cluster CA, in DER, if there is one.
@@ -196,7 +144,7 @@ impl Config<'_> {
         }
         // Held so that no certificate that this CA has not signed is stored in between.
         let _guard = self.device.store.changing.lock().await;
-        if !leads_to(&self.identity().await?.chain, authority, now) {
+        if !leads_to(&self.tls().identity().await?.chain, authority, now) {
             let sentence = "The TLS certificate is not signed by this CA. Install one that is first.";
             return Err(Error::Precondition(sentence.into()));
         }
@@ -229,9 +177,4 @@ impl Config<'_> {
 pub(crate) async fn cluster_ca(tables: &Tables) -> Result<Option<Vec<u8>>, Error> {
     let row = tables.cluster_cas.read(&RowPath::cluster_ca(tables.generation)).await?;
     Ok(row.map(|row| row.record.0))
-}
-
-/// The public key of the server's own certificate, as the DER of its SubjectPublicKeyInfo.
-fn leaf_key(identity: &TlsIdentity) -> Result<Vec<u8>, Error> {
-    public_key(identity.chain.first().ok_or(Error::internal("the TLS chain is empty"))?)
 }

@@ -161,3 +161,31 @@ fn a_node_whose_cluster_is_lost_while_it_joins_goes_back_to_its_own_data() {
     create(&hsm, "writable").unwrap();
     assert_eq!(block_on(node.keeper.standing()), Standing::Unknown);
 }
+
+#[test]
+fn a_failed_member_gets_a_new_certificate() {
+    let authority = Authority::new();
+    let (node, hsm) = node(&authority);
+    let subject = || serde_json::from_str(r#"{"commonName":"node"}"#).unwrap();
+    let renewed = authority.sign(&op(&hsm), "192.0.2.1", None, "20410101000000Z");
+    let for_others = authority.sign(&op(&hsm), "192.0.2.9", None, "20410101000000Z");
+    let of_others = Authority::new().sign(&op(&hsm), "192.0.2.1", None, "20410101000000Z");
+    let by = admin(&op(&hsm));
+    let refused = |result| assert!(matches!(result, Err(Error::Precondition(_))), "{result:?}");
+    refused(block_on(hsm.set_tls_chain(None, &renewed)));
+    set_ca(&hsm, &authority).unwrap();
+    fail(&node, &hsm);
+    let before = block_on(hsm.tls_chain_pem()).unwrap();
+    refused(block_on(hsm.set_tls_chain(Some(&by), &renewed)));
+    refused(block_on(hsm.set_tls_chain(None, &for_others)));
+    refused(block_on(hsm.set_tls_chain(None, &of_others)));
+    assert_eq!(block_on(hsm.tls_chain_pem()).unwrap(), before);
+    assert!(block_on(hsm.tls_csr(None, subject())).unwrap().contains("CERTIFICATE REQUEST"));
+    block_on(hsm.set_tls_chain(None, &renewed)).unwrap();
+    assert_eq!(
+        block_on(hsm.tls_chain_pem()).unwrap().replace('\n', ""),
+        String::from_utf8(renewed).unwrap().replace('\n', "")
+    );
+    drop(hsm);
+    assert_ne!(block_on(node.boot().tls_chain_pem()).unwrap(), before);
+}

@@ -1,5 +1,6 @@
 //! The HSM as a whole: the current phase, and the transitions between phases, one at a time.
 
+mod certificate;
 mod follow;
 mod force_new;
 #[cfg(test)]

@@ -123,7 +123,7 @@ impl Authority {
     }
 
     /// A certificate for the key of `op`, as PEM.
-    fn sign(&self, op: &Operational, ip: &str, usage: Option<ExtendedKeyUsage>, until: &str) -> Vec<u8> {
+    pub(super) fn sign(&self, op: &Operational, ip: &str, usage: Option<ExtendedKeyUsage>, until: &str) -> Vec<u8> {
         let subject: DistinguishedName = serde_json::from_str(r#"{"commonName":"node"}"#).unwrap();
         let csr = block_on(op.config().tls_csr(subject)).unwrap();
         let csr = X509Req::from_pem(csr.as_bytes()).unwrap();

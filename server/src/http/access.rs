@@ -96,7 +96,14 @@ impl AccessPolicy<OperationalGuard> {
         AccessPolicy { rules: self.rules, phase: PhantomData }
     }
 
-    /// So, too, but while other nodes may share the store, only to holders of the unlock passphrase.
+    /// Also available while Failed, to holders of the unlock passphrase. The handler refuses changes at a node that is no member of
+    /// a cluster.
+    pub fn or_failed_member(mut self) -> AccessPolicy<Arc<Hsm>> {
+        self.rules.push((State::Failed, Rule::UnlockHolder));
+        AccessPolicy { rules: self.rules, phase: PhantomData }
+    }
+
+    /// Also available while Failed, according to that setting, but while other nodes may share the store, only to holders of the unlock passphrase.
     pub fn or_failed_alone(mut self) -> AccessPolicy<Arc<Hsm>> {
         self.rules.push((State::Failed, Rule::PublicIfAloneOrUnlockHolder));
         AccessPolicy { rules: self.rules, phase: PhantomData }

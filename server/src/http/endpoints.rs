@@ -19,7 +19,7 @@ use super::endpoint::Media::{JsonLines, Octets, Pem, Prometheus};
 use super::endpoint::{Endpoint, delete, get, post, put};
 use super::find::*;
 use super::handlers::{audit, backup, cluster, config, diagnose, health, keys, lock, namespaces, system, tls, users};
-use super::represent::{OfCertificate, OfKey, OfLogging, OfNetwork, OfTlsChain, OfUnattendedBoot, OfUser, Tagged};
+use super::represent::{OfCertificate, OfKey, OfLogging, OfNetwork, OfUnattendedBoot, OfUser, Tagged, TheTlsChain};
 
 /// All endpoints, in the order of the API document.
 #[rustfmt::skip]
@@ -92,9 +92,9 @@ pub fn table() -> Vec<Endpoint> {
         get("/config/unattended-boot",  operational(Config, Root),                             Nothing,                              config::unattended_boot).gives::<config_bodies::UnattendedBoot>(200).etag(),
         put("/config/unattended-boot",  operational(Config, Root),                             Tagged(Nothing, OfUnattendedBoot), json(), config::set_unattended_boot),
         get("/config/tls/public.pem",   operational(Config, Root),                             Nothing,                              tls::public_key).answers(200).media(Pem).etag().head(),
-        get("/config/tls/cert.pem",     operational(Config, Root),                             Nothing,                              tls::chain).answers(200).media(Pem).etag(),
-        put("/config/tls/cert.pem",     operational(Config, Root),                             Tagged(TheHsm, OfTlsChain), pem(),  tls::set_chain).answers(201).media(Pem),
-        post("/config/tls/csr.pem",     operational(Config, Root),                             Nothing,             untyped_json::<DistinguishedName>(), tls::csr).answers(200).media(Pem).no_cache().intent(Never),
+        get("/config/tls/cert.pem",     operational(Config, Root).or_failed_member(),          Nothing,                              tls::chain).answers(200).media(Pem).etag(),
+        put("/config/tls/cert.pem",     operational(Config, Root).or_failed_member(),          TheTlsChain,         pem(),          tls::set_chain).answers(201).media(Pem),
+        post("/config/tls/csr.pem",     operational(Config, Root).or_failed_member(),          Nothing,             untyped_json::<DistinguishedName>(), tls::csr).answers(200).media(Pem).no_cache().intent(Never),
         post("/config/tls/generate",    operational(Config, Root),                             Nothing,             untyped_json(), tls::generate).no_cache(),
         get("/config/tls/cluster-ca.pem", operational(Config, Root),                           Nothing,                              tls::cluster_ca).answers(200).media(Pem),
         put("/config/tls/cluster-ca.pem", operational(Config, Root),                           TheHsm,              pem(),          tls::set_cluster_ca).answers(201).media(Pem),

@@ -55,11 +55,6 @@ pub async fn logging(op: &Operational) -> Result<Vec<u8>, Error> {
     reply::json(&op.config().logging().await?)
 }
 
-/// `GET /config/tls/cert.pem`
-pub async fn tls_chain(op: &Operational) -> Result<Vec<u8>, Error> {
-    Ok(op.config().tls_chain_pem().await?.into_bytes())
-}
-
 /// A `find` of a change, and the GET at the same path whose ETag conditions refer to.
 pub struct Tagged<F, R>(pub F, pub R);
 
@@ -190,11 +185,20 @@ impl Represent<()> for OfLogging {
     }
 }
 
-/// The answer of `GET /config/tls/cert.pem`.
-pub struct OfTlsChain;
+/// Nothing to find, and the answer of `GET /config/tls/cert.pem`, in any phase.
+pub struct TheTlsChain;
 
-impl Represent<Arc<Hsm>> for OfTlsChain {
-    async fn represent(&self, op: &OperationalGuard, _: &Caller, _: &Arc<Hsm>) -> Result<Vec<u8>, Error> {
-        tls_chain(op).await
+impl FindReachable<Arc<Hsm>> for TheTlsChain {
+    type Reached = ();
+    type Found = ();
+    const IDS: &'static [&'static str] = &[];
+    async fn reach(&self, _: &Arc<Hsm>, _: &Option<Caller>, _: &RequestContext) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn find(&self, _: &Arc<Hsm>, _: &Option<Caller>, (): (), _: &RequestContext) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn represent(&self, hsm: &Arc<Hsm>, _: &Option<Caller>, (): &()) -> Result<Option<Vec<u8>>, Error> {
+        hsm.tls_chain_pem().await.map(|pem| Some(pem.into_bytes()))
     }
 }

@@ -117,11 +117,12 @@ fn a_conditional_change_requires_the_right_to_read() {
         let rule = |wanted: &str| {
             let row = table.iter().find(|row| row.spec.path == path && row.spec.method.as_str() == wanted).unwrap();
             match row.spec.access.as_slice() {
-                [(State::Operational, Rule::Allowed(action, scope))] => (*action, *scope),
+                [(State::Operational, Rule::Allowed(action, scope)), others @ ..] => (*action, *scope, others),
                 others => panic!("{wanted} {path}: {others:?}"),
             }
         };
-        let ((change, change_from), (read, read_from)) = (rule(&method), rule("GET"));
+        let ((change, change_from, change_else), (read, read_from, read_else)) = (rule(&method), rule("GET"));
+        assert!(change_else == read_else, "{method} {path}");
         for role in Role::ALL.into_iter().filter(|role| role.may(change)) {
             assert!(role.may(read), "{method} {path}: {role:?}");
         }

@@ -66,6 +66,8 @@ fn members_whose_majority_is_lost_keep_what_was_acknowledged() {
     // It boots straight into Failed.
     first.start_process();
     first.await_state("Failed");
+    // Its certificate may be the reason why nobody hears it.
+    first.put_certificate_as(&first.unlock_holder("first"), &certificates);
     force_new(&first);
     let kept: BTreeSet<String> = ids(&first.admin(), "/keys").into_iter().collect();
     let last = acknowledged.pop().unwrap();

@@ -165,10 +165,15 @@ impl Node {
 
     /// Has a new certificate signed and installs it. Returns the certificate.
     pub(crate) fn put_certificate(&self, certificates: &EtcdCertificates) -> String {
+        self.put_certificate_as(&self.admin(), certificates)
+    }
+
+    /// The same as somebody else than the Administrator.
+    pub(crate) fn put_certificate_as(&self, who: &Client, certificates: &EtcdCertificates) -> String {
         let subject = json!({ "commonName": self.name, "subjectAltNames": ["IP:127.0.0.1"] });
-        let request = self.admin().call("POST", "/config/tls/csr.pem", Some(&subject)).unwrap().expect(200);
+        let request = who.call("POST", "/config/tls/csr.pem", Some(&subject)).unwrap().expect(200);
         let certificate = certificates.sign(std::str::from_utf8(&request.bytes).unwrap());
-        self.admin().put_pem("/config/tls/cert.pem", &certificate).expect(201);
+        who.put_pem("/config/tls/cert.pem", &certificate).expect(201);
         certificate
     }
 

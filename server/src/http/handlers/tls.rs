@@ -9,7 +9,6 @@ use casemate_core::{Error, Hsm};
 
 use crate::http::endpoint::OperationalGuard;
 use crate::http::reply::Reply;
-use crate::http::represent;
 use crate::http::route::BASE;
 
 /// `GET /config/tls/public.pem`
@@ -18,19 +17,19 @@ pub async fn public_key(op: OperationalGuard, _: Caller, (): (), (): ()) -> Resu
 }
 
 /// `GET /config/tls/cert.pem`
-pub async fn chain(op: OperationalGuard, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
-    Ok(Reply::ok(represent::tls_chain(&op).await?))
+pub async fn chain(hsm: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
+    Ok(Reply::ok(hsm.tls_chain_pem().await?))
 }
 
 /// `PUT /config/tls/cert.pem`
-pub async fn set_chain(op: OperationalGuard, caller: Caller, hsm: Arc<Hsm>, pem: Vec<u8>) -> Result<Reply, Error> {
-    op.config().set_tls_chain(&caller, &pem, hsm.now()).await?;
+pub async fn set_chain(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), pem: Vec<u8>) -> Result<Reply, Error> {
+    hsm.set_tls_chain(caller.as_ref(), &pem).await?;
     Ok(Reply::created().at(format!("{BASE}/config/tls/cert.pem")))
 }
 
 /// `POST /config/tls/csr.pem`
-pub async fn csr(op: OperationalGuard, _: Caller, (): (), subject: DistinguishedName) -> Result<Reply, Error> {
-    Ok(Reply::ok(op.config().tls_csr(subject).await?))
+pub async fn csr(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), subject: DistinguishedName) -> Result<Reply, Error> {
+    Ok(Reply::ok(hsm.tls_csr(caller.as_ref(), subject).await?))
 }
 
 /// `POST /config/tls/generate`
