@@ -5,10 +5,11 @@
 //! |---|---|
 //! | `backup_salt` | salt of the backup passphrase, in clear |
 //! | `unlock_salt` | salt of the unlock passphrase, sealed under the Backup Key, associated data `unlock-salt` |
-//! | `locked_domain_key` | slot 0 of the node that made the kit, sealed under the Backup Key, associated data `domain-key` |
+//! | `locked_domain_key` | slot 0 of the node that made the kit, sealed under the Backup Key, associated data `domain-key`, `cluster` and `ahead` |
 //! | `cluster` | which cluster it is, in clear; not in NetHSM's kits |
 //! | `ahead` | by how much revisions are ahead of those of the etcd, 8 bytes, in clear; not in NetHSM's kits |
 //!
+//! NetHSM has `domain-key` alone as associated data; a kit for one is of no use for the other in any case, as their stores differ.
 //! Whoever has a kit needs the backup passphrase and the unlock passphrase to get at the Domain Key.
 
 use base64ct::{Base64, Encoding};
@@ -66,13 +67,14 @@ impl Backups<'_> {
         let slot = Slot0::steady(store).await?;
         let cluster = store.get(DevicePath::Cluster).await?.and_then(|bytes| ClusterId::from_bytes(&bytes));
         let cluster = cluster.ok_or_else(|| Error::internal("the row of the cluster is missing or damaged"))?;
+        let ahead = StorePlace::stored(store).await?.ahead;
         let sealer = Sealer::new(secret.record.key.expose());
         let kit = JoinerKit {
             backup_salt: secret.record.salt,
             cluster,
-            ahead: StorePlace::stored(store).await?.ahead,
+            ahead,
             unlock_salt: sealer.seal(UNLOCK_SALT_LABEL.as_bytes(), &slot.salt),
-            locked_domain_key: sealer.seal(Field::DomainKey.label().as_bytes(), &slot.inner),
+            locked_domain_key: sealer.seal(&domain_key_label(&cluster, ahead), &slot.inner),
         };
         Ok(kit.write())
     }
@@ -132,12 +134,17 @@ impl JoinerKit {
             return Ok(None);
         };
         let damaged = || Error::invalid("The joiner kit is damaged.");
-        let label = Field::DomainKey.label().as_bytes();
-        let inner = seal::open(key.expose(), label, &self.locked_domain_key).map_err(|_| damaged())?;
+        let label = domain_key_label(&self.cluster, self.ahead);
+        let inner = seal::open(key.expose(), &label, &self.locked_domain_key).map_err(|_| damaged())?;
         let salt = salt.as_slice().try_into().map_err(|_| damaged())?;
         let whole = inner.len() == LOCKED_DOMAIN_KEY_BYTES;
         whole.then(|| Some(Slot0 { which: SlotSet::Current, salt, inner: inner.to_vec() })).ok_or_else(damaged)
     }
+}
+
+/// The associated data of the locked Domain Key: what else has to be as it was in the kit.
+fn domain_key_label(cluster: &ClusterId, ahead: u64) -> Vec<u8> {
+    [Field::DomainKey.label().as_bytes(), &cluster.bytes()[..], &ahead.to_be_bytes()].concat()
 }
 
 fn decode(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, BadValue> {
@@ -154,12 +161,14 @@ mod tests {
 
     fn kit(key: &BackupKey, salt: &[u8], inner: &[u8]) -> JoinerKit {
         let sealer = Sealer::new(key.expose());
+        let cluster = ClusterId::random(&SimRng::new(1));
+        let locked_domain_key = sealer.seal(&domain_key_label(&cluster, 5), inner);
         JoinerKit {
             backup_salt: [7; 16],
-            cluster: ClusterId::random(&SimRng::new(1)),
+            cluster,
             ahead: 5,
             unlock_salt: sealer.seal(b"unlock-salt", salt),
-            locked_domain_key: sealer.seal(b"domain-key", inner),
+            locked_domain_key,
         }
     }
 
@@ -177,9 +186,9 @@ mod tests {
         assert_eq!(json.as_object().unwrap().len(), 5);
         assert_eq!((bytes("backup_salt"), bytes("cluster").len()), (vec![7; 16], 17));
         assert_eq!(bytes("ahead"), 5u64.to_be_bytes());
-        // What NetHSM does with them.
+        let label = [b"domain-key", &bytes("cluster")[..], &bytes("ahead")].concat();
         assert_eq!(*seal::open(key.expose(), b"unlock-salt", &bytes("unlock_salt")).unwrap(), vec![1; 16]);
-        assert_eq!(*seal::open(key.expose(), b"domain-key", &bytes("locked_domain_key")).unwrap(), vec![2; 60]);
+        assert_eq!(*seal::open(key.expose(), &label, &bytes("locked_domain_key")).unwrap(), vec![2; 60]);
         let slot = JoinerKit::read(&written).unwrap().open(&key).unwrap().unwrap();
         assert_eq!((slot.salt, slot.inner), ([1; 16], vec![2; 60]));
     }
@@ -194,6 +203,9 @@ mod tests {
         let mut mixed = kit(&key, &[1; 16], &[2; 60]);
         mixed.locked_domain_key = mixed.unlock_salt.clone();
         assert!(mixed.open(&key).is_err());
+        let other = ClusterId::random(&SimRng::new(2));
+        assert!(JoinerKit { cluster: other, ..kit(&key, &[1; 16], &[2; 60]) }.open(&key).is_err());
+        assert!(JoinerKit { ahead: 6, ..kit(&key, &[1; 16], &[2; 60]) }.open(&key).is_err());
     }
 
     #[test]

@@ -524,7 +524,8 @@ fn what_cannot_join_is_refused_and_stays_unprovisioned() {
     let mut changed = json(&kit);
     changed["cluster"] = json(&other)["cluster"].clone();
     let changed = SecretText::from_text(Base64::encode_string(changed.to_string().as_bytes()));
-    refused(attempt(&changed, BACKUP), "another cluster");
+    refused(attempt(&changed, BACKUP), "The joiner kit is damaged.");
+    second.clock.advance(Duration::from_secs(1));
 
     // A store without a cluster, and one of a later version.
     let (_, empty) = first_node(40);
