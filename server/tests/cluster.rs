@@ -239,10 +239,20 @@ fn the_only_member_shows_a_new_certificate_and_goes_back_to_a_file() {
     let peer = certificates.issue("peer");
     let shown = || shown::shown(node.peer(), &certificates, &peer).unwrap();
     let before = shown();
-    let renewed = node.put_certificate(&certificates);
-    let renewed = CertificateDer::from_pem_slice(renewed.as_bytes()).unwrap();
+    let leaf = node.put_certificate(&certificates);
+    let renewed = CertificateDer::from_pem_slice(leaf.as_bytes()).unwrap();
     assert_ne!(before, renewed.as_ref());
     assert_eq!(shown(), renewed.as_ref());
+
+    // Another CA, which has signed the key of the first.
+    let other = EtcdCertificates::new();
+    let chain = format!("{}{}", leaf, other.cross_sign(&certificates));
+    node.admin().put_pem("/config/tls/cert.pem", &chain).expect(201);
+    node.put_cluster_ca(&other);
+    let of_other = other.issue("peer of the other CA");
+    let accepts = || shown::shown(node.peer(), &other, &of_other).is_ok();
+    node.eventually("its etcd trusts the other CA", accepts);
+    assert!(shown::shown(node.peer(), &certificates, &peer).is_err(), "and no longer the first");
 
     node.create_key("first", "in-etcd");
     node.admin().call("DELETE", "/cluster", None).unwrap().expect(204);

@@ -1,10 +1,11 @@
 //! A CA for clusters, and what it issues.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SubjectPublicKeyInfo,
 };
 
 /// A CA, and what it has issued to clients, in PEM.
@@ -14,6 +15,8 @@ pub struct EtcdCertificates {
     /// The clients' certificate and key.
     pub client: EtcdIdentity,
     issuer: Issuer<'static, KeyPair>,
+    params: CertificateParams,
+    key: SubjectPublicKeyInfo,
 }
 
 /// A certificate and its key, in PEM.
@@ -31,12 +34,14 @@ impl EtcdCertificates {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name = named("etcd test CA");
-        let key = KeyPair::generate().unwrap();
-        let ca = params.self_signed(&key).unwrap().pem();
-        let issuer = Issuer::new(params, key);
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        params.distinguished_name = named(&format!("etcd test CA {}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let own = KeyPair::generate().unwrap();
+        let key = SubjectPublicKeyInfo::from_pem(&own.public_key_pem()).unwrap();
+        let ca = params.self_signed(&own).unwrap().pem();
+        let issuer = Issuer::new(params.clone(), own);
         let client = identity(&issuer, "casemate", Vec::new(), vec![ExtendedKeyUsagePurpose::ClientAuth]);
-        Self { ca, client, issuer }
+        Self { ca, client, issuer, params, key }
     }
 
     /// Issues a certificate for both sides of a connection at `127.0.0.1`, and its key.
@@ -48,6 +53,11 @@ impl EtcdCertificates {
     pub fn issue_at(&self, name: &str, addresses: &[IpAddr]) -> EtcdIdentity {
         let hosts = addresses.iter().map(ToString::to_string).chain(["localhost".into()]).collect();
         identity(&self.issuer, name, hosts, both_sides())
+    }
+
+    /// Signs the key of another CA, so that what that one has issued leads to this one as well. Returns the certificate, in PEM.
+    pub fn cross_sign(&self, other: &EtcdCertificates) -> String {
+        other.params.signed_by(&other.key, &self.issuer).unwrap().pem()
     }
 
     /// Signs a request (PEM) of a member, with the names in it. Returns the certificate, in PEM.

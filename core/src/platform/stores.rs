@@ -227,7 +227,7 @@ pub trait StoreKeeper: Send + Sync {
     fn report(&self) -> Option<EtcdReport>;
     /// Stops the etcd that runs, if any.
     fn stop_etcd(&self) -> BoxFuture<'_, ()>;
-    /// Makes the etcd that runs, if any, use another key and chain.
+    /// Makes the etcd that runs, if any, use another key and chain. If it is of another cluster CA, the etcd is started again.
     fn renew(&self, identity: PeerIdentity);
     /// Removes all stores but these. What cannot be removed now is logged, and removed by a later call.
     fn keep_only<'a>(&'a self, places: &'a [Place]) -> BoxFuture<'a, ()>;

@@ -129,8 +129,16 @@ impl Member {
         Client::new(settings).map_err(Error::Other)?.status().await
     }
 
+    /// Trusts another cluster CA: starts the process again, without waiting for that. `Err` is a sentence for the operator.
+    pub fn replace_ca(&self, ca: &[u8]) -> Result<(), String> {
+        let files = self.process.shared.files.as_ref().ok_or("this member has no TLS with peers")?;
+        files.replace_ca(ca).map_err(|error| format!("cannot hold the cluster CA of a member in memory: {error}"))?;
+        self.restart();
+        Ok(())
+    }
+
     /// Shows another identity to peers from the next handshake on; connections that exist stay. It must be of the same cluster
-    /// CA; with another CA the member has to be started anew. `Err` is a sentence for the operator.
+    /// CA. `Err` is a sentence for the operator.
     pub fn replace_identity(&self, identity: &Identity) -> Result<(), String> {
         let files = self.process.shared.files.as_ref().ok_or("this member has no TLS with peers")?;
         files.replace(identity).map_err(|error| format!("cannot hold the TLS key of a member in memory: {error}"))

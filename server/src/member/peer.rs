@@ -60,15 +60,12 @@ impl PeerFiles {
     /// three ways, none of which shows what nobody should see: it cannot be parsed, or the key is not that of the certificate,
     /// and etcd refuses the handshake, which the peer repeats; or only certificates above the first are old.
     pub(super) fn replace(&self, identity: &Identity) -> io::Result<()> {
-        let before = usize::try_from(self.identity.metadata()?.len()).unwrap_or(0);
-        let bytes = identity.chain.len() + 1 + identity.key.byte_len();
-        let mut file = Zeroizing::new(Vec::with_capacity(bytes.max(before)));
-        file.extend_from_slice(&identity.chain);
-        file.push(b'\n');
-        file.extend_from_slice(identity.key.expose());
-        // All of the former key is overwritten, and the file is never cut.
-        file.resize(bytes.max(before), b'\n');
-        self.identity.write_all_at(&file, 0)
+        overwrite(&self.identity, &[&identity.chain, b"\n", identity.key.expose()])
+    }
+
+    /// From the next start on another CA is trusted.
+    pub(super) fn replace_ca(&self, ca: &[u8]) -> io::Result<()> {
+        overwrite(&self.ca, &[ca])
     }
 
     /// Standard input and output of etcd.
@@ -83,6 +80,16 @@ impl Drop for PeerFiles {
         // The memory is given back as it is.
         let _ = self.identity.write_all_at(&vec![0; usize::try_from(bytes).unwrap_or(0)], 0);
     }
+}
+
+/// Writes `parts` over all of what was there. The file is never cut.
+fn overwrite(file: &File, parts: &[&[u8]]) -> io::Result<()> {
+    let before = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    let mut whole = Zeroizing::new(Vec::with_capacity(bytes.max(before)));
+    parts.iter().for_each(|part| whole.extend_from_slice(part));
+    whole.resize(bytes.max(before), b'\n');
+    file.write_all_at(&whole, 0)
 }
 
 fn memory_file(name: &str) -> io::Result<File> {

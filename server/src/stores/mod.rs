@@ -44,7 +44,8 @@ type KnownFile = ((u64, Option<SystemTime>), EtcdFile);
 struct Running {
     member: crate::member::Member,
     folder: PathBuf,
-    authority: Vec<u8>,
+    /// The cluster CA that it trusts, in DER.
+    authority: Mutex<Vec<u8>>,
     /// The store in it, once it is there.
     store: OnceLock<Arc<EtcdStore>>,
 }
@@ -132,7 +133,7 @@ impl Stores {
         let folder = config.folder.clone();
         let started = tokio::task::spawn_blocking(move || crate::member::Member::start(&program, &config)).await;
         let member = started.map_err(|error| EtcdError(error.to_string()))?.map_err(EtcdError)?;
-        let running = Arc::new(Running { member, folder, authority, store: OnceLock::new() });
+        let running = Arc::new(Running { member, folder, authority: Mutex::new(authority), store: OnceLock::new() });
         *self.lock() = Some(running.clone());
         if waits && let Err(error) = until_ready(&running.member).await {
             self.stop().await;
@@ -444,13 +445,17 @@ impl StoreKeeper for Stores {
 
     fn renew(&self, identity: PeerIdentity) {
         let Some(running) = self.running() else { return };
-        let renewed =
-            member_identity(&identity).and_then(|new| running.member.replace_identity(&new).map_err(EtcdError));
-        if let Err(error) = renewed {
-            tracing::error!(%error, "the etcd of this node still shows its former certificate; reboot the HSM");
-        }
-        if running.authority != identity.authority {
-            tracing::warn!("the etcd of this node trusts the former cluster CA until the HSM is rebooted");
+        let renew = || {
+            running.member.replace_identity(&member_identity(&identity)?).map_err(EtcdError)?;
+            let mut trusted = running.authority.lock().unwrap_or_else(PoisonError::into_inner);
+            if *trusted != identity.authority {
+                running.member.replace_ca(&identity.authority_pem()).map_err(EtcdError)?;
+                trusted.clone_from(&identity.authority);
+            }
+            Ok::<_, EtcdError>(())
+        };
+        if let Err(error) = renew() {
+            tracing::error!(%error, "the etcd of this node still uses its former certificate and CA; reboot the HSM");
         }
     }
 

@@ -23,7 +23,7 @@ pub(crate) fn shown(
     let config = config.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let mut session = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut socket = TcpStream::connect(listen).unwrap();
+    let mut socket = TcpStream::connect(listen).map_err(|error| error.to_string())?;
     let mut stream = rustls::Stream::new(&mut session, &mut socket);
     stream.write_all(b"GET /version HTTP/1.0\r\n\r\n").map_err(|error| error.to_string())?;
     let mut reply = [0; 12];
