@@ -326,6 +326,7 @@ impl Hsm {
             self.close(op).await;
         }
         drop(guard);
+        self.renew_peer_identity().await;
         keeper.keep_only(&[place]).await;
         tracing::info!(target: "hsm", "this node has joined the cluster");
         Ok(Some(Step::Joined))

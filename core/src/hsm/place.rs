@@ -103,8 +103,9 @@ impl Hsm {
             // Neither store may be removed.
             Switched::Unknown(error) => return Err(error),
         };
-        if place.kind == PlaceKind::File {
-            keeper.stop_etcd().await;
+        match place.kind {
+            PlaceKind::File => keeper.stop_etcd().await,
+            PlaceKind::Etcd => self.renew_peer_identity().await,
         }
         keeper.keep_only(&[place]).await;
         result
@@ -173,6 +174,17 @@ impl Hsm {
             self.close_later(&op);
         }
         Switched::Yes { rows }
+    }
+
+    /// Shows members what is stored: it may have been replaced since the etcd was started, when that was not the store yet.
+    pub(super) async fn renew_peer_identity(&self) {
+        let Some(Movable { keeper, .. }) = &self.device.platform.movable else { return };
+        match peers::identity(&self.device, None).await {
+            Ok(identity) => keeper.renew(identity),
+            Err(error) => {
+                tracing::error!(target: "hsm", %error, "the TLS certificate cannot be read; the etcd of this node uses the one from its start");
+            }
+        }
     }
 
     /// The record of where the store is could not be confirmed.

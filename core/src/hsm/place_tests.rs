@@ -242,6 +242,25 @@ fn uses_that_are_not_written_yet_move_along() {
 }
 
 #[test]
+fn a_certificate_that_is_set_while_the_store_moves_is_shown_afterwards() {
+    let authority = Authority::new();
+    let (node, hsm) = node(&authority);
+    (0..300).for_each(|at| create(&hsm, &format!("n{at}")).unwrap());
+    let (now, by, pem) = (op(&hsm), admin(&op(&hsm)), authority.pem());
+    let renewed = authority.sign(&now, "192.0.2.1", None, "20410101000000Z");
+    node.keeper.prepare(|store| store.delay(|| Box::pin(point())));
+    let mut moving = pin!(hsm.set_cluster_ca(now.clone(), &by, &pem));
+    let mut poll = || moving.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(poll().is_pending() && node.keeper.store(ETCD).is_some(), "the copy has begun");
+    let before = node.keeper.shown().unwrap();
+    block_on(now.config().set_tls_chain(&by, &renewed, hsm.now())).unwrap();
+    assert_eq!(node.keeper.shown().as_ref(), Some(&before));
+    while poll().is_pending() {}
+    let shown = X509::from_pem(&renewed).unwrap().to_der().unwrap();
+    assert_eq!(node.keeper.shown(), Some(shown));
+}
+
+#[test]
 fn what_other_members_would_not_accept_is_refused_before_anything_is_done() {
     let authority = Authority::new();
     let (node, hsm) = node(&authority);

@@ -26,6 +26,7 @@ impl Default for SimKeeper {
             sight: None,
             standing: Standing::Voter,
             joined: None,
+            shown: None,
             prepare: None,
         }))
     }
@@ -41,6 +42,8 @@ struct Kept {
     standing: Standing,
     /// The rows of the cluster that is joined.
     joined: Option<Arc<SimStore>>,
+    /// The certificate that its etcd shows.
+    shown: Option<Vec<u8>>,
     /// Done with every store that is made.
     prepare: Option<Arc<Prepare>>,
 }
@@ -82,6 +85,11 @@ impl SimKeeper {
     pub fn see(&self, sight: Option<Sight>, joined: Option<Arc<SimStore>>) {
         let mut kept = self.kept();
         (kept.sight, kept.joined) = (sight, joined);
+    }
+
+    /// The certificate that its etcd shows to others, in DER.
+    pub fn shown(&self) -> Option<Vec<u8>> {
+        self.kept().shown.clone()
     }
 
     /// What the etcd of this node is from now on.
@@ -143,6 +151,7 @@ impl StoreKeeper for SimKeeper {
             if (begin == Begin::Again) != kept.stores.contains_key(&place) {
                 return Err(EtcdError(format!("folder {number} is there, or is not")));
             }
+            kept.shown = identity.tls.chain.first().cloned();
             if begin == Begin::Found {
                 let urls = vec![kept.url.clone()];
                 kept.members = vec![Member { id: 1, name: identity.name, urls, learner: false }];
@@ -212,7 +221,9 @@ impl StoreKeeper for SimKeeper {
         Box::pin(async { self.kept().running = None })
     }
 
-    fn renew(&self, _: PeerIdentity) {}
+    fn renew(&self, identity: PeerIdentity) {
+        self.kept().shown = identity.tls.chain.into_iter().next();
+    }
 
     fn keep_only<'a>(&'a self, places: &'a [Place]) -> BoxFuture<'a, ()> {
         Box::pin(async { self.kept().stores.retain(|place, _| places.contains(place)) })
