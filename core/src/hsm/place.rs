@@ -158,15 +158,16 @@ impl Hsm {
             Some(cluster) => DeviceStoreChange::default().put(DevicePath::Cluster, cluster.bytes()),
             None => DeviceStoreChange::default().delete(DevicePath::Cluster),
         };
-        match wanted.write(&self.device.store, change).await {
-            Written::Yes => {}
-            Written::No(error) => return Switched::No(error),
-            Written::Unknown(error) => {
-                self.reboot_to_find_the_store(&error);
-                // Nobody may write to a store that is no longer the one, up to the reboot.
-                std::mem::forget(hold);
-                return Switched::Unknown(error);
-            }
+        // Nobody may write to a store that may no longer be the one.
+        let hold = hold.keep();
+        let written = wanted.write(&self.device.store, change).await;
+        if let Written::Unknown(error) = written {
+            self.reboot_to_find_the_store(&error);
+            return Switched::Unknown(error);
+        }
+        let hold = hold.let_go();
+        if let Written::No(error) = written {
+            return Switched::No(error);
         }
         switch.replace(Arc::new(Ahead::new(to, ahead)), &hold);
         drop(hold);

@@ -331,6 +331,7 @@ fn a_process_that_ends_at_any_point_of_a_move_has_every_acknowledged_write_in_on
             let points_of = |store: &SimStore| store.delay(|| Box::pin(point()));
             points_of(&node.keeper.store(FILE).unwrap());
             points_of(&node.sim.local);
+            node.sim.local.delay_answers();
             node.keeper.prepare(points_of);
             let done = {
                 let now = op(&hsm);
@@ -353,7 +354,10 @@ fn a_process_that_ends_at_any_point_of_a_move_has_every_acknowledged_write_in_on
                 }
                 done
             };
-            // The process ends; what it had begun is not ended in order.
+            // The process ends; what it had begun is not ended in order, and others may still write for a moment.
+            if create(&hsm, "last").is_ok() {
+                acknowledged.insert("last".into());
+            }
             drop(hsm);
             node.sim.local.no_delay();
             node.keeper.prepare(SimStore::no_delay);

@@ -39,6 +39,8 @@ struct State {
     shared: bool,
     group: Group,
     delay: Option<Arc<Delay>>,
+    /// Whether the delay comes after a commit, too.
+    delay_answers: bool,
 }
 
 /// Transactions that were written together and share a revision, as etcd does it: until one touches what another has written.
@@ -114,9 +116,15 @@ impl SimStore {
         self.lock().delay = Some(Arc::new(delay));
     }
 
+    /// Commits wait for that once more when they are done, before they answer.
+    pub fn delay_answers(&self) {
+        self.lock().delay_answers = true;
+    }
+
     /// Calls answer at once again.
     pub fn no_delay(&self) {
-        self.lock().delay = None;
+        let mut state = self.lock();
+        (state.delay, state.delay_answers) = (None, false);
     }
 
     /// Ends all watches with [`crate::store::Event::Lost`], as an interrupted connection would.
@@ -349,14 +357,20 @@ impl Store for SimStore {
             if let Some(behind) = &self.behind {
                 return self.commit_behind(&**behind, txns).await;
             }
-            let mut state = self.reach().await?;
-            let refused = |txn: &Txn| txn.grows() || state.shared && !txn.put.is_empty();
-            if state.full && txns.iter().any(refused) {
-                return Err(StoreError::Full);
+            let (outcomes, delay) = {
+                let mut state = self.reach().await?;
+                let refused = |txn: &Txn| txn.grows() || state.shared && !txn.put.is_empty();
+                if state.full && txns.iter().any(refused) {
+                    return Err(StoreError::Full);
+                }
+                state.group = Group::default();
+                let outcomes = txns.into_iter().map(|txn| self.commit_one(&mut state, txn)).collect();
+                state.group = Group::default();
+                (outcomes, state.delay.clone().filter(|_| state.delay_answers))
+            };
+            if let Some(delay) = delay {
+                delay().await;
             }
-            state.group = Group::default();
-            let outcomes = txns.into_iter().map(|txn| self.commit_one(&mut state, txn)).collect();
-            state.group = Group::default();
             Ok(outcomes)
         })
     }

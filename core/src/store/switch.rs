@@ -2,6 +2,7 @@
 //!
 //! Revisions of both stores must not overlap (see [`super::Ahead`]), as guards from before the replacement would otherwise hold by chance.
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -27,6 +28,24 @@ struct Current {
 /// Keeps everybody from writing to a [`Switch`] until it is dropped. Commits are refused with [`StoreError::Held`]; reads go on.
 pub struct Hold {
     _writing: RwLockWriteGuardArc<()>,
+}
+
+/// A hold that lasts until the process ends unless it is let go: for the moment in which it is not known which store is the one, and
+/// whoever wants to know may be gone.
+pub struct Kept(ManuallyDrop<Hold>);
+
+impl Hold {
+    /// Lasts from now on, also if this is dropped.
+    pub fn keep(self) -> Kept {
+        Kept(ManuallyDrop::new(self))
+    }
+}
+
+impl Kept {
+    /// An ordinary hold again.
+    pub fn let_go(self) -> Hold {
+        ManuallyDrop::into_inner(self.0)
+    }
 }
 
 impl Switch {
