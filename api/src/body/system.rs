@@ -77,6 +77,10 @@ pub struct StoreDiagnosis {
     /// Seconds for which the HSM has been Failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_s: Option<u64>,
+    /// While Failed, the newest revision that the etcd of this node has stored: among members that have lost their majority, the one
+    /// with the highest knows most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_revision: Option<u64>,
     /// How many endpoints the settings name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<usize>,

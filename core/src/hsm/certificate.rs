@@ -6,6 +6,7 @@ use std::sync::Arc;
 use casemate_api::body::keys::DistinguishedName;
 
 use crate::config::DeviceTls;
+use crate::device::joining::Joining;
 use crate::error::Error;
 use crate::hsm::phase::{Operational, Phase};
 use crate::hsm::{Hsm, wrong_state};
@@ -39,13 +40,13 @@ impl Hsm {
         if let Some((op, by)) = self.whose(by).await? {
             return op.config().set_tls_chain(by, pem, self.now()).await;
         }
+        // The right of this caller ends with the state, which nobody changes meanwhile. Whoever needs both locks takes this one first.
+        let _guard = self.lock_transitions().await;
+        self.whose(None).await?;
         let _changing = self.device.store.changing.lock().await;
         let authority = self.device.store.get(DevicePath::ClusterCa).await?.map(|der| der.to_vec());
         let identity = self.tls().with_chain(pem, authority, self.now()).await?;
         let fit = self.tls().fit(identity).await?;
-        // The right of this caller ends with the state.
-        let _guard = self.lock_transitions().await;
-        self.whose(None).await?;
         self.device.store.commit(fit.change()).await?;
         self.tls().serve(fit).await
     }
@@ -58,7 +59,11 @@ impl Hsm {
     async fn whose<'a>(&self, by: Option<&'a Caller>) -> Result<Option<(Arc<Operational>, &'a Caller)>, Error> {
         match (&*self.phase(), by) {
             (Phase::Operational(op), Some(by)) => Ok(Some((op.clone(), by))),
-            (Phase::Failed(_), None) if self.device.own_etcd().await?.is_some() => Ok(None),
+            (Phase::Failed(_), None)
+                if self.device.own_etcd().await?.is_some() && Joining::stored(&self.device.store).await?.is_none() =>
+            {
+                Ok(None)
+            }
             _ => Err(wrong_state()),
         }
     }

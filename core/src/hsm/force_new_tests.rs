@@ -10,6 +10,7 @@ use super::place_tests::*;
 use crate::device::place::StorePlace;
 use crate::error::Error;
 use crate::hsm::Hsm;
+use crate::hsm::force_new::ForcedNew;
 use crate::platform::stores::{Place, PlaceKind, Standing, StoreKeeper};
 use crate::rows::path::{DevicePath, cluster_identity, node_fences};
 use crate::sim::SimStore;
@@ -38,7 +39,7 @@ fn a_member_without_a_majority_becomes_a_node_with_all_that_it_had() {
     assert!(matches!(block_on(hsm.force_new()), Err(Error::Precondition(_))), "it works");
     let reboots = node.sim.host.reboots();
     fail(&node, &hsm);
-    block_on(hsm.force_new()).unwrap();
+    assert_eq!(block_on(hsm.force_new()).unwrap(), ForcedNew::Recovered);
     assert_eq!(node.sim.host.reboots(), reboots + 1);
     // Up to the reboot it does not come back.
     block_on(hsm.probe());
@@ -152,7 +153,12 @@ fn a_node_whose_cluster_is_lost_while_it_joins_goes_back_to_its_own_data() {
     node.keeper.stand(Standing::Unknown);
     let hsm = node.boot();
     assert_eq!(hsm.state(), State::Failed);
-    block_on(hsm.force_new()).unwrap();
+    block_on(hsm.keep_joining());
+    // The cluster works and counts on it.
+    node.keeper.stand(Standing::Voter);
+    assert!(matches!(block_on(hsm.force_new()), Err(Error::Precondition(_))));
+    node.keeper.stand(Standing::Unknown);
+    assert_eq!(block_on(hsm.force_new()).unwrap(), ForcedNew::JoinGivenUp);
     assert_eq!(node.place(&hsm), StorePlace::FIRST);
     drop(hsm);
     let hsm = node.boot();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use casemate_api::limits::STORE_AWAY_S;
 
+use crate::device::place::StorePlace;
 use crate::hsm::Hsm;
 use crate::hsm::phase::{Failed, Phase, Resume};
 use crate::hsm::store_health::StoreReport;
@@ -62,9 +63,16 @@ impl Hsm {
         self.device().platform.movable.as_ref()?.keeper.etcd_file().await
     }
 
-    /// Whether other nodes may share the store, also while it cannot be read.
+    /// Whether other nodes may share the store, or count on the etcd of this node, also while it cannot be read.
     pub fn shares_store(&self) -> bool {
-        self.device().platform.store.is_shared()
+        self.device().platform.store.is_shared() || self.etcd_report().is_some()
+    }
+
+    /// The newest revision that this node's own etcd has stored, as the HSM counts them. `None`: it has none, or does not tell.
+    pub async fn stored_revision(&self) -> Option<u64> {
+        let keeper = &self.device().platform.movable.as_ref()?.keeper;
+        let ahead = StorePlace::stored(&self.device().store).await.ok()?.ahead;
+        keeper.revision().await.map(|revision| revision.saturating_add(ahead))
     }
 
     /// What is known of the store, without asking it.

@@ -6,7 +6,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use casemate_api::body::cluster::{ClusterMember, Join};
@@ -272,10 +271,13 @@ impl Hsm {
     /// Starts the etcd of this node if it could not be started at boot.
     async fn start_again_if_needed(&self) -> Result<(), Error> {
         let Some(movable) = &self.device.platform.movable else { return Ok(()) };
-        if movable.keeper.report().is_some()
-            || StorePlace::stored(&self.device.store).await?.place.kind != PlaceKind::Etcd
-            || self.restoring.load(Ordering::SeqCst)
-        {
+        if !movable.switch.is_shared() || movable.keeper.report().is_some() {
+            return Ok(());
+        }
+        // A move or a recovery of its rows, which stops it on purpose, must not find it running.
+        let Ok(_claim) = self.claim_restore() else { return Ok(()) };
+        let place = StorePlace::stored(&self.device.store).await?.place;
+        if movable.keeper.report().is_some() || place.kind != PlaceKind::Etcd {
             return Ok(());
         }
         Ok(open_store(&self.device).await?)

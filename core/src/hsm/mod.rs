@@ -2,7 +2,7 @@
 
 mod certificate;
 mod follow;
-mod force_new;
+pub mod force_new;
 #[cfg(test)]
 mod force_new_tests;
 mod health;

@@ -210,6 +210,8 @@ pub trait StoreKeeper: Send + Sync {
         copy: u32,
         name: &'a str,
     ) -> BoxFuture<'a, Result<Box<dyn Snapshot>, EtcdError>>;
+    /// The newest revision that the etcd has stored, as it counts them, without asking others. `None`: it does not tell.
+    fn revision(&self) -> BoxFuture<'_, Option<u64>>;
     /// What the file of the etcd says that was stopped or has ended. `None`: it runs, there is none, or its file was not read in time.
     fn etcd_file(&self) -> BoxFuture<'_, Option<EtcdFile>>;
     /// Asks the other `members` what they see, as a node does that is to join them.

@@ -193,6 +193,10 @@ impl StoreKeeper for SimKeeper {
         })
     }
 
+    fn revision(&self) -> BoxFuture<'_, Option<u64>> {
+        Box::pin(async { None })
+    }
+
     fn etcd_file(&self) -> BoxFuture<'_, Option<EtcdFile>> {
         Box::pin(async { None })
     }

@@ -5,13 +5,14 @@
 //! that keys ascend. So a damaged or hostile file ends in an error or in other rows, never in a loop or in memory without
 //! bound. All numbers are little-endian, as they are on every machine that this runs on.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, Bytes};
 use casemate_api::limits::{ETCD_FILE_MAX_BYTES, ETCD_FILE_PAGE_MAX_BYTES};
+use rustix::fs::OFlags;
 
 use super::FileError;
 
@@ -58,9 +59,15 @@ impl Pages {
     /// Opens the file. Errors: it cannot be read, or is not such a file.
     pub(crate) fn open(path: &Path) -> Result<Self, FileError> {
         let unreadable = |why: io::Error| unreadable(path, &why);
-        let file = File::open(path).map_err(unreadable)?;
-        let length = file.metadata().map_err(unreadable)?.len();
         let damaged = |why: &str| FileError::Damaged { path: path.to_owned(), why: why.into() };
+        // Whoever has made it may have made a link or a pipe.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
+        let about = file.metadata().map_err(unreadable)?;
+        if !about.is_file() {
+            return Err(damaged("it is not a regular file"));
+        }
+        let length = about.len();
         if length > ETCD_FILE_MAX_BYTES {
             return Err(damaged("it is larger than any database of etcd"));
         }

@@ -29,7 +29,8 @@ pub enum Rule {
     UnlockHolder,
     /// One of the two above, depending on the setting [`FailedState`].
     PublicOrUnlockHolder,
-    /// So, too, but always the latter if other nodes may share the store: they would go on counting on this one.
+    /// Like [`Rule::PublicOrUnlockHolder`], but always [`Rule::UnlockHolder`] while other nodes may share the store: they would go on
+    /// counting on this one.
     PublicIfAloneOrUnlockHolder,
 }
 
@@ -103,7 +104,8 @@ impl AccessPolicy<OperationalGuard> {
         AccessPolicy { rules: self.rules, phase: PhantomData }
     }
 
-    /// Also available while Failed, according to that setting, but while other nodes may share the store, only to holders of the unlock passphrase.
+    /// Also available while Failed, according to that setting; while other nodes may share the store, only to holders of the unlock
+    /// passphrase.
     pub fn or_failed_alone(mut self) -> AccessPolicy<Arc<Hsm>> {
         self.rules.push((State::Failed, Rule::PublicIfAloneOrUnlockHolder));
         AccessPolicy { rules: self.rules, phase: PhantomData }

@@ -67,8 +67,6 @@ impl Config {
             "--enable-grpc-gateway=false".into(),
             format!("--initial-advertise-peer-urls={}", self.peer_urls.join(",")),
             format!("--quota-backend-bytes={}", self.quota_bytes),
-            // A member whose data differs from that of the others does not start.
-            "--feature-gates=InitialCorruptCheck=true".into(),
             "--log-outputs=stderr".into(),
             "--log-level=warn".into(),
         ];
@@ -94,6 +92,8 @@ impl Config {
             flags.push("--listen-peer-urls=unix://peer.sock".into());
             return Ok(flags);
         }
+        // A member whose data differs from that of the others does not start.
+        flags.push("--feature-gates=InitialCorruptCheck=true".into());
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let listen: Vec<_> = self.listen.iter().map(|address| format!("{scheme}://{address}")).collect();
         flags.push(format!("--listen-peer-urls={}", listen.join(",")));

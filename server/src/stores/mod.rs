@@ -7,9 +7,11 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use casemate_api::limits::{MEMBER_FILE_MS, MEMBER_POLL_MS, MEMBER_QUOTA_MAX_BYTES, MEMBER_START_MS};
+use casemate_api::limits::{
+    MEMBER_FILE_AGAIN_MS, MEMBER_FILE_MS, MEMBER_POLL_MS, MEMBER_QUOTA_MAX_BYTES, MEMBER_RECOVER_MS, MEMBER_START_MS,
+};
 use casemate_core::platform::stores::{
     Begin, EtcdError, EtcdFile, EtcdReport, Member, MemberError, PeerIdentity, Place, PlaceKind, Sight, Standing,
     StoreKeeper,
@@ -37,8 +39,12 @@ pub struct Stores {
     file: Arc<tokio::sync::Mutex<Option<KnownFile>>>,
 }
 
-/// What a file said when it was of this length and last written at this time.
-type KnownFile = ((u64, Option<SystemTime>), EtcdFile);
+/// What a file said when it was of this length and last written at this time, and when it was read.
+struct KnownFile {
+    stamp: (u64, Option<SystemTime>),
+    read: Instant,
+    said: Option<EtcdFile>,
+}
 
 /// An etcd that runs.
 struct Running {
@@ -85,7 +91,7 @@ impl Stores {
 
     /// Starts an etcd and, unless it goes on with its data, waits until it is ready.
     async fn start(&self, number: u32, begin: Begin, identity: PeerIdentity) -> Result<Arc<EtcdStore>, EtcdError> {
-        let waits = begin == Begin::Found;
+        let ready_ms = (begin == Begin::Found).then_some(MEMBER_START_MS);
         let config = Config {
             peer_urls: self.urls(&identity)?,
             listen: self.peers.listen.clone(),
@@ -106,7 +112,7 @@ impl Stores {
             },
             ..self.alone(number, &identity.name)
         };
-        self.launch(config, identity.authority, waits).await
+        self.launch(config, identity.authority, ready_ms).await
     }
 
     /// The etcd with this number as the only member of its cluster, which nobody else reaches.
@@ -125,7 +131,12 @@ impl Stores {
         }
     }
 
-    async fn launch(&self, config: Config, authority: Vec<u8>, waits: bool) -> Result<Arc<EtcdStore>, EtcdError> {
+    async fn launch(
+        &self,
+        config: Config,
+        authority: Vec<u8>,
+        ready_ms: Option<u64>,
+    ) -> Result<Arc<EtcdStore>, EtcdError> {
         if self.running().is_some() {
             return Err(EtcdError("Another etcd of this node runs. Reboot, then try again.".into()));
         }
@@ -135,7 +146,9 @@ impl Stores {
         let member = started.map_err(|error| EtcdError(error.to_string()))?.map_err(EtcdError)?;
         let running = Arc::new(Running { member, folder, authority: Mutex::new(authority), store: OnceLock::new() });
         *self.lock() = Some(running.clone());
-        if waits && let Err(error) = until_ready(&running.member).await {
+        if let Some(ready_ms) = ready_ms
+            && let Err(error) = until_ready(&running.member, ready_ms).await
+        {
             self.stop().await;
             return Err(error);
         }
@@ -150,31 +163,33 @@ impl Stores {
         Ok(store)
     }
 
-    /// See [`StoreKeeper::recover`]. A member that was removed is not started by etcd any more, so its file is read. It was stopped in
-    /// order, so everything is in the file; of the others, the newest rows may be in the log alone.
+    /// See [`StoreKeeper::recover`]. A member that knows that it was removed is not started by etcd any more, so its file is read.
+    /// Everything before the removal is in it. Of the others, the newest rows may be in the log alone.
     async fn rows_left(&self, number: u32, copy: u32, name: &str) -> Result<Box<dyn Snapshot>, EtcdError> {
         let path = |number| self.path(Place { kind: PlaceKind::Etcd, number });
-        let (from, to, name) = (path(number), path(copy), name.to_owned());
-        let own = name.clone();
+        let (from, to, own) = (path(number), path(copy), name.to_owned());
         let prepare = move || {
-            let removed = |file: &DataFile| file.members().map(|all| all.iter().all(|member| member.name != own));
-            match DataFile::open(&from.join(DATA_FILE)).and_then(|file| Ok((removed(&file)?, file))) {
-                Ok((true, file)) => {
-                    let rows = FileSnapshot::open(file, PREFIX).map_err(|error| EtcdError(error.to_string()))?;
-                    return Ok(Some(rows));
-                }
-                Ok((false, _)) => {}
+            let found = match recover::removed_member(&from.join("data"), &own) {
+                Ok(found) => found,
                 // etcd may still be able to do something with it.
-                Err(error) => tracing::warn!(%error, "the file of etcd cannot be read"),
-            }
-            let copied = recover::copy_folder(&from.join("data"), &to.join("data"));
-            copied.map(|()| None).map_err(|why| EtcdError(format!("the data of etcd cannot be copied: {why}")))
+                Err(why) => {
+                    tracing::warn!(%why, "the file of etcd cannot be read");
+                    None
+                }
+            };
+            let copied = match found {
+                Some(_) => Ok(()),
+                None => recover::copy_folder(&from.join("data"), &to),
+            };
+            copied.map(|()| found).map_err(|why| EtcdError(format!("the data of etcd cannot be copied: {why}")))
         };
         let prepared = tokio::task::spawn_blocking(prepare).await.map_err(|error| EtcdError(error.to_string()))??;
-        if let Some(rows) = prepared {
+        if let Some(file) = prepared {
+            let open = move || FileSnapshot::open(file, PREFIX).map_err(|error| EtcdError(error.to_string()));
+            let rows = tokio::task::spawn_blocking(open).await.map_err(|error| EtcdError(error.to_string()))??;
             return Ok(Box::new(rows));
         }
-        let store = self.launch(self.alone(copy, &name), Vec::new(), true).await?;
+        let store = self.launch(self.alone(copy, name), Vec::new(), Some(MEMBER_RECOVER_MS)).await?;
         store.snapshot().await.map_err(|error| EtcdError(error.to_string()))
     }
 
@@ -227,19 +242,20 @@ fn client(running: &Running) -> Result<Client, String> {
     Client::new(ClientSettings::of(vec![running.member.endpoint()], None))
 }
 
-async fn until_ready(member: &crate::member::Member) -> Result<(), EtcdError> {
-    let tries = MEMBER_START_MS / MEMBER_POLL_MS;
-    for _ in 0..tries {
+async fn until_ready(member: &crate::member::Member, ready_ms: u64) -> Result<(), EtcdError> {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(ready_ms) {
         if member.is_ready().await {
             return Ok(());
         }
-        if matches!(member.state(), MemberState::Removed) {
+        // It is started again, but not to another end.
+        if matches!(member.state(), MemberState::Removed | MemberState::Exited(_) | MemberState::Signaled(_)) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(MEMBER_POLL_MS)).await;
     }
     let said = messages(member).pop().map_or_else(String::new, |(_, text)| format!("; it said last: {text}"));
-    Err(EtcdError(format!("its etcd was not ready within {} s{said}", MEMBER_START_MS / 1_000)))
+    Err(EtcdError(format!("its etcd was not ready after {} s{said}", begun.elapsed().as_secs())))
 }
 
 fn messages(member: &crate::member::Member) -> Vec<(String, String)> {
@@ -376,6 +392,16 @@ impl StoreKeeper for Stores {
         Box::pin(self.rows_left(number, copy, name))
     }
 
+    fn revision(&self) -> BoxFuture<'_, Option<u64>> {
+        Box::pin(async {
+            let running = self.running()?;
+            match running.member.status().await {
+                Ok(status) => u64::try_from(status.header?.revision).ok(),
+                Err(_) => self.etcd_file().await.and_then(|file| u64::try_from(file.revision).ok()),
+            }
+        })
+    }
+
     fn etcd_file(&self) -> BoxFuture<'_, Option<EtcdFile>> {
         Box::pin(async {
             let running = self.running()?;
@@ -386,12 +412,15 @@ impl StoreKeeper for Stores {
             // One reading at a time, which goes on for later callers if this one does not wait for it.
             let mut known = self.file.clone().try_lock_owned().ok()?;
             let read = tokio::task::spawn_blocking(move || {
-                let found = fs::metadata(&path).ok()?;
+                let found = fs::symlink_metadata(&path).ok()?;
                 let stamp = (found.len(), found.modified().ok());
-                if known.as_ref().is_none_or(|(known, _)| *known != stamp) {
-                    *known = Some((stamp, summary(&path)?));
+                let holds = |known: &KnownFile| {
+                    known.stamp == stamp || known.read.elapsed() < Duration::from_millis(MEMBER_FILE_AGAIN_MS)
+                };
+                if !known.as_ref().is_some_and(holds) {
+                    *known = Some(KnownFile { stamp, read: Instant::now(), said: summary(&path) });
                 }
-                known.as_ref().map(|(_, file)| file.clone())
+                known.as_ref().and_then(|known| known.said.clone())
             });
             tokio::time::timeout(Duration::from_millis(MEMBER_FILE_MS), read).await.ok()?.ok()?
         })

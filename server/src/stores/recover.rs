@@ -1,30 +1,94 @@
 //! The rows of an etcd whose cluster has removed it or is lost.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, FileType};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_core::runtime::BoxFuture;
 use casemate_core::store::{Page, Path, Range, Revision, Snapshot, StoreError, Versioned};
 use casemate_etcd::{DataFile, FileError, proto};
 
-/// Copies a folder with all that is in it, and syncs it. Sockets are left out. `Err` is a sentence for the operator.
+/// Checks that `path`, which an etcd may have made, is itself a folder, not a link to one elsewhere.
+fn check_folder(path: &FilePath) -> Result<(), String> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(format!("{} is not a folder", path.display())),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+/// Opens the data file of the member `name` in the folder `data` if it was removed from its cluster and knows it. `Err` is a sentence for
+/// the operator.
+///
+/// A member that has no name yet could be this one, so nothing is certain then.
+pub(super) fn removed_member(data: &FilePath, name: &str) -> Result<Option<DataFile>, String> {
+    for folder in [data.to_owned(), data.join("member"), data.join("member/snap")] {
+        check_folder(&folder)?;
+    }
+    let read = || {
+        let file = DataFile::open(&data.join("member/snap/db"))?;
+        let (members, removed) = (file.members()?, file.members_removed()?);
+        let other = |member: &proto::Member| !member.name.is_empty() && member.name != name;
+        let gone = !members.is_empty() && !removed.is_empty() && members.iter().all(other);
+        Ok::<_, FileError>(gone.then_some(file))
+    };
+    read().map_err(|error| error.to_string())
+}
+
+/// Copies the folder `from` with all that is in it into the new folder `to`/data. Sockets and links are left out. `Err` is a sentence for
+/// the operator.
 pub(super) fn copy_folder(from: &FilePath, to: &FilePath) -> Result<(), String> {
-    let failed = |path: &FilePath, error: io::Error| format!("{}: {error}", path.display());
-    DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(|error| failed(to, error))?;
-    for entry in fs::read_dir(from).map_err(|error| failed(from, error))? {
-        let entry = entry.map_err(|error| failed(from, error))?;
-        let (path, copy) = (entry.path(), to.join(entry.file_name()));
-        let kind = entry.file_type().map_err(|error| failed(&path, error))?;
+    let failed = |error| format!("{}: {error}", to.display());
+    // The rows are written once more afterwards.
+    let needed = bytes_in(from)?.saturating_mul(2);
+    let room = rustix::fs::statvfs(from).map_err(|error| format!("{}: {error}", from.display()))?;
+    let room = room.f_bavail.saturating_mul(room.f_frsize);
+    if room < needed {
+        let mib = |bytes: u64| bytes >> 20;
+        return Err(format!("{} MiB of room are needed, and there are {}", mib(needed), mib(room)));
+    }
+    DirBuilder::new().mode(0o700).create(to).map_err(failed)?;
+    copy_entries(from, &to.join("data"))
+}
+
+fn copy_entries(from: &FilePath, to: &FilePath) -> Result<(), String> {
+    let failed = |error| format!("{}: {error}", to.display());
+    check_folder(from)?;
+    DirBuilder::new().mode(0o700).create(to).map_err(failed)?;
+    for (path, kind) in entries(from)? {
+        let copy = to.join(path.file_name().unwrap_or_default());
         if kind.is_dir() {
-            copy_folder(&path, &copy)?;
+            copy_entries(&path, &copy)?;
         } else if kind.is_file() {
-            fs::copy(&path, &copy).map_err(|error| failed(&copy, error))?;
+            fs::copy(&path, &copy).map_err(|error| format!("{}: {error}", copy.display()))?;
         }
     }
     Ok(())
+}
+
+fn bytes_in(folder: &FilePath) -> Result<u64, String> {
+    check_folder(folder)?;
+    let mut bytes = 0u64;
+    for (path, kind) in entries(folder)? {
+        bytes = bytes.saturating_add(match kind.is_dir() {
+            true => bytes_in(&path)?,
+            false => fs::symlink_metadata(&path).map_or(0, |found| found.len()),
+        });
+    }
+    Ok(bytes)
+}
+
+fn entries(folder: &FilePath) -> Result<Vec<(PathBuf, FileType)>, String> {
+    let read = || -> io::Result<Vec<_>> {
+        let entry = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry?;
+            Ok((entry.path(), entry.file_type()?))
+        };
+        fs::read_dir(folder)?.map(entry).collect()
+    };
+    read().map_err(|error| format!("{}: {error}", folder.display()))
 }
 
 /// The rows in the data file of an etcd that does not run.

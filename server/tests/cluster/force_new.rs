@@ -66,6 +66,9 @@ fn members_whose_majority_is_lost_keep_what_was_acknowledged() {
     // It boots straight into Failed.
     first.start_process();
     first.await_state("Failed");
+    assert!(
+        get(&first.anybody(), "/health/diagnose")["store"]["storedRevision"].as_u64().is_some_and(|newest| newest > 0)
+    );
     // Its certificate may be the reason why nobody hears it.
     first.put_certificate_as(&first.unlock_holder("first"), &certificates);
     force_new(&first);

@@ -54,6 +54,22 @@ pub enum Resume {
     Phase(Box<Phase>),
     /// The boot, which could not go on without the shared store.
     Boot,
+    /// One of these, when the node is no longer being taken out of its cluster.
+    Held(Box<Resume>),
+}
+
+impl Failed {
+    /// The phase from before, if there was one.
+    fn phase(&self) -> Option<&Phase> {
+        let mut resume = self.resume.as_ref()?;
+        loop {
+            match resume {
+                Resume::Phase(phase) => return Some(phase),
+                Resume::Boot => return None,
+                Resume::Held(held) => resume = held,
+            }
+        }
+    }
 }
 
 impl Phase {
@@ -61,8 +77,8 @@ impl Phase {
     pub(crate) fn operational_in_memory(&self) -> Option<&Operational> {
         match self {
             Phase::Operational(op) => Some(op),
-            Phase::Failed(Failed { resume: Some(Resume::Phase(phase)) }) => phase.operational_in_memory(),
-            Phase::Unprovisioned(_) | Phase::Locked(_) | Phase::Failed(_) => None,
+            Phase::Failed(failed) => failed.phase()?.operational_in_memory(),
+            Phase::Unprovisioned(_) | Phase::Locked(_) => None,
         }
     }
 
@@ -70,8 +86,8 @@ impl Phase {
     pub(crate) fn operational_to_close(&self) -> Option<Arc<Operational>> {
         match self {
             Phase::Operational(op) => Some(op.clone()),
-            Phase::Failed(Failed { resume: Some(Resume::Phase(phase)) }) => phase.operational_to_close(),
-            Phase::Unprovisioned(_) | Phase::Locked(_) | Phase::Failed(_) => None,
+            Phase::Failed(failed) => failed.phase()?.operational_to_close(),
+            Phase::Unprovisioned(_) | Phase::Locked(_) => None,
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use casemate_api::body::cluster::{Join, MemberUrls, NewMember};
 use casemate_api::sentences;
+use casemate_core::hsm::force_new::ForcedNew;
 use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
 use hyper::StatusCode;
@@ -61,6 +62,9 @@ pub async fn join(hsm: Arc<Hsm>, caller: Option<Caller>, address: IpAddr, wanted
 
 /// `POST /cluster/force-new`
 pub async fn force_new(hsm: Arc<Hsm>, _: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
-    hsm.force_new().await?;
-    Ok(Reply::no_content().noting(Some(sentences::FORCED_NEW)))
+    let note = match hsm.force_new().await? {
+        ForcedNew::Recovered => sentences::FORCED_NEW,
+        ForcedNew::JoinGivenUp => sentences::JOIN_GIVEN_UP,
+    };
+    Ok(Reply::no_content().noting(Some(note)))
 }

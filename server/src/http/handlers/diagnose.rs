@@ -2,7 +2,8 @@
 //!
 //! In every state but Operational it answers without credentials. Such a caller learns whether the store can be used, since when it
 //! cannot and of which kind the reason is; addresses, versions, sizes and revisions are for an Administrator, and in the log. As in NetHSM,
-//! anybody is told what the file of an etcd that has ended says: it is how to choose, among Failed nodes, the one that knows most.
+//! anybody is told what the file of an etcd that has ended says. And while the HSM is Failed, where no Administrator can log in,
+//! anybody is told the newest revision that its etcd has: it is how to choose the member that knows most.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -23,6 +24,9 @@ use crate::http::reply::Reply;
 pub async fn diagnose(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
     let (report, failed) = (hsm.store_report(), hsm.state() == State::Failed);
     let mut store = diagnosis(&report);
+    if failed {
+        store.stored_revision = hsm.stored_revision().await;
+    }
     let etcd = hsm.etcd_report();
     let mut cluster_logs = messages(&store, failed, etcd.as_ref());
     // In the other states a caller may be anybody.
@@ -60,6 +64,7 @@ fn diagnosis(report: &StoreReport) -> StoreDiagnosis {
         trouble: report.trouble.map(|(trouble, _)| trouble),
         trouble_s: report.trouble.map(|(_, time)| time.as_secs()),
         failed_s: report.failed.map(|time| time.as_secs()),
+        stored_revision: None,
         endpoints: endpoints.map(Vec::len),
         endpoints_usable: endpoints.map(|all| all.iter().filter(|one| one.trouble.is_empty()).count()),
         confirmed_ms: report.confirmed.map(|(time, _)| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
