@@ -193,6 +193,25 @@ impl Stores {
         store.snapshot().await.map_err(|error| EtcdError(error.to_string()))
     }
 
+    /// What the file of this etcd says, or said a moment ago.
+    async fn read_file(&self, etcd: &Running) -> Option<EtcdFile> {
+        let path = etcd.folder.join(DATA_FILE);
+        // One reading at a time, which goes on for later callers if this one does not wait for it.
+        let mut known = self.file.clone().try_lock_owned().ok()?;
+        let read = tokio::task::spawn_blocking(move || {
+            let found = fs::symlink_metadata(&path).ok()?;
+            let stamp = (found.len(), found.modified().ok());
+            let holds = |known: &KnownFile| {
+                known.stamp == stamp || known.read.elapsed() < Duration::from_millis(MEMBER_FILE_AGAIN_MS)
+            };
+            if !known.as_ref().is_some_and(holds) {
+                *known = Some(KnownFile { stamp, read: Instant::now(), said: summary(&path) });
+            }
+            known.as_ref().and_then(|known| known.said.clone())
+        });
+        tokio::time::timeout(Duration::from_millis(MEMBER_FILE_MS), read).await.ok()?.ok()?
+    }
+
     async fn stop(&self) {
         let Some(running) = self.lock().take() else { return };
         if let Some(store) = running.store.get() {
@@ -395,34 +414,23 @@ impl StoreKeeper for Stores {
     fn revision(&self) -> BoxFuture<'_, Option<u64>> {
         Box::pin(async {
             let running = self.running()?;
-            match running.member.status().await {
-                Ok(status) => u64::try_from(status.header?.revision).ok(),
-                Err(_) => self.etcd_file().await.and_then(|file| u64::try_from(file.revision).ok()),
-            }
+            let told = running.member.status().await.ok().and_then(|status| status.header);
+            // etcd that has found no majority since its start answers nothing, and changes nothing.
+            let revision = match told {
+                Some(header) => header.revision,
+                None => self.read_file(&running).await?.revision,
+            };
+            u64::try_from(revision).ok()
         })
     }
 
     fn etcd_file(&self) -> BoxFuture<'_, Option<EtcdFile>> {
         Box::pin(async {
             let running = self.running()?;
-            if matches!(running.member.state(), MemberState::Running | MemberState::StartingAgain) {
-                return None;
+            match running.member.state() {
+                MemberState::Running | MemberState::StartingAgain => None,
+                _ => self.read_file(&running).await,
             }
-            let path = running.folder.join(DATA_FILE);
-            // One reading at a time, which goes on for later callers if this one does not wait for it.
-            let mut known = self.file.clone().try_lock_owned().ok()?;
-            let read = tokio::task::spawn_blocking(move || {
-                let found = fs::symlink_metadata(&path).ok()?;
-                let stamp = (found.len(), found.modified().ok());
-                let holds = |known: &KnownFile| {
-                    known.stamp == stamp || known.read.elapsed() < Duration::from_millis(MEMBER_FILE_AGAIN_MS)
-                };
-                if !known.as_ref().is_some_and(holds) {
-                    *known = Some(KnownFile { stamp, read: Instant::now(), said: summary(&path) });
-                }
-                known.as_ref().and_then(|known| known.said.clone())
-            });
-            tokio::time::timeout(Duration::from_millis(MEMBER_FILE_MS), read).await.ok()?.ok()?
         })
     }
 

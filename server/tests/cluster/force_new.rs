@@ -22,7 +22,10 @@ fn two(certificates: &EtcdCertificates) -> [Node; 2] {
 
 /// Makes a Failed node that had joined the node `first`, or is it, a node of its own, and unlocks it.
 fn force_new(node: &Node) {
-    let call = |client: &super::Client| client.call("POST", "/cluster/force-new", None).unwrap();
+    let call = |client: &super::Client| {
+        let answer = client.call("POST", "/cluster/force-new", None);
+        answer.unwrap_or_else(|error| panic!("{error}\n{}", node.log()))
+    };
     call(&node.anybody()).expect(401);
     call(&node.admin_of("first")).expect(401);
     call(&node.unlock_holder("nobody")).expect(401);
@@ -66,9 +69,8 @@ fn members_whose_majority_is_lost_keep_what_was_acknowledged() {
     // It boots straight into Failed.
     first.start_process();
     first.await_state("Failed");
-    assert!(
-        get(&first.anybody(), "/health/diagnose")["store"]["storedRevision"].as_u64().is_some_and(|newest| newest > 0)
-    );
+    let newest = || get(&first.anybody(), "/health/diagnose")["store"]["storedRevision"].as_u64();
+    first.eventually("its etcd tells what it has", || newest().is_some_and(|newest| newest > 0));
     // Its certificate may be the reason why nobody hears it.
     first.put_certificate_as(&first.unlock_holder("first"), &certificates);
     force_new(&first);
