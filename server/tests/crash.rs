@@ -18,6 +18,8 @@
 mod daemon;
 #[path = "crash/keys.rs"]
 mod keys;
+#[path = "crash/moved.rs"]
+mod moved;
 #[path = "crash/restore.rs"]
 mod restore;
 
@@ -28,7 +30,7 @@ use serde_json::json;
 
 use daemon::dice::Dice;
 use daemon::{ADMIN, Answer, Client, Daemon, Folder, UNLOCK};
-use keys::{Hand, OPERATOR, OPERATOR_PASSPHRASE, TAGS};
+use keys::{Hand, OPERATOR, OPERATOR_PASSPHRASE, Store, TAGS};
 
 fn rounds() -> u64 {
     std::env::var("CASEMATE_CRASH_ROUNDS").map_or(200, |text| text.parse().expect("a number of rounds"))
@@ -48,15 +50,9 @@ fn what_was_acknowledged_outlives_any_kill() {
     let mut dice = Dice::new();
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder);
-    daemon.client().provision().unwrap().expect(204);
-    let admin = daemon.client().log_in("admin", ADMIN);
-    admin.boot_unattended("on");
-    admin.create_operator(OPERATOR, OPERATOR_PASSPHRASE);
-    for tag in TAGS {
-        admin.call("PUT", &format!("/users/{OPERATOR}/tags/{tag}"), None).unwrap().expect(204);
-    }
+    provision(&daemon);
 
-    let mut hands: Vec<Hand> = (0..4).map(|number| Hand::new(number, dice.split())).collect();
+    let mut hands: Vec<Hand> = (0..4).map(|number| Hand::new(number, dice.split(), Store::Stays)).collect();
     let mut starts = Vec::new();
     let mut unanswered = 0;
     for _ in 0..rounds() {
@@ -91,6 +87,17 @@ fn what_was_acknowledged_outlives_any_kill() {
         begun.elapsed(),
     );
     assert!(rounds() < 20 || unanswered > 0, "no kill met a request: the test does not test");
+}
+
+/// Provisions an HSM that boots unattended and has the Operator who signs.
+fn provision(daemon: &Daemon) {
+    daemon.client().provision().unwrap().expect(204);
+    let admin = daemon.client().log_in("admin", ADMIN);
+    admin.boot_unattended("on");
+    admin.create_operator(OPERATOR, OPERATOR_PASSPHRASE);
+    for tag in TAGS {
+        admin.call("PUT", &format!("/users/{OPERATOR}/tags/{tag}"), None).unwrap().expect(204);
+    }
 }
 
 fn work_until_killed(hands: &mut [Hand], daemon: Daemon, after: Duration) {

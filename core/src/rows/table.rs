@@ -166,9 +166,9 @@ impl TableContext {
     }
 }
 
-/// The rows are of a generation that is no longer the current one.
+/// The rows are of a generation that is no longer the current one, or of a store that is no longer the one.
 pub(super) fn replaced() -> Error {
-    Error::Unavailable("The HSM's data was replaced by a restore. Try again.".into())
+    Error::Unavailable("The HSM's data was replaced by a restore, or moved to another store. Try again.".into())
 }
 
 /// The key that seals the rows of one table.

@@ -3,16 +3,18 @@
 //! What it changes has a list of possible states. An acknowledged change leaves one; an unanswered one leaves the state
 //! before and the state after, until the next check decides.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use casemate_api::sentences::{BUSY, STORE_HELD};
 use serde_json::{Value, json};
 
-use super::daemon::Client;
 use super::daemon::dice::Dice;
+use super::daemon::{Answer, Client};
 
 /// The Operator who signs.
 pub(crate) const OPERATOR: &str = "operator";
@@ -38,6 +40,18 @@ pub(crate) struct Hand {
     renaming: Option<(usize, usize)>,
     /// Changes that were answered with success.
     pub(crate) acknowledged: usize,
+    /// Refusals while the store was moved, by what was answered.
+    pub(crate) refused: BTreeMap<String, usize>,
+    store: Store,
+}
+
+/// Whether the store may be moved while the thread works.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Store {
+    /// It may not, so every change is carried out.
+    Stays,
+    /// It may. Then changes are refused for a moment.
+    Moves,
 }
 
 struct Key {
@@ -77,10 +91,12 @@ fn sure<T>(possible: &[Option<T>]) -> Option<&T> {
 }
 
 impl Hand {
-    pub(crate) fn new(number: usize, dice: Dice) -> Self {
+    pub(crate) fn new(number: usize, dice: Dice, store: Store) -> Self {
         Self {
             number,
             dice,
+            store,
+            refused: BTreeMap::new(),
             made: 0,
             keys: Vec::new(),
             users: Vec::new(),
@@ -122,12 +138,29 @@ impl Hand {
         format!("{}-{}", self.number, self.made)
     }
 
-    /// Sends a change; `Some(true)` if it was answered with `status`.
+    /// Sends a change; `false` if nothing was answered, or that the outcome is unknown. What was certainly not begun is sent again.
     fn send(&mut self, admin: &Client, method: &str, path: &str, body: Option<&Value>, status: u16) -> bool {
-        let Ok(answer) = admin.call(method, path, body) else { return false };
-        answer.expect(status);
-        self.acknowledged += 1;
-        true
+        loop {
+            let Ok(answer) = admin.call(method, path, body) else { return false };
+            match (self.store, answer.status) {
+                (Store::Moves, 503) if NOTHING_DONE.iter().any(|part| says(&answer, part)) => self.wait(&answer),
+                // 412: the phase was opened again. 429: a login that was being checked then counts as a wrong one.
+                (Store::Moves, 412 | 429) => self.wait(&answer),
+                (Store::Moves, 503) if says(&answer, "did not confirm the change") => return false,
+                _ => {
+                    answer.expect(status);
+                    self.acknowledged += 1;
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// Waits after a refusal.
+    fn wait(&mut self, refusal: &Answer) {
+        let why = format!("{} {}", refusal.status, refusal.json()["message"].as_str().unwrap_or_default());
+        *self.refused.entry(why).or_default() += 1;
+        std::thread::sleep(Duration::from_millis(5));
     }
 
     /// Sends a change of a key that leaves it in the state `after`.
@@ -326,6 +359,14 @@ impl Hand {
         self.users.iter_mut().for_each(|user| user.check(admin));
         assert_eq!(self.open_ends(), 0);
     }
+}
+
+/// Of refusals while the store is moved. If a change was made nevertheless, it cannot be made again.
+const NOTHING_DONE: [&str; 3] = [STORE_HELD, BUSY, "moved to another store"];
+
+/// Whether the message of an answer contains this.
+fn says(answer: &Answer, part: &str) -> bool {
+    answer.json()["message"].as_str().is_some_and(|message| message.contains(part))
 }
 
 /// Adds or removes `tag`, and returns the method that does so.

@@ -124,8 +124,14 @@ impl Daemon {
 
     /// The same with further arguments.
     pub(crate) fn start_with(folder: &Folder, more: &[&str]) -> Self {
+        let mut command = on(folder, more);
+        Self::start_by(folder, &mut command)
+    }
+
+    /// The same by a command that starts it on the data of `folder`, wherever that is.
+    pub(crate) fn start_by(folder: &Folder, command: &mut Command) -> Self {
         let begun = Instant::now();
-        let mut child = Self::spawn(folder, more);
+        let mut child = Self::spawn_by(folder, command);
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let log = folder.file("log");
         let mut daemon =
@@ -137,8 +143,12 @@ impl Daemon {
 
     /// Starts it and returns at once.
     pub(crate) fn spawn(folder: &Folder, more: &[&str]) -> Child {
+        Self::spawn_by(folder, &mut on(folder, more))
+    }
+
+    fn spawn_by(folder: &Folder, command: &mut Command) -> Child {
         let log = File::options().create(true).append(true).open(folder.file("log")).unwrap();
-        on(folder, more).stdout(Stdio::piped()).stderr(log).spawn().unwrap()
+        command.stdout(Stdio::piped()).stderr(log).spawn().unwrap()
     }
 
     /// Reads standard output up to the line with the listen address.
@@ -266,7 +276,12 @@ impl Client {
 
     /// `PUT` of a certificate in PEM.
     pub(crate) fn put_pem(&self, path: &str, pem: &str) -> Answer {
-        self.send("PUT", path, "application/x-pem-file", pem.into()).unwrap()
+        self.try_put_pem(path, pem).unwrap()
+    }
+
+    /// The same, for a process that may end meanwhile.
+    pub(crate) fn try_put_pem(&self, path: &str, pem: &str) -> Result<Answer, ureq::Error> {
+        self.send("PUT", path, "application/x-pem-file", pem.into())
     }
 
     /// `POST /system/restore`
