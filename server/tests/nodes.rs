@@ -64,11 +64,11 @@ fn what_clients_are_told_has_one_explanation_whatever_is_killed() {
         let nodes = scope.spawn(move || faults::trouble_nodes(cluster, for_nodes, end));
         for client in 0..CLIENTS {
             let (load, dice) = (&load, dice.split());
-            scope.spawn(move || load.work(client % NODES, dice, end));
+            scope.spawn(move || load.work(client % NODES, dice, || cluster.now() >= end));
         }
         for node in 0..NODES {
             let (load, dice) = (&load, dice.split());
-            scope.spawn(move || load.keep_signing(node, dice, end));
+            scope.spawn(move || load.keep_signing(node, dice, || cluster.now() >= end));
         }
         (etcd.join().unwrap(), nodes.join().unwrap())
     });
@@ -79,7 +79,8 @@ fn what_clients_are_told_has_one_explanation_whatever_is_killed() {
     a_second();
     let looked = load.look();
 
-    figures::print(&load, begin, end, etcd, nodes);
+    figures::print(&load, begin, end);
+    println!("etcd: {etcd:?}\nnodes: {nodes:?}");
     let checked = Instant::now();
     if let Err(why) = load.history.check(&cluster.opened()) {
         panic!("seed {seed}: {why}");

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::cluster::lock;
-use super::faults::Faults;
 use super::history::{Record, Track};
 use super::linear::Object;
 use super::load::Load;
@@ -37,7 +36,7 @@ impl Sum {
 }
 
 /// Prints the figures of a run between two moments.
-pub(crate) fn print(load: &Load, begin: Duration, end: Duration, etcd: Faults, nodes: Faults) {
+pub(crate) fn print(load: &Load, begin: Duration, end: Duration) {
     let mut sum = Sum::default();
     load.history.keys.iter().for_each(|track| sum.add(track));
     load.history.users.iter().for_each(|track| sum.add(track));
@@ -50,8 +49,6 @@ pub(crate) fn print(load: &Load, begin: Duration, end: Duration, etcd: Faults, n
     );
     println!("{} calls were certainly not carried out, by reason: {not_done:#?}", not_done.values().sum::<usize>());
     println!("answers: {:?}", sum.told);
-    println!("etcd: {etcd:?}");
-    println!("nodes: {nodes:?}");
     let mut changed = sum.changed;
     changed.extend([begin, end]);
     changed.retain(|at| (begin..=end).contains(at));

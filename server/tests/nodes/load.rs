@@ -123,9 +123,9 @@ impl Load {
         }
     }
 
-    /// Calls one node, and seldom another one, until the moment `end`.
-    pub(crate) fn work(&self, own: usize, mut dice: Dice, end: Duration) {
-        while self.cluster.now() < end {
+    /// Calls one node, and seldom another one, until it is over.
+    pub(crate) fn work(&self, own: usize, mut dice: Dice, is_over: impl Fn() -> bool) {
+        while !is_over() {
             std::thread::sleep(dice.between(Duration::ZERO, Duration::from_millis(20)));
             let node = if dice.below(20) == 0 { dice.below(NODES) } else { own };
             match dice.below(10) {
@@ -141,12 +141,12 @@ impl Load {
         }
     }
 
-    /// Signs with one key for as long as it can, and then with another one, until the moment `end`. So there is always somebody who
+    /// Signs with one key for as long as it can, and then with another one, until it is over. So there is always somebody who
     /// is answered from a cache, also while a node does not hear from the store.
-    pub(crate) fn keep_signing(&self, node: usize, mut dice: Dice, end: Duration) {
-        while self.cluster.now() < end {
+    pub(crate) fn keep_signing(&self, node: usize, mut dice: Dice, is_over: impl Fn() -> bool) {
+        while !is_over() {
             let (key, id) = (dice.below(KEYS.len()), dice.below(2));
-            while self.sign(node, key, id) && self.cluster.now() < end {
+            while self.sign(node, key, id) && !is_over() {
                 std::thread::sleep(Duration::from_millis(20));
             }
             std::thread::sleep(Duration::from_millis(20));
