@@ -152,6 +152,15 @@ impl Client {
         Ok(raised.alarms)
     }
 
+    /// Takes back an alarm, when its cause is gone; the one that the database of a member has reached its quota comes again at the next
+    /// write if it has not been made smaller. Needs a majority.
+    pub async fn lift_alarm(&self, alarm: AlarmMember) -> Result<(), Error> {
+        let method = Method { path: "/etcdserverpb.Maintenance/Alarm", leader: true };
+        // `AlarmAction` 2 is DEACTIVATE.
+        let request = AlarmRequest { action: 2, member_id: alarm.member_id, alarm: alarm.alarm };
+        self.call::<_, AlarmResponse>(method, request, Unanswered::Repeat).await.map(drop)
+    }
+
     /// Gives free pages of the database of the member at `endpoint` back to its disk. That member answers nothing else
     /// while it does, so it takes a deadline of its own, by the size of the database.
     pub async fn defragment(&self, endpoint: &Address, deadline: Duration) -> Result<(), Error> {

@@ -287,6 +287,18 @@ async fn a_full_database_refuses_writes_and_nothing_else() {
     assert_eq!(alarms.iter().map(|alarm| alarm.alarm()).collect::<Vec<_>>(), [AlarmType::Nospace]);
     let status = client.status().await.unwrap();
     assert!(status.errors.iter().any(|error| error.contains("NOSPACE")), "{:?}", status.errors);
+
+    // Room is made, and the alarm taken back.
+    for n in 1..written {
+        client.txn(only(vec![delete(format!("k/{n}"))])).await.unwrap();
+    }
+    let now = client.range(get("k/0")).await.unwrap().header.unwrap().revision;
+    client.compact(now).await.unwrap();
+    client.defragment(&addresses(&etcd)[0], Duration::from_secs(60)).await.unwrap();
+    assert_eq!(client.txn(only(vec![put("small", "", 0)])).await, Err(Error::NoSpace));
+    client.lift_alarm(alarms[0].clone()).await.unwrap();
+    client.txn(only(vec![put("small", "", 0)])).await.unwrap();
+    assert_eq!(client.alarms().await.unwrap(), []);
 }
 
 #[tokio::test]
