@@ -31,6 +31,18 @@ impl Log {
     pub(super) fn records(&self) -> Vec<Record> {
         self.records.iter().map(|(_, record)| record.clone()).collect()
     }
+
+    /// What it has said last that is worse than a warning, with the cause; empty if there is nothing.
+    pub(super) fn last_error(&self) -> String {
+        let mut newest = self.records.iter().rev().map(|(_, record)| record);
+        let bad = newest.find(|record| !matches!(text(record, "level"), "debug" | "info" | "warn"));
+        let words = bad.into_iter().flat_map(|record| ["msg", "error"].map(|field| text(record, field)));
+        words.filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": ")
+    }
+}
+
+fn text<'a>(record: &'a Record, field: &str) -> &'a str {
+    record.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn parse(line: &str) -> Record {
@@ -101,6 +113,16 @@ mod tests {
             { "level": "error", "msg": "3" },
         ]);
         assert_eq!(serde_json::to_value(log.records()).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_last_error_is_told_with_its_cause() {
+        let mut log = Log::default();
+        assert_eq!(log.last_error(), "");
+        log.push("panic: out of luck");
+        log.push(r#"{"level":"fatal","msg":"discovery failed","error":"no data"}"#);
+        log.push(r#"{"level":"warn","msg":"closing"}"#);
+        assert_eq!(log.last_error(), "discovery failed: no data");
     }
 
     #[test]

@@ -246,7 +246,9 @@ impl Supervisor {
         if state == MemberState::Removed {
             return After::Removed;
         }
-        tracing::error!(?state, "etcd has ended and is started again");
+        // In quotes, as it has words of other members in it.
+        let why = self.shared.log().last_error();
+        tracing::error!(?state, ?why, "etcd has ended and is started again");
         self.shared.set(state);
         After::Pause
     }

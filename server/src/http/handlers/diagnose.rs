@@ -110,6 +110,8 @@ fn messages(store: &StoreDiagnosis, failed: bool, etcd: Option<&EtcdReport>) -> 
         say("warning", &format!("{usable} of {all} endpoints of etcd can be used."));
     }
     match store.trouble {
+        // After a boot the store was not asked yet.
+        None if failed && store.endpoints_usable == Some(0) => {}
         None if failed => say("error", "The HSM is Failed although its store answers: see its log."),
         None => {}
         Some(trouble) => say("error", sentence(store.kind, trouble)),
