@@ -21,6 +21,8 @@ mod daemon;
 mod faults;
 #[path = "nodes/figures.rs"]
 mod figures;
+#[path = "chaos/harm.rs"]
+mod harm;
 #[path = "nodes/history.rs"]
 mod history;
 #[path = "chaos/joins.rs"]

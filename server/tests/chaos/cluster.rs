@@ -27,7 +27,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 /// The processes. Moments are counted from its start.
 pub(crate) struct Cluster {
     begun: Instant,
-    certificates: EtcdCertificates,
+    pub(crate) certificates: EtcdCertificates,
     nodes: Vec<Node>,
     /// Dropped after the processes in it.
     pub(crate) network: Network,
@@ -85,7 +85,7 @@ impl Cluster {
     }
 
     /// Makes a node that was set up a member of the first node's cluster, Operational.
-    fn join(&self, node: usize) {
+    pub(crate) fn join(&self, node: usize) {
         let invitation = self.register(0, node).expect(201).json();
         let id = id_of_new(&invitation);
         let promote = format!("/cluster/members/{id}/promote");
@@ -111,6 +111,11 @@ impl Cluster {
         let mut body = invitation.clone();
         body["backupPassphrase"] = BACKUP.into();
         self.admin(node).call("POST", "/cluster/join", Some(&body))
+    }
+
+    /// Where a node serves clients.
+    pub(crate) fn address(&self, node: usize) -> String {
+        format!("{}:8443", self.nodes[node].place.v4)
     }
 
     /// How other members reach the etcd of a node.
