@@ -40,10 +40,10 @@ mod revoked;
 #[path = "nodes/user.rs"]
 mod user;
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, NODES, lock};
+use cluster::{Cluster, NODES};
 use daemon::dice::Dice;
 use faults::{ALL, Times, Trouble};
 use load::Load;
@@ -59,15 +59,8 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// One cluster at a time is enough for the machine.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    lock(&TURN)
-}
-
 #[test]
 fn what_clients_are_told_has_one_explanation_whatever_happens_to_members() {
-    let _turn = alone();
     let seconds = setting("CASEMATE_CHAOS_SECONDS", 0);
     let seed = setting("CASEMATE_CHAOS_SEED", 1);
     let mut dice = Dice::seeded(seed);
@@ -75,7 +68,7 @@ fn what_clients_are_told_has_one_explanation_whatever_happens_to_members() {
     let cluster = &load.cluster;
     let begin = cluster.now();
     println!("seed {seed}, {} clients; the cluster was set up in {begin:.1?}", CLIENTS + NODES);
-    let ended = std::sync::atomic::AtomicBool::new(false);
+    let ended = AtomicBool::new(false);
     let mut troubles: Vec<Trouble> = Vec::new();
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
@@ -120,15 +113,15 @@ fn what_clients_are_told_has_one_explanation_whatever_happens_to_members() {
     }
 }
 
-fn is_over(ended: &std::sync::atomic::AtomicBool) -> bool {
-    ended.load(std::sync::atomic::Ordering::Relaxed)
+fn is_over(ended: &AtomicBool) -> bool {
+    ended.load(Ordering::Relaxed)
 }
 
 /// Ends the clients when it is dropped.
-struct AtEnd<'a>(&'a std::sync::atomic::AtomicBool);
+struct AtEnd<'a>(&'a AtomicBool);
 
 impl Drop for AtEnd<'_> {
     fn drop(&mut self) {
-        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -79,6 +79,7 @@ cargo xtask bench [--quick] [--no-memory] [ROW…]
 cargo xtask bench instructions
 cargo xtask bench cli [--quick]
 cargo xtask bench etcd [--quick] [--keys N] [PART…]
+cargo xtask bench cluster [--quick] [--keys N] [PART…]
 
   --quick      short windows: to see that it works, not to quote
   --no-memory  leave out the part that creates 100,000 keys
@@ -87,6 +88,7 @@ cargo xtask bench etcd [--quick] [--keys N] [PART…]
   cli          the duration of a command of casemate, compared with curl
   etcd         a shared store in etcd: the parts signature, creation, keys (a million, or N), revocation,
                failover, partition (as root)
+  cluster      members with an etcd of their own: the parts growth (with 0, 100,000 and a million keys, or N) and failover
 
 Needs Linux with two cores, taskset, curl, h2load and valgrind; installs what is missing where there is apt-get.";
 
@@ -98,7 +100,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     }
     match args {
         ["cli", rest @ ..] => return cli::run(rest),
-        ["etcd", rest @ ..] => return etcd::run(rest),
+        [example @ ("etcd" | "cluster"), rest @ ..] => return etcd::run(example, rest),
         _ => {}
     }
     let mut plan = FULL;

@@ -37,7 +37,8 @@ cargo xtask COMMAND
   fuzz                  20 seconds of seeded mutations on every parser, with the stable compiler
   fuzz TARGET [ARGS]    one target under cargo-fuzz (nightly), until it is interrupted
   bench [ARGS]          the performance table
-  chaos [OPTIONS]       three nodes on one etcd, under load while processes are killed; --seconds N (600), --seed N
+  chaos [PARTS]         nodes and members under load while they are killed and cut off: nodes, members (--seconds N), moves,
+                        joins (--kills N); --seed N
   siege [COUNT]         hostile requests, a million by default, and their effect on an honest client
   policy                who may call what, in which state, as a table
   openapi               the OpenAPI document that casemated serves

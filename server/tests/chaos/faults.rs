@@ -19,7 +19,7 @@ use super::revoked::Revoked;
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
-/// One thing that goes wrong. The numbers are those of the cases in CONTRIBUTING.md.
+/// One thing that goes wrong. The numbers are those of the cases in docs/chaos.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     /// 1: the node whose etcd leads is killed and started again.

@@ -11,7 +11,6 @@ use casemate_etcd::{Address, Settings};
 use casemate_testkit::{Folder, etcd, fingerprint};
 use serde_json::{Value, json};
 
-use super::alone;
 use super::cluster::{Cluster, NODES, block, id_of_new};
 use super::daemon::{Answer, Client, UNLOCK};
 
@@ -130,7 +129,6 @@ fn operator(cluster: &Cluster, node: usize) -> Client {
 
 #[test]
 fn a_full_witness_refuses_additions_only_and_a_hostile_one_harms_no_other_key() {
-    let _turn = alone();
     let cluster = Cluster::start(1);
     let witness = Witness::join(&cluster);
     let (admin, by) = (cluster.admin(0), operator(&cluster, 1));
@@ -228,7 +226,6 @@ fn a_full_witness_refuses_additions_only_and_a_hostile_one_harms_no_other_key() 
 
 #[test]
 fn a_member_that_boots_alone_is_failed_and_one_whose_data_is_damaged_serves_nobody() {
-    let _turn = alone();
     let cluster = Cluster::start(0);
     let by = operator(&cluster, 1);
     let admin = cluster.admin(0);

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::cluster::{Cluster, NODES, id_of_new, lock};
 use super::daemon::dice::Dice;
 use super::daemon::{Answer, Client};
-use super::{alone, setting};
+use super::setting;
 
 /// How far the join is at the kill.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +87,6 @@ struct Round<'a> {
 
 #[test]
 fn a_join_that_is_killed_anywhere_ends_with_a_member_or_the_node_from_before() {
-    let _turn = alone();
     let mut dice = Dice::new();
     let cluster = Cluster::start(1);
     generate(&cluster, 0, SHARED);
