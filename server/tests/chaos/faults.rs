@@ -189,6 +189,8 @@ impl Trouble {
             let told = all(load, |record| {
                 record.told && record.node == node && record.invoked > late && record.answered < until
             });
+            let asked = all(load, |record| record.node == node && record.told && record.answered < from);
+            assert!(!asked.is_empty(), "{fault:?}: node {node} was asked before it was isolated");
             assert!(told.is_empty(), "{fault:?}: isolated from {from:?} to {until:?}, node {node} told: {told:#?}");
         }
         if let Some(failed) = failed {

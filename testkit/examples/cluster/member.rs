@@ -81,6 +81,8 @@ impl Member {
             begun.elapsed()
         });
         self.client().anonymous().unlock(secret(UNLOCK)).unwrap();
+        // It has another Domain Key now.
+        self.admin().config().set_unattended_boot(Switch::On).unwrap();
         took
     }
 
