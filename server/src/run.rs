@@ -19,7 +19,6 @@ use casemate_core::platform::stores::Movable;
 use casemate_core::platform::{Applied, DeviceKeeper, EraseError, Host, Platform, ServeError, Swap};
 use casemate_core::rows::tls_identity::TlsIdentity;
 use casemate_core::runtime::Clock;
-use casemate_core::store::Store;
 use casemate_core::store::StoreError;
 use casemate_core::store::switch::{Away, Switch};
 use casemate_core::{Error, Hsm};
@@ -354,21 +353,21 @@ impl Folder {
         self.device().load().map_err(|error| Fault(Exit::DeviceKey, error.to_string()))?;
         let volume = Volume::of(&self.0);
         let counted = |name, store| Arc::new(Counted { store, name, metrics: metrics.clone(), clock: clock.clone() });
-        let movable = settings.etcd.is_none().then(|| Movable {
-            switch: Switch::new(Arc::new(Away("the store is not open yet".into()))),
-            keeper: Stores::new(self.0.clone(), volume.clone(), settings.peers.clone()),
-        });
-        let store: Arc<dyn Store> = match (&settings.etcd, &movable) {
-            (Some(etcd), _) => open_etcd(etcd)?,
-            (None, Some(movable)) => movable.switch.clone(),
-            (None, None) => return Err(Fault(Exit::Failure, "there is no store".into())),
+        let (switch, movable) = match &settings.etcd {
+            Some(etcd) => (Switch::new(open_etcd(etcd)?), None),
+            None => {
+                let switch = Switch::new(Arc::new(Away("the store is not open yet".into())));
+                let keeper = Stores::new(self.0.clone(), volume.clone(), settings.peers.clone());
+                (switch.clone(), Some(Movable { switch, keeper }))
+            }
         };
-        let store = counted(StoreName::Shared, store);
+        let store = counted(StoreName::Shared, switch.clone());
         let local = counted(StoreName::Local, open(&self.local(), LOCAL_CACHE_BYTES, &volume)?);
         volume.keep_ballast();
         Ok(Platform {
             rng: Arc::new(SystemRng),
             store,
+            switch,
             movable,
             local,
             device: self.device(),

@@ -57,6 +57,8 @@ pub struct Peers {
     pub listen: Vec<SocketAddr>,
     /// The URLs at which other members reach it; empty: where it listens.
     pub urls: Vec<String>,
+    /// Where it listens for nodes without a vote; empty: for none.
+    pub clients: Vec<SocketAddr>,
 }
 
 /// Settings of a shared store in etcd.
@@ -215,9 +217,14 @@ impl Settings {
         };
         let peer_listen = list(flags.peer_listen, "--peer-listen", "CASEMATE_PEER_LISTEN", file.peer_listen)?;
         let peer_urls = list(flags.peer_urls, "--peer-urls", "CASEMATE_PEER_URLS", file.peer_urls)?;
+        let clients = list(flags.client_listen, "--client-listen", "CASEMATE_CLIENT_LISTEN", file.client_listen)?;
         let listen = addresses(&listen)?;
+        let etcd = self::etcd(etcd)?;
+        if let (Some(_), Some(Given { origin, .. })) = (&etcd, clients.first()) {
+            return Err(wrong(format!("{origin}: a node with store = etcd runs no etcd that could listen there")));
+        }
         Ok(Self {
-            peers: peers(program, &peer_listen, &peer_urls, &listen)?,
+            peers: peers(program, &peer_listen, &peer_urls, &clients, &listen)?,
             listen,
             data_dir: data_dir.map_or_else(|| Ok(DATA_DIR_DEFAULT.into()), |given| folder(&given))?,
             log: log.map_or(Ok(LevelFilter::INFO), |given| level(&given))?,
@@ -228,7 +235,7 @@ impl Settings {
             metrics_listen: metrics_listen.as_ref().map(address).transpose()?,
             failed_state: failed_state.map_or(Ok(FailedState::default()), |given| self::failed_state(&given))?,
             update: update(update_key, update_command)?,
-            etcd: self::etcd(etcd)?,
+            etcd,
         })
     }
 }
@@ -290,6 +297,9 @@ struct Flags {
     /// URL at which other members reach this node, https://IP:PORT; may be given more than once [env: CASEMATE_PEER_URLS, separated by commas] [default: those of --peer-listen]
     #[arg(long, value_name = "URL")]
     peer_urls: Vec<String>,
+    /// Where the etcd of this node, when it is in a cluster, listens for nodes without a vote; may be given more than once [env: CASEMATE_CLIENT_LISTEN, separated by commas] [default: none]
+    #[arg(long, value_name = "ADDR:PORT")]
+    client_listen: Vec<String>,
     /// With what all keys in etcd begin; each cluster has its own [env: CASEMATE_ETCD_PREFIX] [default: /casemate/]
     #[arg(long, value_name = "TEXT")]
     etcd_prefix: Option<String>,
@@ -324,7 +334,8 @@ A flag takes precedence over its environment variable, and that over the setting
   etcd-prefix = \"/casemate/\"
   etcd-program = \"/usr/local/bin/etcd\"
   peer-listen = [\"192.0.2.7:2380\"]
-  peer-urls = [\"https://192.0.2.7:2380\"]";
+  peer-urls = [\"https://192.0.2.7:2380\"]
+  client-listen = [\"192.0.2.7:2379\"]";
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:8443";
 const DATA_DIR_DEFAULT: &str = "./casemate-data";
@@ -354,6 +365,7 @@ struct FileText {
     etcd_program: Option<Spanned<String>>,
     peer_listen: Option<Vec<Spanned<String>>>,
     peer_urls: Option<Vec<Spanned<String>>>,
+    client_listen: Option<Vec<Spanned<String>>>,
 }
 
 /// The settings file, each value with its line.
@@ -378,6 +390,7 @@ struct File {
     etcd_program: Option<Given>,
     peer_listen: Option<Vec<Given>>,
     peer_urls: Option<Vec<Given>>,
+    client_listen: Option<Vec<Given>>,
 }
 
 /// The settings of the shared store, each with its source.
@@ -431,6 +444,9 @@ fn read_file(path: &Path) -> Result<File, SettingsError> {
         etcd_program: parsed.etcd_program.map(|value| given("etcd-program", value)),
         peer_listen: parsed.peer_listen.map(|list| list.into_iter().map(|value| given("peer-listen", value)).collect()),
         peer_urls: parsed.peer_urls.map(|list| list.into_iter().map(|value| given("peer-urls", value)).collect()),
+        client_listen: parsed
+            .client_listen
+            .map(|list| list.into_iter().map(|value| given("client-listen", value)).collect()),
     })
 }
 
@@ -506,6 +522,7 @@ fn peers(
     program: Option<Given>,
     listen: &[Given],
     urls: &[Given],
+    clients: &[Given],
     serving: &[SocketAddr],
 ) -> Result<Peers, SettingsError> {
     let program = program.map(|Given { text, origin }| match Path::new(&text).is_absolute() {
@@ -521,7 +538,12 @@ fn peers(
         listen = serving.iter().map(|address| SocketAddr::new(address.ip(), PEER_PORT)).collect();
         listen.dedup();
     }
-    Ok(Peers { program: program.transpose()?, listen, urls: urls.iter().map(url).collect::<Result<_, _>>()? })
+    Ok(Peers {
+        program: program.transpose()?,
+        listen,
+        urls: urls.iter().map(url).collect::<Result<_, _>>()?,
+        clients: clients.iter().map(address).collect::<Result<_, _>>()?,
+    })
 }
 
 /// The port at which NetHSM's nodes listen for each other.

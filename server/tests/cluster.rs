@@ -14,6 +14,8 @@ mod daemon;
 mod force_new;
 #[path = "cluster/node.rs"]
 mod node;
+#[path = "cluster/serving.rs"]
+mod serving;
 #[path = "member/shown.rs"]
 mod shown;
 
@@ -28,8 +30,16 @@ use node::{BACKUP, Node, get, ids, sign};
 
 /// Starts nodes with these names side by side.
 fn start<const N: usize>(names: [&'static str; N], certificates: &EtcdCertificates) -> [Node; N] {
+    start_as(Node::start, names, certificates)
+}
+
+fn start_as<const N: usize>(
+    start: fn(&'static str, &EtcdCertificates) -> Node,
+    names: [&'static str; N],
+    certificates: &EtcdCertificates,
+) -> [Node; N] {
     thread::scope(|scope| {
-        let starting = names.map(|name| scope.spawn(move || Node::start(name, certificates)));
+        let starting = names.map(|name| scope.spawn(move || start(name, certificates)));
         starting.map(|node| node.join().unwrap())
     })
 }
@@ -128,6 +138,7 @@ fn three_nodes_become_a_cluster_that_survives_the_loss_of_one() {
     assert_eq!(founder, [member(&founder[0]["id"], &first.device_id("first"), &first, false)]);
     refused(first.register(&second.url()), 412, "backup passphrase");
     first.set_backup_passphrase();
+    refused(first.invite(), 412, "client-listen");
     post(&admin, "/cluster/members/abc/promote").expect(404);
     refused(post(&admin, "/cluster/members/xyz/promote"), 400, "hexadecimal");
 

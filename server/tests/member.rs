@@ -93,6 +93,8 @@ impl Place {
             name: self.name.clone(),
             peer_urls: vec![self.url(if tls.is_some() { "https" } else { "http" })],
             listen: vec![self.listen()],
+            clients: Vec::new(),
+            client_urls: Vec::new(),
             tls,
             behind_nat: false,
             memory_bytes: 1 << 30,

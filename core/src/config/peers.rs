@@ -65,7 +65,7 @@ pub(crate) fn check(identity: &PeerIdentity, urls: &[String], wall: Timestamp) -
         let host = host_of(url).ok_or_else(|| Error::invalid(format!("{url} is not like https://IP:PORT.")))?;
         if !names(&leaf, host) {
             return refuse(format!(
-                "The TLS certificate is not for {host}, where other members reach this node ({url}). Have one signed with the alternative name IP:{host}."
+                "The TLS certificate is not for {host}, where others reach this node ({url}). Have one signed with the alternative name IP:{host}."
             ));
         }
     }

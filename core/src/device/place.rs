@@ -12,7 +12,7 @@ use crate::rows::path::DevicePath;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StorePlace {
     pub(crate) place: Place,
-    /// See [`crate::store::Ahead`].
+    /// See [`crate::store::Ahead`]. It counts for a store that the settings name, too, which has no place.
     pub(crate) ahead: u64,
 }
 

@@ -15,10 +15,12 @@ use crate::backup::passphrase::backup_key;
 use crate::config::parse_time;
 use crate::device::Device;
 use crate::device::limiter::Guess;
+use crate::device::place::StorePlace;
 use crate::device::procedure::Procedure;
 use crate::device::slots::Slot0;
 use crate::device::store::DeviceStoreChange;
 use crate::error::Error;
+use crate::hsm::open::raise_revisions;
 use crate::hsm::phase::{Operational, undo_provisioning};
 use crate::hsm::{Hsm, wrong_state};
 use crate::identity::caller::Caller;
@@ -87,7 +89,10 @@ impl Hsm {
             return Err(Error::Unavailable("A restore is running. Try again when it is over.".into()));
         }
         self.check_shared_store(&kit).await?;
-        let mut change = DeviceStoreChange::default()
+        // In an etcd that members run, rows continue the revisions of the store from which they were moved there.
+        let place = StorePlace { ahead: kit.ahead, ..StorePlace::stored(local).await? };
+        let mut change = place
+            .record_in(DeviceStoreChange::default())
             .put(DevicePath::Slot0, slot.inner)
             .put(DevicePath::UnlockSalt, slot.salt)
             .put(DevicePath::Cluster, kit.cluster.bytes())
@@ -105,6 +110,7 @@ impl Hsm {
         if let Some(offset_s) = offset_s {
             self.device.use_clock_offset(offset_s);
         }
+        raise_revisions(&platform.switch, kit.ahead).await;
         self.swap(self.locked());
         Ok(())
     }

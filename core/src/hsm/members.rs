@@ -28,11 +28,16 @@ impl Hsm {
     /// [`Error::Exists`] if there is a learner already; [`Error::Invalid`] for bad addresses.
     pub async fn invite(&self, op: Arc<Operational>, by: &Caller, new: &NewMember) -> Result<Invitation, Error> {
         if new.serving {
-            if self.device.own_etcd().await?.is_some() {
-                return Err(Error::Precondition(
-                    "The etcd of a member serves no other nodes yet. Add this one as a member, without \"serving\"."
-                        .into(),
-                ));
+            if let Some(keeper) = self.device.own_etcd().await? {
+                let identity = peers::identity(&self.device, None).await?;
+                let urls = keeper.client_urls(&identity).map_err(|why| Error::Precondition(why.0.into()))?;
+                if urls.is_empty() {
+                    return Err(Error::Precondition(
+                        "The etcd of this member serves no other nodes. Set client-listen in the settings of the members, such as 192.0.2.1:2379, and start them again, one after the other."
+                            .into(),
+                    ));
+                }
+                peers::check(&identity, &urls, self.device.wall())?;
             }
             let joiner_kit = op.invite(new).await?;
             return Ok(Invitation { members: self.members(&op).await?, joiner_kit });

@@ -10,16 +10,20 @@ use crate::device::joining::Joining;
 use crate::device::place::StorePlace;
 use crate::error::Error;
 use crate::platform::stores::{Begin, Movable, Place, PlaceKind};
-use crate::store::switch::{Away, Hold};
+use crate::store::switch::{Away, Hold, Switch};
 use crate::store::{Ahead, Store, StoreError};
 
-/// Opens the shared store, and removes all stores that are not the one.
+/// Opens the shared store, and removes all stores that are not the one. One that the settings name is open already; its revisions
+/// are raised.
 ///
 /// # Errors
 /// If a file cannot be opened. An etcd that cannot be started is logged: the HSM is Failed then.
 pub(super) async fn open_store(device: &Device) -> Result<(), Unopened> {
-    let Some(Movable { switch, keeper }) = &device.platform.movable else { return Ok(()) };
     let StorePlace { place, ahead } = StorePlace::stored(&device.store).await?;
+    let Some(Movable { switch, keeper }) = &device.platform.movable else {
+        raise_revisions(&device.platform.switch, ahead).await;
+        return Ok(());
+    };
     keeper.keep_only(&[place]).await;
     let store: Arc<dyn Store> = match place.kind {
         PlaceKind::File => keeper.open_file(place.number)?,
@@ -33,6 +37,14 @@ pub(super) async fn open_store(device: &Device) -> Result<(), Unopened> {
     };
     switch.replace(Arc::new(Ahead::new(store, ahead)), &switch.hold().await);
     Ok(())
+}
+
+/// Shows revisions of the store that the settings name as all other nodes do that use it. Once for each boot or join.
+pub(super) async fn raise_revisions(switch: &Switch, by: u64) {
+    if by > 0 {
+        let hold = switch.hold().await;
+        switch.replace(Arc::new(Ahead::new(switch.store(), by)), &hold);
+    }
 }
 
 /// Opens the shared store at boot, or goes on with a join that was under way when the process ended. The store from before the join stays

@@ -664,3 +664,42 @@ fn a_node_that_its_cluster_has_removed_is_failed_at_once() {
     block_on(hsm.probe());
     assert_eq!(hsm.state(), State::Failed);
 }
+
+#[test]
+fn a_node_without_a_vote_uses_the_etcd_of_a_member_and_counts_revisions_as_it_does() {
+    let authority = Authority::new();
+    let (member, hsm) = node(&authority);
+    (0..20).for_each(|at| create(&hsm, &format!("n{at}")).unwrap());
+    set_ca(&hsm, &authority).unwrap();
+    assert!(member.place(&hsm).ahead > 20);
+    let by = admin(&op(&hsm));
+    let (new, none) = (Passphrase::from_text(BACKUP.into()), Passphrase::from_text(String::new()));
+    block_on(op(&hsm).backups().change_passphrase(&by, &new, &none)).unwrap();
+    let serving = NewMember { urls: vec!["https://192.0.2.9:8443".into()], serving: true };
+    let invite = || block_on(hsm.invite(op(&hsm), &by, &serving));
+    for (url, why) in [(None, "client-listen"), (Some("https://192.0.2.7:2379"), "IP:192.0.2.7")] {
+        url.into_iter().for_each(|url| member.keeper.serve_at(url));
+        let Err(Error::Precondition(text)) = invite() else { panic!("{why}") };
+        assert!(text.contains(why), "{text}");
+    }
+    member.keeper.serve_at("https://192.0.2.1:2379");
+    let Invitation { members, joiner_kit } = invite().unwrap();
+    assert_eq!(members.len(), 1, "it is no member");
+    let wanted = Join { members, joiner_kit, backup_passphrase: new, system_time: None };
+
+    let sim = Sim { store: member.keeper.store(ETCD).unwrap(), ..Sim::new(9) };
+    sim.device.load().unwrap();
+    let boot = || block_on(Hsm::boot(sim.platform())).unwrap();
+    let other = boot();
+    block_on(other.join(ADDRESS, None, &wanted)).unwrap();
+    let counts_alike = |other: &Hsm| {
+        unlock(other).unwrap();
+        assert_eq!(op(other).tables.pointer(), op(&hsm).tables.pointer());
+        assert_eq!(names(other), names(&hsm));
+    };
+    counts_alike(&other);
+    create(&other, "from-there").unwrap();
+    assert!(names(&hsm).contains("from-there"));
+    drop(other);
+    counts_alike(&boot());
+}

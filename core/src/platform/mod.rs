@@ -14,6 +14,7 @@ use crate::rows::tls_identity::TlsIdentity;
 use crate::runtime::pool::Pool;
 use crate::runtime::{Clock, Rng};
 use crate::store::Store;
+use crate::store::switch::Switch;
 use stores::Movable;
 
 pub use error::{Cause, DeviceKeyError, EraseError, ListenError, ServeError};
@@ -27,7 +28,9 @@ pub struct Platform {
     pub rng: Arc<dyn Rng>,
     /// What all members of a cluster share: users, namespaces, keys.
     pub store: Arc<dyn Store>,
-    /// If the store can be moved: what is behind `store`. `None`: it is where the settings say.
+    /// What is behind `store`.
+    pub switch: Arc<Switch>,
+    /// If the store can be moved: how. `None`: it is where the settings say.
     pub movable: Option<Movable>,
     /// What belongs to this device alone: slots, salts, TLS key, clock offset.
     pub local: Arc<dyn Store>,

@@ -186,6 +186,11 @@ pub trait StoreKeeper: Send + Sync {
     /// # Errors
     /// If there is none.
     fn urls(&self, identity: &PeerIdentity) -> Result<Vec<String>, EtcdError>;
+    /// The URLs at which nodes without a vote reach this node's etcd, in the same way. Empty if it is not to serve them.
+    ///
+    /// # Errors
+    /// If there is none, although it is.
+    fn client_urls(&self, identity: &PeerIdentity) -> Result<Vec<String>, EtcdError>;
     /// Starts an etcd. Resolves when it runs, except with [`Begin::Again`], as it may need others to be ready.
     ///
     /// # Errors

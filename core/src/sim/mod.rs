@@ -56,15 +56,17 @@ impl Sim {
     pub fn movable_platform(&self, keeper: &Arc<SimKeeper>) -> Platform {
         let switch = Switch::new(Arc::new(Away("it is not open yet".into())));
         let movable = Movable { switch: switch.clone(), keeper: keeper.clone() };
-        Platform { store: switch, movable: Some(movable), ..self.platform() }
+        Platform { store: switch.clone(), switch, movable: Some(movable), ..self.platform() }
     }
 
     /// The environment as the core sees it. Jobs run at once, on the thread that queues them.
     pub fn platform(&self) -> Platform {
+        let switch = Switch::new(self.store.clone());
         Platform {
             clock: self.clock.clone(),
             rng: self.rng.clone(),
-            store: self.store.clone(),
+            store: switch.clone(),
+            switch,
             movable: None,
             local: self.local.clone(),
             device: self.device.clone(),

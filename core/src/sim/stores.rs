@@ -23,6 +23,7 @@ impl Default for SimKeeper {
             members: Vec::new(),
             missing: false,
             url: "https://192.0.2.1:2380".into(),
+            client_urls: Vec::new(),
             sight: None,
             standing: Standing::Voter,
             joined: None,
@@ -38,6 +39,7 @@ struct Kept {
     members: Vec<Member>,
     missing: bool,
     url: String,
+    client_urls: Vec<String>,
     sight: Option<Sight>,
     standing: Standing,
     /// The rows of the cluster that is joined.
@@ -79,6 +81,11 @@ impl SimKeeper {
     /// Other members reach this node at `url` from now on.
     pub fn reach_at(&self, url: &str) {
         self.kept().url = url.into();
+    }
+
+    /// Nodes without a vote reach the etcd of this node at `url` from now on.
+    pub fn serve_at(&self, url: &str) {
+        self.kept().client_urls = vec![url.into()];
     }
 
     /// What other members tell a node that is to join, and what becomes of it.
@@ -133,6 +140,10 @@ impl StoreKeeper for SimKeeper {
 
     fn urls(&self, _: &PeerIdentity) -> Result<Vec<String>, EtcdError> {
         Ok(vec![self.kept().url.clone()])
+    }
+
+    fn client_urls(&self, _: &PeerIdentity) -> Result<Vec<String>, EtcdError> {
+        Ok(self.kept().client_urls.clone())
     }
 
     fn start_etcd(

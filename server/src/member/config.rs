@@ -15,6 +15,10 @@ pub struct Config {
     pub peer_urls: Vec<String>,
     /// Where it listens for peers.
     pub listen: Vec<SocketAddr>,
+    /// Where it listens for clients of other machines, which must show a certificate of the CA of `tls`. The node itself uses a socket.
+    pub clients: Vec<SocketAddr>,
+    /// The URLs at which those clients reach it.
+    pub client_urls: Vec<String>,
     /// TLS with peers. `None`: without, on loopback addresses only.
     pub tls: Option<PeerTls>,
     /// Peers may come from other addresses than those in their certificates. Then whoever has a certificate of the cluster CA
@@ -61,9 +65,6 @@ impl Config {
         let mut flags = vec![
             format!("--name={}", self.name),
             format!("--data-dir={DATA}"),
-            format!("--listen-client-urls=unix://{SOCKET}"),
-            // The others are told this, and nobody may listen there (RFC 6761 §6.4). Without a value etcd tells localhost.
-            "--advertise-client-urls=http://invalid:1".into(),
             "--enable-grpc-gateway=false".into(),
             format!("--initial-advertise-peer-urls={}", self.peer_urls.join(",")),
             format!("--quota-backend-bytes={}", self.quota_bytes),
@@ -90,6 +91,7 @@ impl Config {
         if let Start::ForceNew = self.start {
             flags.push("--force-new-cluster".into());
             flags.push("--listen-peer-urls=unix://peer.sock".into());
+            flags.extend(client_flags(&[], &[]));
             return Ok(flags);
         }
         // A member whose data differs from that of the others does not start.
@@ -97,6 +99,10 @@ impl Config {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let listen: Vec<_> = self.listen.iter().map(|address| format!("{scheme}://{address}")).collect();
         flags.push(format!("--listen-peer-urls={}", listen.join(",")));
+        flags.extend(client_flags(&self.clients, &self.client_urls));
+        if !self.clients.is_empty() {
+            flags.extend(PeerTls::CLIENT_FLAGS.map(str::to_owned));
+        }
         if self.tls.is_some() {
             flags.extend(PeerTls::FLAGS.map(str::to_owned));
             if self.behind_nat {
@@ -126,6 +132,9 @@ impl Config {
         if self.peer_urls.is_empty() || self.listen.is_empty() {
             return Err("a member of a cluster needs a peer URL, and an address to listen at".into());
         }
+        if self.tls.is_none() && !self.clients.is_empty() {
+            return Err("clients of other machines are served with TLS only".into());
+        }
         match self.listen.iter().find(|address| self.tls.is_none() && !address.ip().is_loopback()) {
             Some(far) => Err(format!("without TLS no peers are listened for at {far}, which other machines reach")),
             None => Ok(()),
@@ -137,10 +146,21 @@ impl Config {
     }
 }
 
+/// Where etcd serves clients: the node itself at its socket, and others at `listen`, who know it by `urls`.
+fn client_flags(listen: &[SocketAddr], urls: &[String]) -> [String; 2] {
+    let listen: String = listen.iter().map(|address| format!(",https://{address}")).collect();
+    // The others are told this, and nobody may listen there (RFC 6761 §6.4). Without a value etcd tells localhost.
+    let urls = if urls.is_empty() { "http://invalid:1".into() } else { urls.join(",") };
+    [format!("--listen-client-urls=unix://{SOCKET}{listen}"), format!("--advertise-client-urls={urls}")]
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
 
+    use casemate_core::crypto::secret::SecretBytes;
+
+    use super::super::peer::Identity;
     use super::*;
     use crate::scratch::Scratch;
 
@@ -150,6 +170,8 @@ mod tests {
             name: "0123456789".into(),
             peer_urls: vec!["https://192.0.2.1:2380".into(), "https://[2001:db8::1]:2380".into()],
             listen: vec!["127.0.0.1:2380".parse().unwrap()],
+            clients: Vec::new(),
+            client_urls: Vec::new(),
             tls: None,
             behind_nat: false,
             memory_bytes: 1 << 30,
@@ -175,6 +197,34 @@ mod tests {
         let flags = config(&folder, Start::Join { members }).flags().unwrap();
         let all = "--initial-cluster=a=https://192.0.2.9:2380,b=https://192.0.2.1:2380";
         assert!(flags.iter().any(|found| found == all), "{flags:?}");
+    }
+
+    #[test]
+    fn clients_of_other_machines_are_served_with_tls_only_and_not_while_the_cluster_is_made_anew() {
+        let folder = Scratch::new();
+        let tls = || {
+            let identity = Identity { chain: Vec::new(), key: SecretBytes::from_slice(b"key") };
+            Some(PeerTls { identity, ca: Vec::new() })
+        };
+        let clients = |start| Config {
+            clients: vec!["192.0.2.1:2379".parse().unwrap(), "[::]:2379".parse().unwrap()],
+            client_urls: vec!["https://192.0.2.1:2379".into()],
+            ..config(&folder, start)
+        };
+        let has = |config: Config, wanted: &str| config.flags().unwrap().iter().any(|flag| flag == wanted);
+        let (alone, nobody) = ("--listen-client-urls=unix://client.sock", "--advertise-client-urls=http://invalid:1");
+        let known = "--client-cert-auth";
+        for (wanted, expected) in [(alone, true), (nobody, true), (known, false)] {
+            assert_eq!(has(Config { tls: tls(), ..config(&folder, found()) }, wanted), expected, "{wanted}");
+        }
+        let open = "--listen-client-urls=unix://client.sock,https://192.0.2.1:2379,https://[::]:2379";
+        for wanted in [open, "--advertise-client-urls=https://192.0.2.1:2379", known] {
+            assert!(has(Config { tls: tls(), ..clients(found()) }, wanted), "{wanted}");
+        }
+        assert!(clients(found()).flags().unwrap_err().contains("TLS only"));
+        fs::create_dir_all(folder.path("member/data/member")).unwrap();
+        let anew = || Config { tls: tls(), ..clients(Start::ForceNew) };
+        assert!(has(anew(), alone) && has(anew(), nobody) && !has(anew(), known));
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! A node's own member of the cluster: an etcd that runs as a child process and serves nobody but this node.
+//! A node's own member of the cluster: an etcd that runs as a child process and serves this node, and others only if it is told to.
 //!
 //! It is treated as a stranger, because what peers send reaches it first. It may read and write its own folder and nothing
-//! else ([`confine`]), ends with this process, serves clients on a Unix socket in that folder only, and gets the key of its TLS
-//! to peers in memory that it inherits (`peer.rs`), so that the key is in no file. It is started again when it ends unexpectedly
+//! else ([`confine`]), ends with this process, serves this node on a Unix socket in that folder, and gets the key of its TLS
+//! to others in memory that it inherits (`peer.rs`), so that the key is in no file. It is started again when it ends unexpectedly
 //! (`supervise.rs`). The rest is for the caller to decide: whether its data is still of use, when it is to join another cluster, and
 //! when it hangs.
 
@@ -112,7 +112,7 @@ impl Member {
         Diagnosis { state, pid, starts, version: self.version.clone(), confined: self.confined, logs }
     }
 
-    /// Where it serves clients.
+    /// Where it serves this node.
     pub fn endpoint(&self) -> Address {
         self.endpoint.clone()
     }

@@ -37,6 +37,14 @@ impl PeerTls {
         "--peer-trusted-ca-file=/proc/self/fd/1",
         "--peer-client-cert-auth",
     ];
+
+    /// The same for clients of other machines, whom the member knows by the same CA.
+    pub(super) const CLIENT_FLAGS: [&str; 4] = [
+        "--cert-file=/proc/self/fd/0",
+        "--key-file=/proc/self/fd/0",
+        "--trusted-ca-file=/proc/self/fd/1",
+        "--client-cert-auth",
+    ];
 }
 
 /// The memory files of a member.

@@ -47,7 +47,7 @@ fn without_settings_the_defaults_apply() {
         failed_state: FailedState::Closed,
         update: None,
         etcd: None,
-        peers: Peers { program: None, listen: listen(&["127.0.0.1:2380"]), urls: Vec::new() },
+        peers: Peers { program: None, listen: listen(&["127.0.0.1:2380"]), urls: Vec::new(), clients: Vec::new() },
     };
     assert_eq!(read(&[], &[]), Ok(expected));
 }
@@ -106,6 +106,22 @@ fn the_settings_of_etcd_follow_the_same_order() {
     assert_eq!(from_flags.ca, Some("flag".into()));
     let plain = read(&["--store=etcd", "--etcd-endpoints=127.0.0.1:2379"], &[]).unwrap().etcd.unwrap();
     assert_eq!((plain.ca, plain.identity, plain.prefix.as_str()), (None, None, "/casemate/"));
+}
+
+#[test]
+fn nodes_without_a_vote_are_served_only_where_the_settings_say_so_and_an_etcd_runs() {
+    let file = TestFile::new("clients", "client-listen = ['1.1.1.1:1', '[::1]:1']\n");
+    let config = ("CASEMATE_CONFIG", file.path());
+    let clients =
+        |args: &[&str], environment: &[(&str, &str)]| read(args, environment).map(|settings| settings.peers.clients);
+    assert_eq!(clients(&[], &[config]), Ok(listen(&["1.1.1.1:1", "[::1]:1"])));
+    let environment = [config, ("CASEMATE_CLIENT_LISTEN", "2.2.2.2:2, [::2]:2")];
+    assert_eq!(clients(&[], &environment), Ok(listen(&["2.2.2.2:2", "[::2]:2"])));
+    assert_eq!(clients(&["--client-listen=3.3.3.3:3"], &environment), Ok(listen(&["3.3.3.3:3"])));
+    let refused = clients(&["--client-listen=x"], &[]).unwrap_err();
+    assert_eq!(refused, "--client-listen: `x` is not an address and port, such as 127.0.0.1:8443 or [::]:8443");
+    let refused = clients(&["--store=etcd", "--etcd-endpoints=b:1", "--client-listen=3.3.3.3:3"], &[]).unwrap_err();
+    assert_eq!(refused, "--client-listen: a node with store = etcd runs no etcd that could listen there");
 }
 
 #[test]
@@ -214,7 +230,7 @@ fn errors_in_the_file_name_their_line() {
         (
             "key",
             "log = 'info'\nport = 1\n",
-            "line 2: unknown field `port`, expected one of `listen`, `data-dir`, `log`, `log-format`, `syslog`, `syslog-ca`, `metrics-listen`, `failed-state`, `update-key`, `update-command`, `store`, `etcd-endpoints`, `etcd-ca`, `etcd-cert`, `etcd-key`, `etcd-prefix`, `etcd-program`, `peer-listen`, `peer-urls`",
+            "line 2: unknown field `port`, expected one of `listen`, `data-dir`, `log`, `log-format`, `syslog`, `syslog-ca`, `metrics-listen`, `failed-state`, `update-key`, `update-command`, `store`, `etcd-endpoints`, `etcd-ca`, `etcd-cert`, `etcd-key`, `etcd-prefix`, `etcd-program`, `peer-listen`, `peer-urls`, `client-listen`",
         ),
         ("type", "\n\nlog = 1\n", "line 3: invalid type: integer `1`, expected a string"),
         ("level", "\nlog = 'loud'", "line 2, log: `loud` is not one of error, warn, info, debug, trace"),

@@ -95,6 +95,9 @@ impl Stores {
         let config = Config {
             peer_urls: self.urls(&identity)?,
             listen: self.peers.listen.clone(),
+            clients: self.peers.clients.clone(),
+            // Nobody goes by them, so an unclear address is no reason not to start.
+            client_urls: self.client_urls(&identity).unwrap_or_default(),
             tls: Some(PeerTls { identity: member_identity(&identity)?, ca: identity.authority_pem() }),
             start: match begin {
                 Begin::Found => {
@@ -123,6 +126,8 @@ impl Stores {
             name: name.to_owned(),
             peer_urls: vec!["http://127.0.0.1:1".into()],
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 1))],
+            clients: Vec::new(),
+            client_urls: Vec::new(),
             tls: None,
             behind_nat: false,
             memory_bytes: memory / 2,
@@ -290,6 +295,21 @@ fn messages(member: &crate::member::Member) -> Vec<(String, String)> {
     member.diagnosis().logs.into_iter().map(message).collect()
 }
 
+/// The URLs of a node that listens at these addresses. For every address, those in its certificate count.
+fn urls_at(listen: &[SocketAddr], identity: &PeerIdentity) -> Vec<String> {
+    let mut urls: Vec<String> = Vec::new();
+    for listen in listen {
+        let addresses = match listen.ip().is_unspecified() {
+            true => peers::addresses_in(&identity.tls),
+            false => vec![listen.ip()],
+        };
+        let url = |ip: IpAddr| format!("https://{}", SocketAddr::new(ip, listen.port()));
+        urls.extend(addresses.into_iter().map(url));
+    }
+    urls.dedup();
+    urls
+}
+
 fn member_identity(identity: &PeerIdentity) -> Result<Identity, EtcdError> {
     let key = identity.key_pem().ok_or_else(|| EtcdError("The TLS key of this node cannot be read.".into()))?;
     Ok(Identity { chain: identity.chain_pem(), key })
@@ -375,19 +395,20 @@ impl StoreKeeper for Stores {
         if !self.peers.urls.is_empty() {
             return Ok(self.peers.urls.clone());
         }
-        let mut urls: Vec<String> = Vec::new();
-        for listen in &self.peers.listen {
-            let addresses = match listen.ip().is_unspecified() {
-                true => peers::addresses_in(&identity.tls),
-                false => vec![listen.ip()],
-            };
-            let url = |ip: IpAddr| format!("https://{}", SocketAddr::new(ip, listen.port()));
-            urls.extend(addresses.into_iter().map(url));
-        }
-        urls.dedup();
+        let urls = urls_at(&self.peers.listen, identity);
         if urls.is_empty() {
             return Err(EtcdError(
                 "It is not clear where other members reach this node: it listens for them at every address, and the TLS certificate has no alternative name with an address. Set peer-urls, or have a certificate signed with one.".into(),
+            ));
+        }
+        Ok(urls)
+    }
+
+    fn client_urls(&self, identity: &PeerIdentity) -> Result<Vec<String>, EtcdError> {
+        let urls = urls_at(&self.peers.clients, identity);
+        if urls.is_empty() && !self.peers.clients.is_empty() {
+            return Err(EtcdError(
+                "It is not clear where other nodes reach the etcd of this one: client-listen is every address, and the TLS certificate has no alternative name with an address. Have one signed with an address.".into(),
             ));
         }
         Ok(urls)

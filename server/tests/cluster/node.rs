@@ -12,10 +12,10 @@ use super::daemon::{Answer, Client, Daemon, Folder};
 pub(crate) const BACKUP: &str = "backup passphrase";
 
 /// The passphrase of the Operator `op` of each node.
-const OPERATOR: &str = "operator passphrase";
+pub(crate) const OPERATOR: &str = "operator passphrase";
 
 /// Time for what comes soon, on a machine that is busy with other tests.
-const SOON: Duration = Duration::from_secs(120);
+pub(crate) const SOON: Duration = Duration::from_secs(120);
 
 /// A process and its folder.
 pub(crate) struct Node {
@@ -23,14 +23,25 @@ pub(crate) struct Node {
     name: &'static str,
     pub(crate) folder: Folder,
     peer: SocketAddr,
+    /// Where its etcd serves nodes without a vote, if it does.
+    clients: Option<SocketAddr>,
     daemon: Option<Daemon>,
 }
 
 impl Node {
     /// Starts a node and provisions it, with the Operator `op` and one key, both its own, and a certificate of the CA.
     pub(crate) fn start(name: &'static str, certificates: &EtcdCertificates) -> Self {
+        Self::start_with(name, certificates, None)
+    }
+
+    /// The same, and its etcd serves nodes without a vote.
+    pub(crate) fn start_open(name: &'static str, certificates: &EtcdCertificates) -> Self {
+        Self::start_with(name, certificates, Some(SocketAddr::from(([127, 0, 0, 1], free_port()))))
+    }
+
+    fn start_with(name: &'static str, certificates: &EtcdCertificates, clients: Option<SocketAddr>) -> Self {
         let peer = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let mut node = Self { name, folder: Folder::new(), peer, daemon: None };
+        let mut node = Self { name, folder: Folder::new(), peer, clients, daemon: None };
         node.start_process();
         node.provision(certificates);
         node
@@ -55,7 +66,9 @@ impl Node {
     pub(crate) fn start_process(&mut self) {
         let (peer, etcd) = (self.peer.to_string(), etcd());
         let etcd = etcd.to_str().unwrap();
-        let settings = ["--log", "info", "--peer-listen", &peer, "--etcd-program", etcd];
+        let mut settings = vec!["--log", "info", "--peer-listen", &peer, "--etcd-program", etcd];
+        let clients = self.clients.map(|clients| clients.to_string());
+        settings.extend(clients.iter().flat_map(|clients| ["--client-listen", clients]));
         self.daemon = Some(Daemon::start_with(&self.folder, &settings));
     }
 
@@ -158,6 +171,17 @@ impl Node {
         self.peer
     }
 
+    /// Where its etcd serves nodes without a vote.
+    pub(crate) fn clients(&self) -> SocketAddr {
+        self.clients.expect("it serves them")
+    }
+
+    /// Invites a node without a vote.
+    pub(crate) fn invite(&self) -> Answer {
+        let body = json!({ "urls": ["https://127.0.0.1:8443"], "serving": true });
+        self.admin().call("POST", "/cluster/members", Some(&body)).unwrap()
+    }
+
     /// How others reach its etcd.
     pub(crate) fn url(&self) -> String {
         format!("https://{}", self.peer)
@@ -242,10 +266,10 @@ pub(crate) fn ids(client: &Client, path: &str) -> Vec<String> {
     ids
 }
 
-fn unlock_passphrase(holder: &str) -> String {
+pub(crate) fn unlock_passphrase(holder: &str) -> String {
     format!("unlock passphrase of {holder}")
 }
 
-fn admin_passphrase(holder: &str) -> String {
+pub(crate) fn admin_passphrase(holder: &str) -> String {
     format!("admin passphrase of {holder}")
 }
