@@ -263,6 +263,22 @@ fn one_step_declares_joins_and_promotes_in_this_order() {
 }
 
 #[test]
+fn a_sixth_member_is_told_to_do_without_a_vote() {
+    let five: Vec<Value> = (1..=5)
+        .map(|at| json!({ "id": format!("a{at}"), "name": at.to_string(), "urls": [format!("https://192.0.2.{at}:2380")], "learner": false }))
+        .collect();
+    let five = json!(five).to_string();
+    let member = MockServer::start(move |request| match line(request).as_str() {
+        "GET /cluster/members" => reply(200, &five),
+        other => panic!("the member was asked {other}"),
+    });
+    let ((_member, new, story), folder) = (pair(Joiner::Joins), Folder::new());
+    let message = grow(&member, &new, &folder, &["--yes"]).fails(2);
+    assert!(message.contains("5 members with a vote") && message.contains("--serving"), "{message}");
+    assert_eq!(story.at("join"), None);
+}
+
+#[test]
 fn a_join_that_fails_takes_the_learner_back() {
     let ((member, new, story), folder) = (pair(Joiner::Fails), Folder::new());
     let message = grow(&member, &new, &folder, &["--yes", "--json"]).fails(10);

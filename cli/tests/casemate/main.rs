@@ -14,6 +14,7 @@ mod failures;
 mod harness;
 mod keys;
 mod lossy_proxy;
+mod members;
 mod other_servers;
 mod pages;
 mod pkcs12;

@@ -1,32 +1,33 @@
 //! `cluster grow`: `add`, `join` and `promote` in one step. An HSM answers the join only after it was promoted, so the
 //! join runs in a thread of its own.
+//!
+//! It can be run again at any point: what is found tells which steps are done. A declaration whose invitation is lost is taken back.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use casemate_api::body::cluster::{Invitation, Join as Request};
+use casemate_api::body::cluster::{ClusterMember, Invitation, Join as Request};
+use casemate_api::body::system::StoreKind;
 use casemate_api::{State, UserId};
-use casemate_client::{Cause, Error, Fingerprint, Session};
+use casemate_client::{Cause, Client, Error, Fingerprint, Session};
 use clap::Args;
+use jiff::Timestamp;
+use serde_json::json;
 
 use super::args::url;
 use super::declare::{check_new, new_member_id};
 use super::join::{JOIN_S, promote, report_joined};
+use crate::clock::{self, rfc3339};
 use crate::exit::Failure;
 use crate::profile::Context;
 use crate::progress::notice;
 use crate::prompt;
 
-/// Arguments of `cluster grow`.
+/// An HSM that is to become a member.
 #[derive(Args)]
-#[command(
-    after_help = "Both HSMs must be Operational, with certificates issued by one CA (`config tls cert set`, `config tls \
-                        cluster-ca set`) and correct clocks, and the member needs a backup passphrase. --host, --user, \
-                        --pin and --ca-file are for the member."
-)]
-pub(crate) struct Grow {
+pub(crate) struct NewHsm {
     /// The HSM to add, as HOST or HOST:PORT; its users and keys are erased
     #[arg(long, value_name = "HOST")]
     new: String,
@@ -50,52 +51,254 @@ pub(crate) struct Grow {
     time_limit: u64,
 }
 
+/// What [`Grow`] and `cluster replace` say about their arguments.
+pub(super) const AFTER_HELP: &str = "Both HSMs must be Operational, with certificates issued by one CA (`config tls cert set`, `config tls \
+                        cluster-ca set`) and correct clocks, and the member needs a backup passphrase. --host, --user, \
+                        --pin and --ca-file are for the member. If the command was interrupted, run it again.";
+
+/// Arguments of `cluster grow`.
+#[derive(Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Grow {
+    #[command(flatten)]
+    new: NewHsm,
+    /// It gets no vote: it is Unprovisioned, and its settings name the etcds of the members (Casemate only)
+    #[arg(long, conflicts_with_all = ["url", "new_user_passphrase_file"])]
+    serving: bool,
+}
+
 impl Grow {
-    /// Adds a member.
+    /// Adds a member, or a node without a vote.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        let there = context.client_for(&self.new, self.new_pin)?;
+        let joiner = Joiner::new(self.new, context)?;
+        if self.serving {
+            return joiner.serve(context);
+        }
+        // Before a passphrase is asked for.
+        context.can_confirm(&joiner.erasing())?;
+        let member = context.session()?;
+        let found = joiner.found(&member.cluster().members()?)?;
+        joiner.check_room(&found, VOTERS_MAX)?;
+        if found.erases() {
+            context.confirm(&joiner.erasing())?;
+        }
+        let id = joiner.join(context, &member, found)?;
+        report_joined(context, &joiner.there.anonymous(), &joiner.node, Some(&id))
+    }
+}
+
+/// More members with a vote make a cluster slower and hardly safer.
+pub(super) const VOTERS_MAX: usize = 5;
+
+/// How far an HSM is on its way into a cluster.
+pub(super) enum Found {
+    /// It is not declared. There are so many members with a vote.
+    Nothing { voters: usize },
+    /// It is declared by this id, and has not started to join: the invitation is lost.
+    Declared { id: String },
+    /// It has started to join, and needs its vote.
+    Joins { id: String },
+    /// It has its vote.
+    Joined { id: String },
+}
+
+impl Found {
+    /// Whether users and keys of the HSM are still to be given up.
+    pub(super) fn erases(&self) -> bool {
+        matches!(self, Found::Nothing { .. } | Found::Declared { .. })
+    }
+}
+
+/// The HSM that is to become a member.
+pub(super) struct Joiner {
+    arguments: NewHsm,
+    pub(super) there: Client,
+    pub(super) node: String,
+    /// Where members will reach it.
+    pub(super) urls: Vec<String>,
+}
+
+impl Joiner {
+    pub(super) fn new(arguments: NewHsm, context: &Context) -> Result<Self, Failure> {
+        let there = context.client_for(&arguments.new, arguments.new_pin.clone())?;
         let node = there.nodes().join(", ");
         if there.nodes().iter().any(|node| context.client.nodes().contains(node)) {
             return Err(Failure::Usage(format!("{node} is the member given with --host: --new is the HSM to add.")));
         }
-        let urls = if self.url.is_empty() { vec![usual_url(&node)] } else { self.url };
-        if there.anonymous().health().state()? != State::Operational {
-            return Err(Error::WrongState { node }.into());
+        let urls = if arguments.url.is_empty() { vec![usual_url(&node)] } else { arguments.url.clone() };
+        Ok(Self { arguments, there, node, urls })
+    }
+
+    /// What is to be confirmed.
+    pub(super) fn erasing(&self) -> String {
+        format!("Erasing all users and keys of {} and taking over those of the cluster", self.node)
+    }
+
+    /// Finds out how far it is.
+    pub(super) fn found(&self, members: &[ClusterMember]) -> Result<Found, Failure> {
+        let state = self.there.anonymous().health().state()?;
+        let wrong_state = || Failure::from(Error::WrongState { node: self.node.clone() });
+        let Some(member) = members.iter().find(|member| member.urls.iter().any(|url| self.urls.contains(url))) else {
+            let voters = members.iter().filter(|member| !member.learner).count();
+            return if state == State::Operational { Ok(Found::Nothing { voters }) } else { Err(wrong_state()) };
+        };
+        let id = member.id.clone();
+        match (member.learner, member.name.is_empty(), state) {
+            (_, _, State::Unprovisioned) => Err(wrong_state()),
+            (true, true, _) => Ok(Found::Declared { id }),
+            (true, false, _) => Ok(Found::Joins { id }),
+            // It may have its vote and not know it yet. Another HSM stays Operational.
+            (false, false, State::Operational) if self.leaves(State::Operational, SETTLE) => Ok(Found::Joined { id }),
+            (false, false, State::Locked | State::Failed) => Ok(Found::Joined { id }),
+            (false, ..) => check_new(members, &self.urls).map(|()| Found::Nothing { voters: 0 }),
         }
-        context.confirm(&format!("Erasing all users and keys of {node} and taking over those of the cluster"))?;
-        let member = context.session()?;
-        check_new(&member.cluster().members()?, &urls)?;
-        let label = format!("Passphrase of {} at {node}", self.new_user);
-        let file = self.new_user_passphrase_file.as_deref();
-        let new = there.log_in(&self.new_user, prompt::current(&label, file, "--new-user-passphrase-file")?);
-        let file = self.backup_passphrase_file.as_deref();
-        let backup_passphrase = prompt::current("Backup passphrase of the cluster", file, "--backup-passphrase-file")?;
+    }
+
+    /// Fails if one more would be more than `most` members with a vote.
+    pub(super) fn check_room(&self, found: &Found, most: usize) -> Result<(), Failure> {
+        match found {
+            Found::Nothing { voters } if *voters >= most => Err(Failure::Usage(format!(
+                "The cluster has {voters} members with a vote, and more make it slower and hardly safer. Add {} as a node without a vote: \
+                 reset it, let its settings name the etcds of the members (store, etcd-endpoints), and add --serving to this command.",
+                self.node
+            ))),
+            Found::Nothing { .. } | Found::Declared { .. } | Found::Joins { .. } | Found::Joined { .. } => Ok(()),
+        }
+    }
+
+    /// Whether it leaves `state` within `limit`.
+    fn leaves(&self, state: State, limit: Duration) -> bool {
+        let begun = clock::now();
+        loop {
+            if self.there.anonymous().health().state().is_ok_and(|now| now != state) {
+                return true;
+            }
+            if begun.elapsed() >= limit {
+                return false;
+            }
+            clock::sleep(PAUSE);
+        }
+    }
+
+    /// Takes the steps that are left, and returns the id of the member.
+    pub(super) fn join(&self, context: &Context, member: &Session, found: Found) -> Result<String, Failure> {
+        match found {
+            Found::Nothing { .. } => self.join_anew(context, member),
+            Found::Declared { id } => {
+                // If it has just begun to join, it goes back to its own users and keys.
+                member.cluster().remove(&id)?;
+                notice(
+                    context,
+                    &format!("The member {id} was declared before, and its invitation is lost: it was removed."),
+                );
+                if self.there.anonymous().health().state()? == State::Failed {
+                    self.leaves(State::Failed, BACK);
+                }
+                self.join_anew(context, member)
+            }
+            Found::Joins { id } => {
+                notice(context, &format!("{} joins as the member {id}.", self.node));
+                let pause = &mut |pause| {
+                    clock::sleep(pause);
+                    Ok(())
+                };
+                promote(member, &id, self.arguments.time_limit, pause)
+                    .map_err(|why| undo(context, member, &id, why))?;
+                self.leaves(State::Operational, SETTLE);
+                Ok(id)
+            }
+            Found::Joined { id } => Ok(id),
+        }
+    }
+
+    fn join_anew(&self, context: &Context, member: &Session) -> Result<String, Failure> {
+        let (node, NewHsm { new_user, time_limit, .. }) = (&self.node, &self.arguments);
+        let label = format!("Passphrase of {new_user} at {node}");
+        let file = self.arguments.new_user_passphrase_file.as_deref();
+        let new = self.there.log_in(new_user, prompt::current(&label, file, "--new-user-passphrase-file")?);
+        let backup_passphrase = self.backup_passphrase()?;
         // So that a wrong passphrase for the new HSM is found out before the member is declared.
         new.system().info()?;
 
-        let invitation = member.cluster().add(urls.clone())?;
-        let id = new_member_id(context, &invitation, &urls)?;
+        let invitation = member.cluster().add(self.urls.clone())?;
+        let id = new_member_id(context, &invitation, &self.urls)?;
         notice(context, &format!("1 of 3: the member {id} is declared."));
         let Invitation { members, joiner_kit } = invitation;
         let request = Request { members, joiner_kit, backup_passphrase, system_time: None };
-        let patience = Duration::from_secs(self.time_limit);
+        let patience = Duration::from_secs(*time_limit);
         let (tell, told) = channel();
         thread::spawn(move || {
             // If nobody receives it, the command has failed already.
-            let _ = tell.send(new.cluster().join(&request, patience));
+            let _ = tell.send(join_when_free(&new, &request, patience));
         });
         notice(context, &format!("2 of 3: {node} joins."));
         let mut join = Joining { told, ended: false };
-        let done = promote(&member, &id, self.time_limit, &mut |pause| join.wait(pause)).and_then(|()| {
+        let done = promote(member, &id, *time_limit, &mut |pause| join.wait(pause)).and_then(|()| {
             notice(context, &format!("3 of 3: the member {id} has a vote; {node} receives users and keys."));
-            join.end(patience, &node)
+            join.end(patience, node)
         });
-        if let Err(why) = done {
-            return Err(undo(context, &member, &id, why));
+        match done {
+            Ok(()) => Ok(id),
+            Err(why) => Err(undo(context, member, &id, why)),
         }
-        report_joined(context, &there.anonymous(), &node, Some(&id))
+    }
+
+    fn backup_passphrase(&self) -> Result<casemate_api::Passphrase, Failure> {
+        let file = self.arguments.backup_passphrase_file.as_deref();
+        prompt::current("Backup passphrase of the cluster", file, "--backup-passphrase-file")
+    }
+
+    /// Makes it a node without a vote.
+    fn serve(&self, context: &Context) -> Result<(), Failure> {
+        let (node, there) = (&self.node, self.there.anonymous());
+        let state = there.health().state()?;
+        if state != State::Unprovisioned {
+            // Only an Administrator could tell whether it is of this cluster.
+            let shares = there
+                .health()
+                .diagnose()
+                .is_ok_and(|told| told.store.is_some_and(|store| store.kind == StoreKind::Etcd));
+            if state == State::Locked && shares {
+                let text = format!(
+                    "{node} shares an etcd already and is Locked; nothing was done. Unlock it with `casemate unlock` and the unlock \
+                     passphrase of the HSM that invited it."
+                );
+                return context.out.line(&json!({ "node": node, "id": null, "state": state }), &text);
+            }
+            return Err(Failure::WrongState(format!(
+                "{node} is {state:?}. A node without a vote is added while it is Unprovisioned, and its settings name the etcds of the members."
+            )));
+        }
+        let backup_passphrase = self.backup_passphrase()?;
+        let Invitation { members, joiner_kit } =
+            context.session()?.cluster().add_serving(vec![format!("https://{node}")])?;
+        let system_time = Some(rfc3339(Timestamp::now()));
+        let request = Request { members, joiner_kit, backup_passphrase, system_time };
+        there.cluster().join(&request, Duration::from_secs(self.arguments.time_limit))?;
+        report_joined(context, &there, node, None)
     }
 }
+
+/// Joins. If the HSM is still busy with a join that was given up, this waits for it.
+fn join_when_free(new: &Session, request: &Request, patience: Duration) -> Result<(), Error> {
+    let begun = clock::now();
+    loop {
+        match new.cluster().join(request, patience) {
+            Err(Error::Unknown { cause: Cause::Failed { status: 503, .. }, .. }) if begun.elapsed() < BACK => {
+                clock::sleep(PAUSE);
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Time in which an HSM knows what the cluster has told it.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// Time in which an HSM is back to its own users and keys.
+const BACK: Duration = Duration::from_secs(120);
+
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The join in its thread.
 struct Joining {

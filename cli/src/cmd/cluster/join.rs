@@ -100,6 +100,12 @@ fn knows_one_of(members: &[ClusterMember], invited: &[ClusterMember]) -> bool {
 
 /// Reports that `node` is a member, and what to do next.
 pub(crate) fn report_joined(context: &Context, there: &Session, node: &str, id: Option<&str>) -> Result<(), Failure> {
+    let (state, text) = joined(there, node);
+    context.out.line(&json!({ "node": node, "id": id, "state": state }), &text)
+}
+
+/// The state of `node`, which is a member now, and what to do next.
+pub(super) fn joined(there: &Session, node: &str) -> (Option<State>, String) {
     // The join succeeded, so it does not matter if the state cannot be read.
     let state = there.health().state().ok();
     let next = match state {
@@ -109,8 +115,7 @@ pub(crate) fn report_joined(context: &Context, there: &Session, node: &str, id: 
         }
         Some(State::Unprovisioned | State::Failed) | None => "`casemate cluster status` shows its state.",
     };
-    let text = format!("{node} is a member and has the users and keys of the cluster. {next}");
-    context.out.line(&json!({ "node": node, "id": id, "state": state }), &text)
+    (state, format!("{node} is a member and has the users and keys of the cluster. {next}"))
 }
 
 /// Promotes the learner `id` once it has caught up, within `time_limit_s`. `wait` pauses between two attempts; if it

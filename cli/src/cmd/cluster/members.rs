@@ -107,7 +107,7 @@ impl Remove {
 
 /// What remains without `member`, to be said in a question. Fails if the others that have started are no majority, unless that is
 /// wanted. Which of those work is known to the HSM alone, which checks it again.
-fn remaining(members: &[ClusterMember], member: &ClusterMember, force: bool) -> Result<String, Failure> {
+pub(super) fn remaining(members: &[ClusterMember], member: &ClusterMember, force: bool) -> Result<String, Failure> {
     if member.learner {
         return Ok("has no vote".into());
     }

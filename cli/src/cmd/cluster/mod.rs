@@ -5,6 +5,8 @@ mod declare;
 mod grow;
 mod join;
 mod members;
+mod nodes;
+mod replace;
 mod status;
 mod witness;
 
@@ -24,6 +26,8 @@ pub(crate) enum Command {
     Status,
     /// List the members
     Members,
+    /// Show all nodes of the profile, with a vote or without, and the members that are not in it
+    Nodes,
     /// Declare a new member and save its invitation
     Add(declare::Add),
     /// Make an HSM join with an invitation: its users and keys are erased
@@ -32,6 +36,8 @@ pub(crate) enum Command {
     Promote(join::Promote),
     /// Add an HSM in one step: declare it, make it join, give it its vote
     Grow(grow::Grow),
+    /// Add an HSM as above and remove a member, in the order that is safe
+    Replace(replace::Replace),
     /// Declare a voting member without an HSM, and save the configuration of its etcd
     Witness(witness::Witness),
     /// Remove a member
@@ -53,10 +59,12 @@ impl Command {
         match self {
             Command::Status => status::run(context),
             Command::Members => members::list(context),
+            Command::Nodes => nodes::run(context),
             Command::Add(arguments) => arguments.run(context),
             Command::Join(arguments) => arguments.run(context),
             Command::Promote(arguments) => arguments.run(context),
             Command::Grow(arguments) => arguments.run(context),
+            Command::Replace(arguments) => arguments.run(context),
             Command::Witness(arguments) => arguments.run(context),
             Command::Remove(arguments) => arguments.run(context),
             Command::SetUrls(arguments) => arguments.run(context),

@@ -114,7 +114,7 @@ fn show(context: &Context, status: &Status) -> Result<(), Failure> {
 }
 
 /// The store of a node in a few words; `casemate doctor` says more.
-fn shown(store: &StoreDiagnosis) -> String {
+pub(super) fn shown(store: &StoreDiagnosis) -> String {
     let kind = match store.kind {
         StoreKind::Embedded => "embedded",
         StoreKind::Etcd => "etcd",
