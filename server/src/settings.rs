@@ -339,7 +339,9 @@ A flag takes precedence over its environment variable, and that over the setting
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:8443";
 const DATA_DIR_DEFAULT: &str = "./casemate-data";
-const ETCD_PREFIX_DEFAULT: &str = "/casemate/";
+/// With what all keys begin in an etcd that a node runs, and in one that the settings name, unless they say otherwise: so that nodes
+/// without a vote find the rows of the members.
+pub const ETCD_PREFIX: &str = "/casemate/";
 const ETCD_PREFIX_MAX_BYTES: usize = 128;
 
 /// The settings file as deserialised.
@@ -577,7 +579,7 @@ fn etcd(given: EtcdGiven) -> Result<Option<Etcd>, SettingsError> {
         (None, Some(given)) => return Err(wrong(format!("{}: etcd-cert must be set as well", given.origin))),
     };
     let prefix = match prefix {
-        None => ETCD_PREFIX_DEFAULT.to_owned(),
+        None => ETCD_PREFIX.to_owned(),
         Some(Given { text, .. }) if (1..=ETCD_PREFIX_MAX_BYTES).contains(&text.len()) => text,
         Some(Given { origin, .. }) => {
             return Err(wrong(format!("{origin}: a text of 1 to {ETCD_PREFIX_MAX_BYTES} bytes is needed")));

@@ -229,10 +229,14 @@ fn members_are_replaced_and_all_nodes_are_shown() {
     );
     assert_eq!(shown["nodes"][2]["store"]["details"]["endpoints"].as_array().unwrap().len(), 3);
 
+    // Who has no vote knows no other members.
+    assert_eq!(members(&[&serving, &second.hsm]).len(), 3);
+    assert_eq!(cluster(&[&serving, &first.hsm], &["status", "--json"]).json()["quorum"]["voters"], 3);
+
     // One is lost. Its successor gets its vote when it is gone.
     let (lost, gone) = (second.device_id(), id_at(&members(&[&first.hsm]), &second.url()).unwrap());
     second.hsm.kill();
-    let nodes = [&first.hsm, &second.hsm, &third.hsm];
+    let nodes = [&serving, &first.hsm, &second.hsm, &third.hsm];
     let replace = ["replace", &lost];
     let mut replacing = begins(&nodes, &replace, &files.new_member(&fourth));
     eventually("the lost member is removed", || id_at(&members(&[&first.hsm]), &second.url()).is_none());

@@ -6,7 +6,10 @@ use std::path::Path;
 
 use casemate_api::body::users::NewUser;
 use casemate_api::{Role, UserId};
-use casemate_testkit::{ADMIN, EtcdServer, Folder, Hsm, OPERATOR, UNLOCK, Vendor, admin, fingerprint, nethsm, secret};
+use casemate_testkit::{
+    ADMIN, BACKUP, EtcdCertificates, EtcdServer, Folder, Hsm, Member, OPERATOR, UNLOCK, Vendor, admin, fingerprint,
+    nethsm, secret,
+};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use trycmd::schema::Bin;
 
@@ -21,6 +24,13 @@ pub(crate) enum HsmKind {
     Founder,
     /// A further node of the store of the first one.
     Further,
+    /// As [`HsmKind::Operational`] but without `metrics` and `backup`, the only member of a cluster with a backup passphrase. Its etcd serves
+    /// nodes without a vote.
+    Member,
+    /// One that can become a member of the cluster of the first one.
+    Joiner,
+    /// Unprovisioned, with settings that name the etcd of the first one.
+    Serving,
     /// As [`HsmKind::Operational`], and it takes the update `update.bin`.
     Updatable,
     /// The mock of a NetHSM.
@@ -32,23 +42,35 @@ struct Server {
     profile: &'static str,
     address: String,
     hsm: Option<Hsm>,
+    /// Instead of that, one that can be a member of a cluster.
+    member: Option<Member>,
     /// The etcd of its store.
     _etcd: Option<EtcdServer>,
+}
+
+impl Server {
+    fn of(profile: &'static str, hsm: Hsm) -> Self {
+        Self { profile, address: hsm.address.clone(), hsm: Some(hsm), member: None, _etcd: None }
+    }
 }
 
 /// The environment of one transcript.
 pub(crate) struct Environment {
     folder: Folder,
     servers: Vec<Server>,
+    variables: Vec<(&'static str, String)>,
 }
 
 /// The programs that transcripts may use.
 const PROGRAMS: &[&str] = &["casemate", "cat", "env", "openssl", "wc"];
 
 /// Placeholders for the addresses, of the same length, so that tables keep their layout.
-const FRANKFURT: &str = "[HSM_FRANKFURT]";
-const AMSTERDAM: &str = "[HSM_AMSTERDAM]";
-const STUTTGART: &str = "[HSM_STUTTGART]";
+const HSMS: [&str; 4] = ["[HSM_FRANKFURT]", "[HSM_AMSTERDAM]", "[HSM_STUTTGART]", "[HSM_BARCELONA]"];
+/// The same for their certificates, which need no layout.
+const PINS: [&str; 4] = ["[PIN]", "[PIN_AMSTERDAM]", "[PIN_STUTTGART]", "[PIN_BARCELONA]"];
+/// The same for the addresses at which members reach each other, and for the names of members.
+const PEERS: [(&str, &str); 3] =
+    [("[NET_FRANKFURT]", "[NAME_FRA]"), ("[NET_AMSTERDAM]", "[NAME_AMS]"), ("[NET_STUTTGART]", "[NAME_STU]")];
 
 /// A key for imports (EC P-256, PKCS #8), of no use for anything else.
 const KEY: &str = "-----BEGIN PRIVATE KEY-----
@@ -99,6 +121,7 @@ impl Environment {
             ("op.txt", OPERATOR),
             ("metrics.txt", OPERATOR),
             ("backup.txt", OPERATOR),
+            ("cluster.txt", BACKUP),
             ("new.txt", "another passphrase\n"),
             ("wrong.txt", "the wrong passphrase\n"),
             ("release.tar", "what is released\n"),
@@ -118,11 +141,13 @@ impl Environment {
         } else {
             Vec::new()
         };
+        let certificates = EtcdCertificates::new();
         let mut servers: Vec<Server> = Vec::new();
         for (profile, kind) in hsms {
-            servers.push(kind.server(profile, &updates, servers.first()));
+            servers.push(kind.server(profile, &updates, &certificates, &servers));
         }
-        let environment = Self { folder, servers };
+        let variables = variables(&servers);
+        let environment = Self { folder, servers, variables };
         environment.folder.file("config.toml", environment.profiles());
         fs::create_dir(environment.folder.path("bin")).unwrap();
         for name in PROGRAMS {
@@ -144,13 +169,27 @@ impl Environment {
                  passphrase-file = \"{user}.txt\"\n"
             );
         }
+        // One for all nodes of a cluster, except who is not in it yet.
+        if self.servers.iter().any(|server| server.member.is_some()) {
+            let nodes = || self.servers.iter().filter(|server| server.profile != "stuttgart");
+            let hosts: Vec<_> = nodes().map(|server| server.address.clone()).collect();
+            let pins: Vec<_> = nodes().map(|server| fingerprint(&server.address).to_string()).collect();
+            text += &format!(
+                "[profile.cluster]\nhosts = {hosts:?}\npin = {pins:?}\nuser = \"admin\"\npassphrase-file = \"admin.txt\"\n"
+            );
+        }
         // One without a pin, as before the first contact.
         text + &format!("[profile.unpinned]\nhosts = [\"{}\"]\n", first.address)
     }
 
     /// A program as transcripts start it: in the folder, with the profiles and without a terminal. trycmd splits a line
-    /// into words and starts the first; pipes and redirections are left to a shell.
+    /// into words and starts the first; pipes and redirections are left to a shell, and placeholders stand for what they do in outputs.
     fn program(&self, name: &str) {
+        let places = self
+            .variables()
+            .into_iter()
+            .map(|(name, value)| format!("s/\\[{}/{value}/g;", name[1..].replace(']', "\\]")));
+        let places: String = places.collect();
         let (folder, path) = (self.folder.at(""), self.folder.at(&format!("bin/{name}")));
         let casemate = Path::new(env!("CARGO_BIN_EXE_casemate")).parent().unwrap().display();
         let script = format!(
@@ -159,7 +198,7 @@ line={name}
 for word; do
     case $word in
         '|' | '<' | '>') line="$line $word" ;;
-        *) line="$line '$(printf %s "$word" | sed "s/'/'\\\\''/g")'" ;;
+        *) line="$line '$(printf %s "$word" | sed "{places}s/'/'\\\\''/g")'" ;;
     esac
 done
 cd {folder} && exec env -i PATH="{casemate}:$PATH" CASEMATE_CONFIG=config.toml setsid --wait sh -c "$line" </dev/null
@@ -174,28 +213,56 @@ cd {folder} && exec env -i PATH="{casemate}:$PATH" CASEMATE_CONFIG=config.toml s
         PROGRAMS.iter().map(|name| (*name, Bin::Path(self.folder.path("bin").join(name)))).collect()
     }
 
-    /// The placeholders of addresses and of the first fingerprint, and what they stand for.
+    /// The placeholders, and what they stand for.
     pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
-        let mut variables = vec![("[PIN]", fingerprint(&self.servers[0].address).to_string())];
-        for (server, name) in self.servers.iter().zip([FRANKFURT, AMSTERDAM, STUTTGART]) {
-            variables.push((name, server.address.clone()));
-        }
-        variables
+        self.variables.clone()
     }
 }
 
+fn variables(servers: &[Server]) -> Vec<(&'static str, String)> {
+    let mut variables = Vec::new();
+    for ((server, hsm), pin) in servers.iter().zip(HSMS).zip(PINS) {
+        variables.extend([(hsm, server.address.clone()), (pin, fingerprint(&server.address).to_string())]);
+    }
+    for (server, (peer, name)) in servers.iter().zip(PEERS) {
+        variables.extend(server.member.iter().flat_map(|it| [(peer, it.peer.clone()), (name, it.device_id())]));
+    }
+    variables
+}
+
 impl HsmKind {
-    fn server(self, profile: &'static str, updates: &[String], first: Option<&Server>) -> Server {
-        let mut etcd = None;
+    fn server(
+        self,
+        profile: &'static str,
+        updates: &[String],
+        certificates: &EtcdCertificates,
+        others: &[Server],
+    ) -> Server {
         let hsm = match self {
             HsmKind::Fresh => Hsm::start(),
             HsmKind::Operational => operational(&[]),
-            HsmKind::Founder => Hsm::founder(etcd.insert(EtcdServer::single())),
-            HsmKind::Further => Hsm::beside(first.and_then(|first| first.hsm.as_ref()).unwrap()),
+            HsmKind::Founder => {
+                let etcd = EtcdServer::single();
+                let hsm = Hsm::founder(&etcd);
+                return Server { _etcd: Some(etcd), ..Server::of(profile, hsm) };
+            }
+            HsmKind::Further => Hsm::beside(others.first().and_then(|first| first.hsm.as_ref()).unwrap()),
             HsmKind::Updatable => operational(updates),
-            HsmKind::NetHsm => return Server { profile, address: nethsm::start().address, hsm: None, _etcd: None },
+            HsmKind::Member | HsmKind::Joiner => {
+                let member = Member::start(certificates);
+                member.found(certificates);
+                let address = member.hsm.address.clone();
+                return Server { profile, address, hsm: None, member: Some(member), _etcd: None };
+            }
+            HsmKind::Serving => {
+                Hsm::start_serving(certificates, &[others.first().and_then(|first| first.member.as_ref()).unwrap()])
+            }
+            HsmKind::NetHsm => {
+                let address = nethsm::start().address;
+                return Server { profile, address, hsm: None, member: None, _etcd: None };
+            }
         };
-        Server { profile, address: hsm.address.clone(), hsm: Some(hsm), _etcd: etcd }
+        Server::of(profile, hsm)
     }
 }
 

@@ -26,7 +26,7 @@ use casemate_etcd::{proto, when_healthy};
 use self::recover::FileSnapshot;
 use crate::member::{Config, Identity, MemberState, PeerTls, Program, Start};
 use crate::rng::SystemRng;
-use crate::settings::Peers;
+use crate::settings::{ETCD_PREFIX, Peers};
 use crate::store::{Embedded, EtcdStore, OpenError, Volume};
 
 /// The stores in a data folder.
@@ -161,7 +161,7 @@ impl Stores {
         let synced = fs::File::open(&self.folder).and_then(|folder| folder.sync_all());
         synced.map_err(|error| EtcdError(format!("{}: {error}", self.folder.display())))?;
         let client = client(&running).map_err(EtcdError)?;
-        let store = EtcdStore::start(client, PREFIX.to_vec());
+        let store = EtcdStore::start(client, ETCD_PREFIX.into());
         let store = store.map_err(|error| EtcdError(format!("The thread of the store cannot be started: {error}.")))?;
         // It fails only if it is set.
         let _ = running.store.set(store.clone());
@@ -190,7 +190,8 @@ impl Stores {
         };
         let prepared = tokio::task::spawn_blocking(prepare).await.map_err(|error| EtcdError(error.to_string()))??;
         if let Some(file) = prepared {
-            let open = move || FileSnapshot::open(file, PREFIX).map_err(|error| EtcdError(error.to_string()));
+            let open =
+                move || FileSnapshot::open(file, ETCD_PREFIX.as_bytes()).map_err(|error| EtcdError(error.to_string()));
             let rows = tokio::task::spawn_blocking(open).await.map_err(|error| EtcdError(error.to_string()))??;
             return Ok(Box::new(rows));
         }
@@ -258,9 +259,6 @@ async fn learners(client: &Client) -> String {
 
 /// The file with the rows, in the folder of an etcd.
 const DATA_FILE: &str = "data/member/snap/db";
-
-/// With what all keys of a node's own etcd begin.
-const PREFIX: &[u8] = b"/casemate/";
 
 fn client(running: &Running) -> Result<Client, String> {
     Client::new(ClientSettings::of(vec![running.member.endpoint()], None))

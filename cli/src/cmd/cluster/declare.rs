@@ -11,7 +11,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::args::url;
-use super::members::same_urls;
+use super::members::{at_member, same_urls};
 use crate::exit::{Failure, local};
 use crate::output_file::OutputFile;
 use crate::profile::Context;
@@ -37,7 +37,7 @@ pub(crate) struct Add {
 impl Add {
     /// Declares a member and saves its invitation.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        let session = context.session()?;
+        let session = at_member(context)?;
         if !self.serving {
             check_new(&session.cluster().members()?, &self.urls)?;
         }

@@ -19,6 +19,7 @@ use serde_json::json;
 use super::args::url;
 use super::declare::{check_new, new_member_id};
 use super::join::{JOIN_S, promote, report_joined};
+use super::members::at_member;
 use crate::clock::{self, rfc3339};
 use crate::exit::Failure;
 use crate::profile::Context;
@@ -76,7 +77,7 @@ impl Grow {
         }
         // Before a passphrase is asked for.
         context.can_confirm(&joiner.erasing())?;
-        let member = context.session()?;
+        let member = at_member(context)?;
         let found = joiner.found(&member.cluster().members()?)?;
         joiner.check_room(&found, VOTERS_MAX)?;
         if found.erases() {
@@ -271,7 +272,7 @@ impl Joiner {
         }
         let backup_passphrase = self.backup_passphrase()?;
         let Invitation { members, joiner_kit } =
-            context.session()?.cluster().add_serving(vec![format!("https://{node}")])?;
+            at_member(context)?.cluster().add_serving(vec![format!("https://{node}")])?;
         let system_time = Some(rfc3339(Timestamp::now()));
         let request = Request { members, joiner_kit, backup_passphrase, system_time };
         there.cluster().join(&request, Duration::from_secs(self.arguments.time_limit))?;

@@ -10,7 +10,7 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::members::find;
+use super::members::{at_member, find};
 use crate::clock::{self, rfc3339};
 use crate::cmd::bytes::read;
 use crate::exit::Failure;
@@ -98,13 +98,13 @@ fn knows_one_of(members: &[ClusterMember], invited: &[ClusterMember]) -> bool {
     members.iter().any(|member| new().any(|new| new.id == member.id))
 }
 
-/// Reports that `node` is a member, and what to do next.
+/// Reports that `node` has joined, and what to do next.
 pub(crate) fn report_joined(context: &Context, there: &Session, node: &str, id: Option<&str>) -> Result<(), Failure> {
     let (state, text) = joined(there, node);
     context.out.line(&json!({ "node": node, "id": id, "state": state }), &text)
 }
 
-/// The state of `node`, which is a member now, and what to do next.
+/// The state of `node`, which has joined, and what to do next.
 pub(super) fn joined(there: &Session, node: &str) -> (Option<State>, String) {
     // The join succeeded, so it does not matter if the state cannot be read.
     let state = there.health().state().ok();
@@ -115,7 +115,7 @@ pub(super) fn joined(there: &Session, node: &str) -> (Option<State>, String) {
         }
         Some(State::Unprovisioned | State::Failed) | None => "`casemate cluster status` shows its state.",
     };
-    (state, format!("{node} is a member and has the users and keys of the cluster. {next}"))
+    (state, format!("{node} has joined, and has the users and keys of the cluster. {next}"))
 }
 
 /// Promotes the learner `id` once it has caught up, within `time_limit_s`. `wait` pauses between two attempts; if it
@@ -156,7 +156,7 @@ const PROMOTE_S: u64 = 300;
 impl Promote {
     /// Gives a learner its vote.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        let session = context.session()?;
+        let session = at_member(context)?;
         let members = session.cluster().members()?;
         let ClusterMember { id, learner, .. } = find(&members, &self.member)?;
         // The refusal of a member that has a vote is the same as of one that has not caught up.

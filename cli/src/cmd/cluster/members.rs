@@ -1,15 +1,31 @@
 //! `cluster members`, `set-urls` and `remove`, and how a member is found: by its id or its name.
 
 use casemate_api::body::cluster::ClusterMember;
+use casemate_client::Session;
 use clap::Args;
 
 use super::args::url;
 use crate::exit::Failure;
 use crate::profile::Context;
 
+/// A session with one of the members, if the context has several nodes: those without a vote know no members but themselves.
+pub(super) fn at_member(context: &Context) -> Result<Session, Failure> {
+    Ok(member_among(context, context.session()?))
+}
+
+/// The same of a session that there is already.
+pub(super) fn member_among(context: &Context, session: Session) -> Session {
+    let nodes = context.client.nodes().len();
+    let is_member = |one: &Session| {
+        one.cluster().members().is_ok_and(|members| members.iter().any(|member| !member.urls.is_empty()))
+    };
+    let mut each = (0..nodes).filter(|_| nodes > 1).filter_map(|at| session.at(at).ok());
+    each.find(is_member).unwrap_or(session)
+}
+
 /// Shows the members.
 pub(super) fn list(context: &Context) -> Result<(), Failure> {
-    let members = context.session()?.cluster().members()?;
+    let members = at_member(context)?.cluster().members()?;
     context.out.list(&members, HEADS, members.iter().map(row))
 }
 
@@ -66,7 +82,7 @@ pub(crate) struct SetUrls {
 impl SetUrls {
     /// Changes the addresses of a member.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        let session = context.session()?;
+        let session = at_member(context)?;
         let members = session.cluster().members()?;
         let ClusterMember { id, urls, .. } = find(&members, &self.member)?;
         if same_urls(urls, &self.urls) {
@@ -92,7 +108,7 @@ impl Remove {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         // Before a passphrase is asked for.
         context.can_confirm(&format!("Removing the member {}", self.member))?;
-        let session = context.session()?;
+        let session = at_member(context)?;
         let members = session.cluster().members()?;
         let member = find(&members, &self.member)?;
         let remaining = remaining(&members, member, self.force)?;

@@ -96,7 +96,7 @@ impl Node {
         }
     }
 
-    fn is_member(&self) -> bool {
+    pub(super) fn is_member(&self) -> bool {
         matches!(self.role, Some(Role::Votes | Role::Learner))
     }
 
@@ -106,8 +106,9 @@ impl Node {
         self.state = Some(state);
         let now = Timestamp::now();
         let there = anonymous.health().date()?.and_then(|date| jiff::fmt::rfc2822::parse(&date).ok());
-        // Fractions of a second are cut off there.
-        self.clock_ahead_s = there.map(|there| there.timestamp().as_second() - now.as_second());
+        // Fractions of a second are cut off there, half a second on average; this is rounded.
+        let ahead = |there: Timestamp| (there.as_millisecond() - now.as_millisecond() + 1_000).div_euclid(1_000);
+        self.clock_ahead_s = there.map(|there| ahead(there.timestamp()));
         if state != State::Operational {
             self.store = anonymous.health().diagnose()?.store;
             return Ok(());

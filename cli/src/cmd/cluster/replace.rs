@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::grow::{AFTER_HELP, Joiner, NewHsm, VOTERS_MAX};
 use super::join::joined;
-use super::members::{find, majority_of, remaining};
+use super::members::{find, majority_of, member_among, remaining};
 use super::nodes::{Node, look};
 use crate::exit::Failure;
 use crate::profile::Context;
@@ -41,9 +41,8 @@ impl Replace {
         context.can_confirm(&format!("Replacing the member {}", self.old))?;
         let session = context.session()?;
         let (nodes, _) = look(context, &session);
-        let working: Vec<&Node> = nodes.iter().filter(|node| node.state == Some(State::Operational)).collect();
-        let names: Vec<&str> = working.iter().filter_map(|node| node.device_id.as_deref()).collect();
-        let members = session.cluster().members()?;
+        let asked = member_among(context, session.clone());
+        let members = asked.cluster().members()?;
         let old = match find(&members, &self.old) {
             Ok(old) => Some(old),
             Err(Failure::NotFound(_)) => {
@@ -56,14 +55,13 @@ impl Replace {
             Err(why) => return Err(why),
         };
         // A member that is to be removed should not be the one to ask for it.
-        let member = match nodes.iter().position(|node| {
-            node.state == Some(State::Operational) && old.is_none_or(|old| node.device_id.as_ref() != Some(&old.name))
-        }) {
+        let stays = |node: &Node| node.is_member() && old.is_none_or(|old| node.device_id.as_ref() != Some(&old.name));
+        let member = match nodes.iter().position(stays) {
             Some(at) => session.at(at)?,
-            None => session,
+            None => asked,
         };
         let order = match old {
-            Some(old) => order(&members, old, &joiner.urls, &names)?,
+            Some(old) => order(&members, old, &joiner.urls, &Seen::of(&nodes))?,
             None => Order::AddFirst,
         };
         let others: Vec<ClusterMember> =
@@ -96,12 +94,30 @@ impl Replace {
     }
 }
 
-/// Whether `old` is removed before the HSM at `urls` is added. `working` are the names of the members that are known to work.
-fn order(members: &[ClusterMember], old: &ClusterMember, urls: &[String], working: &[&str]) -> Result<Order, Failure> {
-    let works = working.contains(&old.name.as_str());
+/// Which nodes work, as far as that is known.
+struct Seen<'a> {
+    /// The names of those that are Operational.
+    names: Vec<&'a str>,
+    /// How many are Locked: their etcds work, and nobody is told their names.
+    locked: usize,
+}
+
+impl<'a> Seen<'a> {
+    fn of(nodes: &'a [Node]) -> Self {
+        let locked = nodes.iter().filter(|node| node.state == Some(State::Locked)).count();
+        Self { names: nodes.iter().filter_map(|node| node.device_id.as_deref()).collect(), locked }
+    }
+
+    fn works(&self, member: &ClusterMember) -> bool {
+        self.names.contains(&member.name.as_str())
+    }
+}
+
+/// Whether `old` is removed before the HSM at `urls` is added.
+fn order(members: &[ClusterMember], old: &ClusterMember, urls: &[String], seen: &Seen<'_>) -> Result<Order, Failure> {
     if old.urls.iter().any(|url| urls.contains(url)) {
         // An address belongs to one member at a time.
-        return match works {
+        return match seen.works(old) {
             true => Err(Failure::Usage(format!(
                 "The member {} works and has the address of the HSM to add: give another one with --url.",
                 old.id
@@ -110,9 +126,10 @@ fn order(members: &[ClusterMember], old: &ClusterMember, urls: &[String], workin
         };
     }
     let others = || members.iter().filter(|member| !member.learner && member.id != old.id);
-    let work = others().filter(|member| working.contains(&member.name.as_str())).count();
+    let work = others().filter(|member| seen.works(member)).count();
+    let lost = !seen.works(old) && seen.locked == 0;
     let enough = work > 0 && work >= majority_of(others().count());
-    Ok(if old.learner || (!works && enough) { Order::RemoveFirst } else { Order::AddFirst })
+    Ok(if old.learner || (lost && enough) { Order::RemoveFirst } else { Order::AddFirst })
 }
 
 #[cfg(test)]
@@ -126,20 +143,28 @@ mod tests {
     #[test]
     fn a_lost_member_goes_first_if_the_others_are_enough_and_one_that_works_goes_last() {
         let members = [member("a", false), member("b", false), member("c", false), member("d", true)];
-        let of = |old: usize, working: &[&str]| order(&members, &members[old], &["https://x:2380".into()], working);
-        assert_eq!(of(2, &["A", "B"]).unwrap(), Order::RemoveFirst);
-        assert_eq!(of(2, &["A", "B", "C"]).unwrap(), Order::AddFirst);
+        let elsewhere = ["https://x:2380".into()];
+        let of = |old: usize, names: &[&'static str], locked| {
+            order(&members, &members[old], &elsewhere, &Seen { names: names.to_vec(), locked }).unwrap()
+        };
+        assert_eq!(of(2, &["A", "B"], 0), Order::RemoveFirst);
+        assert_eq!(of(2, &["A", "B", "C"], 0), Order::AddFirst);
+        // The Locked one may be it.
+        assert_eq!(of(2, &["A", "B"], 1), Order::AddFirst);
         // Of the others one is not known to work, and both would have to.
-        assert_eq!(of(2, &["A"]).unwrap(), Order::AddFirst);
-        assert_eq!(of(3, &["A", "B", "D"]).unwrap(), Order::RemoveFirst);
+        assert_eq!(of(2, &["A"], 0), Order::AddFirst);
+        assert_eq!(of(3, &["A", "B", "D"], 0), Order::RemoveFirst);
         let alone = [member("a", false)];
-        assert_eq!(order(&alone, &alone[0], &["https://x:2380".into()], &[]).unwrap(), Order::AddFirst);
+        let nobody = Seen { names: Vec::new(), locked: 0 };
+        assert_eq!(order(&alone, &alone[0], &elsewhere, &nobody).unwrap(), Order::AddFirst);
     }
 
     #[test]
     fn a_successor_at_the_same_address_comes_after_a_lost_member_only() {
         let members = [member("a", false), member("b", false), member("c", false)];
-        let of = |working: &[&str]| order(&members, &members[2], &["https://c:2380".into()], working);
+        let of = |names: &[&'static str]| {
+            order(&members, &members[2], &["https://c:2380".into()], &Seen { names: names.to_vec(), locked: 0 })
+        };
         assert_eq!(of(&["A"]).unwrap(), Order::RemoveFirst);
         assert_eq!(of(&["A", "B", "C"]).unwrap_err().code().0, 2);
     }

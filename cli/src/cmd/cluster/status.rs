@@ -7,7 +7,7 @@ use casemate_api::body::system::{LogItem, StoreDiagnosis, StoreKind, StoreTroubl
 use casemate_client::{Error, Session};
 use serde::Serialize;
 
-use super::members::{HEADS, majority_of, row};
+use super::members::{HEADS, majority_of, member_among, row};
 use crate::exit::Failure;
 use crate::profile::Context;
 
@@ -57,7 +57,7 @@ pub(crate) fn run(context: &Context) -> Result<(), Failure> {
     for ((at, name), state) in context.client.nodes().iter().enumerate().zip(states) {
         nodes.push(node(&session.at(at)?, name, state, &mut failed));
     }
-    let members = match session.cluster().members() {
+    let members = match member_among(context, session).cluster().members() {
         Ok(members) => Some(members),
         Err(why) => {
             failed.get_or_insert(why);

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::args::url;
 use super::declare::{Destination, check_new, new_member_id, not_saved};
+use super::members::at_member;
 use crate::exit::{Failure, local};
 use crate::profile::Context;
 use crate::progress::notice;
@@ -51,7 +52,7 @@ pub(crate) struct Witness {
 impl Witness {
     /// Declares it and writes its configuration.
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
-        let session = context.session()?;
+        let session = at_member(context)?;
         let members = session.cluster().members()?;
         check_new(&members, &self.urls)?;
         if members.iter().any(|member| name_of(member) == self.name) {
