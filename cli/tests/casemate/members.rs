@@ -253,6 +253,23 @@ fn members_are_replaced_and_all_nodes_are_shown() {
     unlock(&fourth.hsm);
     signs(&fourth.hsm);
 
+    let itself = cluster(
+        &[&first.hsm],
+        &[
+            "grow",
+            "--new",
+            &third.hsm.address,
+            "--url",
+            "https://127.0.0.1:9",
+            "--yes",
+            "--new-user-passphrase-file",
+            &files.0.at("admin"),
+            "--backup-passphrase-file",
+            &files.0.at("backup"),
+        ],
+    );
+    assert!(itself.fails(2).contains("already"));
+
     // One that works leaves when its successor has a vote.
     let nodes = [&first.hsm, &third.hsm, &fourth.hsm];
     let leaves = first.device_id();

@@ -72,17 +72,24 @@ impl Add {
 
 /// Fails if a member with one of these addresses is declared already.
 pub(super) fn check_new(members: &[ClusterMember], urls: &[String]) -> Result<(), Failure> {
-    let taken = |member: &&ClusterMember| member.urls.iter().any(|url| urls.contains(url));
-    let Some(ClusterMember { id, name, .. }) = members.iter().find(taken) else {
-        return Ok(());
-    };
-    Err(Failure::Conflict(if name.is_empty() {
+    member_at(members, urls).map_or(Ok(()), |member| Err(taken(member)))
+}
+
+/// The member with one of these addresses.
+pub(super) fn member_at<'a>(members: &'a [ClusterMember], urls: &[String]) -> Option<&'a ClusterMember> {
+    members.iter().find(|member| member.urls.iter().any(|url| urls.contains(url)))
+}
+
+/// The address of a new member is that of this one.
+pub(super) fn taken(ClusterMember { id, name, .. }: &ClusterMember) -> Failure {
+    Failure::Conflict(if name.is_empty() {
         format!(
-            "The member {id} with this address is declared already: join with its invitation, or if that is lost,              `casemate cluster remove {id}` and declare it again."
+            "The member {id} with this address is declared already: join with its invitation, or if that is lost, \
+             `casemate cluster remove {id}` and declare it again."
         )
     } else {
         format!("The member {id} ({name}) has this address already.")
-    }))
+    })
 }
 
 fn to_json(invitation: &Invitation) -> Result<Zeroizing<Vec<u8>>, Failure> {

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use casemate_api::body::cluster::{ClusterMember, Invitation, Join as Request};
 use casemate_api::body::system::StoreKind;
-use casemate_api::{State, UserId};
+use casemate_api::{Passphrase, State, UserId};
 use casemate_client::{Cause, Client, Error, Fingerprint, Session};
 use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::args::url;
-use super::declare::{check_new, new_member_id};
+use super::declare::{member_at, new_member_id, taken};
 use super::join::{JOIN_S, promote, report_joined};
 use super::members::at_member;
 use crate::clock::{self, rfc3339};
@@ -78,12 +78,14 @@ impl Grow {
         // Before a passphrase is asked for.
         context.can_confirm(&joiner.erasing())?;
         let member = at_member(context)?;
-        let found = joiner.found(&member.cluster().members()?)?;
+        let members = member.cluster().members()?;
+        let found = joiner.found(&members)?;
         joiner.check_room(&found, VOTERS_MAX)?;
         if found.erases() {
             context.confirm(&joiner.erasing())?;
         }
-        let id = joiner.join(context, &member, found)?;
+        let step = joiner.prepare(&members, found)?;
+        let id = joiner.join(context, &member, step)?;
         report_joined(context, &joiner.there.anonymous(), &joiner.node, Some(&id))
     }
 }
@@ -108,6 +110,23 @@ impl Found {
     pub(super) fn erases(&self) -> bool {
         matches!(self, Found::Nothing { .. } | Found::Declared { .. })
     }
+}
+
+/// What is left to do, with what it takes.
+pub(super) enum Step {
+    /// To declare it, after the declaration by this id was taken back.
+    Declare { stale: Option<String>, access: Access },
+    /// To give this member its vote.
+    Promote { id: String },
+    /// Nothing.
+    Done { id: String },
+}
+
+/// What a join takes.
+pub(super) struct Access {
+    /// The Administrator of the HSM that joins.
+    new: Session,
+    backup_passphrase: Passphrase,
 }
 
 /// The HSM that is to become a member.
@@ -139,19 +158,22 @@ impl Joiner {
     pub(super) fn found(&self, members: &[ClusterMember]) -> Result<Found, Failure> {
         let state = self.there.anonymous().health().state()?;
         let wrong_state = || Failure::from(Error::WrongState { node: self.node.clone() });
-        let Some(member) = members.iter().find(|member| member.urls.iter().any(|url| self.urls.contains(url))) else {
+        let Some(member) = member_at(members, &self.urls) else {
             let voters = members.iter().filter(|member| !member.learner).count();
             return if state == State::Operational { Ok(Found::Nothing { voters }) } else { Err(wrong_state()) };
         };
         let id = member.id.clone();
         match (member.learner, member.name.is_empty(), state) {
-            (_, _, State::Unprovisioned) => Err(wrong_state()),
-            (true, true, _) => Ok(Found::Declared { id }),
+            (_, _, State::Unprovisioned) | (true, true, State::Locked) => Err(wrong_state()),
+            (true, true, State::Operational | State::Failed) => Ok(Found::Declared { id }),
             (true, false, _) => Ok(Found::Joins { id }),
             // It may have its vote and not know it yet. Another HSM stays Operational.
             (false, false, State::Operational) if self.leaves(State::Operational, SETTLE) => Ok(Found::Joined { id }),
-            (false, false, State::Locked | State::Failed) => Ok(Found::Joined { id }),
-            (false, ..) => check_new(members, &self.urls).map(|()| Found::Nothing { voters: 0 }),
+            // One whose store is a file is none of the members.
+            (false, false, State::Locked | State::Failed) if !self.store_is(StoreKind::Embedded) => {
+                Ok(Found::Joined { id })
+            }
+            (false, ..) => Err(taken(member)),
         }
     }
 
@@ -165,6 +187,12 @@ impl Joiner {
             ))),
             Found::Nothing { .. } | Found::Declared { .. } | Found::Joins { .. } | Found::Joined { .. } => Ok(()),
         }
+    }
+
+    /// Whether its store is of this kind. A NetHSM does not tell.
+    fn store_is(&self, kind: StoreKind) -> bool {
+        let told = self.there.anonymous().health().diagnose();
+        told.is_ok_and(|told| told.store.is_some_and(|store| store.kind == kind))
     }
 
     /// Whether it leaves `state` within `limit`.
@@ -181,23 +209,47 @@ impl Joiner {
         }
     }
 
-    /// Takes the steps that are left, and returns the id of the member.
-    pub(super) fn join(&self, context: &Context, member: &Session, found: Found) -> Result<String, Failure> {
-        match found {
-            Found::Nothing { .. } => self.join_anew(context, member),
-            Found::Declared { id } => {
-                // If it has just begun to join, it goes back to its own users and keys.
-                member.cluster().remove(&id)?;
-                notice(
-                    context,
-                    &format!("The member {id} was declared before, and its invitation is lost: it was removed."),
-                );
-                if self.there.anonymous().health().state()? == State::Failed {
-                    self.leaves(State::Failed, BACK);
-                }
-                self.join_anew(context, member)
+    /// Asks for passphrases, and finds out whether they are right before anything is changed.
+    pub(super) fn prepare(&self, members: &[ClusterMember], found: Found) -> Result<Step, Failure> {
+        let stale = match found {
+            Found::Joins { id } => return Ok(Step::Promote { id }),
+            Found::Joined { id } => return Ok(Step::Done { id }),
+            Found::Nothing { .. } => None,
+            Found::Declared { id } => Some(id),
+        };
+        let (node, NewHsm { new_user, .. }) = (&self.node, &self.arguments);
+        let label = format!("Passphrase of {new_user} at {node}");
+        let file = self.arguments.new_user_passphrase_file.as_deref();
+        let new = self.there.log_in(new_user, prompt::current(&label, file, "--new-user-passphrase-file")?);
+        let backup_passphrase = self.backup_passphrase()?;
+        // One that joins may know no users now.
+        if self.there.anonymous().health().state()? == State::Operational {
+            let name = new.system().info()?.device_id;
+            if let Some(member) = members.iter().find(|member| member.name == name) {
+                return Err(Failure::Usage(format!("{node} is the member {} already.", member.id)));
             }
-            Found::Joins { id } => {
+        }
+        Ok(Step::Declare { stale, access: Access { new, backup_passphrase } })
+    }
+
+    /// Takes the steps that are left, and returns the id of the member.
+    pub(super) fn join(&self, context: &Context, member: &Session, step: Step) -> Result<String, Failure> {
+        match step {
+            Step::Declare { stale, access } => {
+                if let Some(id) = stale {
+                    // If it has just begun to join, it goes back to its own users and keys.
+                    member.cluster().remove(&id)?;
+                    let text = format!(
+                        "The member {id} was declared before, and its invitation is not at hand: it was removed."
+                    );
+                    notice(context, &text);
+                    if self.there.anonymous().health().state()? == State::Failed {
+                        self.leaves(State::Failed, BACK);
+                    }
+                }
+                self.join_anew(context, member, access)
+            }
+            Step::Promote { id } => {
                 notice(context, &format!("{} joins as the member {id}.", self.node));
                 let pause = &mut |pause| {
                     clock::sleep(pause);
@@ -208,25 +260,19 @@ impl Joiner {
                 self.leaves(State::Operational, SETTLE);
                 Ok(id)
             }
-            Found::Joined { id } => Ok(id),
+            Step::Done { id } => Ok(id),
         }
     }
 
-    fn join_anew(&self, context: &Context, member: &Session) -> Result<String, Failure> {
-        let (node, NewHsm { new_user, time_limit, .. }) = (&self.node, &self.arguments);
-        let label = format!("Passphrase of {new_user} at {node}");
-        let file = self.arguments.new_user_passphrase_file.as_deref();
-        let new = self.there.log_in(new_user, prompt::current(&label, file, "--new-user-passphrase-file")?);
-        let backup_passphrase = self.backup_passphrase()?;
-        // So that a wrong passphrase for the new HSM is found out before the member is declared.
-        new.system().info()?;
-
+    fn join_anew(&self, context: &Context, member: &Session, access: Access) -> Result<String, Failure> {
+        let (node, time_limit) = (&self.node, self.arguments.time_limit);
+        let Access { new, backup_passphrase } = access;
         let invitation = member.cluster().add(self.urls.clone())?;
         let id = new_member_id(context, &invitation, &self.urls)?;
         notice(context, &format!("1 of 3: the member {id} is declared."));
         let Invitation { members, joiner_kit } = invitation;
         let request = Request { members, joiner_kit, backup_passphrase, system_time: None };
-        let patience = Duration::from_secs(*time_limit);
+        let patience = Duration::from_secs(time_limit);
         let (tell, told) = channel();
         thread::spawn(move || {
             // If nobody receives it, the command has failed already.
@@ -234,9 +280,11 @@ impl Joiner {
         });
         notice(context, &format!("2 of 3: {node} joins."));
         let mut join = Joining { told, ended: false };
-        let done = promote(member, &id, *time_limit, &mut |pause| join.wait(pause)).and_then(|()| {
+        let unless_it_joins = |why| if self.joins_by_another_call(member, &id, &why) { Ok(()) } else { Err(why) };
+        let wait = &mut |pause| join.wait(pause).or_else(unless_it_joins);
+        let done = promote(member, &id, time_limit, wait).and_then(|()| {
             notice(context, &format!("3 of 3: the member {id} has a vote; {node} receives users and keys."));
-            join.end(patience, node)
+            join.end(patience, node).or_else(unless_it_joins)
         });
         match done {
             Ok(()) => Ok(id),
@@ -244,7 +292,16 @@ impl Joiner {
         }
     }
 
-    fn backup_passphrase(&self) -> Result<casemate_api::Passphrase, Failure> {
+    /// Whether it joins as the member `id`, although this call has failed: a call of a command that was interrupted goes on at the HSM, and
+    /// its etcd takes the place that was declared anew for the same address.
+    fn joins_by_another_call(&self, member: &Session, id: &str, why: &Failure) -> bool {
+        use Error::{Refused, Unknown, WrongState};
+        let is_busy = matches!(why, Failure::Call(WrongState { .. } | Unknown { .. } | Refused { status: 412, .. }));
+        let members = || member.cluster().members().unwrap_or_default();
+        is_busy && members().iter().any(|member| member.id == id && !member.name.is_empty())
+    }
+
+    fn backup_passphrase(&self) -> Result<Passphrase, Failure> {
         let file = self.arguments.backup_passphrase_file.as_deref();
         prompt::current("Backup passphrase of the cluster", file, "--backup-passphrase-file")
     }
@@ -255,11 +312,7 @@ impl Joiner {
         let state = there.health().state()?;
         if state != State::Unprovisioned {
             // Only an Administrator could tell whether it is of this cluster.
-            let shares = there
-                .health()
-                .diagnose()
-                .is_ok_and(|told| told.store.is_some_and(|store| store.kind == StoreKind::Etcd));
-            if state == State::Locked && shares {
+            if state == State::Locked && self.store_is(StoreKind::Etcd) {
                 let text = format!(
                     "{node} shares an etcd already and is Locked; nothing was done. Unlock it with `casemate unlock` and the unlock \
                      passphrase of the HSM that invited it."

@@ -77,12 +77,13 @@ impl Replace {
         if !what.is_empty() {
             context.confirm(&what.join(", and "))?;
         }
+        let step = joiner.prepare(&members, found)?;
         if let (Order::RemoveFirst, Some(old)) = (order, old) {
             member.cluster().remove(&old.id)?;
             notice(context, &format!("The member {} was removed.", old.id));
         }
         let again = |why: Failure| why.prefixed("The member was not replaced; when the cause is gone, run this again");
-        let id = joiner.join(context, &member, found).map_err(again)?;
+        let id = joiner.join(context, &member, step).map_err(again)?;
         if let (Order::AddFirst, Some(old)) = (order, old) {
             remaining(&member.cluster().members()?, old, false).map_err(again)?;
             member.cluster().remove(&old.id).map_err(|why| again(why.into()))?;
