@@ -244,16 +244,16 @@ fn a_node_that_cannot_join_goes_on_with_its_own_data() {
 #[test]
 fn the_only_member_shows_a_new_certificate_and_goes_back_to_a_file() {
     let certificates = EtcdCertificates::new();
-    let [mut node] = start(["first"], &certificates);
+    let [mut node] = start_as(Node::start_open, ["first"], &certificates);
     let signature = node.signs("first");
     node.put_cluster_ca(&certificates);
     let peer = certificates.issue("peer");
-    let shown = || shown::shown(node.peer(), &certificates, &peer).unwrap();
+    let shown = || [node.peer(), node.clients()].map(|at| shown::shown(at, &certificates, &peer).unwrap());
     let before = shown();
     let leaf = node.put_certificate(&certificates);
     let renewed = CertificateDer::from_pem_slice(leaf.as_bytes()).unwrap();
-    assert_ne!(before, renewed.as_ref());
-    assert_eq!(shown(), renewed.as_ref());
+    assert_ne!(before[0], renewed.as_ref());
+    assert_eq!(shown(), [renewed.to_vec(), renewed.to_vec()]);
 
     // Another CA, which has signed the key of the first.
     let other = EtcdCertificates::new();
@@ -274,7 +274,9 @@ fn the_only_member_shows_a_new_certificate_and_goes_back_to_a_file() {
         assert_eq!(members(&node.admin())[0]["name"], "casemate");
         let diagnosis = get(&node.admin(), "/health/diagnose");
         assert_eq!(diagnosis["store"]["kind"], "embedded");
-        assert!(std::net::TcpStream::connect(node.peer()).is_err(), "it listens for no members");
+        for port in [node.peer(), node.clients()] {
+            assert!(std::net::TcpStream::connect(port).is_err(), "it listens for nobody");
+        }
     };
     is_back(&node);
     node.kill();
