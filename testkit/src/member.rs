@@ -23,8 +23,12 @@ pub struct Member {
 impl Member {
     /// Starts one that is Operational, with the Operator `op` and a certificate of the CA. Its store is in a file.
     pub fn start(certificates: &EtcdCertificates) -> Self {
-        let free = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())).to_string();
-        let (peer, clients) = (free(), free());
+        Self::start_at(free(), certificates)
+    }
+
+    /// The same, where `peer` was the address of another member, which is lost.
+    pub fn start_at(peer: String, certificates: &EtcdCertificates) -> Self {
+        let clients = free();
         let hsm = Hsm::start_with(|_| {
             vec![
                 format!("--etcd-program={}", etcd().display()),
@@ -65,6 +69,10 @@ impl Member {
     pub fn device_id(&self) -> String {
         admin(&self.hsm.client()).system().info().unwrap().device_id
     }
+}
+
+fn free() -> String {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())).to_string()
 }
 
 impl Hsm {
