@@ -296,7 +296,7 @@ async fn a_full_database_refuses_writes_and_nothing_else() {
     client.compact(now).await.unwrap();
     client.defragment(&addresses(&etcd)[0], Duration::from_secs(60)).await.unwrap();
     assert_eq!(client.txn(only(vec![put("small", "", 0)])).await, Err(Error::NoSpace));
-    client.lift_alarm(alarms[0].clone()).await.unwrap();
+    client.lift_alarm(alarms[0]).await.unwrap();
     client.txn(only(vec![put("small", "", 0)])).await.unwrap();
     assert_eq!(client.alarms().await.unwrap(), []);
 }
