@@ -419,9 +419,11 @@ pub const MEMBER_VERSION_MS: u64 = 10_000;
 /// Time for the etcd of a node to end by itself when it is asked to; then it is killed. It waits 7 s for its clients. Each stop
 /// has its own.
 pub const MEMBER_STOP_MS: u64 = 15_000;
-/// Time that the file of an etcd which has ended is waited for; reading it goes on. There is one reading at a time for all callers.
+/// Time that the file of an etcd which has ended is waited for; reading it goes on. There is one
+/// reading at a time, shared by all callers.
 pub const MEMBER_FILE_MS: u64 = 3_000;
-/// Time for which what it said, or that it could not be read, is not looked at again. There is one for all callers.
+/// Time for which what it said, or that it could not be read, is not looked at again. Shared by all
+/// callers.
 pub const MEMBER_FILE_AGAIN_MS: u64 = 60_000;
 /// Time for an etcd on the copy of a lost member's data to be ready: it reads all of it first. There is one for each node.
 pub const MEMBER_RECOVER_MS: u64 = 600_000;

@@ -144,7 +144,7 @@ impl JoinerKit {
 
 /// The associated data of the locked Domain Key: what else has to be as it was in the kit.
 fn domain_key_label(cluster: &ClusterId, ahead: u64) -> Vec<u8> {
-    [Field::DomainKey.label().as_bytes(), &cluster.bytes()[..], &ahead.to_be_bytes()].concat()
+    [Field::DomainKey.label().as_bytes(), cluster.bytes(), &ahead.to_be_bytes()].concat()
 }
 
 fn decode(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, BadValue> {

@@ -7,7 +7,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use casemate_api::limits::{
     MEMBER_FILE_AGAIN_MS, MEMBER_FILE_MS, MEMBER_POLL_MS, MEMBER_QUOTA_MAX_BYTES, MEMBER_RECOVER_MS, MEMBER_START_MS,
@@ -42,7 +42,7 @@ pub struct Stores {
 /// What a file said when it was of this length and last written at this time, and when it was read.
 struct KnownFile {
     stamp: (u64, Option<SystemTime>),
-    read: Instant,
+    read: tokio::time::Instant,
     said: Option<EtcdFile>,
 }
 
@@ -211,7 +211,7 @@ impl Stores {
                 known.stamp == stamp || known.read.elapsed() < Duration::from_millis(MEMBER_FILE_AGAIN_MS)
             };
             if !known.as_ref().is_some_and(holds) {
-                *known = Some(KnownFile { stamp, read: Instant::now(), said: summary(&path) });
+                *known = Some(KnownFile { stamp, read: tokio::time::Instant::now(), said: summary(&path) });
             }
             known.as_ref().and_then(|known| known.said.clone())
         });
@@ -265,7 +265,7 @@ fn client(running: &Running) -> Result<Client, String> {
 }
 
 async fn until_ready(member: &crate::member::Member, ready_ms: u64) -> Result<(), EtcdError> {
-    let begun = Instant::now();
+    let begun = tokio::time::Instant::now();
     while begun.elapsed() < Duration::from_millis(ready_ms) {
         if member.is_ready().await {
             return Ok(());
