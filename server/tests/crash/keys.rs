@@ -361,8 +361,9 @@ impl Hand {
     }
 }
 
-/// Of refusals while the store is moved. If a change was made nevertheless, it cannot be made again.
-const NOTHING_DONE: [&str; 3] = [STORE_HELD, BUSY, "moved to another store"];
+/// Of refusals while the store is moved, or an etcd on a busy disk does not answer. If a change was made nevertheless, it cannot be
+/// made again.
+const NOTHING_DONE: [&str; 4] = [STORE_HELD, BUSY, "moved to another store", "The store cannot be reached"];
 
 /// Whether the message of an answer contains this.
 fn says(answer: &Answer, part: &str) -> bool {
