@@ -400,6 +400,11 @@ pub const ETCD_FILE_PAGE_MAX_BYTES: u64 = 64 << 20;
 pub const ETCD_FILE_INDEX_MAX_BYTES: usize = 256 << 20;
 /// Members, and those that were removed, which are read from such a file. Each reading has its own.
 pub const ETCD_FILE_MEMBERS_MAX: usize = 65_536;
+/// Largest record of the log of an etcd that is read without it. A record has one message, for which etcd has 1.5 MiB unless it is set up
+/// otherwise. Each reading has its own.
+pub const ETCD_LOG_RECORD_MAX_BYTES: u64 = 64 << 20;
+/// Files of 64 MB of such a log. Each reading has its own.
+pub const ETCD_LOG_FILES_MAX: usize = 16_384;
 /// Largest message that is sent to etcd, which itself refuses more than 1.5 MiB unless it is set up otherwise. Each call has
 /// its own.
 pub const ETCD_REQUEST_MAX_BYTES: usize = 2 << 20;

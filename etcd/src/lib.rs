@@ -16,6 +16,7 @@ mod client;
 mod connection;
 mod data_file;
 mod error;
+mod log_file;
 mod members;
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
 pub mod proto;
@@ -28,6 +29,7 @@ pub use address::Address;
 pub use client::{Client, Settings};
 pub use data_file::{DataFile, Facts, FileError, Rows, Summary};
 pub use error::Error;
+pub use log_file::{Committed, commit_all};
 pub use members::{MemberError, MemberKind, when_healthy};
 pub use tls::Tls;
 pub use watch::{Notice, Watch};

@@ -24,7 +24,7 @@ use self::rows::Revised;
 pub use self::rows::Rows;
 use crate::proto::Member;
 
-/// Why a data file cannot be used.
+/// Why a file of etcd cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
     /// It is not there, or the disk fails.
@@ -41,6 +41,14 @@ pub enum FileError {
         /// Where it is.
         path: PathBuf,
         /// What is wrong with it.
+        why: String,
+    },
+    /// The disk is full, or fails.
+    #[error("the data file of etcd, {}, cannot be written: {why}", .path.display())]
+    Unwritable {
+        /// Where it is.
+        path: PathBuf,
+        /// What the system says.
         why: String,
     },
 }

@@ -184,7 +184,7 @@ impl Stores {
             };
             let copied = match found {
                 Some(_) => Ok(()),
-                None => recover::copy_folder(&from.join("data"), &to),
+                None => recover::copy_folder(&from.join("data"), &to).map(|()| recover::commit_log(&to.join("data"))),
             };
             copied.map(|()| found).map_err(|why| EtcdError(format!("the data of etcd cannot be copied: {why}")))
         };

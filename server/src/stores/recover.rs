@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_core::runtime::BoxFuture;
 use casemate_core::store::{Page, Path, Range, Revision, Snapshot, StoreError, Versioned};
-use casemate_etcd::{DataFile, FileError, proto};
+use casemate_etcd::{Committed, DataFile, FileError, commit_all, proto};
 
 /// Checks that `path`, which an etcd may have made, is itself a folder, not a link to one elsewhere.
 fn check_folder(path: &FilePath) -> Result<(), String> {
@@ -51,6 +51,19 @@ pub(super) fn copy_folder(from: &FilePath, to: &FilePath) -> Result<(), String> 
     }
     DirBuilder::new().mode(0o700).create(to).map_err(failed)?;
     copy_entries(from, &to.join("data"))
+}
+
+/// Takes as committed what the log in `data`, the copy of such a folder, has: others may have confirmed it, and etcd would throw it away.
+pub(super) fn commit_log(data: &FilePath) {
+    match commit_all(&data.join("member/wal")) {
+        Ok(Committed { before, after }) => {
+            tracing::info!(entries = after.saturating_sub(before), "the log of etcd is taken as committed");
+        }
+        // etcd may still be able to do something with it.
+        Err(error) => {
+            tracing::warn!(%error, "the end of the log of etcd cannot be taken as committed, and may be lost")
+        }
+    }
 }
 
 fn copy_entries(from: &FilePath, to: &FilePath) -> Result<(), String> {
