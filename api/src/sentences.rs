@@ -14,7 +14,7 @@ pub const DISK_FULL: &str =
 /// With `503`: this client has used up its share of memory. Nothing was begun.
 pub const TOO_MANY_BODIES: &str = "Too many large bodies at once. Try again.";
 /// Sent with the reply to a member that is made a node of its own.
-pub const FORCED_NEW: &str = "This node reboots on its own, with the data that it had received. Changes that had reached only other members are lost, and so may be the last change before its etcd was killed. Reset the other members before they join it.";
+pub const FORCED_NEW: &str = "This node reboots on its own, with the data that it had received. Changes that had reached only other members are lost. Reset the other members before they join it.";
 /// The same, if it was joining a cluster.
 pub const JOIN_GIVEN_UP: &str = "This node has given up joining a cluster, and reboots with its own data from before.";
 /// Sent with the reply to a restore that can be undone.

@@ -72,6 +72,11 @@ impl Node {
         self.daemon = Some(Daemon::start_with(&self.folder, &settings));
     }
 
+    /// The id of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon().pid()
+    }
+
     /// Kills the process, as a power cut would.
     pub(crate) fn kill(&mut self) {
         self.daemon.take().expect("it runs").kill();
