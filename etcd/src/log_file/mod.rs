@@ -58,7 +58,7 @@ pub struct Committed {
 /// Takes all entries in `folder` as committed, durably, if they are not: the `member/wal` of a *copy* of an etcd that does not run.
 ///
 /// Two kinds of entries are left as they are: one that removes this member from its cluster, with those behind it, because etcd would
-/// end when it carries that out; and all of a log that its leader was about to replace by a snapshot.
+/// end when it carries that out; and those before a snapshot of the leader that nothing has followed yet, which replaces them.
 ///
 /// It reads the whole log, which takes seconds for each gigabyte: not for a thread that serves.
 ///
@@ -95,7 +95,7 @@ struct Log {
     last: Option<(u64, u64)>,
     /// The index of the entry in force that removes this member.
     removal: Option<u64>,
-    /// The index of a snapshot of the leader of which it is not known whether it counts.
+    /// The index of a snapshot of the leader, until there is an entry behind it.
     snapshot: Option<u64>,
 }
 
@@ -109,7 +109,9 @@ impl Log {
             CHECKSUM => Ok(()),
             SNAPSHOT => Snapshot::decode(data).map(|Snapshot { index }| {
                 // Its own is made of what it knows to be committed.
-                self.snapshot = Some(index).filter(|index| *index > self.state.commit);
+                if index > self.state.commit {
+                    self.snapshot = Some(index);
+                }
             }),
             kind => return Err(format!("it has a record of the unknown kind {kind}")),
         };

@@ -499,6 +499,11 @@ fn the_last_entry_in_force_is_found() {
         ("and entries", &[E(1, 1), S(1, 5, 1), Snap(9), S(2, 0, 9), E(2, 10)], Some((2, 0, 10))),
         ("and entries before the state", &[E(1, 1), S(1, 5, 1), Snap(9), E(2, 10), E(2, 11)], Some((2, 0, 11))),
         ("it replaces a longer log", &[E(1, 1), S(1, 5, 1), E(1, 2), E(1, 3), E(1, 4), Snap(3), S(2, 0, 3)], None),
+        (
+            "and it has one of its own",
+            &[E(1, 1), S(1, 5, 1), E(1, 2), E(1, 3), E(1, 4), Snap(3), S(2, 0, 3), Snap(3)],
+            None,
+        ),
         ("it may count", &[E(1, 1), S(1, 5, 1), E(1, 2), E(1, 3), E(1, 4), Snap(3)], None),
         ("it did not count", &[E(1, 1), S(1, 5, 1), E(1, 2), Snap(9), S(2, 0, 1), E(2, 2)], Some((2, 0, 2))),
         ("removed", &[E(1, 1), S(1, 5, 1), E(1, 2), Gone(1, 3, 9), E(1, 4)], Some((1, 5, 2))),
