@@ -452,6 +452,16 @@ pub const MEMBER_START_MS: u64 = 30_000;
 pub const MEMBER_POLL_MS: u64 = 100;
 /// Most bytes that the database of a node's etcd may have; half the memory, if that is less. Shared by all users of the cluster.
 pub const MEMBER_QUOTA_MAX_BYTES: u64 = 8 << 30;
+/// Time between two looks at whether the etcd of a node knows a leader. There is one for each node.
+pub const MEMBER_LOOK_MS: u64 = 500;
+/// Time without a leader after which the etcd of a node is restarted as soon as another member answers. Each member has its own.
+pub const MEMBER_SILENT_MS: u64 = 10_000;
+/// Time after such a restart until the next one, if none has helped. It doubles each time. Each member has its own.
+pub const MEMBER_RESTART_MIN_MS: u64 = 30_000;
+/// Longest such time. Each member has its own.
+pub const MEMBER_RESTART_MAX_MS: u64 = 600_000;
+/// Time for other members to answer a node whose etcd has no leader. Shared by all of them.
+pub const PEER_PROBE_MS: u64 = 2_000;
 /// Time for a member to tell a node that is to join what it sees. Each address of each member has its own.
 pub const PEER_ANSWER_MS: u64 = 5_000;
 /// Size of that answer. Each has its own.

@@ -104,6 +104,14 @@ impl Client {
         Ok(list.members)
     }
 
+    /// The members, as one member knows them, the first that answers. It needs no majority, and is not told by a learner.
+    pub async fn known_members(&self) -> Result<Vec<Member>, Error> {
+        let method = Method { path: "/etcdserverpb.Cluster/MemberList", leader: false };
+        let request = MemberListRequest { linearizable: false };
+        let list: MemberListResponse = self.call(method, request, Unanswered::Repeat).await?;
+        Ok(list.members)
+    }
+
     /// Adds a member that listens for the others at `peer_urls`. Returns it and all members. If the answer was lost, and now a
     /// member of this kind with these URLs is there that has not been started, that is it.
     ///

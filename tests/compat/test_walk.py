@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from device import ADMIN, AFTER_A_FAILED_LOGIN, PASSPHRASES, UNLOCK, Device
 from image import Vendor
 
-# Clusters are not supported yet; without one, NetHSM refuses these as well.
+# They take a cluster: `server/tests/network/tour.rs` runs them. Without one, NetHSM refuses these as well.
 OF_CLUSTERS = {
     "add-cluster-member",
     "join-cluster",

@@ -1,4 +1,4 @@
-//! Real clients against a real `casemated`: the pytest suite in `tests/compat`.
+//! Real clients against a real `casemated`: the pytest suite in `tests/compat`, and the tour of a cluster in `server/tests/network`.
 
 use std::process::Command;
 
@@ -8,13 +8,24 @@ use crate::metadata;
 use crate::setup;
 use crate::steps::{Steps, cargo, run};
 
-/// Builds the server, installs the clients and runs the suite, passing `args` to pytest.
+/// Builds the server, installs the clients and runs the suite, passing `args` to pytest. Without any, the tour of a cluster follows.
 pub(crate) fn all(steps: &mut Steps, args: &[&str]) -> Result<()> {
     steps.step("build casemated", || {
         run(&mut cargo(&["build", "--package", "casemate-server", "--bin", "casemated", "--locked"]))
     })?;
     steps.step("python clients", || setup::python().map(drop))?;
-    steps.step("compat", || pytest(args))
+    steps.step("compat", || pytest(args))?;
+    if args.is_empty() {
+        steps.step("tour of a cluster", tour)?;
+    }
+    Ok(())
+}
+
+/// The tests of members in network namespaces: those that take the clients, and those that measure time.
+fn tour() -> Result<()> {
+    setup::etcd()?;
+    let mut test = cargo(&["test", "-p", "casemate-server", "--test", "network", "--locked"]);
+    run(test.args(["--", "--ignored", "--nocapture", "--test-threads=1"]))
 }
 
 fn pytest(args: &[&str]) -> Result<()> {

@@ -32,7 +32,8 @@ cargo xtask COMMAND
   test [--keep-going]   everything CI runs; installs missing apt and Python packages and etcd, and prints which
   tidy                  the house rules alone: who may depend on whom, licences, supply chain, unsafe, file sizes
   tidy --rooms          which room of the core uses which, and all circles, of rooms and of files
-  compat [PYTEST ARGS]  real clients (nitropy, Python SDK, curl, OpenSSL, schemathesis) against a running casemated
+  compat [PYTEST ARGS]  real clients (nitropy, Python SDK, curl, OpenSSL, schemathesis) against a running casemated, and,
+                        without arguments, nitropy's tour of a cluster in network namespaces
   etcd                  builds the etcd that some tests start; needed once before `cargo test` by hand
   fuzz                  20 seconds of seeded mutations on every parser, with the stable compiler
   fuzz TARGET [ARGS]    one target under cargo-fuzz (nightly), until it is interrupted

@@ -105,6 +105,11 @@ impl Member {
         self.process.shared.seen().state
     }
 
+    /// How many processes were started, the one that runs among them.
+    pub fn starts(&self) -> u64 {
+        self.process.shared.seen().starts
+    }
+
     /// What is known of the process.
     pub fn diagnosis(&self) -> Diagnosis {
         let Seen { state, pid, starts } = self.process.shared.seen();

@@ -2,6 +2,7 @@
 
 mod peers;
 mod recover;
+mod silence;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,7 @@ use casemate_etcd::{
     Client, DataFile, Error as EtcdCall, MemberError as Refusal, MemberKind, Settings as ClientSettings,
 };
 use casemate_etcd::{proto, when_healthy};
+use tokio_rustls::TlsConnector;
 
 use self::recover::FileSnapshot;
 use crate::member::{Config, Identity, MemberState, PeerTls, Program, Start};
@@ -52,8 +54,21 @@ struct Running {
     folder: PathBuf,
     /// The cluster CA that it trusts, in DER.
     authority: Mutex<Vec<u8>>,
+    /// With what other members are asked. `None`: it has none.
+    tls: Mutex<Option<TlsConnector>>,
     /// The store in it, once it is there.
     store: OnceLock<Arc<EtcdStore>>,
+}
+
+impl Running {
+    /// With what other members are asked.
+    fn tls(&self) -> Option<TlsConnector> {
+        self.tls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn show_others(&self, tls: TlsConnector) {
+        *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(tls);
+    }
 }
 
 impl Stores {
@@ -92,6 +107,7 @@ impl Stores {
     /// Starts an etcd and, unless it goes on with its data, waits until it is ready.
     async fn start(&self, number: u32, begin: Begin, identity: PeerIdentity) -> Result<Arc<EtcdStore>, EtcdError> {
         let ready_ms = (begin == Begin::Found).then_some(MEMBER_START_MS);
+        let tls = peers::tls(&identity)?;
         let config = Config {
             peer_urls: self.urls(&identity)?,
             listen: self.peers.listen.clone(),
@@ -115,7 +131,7 @@ impl Stores {
             },
             ..self.alone(number, &identity.name)
         };
-        self.launch(config, identity.authority, ready_ms).await
+        self.launch(config, (identity.authority, Some(tls)), ready_ms).await
     }
 
     /// The etcd with this number as the only member of its cluster, which nobody else reaches.
@@ -136,10 +152,11 @@ impl Stores {
         }
     }
 
+    /// Starts an etcd that trusts the cluster CA `authority` and has `tls` to ask other members.
     async fn launch(
         &self,
         config: Config,
-        authority: Vec<u8>,
+        (authority, tls): (Vec<u8>, Option<TlsConnector>),
         ready_ms: Option<u64>,
     ) -> Result<Arc<EtcdStore>, EtcdError> {
         if self.running().is_some() {
@@ -149,7 +166,8 @@ impl Stores {
         let folder = config.folder.clone();
         let started = tokio::task::spawn_blocking(move || crate::member::Member::start(&program, &config)).await;
         let member = started.map_err(|error| EtcdError(error.to_string()))?.map_err(EtcdError)?;
-        let running = Arc::new(Running { member, folder, authority: Mutex::new(authority), store: OnceLock::new() });
+        let (authority, tls) = (Mutex::new(authority), Mutex::new(tls));
+        let running = Arc::new(Running { member, folder, authority, tls, store: OnceLock::new() });
         *self.lock() = Some(running.clone());
         if let Some(ready_ms) = ready_ms
             && let Err(error) = until_ready(&running.member, ready_ms).await
@@ -163,6 +181,7 @@ impl Stores {
         let client = client(&running).map_err(EtcdError)?;
         let store = EtcdStore::start(client, ETCD_PREFIX.into());
         let store = store.map_err(|error| EtcdError(format!("The thread of the store cannot be started: {error}.")))?;
+        store.run_beside(silence::keep_looking(Arc::downgrade(&running)));
         // It fails only if it is set.
         let _ = running.store.set(store.clone());
         Ok(store)
@@ -195,7 +214,7 @@ impl Stores {
             let rows = tokio::task::spawn_blocking(open).await.map_err(|error| EtcdError(error.to_string()))??;
             return Ok(Box::new(rows));
         }
-        let store = self.launch(self.alone(copy, name), Vec::new(), Some(MEMBER_RECOVER_MS)).await?;
+        let store = self.launch(self.alone(copy, name), (Vec::new(), None), Some(MEMBER_RECOVER_MS)).await?;
         store.snapshot().await.map_err(|error| EtcdError(error.to_string()))
     }
 
@@ -503,6 +522,7 @@ impl StoreKeeper for Stores {
         let Some(running) = self.running() else { return };
         let renew = || {
             running.member.replace_identity(&member_identity(&identity)?).map_err(EtcdError)?;
+            running.show_others(peers::tls(&identity)?);
             let mut trusted = running.authority.lock().unwrap_or_else(PoisonError::into_inner);
             if *trusted != identity.authority {
                 running.member.replace_ca(&identity.authority_pem()).map_err(EtcdError)?;

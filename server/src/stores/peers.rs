@@ -1,10 +1,10 @@
-//! What the members of a cluster tell a node that is to join them: over the port at which they know each other, with its own certificate.
+//! What members of a cluster tell another node: over the port at which they know each other, with its own certificate.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use casemate_api::limits::{PEER_ANSWER_MAX_BYTES, PEER_ANSWER_MS};
+use casemate_api::limits::{PEER_ANSWER_MAX_BYTES, PEER_ANSWER_MS, PEER_PROBE_MS};
 use casemate_core::config::peers::alternative_addresses;
 use casemate_core::platform::stores::{EtcdError, Member, PeerIdentity, Sight};
 use casemate_core::rows::tls_identity::TlsIdentity;
@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use crate::clock::SystemClock;
@@ -39,9 +40,9 @@ struct Listed {
     learner: bool,
 }
 
-/// Asks one member after the other.
+/// Asks, for a node that is to join them, one member after the other.
 pub(super) async fn look_at(members: &[Member], identity: &PeerIdentity) -> Result<Sight, EtcdError> {
-    let tls = tls(identity).map_err(|why| EtcdError(format!("the TLS identity of this node cannot be used: {why}")))?;
+    let tls = tls(identity)?;
     let mut failures = Vec::new();
     for url in members.iter().flat_map(|member| &member.urls) {
         let limit = Duration::from_millis(PEER_ANSWER_MS);
@@ -54,12 +55,34 @@ pub(super) async fn look_at(members: &[Member], identity: &PeerIdentity) -> Resu
     Err(EtcdError(format!("no member of the cluster accepts this node ({})", failures.join("; "))))
 }
 
-fn tls(identity: &PeerIdentity) -> Result<TlsConnector, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(identity.authority.clone()))?;
-    let chain = identity.tls.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    let key = PrivatePkcs8KeyDer::from(identity.tls.private_key.to_vec()).into();
-    let config = ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key)?;
+/// Whether any of these URLs of members is answered. All are asked at once, over new connections.
+pub(super) async fn any_answers(urls: impl Iterator<Item = String>, tls: &TlsConnector) -> Option<String> {
+    let mut asked = JoinSet::new();
+    for url in urls {
+        let tls = tls.clone();
+        asked.spawn(async move { ask(&url, tls).await.is_ok().then_some(url) });
+    }
+    let first = async {
+        while let Some(answer) = asked.join_next().await {
+            if let Ok(Some(url)) = answer {
+                return Some(url);
+            }
+        }
+        None
+    };
+    tokio::time::timeout(Duration::from_millis(PEER_PROBE_MS), first).await.ok().flatten()
+}
+
+/// What this node shows to other members and asks of them.
+pub(super) fn tls(identity: &PeerIdentity) -> Result<TlsConnector, EtcdError> {
+    let config = || {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(identity.authority.clone()))?;
+        let chain = identity.tls.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+        let key = PrivatePkcs8KeyDer::from(identity.tls.private_key.to_vec()).into();
+        ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key)
+    };
+    let config = config().map_err(|why| EtcdError(format!("the TLS identity of this node cannot be used: {why}")))?;
     Ok(TlsConnector::from(Arc::new(config)))
 }
 

@@ -8,6 +8,8 @@ use casemate_testkit::EtcdCertificates;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+use crate::daemon::Client;
+
 use super::node::{Node, generate, get, ids};
 use super::{grow, members, refused, start};
 
@@ -23,7 +25,7 @@ fn two(certificates: &EtcdCertificates) -> [Node; 2] {
 
 /// Makes a Failed node that had joined the node `first`, or is it, a node of its own, and unlocks it.
 fn force_new(node: &Node) {
-    let call = |client: &super::Client| {
+    let call = |client: &Client| {
         let answer = client.call("POST", "/cluster/force-new", None);
         answer.unwrap_or_else(|error| panic!("{error}\n{}", node.log()))
     };
@@ -142,7 +144,8 @@ fn members_whose_majority_is_lost_keep_what_was_acknowledged() {
             .call("GET", "/health/state", None)
             .is_ok_and(|answer| answer.json()["state"] == "Unprovisioned")
     });
-    second.provision(&certificates);
+    second.provision();
+    second.put_certificate(&certificates);
     second.put_cluster_ca(&certificates);
     grow(&first, &second);
     assert_eq!(ids(&second.admin_of("first"), "/keys"), ids(&first.admin(), "/keys"));

@@ -1,9 +1,11 @@
 //! A `casemated` with a store of its own that can become a member of a cluster, as an operator sets it up.
 
-use std::net::SocketAddr;
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use casemate_testkit::{EtcdCertificates, etcd, free_port};
+use casemate_testkit::{EtcdCertificates, Place, etcd, free_port};
 use serde_json::{Value, json};
 
 use super::daemon::{Answer, Client, Daemon, Folder};
@@ -22,7 +24,10 @@ pub(crate) struct Node {
     /// Its user, key and passphrases carry this name until it joins others.
     name: &'static str,
     pub(crate) folder: Folder,
-    peer: SocketAddr,
+    /// `None`: where the test process is.
+    place: Option<Place>,
+    /// Where its etcd listens for others.
+    peers: Vec<SocketAddr>,
     /// Where its etcd serves nodes without a vote, if it does.
     clients: Option<SocketAddr>,
     daemon: Option<Daemon>,
@@ -41,14 +46,36 @@ impl Node {
 
     fn start_with(name: &'static str, certificates: &EtcdCertificates, clients: Option<SocketAddr>) -> Self {
         let peer = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let mut node = Self { name, folder: Folder::new(), peer, clients, daemon: None };
+        let (folder, peers) = (Folder::new(), vec![peer]);
+        Self::set_up(Self { name, folder, place: None, peers, clients, daemon: None }, certificates)
+    }
+
+    /// As [`Node::start`], at a node of a network. It listens for other members at both of its addresses.
+    pub(crate) fn start_at(place: &Place, name: &'static str, certificates: &EtcdCertificates) -> Self {
+        Self::set_up(Self::of(place, name, peers(place)), certificates)
+    }
+
+    /// Starts a node that is not provisioned, at a node of a network. It listens for other members at these addresses.
+    pub(crate) fn start_empty(place: &Place, name: &'static str, peers: Vec<SocketAddr>) -> Self {
+        let mut node = Self::of(place, name, peers);
         node.start_process();
-        node.provision(certificates);
         node
     }
 
-    /// Provisions it, with the Operator `op` and one key, both its own, and a certificate of the CA.
-    pub(crate) fn provision(&self, certificates: &EtcdCertificates) {
+    fn of(place: &Place, name: &'static str, peers: Vec<SocketAddr>) -> Self {
+        Self { name, folder: Folder::new(), place: Some(place.clone()), peers, clients: None, daemon: None }
+    }
+
+    fn set_up(mut node: Self, certificates: &EtcdCertificates) -> Self {
+        node.start_process();
+        node.provision();
+        node.put_certificate(certificates);
+        node
+    }
+
+    /// Provisions it, with the Operator `op` and one key.
+    pub(crate) fn provision(&self) {
+        let name = self.name;
         let provision = json!({
             "unlockPassphrase": unlock_passphrase(self.name),
             "adminPassphrase": admin_passphrase(self.name),
@@ -57,19 +84,21 @@ impl Node {
         self.anybody().call("POST", "/provision", Some(&provision)).unwrap().expect(204);
         let admin = self.admin();
         admin.create_operator("op", OPERATOR);
-        admin.create_operator(self.name, OPERATOR);
-        self.create_key(self.name, self.name);
-        self.put_certificate(certificates);
+        admin.create_operator(name, OPERATOR);
+        self.create_key(name, name);
     }
 
     /// Starts its process.
     pub(crate) fn start_process(&mut self) {
-        let (peer, etcd) = (self.peer.to_string(), etcd());
-        let etcd = etcd.to_str().unwrap();
-        let mut settings = vec!["--log", "info", "--peer-listen", &peer, "--etcd-program", etcd];
-        let clients = self.clients.map(|clients| clients.to_string());
-        settings.extend(clients.iter().flat_map(|clients| ["--client-listen", clients]));
-        self.daemon = Some(Daemon::start_with(&self.folder, &settings));
+        let etcd = format!("--etcd-program={}", etcd().display());
+        let peers = self.peers.iter().map(|peer| format!("--peer-listen={peer}"));
+        let listen: Vec<String> = peers.chain(self.clients.map(|at| format!("--client-listen={at}"))).collect();
+        let mut settings = vec!["--log=info", &etcd];
+        settings.extend(listen.iter().map(String::as_str));
+        self.daemon = Some(match &self.place {
+            Some(place) => Daemon::start_at(place, &self.folder, &settings),
+            None => Daemon::start_with(&self.folder, &settings),
+        });
     }
 
     /// The id of its process.
@@ -115,6 +144,16 @@ impl Node {
             assert!(begun.elapsed() < SOON, "not in time at {}: {what}\n{}", self.name, self.log());
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Its `address:port`.
+    pub(crate) fn host(&self) -> &str {
+        &self.daemon().address
+    }
+
+    /// Waits until its process has ended by itself, and returns the exit code.
+    pub(crate) fn await_end(&mut self) -> Option<i32> {
+        self.daemon.take().expect("it runs").exit_code()
     }
 
     fn daemon(&self) -> &Daemon {
@@ -171,9 +210,9 @@ impl Node {
         get(&self.admin_of(holder), "/system/info")["deviceId"].take()
     }
 
-    /// Where its etcd listens for others.
+    /// Where its etcd listens for others, the first address.
     pub(crate) fn peer(&self) -> SocketAddr {
-        self.peer
+        self.peers[0]
     }
 
     /// Where its etcd serves nodes without a vote.
@@ -187,9 +226,14 @@ impl Node {
         self.admin().call("POST", "/cluster/members", Some(&body)).unwrap()
     }
 
-    /// How others reach its etcd.
+    /// How others reach its etcd, by the first address.
     pub(crate) fn url(&self) -> String {
-        format!("https://{}", self.peer)
+        format!("https://{}", self.peer())
+    }
+
+    /// How others reach its etcd.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.peers.iter().map(|peer| format!("https://{peer}")).collect()
     }
 
     /// Has a new certificate signed and installs it. Returns the certificate.
@@ -199,11 +243,21 @@ impl Node {
 
     /// The same as somebody else than the Administrator.
     pub(crate) fn put_certificate_as(&self, who: &Client, certificates: &EtcdCertificates) -> String {
-        let subject = json!({ "commonName": self.name, "subjectAltNames": ["IP:127.0.0.1"] });
-        let request = who.call("POST", "/config/tls/csr.pem", Some(&subject)).unwrap().expect(200);
-        let certificate = certificates.sign(std::str::from_utf8(&request.bytes).unwrap());
+        let certificate = certificates.sign(&self.certificate_request_as(who));
         who.put_pem("/config/tls/cert.pem", &certificate).expect(201);
         certificate
+    }
+
+    /// A request for a certificate with its addresses, in PEM.
+    pub(crate) fn certificate_request(&self) -> String {
+        self.certificate_request_as(&self.admin())
+    }
+
+    fn certificate_request_as(&self, who: &Client) -> String {
+        let names: Vec<String> = self.peers.iter().map(|peer| format!("IP:{}", peer.ip())).collect();
+        let subject = json!({ "commonName": self.name, "subjectAltNames": names });
+        let request = who.call("POST", "/config/tls/csr.pem", Some(&subject)).unwrap().expect(200);
+        String::from_utf8(request.bytes).unwrap()
     }
 
     /// Sets the cluster CA, which moves its store into an etcd.
@@ -271,10 +325,17 @@ pub(crate) fn ids(client: &Client, path: &str) -> Vec<String> {
     ids
 }
 
+/// Where etcd listens at a node of a network: at both addresses.
+pub(crate) fn peers(place: &Place) -> Vec<SocketAddr> {
+    [place.v4.into(), place.v6.into()].map(|ip: IpAddr| SocketAddr::new(ip, 2380)).to_vec()
+}
+
+/// The unlock passphrase of the node `holder`.
 pub(crate) fn unlock_passphrase(holder: &str) -> String {
     format!("unlock passphrase of {holder}")
 }
 
+/// The passphrase of the Administrator of the node `holder`.
 pub(crate) fn admin_passphrase(holder: &str) -> String {
     format!("admin passphrase of {holder}")
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use casemate_testkit::Place;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use ureq::tls::{TlsConfig, TlsProvider};
@@ -117,6 +118,15 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// Starts it at a node of a network, at port 8443 of both addresses.
+    pub(crate) fn start_at(place: &Place, folder: &Folder, more: &[&str]) -> Self {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &place.namespace, CASEMATED, "--data-dir"]).arg(folder.data()).args(more);
+        command.arg(format!("--listen={}:8443", place.v4)).arg(format!("--listen=[{}]:8443", place.v6));
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null());
+        Self::start_by(folder, &mut command)
+    }
+
     /// Starts it on the data of `folder` and waits until it listens.
     pub(crate) fn start(folder: &Folder) -> Self {
         Self::start_with(folder, &["--log", "warn"])
@@ -160,6 +170,8 @@ impl Daemon {
             };
             self.first_lines.push(line.clone());
             if let Some((_, address)) = line.split_once(" is listening on https://") {
+                // The first one, if there are several.
+                let address = address.split(',').next().unwrap_or(address);
                 address.clone_into(&mut self.address);
                 return;
             }
@@ -284,15 +296,28 @@ impl Client {
         self.send("PUT", path, "application/x-pem-file", pem.into())
     }
 
+    /// `POST /system/restore`, with a body that takes as long as `body` does: what [`Client::restore_body`] returns.
+    pub(crate) fn restore_from(&self, body: impl std::io::Read + 'static) -> Result<Answer, ureq::Error> {
+        let request =
+            self.request("POST", "/system/restore").header("content-type", "multipart/form-data; boundary=part");
+        answer(self.agent.run(request.body(ureq::SendBody::from_owned_reader(body)).unwrap())?)
+    }
+
     /// `POST /system/restore`
     pub(crate) fn restore(&self, arguments: &Value, backup: &[u8]) -> Result<Answer, ureq::Error> {
-        let mut body = format!("--part\r\ncontent-disposition: form-data; name=\"arguments\"\r\n\r\n{arguments}\r\n");
-        body.push_str("--part\r\ncontent-disposition: form-data; name=\"backup_file\"\r\n\r\n");
-        let body = [body.as_bytes(), backup, b"\r\n--part--\r\n"].concat();
+        let body = Self::restore_body(arguments, backup);
         self.send("POST", "/system/restore", "multipart/form-data; boundary=part", body)
     }
 
-    fn send(&self, method: &str, path: &str, kind: &str, body: Vec<u8>) -> Result<Answer, ureq::Error> {
+    /// The body of `POST /system/restore`.
+    pub(crate) fn restore_body(arguments: &Value, backup: &[u8]) -> Vec<u8> {
+        let mut body = format!("--part\r\ncontent-disposition: form-data; name=\"arguments\"\r\n\r\n{arguments}\r\n");
+        body.push_str("--part\r\ncontent-disposition: form-data; name=\"backup_file\"\r\n\r\n");
+        [body.as_bytes(), backup, b"\r\n--part--\r\n"].concat()
+    }
+
+    /// One request with a body of any kind.
+    pub(crate) fn send(&self, method: &str, path: &str, kind: &str, body: Vec<u8>) -> Result<Answer, ureq::Error> {
         let request = self.request(method, path).header("content-type", kind).body(body);
         answer(self.agent.run(request.unwrap())?)
     }

@@ -73,7 +73,9 @@ fn explained(kind: StoreKind, trouble: StoreTrouble) -> (&'static str, &'static 
         ),
         (StoreKind::Etcd, StoreTrouble::NoMajority) => (
             "etcd has had no majority of its members",
-            "Start the members that are down. The HSM continues by itself when most of them are back.",
+            "Start the members that are down, and look at the network between them. The HSM continues by itself when most of them are \
+             back; where the network drops packets in silence, sooner with the settings net.ipv4.tcp_retries2=5 and \
+             net.ipv4.tcp_rto_max_ms=1000 of Linux on all machines.",
         ),
         (StoreKind::Etcd, StoreTrouble::OtherData) => (
             "what is stored under the etcd-prefix has not been the data of this HSM",

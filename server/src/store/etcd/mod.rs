@@ -93,6 +93,11 @@ impl EtcdStore {
         self.stop.notify_one();
     }
 
+    /// Runs a task on the thread, until it or the store ends.
+    pub fn run_beside(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
     /// Runs a task on the thread and waits for its result.
     async fn run<T: Send + 'static>(
         &self,

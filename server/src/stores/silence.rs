@@ -1,0 +1,146 @@
+//! Restarts an etcd that has no leader although other members can be reached again.
+//!
+//! While a network drops packets without a word, TCP sends again what was lost after longer and longer pauses. So when the network
+//! has healed, a connection from before may stay unused for another half a minute, unless the machine is set up otherwise. A
+//! new one is used at once. An etcd without a leader is therefore restarted, so that all its connections are new, as soon
+//! as another member answers over one.
+//!
+//! An etcd that leads, or knows a leader, is left alone. So is a learner, which does not tell who the others are.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use casemate_api::limits::{
+    MEMBER_LOOK_MS, MEMBER_RESTART_MAX_MS, MEMBER_RESTART_MIN_MS, MEMBER_SILENT_MS, MEMBER_STEADY_MS,
+};
+use tokio::time::Instant;
+
+use super::{Running, client, peers};
+
+/// Looks at an etcd, and restarts it if that may help, for as long as it is used.
+pub(super) async fn keep_looking(etcd: Weak<Running>) {
+    let mut silence = Silence::default();
+    loop {
+        tokio::time::sleep(Duration::from_millis(MEMBER_LOOK_MS)).await;
+        let Some(etcd) = etcd.upgrade() else { return };
+        let (member, process) = (&etcd.member, etcd.member.starts());
+        let Ok(status) = member.status().await else { continue };
+        if status.leader != 0 {
+            silence.is_over(Instant::now());
+            continue;
+        }
+        let own = status.header.map_or(0, |header| header.member_id);
+        if silence.is_long(process, Instant::now())
+            && let Some(url) = another_answers(&etcd, own).await
+            // It may have heard of a leader meanwhile, or been started again.
+            && member.status().await.is_ok_and(|status| status.leader == 0)
+            && member.starts() == process
+        {
+            tracing::warn!(url, "etcd has no leader although another member answers, and is restarted");
+            member.restart();
+            silence.restarted(Instant::now());
+        }
+    }
+}
+
+/// The URL at which another member answers.
+async fn another_answers(etcd: &Running, own: u64) -> Option<String> {
+    let members = client(etcd).ok()?.known_members().await.ok()?;
+    let others = members.into_iter().filter(|member| member.id != own);
+    peers::any_answers(others.flat_map(|member| member.peer_ur_ls), &etcd.tls()?).await
+}
+
+/// For how long there has been a leader or none, and what was done about it.
+#[derive(Default)]
+struct Silence {
+    /// The process that has none, and since when.
+    since: Option<(u64, Instant)>,
+    /// Since when there is a leader.
+    led: Option<Instant>,
+    /// When etcd was restarted, and for how long that is not done again.
+    restarted: Option<(Instant, Duration)>,
+}
+
+impl Silence {
+    /// There is a leader at `now`.
+    fn is_over(&mut self, now: Instant) {
+        self.since = None;
+        // One that comes and goes does not make restarts more frequent.
+        if now.duration_since(*self.led.get_or_insert(now)) >= Duration::from_millis(MEMBER_STEADY_MS) {
+            self.restarted = None;
+        }
+    }
+
+    /// The `process` has no leader at `now`. Returns whether that has lasted long enough.
+    fn is_long(&mut self, process: u64, now: Instant) -> bool {
+        let since = match self.since {
+            Some((same, since)) if same == process => since,
+            Some(_) | None => now,
+        };
+        (self.since, self.led) = (Some((process, since)), None);
+        let paused = self.restarted.is_some_and(|(at, pause)| now.duration_since(at) < pause);
+        !paused && now.duration_since(since) >= Duration::from_millis(MEMBER_SILENT_MS)
+    }
+
+    fn restarted(&mut self, now: Instant) {
+        let pause = match self.restarted {
+            Some((_, pause)) => (pause * 2).min(Duration::from_millis(MEMBER_RESTART_MAX_MS)),
+            None => Duration::from_millis(MEMBER_RESTART_MIN_MS),
+        };
+        self.restarted = Some((now, pause));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_process_gets_its_time() {
+        let (mut silence, begin) = (Silence::default(), Instant::now());
+        let at = |ms| begin + Duration::from_millis(ms);
+        assert!(!silence.is_long(1, at(0)));
+        assert!(!silence.is_long(1, at(MEMBER_SILENT_MS - 1)));
+        assert!(silence.is_long(1, at(MEMBER_SILENT_MS)));
+        // It was started again for another reason.
+        assert!(!silence.is_long(2, at(MEMBER_SILENT_MS + 1)));
+        assert!(silence.is_long(2, at(2 * MEMBER_SILENT_MS + 1)));
+    }
+
+    #[test]
+    fn a_leader_that_comes_and_goes_makes_restarts_no_more_frequent() {
+        let (mut silence, begin) = (Silence::default(), Instant::now());
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        silence.is_long(1, at(0));
+        assert!(silence.is_long(1, at(10)));
+        silence.restarted(at(10));
+        silence.is_over(at(12));
+        assert!(!silence.is_long(2, at(13)));
+        assert!(!silence.is_long(2, at(39)));
+        assert!(silence.is_long(2, at(40)));
+        silence.restarted(at(40));
+        // This one stays.
+        silence.is_over(at(42));
+        silence.is_over(at(102));
+        assert!(!silence.is_long(3, at(103)));
+        assert!(silence.is_long(3, at(113)));
+        silence.restarted(at(113));
+        assert!(!silence.is_long(4, at(114)));
+        assert!(silence.is_long(4, at(143)), "the pause is the shortest again");
+    }
+
+    #[test]
+    fn restarts_that_do_not_help_become_rare() {
+        let (mut silence, begin) = (Silence::default(), Instant::now());
+        let mut restarts = Vec::new();
+        for second in 0..2 * 3_600 {
+            let now = begin + Duration::from_secs(second);
+            if silence.is_long(restarts.len() as u64, now) {
+                silence.restarted(now);
+                restarts.push(second);
+            }
+        }
+        assert_eq!(restarts[..5], [10, 40, 100, 220, 460]);
+        assert!(restarts.windows(2).skip(5).all(|pair| pair[1] - pair[0] == 600), "{restarts:?}");
+    }
+}
