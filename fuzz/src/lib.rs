@@ -16,7 +16,7 @@ use casemate_core::backup::nethsm;
 use casemate_core::crypto::material::Material;
 use casemate_core::hsm::update::{Intake, UpdateKey, Version};
 use casemate_core::runtime::{BoxFuture, Clock};
-use casemate_etcd::{DataFile, FileError};
+use casemate_etcd::{DataFile, FileError, commit_all};
 use casemate_server::http::body;
 use casemate_server::http::budget::Budget;
 use casemate_server::http::{json, multipart as import, negotiate};
@@ -39,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     ("config", configuration),
     ("chain", chain),
     ("datafile", data_file),
+    ("logfile", log_file),
 ];
 
 /// A backup: its frames, and the decrypted contents.
@@ -291,7 +292,29 @@ pub fn data_file(bytes: &[u8]) {
     };
     match read() {
         Ok(()) | Err(FileError::Damaged { .. }) => {}
-        Err(error @ FileError::Unreadable { .. }) => panic!("{error}"),
+        Err(error) => panic!("{error}"),
     }
     let _ = std::fs::remove_file(&path);
+}
+
+/// The log of an etcd: nothing is written to a damaged one, and once what was there in part is gone, nothing is left to do.
+pub fn log_file(bytes: &[u8]) {
+    let folder = std::env::temp_dir().join(format!("casemate-fuzz-log-{}", std::process::id()));
+    let path = folder.join("0000000000000000-0000000000000000.wal");
+    std::fs::create_dir_all(&folder).expect("the temporary folder can be written");
+    std::fs::write(&path, bytes).expect("the temporary folder can be written");
+    let content = || std::fs::read(&path).expect("the file can be read");
+    match commit_all(&folder) {
+        Ok(first) => {
+            let written = content();
+            assert!(written.len() >= bytes.len() && first.after >= first.before, "{first:?}");
+            assert!((first.after > first.before) != (written == bytes), "{first:?}: something else was written");
+            let again = commit_all(&folder).expect("what was written can be read");
+            assert_eq!((again.before, again.after), (first.after, first.after), "entries were left over");
+            assert!(content() == written, "the log was changed again");
+        }
+        Err(FileError::Damaged { .. }) => assert!(content() == bytes, "a damaged log was changed"),
+        Err(error) => panic!("{error}"),
+    }
+    let _ = std::fs::remove_dir_all(&folder);
 }
