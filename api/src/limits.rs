@@ -448,6 +448,8 @@ pub const MEMBER_LOG_MAX_BYTES: usize = 1 << 20;
 pub const MEMBER_LOG_LINE_MAX_BYTES: usize = 16 << 10;
 /// Time for the etcd of a node to be ready when it founds or joins a cluster. There is one for each node.
 pub const MEMBER_START_MS: u64 = 30_000;
+/// Time for which a change of members waits for another one, or for a restore, to be over. Each change has its own.
+pub const MEMBER_CLAIM_MS: u64 = 15_000;
 /// Time between two looks at whether it is. There is one for each node.
 pub const MEMBER_POLL_MS: u64 = 100;
 /// Most bytes that the database of a node's etcd may have; half the memory, if that is less. Shared by all users of the cluster.

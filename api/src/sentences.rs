@@ -11,6 +11,8 @@ pub const STORE_HELD: &str =
 /// With `507`: only requests that free space are carried out.
 pub const DISK_FULL: &str =
     "The disk of the HSM is nearly full, so nothing can be added. Delete keys, or give it more room.";
+/// With `503`: only one of these may run. Nothing was begun.
+pub const STORE_CLAIMED: &str = "A restore or a move of the store is running. Try again when it is over.";
 /// With `503`: this client has used up its share of memory. Nothing was begun.
 pub const TOO_MANY_BODIES: &str = "Too many large bodies at once. Try again.";
 /// Sent with the reply to a member that is made a node of its own.

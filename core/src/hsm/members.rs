@@ -1,12 +1,15 @@
 //! The members of the cluster that this node's etcd belongs to, and the CA by which they know each other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use casemate_api::body::cluster::{ClusterMember, Invitation, NewMember};
+use casemate_api::limits::{MEMBER_CLAIM_MS, MEMBER_POLL_MS};
 
 use crate::config::peers;
 use crate::error::Error;
 use crate::hsm::Hsm;
+use crate::hsm::open::RestoreClaim;
 use crate::hsm::phase::Operational;
 use crate::identity::caller::Caller;
 use crate::platform::stores::{Member, MemberError, StoreKeeper};
@@ -52,7 +55,7 @@ impl Hsm {
         let keeper = self.device.own_etcd().await?.ok_or_else(super::wrong_state)?;
         let joiner_kit = op.backups().joiner_kit().await?;
         // Nobody may take this member away from the new one meanwhile.
-        let _claim = self.claim_restore()?;
+        let _claim = self.claim_members().await?;
         let _held = op.hold(by).await?;
         keeper.add_member(new.urls.clone()).await?;
         Ok(Invitation { members: listed(keeper.members().await?), joiner_kit })
@@ -95,9 +98,22 @@ impl Hsm {
     pub async fn promote_member(&self, op: &Operational, by: &Caller, id: &str) -> Result<(), Error> {
         let id = parse_id(id)?;
         let keeper = self.keeper_of(id, op).await?;
-        let _claim = self.claim_restore()?;
+        let _claim = self.claim_members().await?;
         let _held = op.hold(by).await?;
         Ok(keeper.promote_member(id).await?)
+    }
+
+    /// Keeps the store where it is. Another change of members is waited for, whose caller may be gone: etcd makes the next one wait for
+    /// some seconds after each.
+    async fn claim_members(&self) -> Result<RestoreClaim, Error> {
+        let clock = self.clock();
+        let until = clock.monotonic() + Duration::from_millis(MEMBER_CLAIM_MS);
+        loop {
+            match self.claim_restore() {
+                Err(_) if clock.monotonic() < until => clock.sleep(Duration::from_millis(MEMBER_POLL_MS)).await,
+                claim => return claim,
+            }
+        }
     }
 
     /// Sets the CA that must have signed the TLS certificate of every member, and moves the store of this node from its file into

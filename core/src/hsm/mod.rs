@@ -175,9 +175,7 @@ impl Hsm {
     /// [`Error::Unavailable`] while another restore runs.
     pub(crate) fn claim_restore(&self) -> Result<RestoreClaim, Error> {
         if self.restoring.swap(true, Ordering::SeqCst) {
-            return Err(Error::Unavailable(
-                "A restore or a move of the store is running. Try again when it is over.".into(),
-            ));
+            return Err(Error::Unavailable(sentences::STORE_CLAIMED.into()));
         }
         Ok(RestoreClaim::taken(self.restoring.clone()))
     }

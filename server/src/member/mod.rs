@@ -149,7 +149,8 @@ impl Member {
         files.replace(identity).map_err(|error| format!("cannot hold the TLS key of a member in memory: {error}"))
     }
 
-    /// Stops the process and starts it again, without waiting for either. Nothing happens if it is stopped or removed.
+    /// Kills the process, which loses nothing that it has confirmed, and starts it again, without waiting for that. Nothing happens if it
+    /// is stopped or removed.
     pub fn restart(&self) {
         self.process.tell(Event::Restart);
     }

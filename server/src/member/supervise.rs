@@ -231,8 +231,16 @@ impl Supervisor {
                 Err(RecvTimeoutError::Timeout) => self.pause = SHORTEST_PAUSE,
                 Ok(Event::Ended(number)) if number == process.number => return self.unexpected(reap(process)),
                 Ok(Event::Ended(_)) => {}
-                Ok(Event::Restart) => return self.terminate(process, After::Restart),
-                Ok(Event::Stop) => return self.terminate(process, After::Stop),
+                Ok(Event::Restart) => {
+                    self.shared.set(MemberState::StartingAgain);
+                    // Asked to end, it would wait for its clients for seconds.
+                    reap(process);
+                    return After::Restart;
+                }
+                Ok(Event::Stop) => {
+                    self.terminate(process);
+                    return After::Stop;
+                }
                 Ok(Event::Kill) | Err(RecvTimeoutError::Disconnected) => {
                     reap(process);
                     return After::Stop;
@@ -254,19 +262,15 @@ impl Supervisor {
     }
 
     /// Asks the process to end, and kills it if it has not in time.
-    fn terminate(&self, process: Process, mut after: After) -> After {
+    fn terminate(&self, process: Process) {
         self.shared.set(MemberState::StartingAgain);
         // It is still ours: nobody has waited for it.
         let _ = kill_process(Pid::from_child(&process.child), Signal::TERM);
         loop {
             match self.events.recv_timeout(Duration::from_millis(MEMBER_STOP_MS)) {
                 Ok(Event::Ended(number)) if number == process.number => break,
-                Ok(Event::Ended(_) | Event::Restart) => {}
-                Ok(Event::Stop) => after = After::Stop,
-                Ok(Event::Kill) | Err(RecvTimeoutError::Disconnected) => {
-                    after = After::Stop;
-                    break;
-                }
+                Ok(Event::Ended(_) | Event::Restart | Event::Stop) => {}
+                Ok(Event::Kill) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
                     tracing::warn!("etcd has not ended within {MEMBER_STOP_MS} ms and is killed");
                     break;
@@ -274,7 +278,6 @@ impl Supervisor {
             }
         }
         reap(process);
-        after
     }
 }
 
