@@ -109,6 +109,7 @@ async fn a_learner_is_added_catches_up_votes_moves_and_is_removed() {
     let everywhere = [
         learner.range(get("k")).await.map(drop),
         learner.member_list().await.map(drop),
+        learner.known_members().await.map(drop),
         learner.member_remove(added.id).await.map(drop),
         write(&learner, "k", "x").await,
         learner.watch(b"k", 0).await.map(drop),
@@ -190,6 +191,11 @@ async fn a_change_that_would_cost_the_majority_is_refused() {
     // One that is down can go.
     assert_eq!(remove(&two_left, three).await.unwrap().len(), 2);
     while write(&two_left, "k", "v").await.is_err() {}
+    // One without a majority tells whom it knows.
+    etcd.kill(1);
+    let alone = client_of(&etcd, &[0]);
+    while alone.member_list().await != Err(Error::NoLeader) {}
+    assert_eq!(alone.known_members().await.unwrap().len(), 2);
 }
 
 /// A way to an etcd on which bytes are lost, for the connections made before [`Line::lose`].
