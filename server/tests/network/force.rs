@@ -11,7 +11,7 @@ use crate::node::{Node, get, ids, unlock_passphrase};
 use crate::tour::{Tour, serve};
 
 #[test]
-#[ignore = "it takes nitropy and POST /cluster/force-new"]
+#[ignore = "it takes nitropy: `cargo xtask compat` runs it"]
 fn a_lost_cluster_is_forced_anew() {
     let network = &Network::new(3);
     let tour = Tour { network, certificates: EtcdCertificates::new(), nitropy: Nitropy::installed() };
