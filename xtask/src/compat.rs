@@ -25,7 +25,7 @@ pub(crate) fn all(steps: &mut Steps, args: &[&str]) -> Result<()> {
 fn tour() -> Result<()> {
     setup::etcd()?;
     let mut test = cargo(&["test", "-p", "casemate-server", "--test", "network", "--locked"]);
-    run(test.args(["--", "--ignored", "--nocapture", "--test-threads=1"]))
+    run(test.args(["--", "--ignored", "--nocapture", "--test-threads=4"]))
 }
 
 fn pytest(args: &[&str]) -> Result<()> {

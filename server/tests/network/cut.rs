@@ -18,19 +18,19 @@ const HEALED: Duration = Duration::from_secs(10);
 const HEALED_AS_LINUX_HAS_IT: Duration = Duration::from_secs(15);
 
 #[test]
-#[ignore = "it measures time, so `cargo xtask compat` runs it alone"]
+#[ignore = "it takes minutes: `cargo xtask compat` runs it"]
 fn tcp_as_linux_has_it() {
     cut_and_heal(&[]);
 }
 
 #[test]
-#[ignore = "it measures time, so `cargo xtask compat` runs it alone"]
+#[ignore = "it takes minutes: `cargo xtask compat` runs it"]
 fn tcp_with_few_retries() {
     cut_and_heal(&[("net.ipv4.tcp_retries2", "5")]);
 }
 
 #[test]
-#[ignore = "it measures time, so `cargo xtask compat` runs it alone"]
+#[ignore = "it takes minutes: `cargo xtask compat` runs it"]
 fn tcp_with_short_pauses() {
     cut_and_heal(&[("net.ipv4.tcp_rto_max_ms", "1000")]);
 }
