@@ -299,6 +299,17 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_that_has_failed_is_tried_last() {
+        let all: Vec<Address> = (1..=3).map(|port| address(&format!("127.0.0.1:{port}"))).collect();
+        let client = Client::new(Settings::of(all.clone(), None)).unwrap();
+        let failed = client.node(&all[0]).unwrap();
+        client.put_last(&failed);
+        assert_eq!(client.endpoints(), [all[1].clone(), all[2].clone(), all[0].clone()]);
+        client.put_last(&client.node(&all[2]).unwrap());
+        assert_eq!(client.endpoints(), [all[1].clone(), all[0].clone(), all[2].clone()]);
+    }
+
+    #[test]
     fn another_machine_is_not_used_without_tls() {
         let refusal =
             Client::new(Settings::of(vec![address("127.0.0.1:1"), address("192.0.2.1:1")], None)).err().unwrap();
