@@ -10,8 +10,8 @@ pub(crate) fn all(steps: &mut Steps) -> Result<()> {
     steps.step("system packages", setup::system_packages)?;
     check::lints(steps)?;
     steps.step("etcd", setup::etcd)?;
-    // No `--quiet`: people and CI read the closing lines of `cargo test`.
-    steps.step("tests", || run(&mut cargo(&["test", "--workspace", "--locked"])))?;
+    // No `--quiet`: people and CI read the closing lines of `cargo test`. All of it runs, so that one run tells all failures.
+    steps.step("tests", || run(&mut cargo(&["test", "--workspace", "--locked", "--no-fail-fast"])))?;
     steps.step("tests of the API on etcd", || {
         let mut command = cargo(&["test", "-p", "casemate-server", "--test", "api", "--locked"]);
         run(command.env("CASEMATE_TEST_STORE", "etcd"))
