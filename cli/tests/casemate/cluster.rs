@@ -383,6 +383,8 @@ fn a_witness_is_declared_and_its_etcd_configured() {
         "advertise-client-urls": "http://127.0.0.1:2379",
         "max-txn-ops": 512,
         "quota-backend-bytes": 5_694_816_256_u64,
+        "heartbeat-interval": 50,
+        "election-timeout": 350,
         "auto-compaction-retention": "2h",
         "peer-transport-security": {
             "cert-file": "/etc/etcd/witness.crt",

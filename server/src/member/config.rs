@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use casemate_api::limits::{ETCD_ELECTION_MS, ETCD_HEARTBEAT_MS};
+
 use super::peer::PeerTls;
 
 /// What a member is to be.
@@ -68,6 +70,8 @@ impl Config {
             "--enable-grpc-gateway=false".into(),
             format!("--initial-advertise-peer-urls={}", self.peer_urls.join(",")),
             format!("--quota-backend-bytes={}", self.quota_bytes),
+            format!("--heartbeat-interval={ETCD_HEARTBEAT_MS}"),
+            format!("--election-timeout={ETCD_ELECTION_MS}"),
             "--log-outputs=stderr".into(),
             "--log-level=warn".into(),
         ];

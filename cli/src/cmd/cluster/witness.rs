@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use casemate_api::body::cluster::ClusterMember;
+use casemate_api::limits::{ETCD_ELECTION_MS, ETCD_HEARTBEAT_MS};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -89,6 +90,8 @@ impl Witness {
             // As in an HSM: a member with a smaller quota would stop the whole cluster when it is full.
             "max-txn-ops": 512,
             "quota-backend-bytes": 5_694_816_256_u64,
+            "heartbeat-interval": ETCD_HEARTBEAT_MS,
+            "election-timeout": ETCD_ELECTION_MS,
             // Longer than a backup may last (`BACKUP_MAX_MS`): a witness that leads compacts for all, and Casemate does it itself sooner.
             "auto-compaction-retention": "2h",
             "peer-transport-security": {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use casemate_api::limits::{ETCD_ELECTION_MS, ETCD_HEARTBEAT_MS};
+
 use super::Witness;
 
 pub(super) const KEY: &str = "witness.key";
@@ -49,7 +51,9 @@ ExecStart={PROGRAM} \\
   --key-file=%d/{KEY} \\
   --trusted-ca-file=%d/{CA} \\
   --client-cert-auth \\
-  --quota-backend-bytes={QUOTA_BYTES}
+  --quota-backend-bytes={QUOTA_BYTES} \\
+  --heartbeat-interval={ETCD_HEARTBEAT_MS} \\
+  --election-timeout={ETCD_ELECTION_MS}
 Restart=on-failure
 RestartSec=5
 LimitNOFILE=16384
