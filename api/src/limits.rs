@@ -460,9 +460,11 @@ pub const ETCD_HEARTBEAT_MS: u64 = 50;
 /// this is less than what is left of [`STORE_CONFIRMED_MS`] when a leader is lost, which is at least [`STORE_BEAT_MS`] less
 /// than that: so signatures go on while another leader is elected.
 pub const ETCD_ELECTION_MS: u64 = 350;
-/// Time between two looks at whether the etcd of a node knows a leader. There is one for each node.
+/// Time between two looks at whether the etcd of a node is confirmed by a majority. There is one for each node.
 pub const MEMBER_LOOK_MS: u64 = 500;
-/// Time without a leader after which the etcd of a node is restarted as soon as another member answers. Each member has its own.
+/// Time for a majority to confirm what the etcd of a node has. Each look has its own.
+pub const MEMBER_CONFIRM_MS: u64 = 1_000;
+/// Time without a confirmation after which the etcd of a node is restarted as soon as another member answers. Each member has its own.
 pub const MEMBER_SILENT_MS: u64 = 10_000;
 /// Time after such a restart until the next one, if none has helped. It doubles each time. Each member has its own.
 pub const MEMBER_RESTART_MIN_MS: u64 = 30_000;

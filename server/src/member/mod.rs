@@ -19,9 +19,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use casemate_api::limits::MEMBER_READY_MS;
+use casemate_api::limits::{MEMBER_CONFIRM_MS, MEMBER_READY_MS};
 use casemate_etcd::proto::StatusResponse;
-use casemate_etcd::{Address, Client, Error, Settings};
+use casemate_etcd::{Address, Client, Error, Settings, request};
 
 use self::peer::PeerFiles;
 use self::supervise::{Event, Seen, Supervised};
@@ -129,9 +129,20 @@ impl Member {
 
     /// What it tells about itself. Within [`MEMBER_READY_MS`], on the tokio runtime of the caller. Errors: those of the client.
     pub async fn status(&self) -> Result<StatusResponse, Error> {
-        let time = Duration::from_millis(MEMBER_READY_MS);
+        self.client(MEMBER_READY_MS)?.status().await
+    }
+
+    /// Whether a majority of the members confirms within [`MEMBER_CONFIRM_MS`] what it has. On the tokio runtime of the caller.
+    pub async fn is_confirmed(&self) -> bool {
+        let Ok(client) = self.client(MEMBER_CONFIRM_MS) else { return false };
+        // Of any key: what counts is that it is not read before the leader was asked how far it must be.
+        client.range(request::get("confirmed")).await.is_ok()
+    }
+
+    fn client(&self, time_ms: u64) -> Result<Client, Error> {
+        let time = Duration::from_millis(time_ms);
         let settings = Settings { endpoints: vec![self.endpoint()], tls: None, connect: time, deadline: time };
-        Client::new(settings).map_err(Error::Other)?.status().await
+        Client::new(settings).map_err(Error::Other)
     }
 
     /// Trusts another cluster CA: starts the process again, without waiting for that. `Err` is a sentence for the operator.

@@ -1,11 +1,11 @@
-//! Restarts an etcd that has no leader although other members can be reached again.
+//! Restarts an etcd that no majority confirms although other members can be reached again.
 //!
 //! While a network drops packets without a word, TCP sends again what was lost after longer and longer pauses. So when the network
 //! has healed, a connection from before may stay unused for another half a minute, unless the machine is set up otherwise. A
-//! new one is used at once. An etcd without a leader is therefore restarted, so that all its connections are new, as soon
-//! as another member answers over one.
+//! new one is used at once. An etcd that has no leader, or hears one and does not get through to it, is therefore restarted, so
+//! that all its connections are new, as soon as another member answers over one.
 //!
-//! An etcd that leads, or knows a leader, is left alone. So is a learner, which does not tell who the others are.
+//! A learner is left alone: it does not tell who the others are.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -25,18 +25,18 @@ pub(super) async fn keep_looking(etcd: Weak<Running>) {
         let Some(etcd) = etcd.upgrade() else { return };
         let (member, process) = (&etcd.member, etcd.member.starts());
         let Ok(status) = member.status().await else { continue };
-        if status.leader != 0 {
+        if member.is_confirmed().await {
             silence.is_over(Instant::now());
             continue;
         }
         let own = status.header.map_or(0, |header| header.member_id);
         if silence.is_long(process, Instant::now())
             && let Some(url) = another_answers(&etcd, own).await
-            // It may have heard of a leader meanwhile, or been started again.
-            && member.status().await.is_ok_and(|status| status.leader == 0)
+            // It may have been confirmed meanwhile, or been started again.
+            && !member.is_confirmed().await
             && member.starts() == process
         {
-            tracing::warn!(url, "etcd has no leader although another member answers, and is restarted");
+            tracing::warn!(url, "etcd gets no confirmation although another member answers, and is restarted");
             member.restart();
             silence.restarted(Instant::now());
         }
@@ -50,34 +50,34 @@ async fn another_answers(etcd: &Running, own: u64) -> Option<String> {
     peers::any_answers(others.flat_map(|member| member.peer_ur_ls), &etcd.tls()?).await
 }
 
-/// For how long there has been a leader or none, and what was done about it.
+/// For how long there have been confirmations or none, and what was done about it.
 #[derive(Default)]
 struct Silence {
-    /// The process that has none, and since when.
+    /// The process that gets none, and since when.
     since: Option<(u64, Instant)>,
-    /// Since when there is a leader.
-    led: Option<Instant>,
+    /// Since when there are some.
+    confirmed: Option<Instant>,
     /// When etcd was restarted, and for how long that is not done again.
     restarted: Option<(Instant, Duration)>,
 }
 
 impl Silence {
-    /// There is a leader at `now`.
+    /// It is confirmed at `now`.
     fn is_over(&mut self, now: Instant) {
         self.since = None;
         // One that comes and goes does not make restarts more frequent.
-        if now.duration_since(*self.led.get_or_insert(now)) >= Duration::from_millis(MEMBER_STEADY_MS) {
+        if now.duration_since(*self.confirmed.get_or_insert(now)) >= Duration::from_millis(MEMBER_STEADY_MS) {
             self.restarted = None;
         }
     }
 
-    /// The `process` has no leader at `now`. Returns whether that has lasted long enough.
+    /// The `process` is not confirmed at `now`. Returns whether that has lasted long enough.
     fn is_long(&mut self, process: u64, now: Instant) -> bool {
         let since = match self.since {
             Some((same, since)) if same == process => since,
             Some(_) | None => now,
         };
-        (self.since, self.led) = (Some((process, since)), None);
+        (self.since, self.confirmed) = (Some((process, since)), None);
         let paused = self.restarted.is_some_and(|(at, pause)| now.duration_since(at) < pause);
         !paused && now.duration_since(since) >= Duration::from_millis(MEMBER_SILENT_MS)
     }
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_comes_and_goes_makes_restarts_no_more_frequent() {
+    fn a_majority_that_comes_and_goes_makes_restarts_no_more_frequent() {
         let (mut silence, begin) = (Silence::default(), Instant::now());
         let at = |seconds| begin + Duration::from_secs(seconds);
         silence.is_long(1, at(0));
