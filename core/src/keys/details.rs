@@ -105,3 +105,97 @@ impl Keyring<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use casemate_api::body::keys::PublicParts;
+    use casemate_api::{Mechanism, Passphrase};
+    use pollster::block_on;
+
+    use super::*;
+    use crate::Hsm;
+    use crate::crypto::material::Material;
+    use crate::crypto::mech::tests::any_key;
+    use crate::crypto::secret::SecretBytes;
+    use crate::hsm::phase::Operational;
+    use crate::identity::caller::{Caller, Evidence};
+    use crate::keys::{NewId, Properties};
+    use crate::rows::key::Mechanisms;
+    use crate::sim::Sim;
+
+    fn world() -> (Arc<Operational>, Caller) {
+        let hsm = block_on(Hsm::boot(Sim::new(1).platform())).unwrap();
+        let secret = |text: &str| Passphrase::from_text(text.into());
+        block_on(hsm.provision(secret("unlock passphrase"), secret("admin passphrase"), "2030-01-02T03:04:05Z"))
+            .unwrap();
+        let op = hsm.operational().unwrap();
+        let evidence =
+            Evidence::Basic { name: "admin", passphrase: "admin passphrase".as_bytes(), address: [10, 0, 0, 1].into() };
+        let Ok(admin) = block_on(op.authenticate(evidence)) else { panic!("the admin is let in") };
+        (op, admin)
+    }
+
+    fn id(text: &str) -> KeyId {
+        KeyId::parse(text).unwrap()
+    }
+
+    fn create(op: &Operational, admin: &Caller, name: &str, material: Material) {
+        let properties = Properties::new(Mechanisms::of(&[Mechanism::ECDSA_Signature]), String::new(), vec![]).unwrap();
+        let keys = op.keys().managed_by(admin).unwrap();
+        block_on(keys.create(NewId::Given(id(name)), material, properties)).unwrap();
+    }
+
+    fn described(op: &Operational, admin: &Caller, ids: &[KeyId]) -> Vec<KeyDetails> {
+        block_on(async {
+            let mut keys = op.keys().of(admin.scope().unwrap()).describe_many(ids, |_| true).await.unwrap();
+            op.keys().add_public(admin.scope().unwrap().party(), &mut keys).await.unwrap();
+            keys.into_iter().map(|key| key.details).collect()
+        })
+    }
+
+    #[test]
+    fn a_list_with_details_leaves_the_cache_to_the_keys_in_use() {
+        let (op, admin) = world();
+        let ids: Vec<_> = (0..KEY_DETAILS_ROWS).map(|n| id(&format!("k{n}"))).collect();
+        for id in &ids {
+            create(&op, &admin, id.as_str(), any_key(KeyType::EC_P256));
+        }
+        let before = op.tables.keys.cache_figures("keys").entries;
+        let keys = described(&op, &admin, &ids);
+        assert!(keys.iter().all(|key| matches!(key.public, Some(PublicParts::Data { .. }))), "{keys:?}");
+        assert_eq!(keys.len(), KEY_DETAILS_ROWS);
+        assert_eq!(op.tables.keys.cache_figures("keys").entries, before);
+        assert_eq!(described(&op, &admin, &[id("k1"), id("missing"), id("k2")]).len(), 2);
+    }
+
+    #[test]
+    fn a_key_without_a_public_key_does_not_hide_the_others() {
+        let (op, admin) = world();
+        create(&op, &admin, "a", any_key(KeyType::Generic));
+        let zero = Material::Ec { key_type: KeyType::EC_P256, scalar: SecretBytes::from_slice(&[0; 32]) };
+        create(&op, &admin, "b", zero);
+        create(&op, &admin, "c", any_key(KeyType::EC_P256));
+        let keys = described(&op, &admin, &[id("a"), id("b"), id("c")]);
+        let public: Vec<_> = keys.iter().map(|key| (&*key.id, key.public.is_some())).collect();
+        assert_eq!(public, [("a", false), ("b", false), ("c", true)]);
+    }
+
+    #[test]
+    fn rows_are_in_the_memory_of_few_lists_at_once() {
+        let (op, admin) = world();
+        create(&op, &admin, "k", any_key(KeyType::EC_P256));
+        let ids = [id("k")];
+        let turns = &op.keys().state.details_turns.0;
+        let mut held: Vec<_> = (0..KEY_DETAILS_READS_MAX).map(|_| turns.try_acquire().unwrap()).collect();
+        let keys = op.keys().of(admin.scope().unwrap());
+        let mut waiting = pin!(keys.describe_many(&ids, |_| true));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        held.pop();
+        assert_eq!(block_on(waiting).unwrap().len(), 1);
+        assert!(turns.try_acquire().is_some(), "and give it back");
+    }
+}
