@@ -280,6 +280,12 @@ pub const SLOW_WAITING_MAX: usize = 64;
 /// restore.
 /// Shared by them alone; beyond it a page, and with it its backup, would be answered `503`.
 pub const BACKUP_WAITING_MAX: usize = 16;
+/// Keys whose rows are read at once for a list with details; each may be as large as [`STORE_VALUE_MAX_BYTES`]. Each list has its own.
+pub const KEY_DETAILS_ROWS: usize = ETCD_GET_ROWS;
+/// Lists with details that have such rows in memory at once; others wait. Shared by all namespaces.
+pub const KEY_DETAILS_READS_MAX: usize = 4;
+/// Bytes after which a page of a list ends that has not yet as many keys as it may have, not counting public keys. Each page has its own.
+pub const LIST_PAGE_BYTES: usize = 512 << 10;
 /// Rows of a list after which other requests of the same serving thread get a turn.
 /// Shared by all connections of that thread.
 pub const LIST_TURN_ROWS: usize = 200;

@@ -4,7 +4,9 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use casemate_api::limits::CLIENT_REPLY_MAX_BYTES;
-use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, RETRY_AFTER};
+use ureq::http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, ETAG, HeaderName, IF_NONE_MATCH, LINK, RETRY_AFTER,
+};
 use ureq::http::{self, Method, Response, request::Builder};
 use ureq::{AsSendBody, Body};
 use zeroize::Zeroizing;
@@ -35,6 +37,9 @@ pub(crate) fn head(request: &Request<'_>, node: &str, credentials: Option<&Crede
     let mut head = http::Request::builder().method(request.method).uri(uri).header(ACCEPT, request.accept);
     if let Some(credentials) = credentials {
         head = head.header(AUTHORIZATION, credentials.authorization()?);
+    }
+    if let Some(etag) = request.if_none_match {
+        head = head.header(IF_NONE_MATCH, etag);
     }
     Ok(head)
 }
@@ -81,8 +86,9 @@ const EMPTY_BODY: &[u8] = &[];
 /// Reads a complete reply, at most [`CLIENT_REPLY_MAX_BYTES`].
 pub(crate) fn read_whole(node: String, mut response: Response<Body>) -> Attempt {
     let status = response.status().as_u16();
-    let retry_after_s =
-        response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let header = |name: HeaderName| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+    let retry_after_s = header(RETRY_AFTER).and_then(|text| text.parse().ok());
+    let (date, etag, next) = (header(DATE), header(ETAG), header(LINK));
     let length = response.body().content_length().unwrap_or_default().min(CLIENT_REPLY_MAX_BYTES);
     let mut bytes = WipedBytes::with_capacity(usize::try_from(length).unwrap_or_default());
     let mut body = response.body_mut().with_config().limit(CLIENT_REPLY_MAX_BYTES).reader();
@@ -91,14 +97,21 @@ pub(crate) fn read_whole(node: String, mut response: Response<Body>) -> Attempt 
     }
     let body = bytes.into_inner();
     let message = if status >= 400 { message(&body) } else { String::new() };
-    let date = response.headers().get(DATE).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let reply = Reply { node, status, date, body, repeat: Repeat::Freely };
+    let reply = Reply { node, status, date, etag, next, body, repeat: Repeat::Freely };
     (Outcome::Reply { status, message, retry_after_s }, Some(reply))
 }
 
 /// The attempt of a download whose body was written elsewhere.
 pub(crate) fn downloaded(node: String) -> Attempt {
-    let reply = Reply { node, status: 200, date: None, body: Zeroizing::default(), repeat: Repeat::Freely };
+    let reply = Reply {
+        node,
+        status: 200,
+        date: None,
+        etag: None,
+        next: None,
+        body: Zeroizing::default(),
+        repeat: Repeat::Freely,
+    };
     (Outcome::Reply { status: 200, message: String::new(), retry_after_s: None }, Some(reply))
 }
 

@@ -45,7 +45,7 @@ pub use calls::audit::Audit;
 pub use calls::cluster::Cluster;
 pub use calls::config::Config;
 pub use calls::health::Health;
-pub use calls::keys::{KeyFilter, Keys};
+pub use calls::keys::{KeyFilter, KeyPage, KeyPageRequest, KeyPages, Keys};
 pub use calls::system::System;
 pub use calls::users::{Namespaces, Users};
 pub use client::Client;

@@ -31,6 +31,8 @@ pub(crate) struct Request<'a> {
     pub(crate) accept: &'static str,
     /// Content type and bytes of the body.
     pub(crate) body: Option<(&'a str, &'a [u8])>,
+    /// The `If-None-Match` header (RFC 9110 §13.1.2).
+    pub(crate) if_none_match: Option<&'a str>,
     /// How long the node may take at least, where the settings allow less.
     pub(crate) min_time_limit: Duration,
 }
@@ -45,6 +47,7 @@ impl<'a> Request<'a> {
             target: Target::AnyNode,
             accept: JSON,
             body: None,
+            if_none_match: None,
             min_time_limit: Duration::ZERO,
         }
     }
@@ -86,6 +89,10 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     /// The `Date` header (RFC 9110 §6.6.1).
     pub(crate) date: Option<String>,
+    /// The `ETag` header (RFC 9110 §8.8.3).
+    pub(crate) etag: Option<String>,
+    /// The `Link` header (RFC 8288), which only refers to the next page.
+    pub(crate) next: Option<String>,
     pub(crate) body: Zeroizing<Vec<u8>>,
     /// Of the request.
     pub(crate) repeat: Repeat,
@@ -112,6 +119,11 @@ impl Reply {
             Repeat::Freely => Error::Garbled { node, why },
             Repeat::IfNotStarted => Error::Unknown { node, cause: Cause::Unreadable(why) },
         }
+    }
+
+    /// The reply is not that of a page.
+    pub(crate) fn no_page(&self) -> Error {
+        self.unreadable("it is no page of a list: its ETag or Link is not as expected".into())
     }
 
     /// Whether the request changed something: `304` means that it did not.

@@ -132,6 +132,46 @@ pub struct Key {
     // An example in NetHSM's OpenAPI document has null.
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
     pub label: String,
+    /// Identifies the key: 32 hexadecimal digits that stay the same when it is renamed and are never given to another key. A restore
+    /// gives all keys new ones. Ours; empty: a NetHSM, which has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+}
+
+/// One item of `GET /keys?details`, which is ours: what `GET /keys/{id}` tells but the number of uses, which would change all the time.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct KeyDetails {
+    /// The key's id.
+    pub id: String,
+    /// As in [`Key::uid`].
+    pub uid: String,
+    /// In the order of the mechanism table.
+    pub mechanisms: Vec<Mechanism>,
+    /// The key type.
+    #[serde(rename = "type")]
+    pub key_type: KeyType,
+    /// The public key; absent for Generic keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public: Option<PublicParts>,
+    /// Restrictions on its use; always present, `{}` without tags.
+    pub restrictions: Restrictions,
+    /// The label; absent if empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub label: String,
+    /// Whether `GET /keys/{id}/cert` has something to answer.
+    pub certificate: bool,
+}
+
+/// The items of `GET /keys`: all of one kind.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(untagged)]
+pub enum KeyList {
+    /// With `details`.
+    Details(Vec<KeyDetails>),
+    /// Otherwise.
+    Ids(Vec<KeyItem>),
 }
 
 fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -139,7 +179,7 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<St
 }
 
 /// Public part of a key.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum PublicParts {

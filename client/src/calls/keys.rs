@@ -1,10 +1,13 @@
 //! `/keys*`
 
+use std::ops::RangeInclusive;
+
 use casemate_api::body::Created;
 use casemate_api::body::keys::{
-    Decrypt, Decrypted, DistinguishedName, Encrypt, Encrypted, GenerateKey, ImportArguments, ImportKey, Key, KeyItem,
-    MoveKey, SetLabel, Sign, Signature,
+    Decrypt, Decrypted, DistinguishedName, Encrypt, Encrypted, GenerateKey, ImportArguments, ImportKey, Key,
+    KeyDetails, KeyItem, MoveKey, SetLabel, Sign, Signature,
 };
+use casemate_api::limits::LIST_PAGE_ROWS;
 use casemate_api::{KeyId, Tag};
 use serde::Serialize;
 use ureq::http::Method;
@@ -30,6 +33,69 @@ pub struct KeyFilter {
     pub label: Option<String>,
 }
 
+/// Which page of a list is read.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyPageRequest<'a> {
+    /// Only ids behind this one, which need not exist; `None`: from the start.
+    pub after: Option<&'a KeyId>,
+    /// The most keys of the page, 1 to 1000.
+    pub limit: usize,
+    /// The ETag of the page as it was read before: if it is still the same, it is not sent again.
+    pub known: Option<&'a str>,
+}
+
+impl KeyPageRequest<'_> {
+    /// What [`KeyPageRequest::limit`] can be.
+    pub const LIMITS: RangeInclusive<usize> = 1..=LIST_PAGE_ROWS;
+}
+
+/// A page of keys with their details.
+#[derive(Debug)]
+pub struct KeyPage {
+    /// The keys, sorted by id. They may be fewer than the limit, or none, although there is a next page.
+    pub keys: Vec<KeyDetails>,
+    /// The ETag of the page. It is the same at all nodes.
+    pub etag: String,
+    /// After which id the next page begins; `None`: there is none.
+    pub next: Option<KeyId>,
+}
+
+/// The pages of [`Keys::list_details`].
+pub struct KeyPages<'a> {
+    keys: Keys<'a>,
+    filter: KeyFilter,
+    limit: usize,
+    /// After which id the next page begins. The outer `None`: there is no next page.
+    after: Option<Option<KeyId>>,
+}
+
+impl Iterator for KeyPages<'_> {
+    type Item = Result<KeyPage, Error>;
+
+    /// The next page. It may have no keys. After an error there are no more.
+    fn next(&mut self) -> Option<Self::Item> {
+        let after = self.after.take()?;
+        let request = KeyPageRequest { after: after.as_ref(), limit: self.limit, known: None };
+        let page = self.keys.page_of_details(&self.filter, request).transpose()?;
+        if let Ok(page) = &page {
+            self.after = page.next.clone().map(Some);
+        }
+        Some(page)
+    }
+}
+
+impl KeyFilter {
+    /// Path and query of the list.
+    fn path(&self, others: &[String]) -> String {
+        let usable = self.usable.then(|| "filter=true".to_owned());
+        let label = self.label.as_ref().map(|label| format!("label={}", quoted(label)));
+        let query: Vec<_> = usable.into_iter().chain(label).chain(others.iter().cloned()).collect();
+        let prefix = self.prefix.as_ref().map(|prefix| format!("/{prefix}*")).unwrap_or_default();
+        let mark = if query.is_empty() { "" } else { "?" };
+        format!("/keys{prefix}{mark}{}", query.join("&"))
+    }
+}
+
 impl Session {
     /// Calls of `/keys`.
     pub fn keys(&self) -> Keys<'_> {
@@ -40,16 +106,27 @@ impl Session {
 impl Keys<'_> {
     /// `GET /keys`, sorted.
     pub fn list(&self, filter: &KeyFilter) -> Result<Vec<KeyItem>, Error> {
-        let mut query = Vec::new();
-        if filter.usable {
-            query.push("filter=true".to_owned());
+        self.0.get_json(&filter.path(&[]))
+    }
+
+    /// `GET /keys?details`, page by page, with at most `limit` keys ([`KeyPageRequest::LIMITS`]) each. A Casemate only: a NetHSM knows
+    /// neither details nor pages, and its answer is [`Error::Garbled`].
+    pub fn list_details(&self, filter: &KeyFilter, limit: usize) -> KeyPages<'_> {
+        KeyPages { keys: Keys(self.0), filter: filter.clone(), limit, after: Some(None) }
+    }
+
+    /// One page of [`Keys::list_details`]; `None`: it is as it was when it had the ETag that is known.
+    pub fn page_of_details(&self, filter: &KeyFilter, page: KeyPageRequest<'_>) -> Result<Option<KeyPage>, Error> {
+        let after = page.after.map(|after| format!("after={after}"));
+        let query: Vec<_> = ["details".to_owned(), format!("limit={}", page.limit)].into_iter().chain(after).collect();
+        let path = filter.path(&query);
+        let reply = self.0.run(Request { if_none_match: page.known, ..Request::get(&path) })?;
+        if reply.status == 304 {
+            return Ok(None);
         }
-        if let Some(label) = &filter.label {
-            query.push(format!("label={}", quoted(label)));
-        }
-        let prefix = filter.prefix.as_ref().map(|prefix| format!("/{prefix}*")).unwrap_or_default();
-        let mark = if query.is_empty() { "" } else { "?" };
-        self.0.get_json(&format!("/keys{prefix}{mark}{}", query.join("&")))
+        let keys = reply.json()?;
+        let next = reply.next.as_deref().map(|reference| after_of(reference).ok_or_else(|| reply.no_page()));
+        Ok(Some(KeyPage { keys, etag: reply.etag.clone().ok_or_else(|| reply.no_page())?, next: next.transpose()? }))
     }
 
     /// `POST /keys/generate`. If the answer is lost, an id of your choice tells whether the key was created.
@@ -171,5 +248,36 @@ impl Keys<'_> {
         request: &impl Serialize,
     ) -> Result<T, Error> {
         self.0.post_json(&format!("/keys/{id}/{operation}"), request, Repeat::Freely)
+    }
+}
+
+/// The id after which the page begins that a `Link` refers to.
+fn after_of(link: &str) -> Option<KeyId> {
+    let (reference, _) = link.strip_prefix('<')?.split_once('>')?;
+    let (_, query) = reference.split_once('?')?;
+    let after = query.split('&').find_map(|pair| pair.strip_prefix("after="))?;
+    KeyId::parse(after).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_begins_where_the_link_says() {
+        let after = |link: &str| after_of(link).map(|id| id.to_string());
+        assert_eq!(after("<?after=a.b-c&details&limit=3>; rel=\"next\"").as_deref(), Some("a.b-c"));
+        assert_eq!(after("</api/v1/keys?limit=3&after=k>; rel=next").as_deref(), Some("k"));
+        for link in ["", "<?after=k", "<?limit=3>; rel=\"next\"", "<?after=>; rel=\"next\"", "?after=k"] {
+            assert_eq!(after(link), None, "{link}");
+        }
+    }
+
+    #[test]
+    fn filters_are_queries() {
+        let filter = KeyFilter { prefix: Some(KeyId::parse("p").unwrap()), usable: true, label: Some("a b".into()) };
+        assert_eq!(filter.path(&["limit=3".into()]), "/keys/p*?filter=true&label=a%20b&limit=3");
+        assert_eq!(KeyFilter::default().path(&[]), "/keys");
+        assert_eq!(KeyFilter::default().path(&["details".into()]), "/keys?details");
     }
 }

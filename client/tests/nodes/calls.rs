@@ -8,7 +8,7 @@ use casemate_api::body::keys::{
 };
 use casemate_api::body::users::{NewNamespaceQuota, NewUser};
 use casemate_api::{DecryptMode, EncryptMode, KeyType, Mechanism, NamespaceId, Role, State, Tag, UserId};
-use casemate_client::{Changed, Error, KeyFilter, Upload};
+use casemate_client::{Changed, Error, KeyFilter, KeyPageRequest, Upload};
 use casemate_testkit::{ADMIN, Hsm, UNLOCK, admin, client_of, key, operator, secret};
 use zeroize::Zeroizing;
 
@@ -123,6 +123,46 @@ fn the_life_of_keys() {
     let picked = keys.import_pem(&arguments, pem).unwrap().id;
     assert_eq!(keys.public_pem(&key(&picked)).unwrap(), keys.public_pem(&key("k")).unwrap());
     assert_eq!(operator.random(40).unwrap().random.len(), 56);
+}
+
+#[test]
+fn keys_with_details_are_read_in_pages() {
+    let hsm = Hsm::with_key();
+    let client = hsm.client();
+    let (admin, operator) = (admin(&client), operator(&client));
+    let keys = admin.keys();
+    keys.generate(&generate("aes", KeyType::Generic, &[Mechanism::AES_Encryption_CBC], 256)).unwrap();
+    keys.generate(&generate("ec", KeyType::EC_P256, &[Mechanism::ECDSA_Signature], 0)).unwrap();
+    keys.set_label(&key("ec"), "a & b").unwrap();
+    keys.set_certificate(&key("ec"), b"any bytes").unwrap();
+
+    let all = KeyFilter::default();
+    let listed = |filter: &KeyFilter, limit| {
+        let pages: Result<Vec<_>, _> = operator.keys().list_details(filter, limit).collect();
+        pages.unwrap().into_iter().map(|page| page.keys).collect::<Vec<_>>()
+    };
+    let pages = listed(&all, 2);
+    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+    let flat: Vec<_> = pages.into_iter().flatten().collect();
+    assert_eq!(listed(&all, 1000), [flat]);
+    let labelled = KeyFilter { label: Some("a & b".into()), usable: true, ..KeyFilter::default() };
+    let found: Vec<_> = listed(&labelled, 1).into_iter().flatten().collect();
+    let [ec] = &found[..] else { panic!("{found:?}") };
+    let read = keys.read(&key("ec")).unwrap();
+    assert_eq!((&*ec.id, &ec.uid, &ec.label, ec.certificate), ("ec", &read.uid, &read.label, true));
+    assert_eq!((ec.key_type, &ec.mechanisms, &ec.public), (read.key_type, &read.mechanisms, &read.public));
+
+    // A page that is known is not sent again until it is another one.
+    let request = KeyPageRequest { after: Some(&key("b")), limit: 1, known: None };
+    let page = keys.page_of_details(&all, request).unwrap().unwrap();
+    assert_eq!((page.keys.len(), page.next), (1, Some(key("ec"))));
+    let again = KeyPageRequest { known: Some(&page.etag), ..request };
+    assert!(keys.page_of_details(&all, again).unwrap().is_none());
+    keys.delete_certificate(&key("ec")).unwrap();
+    assert!(!keys.page_of_details(&all, again).unwrap().unwrap().keys[0].certificate);
+
+    let refused: Vec<_> = keys.list_details(&all, 0).collect();
+    assert!(matches!(refused[..], [Err(Error::Refused { status: 400, .. })]), "{refused:?}");
 }
 
 #[test]

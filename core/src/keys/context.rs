@@ -7,6 +7,7 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::identity::caller::Scope;
 use crate::keys::counters::{self, Counters};
+use crate::keys::details::DetailsTurns;
 use crate::keys::quotas::{self, QuotaGuard, QuotaTurns};
 use crate::rows::counter::CounterRecord;
 use crate::rows::path::{KeyRef, RowPath};
@@ -24,12 +25,13 @@ pub struct Keyring<'a> {
     pub(crate) state: &'a KeyState,
 }
 
-/// What is in memory while a phase lasts: uses of keys, and whose turn it is in namespaces with a quota.
+/// What is in memory while a phase lasts: uses of keys, and whose turn it is in namespaces with a quota and to read details.
 #[derive(Default)]
 pub(crate) struct KeyState {
     /// Shared with the phase that follows if the data stays the same.
     pub(crate) counters: Arc<Counters>,
     pub(crate) quota_turns: QuotaTurns,
+    pub(crate) details_turns: DetailsTurns,
 }
 
 impl Keyring<'_> {

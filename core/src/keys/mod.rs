@@ -2,12 +2,14 @@
 
 pub mod context;
 pub mod counters;
+pub mod details;
 pub mod namespaces;
 pub mod quotas;
 pub mod usable;
 
 use crate::rows::certificate::CertificateRecord;
 use std::ops::Deref;
+use std::sync::Arc;
 
 use casemate_api::limits::{GENERIC_GENERATE_BITS, LABEL_MAX_BYTES, RSA_GENERATE_BITS};
 use casemate_api::{KeyId, KeyType};
@@ -101,7 +103,11 @@ impl Keys<'_> {
     /// A key, if it exists in this scope.
     pub async fn get(&self, id: &KeyId) -> Result<Option<Key>, Error> {
         let row = self.ring.tables.keys.get(&self.path(id)).await?;
-        Ok(row.map(|row| Key { id: id.clone(), namespace: self.scope.number(), row }))
+        Ok(row.map(|row| self.found(id.clone(), row)))
+    }
+
+    fn found(&self, id: KeyId, row: Arc<Row<KeyRecord>>) -> Key {
+        Key { id, namespace: self.scope.number(), row }
     }
 
     /// A key as the store has it now, for changes and refusals: another node may have put it in the place of one that this node
@@ -119,6 +125,11 @@ impl Keys<'_> {
         let ids = paths.iter().filter_map(|path| KeyId::parse(all.tail(path.path())?).ok()).collect();
         let end = if more { paths.into_iter().next_back().map(PageEnd) } else { None };
         Ok((ids, end))
+    }
+
+    /// The end of a page that had the key `id` last, which need not exist.
+    pub fn page_end(&self, id: &KeyId) -> PageEnd {
+        PageEnd(self.path(id))
     }
 
     /// The certificate as it was stored, any bytes; `None` if there is none.

@@ -10,6 +10,7 @@ use casemate_api::body::keys::{PublicParts, Restrictions};
 use casemate_api::mechanisms::{self, Mode};
 use zeroize::Zeroizing;
 
+use base16ct::lower::encode_string;
 use base64ct::{Base64, Encoding};
 
 use crate::crypto::material::loads_quickly;
@@ -95,6 +96,7 @@ impl Key {
             public: public_parts(loaded(ring, self.namespace, &self.row).await?.public()),
             restrictions: Restrictions { tags: record.tags.clone() },
             label: record.label.clone(),
+            uid: encode_string(&record.uid),
         })
     }
 
@@ -177,7 +179,8 @@ async fn loaded(
     row.record.loaded(load).await
 }
 
-fn public_parts(public: Public) -> Option<PublicParts> {
+/// The public key as the API shows it; `None` for Generic keys.
+pub(crate) fn public_parts(public: Public) -> Option<PublicParts> {
     let text = Base64::encode_string;
     match public {
         Public::Rsa { n, e } => Some(PublicParts::Rsa { modulus: text(&n), public_exponent: text(&e) }),

@@ -360,6 +360,28 @@ impl<R: Record> Table<R> {
         paths.iter().zip(found).map(open).collect()
     }
 
+    /// Whether there is a row at each of `paths`, as of one moment. Reads no row.
+    pub async fn exist(&self, paths: &[RowPath<R>]) -> Result<Vec<bool>, Error> {
+        self.context.closed.check()?;
+        if paths.is_empty() {
+            return Ok(Vec::new());
+        }
+        let one = |path: &RowPath<R>| Range {
+            start: path.path().clone(),
+            end: Some(path.path().next()),
+            limit: 1,
+            keys_only: true,
+        };
+        let ranges: Vec<_> = paths.iter().map(one).collect();
+        let snapshot = self.context.store.snapshot().await?;
+        let mut found = Vec::with_capacity(paths.len());
+        for part in ranges.chunks(STORE_TXN_MAX_OPS) {
+            found.extend(snapshot.ranges(part).await?.iter().map(|page| !page.rows.is_empty()));
+        }
+        self.context.check_pointer().await?;
+        Ok(found)
+    }
+
     /// One page of the paths that start with `prefix`, in order and after `after`, and whether more follow.
     pub async fn paths(
         &self,
@@ -368,8 +390,8 @@ impl<R: Record> Table<R> {
     ) -> Result<(Vec<RowPath<R>>, bool), Error> {
         self.context.closed.check()?;
         let start = match after {
-            None => prefix.path().clone(),
-            Some(after) => after.path().next(),
+            Some(after) if after.path() >= prefix.path() => after.path().next(),
+            Some(_) | None => prefix.path().clone(),
         };
         let range = Range { start, end: prefix.path().after_prefix(), limit: LIST_PAGE_ROWS, keys_only: true };
         let page = self.context.store.range(range, Read::Fresh).await?;

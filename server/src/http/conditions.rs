@@ -49,6 +49,7 @@ impl RequestContext {
     pub(super) async fn conditional(&self, mut reply: Reply) -> Result<Reply, Refusal> {
         if let Content::Whole(bytes) = &mut reply.body
             && self.spec.etag
+            && reply.tag.is_none()
         {
             let whole = std::mem::take(bytes);
             let (tag, whole) = self.tagged(whole.len(), move || whole).await?;
@@ -101,7 +102,12 @@ fn etag(body: &Pieces) -> String {
     if body.len() > BODY_INLINE_MAX_BYTES {
         stall::begins("tagging a large reply");
     }
-    let digest = casemate_core::crypto::digest::sha256_of(body.iter());
+    etag_of(body.iter())
+}
+
+/// The ETag of something that determines a body.
+pub(super) fn etag_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let digest = casemate_core::crypto::digest::sha256_of(parts);
     let half = digest.get(..16).unwrap_or_default();
     format!("\"{}\"", base16ct::lower::encode_string(half))
 }

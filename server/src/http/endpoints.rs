@@ -41,7 +41,7 @@ pub fn table() -> Vec<Endpoint> {
         post("/lock",                   operational(System, Root),                             TheHsm,              none(),         lock::lock).no_cache().intent(IfPossible),
         post("/random",                 operational(Random, Anywhere),                         Nothing,             untyped_json(), system::random).gives::<system_bodies::Random>(200).no_cache(),
 
-        get("/keys",                    operational(KeyRead, Anywhere),                        AllKeys,                              keys::list).gives::<Vec<key_bodies::KeyItem>>(200).lists(),
+        get("/keys",                    operational(KeyRead, Anywhere),                        AllKeys,                              keys::list).gives::<key_bodies::KeyList>(200).lists(),
         post("/keys",                   operational(KeyManage, Anywhere),                      Nothing,             import(),       keys::import).gives::<Created>(201).exists(400),
         post("/keys/generate",          operational(KeyManage, Anywhere),                      ServerMetrics,             json(),         keys::generate).gives::<Created>(201).exists(400).no_cache(),
         get("/keys/{key}",              operational(KeyRead, Anywhere),                        KeyOrPrefixOf,                        keys::read).gives::<key_bodies::Key>(200).etag(),

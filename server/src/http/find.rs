@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use casemate_api::limits::LIST_PAGE_ROWS;
 use casemate_api::{IdError, KeyId, NamespaceId, Tag, UserId};
 use casemate_core::identity::caller::Caller;
 use casemate_core::identity::users::{UserAccess, UserTarget};
@@ -166,7 +167,7 @@ impl Find<OperationalGuard> for KeyAndTag {
     }
 }
 
-/// Which keys are listed.
+/// Which keys are listed, and what of them.
 pub struct Listing {
     /// Prefix of their ids; empty: all.
     pub prefix: String,
@@ -174,6 +175,35 @@ pub struct Listing {
     pub usable: bool,
     /// Only keys with exactly this label.
     pub label: Option<String>,
+    /// Whether the list shows more than their ids.
+    pub details: bool,
+    /// Only keys whose ids are behind this one, which need not exist.
+    pub after: Option<KeyId>,
+    /// The most keys that one page has; `None`: the list is not cut into pages.
+    pub limit: Option<usize>,
+    /// The query without `after`, for the reference to the next page.
+    pub query: String,
+    /// `If-None-Match`
+    pub known: Option<String>,
+}
+
+impl Listing {
+    fn of(context: &RequestContext, prefix: String) -> Result<Self, Error> {
+        let given = |wanted: &str| parameters(context).any(|(name, _)| name == wanted);
+        let others = context.query.as_deref().unwrap_or_default().split('&');
+        let others: Vec<_> = others.filter(|pair| pair.split('=').next() != Some("after")).collect();
+        Ok(Self {
+            // Lists by prefix know `label` only, as NetHSM's.
+            usable: prefix.is_empty() && given("filter"),
+            label: label(context)?,
+            details: given("details"),
+            after: after(context)?,
+            limit: limit(context)?,
+            query: others.join("&"),
+            known: context.conditions().if_none_match.map(str::to_owned),
+            prefix,
+        })
+    }
 }
 
 /// All keys in the caller's scope, filtered by the query.
@@ -182,8 +212,7 @@ pub struct AllKeys;
 impl Find<OperationalGuard> for AllKeys {
     type Found = Listing;
     async fn find(&self, _: &OperationalGuard, _: &Caller, context: &RequestContext) -> Result<Listing, Error> {
-        let usable = parameters(context).any(|(name, _)| name == "filter");
-        Ok(Listing { prefix: String::new(), usable, label: label(context)? })
+        Listing::of(context, String::new())
     }
 }
 
@@ -211,7 +240,7 @@ impl Find<OperationalGuard> for KeyOrPrefixOf {
             return existing_key(op, caller, first(context)).await.map(KeyOrPrefix::One);
         };
         let prefix = KeyId::parse(prefix).map_err(malformed("key"))?.to_string();
-        Ok(KeyOrPrefix::Prefix(Listing { prefix, usable: false, label: label(context)? }))
+        Listing::of(context, prefix).map(KeyOrPrefix::Prefix)
     }
 }
 
@@ -220,8 +249,29 @@ fn parameters(context: &RequestContext) -> impl Iterator<Item = (&str, &str)> {
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
+fn parameter<'a>(context: &'a RequestContext, wanted: &str) -> Option<&'a str> {
+    parameters(context).find(|(name, _)| *name == wanted).map(|(_, value)| value)
+}
+
+fn after(context: &RequestContext) -> Result<Option<KeyId>, Error> {
+    let Some(value) = parameter(context, "after") else { return Ok(None) };
+    let id = percent_decode(value.as_bytes()).decode_utf8_lossy();
+    KeyId::parse(&id)
+        .map(Some)
+        .map_err(|why| Error::invalid_field("after", format!("after must be the id of a key: {why}")))
+}
+
+fn limit(context: &RequestContext) -> Result<Option<usize>, Error> {
+    let Some(value) = parameter(context, "limit") else { return Ok(None) };
+    let number = value.parse().ok().filter(|number| (1..=LIST_PAGE_ROWS).contains(number));
+    let number = number.filter(|_| value.bytes().all(|byte| byte.is_ascii_digit()));
+    number.map(Some).ok_or_else(|| {
+        Error::invalid_field("limit", format!("limit must be a number of keys from 1 to {LIST_PAGE_ROWS}."))
+    })
+}
+
 fn label(context: &RequestContext) -> Result<Option<String>, Error> {
-    let Some((_, value)) = parameters(context).find(|(name, _)| *name == "label") else { return Ok(None) };
+    let Some(value) = parameter(context, "label") else { return Ok(None) };
     let bytes: Vec<u8> = percent_decode(value.replace('+', " ").as_bytes()).collect();
     let label = String::from_utf8(bytes).map_err(|_| Error::invalid_field("label", "Label is not valid UTF-8"))?;
     casemate_core::keys::check_label(&label)?;

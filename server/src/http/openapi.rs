@@ -1,6 +1,7 @@
 //! The OpenAPI document, generated from the endpoint table so that nothing is stated twice.
 
 use casemate_api::body::ErrorBody;
+use casemate_api::limits::LIST_PAGE_ROWS;
 use casemate_api::{Role, State};
 use casemate_core::identity::caller::CallerScope;
 use schemars::SchemaGenerator;
@@ -111,6 +112,14 @@ fn parameters(spec: &Spec) -> Vec<Value> {
             "description": "If present, an Operator's list has only the keys that the Operator may use."}));
         parameters.push(json!({"name": "label", "in": "query", "schema": {"type": "string", "maxLength": 32},
             "description": "Only keys with exactly this label."}));
+        parameters.push(json!({"name": "details", "in": "query", "schema": {"type": "string"},
+            "description": "If present, the list has the details of the keys. Casemate only."}));
+        parameters.push(json!({"name": "after", "in": "query", "schema": {"type": "string", "pattern": id},
+            "description": "Only keys whose ids are behind this one. Casemate only."}));
+        let number = json!({"type": "integer", "minimum": 1, "maximum": LIST_PAGE_ROWS});
+        parameters.push(json!({"name": "limit", "in": "query", "schema": number,
+            "description": "One page of at most so many keys, with an ETag. If there are more, Link refers to the next page, also \
+                after a page of fewer keys. Casemate only."}));
     }
     if spec.path == "/audit" {
         for (name, description) in [

@@ -26,6 +26,8 @@ pub struct Reply {
     pub body: Content,
     /// `ETag`
     pub tag: Option<String>,
+    /// Reference to the next page of a list, for `Link` (RFC 8288 §3).
+    pub next: Option<String>,
 }
 
 /// Body of a [`Reply`].
@@ -42,8 +44,13 @@ impl Reply {
         Self::of(Content::Whole(bytes.into().into()))
     }
 
+    /// `200` with bytes that are in pieces.
+    pub fn pieces(bytes: Pieces) -> Self {
+        Self::of(Content::Whole(bytes))
+    }
+
     fn of(body: Content) -> Self {
-        Self { status: StatusCode::OK, location: None, note: None, body, tag: None }
+        Self { status: StatusCode::OK, location: None, note: None, body, tag: None, next: None }
     }
 
     /// `200` with compact JSON.

@@ -110,6 +110,7 @@ pub(super) fn succeed(reply: Reply, spec: &Spec) -> Response<ReplyBody> {
     };
     insert(header::ETAG, reply.tag);
     insert(header::LOCATION, reply.location);
+    insert(header::LINK, reply.next.map(|next| format!("<{next}>; rel=\"next\"")));
     if let Some(note) = reply.note {
         insert(HeaderName::from_static("casemate-note"), Some(note.to_owned()));
     }

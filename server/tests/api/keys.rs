@@ -93,8 +93,9 @@ fn keys_are_imported_as_json() {
     let text = admin.get(&format!("/keys/{id}")).is(200).text().to_owned();
     // The public key of RFC 8032 §7.1, test 1.
     let public = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+    let uid = admin.get(&format!("/keys/{id}")).is(200).json()["uid"].as_str().unwrap().to_owned();
     let wanted = format!(
-        r#"{{"mechanisms":["EdDSA_Signature"],"type":"Curve25519","operations":0,"public":{{"data":"{public}"}},"restrictions":{{}}}}"#
+        r#"{{"mechanisms":["EdDSA_Signature"],"type":"Curve25519","operations":0,"public":{{"data":"{public}"}},"restrictions":{{}},"uid":"{uid}"}}"#
     );
     assert_eq!(text, wanted);
     // Import checks neither that mechanisms fit the type nor that there is one.

@@ -28,6 +28,7 @@ mod crypto;
 mod device_config;
 mod faults;
 mod full;
+mod key_lists;
 mod keys;
 mod memory;
 mod metrics;

@@ -137,6 +137,17 @@ fn an_upload_that_stops_is_given_up() {
 /// A list of three pages, the second of which is slow.
 #[test]
 fn a_long_list_is_aborted_when_the_hsm_locks() {
+    aborted_when_the_hsm_locks("/keys", 1);
+}
+
+/// Its first part, of some 350 keys, takes less than 40 reads, and the whole more than 60.
+#[test]
+fn a_long_list_with_details_is_aborted_when_the_hsm_locks() {
+    aborted_when_the_hsm_locks("/keys?details", 40);
+}
+
+/// A long list at `path` of which all reads but the first `quick` are slow.
+fn aborted_when_the_hsm_locks(path: &str, quick: usize) {
     let rig = Rig::operational();
     if rig.store_is_real() {
         return;
@@ -147,19 +158,19 @@ fn a_long_list_is_aborted_when_the_hsm_locks() {
             scope.spawn(move || (0..700).for_each(|n| _ = admin.put(&format!("/keys/{part}-{n}"), ed25519()).is(204)));
         }
     });
-    let whole = rig.admin().get("/keys").is(200);
+    let whole = rig.admin().get(path).is(200);
     assert_eq!(whole.json().as_array().unwrap().len(), 2101);
     assert_eq!(whole.header("content-length"), None, "more than a page is streamed");
 
-    // The first read is the first page; each further one waits a second.
+    // The first reads are those of the first page; each further one waits a second.
     let (clock, reads) = (rig.sim.clock.clone(), Arc::new(AtomicUsize::new(0)));
     let counted = reads.clone();
     rig.sim.store.delay(move || match counted.fetch_add(1, Ordering::SeqCst) {
-        0 => Box::pin(std::future::ready(())),
+        number if number < quick => Box::pin(std::future::ready(())),
         _ => clock.sleep(Duration::from_secs(1)),
     });
     let mut wire = rig.connect();
-    wire.send(&[rig.admin().head("GET", &format!("{BASE}/keys"), false), b"\r\n".to_vec()].concat());
+    wire.send(&[rig.admin().head("GET", &format!("{BASE}{path}"), false), b"\r\n".to_vec()].concat());
     while rig.sim.clock.next_wake().is_none() {
         thread::yield_now();
     }
@@ -174,7 +185,7 @@ fn a_long_list_is_aborted_when_the_hsm_locks() {
         rig.advance(Duration::from_secs(1));
         lock.join().unwrap().is(204);
     });
-    assert_eq!((op.strong_count(), reads.load(Ordering::SeqCst)), (0, 2));
+    assert_eq!((op.strong_count(), reads.load(Ordering::SeqCst)), (0, quick + 1));
     let broken = wire.try_reply("GET");
     assert!(broken.is_err(), "half a list is not taken for a whole one: {broken:?}");
 }

@@ -249,6 +249,19 @@ fn wycheproof_oaep(mode: Mode, hash: Hash) -> usize {
     count
 }
 
+#[test]
+fn the_public_part_of_a_key_that_is_not_loaded_is_the_same() {
+    for key_type in KeyType::ALL {
+        let material = any_key(key_type);
+        assert_eq!(public_of(&material).unwrap(), LoadedKey::load(&material).unwrap().public(), "{key_type:?}");
+    }
+    // Primes in either order, an exponent of more than two bytes less than eight.
+    let Material::Rsa { p, q, .. } = rsa2048() else { panic!() };
+    let swapped = Material::Rsa { p: q, q: p, e: 65537 };
+    assert_eq!(public_of(&swapped).unwrap(), public_of(&rsa2048()).unwrap());
+    assert_eq!(public_of(&swapped).unwrap(), LoadedKey::load(&swapped).unwrap().public());
+}
+
 /// RFC 8032 §7.1, tests 1 to 3.
 fn ed25519_answers() -> usize {
     let answers = [

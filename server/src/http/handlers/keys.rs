@@ -8,16 +8,16 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use casemate_api::body::Created;
 use casemate_api::body::keys as bodies;
-use casemate_api::limits::{BODY_INLINE_MAX_BYTES, LIST_TURN_ROWS};
+use casemate_api::limits::BODY_INLINE_MAX_BYTES;
 use casemate_api::mechanisms::{Mode, of_mode};
-use casemate_api::{KeyId, Role, Tag};
+use casemate_api::{KeyId, Tag};
 use casemate_core::Error;
 use casemate_core::crypto::material::Material;
 use casemate_core::hsm::phase::Operational;
-use casemate_core::identity::caller::{Caller, Scope};
+use casemate_core::identity::caller::Caller;
 use casemate_core::identity::right::Change;
 use casemate_core::keys::usable::{Key, UsableKey};
-use casemate_core::keys::{NewId, PageEnd, Properties};
+use casemate_core::keys::{NewId, Properties};
 use casemate_core::rows::key::Mechanisms;
 use casemate_core::runtime::party::Party;
 use casemate_core::runtime::pool::Work;
@@ -27,128 +27,19 @@ use zeroize::Zeroizing;
 
 use crate::http::decode::Import;
 use crate::http::endpoint::OperationalGuard;
-use crate::http::find::{KeyOrPrefix, Listing};
+use crate::http::find::KeyOrPrefix;
 use crate::http::reply::Reply;
 use crate::http::represent;
 use crate::http::route::BASE;
-use crate::http::serve::ReplyBody;
 use crate::observe::metrics::{Count, Metrics};
 
-/// `GET /keys`
-pub async fn list(op: OperationalGuard, caller: Caller, listing: Listing, (): ()) -> Result<Reply, Error> {
-    listed(op, caller, listing).await
-}
+pub use super::key_list::list;
 
 /// `GET /keys/{key}` and `GET /keys/{prefix}*`
 pub async fn read(op: OperationalGuard, caller: Caller, found: KeyOrPrefix, (): ()) -> Result<Reply, Error> {
     match found {
         KeyOrPrefix::One(key) => Ok(Reply::ok(represent::key(&op, &key).await?)),
-        KeyOrPrefix::Prefix(listing) => listed(op, caller, listing).await,
-    }
-}
-
-/// A list that fits one page is answered at once; a longer one is streamed page by page, holding the phase only while a
-/// page is read, so that a slow client cannot keep the HSM from locking.
-async fn listed(op: OperationalGuard, caller: Caller, listing: Listing) -> Result<Reply, Error> {
-    let scope = caller.scope()?.clone();
-    let usable_by = (listing.usable && caller.role() == Role::Operator).then_some(caller);
-    let wanted = Wanted { scope, listing, usable_by };
-    let mut list = List::default();
-    let mut end = wanted.page(&op, None, &mut list).await?;
-    if end.is_none() {
-        return Ok(Reply::ok(list.end()));
-    }
-    let weak = op.weak();
-    drop(op);
-    let (writer, body) = ReplyBody::stream();
-    tokio::spawn(async move {
-        // A writer dropped before its end breaks the connection, so that a partial list is not taken for a complete
-        // one.
-        while let Some(after) = end {
-            if writer.write(list.piece()).await.is_err() {
-                return;
-            }
-            let Some(op) = weak.upgrade() else { return };
-            match wanted.page(&op, Some(&after), &mut list).await {
-                Ok(next) => end = next,
-                Err(error) => {
-                    tracing::warn!(target: "http", %error, "a list of keys was aborted");
-                    return;
-                }
-            }
-        }
-        // If the client has disconnected, an error cannot be reported.
-        if writer.write(list.end()).await.is_ok() {
-            let _ = writer.finish().await;
-        }
-    });
-    Ok(Reply::stream(body))
-}
-
-/// A JSON array that is written in pieces.
-struct List {
-    json: Vec<u8>,
-    empty: bool,
-}
-
-impl Default for List {
-    fn default() -> Self {
-        Self { json: b"[".to_vec(), empty: true }
-    }
-}
-
-impl List {
-    fn push(&mut self, id: &KeyId) {
-        if !std::mem::replace(&mut self.empty, false) {
-            self.json.push(b',');
-        }
-        // An id needs no escaping.
-        self.json.extend_from_slice(b"{\"id\":\"");
-        self.json.extend_from_slice(id.as_str().as_bytes());
-        self.json.extend_from_slice(b"\"}");
-    }
-
-    /// What was written since the last piece.
-    fn piece(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.json)
-    }
-
-    /// The last piece.
-    fn end(mut self) -> Vec<u8> {
-        self.json.push(b']');
-        self.json
-    }
-}
-
-struct Wanted {
-    scope: Scope,
-    listing: Listing,
-    usable_by: Option<Caller>,
-}
-
-impl Wanted {
-    /// Appends one page to `list`.
-    async fn page(&self, op: &Operational, after: Option<&PageEnd>, list: &mut List) -> Result<Option<PageEnd>, Error> {
-        let keys = op.keys().of(&self.scope);
-        let (ids, end) = keys.page(&self.listing.prefix, after).await?;
-        for (number, id) in ids.into_iter().enumerate() {
-            // Rows in the cache are read without waiting.
-            if number % LIST_TURN_ROWS == LIST_TURN_ROWS - 1 {
-                tokio::task::yield_now().await;
-            }
-            if (self.listing.label.is_some() || self.usable_by.is_some()) && !self.wants(op, &id).await? {
-                continue;
-            }
-            list.push(&id);
-        }
-        Ok(end)
-    }
-
-    async fn wants(&self, op: &Operational, id: &KeyId) -> Result<bool, Error> {
-        let Some(key) = op.keys().of(&self.scope).get(id).await? else { return Ok(false) };
-        let label = self.listing.label.as_ref().is_none_or(|label| key.label() == label);
-        let usable = self.usable_by.as_ref().is_none_or(|caller| caller.has_one_of(key.tags()));
-        Ok(label && usable)
+        KeyOrPrefix::Prefix(listing) => list(op, caller, listing, ()).await,
     }
 }
 
@@ -415,20 +306,6 @@ fn decoded(text: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
 mod tests {
     use super::*;
     use crate::http::reply::Content;
-
-    #[test]
-    fn a_list_is_one_array_however_it_is_cut_into_pieces() {
-        let id = |text: &str| KeyId::parse(text).unwrap();
-        let mut list = List::default();
-        let mut json = list.piece();
-        json.extend(list.piece());
-        list.push(&id("a"));
-        json.extend(list.piece());
-        list.push(&id("b"));
-        json.extend(list.end());
-        assert_eq!(json, b"[{\"id\":\"a\"},{\"id\":\"b\"}]");
-        assert_eq!(List::default().end(), b"[]");
-    }
 
     #[test]
     fn a_signature_is_written_as_its_schema_has_it() {

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod config;
 pub mod diagnose;
 pub mod health;
+pub mod key_list;
 pub mod keys;
 pub mod lock;
 pub mod namespaces;
