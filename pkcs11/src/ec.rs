@@ -1,0 +1,1 @@
+//! Elliptic curves in the standard's encodings.
