@@ -15,6 +15,12 @@ impl Template {
         Self(attributes)
     }
 
+    /// The same with these attributes, which replace its own.
+    pub(super) fn with(&self, attributes: Vec<(CK_ATTRIBUTE_TYPE, Zeroizing<Vec<u8>>)>) -> Self {
+        let others = self.0.iter().filter(|(own, _)| !attributes.iter().any(|(given, _)| given == own)).cloned();
+        Self(others.collect::<Vec<_>>().into_iter().chain(attributes).collect())
+    }
+
     /// Whether there is no attribute.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
