@@ -9,7 +9,7 @@ use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::session::Session;
 
 /// The file. cargo builds it with the tests.
-pub fn module() -> PathBuf {
+pub(crate) fn module() -> PathBuf {
     let exe = env::current_exe().unwrap();
     let path = exe.parent().unwrap().join("libcasemate_pkcs11.so");
     assert!(path.exists(), "{} is not there", path.display());
@@ -17,15 +17,15 @@ pub fn module() -> PathBuf {
 }
 
 /// A configuration, and the HSM that it names.
-pub struct Rig {
-    pub folder: Folder,
-    pub hsm: Option<Hsm>,
+pub(crate) struct Rig {
+    pub(crate) folder: Folder,
+    pub(crate) hsm: Option<Hsm>,
     config: String,
 }
 
 /// What a slot tells of its users.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Passphrases {
+pub(crate) enum Passphrases {
     /// Neither: PINs are the passphrases.
     None,
     /// That of the Administrator, so that a user may manage keys.
@@ -36,7 +36,7 @@ pub enum Passphrases {
 
 impl Rig {
     /// An HSM, with the key `k` of the fixtures, as one slot.
-    pub fn new(passphrases: Passphrases) -> Self {
+    pub(crate) fn new(passphrases: Passphrases) -> Self {
         let hsm = Hsm::with_key();
         let (address, pin) = (&hsm.address, fingerprint(&hsm.address));
         let folder = Folder::new();
@@ -55,7 +55,7 @@ impl Rig {
     }
 
     /// Slots whose HSMs cannot be reached.
-    pub fn without_hsm() -> Self {
+    pub(crate) fn without_hsm() -> Self {
         let folder = Folder::new();
         let slot = |label| {
             format!(
@@ -67,14 +67,14 @@ impl Rig {
     }
 
     /// A command whose process finds this configuration.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.env("CASEMATE_PKCS11_CONFIG", &self.config).env("CASEMATE_PKCS11_LOG", "stderr");
         command
     }
 
     /// Builds a program of `tests/c` and runs it with the module as its first argument.
-    pub fn run_c(&self, name: &str, arguments: &[&str]) {
+    pub(crate) fn run_c(&self, name: &str, arguments: &[&str]) {
         let program = self.folder.at(name);
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(format!("{name}.c"));
         let mut cc = Command::new("cc");
@@ -84,7 +84,7 @@ impl Rig {
     }
 
     /// Runs the test `name` once more in a process of its own, in which [`inside`] is true.
-    pub fn run_again(&self, name: &str) {
+    pub(crate) fn run_again(&self, name: &str) {
         let mut command = self.command(env::current_exe().unwrap());
         succeeds(command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(INSIDE, "1"));
     }
@@ -93,12 +93,12 @@ impl Rig {
 const INSIDE: &str = "CASEMATE_PKCS11_TEST_INSIDE";
 
 /// Whether this process has a configuration of its own.
-pub fn inside() -> bool {
+pub(crate) fn inside() -> bool {
     env::var_os(INSIDE).is_some()
 }
 
 /// Runs a command that must succeed.
-pub fn succeeds(command: &mut Command) -> Output {
+pub(crate) fn succeeds(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|why| panic!("{command:?}: {why}"));
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}: {}\n{out}\n{err}", output.status);
@@ -106,20 +106,20 @@ pub fn succeeds(command: &mut Command) -> Output {
 }
 
 /// The module, initialised in this process.
-pub fn initialized() -> Pkcs11 {
+pub(crate) fn initialized() -> Pkcs11 {
     let pkcs11 = Pkcs11::new(module()).unwrap();
     pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
     pkcs11
 }
 
 /// A read/write session of the first slot.
-pub fn session(pkcs11: &Pkcs11) -> Session {
+pub(crate) fn session(pkcs11: &Pkcs11) -> Session {
     let slot = pkcs11.get_slots_with_token().unwrap()[0];
     pkcs11.open_rw_session(slot).unwrap()
 }
 
 /// A file's content as text.
 #[expect(dead_code, reason = "for tests of applications")]
-pub fn text(path: impl AsRef<Path>) -> String {
+pub(crate) fn text(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap()
 }

@@ -6,3 +6,5 @@
 
 mod boundary;
 mod harness;
+mod lifecycle;
+mod logins;
