@@ -37,6 +37,16 @@ const PACKAGES: &[Package] = &[
     },
     Package { name: "curl", what_for: "the quick start", present: || succeeds("curl", &["--version"]) },
     Package { name: "iproute2", what_for: "networks that can be cut", present: || succeeds("ip", &["-Version"]) },
+    Package {
+        name: "libp11-kit-dev",
+        what_for: "C programs that load the PKCS#11 module",
+        present: || Path::new("/usr/include/p11-kit-1/p11-kit/pkcs11.h").exists(),
+    },
+    Package {
+        name: "opensc",
+        what_for: "pkcs11-tool, with the PKCS#11 module",
+        present: || succeeds("sh", &["-c", "command -v pkcs11-tool"]),
+    },
     Package { name: "python3", what_for: "real clients", present: || succeeds("python3", &["--version"]) },
     Package {
         name: "python3-venv",
