@@ -1,8 +1,9 @@
 //! What makes, changes and destroys objects. Keys and their certificates are the Administrator's business on the server;
 //! session objects other than private keys need no server.
 //!
-//! A private key of a session is a key of the server that is deleted with the session: what must not leave the HSM
-//! cannot live in the module. It becomes a token object by `C_CopyObject`, as keytool does it.
+//! Keys of the server are private, sensitive and not extractable, whatever a template says: nobody gets less protection
+//! than was asked for. A private key of a session is a key of the server that is deleted with the session: what must not
+//! leave the HSM cannot live in the module. It becomes a token object by `C_CopyObject`, as keytool does it.
 
 use std::sync::Arc;
 
@@ -187,7 +188,6 @@ impl Objects {
         for template in [public, private] {
             expect(template, CKA_KEY_TYPE, standards_type)?;
         }
-        check_protection(private)?;
         let new = New::of(&[private, public], session)?;
         let origin = Origin { generated_by: Some(mechanism), value_bytes: None, session: new.session };
         let mechanisms = usage::requested(key_type, private)?;
@@ -264,7 +264,6 @@ impl Objects {
         session: CK_SESSION_HANDLE,
         template: &Template,
     ) -> Result<CK_OBJECT_HANDLE, Rv> {
-        check_protection(template)?;
         let given = |attribute| template.bytes(attribute).ok_or(Rv(CKR_TEMPLATE_INCOMPLETE));
         let (key_type, private) = match template.ulong(CKA_KEY_TYPE)?.ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))? {
             CKK_RSA => {
@@ -298,7 +297,6 @@ impl Objects {
         session: CK_SESSION_HANDLE,
         template: &Template,
     ) -> Result<CK_OBJECT_HANDLE, Rv> {
-        check_protection(template)?;
         // A server uses secret keys for AES only.
         match template.ulong(CKA_KEY_TYPE)?.ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))? {
             CKK_AES => {}
@@ -573,16 +571,6 @@ fn check_known(class: CK_OBJECT_CLASS, template: &Template) -> Result<(), Rv> {
         }
     }
     local::FLAGS.iter().try_for_each(|flag| template.bool(*flag).map(drop))
-}
-
-/// Keys of a server are private. Applications that want them extractable or not sensitive get more protection than they
-/// ask for; only one that must see the value later would be misled, and it asks for both.
-fn check_protection(template: &Template) -> Result<(), Rv> {
-    let readable = template.bool(CKA_SENSITIVE)? == Some(false) && template.bool(CKA_EXTRACTABLE)? == Some(true);
-    if readable && template.bool(CKA_TOKEN)? == Some(true) && template.bool(CKA_PRIVATE)? == Some(false) {
-        return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
-    }
-    Ok(())
 }
 
 fn secret(bytes: &[u8]) -> SecretText {
