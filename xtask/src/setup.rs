@@ -47,6 +47,16 @@ const PACKAGES: &[Package] = &[
         what_for: "pkcs11-tool, with the PKCS#11 module",
         present: || succeeds("sh", &["-c", "command -v pkcs11-tool"]),
     },
+    Package {
+        name: "gnutls-bin",
+        what_for: "p11tool and certtool, with the PKCS#11 module",
+        present: || succeeds("sh", &["-c", "command -v p11tool"]),
+    },
+    Package {
+        name: "libengine-pkcs11-openssl",
+        what_for: "OpenSSL with keys of the PKCS#11 module",
+        present: || succeeds("sh", &["-c", "ls /usr/lib/*/engines-3/pkcs11.so"]),
+    },
     Package { name: "python3", what_for: "real clients", present: || succeeds("python3", &["--version"]) },
     Package {
         name: "python3-venv",

@@ -167,16 +167,19 @@ impl Objects {
                 }
                 (KeyType::RSA, public.ulong(CKA_MODULUS_BITS)?.ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))?)
             }
-            CKM_EC_KEY_PAIR_GEN | CKM_EC_EDWARDS_KEY_PAIR_GEN => {
+            // GnuTLS 3.7 names the mechanism of the signature when it generates Ed25519 keys.
+            CKM_EC_KEY_PAIR_GEN | CKM_EC_EDWARDS_KEY_PAIR_GEN | CKM_EDDSA => {
                 let params = public.bytes(CKA_EC_PARAMS).or_else(|| private.bytes(CKA_EC_PARAMS));
                 let curve = ec::key_type_of(params.ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))?);
                 (curve.ok_or(Rv(CKR_CURVE_NOT_SUPPORTED))?, 0)
             }
             _ => return Err(Rv(CKR_MECHANISM_INVALID)),
         };
-        if mechanism == CKM_EC_EDWARDS_KEY_PAIR_GEN && key_type != KeyType::Curve25519 {
+        let edwards = matches!(mechanism, CKM_EC_EDWARDS_KEY_PAIR_GEN | CKM_EDDSA);
+        if edwards && key_type != KeyType::Curve25519 {
             return Err(Rv(CKR_CURVE_NOT_SUPPORTED));
         }
+        let mechanism = if edwards { CKM_EC_EDWARDS_KEY_PAIR_GEN } else { mechanism };
         if key_type == KeyType::RSA && !(1024..=8192).contains(&bits) {
             return Err(Rv(CKR_KEY_SIZE_RANGE));
         }
