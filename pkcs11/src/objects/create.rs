@@ -370,13 +370,14 @@ impl Objects {
         Ok(None)
     }
 
-    /// Gives a key the names of the template of one of its other objects, unless it has names of its own already.
+    /// Gives a key the names in the template of another of its objects. The last ones count: keytool renames a key by
+    /// creating its certificate again, and then deletes what has the old names, with the private key.
     fn rename_as(&self, manager: &Session, key: &Arc<TokenKey>, template: &Template) -> Result<(), Rv> {
         if let Some(cka_id) = template.bytes(CKA_ID).filter(|id| !id.is_empty()) {
             self.rename(manager, key, cka_id)?;
         }
         match new_label(template)? {
-            Some(label) if !label.is_empty() && key.name().label.is_empty() => self.relabel(manager, key, &label),
+            Some(label) if !label.is_empty() => self.relabel(manager, key, &label),
             _ => Ok(()),
         }
     }

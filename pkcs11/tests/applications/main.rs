@@ -148,6 +148,42 @@ fn openssl_serves_tls_with_its_key_in_the_hsm() {
 }
 
 #[test]
+fn java_generates_renames_and_signs() {
+    let rig = rig();
+    rig.folder.file("java.cfg", format!("name = Casemate\nlibrary = {}\nslotListIndex = 0\n", module().display()));
+    let keytool = |command: &str| {
+        printed(&shell(
+            &rig,
+            &format!(
+                "keytool -keystore NONE -storetype PKCS11 -providerClass sun.security.pkcs11.SunPKCS11 \
+                 -providerArg java.cfg -storepass \"$PIN\" {command} 2>&1"
+            ),
+        ))
+    };
+    let keys = || {
+        let keys = admin(&rig.hsm.as_ref().unwrap().client()).keys().list(&Default::default()).unwrap();
+        keys.into_iter().map(|key| key.id).collect::<Vec<_>>()
+    };
+    keytool("-genkeypair -alias rsa -keyalg RSA -keysize 2048 -dname CN=java.example");
+    keytool("-genkeypair -alias ec -keyalg EC -groupname secp256r1 -dname CN=java.example");
+    assert_eq!(keys(), ["ec", "k", "rsa"]);
+    // It gives the key another id, its certificate another label, and deletes what has the old ones.
+    keytool("-changealias -alias ec -destalias web");
+    assert_eq!(keys(), ["k", "rsa", "web"]);
+    let listed = keytool("-list");
+    assert!(listed.contains("rsa, PrivateKeyEntry") && listed.contains("web, PrivateKeyEntry"), "{listed}");
+    for alias in ["rsa", "web"] {
+        fs::write(rig.folder.path("request"), keytool(&format!("-certreq -alias {alias}"))).unwrap();
+        shell(&rig, "unset OPENSSL_CONF; openssl req -in request -verify -noout");
+    }
+    keytool("-delete -alias web");
+    assert_eq!(keys(), ["k", "rsa"]);
+    shell(&rig, "mkdir content; echo x > content/file; jar -cf signed.jar -C content file
+        jarsigner -keystore NONE -storetype PKCS11 -providerClass sun.security.pkcs11.SunPKCS11 -providerArg java.cfg -storepass \"$PIN\" signed.jar rsa
+        jarsigner -verify signed.jar | grep 'jar verified'");
+}
+
+#[test]
 fn opensc_imports_a_key_with_its_certificate_and_deletes_them() {
     let rig = rig();
     shell(
