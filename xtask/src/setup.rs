@@ -62,6 +62,11 @@ const PACKAGES: &[Package] = &[
         what_for: "keytool and jarsigner, with the PKCS#11 module",
         present: || succeeds("sh", &["-c", "command -v jarsigner"]),
     },
+    Package {
+        name: "openssh-client",
+        what_for: "ssh-keygen and ssh-agent, with the PKCS#11 module",
+        present: || succeeds("sh", &["-c", "command -v ssh-agent"]),
+    },
     Package { name: "python3", what_for: "real clients", present: || succeeds("python3", &["--version"]) },
     Package {
         name: "python3-venv",
