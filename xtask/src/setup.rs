@@ -67,6 +67,11 @@ const PACKAGES: &[Package] = &[
         what_for: "ssh-keygen and ssh-agent, with the PKCS#11 module",
         present: || succeeds("sh", &["-c", "command -v ssh-agent"]),
     },
+    Package {
+        name: "softhsm2",
+        what_for: "the programs of the PKCS#11 module with another one",
+        present: || succeeds("sh", &["-c", "command -v softhsm2-util"]),
+    },
     Package { name: "python3", what_for: "real clients", present: || succeeds("python3", &["--version"]) },
     Package {
         name: "python3-venv",
