@@ -6,6 +6,7 @@
 #[path = "../module/harness.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod harness;
+mod opensc;
 
 use std::fs;
 use std::process::{Command, Output};

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "tests look at their environment")]
-#![expect(missing_docs, reason = "a test binary has no public API")]
 
 mod boundary;
 mod harness;
 mod lifecycle;
 mod logins;
+mod mechanisms;
