@@ -344,6 +344,9 @@ fn session_objects_live_in_the_module() {
     assert_eq!(world.set(plain, &[(CKA_LABEL, b"y"), (CKA_SENSITIVE, TRUE)]), Ok(()));
     assert_eq!(world.value(plain, CKA_VALUE), Err(AttributeError::Sensitive));
     assert_eq!(world.set(plain, &[(CKA_SENSITIVE, FALSE)]), Err(Rv(CKR_ATTRIBUTE_READ_ONLY)));
+    assert_eq!(world.set(plain, &[(CKA_PRIVATE, FALSE)]), Err(Rv(CKR_ATTRIBUTE_READ_ONLY)));
+    let twice = [(CKA_CLASS, &SECRET[..]), (CKA_LABEL, b"x"), (CKA_LABEL, b"y")];
+    assert_eq!(world.create(&twice), Err(Rv(CKR_TEMPLATE_INCONSISTENT)));
     let copy = world.objects.copy(&nobody, 8, plain, &template(&[(CKA_LABEL, b"z")])).unwrap();
     world.objects.close_session(&nobody, SESSION);
     assert!(world.objects.object(plain).is_err());
