@@ -318,7 +318,10 @@ fn a_certificate_belongs_to_the_key_with_its_public_key() {
     assert_eq!(with(certificate.der(), &[]), Ok(handle), "it is there already");
     assert_eq!(with(foreign.der(), &[]), Err(Rv(CKR_TEMPLATE_INCONSISTENT)), "no key has its public key");
     assert_eq!(with(b"no certificate", &[]), Err(Rv(CKR_ATTRIBUTE_VALUE_INVALID)));
-    assert_eq!(with(certificate.der(), &[(CKA_ID, &[5])]), Ok(handle));
+    // keytool deletes a certificate, creates it with other names, and then everything that still has the old ones.
+    assert_eq!(with(certificate.der(), &[(CKA_ID, &[5]), (CKA_LABEL, b"first")]), Ok(handle));
+    assert_eq!(with(certificate.der(), &[(CKA_ID, &[5]), (CKA_LABEL, b"second")]), Ok(handle));
+    assert_eq!(world.value(handle, CKA_LABEL).unwrap(), b"second");
     assert_eq!(world.ids(), ["0---05"], "one record has one id");
     assert_eq!(world.destroy(handle), Ok(()));
     assert_eq!(world.find(&[(CKA_CLASS, &CERTIFICATE)]), NONE);
@@ -341,6 +344,9 @@ fn session_objects_live_in_the_module() {
     assert_eq!(world.set(plain, &[(CKA_LABEL, b"y"), (CKA_SENSITIVE, TRUE)]), Ok(()));
     assert_eq!(world.value(plain, CKA_VALUE), Err(AttributeError::Sensitive));
     assert_eq!(world.set(plain, &[(CKA_SENSITIVE, FALSE)]), Err(Rv(CKR_ATTRIBUTE_READ_ONLY)));
+    assert_eq!(world.set(plain, &[(CKA_PRIVATE, FALSE)]), Err(Rv(CKR_ATTRIBUTE_READ_ONLY)));
+    let twice = [(CKA_CLASS, &SECRET[..]), (CKA_LABEL, b"x"), (CKA_LABEL, b"y")];
+    assert_eq!(world.create(&twice), Err(Rv(CKR_TEMPLATE_INCONSISTENT)));
     let copy = world.objects.copy(&nobody, 8, plain, &template(&[(CKA_LABEL, b"z")])).unwrap();
     world.objects.close_session(&nobody, SESSION);
     assert!(world.objects.object(plain).is_err());

@@ -57,6 +57,21 @@ const PACKAGES: &[Package] = &[
         what_for: "OpenSSL with keys of the PKCS#11 module",
         present: || succeeds("sh", &["-c", "ls /usr/lib/*/engines-3/pkcs11.so"]),
     },
+    Package {
+        name: "default-jdk-headless",
+        what_for: "keytool and jarsigner, with the PKCS#11 module",
+        present: || succeeds("sh", &["-c", "command -v jarsigner"]),
+    },
+    Package {
+        name: "openssh-client",
+        what_for: "ssh-keygen and ssh-agent, with the PKCS#11 module",
+        present: || succeeds("sh", &["-c", "command -v ssh-agent"]),
+    },
+    Package {
+        name: "softhsm2",
+        what_for: "the programs of the PKCS#11 module with another one",
+        present: || succeeds("sh", &["-c", "command -v softhsm2-util"]),
+    },
     Package { name: "python3", what_for: "real clients", present: || succeeds("python3", &["--version"]) },
     Package {
         name: "python3-venv",

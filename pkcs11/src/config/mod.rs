@@ -25,17 +25,6 @@ pub struct Configuration {
     pub slots: Vec<SlotConfig>,
     /// The files it was read from; empty: there is none, and there are no slots.
     pub files: Vec<PathBuf>,
-    /// The log file that a `p11nethsm.conf` names, and its level.
-    pub log: Option<LogConfig>,
-}
-
-/// A log file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogConfig {
-    /// Where to; `-`: standard error.
-    pub file: PathBuf,
-    /// How much: `off`, `error`, `warn`, `info`, `debug` or `trace`.
-    pub level: String,
 }
 
 /// One slot: an HSM with one or several nodes.

@@ -9,15 +9,16 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{
-    CertificateFormat, ConfigError, Configuration, Environment, LogConfig, Login, Place, Secret, SlotConfig, Source,
-    without_value,
+    CertificateFormat, ConfigError, Configuration, Environment, Login, Place, Secret, SlotConfig, Source, without_value,
 };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    log_file: Option<PathBuf>,
-    log_level: Option<String>,
+    #[serde(default, rename = "log_file")]
+    _log_file: Ignored,
+    #[serde(default, rename = "log_level")]
+    _log_level: Ignored,
     /// `C_SetAttributeValue` always works here.
     #[serde(rename = "enable_set_attribute_value")]
     _enable_set_attribute_value: Option<bool>,
@@ -114,10 +115,6 @@ pub(super) fn load(
             let message = message.split_once(" at line ").map_or(message.as_str(), |(message, _)| message);
             ConfigError(format!("{} line {line}: {}.", path.display(), without_value(message)))
         })?;
-        if let Some(file_name) = file.log_file {
-            let level = file.log_level.unwrap_or_else(|| "info".into()).to_ascii_lowercase();
-            configuration.log = Some(LogConfig { file: file_name, level });
-        }
         for slot in file.slots {
             let label = slot.label.clone();
             configuration.slots.push(slot.checked(&Place { path, slot: &label }, environment)?);

@@ -370,13 +370,14 @@ impl Objects {
         Ok(None)
     }
 
-    /// Gives a key the names of the template of one of its other objects, unless it has names of its own already.
+    /// Gives a key the names in the template of another of its objects. The last ones count: keytool renames a key by
+    /// creating its certificate again, and then deletes what has the old names, with the private key.
     fn rename_as(&self, manager: &Session, key: &Arc<TokenKey>, template: &Template) -> Result<(), Rv> {
         if let Some(cka_id) = template.bytes(CKA_ID).filter(|id| !id.is_empty()) {
             self.rename(manager, key, cka_id)?;
         }
         match new_label(template)? {
-            Some(label) if !label.is_empty() && key.name().label.is_empty() => self.relabel(manager, key, &label),
+            Some(label) if !label.is_empty() => self.relabel(manager, key, &label),
             _ => Ok(()),
         }
     }
@@ -418,6 +419,13 @@ impl Objects {
                 let session = local.session.ok_or(Rv(CKR_ACTION_PROHIBITED))?;
                 if !local.is(CKA_MODIFIABLE) {
                     return Err(Rv(CKR_ACTION_PROHIBITED));
+                }
+                // A copy may have them, but they stay as they are for the life of an object.
+                let fixed = [CKA_PRIVATE, CKA_MODIFIABLE, CKA_DESTROYABLE, CKA_COPYABLE];
+                for (attribute, value) in template.iter().filter(|(attribute, _)| fixed.contains(attribute)) {
+                    if local.value(attribute).as_deref() != Ok(value) {
+                        return Err(Rv(CKR_ATTRIBUTE_READ_ONLY));
+                    }
                 }
                 let changed = Arc::new(Object(Source::Local(local.copied(session, template)?)));
                 self.state(|state| state.objects.insert(handle, changed));
@@ -566,9 +574,13 @@ fn expect(template: &Template, attribute: CK_ATTRIBUTE_TYPE, value: CK_ULONG) ->
     }
 }
 
-/// Fails if the template has an attribute that objects of this class do not have, or flags that are no flags.
+/// Fails if the template has an attribute that objects of this class do not have or has it with two values, or flags that
+/// are no flags.
 fn check_known(class: CK_OBJECT_CLASS, template: &Template) -> Result<(), Rv> {
-    for (attribute, _) in template.iter() {
+    for (attribute, value) in template.iter() {
+        if template.bytes(attribute) != Some(value) {
+            return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
+        }
         if attribute & CKA_VENDOR_DEFINED == 0 && !local::is_known(class, attribute) {
             return Err(Rv(CKR_ATTRIBUTE_TYPE_INVALID));
         }

@@ -28,7 +28,7 @@ const FALSE: &[u8] = &[CK_FALSE];
 const TRUE: &[u8] = &[CK_TRUE];
 
 impl LocalObject {
-    /// The session object of this template. `generated_by`: the mechanism, if the module has made its value.
+    /// The session object of this template, all of whose attributes are known. `generated_by`: the mechanism, if the module has made its value.
     pub(super) fn new(
         session: CK_SESSION_HANDLE,
         template: &Template,
@@ -37,15 +37,7 @@ impl LocalObject {
         let class = template.ulong(CKA_CLASS)?.ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))?;
         let mut attributes = Attributes::new();
         for (attribute, value) in template.iter().filter(|(attribute, _)| attribute & CKA_VENDOR_DEFINED == 0) {
-            if !is_known(class, attribute) {
-                return Err(Rv(CKR_ATTRIBUTE_TYPE_INVALID));
-            }
-            if attributes.insert(attribute, value.to_vec().into()).is_some_and(|first| first.as_slice() != value) {
-                return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
-            }
-        }
-        for flag in FLAGS {
-            template.bool(*flag)?;
+            attributes.insert(attribute, value.to_vec().into());
         }
         let mut object = Self { class, session: Some(session), attributes, key_type: None, public: None };
         object.default(CKA_TOKEN, FALSE);

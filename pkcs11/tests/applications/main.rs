@@ -149,6 +149,83 @@ fn openssl_serves_tls_with_its_key_in_the_hsm() {
 }
 
 #[test]
+fn java_generates_renames_and_signs() {
+    let rig = rig();
+    rig.folder.file("java.cfg", format!("name = Casemate\nlibrary = {}\nslotListIndex = 0\n", module().display()));
+    let keytool = |command: &str| {
+        printed(&shell(
+            &rig,
+            &format!(
+                "keytool -keystore NONE -storetype PKCS11 -providerClass sun.security.pkcs11.SunPKCS11 \
+                 -providerArg java.cfg -storepass \"$PIN\" {command} 2>&1"
+            ),
+        ))
+    };
+    let keys = || {
+        let keys = admin(&rig.hsm.as_ref().unwrap().client()).keys().list(&Default::default()).unwrap();
+        keys.into_iter().map(|key| key.id).collect::<Vec<_>>()
+    };
+    keytool("-genkeypair -alias rsa -keyalg RSA -keysize 2048 -dname CN=java.example");
+    keytool("-genkeypair -alias ec -keyalg EC -groupname secp256r1 -dname CN=java.example");
+    assert_eq!(keys(), ["ec", "k", "rsa"]);
+    // It gives the key another id, its certificate another label, and deletes what has the old ones.
+    keytool("-changealias -alias ec -destalias web");
+    assert_eq!(keys(), ["k", "rsa", "web"]);
+    let listed = keytool("-list");
+    assert!(listed.contains("rsa, PrivateKeyEntry") && listed.contains("web, PrivateKeyEntry"), "{listed}");
+    for alias in ["rsa", "web"] {
+        fs::write(rig.folder.path("request"), keytool(&format!("-certreq -alias {alias}"))).unwrap();
+        shell(&rig, "unset OPENSSL_CONF; openssl req -in request -verify -noout");
+    }
+    keytool("-delete -alias web");
+    assert_eq!(keys(), ["k", "rsa"]);
+    shell(&rig, "mkdir content; echo x > content/file; jar -cf signed.jar -C content file
+        jarsigner -keystore NONE -storetype PKCS11 -providerClass sun.security.pkcs11.SunPKCS11 -providerArg java.cfg -storepass \"$PIN\" signed.jar rsa
+        jarsigner -verify signed.jar | grep 'jar verified'");
+}
+
+#[test]
+fn ssh_lists_keys_and_its_agent_signs() {
+    let rig = rig();
+    rig.folder.file("ask", "#!/bin/sh\necho \"$PIN\"\n");
+    shell(
+        &rig,
+        "unset OPENSSL_CONF; chmod +x ask
+        pkcs11-tool --module $M --login --pin \"$PIN\" --keypairgen --key-type EC:prime256v1 --id 01 --label host
+        export SSH_ASKPASS=./ask SSH_ASKPASS_REQUIRE=force
+        ssh-keygen -D $M | grep ecdsa > key.pub
+        eval $(ssh-agent -a ./agent -P '/*'); trap 'kill $SSH_AGENT_PID' EXIT
+        ssh-add -s $M
+        ssh-add -L | grep -q \"$(cut -d' ' -f2 key.pub)\"
+        echo data > data; ssh-keygen -Y sign -f key.pub -n file data
+        echo \"me $(cat key.pub)\" > allowed
+        ssh-keygen -Y verify -f allowed -I me -n file -s data.sig < data",
+    );
+}
+
+#[test]
+fn p11_kit_finds_the_module_and_uris_name_its_keys() {
+    let rig = rig();
+    let file = format!("module: {}\n", module().display());
+    // In a mount namespace: root has no p11-kit configuration of its own.
+    let listed = shell(
+        &rig,
+        &format!(
+            "unset OPENSSL_CONF; mkdir modules; printf '{file}' > modules/casemate.module
+        pkcs11-tool --module $M --login --pin \"$PIN\" --keypairgen --key-type EC:prime256v1 --id 01ff --label host
+        mkdir -p /usr/share/p11-kit/modules
+        unshare --mount sh -euc \"
+            mount --bind modules /usr/share/p11-kit/modules
+            p11tool --list-tokens
+            p11tool --login --list-privkeys 'pkcs11:token=test;id=%01%FF'\""
+        ),
+    );
+    let listed = printed(&listed);
+    assert!(listed.contains("model=Network%20HSM;manufacturer=Casemate;serial="), "{listed}");
+    assert!(listed.contains("token=test;id=%01%FF;object=host;type=private"), "{listed}");
+}
+
+#[test]
 fn opensc_imports_a_key_with_its_certificate_and_deletes_them() {
     let rig = rig();
     shell(
