@@ -482,3 +482,13 @@ pub const PEER_PROBE_MS: u64 = 2_000;
 pub const PEER_ANSWER_MS: u64 = 5_000;
 /// Size of that answer. Each has its own.
 pub const PEER_ANSWER_MAX_BYTES: usize = 1 << 20;
+
+/// Sessions that an application may have open with the PKCS#11 module. Shared by all its threads.
+pub const PKCS11_SESSIONS_MAX: usize = 1 << 16;
+/// Bytes that the PKCS#11 module collects of one operation in several parts, or takes at once: what the server takes in one
+/// request is three quarters of [`BODY_USE_MAX_BYTES`], as base64 is longer. Each session has its own.
+pub const PKCS11_INPUT_MAX_BYTES: usize = 50 << 20;
+/// Attributes in a template. Each call of the PKCS#11 module has its own.
+pub const PKCS11_ATTRIBUTES_MAX: usize = 1024;
+/// Length of an attribute's value: certificates are at most as long as a request ([`BODY_MAX_BYTES`]). Each attribute has its own.
+pub const PKCS11_VALUE_MAX_BYTES: usize = BODY_MAX_BYTES;

@@ -13,6 +13,9 @@ pub(crate) fn all(steps: &mut Steps, args: &[&str]) -> Result<()> {
     steps.step("build casemated", || {
         run(&mut cargo(&["build", "--package", "casemate-server", "--bin", "casemated", "--locked"]))
     })?;
+    steps.step("build the PKCS#11 module", || {
+        run(&mut cargo(&["build", "--package", "casemate-pkcs11", "--lib", "--locked"]))
+    })?;
     steps.step("python clients", || setup::python().map(drop))?;
     steps.step("compat", || pytest(args))?;
     if args.is_empty() {
@@ -31,9 +34,12 @@ fn tour() -> Result<()> {
 fn pytest(args: &[&str]) -> Result<()> {
     let casemated = metadata::target_dir()?.join("debug").join("casemated");
     ensure!(casemated.is_file(), "{} is not there", casemated.display());
+    let module = metadata::target_dir()?.join("debug").join("libcasemate_pkcs11.so");
+    ensure!(module.is_file(), "{} is not there", module.display());
     let bin = setup::python()?;
     let mut command = Command::new(bin.join("python"));
     command.args(["-B", "-m", "pytest", "-p", "no:cacheprovider", "--durations=5"]).args(args);
-    command.env("CASEMATED", casemated).current_dir(metadata::root().join("tests/compat"));
+    command.env("CASEMATED", casemated).env("CASEMATE_PKCS11_MODULE", module);
+    command.current_dir(metadata::root().join("tests/compat"));
     run(&mut command)
 }

@@ -37,6 +37,41 @@ const PACKAGES: &[Package] = &[
     },
     Package { name: "curl", what_for: "the quick start", present: || succeeds("curl", &["--version"]) },
     Package { name: "iproute2", what_for: "networks that can be cut", present: || succeeds("ip", &["-Version"]) },
+    Package {
+        name: "libp11-kit-dev",
+        what_for: "C programs that load the PKCS#11 module",
+        present: || Path::new("/usr/include/p11-kit-1/p11-kit/pkcs11.h").exists(),
+    },
+    Package {
+        name: "opensc",
+        what_for: "pkcs11-tool, with the PKCS#11 module",
+        present: || succeeds("sh", &["-c", "command -v pkcs11-tool"]),
+    },
+    Package {
+        name: "gnutls-bin",
+        what_for: "p11tool and certtool, with the PKCS#11 module",
+        present: || succeeds("sh", &["-c", "command -v p11tool"]),
+    },
+    Package {
+        name: "libengine-pkcs11-openssl",
+        what_for: "OpenSSL with keys of the PKCS#11 module",
+        present: || succeeds("sh", &["-c", "ls /usr/lib/*/engines-3/pkcs11.so"]),
+    },
+    Package {
+        name: "default-jdk-headless",
+        what_for: "keytool and jarsigner, with the PKCS#11 module",
+        present: || succeeds("sh", &["-c", "command -v jarsigner"]),
+    },
+    Package {
+        name: "openssh-client",
+        what_for: "ssh-keygen and ssh-agent, with the PKCS#11 module",
+        present: || succeeds("sh", &["-c", "command -v ssh-agent"]),
+    },
+    Package {
+        name: "softhsm2",
+        what_for: "the programs of the PKCS#11 module with another one",
+        present: || succeeds("sh", &["-c", "command -v softhsm2-util"]),
+    },
     Package { name: "python3", what_for: "real clients", present: || succeeds("python3", &["--version"]) },
     Package {
         name: "python3-venv",

@@ -1,0 +1,160 @@
+//! What is done with the public half of an RSA key (RFC 8017), all of it with public numbers. AWS-LC does what it offers; the
+//! operation without padding, which it does not, is computed by `crypto-bigint`.
+
+use aws_lc_rs::rsa::{
+    OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OAEP_SHA512_MGF1SHA512, OaepAlgorithm,
+    OaepPublicEncryptingKey, Pkcs1PublicEncryptingKey, PublicEncryptingKey,
+};
+use aws_lc_rs::signature::{
+    RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, UnparsedPublicKey,
+};
+use casemate_api::mechanisms::Hash;
+use crypto_bigint::modular::{BoxedMontyForm, BoxedMontyParams};
+use crypto_bigint::{BoxedUint, Odd};
+use cryptoki_sys::*;
+use der::Encode;
+use der::asn1::{BitString, Null, ObjectIdentifier, UintRef};
+use x509_cert::spki::{AlgorithmIdentifier, SubjectPublicKeyInfo};
+
+use super::digest;
+use super::sign::filled;
+use crate::rv::Rv;
+
+/// A public key: big-endian integers without leading zeros.
+pub(crate) struct Public<'a> {
+    pub(crate) modulus: &'a [u8],
+    pub(crate) exponent: &'a [u8],
+}
+
+impl Public<'_> {
+    /// `number` to the power of the exponent, as long as the modulus. `None` if it is not below the modulus.
+    pub(crate) fn apply(&self, number: &[u8]) -> Option<Vec<u8>> {
+        let bits = u32::try_from(self.modulus.len()).ok()?.checked_mul(8)?;
+        let uint = |bytes: &[u8]| BoxedUint::from_be_slice(&filled(bytes, self.modulus.len()), bits).ok();
+        let modulus = uint(self.modulus)?;
+        let number = uint(number)?;
+        if number >= modulus {
+            return None;
+        }
+        let odd = Option::from(Odd::new(modulus))?;
+        let parameters = BoxedMontyParams::new_vartime(odd);
+        let power = BoxedMontyForm::new(number, &parameters).pow(&uint(self.exponent)?).retrieve();
+        let bytes = power.to_be_bytes();
+        let digits = bytes.iter().position(|byte| *byte != 0).and_then(|first| bytes.get(first..)).unwrap_or_default();
+        Some(filled(digits, self.modulus.len()).to_vec())
+    }
+
+    /// Whether `signature` is that of `message`, padded as PKCS#1 v1.5 does. What it must look like is made and compared, so
+    /// that nothing of the signature is parsed.
+    pub(crate) fn verify_pkcs1(&self, message: &[u8], signature: &[u8]) -> bool {
+        let padding = self.modulus.len().saturating_sub(message.len() + 3);
+        if padding < 8 {
+            return false;
+        }
+        let expected = [&[0, 1], vec![0xff; padding].as_slice(), &[0], message].concat();
+        self.apply(signature) == Some(expected)
+    }
+
+    /// Whether `signature` is that of `digest`, padded as PSS does with a salt as long as the digest. `None`: nothing here
+    /// verifies signatures with this hash.
+    pub(crate) fn verify_pss(&self, hash: Hash, digest: &[u8], signature: &[u8]) -> Option<Result<(), Rv>> {
+        let parameters = pss(hash)?;
+        let digest = aws_lc_rs::digest::Digest::import_less_safe(digest, digest::algorithm(hash)?).ok()?;
+        let key = UnparsedPublicKey::new(parameters, self.encoded().ok()?);
+        Some(key.verify_digest(&digest, signature).map_err(|_| Rv(CKR_SIGNATURE_INVALID)))
+    }
+
+    /// `message`, padded as PKCS#1 v1.5 does with random bytes, and encrypted.
+    pub(crate) fn encrypt_pkcs1(&self, message: &[u8]) -> Result<Vec<u8>, Rv> {
+        let key = Pkcs1PublicEncryptingKey::new(self.encrypting()?).map_err(|_| Rv(CKR_KEY_SIZE_RANGE))?;
+        let mut out = vec![0; key.ciphertext_size()];
+        let length = key.encrypt(message, &mut out).map_err(|_| Rv(CKR_DATA_LEN_RANGE))?.len();
+        out.truncate(length);
+        Ok(out)
+    }
+
+    /// `message`, padded by OAEP with this hash and without a label, and encrypted.
+    pub(crate) fn encrypt_oaep(&self, hash: Hash, message: &[u8]) -> Result<Vec<u8>, Rv> {
+        let algorithm = oaep(hash).ok_or(Rv(CKR_MECHANISM_PARAM_INVALID))?;
+        let key = OaepPublicEncryptingKey::new(self.encrypting()?).map_err(|_| Rv(CKR_KEY_SIZE_RANGE))?;
+        let mut out = vec![0; key.ciphertext_size()];
+        let length = key.encrypt(algorithm, message, &mut out, None).map_err(|_| Rv(CKR_DATA_LEN_RANGE))?.len();
+        out.truncate(length);
+        Ok(out)
+    }
+
+    fn encrypting(&self) -> Result<PublicEncryptingKey, Rv> {
+        let encoded = self.encoded().map_err(|_| Rv(CKR_FUNCTION_FAILED))?;
+        PublicEncryptingKey::from_der(&encoded).map_err(|_| Rv(CKR_KEY_SIZE_RANGE))
+    }
+
+    /// As a `SubjectPublicKeyInfo` (RFC 3279 §2.3.1).
+    fn encoded(&self) -> der::Result<Vec<u8>> {
+        let (modulus, exponent) = (UintRef::new(self.modulus)?, UintRef::new(self.exponent)?);
+        let key = pkcs1::RsaPublicKey { modulus, public_exponent: exponent }.to_der()?;
+        let algorithm = AlgorithmIdentifier { oid: RSA_ENCRYPTION, parameters: Some(Null) };
+        SubjectPublicKeyInfo { algorithm, subject_public_key: BitString::from_bytes(&key)? }.to_der()
+    }
+}
+
+const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+
+/// Whether signatures by PSS with this hash can be verified here.
+pub(crate) fn verifies_pss(hash: Hash) -> bool {
+    pss(hash).is_some()
+}
+
+fn pss(hash: Hash) -> Option<&'static RsaParameters> {
+    match hash {
+        Hash::Sha256 => Some(&RSA_PSS_2048_8192_SHA256),
+        Hash::Sha384 => Some(&RSA_PSS_2048_8192_SHA384),
+        Hash::Sha512 => Some(&RSA_PSS_2048_8192_SHA512),
+        Hash::Md5 | Hash::Sha1 | Hash::Sha224 => None,
+    }
+}
+
+fn oaep(hash: Hash) -> Option<&'static OaepAlgorithm> {
+    match hash {
+        Hash::Sha1 => Some(&OAEP_SHA1_MGF1SHA1),
+        Hash::Sha256 => Some(&OAEP_SHA256_MGF1SHA256),
+        Hash::Sha384 => Some(&OAEP_SHA384_MGF1SHA384),
+        Hash::Sha512 => Some(&OAEP_SHA512_MGF1SHA512),
+        Hash::Md5 | Hash::Sha224 => None,
+    }
+}
+
+/// Whether OAEP with this hash can be encrypted here.
+pub(crate) fn encrypts_oaep(hash: Hash) -> bool {
+    oaep(hash).is_some()
+}
+
+/// `DigestInfo` of a digest (RFC 8017 §9.2, note 1).
+pub(crate) fn digest_info(hash: Hash, digest: &[u8]) -> Result<Vec<u8>, Rv> {
+    let prefix: &[u8] = match hash {
+        Hash::Md5 => return Err(Rv(CKR_MECHANISM_INVALID)),
+        Hash::Sha1 => &[0x30, 0x21, 0x30, 0x09, 0x06, 0x05, 0x2b, 0x0e, 0x03, 0x02, 0x1a, 0x05, 0x00, 0x04, 0x14],
+        Hash::Sha224 => &of_sha2(0x2d, 4, 0x1c),
+        Hash::Sha256 => &of_sha2(0x31, 1, 0x20),
+        Hash::Sha384 => &of_sha2(0x41, 2, 0x30),
+        Hash::Sha512 => &of_sha2(0x51, 3, 0x40),
+    };
+    Ok([prefix, digest].concat())
+}
+
+const fn of_sha2(total: u8, arc: u8, length: u8) -> [u8; 19] {
+    [0x30, total, 0x30, 13, 6, 9, 0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, arc, 5, 0, 4, length]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers of a small key: p = 61, q = 53, e = 17, d = 2753.
+    #[test]
+    fn the_public_operation_is_that_of_the_textbook() {
+        let public = Public { modulus: &[0x0c, 0xa1], exponent: &[17] };
+        assert_eq!(public.apply(&[65]), Some(vec![0x0a, 0xe6]));
+        assert_eq!(public.apply(&[0x0c, 0xa1]), None, "not below the modulus");
+        assert_eq!(public.apply(&[1, 0, 0]), None, "longer than the modulus");
+    }
+}
