@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
+use async_lock::Semaphore;
+use casemate_api::limits::KEY_DETAILS_READS_MAX;
+
 use crate::device::Device;
 use crate::error::Error;
 use crate::identity::caller::Scope;
 use crate::keys::counters::{self, Counters};
-use crate::keys::details::DetailsTurns;
 use crate::keys::quotas::{self, QuotaGuard, QuotaTurns};
 use crate::rows::counter::CounterRecord;
 use crate::rows::path::{KeyRef, RowPath};
@@ -32,6 +34,15 @@ pub(crate) struct KeyState {
     pub(crate) counters: Arc<Counters>,
     pub(crate) quota_turns: QuotaTurns,
     pub(crate) details_turns: DetailsTurns,
+}
+
+/// Whose turn it is to read rows for details, each of which may be as large as any row.
+pub(crate) struct DetailsTurns(pub(crate) Semaphore);
+
+impl Default for DetailsTurns {
+    fn default() -> Self {
+        Self(Semaphore::new(KEY_DETAILS_READS_MAX))
+    }
 }
 
 impl Keyring<'_> {

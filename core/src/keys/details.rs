@@ -6,10 +6,9 @@
 
 use std::sync::Arc;
 
-use async_lock::Semaphore;
 use base16ct::lower::encode_string;
 use casemate_api::body::keys::{KeyDetails, Restrictions};
-use casemate_api::limits::{KEY_DETAILS_READS_MAX, KEY_DETAILS_ROWS};
+use casemate_api::limits::KEY_DETAILS_ROWS;
 use casemate_api::{KeyId, KeyType};
 
 use crate::crypto::mech;
@@ -22,15 +21,6 @@ use crate::rows::table::Row;
 use crate::runtime::party::Party;
 use crate::runtime::pool::Work;
 use crate::runtime::stall;
-
-/// Whose turn it is to read rows for details, each of which may be as large as any row.
-pub(crate) struct DetailsTurns(Semaphore);
-
-impl Default for DetailsTurns {
-    fn default() -> Self {
-        Self(Semaphore::new(KEY_DETAILS_READS_MAX))
-    }
-}
 
 /// A key as a list with details shows it.
 pub struct DescribedKey {
@@ -112,6 +102,7 @@ mod tests {
     use std::task::{Context, Waker};
 
     use casemate_api::body::keys::PublicParts;
+    use casemate_api::limits::KEY_DETAILS_READS_MAX;
     use casemate_api::{Mechanism, Passphrase};
     use pollster::block_on;
 
