@@ -86,7 +86,11 @@ pub fn login(
         _ => return Err(Rv(CKR_USER_TYPE_INVALID)),
     };
     *slot.who.write().unwrap_or_else(PoisonError::into_inner) = who;
-    // A session that was opened while the server was asked.
+    // Sessions that were opened or closed while the server was asked.
+    if module.sessions.count(slot.id()).0 == 0 {
+        forget(slot);
+        return Err(Rv(CKR_SESSION_CLOSED));
+    }
     if user == CKU_SO && read_only_exists() {
         forget(slot);
         return Err(Rv(CKR_SESSION_READ_ONLY_EXISTS));

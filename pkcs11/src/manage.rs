@@ -89,7 +89,8 @@ impl Session {
     /// `C_GetObjectSize`
     pub fn size(&self, object: CK_OBJECT_HANDLE) -> Result<CK_ULONG, Rv> {
         let objects = &self.slot.objects;
-        objects.size(&self.slot.reading().access(), &*objects.object(object)?)
+        let object = objects.object(object)?;
+        objects.size(&self.slot.reading().access(), &object)
     }
 
     /// `C_GetAttributeValue`: each of these attributes.
@@ -101,6 +102,6 @@ impl Session {
         let objects = &self.slot.objects;
         let object = objects.object(object)?;
         let held = self.slot.reading();
-        Ok(attributes.iter().map(|attribute| objects.attribute(&held.access(), &*object, *attribute)).collect())
+        Ok(attributes.iter().map(|attribute| objects.attribute(&held.access(), &object, *attribute)).collect())
     }
 }

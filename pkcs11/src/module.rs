@@ -9,7 +9,7 @@ use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 use cryptoki_sys::*;
 
 use crate::config;
@@ -48,9 +48,9 @@ pub fn initialize() -> Result<(), Rv> {
         return Err(Rv(CKR_CRYPTOKI_ALREADY_INITIALIZED));
     }
     let module = Arc::new(Module::new()?);
-    let found = MODULE.compare_and_swap(&before, Some(module));
-    let replaced = same(&found, &before);
-    leave(mem::take(&mut arc_swap::Guard::into_inner(found)));
+    let found = Guard::into_inner(MODULE.compare_and_swap(&before, Some(module)));
+    let replaced = same(found.as_ref(), before.as_ref());
+    leave(found);
     leave(before);
     if replaced { Ok(()) } else { Err(Rv(CKR_CRYPTOKI_ALREADY_INITIALIZED)) }
 }
@@ -58,8 +58,8 @@ pub fn initialize() -> Result<(), Rv> {
 /// `C_Finalize`. Calls that are under way end as if it had come after them; waiting ones return.
 pub fn finalize() -> Result<(), Rv> {
     let module = current()?;
-    let found = arc_swap::Guard::into_inner(MODULE.compare_and_swap(&Some(Arc::clone(&module)), None));
-    if !same(&found, &Some(Arc::clone(&module))) {
+    let found = Guard::into_inner(MODULE.compare_and_swap(&module, None));
+    if !same(found.as_ref(), Some(&module)) {
         return Err(Rv(CKR_CRYPTOKI_NOT_INITIALIZED));
     }
     *locked(&module.finalized) = true;
@@ -125,7 +125,7 @@ impl Module {
     }
 }
 
-fn same(a: &Option<Arc<Module>>, b: &Option<Arc<Module>>) -> bool {
+fn same(a: Option<&Arc<Module>>, b: Option<&Arc<Module>>) -> bool {
     match (a, b) {
         (None, None) => true,
         (Some(a), Some(b)) => Arc::ptr_eq(a, b),

@@ -149,7 +149,7 @@ impl Cbc {
             blocks = padded;
         }
         let empty = blocks.is_empty() && self.padded;
-        if blocks.len() % BLOCK != 0 || empty {
+        if !blocks.len().is_multiple_of(BLOCK) || empty {
             return Err(Rv(match self.direction {
                 Direction::Encrypt => CKR_DATA_LEN_RANGE,
                 Direction::Decrypt => CKR_ENCRYPTED_DATA_LEN_RANGE,

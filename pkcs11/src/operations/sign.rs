@@ -29,7 +29,7 @@ pub(crate) struct Sign {
 
 enum With {
     Server { key: KeyId, mode: Mode, shape: Shape },
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
 }
 
 /// What becomes of the data, or of its digest, before it is signed.
@@ -117,7 +117,7 @@ pub(crate) fn field_bytes(curve: KeyType) -> usize {
 }
 
 /// The key for an HMAC with a secret of the module; none: `mechanism` is no HMAC.
-pub(crate) fn hmac_key(key: &Object, mechanism: &Mechanism) -> Result<Option<hmac::Key>, Rv> {
+pub(crate) fn hmac_key(key: &Object, mechanism: &Mechanism) -> Result<Option<Box<hmac::Key>>, Rv> {
     let Some(names) = HASHES.iter().find(|names| names.hmac == mechanism.kind) else { return Ok(None) };
     mechanism.without_parameter()?;
     let secret = key.secret().ok_or(Rv(CKR_KEY_TYPE_INCONSISTENT))?;
@@ -129,7 +129,7 @@ pub(crate) fn hmac_key(key: &Object, mechanism: &Mechanism) -> Result<Option<hma
         Hash::Sha384 => hmac::HMAC_SHA384,
         Hash::Sha512 => hmac::HMAC_SHA512,
     };
-    Ok(Some(hmac::Key::new(algorithm, secret)))
+    Ok(Some(Box::new(hmac::Key::new(algorithm, secret))))
 }
 
 impl Sign {

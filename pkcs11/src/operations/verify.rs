@@ -28,7 +28,7 @@ pub(crate) struct Verify {
 }
 
 enum With {
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
     Public { key: PublicKey, shape: Shape, hash: Option<Hash> },
 }
 
