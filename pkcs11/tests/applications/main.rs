@@ -226,6 +226,27 @@ fn p11_kit_finds_the_module_and_uris_name_its_keys() {
 }
 
 #[test]
+fn nss_requests_and_stores_certificates() {
+    let rig = rig();
+    shell(
+        &rig,
+        "unset OPENSSL_CONF; mkdir nss; printf '%s\n' \"$PIN\" > pin; head -c 200 /dev/urandom > noise
+        certutil -N -d sql:nss --empty-password
+        modutil -dbdir sql:nss -add casemate -libfile $M -force
+        for kind in '-k ec -q nistp256' '-k rsa -g 2048'; do
+            certutil -R -d sql:nss -h test -f pin $kind -s CN=nss.example -z noise -o request
+            openssl req -inform DER -in request -verify -noout
+        done
+        certutil -S -d sql:nss -h test -f pin -k rsa -g 2048 -s CN=self -n self -x -t ,, -z noise -m 77",
+    );
+    let keys = printed(&shell(&rig, "certutil -K -d sql:nss -h test -f pin"));
+    assert_eq!(keys.matches("orphan").count(), 2, "{keys}");
+    assert!(keys.contains("self"), "{keys}");
+    let certificates = printed(&shell(&rig, "certutil -L -d sql:nss -h test -f pin"));
+    assert!(certificates.contains("test:self") && certificates.contains("u,u,u"), "{certificates}");
+}
+
+#[test]
 fn opensc_imports_a_key_with_its_certificate_and_deletes_them() {
     let rig = rig();
     shell(
