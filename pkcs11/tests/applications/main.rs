@@ -247,6 +247,38 @@ fn nss_requests_and_stores_certificates() {
 }
 
 #[test]
+fn knot_signs_a_zone() {
+    let rig = rig();
+    let folder = rig.folder.at(".");
+    // A PIN in a URI (RFC 7512) has its blanks encoded.
+    let pin = OPERATOR.replace(' ', "%20");
+    let config = format!(
+        "server:\n  rundir: {folder}\ndatabase:\n  storage: {folder}\nkeystore:\n  - id: hsm\n    backend: pkcs11\n    \
+         config: \"pkcs11:token=test;pin-value={pin} {}\"\npolicy:\n  - id: hsm\n    keystore: hsm\n    \
+         algorithm: ECDSAP256SHA256\nzone:\n  - domain: example.test\n    storage: {folder}\n    \
+         file: example.test.zone\n    dnssec-signing: on\n    dnssec-policy: hsm\n",
+        module().display()
+    );
+    rig.folder.file("knot.conf", config);
+    rig.folder.file(
+        "example.test.zone",
+        "example.test. 3600 SOA ns.example.test. admin.example.test. 1 3600 900 86400 300\n\
+         example.test. 3600 NS ns.example.test.\nns.example.test. 3600 A 127.0.0.1\n",
+    );
+    shell(
+        &rig,
+        "unset OPENSSL_CONF; mkdir signed
+        keymgr -c knot.conf example.test generate algorithm=ECDSAP256SHA256 ksk=yes
+        keymgr -c knot.conf example.test generate algorithm=ECDSAP256SHA256
+        kzonesign -c knot.conf -o signed example.test
+        kzonecheck -d on -o example.test signed/example.test.zone",
+    );
+    assert!(fs::read_to_string(rig.folder.path("signed/example.test.zone")).unwrap().contains("RRSIG"));
+    let keys = admin(&rig.hsm.as_ref().unwrap().client()).keys().list(&Default::default()).unwrap();
+    assert_eq!(keys.len(), 3, "those of the zone, and the one that was there");
+}
+
+#[test]
 fn opensc_imports_a_key_with_its_certificate_and_deletes_them() {
     let rig = rig();
     shell(
