@@ -112,10 +112,9 @@ impl Objects {
     /// Reads a key. None: there is no such key, or it is of a kind that this module does not know.
     pub(super) fn read(&self, session: &Session, id: &KeyId) -> Result<Option<Arc<TokenKey>>, Rv> {
         match session.keys().read(id) {
-            Ok(key) => {
-                let key = TokenKey::new(id.clone(), key, Origin::default())?;
-                Ok(Some(self.state(|state| state.update(key))))
-            }
+            // A key that makes no sense hides no others.
+            Ok(key) => Ok(TokenKey::new(id.clone(), key, Origin::default()).ok())
+                .map(|key| key.map(|key| self.state(|state| state.update(key)))),
             Err(Error::NotFound { .. }) => {
                 if let Some(key) = self.known(id) {
                     self.state(|state| state.forget(&key));
