@@ -1,8 +1,8 @@
 //! The module as applications have it: the file that they load, with a configuration, in a process of its own.
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::{env, fs};
 
 use casemate_testkit::{ADMIN, Folder, Hsm, OPERATOR, fingerprint};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -38,20 +38,14 @@ impl Rig {
     /// An HSM, with the key `k` of the fixtures, as one slot.
     pub(crate) fn new(passphrases: Passphrases) -> Self {
         let hsm = Hsm::with_key();
-        let (address, pin) = (&hsm.address, fingerprint(&hsm.address));
-        let folder = Folder::new();
-        let (admin, op) = (folder.file("admin", ADMIN), folder.file("op", OPERATOR));
-        let admin = match passphrases {
-            Passphrases::None => String::new(),
-            Passphrases::Administrator | Passphrases::Both => format!(", passphrase-file = {admin:?}"),
-        };
-        let op = if passphrases == Passphrases::Both { format!(", passphrase-file = {op:?}") } else { String::new() };
-        let config = format!(
-            "[[slot]]\nlabel = \"test\"\nhosts = [\"{address}\"]\npin = [\"{pin}\"]\n\
-             operator = {{ user = \"op\"{op} }}\nadministrator = {{ user = \"admin\"{admin} }}\n"
-        );
-        let config = folder.file("pkcs11.toml", config);
+        let (folder, config) = configured(&[&hsm], passphrases);
         Self { folder, hsm: Some(hsm), config }
+    }
+
+    /// These nodes, which somebody else keeps, as one slot.
+    pub(crate) fn of(nodes: &[&Hsm]) -> Self {
+        let (folder, config) = configured(nodes, Passphrases::None);
+        Self { folder, hsm: None, config }
     }
 
     /// Slots whose HSMs cannot be reached.
@@ -90,6 +84,25 @@ impl Rig {
     }
 }
 
+/// A folder with a configuration of these nodes as one slot, and its path.
+fn configured(nodes: &[&Hsm], passphrases: Passphrases) -> (Folder, String) {
+    let folder = Folder::new();
+    let hosts: Vec<&str> = nodes.iter().map(|hsm| hsm.address.as_str()).collect();
+    let pins: Vec<String> = hosts.iter().map(|address| fingerprint(address).to_string()).collect();
+    let (admin, op) = (folder.file("admin", ADMIN), folder.file("op", OPERATOR));
+    let admin = match passphrases {
+        Passphrases::None => String::new(),
+        Passphrases::Administrator | Passphrases::Both => format!(", passphrase-file = {admin:?}"),
+    };
+    let op = if passphrases == Passphrases::Both { format!(", passphrase-file = {op:?}") } else { String::new() };
+    let config = format!(
+        "[[slot]]\nlabel = \"test\"\nhosts = {hosts:?}\npin = {pins:?}\n\
+         operator = {{ user = \"op\"{op} }}\nadministrator = {{ user = \"admin\"{admin} }}\n"
+    );
+    let config = folder.file("pkcs11.toml", config);
+    (folder, config)
+}
+
 const INSIDE: &str = "CASEMATE_PKCS11_TEST_INSIDE";
 
 /// Whether this process has a configuration of its own.
@@ -116,10 +129,4 @@ pub(crate) fn initialized() -> Pkcs11 {
 pub(crate) fn session(pkcs11: &Pkcs11) -> Session {
     let slot = pkcs11.get_slots_with_token().unwrap()[0];
     pkcs11.open_rw_session(slot).unwrap()
-}
-
-/// A file's content as text.
-#[expect(dead_code, reason = "for tests of applications")]
-pub(crate) fn text(path: impl AsRef<Path>) -> String {
-    fs::read_to_string(path).unwrap()
 }

@@ -8,3 +8,4 @@ mod harness;
 mod lifecycle;
 mod logins;
 mod mechanisms;
+mod nodes;
