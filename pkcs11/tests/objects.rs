@@ -377,6 +377,32 @@ fn secret_keys_of_the_server_are_for_aes() {
 }
 
 #[test]
+fn threads_that_create_find_and_destroy_do_not_disturb_each_other() {
+    let world = World::new();
+    let kept = world.pair(&[(CKA_EC_PARAMS, P256)], &[(CKA_TOKEN, TRUE), (CKA_ID, b"kept")]).1;
+    std::thread::scope(|scope| {
+        for thread in 0..8_u8 {
+            let world = &world;
+            scope.spawn(move || {
+                for round in 0..4_u8 {
+                    let (first, second) = ([thread, round], [thread, round, 0]);
+                    let template = [(CKA_TOKEN, TRUE), (CKA_ID, &first[..]), (CKA_LABEL, b"stress")];
+                    let (public, private) = world.pair(&[(CKA_EC_PARAMS, P256)], &template);
+                    assert_eq!(world.one(&[(CKA_CLASS, &PRIVATE), (CKA_ID, &first)]), private);
+                    assert_eq!(world.set(private, &[(CKA_ID, &second)]), Ok(()));
+                    assert_eq!(world.one(&[(CKA_CLASS, &PUBLIC), (CKA_ID, &second)]), public);
+                    assert!(world.find(&[(CKA_CLASS, &PRIVATE)]).contains(&private));
+                    assert_eq!(world.destroy(private), Ok(()));
+                    assert_eq!(world.destroy(public), Ok(()));
+                }
+            });
+        }
+    });
+    assert_eq!(world.find(&[(CKA_CLASS, &PRIVATE)]), [kept]);
+    assert_eq!(world.ids(), ["kept"]);
+}
+
+#[test]
 fn a_search_asks_only_for_what_can_match() {
     // It answers as NetHSM is documented to, where two of the keys have a public key that is none.
     let server = casemate_testkit::nethsm::start();

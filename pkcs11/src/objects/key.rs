@@ -46,6 +46,8 @@ pub(super) struct Status {
     pub(super) public_deleted: bool,
     /// The key is gone.
     pub(super) deleted: bool,
+    /// It is known by its old and its new id, since nobody knows which of them the server answers to.
+    pub(super) renaming: bool,
     /// The session that the key ends with.
     pub(super) session: Option<CK_SESSION_HANDLE>,
 }
@@ -109,6 +111,11 @@ impl TokenKey {
     /// Reads or changes what is known of the key. Nothing may wait inside.
     pub(super) fn status<T>(&self, look: impl FnOnce(&mut Status) -> T) -> T {
         look(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether it has the id that it is known by: no thread renames it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.status(|status| !status.renaming)
     }
 
     /// The certificate, if it is known.
