@@ -4,6 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use casemate_client::{Client, Settings, Trust};
 use casemate_testkit::{ADMIN, Folder, Hsm, OPERATOR, fingerprint};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::session::Session;
@@ -77,10 +78,15 @@ impl Rig {
         succeeds(self.command(&program).arg(module()).args(arguments));
     }
 
+    /// That of its HSM; empty: somebody else keeps that.
+    fn address(&self) -> &str {
+        self.hsm.as_ref().map_or("", |hsm| &hsm.address)
+    }
+
     /// Runs the test `name` once more in a process of its own, in which [`inside`] is true.
     pub(crate) fn run_again(&self, name: &str) {
         let mut command = self.command(env::current_exe().unwrap());
-        succeeds(command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(INSIDE, "1"));
+        succeeds(command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(INSIDE, self.address()));
     }
 }
 
@@ -108,6 +114,13 @@ const INSIDE: &str = "CASEMATE_PKCS11_TEST_INSIDE";
 /// Whether this process has a configuration of its own.
 pub(crate) fn inside() -> bool {
     env::var_os(INSIDE).is_some()
+}
+
+/// A client of the HSM, in such a process.
+pub(crate) fn client() -> Client {
+    let address = env::var(INSIDE).unwrap();
+    let trust = Trust::Pinned(vec![fingerprint(&address)]);
+    Client::new(Settings { trust, ..Settings::of([address]) }).unwrap()
 }
 
 /// Runs a command that must succeed.

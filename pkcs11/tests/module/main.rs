@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at their environment")]
 
 mod boundary;
+mod failures;
 mod harness;
 mod lifecycle;
 mod logins;
