@@ -63,6 +63,21 @@ const PACKAGES: &[Package] = &[
         present: || succeeds("sh", &["-c", "command -v jarsigner"]),
     },
     Package {
+        name: "knot",
+        what_for: "keymgr, with the PKCS#11 module",
+        present: || Path::new("/usr/sbin/keymgr").exists(),
+    },
+    Package {
+        name: "knot-dnssecutils",
+        what_for: "signing a zone with the PKCS#11 module",
+        present: || succeeds("sh", &["-c", "command -v kzonesign"]),
+    },
+    Package {
+        name: "libnss3-tools",
+        what_for: "certutil, with the PKCS#11 module",
+        present: || succeeds("sh", &["-c", "command -v certutil"]),
+    },
+    Package {
         name: "openssh-client",
         what_for: "ssh-keygen and ssh-agent, with the PKCS#11 module",
         present: || succeeds("sh", &["-c", "command -v ssh-agent"]),

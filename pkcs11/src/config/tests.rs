@@ -391,3 +391,35 @@ fn the_first_configuration_counts_and_none_is_no_mistake() {
         "The configuration file /nowhere/x.toml cannot be read (No such file or directory (os error 2)): check CASEMATE_PKCS11_CONFIG."
     );
 }
+
+proptest::proptest! {
+    /// Of any text, and of a good one with a piece replaced, comes a configuration or one sentence.
+    #[test]
+    fn whatever_a_file_has_is_read_or_refused_in_one_sentence(
+        at in proptest::prelude::any::<proptest::sample::Index>(),
+        length in 0_usize..12,
+        piece in "[ -~\\n\\t]{0,12}|\\PC{0,8}",
+        alone in proptest::prelude::any::<bool>(),
+    ) {
+        let environment = Environment(&|_| None);
+        let toml = "[[slot]]\nlabel = 'a'\nhosts = ['h:1']\ninsecure = true\nretries = 2\noperator = { user = 'o', passphrase = 'p' }\n[profile.x]\nhosts = ['h']\n";
+        let yaml = "slots:\n  - label: a\n    operator: {username: o, password: p}\n    retries: {count: 1, delay_seconds: 2}\n    instances:\n      - url: https://h:1/api/v1\n        danger_insecure_cert: true\n";
+        let changed = |text: &str| {
+            let characters: Vec<char> = text.chars().collect();
+            let start = at.index(characters.len());
+            let (before, after) = characters.split_at(start);
+            let after = &after[length.min(after.len())..];
+            if alone { piece.clone() } else { before.iter().chain(&piece.chars().collect::<Vec<_>>()).chain(after).collect() }
+        };
+        let path = PathBuf::from("FILE");
+        let read = [
+            toml::load(&path, &changed(toml), &environment),
+            p11nethsm::load(&[(path.clone(), Zeroizing::new(changed(yaml)))], &environment),
+        ];
+        for why in read.into_iter().filter_map(Result::err) {
+            let sentence = why.to_string();
+            proptest::prop_assert!(sentence.starts_with("FILE") && sentence.ends_with('.'), "{}", sentence);
+            proptest::prop_assert!(!sentence.contains('\n'), "{}", sentence);
+        }
+    }
+}

@@ -92,7 +92,7 @@ struct User {
 pub(super) fn load(path: &Path, text: &str, environment: &Environment<'_>) -> Result<Configuration, ConfigError> {
     let file = parse(path, text)?;
     let mut profiles = Profiles { own: file.profile, path, environment, others: None };
-    let mut configuration = Configuration { files: vec![path.to_owned()], ..Configuration::default() };
+    let mut configuration = Configuration { slots: Vec::new(), files: vec![path.to_owned()] };
     if file.slot.is_empty() {
         configuration.slots = profiles.slots(None)?;
         return Ok(configuration);
@@ -113,7 +113,7 @@ pub(super) fn load_profiles(environment: &Environment<'_>) -> Result<Configurati
     let file = parse(&path, &text)?;
     let profiles = Profiles { own: file.profile, path: &path, environment, others: None };
     let slots = profiles.slots(environment.text("CASEMATE_PROFILE").as_deref())?;
-    Ok(Configuration { slots, files: vec![path.clone()], ..Configuration::default() })
+    Ok(Configuration { slots, files: vec![path.clone()] })
 }
 
 /// The file where `casemate` has its profiles, and what is in it.

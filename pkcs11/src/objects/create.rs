@@ -389,17 +389,31 @@ impl Objects {
             return Ok(());
         }
         let new = new_id(cka_id)?;
-        manager.keys().rename(&old, &new).map_err(|why| match why {
+        // Other threads may search meanwhile, and must find the same key.
+        let free = self.state(|state| {
+            key.status(|status| status.renaming = true);
+            let free = !state.keys.contains_key(&new);
+            if free {
+                state.keys.insert(new.clone(), Arc::clone(key));
+            }
+            free
+        });
+        let renamed = manager.keys().rename(&old, &new);
+        self.state(|state| {
+            key.status(|status| status.renaming = false);
+            if renamed.is_ok() {
+                state.keys.remove(&old);
+                key.change_name(|name| name.id = new.clone());
+                state.keys.insert(new, Arc::clone(key));
+            } else if free {
+                state.keys.remove(&new);
+            }
+        });
+        renamed.map(drop).map_err(|why| match why {
             // Another key has it.
             Error::Refused { status: 409, .. } => Rv(CKR_ATTRIBUTE_VALUE_INVALID),
             why => Rv::of(&why, Asked::Change),
-        })?;
-        self.state(|state| {
-            state.keys.remove(&old);
-            key.change_name(|name| name.id = new.clone());
-            state.keys.insert(new, Arc::clone(key));
-        });
-        Ok(())
+        })
     }
 
     fn relabel(&self, manager: &Session, key: &TokenKey, label: &str) -> Result<(), Rv> {

@@ -89,14 +89,14 @@ impl Objects {
     /// All keys.
     // A server that lists keys with their details spares the requests for each.
     fn list_keys(&self, session: &Session) -> Result<Vec<Arc<TokenKey>>, Rv> {
-        let before = self.state(|state| state.keys.values().cloned().collect::<Vec<_>>());
+        let before = self.state(|state| {
+            let settled = state.keys.iter().filter(|(_, key)| key.is_settled());
+            settled.map(|(id, key)| (id.clone(), Arc::clone(key))).collect::<Vec<_>>()
+        });
         let ids = ids(session, &KeyFilter::default())?;
         let listed: HashSet<_> = ids.iter().collect();
-        // Keys that another thread has created since then are not gone.
-        for key in before {
-            if !listed.contains(&key.name().id) {
-                self.state(|state| state.forget(&key));
-            }
+        for (id, key) in before.iter().filter(|(id, _)| !listed.contains(id)) {
+            self.state(|state| state.forget_gone(id, key));
         }
         let mut keys = Vec::with_capacity(ids.len());
         for id in &ids {
@@ -111,14 +111,14 @@ impl Objects {
 
     /// Reads a key. None: there is no such key, or it is of a kind that this module does not know.
     pub(super) fn read(&self, session: &Session, id: &KeyId) -> Result<Option<Arc<TokenKey>>, Rv> {
+        let before = self.known(id).filter(|key| key.is_settled());
         match session.keys().read(id) {
-            Ok(key) => {
-                let key = TokenKey::new(id.clone(), key, Origin::default())?;
-                Ok(Some(self.state(|state| state.update(key))))
-            }
+            // A key that makes no sense hides no others.
+            Ok(key) => Ok(TokenKey::new(id.clone(), key, Origin::default()).ok())
+                .map(|key| key.map(|key| self.state(|state| state.update(key, before.as_ref())))),
             Err(Error::NotFound { .. }) => {
-                if let Some(key) = self.known(id) {
-                    self.state(|state| state.forget(&key));
+                if let Some(key) = before {
+                    self.state(|state| state.forget_gone(id, &key));
                 }
                 Ok(None)
             }
@@ -172,12 +172,16 @@ impl Objects {
 }
 
 impl State {
-    /// The key as it was read now. The record of the same key is kept, with its handles.
-    pub(super) fn update(&mut self, read: TokenKey) -> Arc<TokenKey> {
+    /// The key as it was read now. The record of the same key is kept, with its handles. `before`: what was known before it
+    /// was asked for. If another thread has learnt something else since then, that is newer.
+    fn update(&mut self, read: TokenKey, before: Option<&Arc<TokenKey>>) -> Arc<TokenKey> {
         let name = read.name();
         if let Some(known) = self.keys.get(&name.id).cloned() {
             if known.is(&read) {
                 known.change_name(|known| known.label = name.label);
+                return known;
+            }
+            if !before.is_some_and(|before| Arc::ptr_eq(before, &known)) {
                 return known;
             }
             self.forget(&known);
@@ -185,6 +189,14 @@ impl State {
         let key = Arc::new(read);
         self.keys.insert(name.id, Arc::clone(&key));
         key
+    }
+
+    /// Forgets a key that was known by this id before the server was asked, and is not there. One that another thread
+    /// renames, or has renamed since then, is not gone.
+    fn forget_gone(&mut self, id: &KeyId, key: &Arc<TokenKey>) {
+        if key.name().id == *id && key.is_settled() {
+            self.forget(key);
+        }
     }
 
     /// The object of a key, if it has that and it matches.

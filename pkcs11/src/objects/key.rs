@@ -10,6 +10,8 @@ use cryptoki_sys::{CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKR_F
 
 use super::PublicKey;
 use super::certificate::Certificate;
+use super::local::trimmed;
+use crate::ec;
 use crate::rv::Rv;
 
 /// A key of the server. Its private or secret, public and certificate object share it, so that what one of them is told
@@ -44,6 +46,8 @@ pub(super) struct Status {
     pub(super) public_deleted: bool,
     /// The key is gone.
     pub(super) deleted: bool,
+    /// It is known by its old and its new id, since nobody knows which of them the server answers to.
+    pub(super) renaming: bool,
     /// The session that the key ends with.
     pub(super) session: Option<CK_SESSION_HANDLE>,
 }
@@ -109,6 +113,11 @@ impl TokenKey {
         look(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether it has the id that it is known by: no thread renames it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.status(|status| !status.renaming)
+    }
+
     /// The certificate, if it is known.
     pub(super) fn certificate(&self) -> Option<Arc<Certificate>> {
         self.status(|status| match &status.certificate {
@@ -120,12 +129,18 @@ impl TokenKey {
 
 fn public_key(key_type: KeyType, parts: &PublicParts) -> Result<PublicKey, Rv> {
     let bytes = |text: &str| BASE64_STANDARD.decode(text).map_err(|_| Rv(CKR_FUNCTION_FAILED));
+    let nonsense = Rv(CKR_FUNCTION_FAILED);
     Ok(match (key_type, parts) {
         (KeyType::RSA, PublicParts::Rsa { modulus, public_exponent }) => {
-            PublicKey::Rsa { modulus: bytes(modulus)?, exponent: bytes(public_exponent)? }
+            let (modulus, exponent) = (trimmed(&bytes(modulus)?).to_vec(), trimmed(&bytes(public_exponent)?).to_vec());
+            PublicKey::Rsa { modulus, exponent }
         }
-        (KeyType::Curve25519, PublicParts::Data { data }) => PublicKey::Ed25519(bytes(data)?),
-        (curve, PublicParts::Data { data }) => PublicKey::Ec { curve, point: bytes(data)? },
-        (_, PublicParts::Rsa { .. }) => return Err(Rv(CKR_FUNCTION_FAILED)),
+        (KeyType::Curve25519, PublicParts::Data { data }) => {
+            PublicKey::Ed25519(ec::point(key_type, &bytes(data)?).ok_or(nonsense)?)
+        }
+        (curve, PublicParts::Data { data }) => {
+            PublicKey::Ec { curve, point: ec::point(curve, &bytes(data)?).ok_or(nonsense)? }
+        }
+        (_, PublicParts::Rsa { .. }) => return Err(nonsense),
     })
 }

@@ -1,41 +1,22 @@
 //! What a key may do, in the standard's words: mechanism numbers and usage flags on one side, mechanisms of the server
 //! on the other. All of it follows from the mechanism table in `api`.
 
-use casemate_api::mechanisms::{Hash, MechanismSpec, Mode, TABLE};
+use casemate_api::mechanisms::{MechanismSpec, Mode, TABLE};
 use casemate_api::{KeyType, Mechanism};
 use cryptoki_sys::*;
 
 use super::Template;
+use crate::operations::mechanisms::derived;
 use crate::rv::Rv;
-
-/// Mechanisms that are one of the table's with a digest or padding made in the module: the number, that of the table,
-/// and the hash that it fixes.
-const DERIVED: &[(CK_MECHANISM_TYPE, CK_MECHANISM_TYPE, Option<Hash>)] = &[
-    (CKM_MD5_RSA_PKCS, CKM_RSA_PKCS, None),
-    (CKM_SHA1_RSA_PKCS, CKM_RSA_PKCS, None),
-    (CKM_SHA224_RSA_PKCS, CKM_RSA_PKCS, None),
-    (CKM_SHA256_RSA_PKCS, CKM_RSA_PKCS, None),
-    (CKM_SHA384_RSA_PKCS, CKM_RSA_PKCS, None),
-    (CKM_SHA512_RSA_PKCS, CKM_RSA_PKCS, None),
-    (CKM_SHA1_RSA_PKCS_PSS, CKM_RSA_PKCS_PSS, Some(Hash::Sha1)),
-    (CKM_SHA224_RSA_PKCS_PSS, CKM_RSA_PKCS_PSS, Some(Hash::Sha224)),
-    (CKM_SHA256_RSA_PKCS_PSS, CKM_RSA_PKCS_PSS, Some(Hash::Sha256)),
-    (CKM_SHA384_RSA_PKCS_PSS, CKM_RSA_PKCS_PSS, Some(Hash::Sha384)),
-    (CKM_SHA512_RSA_PKCS_PSS, CKM_RSA_PKCS_PSS, Some(Hash::Sha512)),
-    (CKM_ECDSA_SHA1, CKM_ECDSA, None),
-    (CKM_ECDSA_SHA224, CKM_ECDSA, None),
-    (CKM_ECDSA_SHA256, CKM_ECDSA, None),
-    (CKM_ECDSA_SHA384, CKM_ECDSA, None),
-    (CKM_ECDSA_SHA512, CKM_ECDSA, None),
-    (CKM_AES_CBC_PAD, CKM_AES_CBC, None),
-];
 
 /// The rows of the table that a mechanism number stands for.
 fn rows(ckm: CK_MECHANISM_TYPE, key_type: KeyType) -> impl Iterator<Item = &'static MechanismSpec> {
-    let derived = DERIVED.iter().find(|(derived, ..)| *derived == ckm);
-    let (base, hash) = derived.map_or((ckm, None), |(_, base, hash)| (*base, *hash));
+    let derived = derived().find(|derived| derived.kind == ckm);
+    let (base, hashed_by) = derived.map_or((ckm, None), |derived| (derived.base, derived.hash));
     // The module hashes for signatures only; what it pads is for encryption.
-    let signs = derived.is_some() && base != CKM_AES_CBC;
+    let signs = hashed_by.is_some();
+    // The rows of PSS have a hash, and it is the same.
+    let hash = hashed_by.filter(|_| base == CKM_RSA_PKCS_PSS);
     TABLE.iter().filter(move |row| {
         row.key == key_type
             && row.ckm == Some(base)
@@ -47,7 +28,7 @@ fn rows(ckm: CK_MECHANISM_TYPE, key_type: KeyType) -> impl Iterator<Item = &'sta
 /// `CKA_ALLOWED_MECHANISMS` of a key with these mechanisms.
 pub(super) fn allowed(key_type: KeyType, mechanisms: &[Mechanism]) -> Vec<CK_MECHANISM_TYPE> {
     let own = TABLE.iter().filter_map(|row| row.ckm);
-    let mut all: Vec<_> = own.chain(DERIVED.iter().map(|(ckm, ..)| *ckm)).collect();
+    let mut all: Vec<_> = own.chain(derived().map(|derived| derived.kind)).collect();
     all.sort_unstable();
     all.dedup();
     all.retain(|ckm| rows(*ckm, key_type).any(|row| mechanisms.contains(&row.mechanism)));

@@ -84,13 +84,21 @@ pub(crate) fn names(hash: Hash) -> Option<&'static HashNames> {
     HASHES.iter().find(|names| names.hash == hash)
 }
 
-/// The mechanism that `kind` is made of, and by which function it hashes first.
-fn base(kind: CK_MECHANISM_TYPE) -> (CK_MECHANISM_TYPE, Option<Hash>) {
-    let hashing = |names: &HashNames| {
-        let found = names.hashing().into_iter().find(|(made, _)| *made == kind);
-        found.map(|(_, base)| (base, Some(names.hash)))
-    };
-    HASHES.iter().find_map(hashing).unwrap_or((if kind == CKM_AES_CBC_PAD { CKM_AES_CBC } else { kind }, None))
+/// A mechanism that the module makes of one of the table.
+pub(crate) struct Derived {
+    pub(crate) kind: CK_MECHANISM_TYPE,
+    /// That of the table.
+    pub(crate) base: CK_MECHANISM_TYPE,
+    /// By which function it hashes first; none: it pads.
+    pub(crate) hash: Option<Hash>,
+}
+
+/// All that are derived.
+pub(crate) fn derived() -> impl Iterator<Item = Derived> {
+    let hashing = HASHES
+        .iter()
+        .flat_map(|names| names.hashing().map(|(kind, base)| Derived { kind, base, hash: Some(names.hash) }));
+    hashing.chain([Derived { kind: CKM_AES_CBC_PAD, base: CKM_AES_CBC, hash: None }])
 }
 
 /// What a key is to do.
@@ -112,7 +120,8 @@ pub(crate) struct Resolved {
 
 /// Finds the row for a key of type `key`.
 pub(crate) fn resolve(key: KeyType, mechanism: &Mechanism, purpose: Purpose) -> Result<Resolved, Rv> {
-    let (base, hashed_by) = base(mechanism.kind);
+    let derived = derived().find(|derived| derived.kind == mechanism.kind);
+    let (base, hashed_by) = derived.map_or((mechanism.kind, None), |derived| (derived.base, derived.hash));
     let rows = || TABLE.iter().filter(|row| row.ckm == Some(base) && serves(row, purpose));
     if rows().next().is_none() {
         return Err(Rv(CKR_MECHANISM_INVALID));
@@ -190,21 +199,16 @@ pub fn offers() -> Vec<Offer> {
         let Some(kind) = row.ckm else { continue };
         let offer = Offer { kind, flags: flags(row), ..sizes(row.key) };
         add(&mut offers, offer);
-        for names in HASHES {
-            for (made, base) in names.hashing() {
-                if base == kind && matches!(row.mode, Mode::Sign(_)) && row.hash.is_none_or(|hash| hash == names.hash) {
-                    let flags = offer.flags & !(CKF_ENCRYPT | CKF_DECRYPT);
-                    add(&mut offers, Offer { kind: made, flags, ..offer });
-                }
+        for Derived { kind: made, base, hash } in derived().filter(|derived| derived.base == kind) {
+            let signs = matches!(row.mode, Mode::Sign(_)) && (base != CKM_RSA_PKCS_PSS || row.hash == hash);
+            if hash.is_none() || signs {
+                add(&mut offers, Offer { kind: made, flags: flags(row), ..offer });
             }
-        }
-        if kind == CKM_AES_CBC {
-            add(&mut offers, Offer { kind: CKM_AES_CBC_PAD, ..offer });
         }
         let (generator, flags) = generator(row.key);
         add(&mut offers, Offer { kind: generator, flags: flags | CKF_HW, ..offer });
     }
-    add(&mut offers, Offer { kind: CKM_GENERIC_SECRET_KEY_GEN, flags: CKF_HW | CKF_GENERATE, min: 128, max: 8192 });
+    add(&mut offers, Offer { kind: CKM_GENERIC_SECRET_KEY_GEN, flags: CKF_GENERATE, min: 8, max: 8192 });
     for names in HASHES {
         add(&mut offers, Offer { kind: names.digest, flags: CKF_DIGEST, min: 0, max: 0 });
         add(&mut offers, Offer { kind: names.hmac, flags: CKF_SIGN | CKF_VERIFY, min: 1, max: 1024 });

@@ -226,6 +226,59 @@ fn p11_kit_finds_the_module_and_uris_name_its_keys() {
 }
 
 #[test]
+fn nss_requests_and_stores_certificates() {
+    let rig = rig();
+    shell(
+        &rig,
+        "unset OPENSSL_CONF; mkdir nss; printf '%s\n' \"$PIN\" > pin; head -c 200 /dev/urandom > noise
+        certutil -N -d sql:nss --empty-password
+        modutil -dbdir sql:nss -add casemate -libfile $M -force
+        for kind in '-k ec -q nistp256' '-k rsa -g 2048'; do
+            certutil -R -d sql:nss -h test -f pin $kind -s CN=nss.example -z noise -o request
+            openssl req -inform DER -in request -verify -noout
+        done
+        certutil -S -d sql:nss -h test -f pin -k rsa -g 2048 -s CN=self -n self -x -t ,, -z noise -m 77",
+    );
+    let keys = printed(&shell(&rig, "certutil -K -d sql:nss -h test -f pin"));
+    assert_eq!(keys.matches("orphan").count(), 2, "{keys}");
+    assert!(keys.contains("self"), "{keys}");
+    let certificates = printed(&shell(&rig, "certutil -L -d sql:nss -h test -f pin"));
+    assert!(certificates.contains("test:self") && certificates.contains("u,u,u"), "{certificates}");
+}
+
+#[test]
+fn knot_signs_a_zone() {
+    let rig = rig();
+    let folder = rig.folder.at(".");
+    // A PIN in a URI (RFC 7512) has its blanks encoded.
+    let pin = OPERATOR.replace(' ', "%20");
+    let config = format!(
+        "server:\n  rundir: {folder}\ndatabase:\n  storage: {folder}\nkeystore:\n  - id: hsm\n    backend: pkcs11\n    \
+         config: \"pkcs11:token=test;pin-value={pin} {}\"\npolicy:\n  - id: hsm\n    keystore: hsm\n    \
+         algorithm: ECDSAP256SHA256\nzone:\n  - domain: example.test\n    storage: {folder}\n    \
+         file: example.test.zone\n    dnssec-signing: on\n    dnssec-policy: hsm\n",
+        module().display()
+    );
+    rig.folder.file("knot.conf", config);
+    rig.folder.file(
+        "example.test.zone",
+        "example.test. 3600 SOA ns.example.test. admin.example.test. 1 3600 900 86400 300\n\
+         example.test. 3600 NS ns.example.test.\nns.example.test. 3600 A 127.0.0.1\n",
+    );
+    shell(
+        &rig,
+        "unset OPENSSL_CONF; mkdir signed
+        keymgr -c knot.conf example.test generate algorithm=ECDSAP256SHA256 ksk=yes
+        keymgr -c knot.conf example.test generate algorithm=ECDSAP256SHA256
+        kzonesign -c knot.conf -o signed example.test
+        kzonecheck -d on -o example.test signed/example.test.zone",
+    );
+    assert!(fs::read_to_string(rig.folder.path("signed/example.test.zone")).unwrap().contains("RRSIG"));
+    let keys = admin(&rig.hsm.as_ref().unwrap().client()).keys().list(&Default::default()).unwrap();
+    assert_eq!(keys.len(), 3, "those of the zone, and the one that was there");
+}
+
+#[test]
 fn opensc_imports_a_key_with_its_certificate_and_deletes_them() {
     let rig = rig();
     shell(

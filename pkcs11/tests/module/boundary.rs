@@ -17,3 +17,11 @@ fn only_functions_of_the_standard_are_exported() {
 fn every_table_is_complete_and_every_function_survives_null() {
     Rig::without_hsm().run_c("tables", &[]);
 }
+
+#[test]
+fn no_sequence_of_calls_crashes_the_module() {
+    let rig = Rig::without_hsm();
+    for seed in ["1", "2"] {
+        rig.run_c("random", &["400000", seed]);
+    }
+}

@@ -1,9 +1,10 @@
 //! The module as applications have it: the file that they load, with a configuration, in a process of its own.
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::{env, fs};
 
+use casemate_client::{Client, Settings, Trust};
 use casemate_testkit::{ADMIN, Folder, Hsm, OPERATOR, fingerprint};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::session::Session;
@@ -38,20 +39,14 @@ impl Rig {
     /// An HSM, with the key `k` of the fixtures, as one slot.
     pub(crate) fn new(passphrases: Passphrases) -> Self {
         let hsm = Hsm::with_key();
-        let (address, pin) = (&hsm.address, fingerprint(&hsm.address));
-        let folder = Folder::new();
-        let (admin, op) = (folder.file("admin", ADMIN), folder.file("op", OPERATOR));
-        let admin = match passphrases {
-            Passphrases::None => String::new(),
-            Passphrases::Administrator | Passphrases::Both => format!(", passphrase-file = {admin:?}"),
-        };
-        let op = if passphrases == Passphrases::Both { format!(", passphrase-file = {op:?}") } else { String::new() };
-        let config = format!(
-            "[[slot]]\nlabel = \"test\"\nhosts = [\"{address}\"]\npin = [\"{pin}\"]\n\
-             operator = {{ user = \"op\"{op} }}\nadministrator = {{ user = \"admin\"{admin} }}\n"
-        );
-        let config = folder.file("pkcs11.toml", config);
+        let (folder, config) = configured(&[&hsm], passphrases);
         Self { folder, hsm: Some(hsm), config }
+    }
+
+    /// These nodes, which somebody else keeps, as one slot.
+    pub(crate) fn of(nodes: &[&Hsm]) -> Self {
+        let (folder, config) = configured(nodes, Passphrases::None);
+        Self { folder, hsm: None, config }
     }
 
     /// Slots whose HSMs cannot be reached.
@@ -83,11 +78,35 @@ impl Rig {
         succeeds(self.command(&program).arg(module()).args(arguments));
     }
 
+    /// That of its HSM; empty: somebody else keeps that.
+    fn address(&self) -> &str {
+        self.hsm.as_ref().map_or("", |hsm| &hsm.address)
+    }
+
     /// Runs the test `name` once more in a process of its own, in which [`inside`] is true.
     pub(crate) fn run_again(&self, name: &str) {
         let mut command = self.command(env::current_exe().unwrap());
-        succeeds(command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(INSIDE, "1"));
+        succeeds(command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(INSIDE, self.address()));
     }
+}
+
+/// A folder with a configuration of these nodes as one slot, and its path.
+fn configured(nodes: &[&Hsm], passphrases: Passphrases) -> (Folder, String) {
+    let folder = Folder::new();
+    let hosts: Vec<&str> = nodes.iter().map(|hsm| hsm.address.as_str()).collect();
+    let pins: Vec<String> = hosts.iter().map(|address| fingerprint(address).to_string()).collect();
+    let (admin, op) = (folder.file("admin", ADMIN), folder.file("op", OPERATOR));
+    let admin = match passphrases {
+        Passphrases::None => String::new(),
+        Passphrases::Administrator | Passphrases::Both => format!(", passphrase-file = {admin:?}"),
+    };
+    let op = if passphrases == Passphrases::Both { format!(", passphrase-file = {op:?}") } else { String::new() };
+    let config = format!(
+        "[[slot]]\nlabel = \"test\"\nhosts = {hosts:?}\npin = {pins:?}\n\
+         operator = {{ user = \"op\"{op} }}\nadministrator = {{ user = \"admin\"{admin} }}\n"
+    );
+    let config = folder.file("pkcs11.toml", config);
+    (folder, config)
 }
 
 const INSIDE: &str = "CASEMATE_PKCS11_TEST_INSIDE";
@@ -95,6 +114,13 @@ const INSIDE: &str = "CASEMATE_PKCS11_TEST_INSIDE";
 /// Whether this process has a configuration of its own.
 pub(crate) fn inside() -> bool {
     env::var_os(INSIDE).is_some()
+}
+
+/// A client of the HSM, in such a process.
+pub(crate) fn client() -> Client {
+    let address = env::var(INSIDE).unwrap();
+    let trust = Trust::Pinned(vec![fingerprint(&address)]);
+    Client::new(Settings { trust, ..Settings::of([address]) }).unwrap()
 }
 
 /// Runs a command that must succeed.
@@ -116,10 +142,4 @@ pub(crate) fn initialized() -> Pkcs11 {
 pub(crate) fn session(pkcs11: &Pkcs11) -> Session {
     let slot = pkcs11.get_slots_with_token().unwrap()[0];
     pkcs11.open_rw_session(slot).unwrap()
-}
-
-/// A file's content as text.
-#[expect(dead_code, reason = "for tests of applications")]
-pub(crate) fn text(path: impl AsRef<Path>) -> String {
-    fs::read_to_string(path).unwrap()
 }

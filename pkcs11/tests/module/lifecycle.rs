@@ -42,5 +42,7 @@ fn a_process_ends_without_finalising() {
 
 #[test]
 fn the_module_is_loaded_and_unloaded_two_hundred_times() {
-    lifecycle("unload");
+    let rig = Rig::new(Passphrases::None);
+    rig.run_c("lifecycle", &["unload", OPERATOR]);
+    rig.run_c("lifecycle", &["unload-threads", OPERATOR]);
 }

@@ -4,7 +4,9 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at their environment")]
 
 mod boundary;
+mod failures;
 mod harness;
 mod lifecycle;
 mod logins;
 mod mechanisms;
+mod nodes;
