@@ -460,9 +460,9 @@ pub const MEMBER_CLAIM_MS: u64 = 15_000;
 pub const MEMBER_POLL_MS: u64 = 100;
 /// Most bytes that the database of a node's etcd may have; half the memory, if that is less. Shared by all users of the cluster.
 pub const MEMBER_QUOTA_MAX_BYTES: u64 = 8 << 30;
-/// Time between two signs of life of the etcd that leads. All members of a cluster have the same.
+/// Time between two signs of life of the etcd that leads. Each member has its own, and all have the same.
 pub const ETCD_HEARTBEAT_MS: u64 = 50;
-/// Time without one after which another etcd asks to lead, and up to twice that. All members of a cluster have the same. Twice
+/// Time without one after which another etcd asks to lead, and up to twice that. Each member has its own, and all have the same. Twice
 /// this is less than what is left of [`STORE_CONFIRMED_MS`] when a leader is lost, which is at least [`STORE_BEAT_MS`] less
 /// than that: so signatures go on while another leader is elected.
 pub const ETCD_ELECTION_MS: u64 = 350;

@@ -98,6 +98,7 @@ mod tests {
             public: Some(PublicParts::Data { data: BASE64_STANDARD.encode(data) }),
             restrictions: Restrictions::default(),
             label: String::new(),
+            uid: String::new(),
         }
     }
 
