@@ -257,7 +257,7 @@ static void *initializes_and_uses(void *unused) {
 }
 
 static void test_unload(char *path) {
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < 1000; i++) {
         void *module = open_module(path);
         f = functions_of(module);
         initialize();
