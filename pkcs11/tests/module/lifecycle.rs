@@ -19,7 +19,7 @@ fn a_child_is_one_although_it_has_the_process_number_of_its_parent() {
 }
 
 #[test]
-fn sixty_four_threads_sign_at_once() {
+fn sixty_four_threads_sign_search_and_digest_at_once() {
     lifecycle("threads");
 }
 
