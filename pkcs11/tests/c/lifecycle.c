@@ -48,6 +48,15 @@ static void sign(unsigned long session, unsigned long key) {
     CHECK(length == 64);
 }
 
+static void digest(unsigned long session) {
+    struct ck_mechanism sha256 = {CKM_SHA256, NULL, 0};
+    unsigned char digest[32];
+    unsigned long length = sizeof digest;
+    RV(f->C_DigestInit(session, &sha256), CKR_OK);
+    RV(f->C_Digest(session, (unsigned char *)"abc", 3, digest, &length), CKR_OK);
+    CHECK(length == 32 && digest[0] == 0xba && digest[31] == 0xad);
+}
+
 static void use(void) {
     unsigned long session = open_session();
     log_in(session);
@@ -148,6 +157,11 @@ static void *signing(void *unused) {
     unsigned long session = open_session();
     for (int i = 0; i < rounds; i++) {
         sign(session, shared_key);
+        digest(session);
+        if (i % 5 == 0) {
+            /* A handle is that of an object, whoever asks. */
+            CHECK(key_of(session) == shared_key);
+        }
     }
     RV(f->C_CloseSession(session), CKR_OK);
     return NULL;
@@ -257,7 +271,7 @@ static void *initializes_and_uses(void *unused) {
 }
 
 static void test_unload(char *path) {
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < 1000; i++) {
         void *module = open_module(path);
         f = functions_of(module);
         initialize();

@@ -19,7 +19,7 @@ fn a_child_is_one_although_it_has_the_process_number_of_its_parent() {
 }
 
 #[test]
-fn sixty_four_threads_sign_at_once() {
+fn sixty_four_threads_sign_search_and_digest_at_once() {
     lifecycle("threads");
 }
 
@@ -41,7 +41,7 @@ fn a_process_ends_without_finalising() {
 }
 
 #[test]
-fn the_module_is_loaded_and_unloaded_two_hundred_times() {
+fn the_module_is_loaded_and_unloaded_a_thousand_times() {
     let rig = Rig::new(Passphrases::None);
     rig.run_c("lifecycle", &["unload", OPERATOR]);
     rig.run_c("lifecycle", &["unload-threads", OPERATOR]);
