@@ -4,7 +4,7 @@
 //! caches. What others write is reported by the store's watch: [`Tables::apply_event`] passes it to the table of the row.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use casemate_api::limits::STORE_TXN_MAX_OPS;
@@ -21,13 +21,14 @@ use crate::rows::fence::Fence;
 use crate::rows::key::KeyRecord;
 use crate::rows::migrate;
 use crate::rows::namespace::NamespaceRecord;
-use crate::rows::path::{Generation, RowPrefix, generation_pointer, table_of};
+use crate::rows::path::{Generation, RowPath, RowPrefix, generation_pointer, table_of};
 use crate::rows::record::Record;
 use crate::rows::record::TableId;
 use crate::rows::table::{CacheEpoch, CacheFigures, RowKey, Table, TableContext, replaced};
 use crate::rows::transaction::{Committed, Transaction};
 use crate::rows::usage::Usage;
 use crate::rows::user::UserRecord;
+use crate::rows::without_majority::WithoutMajority;
 use crate::runtime::lifetime::Closed;
 use crate::runtime::{Clock, Rng};
 use crate::store::{Event, Expect, Outcome, Path, Range, Read, Revision, Snapshot, Store, Txn};
@@ -56,6 +57,8 @@ pub struct Tables {
     pub hardening: Table<Hardening>,
     /// What namespaces with a quota hold.
     pub usages: Table<Usage>,
+    /// Whether nodes go on without a majority.
+    pub without_majority: Table<WithoutMajority>,
     /// The generation of all paths.
     pub generation: Generation,
     pointer: Revision,
@@ -63,6 +66,8 @@ pub struct Tables {
     fence: Option<Fence>,
     /// The newest revision that this process has seen.
     seen: AtomicU64,
+    /// Whether the setting in [`Tables::without_majority`] is mirrored in memory.
+    mirrored: AtomicBool,
     context: TableContext,
 }
 
@@ -118,10 +123,12 @@ impl Tables {
             deleted_namespaces: table(&context, domain),
             hardening: table(&context, domain),
             usages: table(&context, domain),
+            without_majority: table(&context, domain),
             generation,
             pointer: pointer.revision,
             fence,
             seen: AtomicU64::new(seen.0),
+            mirrored: AtomicBool::new(false),
             context,
         })
     }
@@ -285,6 +292,10 @@ impl Tables {
         match event {
             Event::Changed { path, revision } => {
                 self.seen.fetch_max(revision.0, Ordering::SeqCst);
+                if *path == generation_pointer() && self.pointer < *revision {
+                    // These tables are of replaced data, and are never confirmed again.
+                    self.context.confirmation.allow_stale(Duration::ZERO);
+                }
                 self.invalidate_row(path, RowChange::Reported(*revision));
             }
             Event::Progress(revision) => {
@@ -292,6 +303,7 @@ impl Tables {
             }
             Event::Lost | Event::Compacted => {
                 self.context.confirmation.withdraw();
+                self.mirrored.store(false, Ordering::SeqCst);
                 self.invalidate_all();
             }
         }
@@ -302,8 +314,40 @@ impl Tables {
     /// tables are of replaced data, and are not confirmed.
     pub fn confirm(&self, asked: Duration, pointer: Option<Revision>) {
         if pointer == Some(self.pointer) {
-            self.context.confirmation.confirm(asked);
+            self.context.confirmation.confirm(asked, Revision(self.seen.load(Ordering::SeqCst)));
         }
+    }
+
+    /// Reads for how long this node goes on without a majority, if that is not known: without one it could not be read. To be
+    /// called between an answer of the majority and the confirmation that follows from it, at which the pointer was of the
+    /// revision `pointer`.
+    pub async fn mirror_without_majority(&self, pointer: Option<Revision>) {
+        if pointer != Some(self.pointer) {
+            return self.context.confirmation.allow_stale(Duration::ZERO);
+        }
+        if !self.has_own_copy() || self.mirrored.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let setting = self.without_majority.read(&RowPath::without_majority(self.generation)).await;
+        if setting.is_err() {
+            self.mirrored.store(false, Ordering::SeqCst);
+        }
+        let stale_max = setting.ok().flatten().map_or(Duration::ZERO, |row| row.record.stale_max());
+        self.context.confirmation.allow_stale(stale_max);
+        if !self.mirrored.load(Ordering::SeqCst) {
+            // It was changed while it was read.
+            self.context.confirmation.allow_stale(Duration::ZERO);
+        }
+    }
+
+    /// For how long this node has not been confirmed, if it goes on without a majority now.
+    pub fn stale(&self) -> Option<Duration> {
+        self.context.confirmation.stale()
+    }
+
+    /// Whether this node has all rows itself, also while it reaches no other.
+    pub(crate) fn has_own_copy(&self) -> bool {
+        self.context.store.has_own_copy()
     }
 
     /// Whether other nodes write to the store, too.
@@ -338,6 +382,12 @@ impl Tables {
             TableId::DeletedNamespaces => change.apply(&self.deleted_namespaces, path),
             TableId::Hardening => change.apply(&self.hardening, path),
             TableId::Usages => change.apply(&self.usages, path),
+            TableId::WithoutMajority => {
+                change.apply(&self.without_majority, path);
+                // Until it is known how it was changed.
+                self.mirrored.store(false, Ordering::SeqCst);
+                self.context.confirmation.allow_stale(Duration::ZERO);
+            }
             // They are not cached.
             TableId::Staged => {}
         }
