@@ -21,7 +21,7 @@ use casemate_core::keys::{NewId, PageEnd, Properties};
 use casemate_core::rows::key::Mechanisms;
 use casemate_core::runtime::party::Party;
 use casemate_core::runtime::pool::Work;
-use casemate_core::runtime::stall;
+use casemate_core::runtime::{stale, stall};
 use hyper::StatusCode;
 use zeroize::Zeroizing;
 
@@ -61,7 +61,7 @@ async fn listed(op: OperationalGuard, caller: Caller, listing: Listing) -> Resul
     let weak = op.weak();
     drop(op);
     let (writer, body) = ReplyBody::stream();
-    tokio::spawn(async move {
+    tokio::spawn(stale::carried(async move {
         // A writer dropped before its end breaks the connection, so that a partial list is not taken for a complete
         // one.
         while let Some(after) = end {
@@ -81,7 +81,7 @@ async fn listed(op: OperationalGuard, caller: Caller, listing: Listing) -> Resul
         if writer.write(list.end()).await.is_ok() {
             let _ = writer.finish().await;
         }
-    });
+    }));
     Ok(Reply::stream(body))
 }
 
