@@ -10,7 +10,7 @@
 //! requests that say so are served that way (`runtime/stale.rs`). This file is the one place that decides which reads these are.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use casemate_api::limits::{STORE_CONFIRMED_MS, STORE_STALE_AFTER_MS};
@@ -31,6 +31,8 @@ pub struct Confirmation {
     revision: AtomicU64,
     /// How old what is used may be, in milliseconds. 0: without a majority nothing is.
     stale_max_ms: AtomicU64,
+    /// Whether that is as it is stored.
+    knows_setting: AtomicBool,
 }
 
 /// How a row is to be read from the store.
@@ -57,7 +59,8 @@ impl Confirmation {
 
     fn new(clock: Option<Arc<dyn Clock>>) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { clock, until_ms: zero(), last_ms: zero(), revision: zero(), stale_max_ms: zero() }
+        let knows_setting = AtomicBool::new(false);
+        Self { clock, until_ms: zero(), last_ms: zero(), revision: zero(), stale_max_ms: zero(), knows_setting }
     }
 
     /// Whether cached rows may be used now.
@@ -118,14 +121,30 @@ impl Confirmation {
         copy.0 >= self.revision.load(Ordering::SeqCst)
     }
 
-    /// Changes may have been missed.
+    /// Changes may have been missed. The setting is as of the last confirmation, and is to be read before the next one.
     pub fn withdraw(&self) {
         self.until_ms.store(0, Ordering::SeqCst);
+        self.knows_setting.store(false, Ordering::SeqCst);
     }
 
-    /// How old what is used without a majority may be from now on.
-    pub fn allow_stale(&self, max: Duration) {
-        self.stale_max_ms.store(millis(max), Ordering::SeqCst);
+    /// Whether the setting is known as it is stored. If not, the caller reads it for [`Confirmation::allow_stale`].
+    pub fn begins_to_know(&self) -> bool {
+        self.knows_setting.swap(true, Ordering::SeqCst)
+    }
+
+    /// How old what is used without a majority may be from now on, as the setting was read. `None`: it could not be.
+    pub fn allow_stale(&self, max: Option<Duration>) {
+        self.stale_max_ms.store(max.map_or(0, millis), Ordering::SeqCst);
+        // Or it was changed while it was read.
+        if max.is_none() || !self.knows_setting.load(Ordering::SeqCst) {
+            self.forbid_stale();
+        }
+    }
+
+    /// Nothing is used without a majority until the setting was read again.
+    pub fn forbid_stale(&self) {
+        self.knows_setting.store(false, Ordering::SeqCst);
+        self.stale_max_ms.store(0, Ordering::SeqCst);
     }
 }
 
@@ -150,11 +169,17 @@ mod tests {
         block_on(stale::within(Tolerance::OwnData, async { confirmation.freshness() }))
     }
 
+    fn allow(confirmation: &Confirmation, max_ms: u64) {
+        assert!(!confirmation.begins_to_know());
+        confirmation.allow_stale(Some(ms(max_ms)));
+        assert!(confirmation.begins_to_know());
+    }
+
     #[test]
     fn what_a_node_knows_is_used_from_three_seconds_after_the_last_confirmation_up_to_the_limit() {
         let clock = Arc::new(SimClock::new());
         let confirmation = Confirmation::by(clock.clone());
-        confirmation.allow_stale(ms(10_000));
+        allow(&confirmation, 10_000);
         clock.advance(ms(50_000));
         assert_eq!(tolerant(&confirmation).0, Freshness::Fresh, "it was never confirmed");
         confirmation.confirm(clock.monotonic(), Revision(1));
@@ -173,7 +198,7 @@ mod tests {
         assert_eq!((tolerant(&confirmation), confirmation.stale()), ((Freshness::Fresh, ms(0)), None));
         confirmation.confirm(clock.monotonic(), Revision(2));
         clock.advance(ms(3_000));
-        confirmation.allow_stale(Duration::ZERO);
+        confirmation.forbid_stale();
         assert_eq!((tolerant(&confirmation).0, confirmation.stale()), (Freshness::Fresh, None));
     }
 
@@ -181,12 +206,29 @@ mod tests {
     fn a_limit_that_is_over_before_it_begins_changes_nothing() {
         let clock = Arc::new(SimClock::new());
         let confirmation = Confirmation::by(clock.clone());
-        confirmation.allow_stale(ms(3_000));
+        allow(&confirmation, 3_000);
         confirmation.confirm(clock.monotonic(), Revision(1));
         for _ in 0..40 {
             assert_eq!((tolerant(&confirmation).0, confirmation.stale()), (Freshness::Fresh, None));
             clock.advance(ms(100));
         }
+    }
+
+    #[test]
+    fn a_setting_that_is_changed_while_it_is_read_or_cannot_be_read_allows_nothing() {
+        let clock = Arc::new(SimClock::new());
+        let confirmation = Confirmation::by(clock.clone());
+        confirmation.confirm(clock.monotonic(), Revision(1));
+        clock.advance(ms(5_000));
+        assert!(!confirmation.begins_to_know());
+        confirmation.forbid_stale();
+        confirmation.allow_stale(Some(ms(60_000)));
+        assert_eq!(confirmation.stale(), None);
+        assert!(!confirmation.begins_to_know(), "it is to be read again");
+        confirmation.allow_stale(None);
+        assert!(!confirmation.begins_to_know() && confirmation.stale().is_none());
+        confirmation.allow_stale(Some(ms(60_000)));
+        assert_eq!(confirmation.stale(), Some(ms(5_000)));
     }
 
     #[test]

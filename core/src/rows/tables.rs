@@ -4,7 +4,7 @@
 //! caches. What others write is reported by the store's watch: [`Tables::apply_event`] passes it to the table of the row.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use casemate_api::limits::STORE_TXN_MAX_OPS;
@@ -66,8 +66,6 @@ pub struct Tables {
     fence: Option<Fence>,
     /// The newest revision that this process has seen.
     seen: AtomicU64,
-    /// Whether the setting in [`Tables::without_majority`] is mirrored in memory.
-    mirrored: AtomicBool,
     context: TableContext,
 }
 
@@ -128,7 +126,6 @@ impl Tables {
             pointer: pointer.revision,
             fence,
             seen: AtomicU64::new(seen.0),
-            mirrored: AtomicBool::new(false),
             context,
         })
     }
@@ -294,7 +291,7 @@ impl Tables {
                 self.seen.fetch_max(revision.0, Ordering::SeqCst);
                 if *path == generation_pointer() && self.pointer < *revision {
                     // These tables are of replaced data, and are never confirmed again.
-                    self.context.confirmation.allow_stale(Duration::ZERO);
+                    self.context.confirmation.forbid_stale();
                 }
                 self.invalidate_row(path, RowChange::Reported(*revision));
             }
@@ -303,7 +300,6 @@ impl Tables {
             }
             Event::Lost | Event::Compacted => {
                 self.context.confirmation.withdraw();
-                self.mirrored.store(false, Ordering::SeqCst);
                 self.invalidate_all();
             }
         }
@@ -322,21 +318,13 @@ impl Tables {
     /// called between an answer of the majority and the confirmation that follows from it, at which the pointer was of the
     /// revision `pointer`.
     pub async fn mirror_without_majority(&self, pointer: Option<Revision>) {
+        let confirmation = &self.context.confirmation;
         if pointer != Some(self.pointer) {
-            return self.context.confirmation.allow_stale(Duration::ZERO);
+            return confirmation.forbid_stale();
         }
-        if !self.has_own_copy() || self.mirrored.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let setting = self.without_majority.read(&RowPath::without_majority(self.generation)).await;
-        if setting.is_err() {
-            self.mirrored.store(false, Ordering::SeqCst);
-        }
-        let stale_max = setting.ok().flatten().map_or(Duration::ZERO, |row| row.record.stale_max());
-        self.context.confirmation.allow_stale(stale_max);
-        if !self.mirrored.load(Ordering::SeqCst) {
-            // It was changed while it was read.
-            self.context.confirmation.allow_stale(Duration::ZERO);
+        if self.has_own_copy() && !confirmation.begins_to_know() {
+            let setting = self.without_majority.read(&RowPath::without_majority(self.generation)).await;
+            confirmation.allow_stale(setting.ok().map(|row| row.map_or(Duration::ZERO, |row| row.record.stale_max())));
         }
     }
 
@@ -385,8 +373,7 @@ impl Tables {
             TableId::WithoutMajority => {
                 change.apply(&self.without_majority, path);
                 // Until it is known how it was changed.
-                self.mirrored.store(false, Ordering::SeqCst);
-                self.context.confirmation.allow_stale(Duration::ZERO);
+                self.context.confirmation.forbid_stale();
             }
             // They are not cached.
             TableId::Staged => {}
