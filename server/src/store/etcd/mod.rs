@@ -11,6 +11,7 @@ mod facts;
 mod pages;
 mod watch;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -51,6 +52,8 @@ pub(super) struct Shared {
     reads_sent: Semaphore,
     /// The same for those that one member answers alone: they do not wait behind others that wait for a majority.
     local_sent: Semaphore,
+    /// Whether rows were read without a majority since it answered last.
+    copy_in_use: AtomicBool,
     /// What was last seen of etcd.
     facts: Mutex<Facts>,
 }
@@ -68,6 +71,7 @@ impl EtcdStore {
             reads: Semaphore::new(STORE_READS_WAITING_MAX),
             reads_sent: Semaphore::new(ETCD_READS_SENT_MAX),
             local_sent: Semaphore::new(ETCD_READS_SENT_MAX),
+            copy_in_use: AtomicBool::new(false),
             facts: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -94,6 +98,11 @@ impl EtcdStore {
     /// Ends the thread and with it all connections, as etcd waits for them before it ends. From then on the store cannot be reached.
     pub fn close(&self) {
         self.stop.notify_one();
+    }
+
+    /// Whether the node goes on with what this etcd tells without a majority.
+    pub fn copy_in_use(&self) -> bool {
+        self.shared.copy_in_use.load(Ordering::Relaxed)
     }
 
     /// Runs a task on the thread, until it or the store ends.
@@ -243,7 +252,11 @@ impl Store for EtcdStore {
         read: Read,
     ) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
         let (shared, paths) = (self.shared.clone(), paths.to_vec());
-        Box::pin(self.run(read, async move { shared.get_many(&paths, read).await }))
+        Box::pin(self.run(read, async move {
+            let rows = shared.get_many(&paths, read).await?;
+            shared.copy_in_use.store(read == Read::Local, Ordering::Relaxed);
+            Ok(rows)
+        }))
     }
 
     fn is_shared(&self) -> bool {
@@ -258,7 +271,13 @@ impl Store for EtcdStore {
     fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
         let shared = self.shared.clone();
         let own = is_own(&range.start);
-        let task = async move { shared.page(&range, read, 0).await };
+        let task = async move {
+            let page = shared.page(&range, read, 0).await?;
+            if own && read == Read::Fresh {
+                shared.copy_in_use.store(false, Ordering::Relaxed);
+            }
+            Ok(page)
+        };
         if own { Box::pin(self.run_own(task)) } else { Box::pin(self.run(read, task)) }
     }
 
