@@ -119,10 +119,13 @@ mod tests {
 
     #[test]
     fn a_task_has_the_leave_of_who_starts_it_only_if_it_is_carried() {
-        let task = block_on(within(Tolerance::OwnData, async { carried(async { tolerance() }) })).0;
-        assert_eq!(block_on(task).0, Tolerance::OwnData);
-        let plain = block_on(within(Tolerance::OwnData, async { async { tolerance() } })).0;
-        assert_eq!(block_on(plain), Tolerance::Nothing);
+        let (mut task, mut plain) = (None, None);
+        block_on(within(Tolerance::OwnData, async {
+            task = Some(carried(async { tolerance() }));
+            plain = Some(async { tolerance() });
+        }));
+        assert_eq!(block_on(task.unwrap()).0, Tolerance::OwnData);
+        assert_eq!(block_on(plain.unwrap()), Tolerance::Nothing);
     }
 
     #[test]

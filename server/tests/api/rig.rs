@@ -192,6 +192,7 @@ impl Rig {
     }
 
     /// Lets a member be confirmed some times.
+    #[expect(clippy::disallowed_methods, reason = "the thread that follows the store lives in real time")]
     pub fn confirm(&self) {
         for _ in 0..4 {
             self.advance(Duration::from_millis(STORE_BEAT_MS));
