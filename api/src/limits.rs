@@ -143,6 +143,13 @@ pub const STORE_AWAY_S: u32 = 60;
 pub const STORE_CONFIRMED_MS: u64 = 1_000;
 /// Time between two questions whether everything is up to date. Each node has its own.
 pub const STORE_BEAT_MS: u64 = 250;
+/// Time since everything was last known to be up to date after which a node uses what it has, if the HSM is set to go on without a majority.
+/// A new leader is elected sooner. Each node has its own.
+pub const STORE_STALE_AFTER_MS: u64 = 3_000;
+/// For how long it may be set to do so, in seconds. Shared by all nodes.
+pub const STALE_S: std::ops::RangeInclusive<u32> = 1..=86_400;
+/// For how long it does so unless the setting says otherwise, in seconds. Shared by all nodes.
+pub const STALE_DEFAULT_S: u32 = 900;
 /// Time `lock` waits for the last request that still holds the Operational phase. Shared by all requests that run then.
 pub const LOCK_WAIT_MS: u64 = 5_000;
 

@@ -8,6 +8,9 @@ pub const BUSY: &str = "The HSM is busy. Try again.";
 /// With `503`: the store of this node is being replaced, or the node is joining a cluster. Nothing was begun.
 pub const STORE_HELD: &str =
     "Nothing can be changed at this node now, because its data is being moved or it is joining a cluster. Try again.";
+/// With `503`: the node goes on without a majority, for which this request is none. Nothing was begun.
+pub const ONLY_USES: &str =
+    "This node reaches no majority of its cluster, and until it does only uses and reads keys. Try another node.";
 /// With `507`: only requests that free space are carried out.
 pub const DISK_FULL: &str =
     "The disk of the HSM is nearly full, so nothing can be added. Delete keys, or give it more room.";

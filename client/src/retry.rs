@@ -82,8 +82,13 @@ pub(crate) fn decide(repeat: Repeat, outcome: &Outcome) -> Decision {
 
 /// Messages of `503` that Casemate sends only when it did nothing. No other `503`, of a proxy or of NetHSM, is that
 /// certain.
-const NOT_STARTED: &[&str] =
-    &[sentences::BUSY, sentences::STORE_HELD, sentences::STORE_CLAIMED, sentences::TOO_MANY_BODIES];
+const NOT_STARTED: &[&str] = &[
+    sentences::BUSY,
+    sentences::ONLY_USES,
+    sentences::STORE_HELD,
+    sentences::STORE_CLAIMED,
+    sentences::TOO_MANY_BODIES,
+];
 
 #[cfg(test)]
 mod tests {

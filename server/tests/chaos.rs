@@ -17,6 +17,8 @@
 #[path = "chaos/cluster.rs"]
 mod cluster;
 mod daemon;
+#[path = "chaos/degraded.rs"]
+mod degraded;
 #[path = "chaos/faults.rs"]
 mod faults;
 #[path = "nodes/figures.rs"]

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::de::{Error, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::limits::STALE_DEFAULT_S;
 use crate::secret::Passphrase;
 use crate::words::KeyType;
 
@@ -29,6 +30,25 @@ pub struct ChangePassphrase {
 pub struct UnattendedBoot {
     /// Whether the HSM boots to Operational without the unlock passphrase.
     pub status: Switch,
+}
+
+/// `GET` and `PUT /config/without-majority`: what a member of a cluster does that reaches no majority. An extension of Casemate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "mode", deny_unknown_fields, rename_all = "lowercase", rename_all_fields = "camelCase")]
+pub enum WithoutMajority {
+    /// It serves nothing.
+    Strict {},
+    /// It goes on to use keys, and to read them, with what it knows.
+    Degraded {
+        /// For how long after a majority has confirmed what it knows, 1 to 86400 seconds.
+        #[serde(default = "stale_default_s")]
+        max_stale_seconds: u32,
+    },
+}
+
+fn stale_default_s() -> u32 {
+    STALE_DEFAULT_S
 }
 
 /// `on` or `off`.

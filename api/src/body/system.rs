@@ -90,6 +90,9 @@ pub struct StoreDiagnosis {
     /// Milliseconds since a majority of the store confirmed that this node had seen everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed_ms: Option<u64>,
+    /// Seconds for which no majority has confirmed that, while the node goes on all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_s: Option<u64>,
     /// Seconds for which what others write has been watched without a gap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch_s: Option<u64>,

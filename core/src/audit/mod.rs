@@ -170,6 +170,12 @@ impl Audit {
         self.enqueue(Event { state: format!("{state:?}"), ..Event::new(Kind::State) });
     }
 
+    /// Queues a record that the HSM `begins` or `ends` to serve what it knows without a majority.
+    pub fn without_majority(&self, what: &str) {
+        let state = format!("{:?}", State::Operational);
+        self.enqueue(Event { state, detail: format!("without a majority: {what}"), ..Event::new(Kind::State) });
+    }
+
     /// Records that the HSM is about to enter another state; durable when this returns. `Unavailable` if it could not
     /// be written: then the state must not be entered.
     pub async fn entering(&self, state: State) -> Result<(), Error> {

@@ -11,6 +11,7 @@ mod local;
 mod network;
 pub mod peers;
 pub mod tls;
+mod without_majority;
 
 pub use chain::{check_chain, parse_chain};
 pub(crate) use device_tls::DeviceTls;

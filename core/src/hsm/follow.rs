@@ -40,7 +40,8 @@ pub(super) trait Follower: Sync {
     fn apply_event(&self, event: &Event);
     /// Every change up to the moment `asked` was reported. At that moment the generation pointer was of the revision `pointer`.
     fn confirm(&self, asked: Duration, pointer: Option<Revision>);
-    /// Opens the tables again if the generation pointer, which is of the revision `found`, was moved.
+    /// Opens the tables again if the generation pointer, which is of the revision `found`, was moved; else has them mirror the setting
+    /// for a lost majority.
     fn follow_pointer(&self, found: Option<Revision>) -> BoxFuture<'_, ()>;
 }
 
@@ -150,7 +151,12 @@ impl Follower for Hsm {
     }
 
     fn follow_pointer(&self, found: Option<Revision>) -> BoxFuture<'_, ()> {
-        Box::pin(self.follow_moved_pointer(found))
+        Box::pin(async move {
+            self.follow_moved_pointer(found).await;
+            if let Some(op) = self.operational() {
+                op.tables.mirror_without_majority(found).await;
+            }
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use casemate_api::limits::STORE_AWAY_S;
 use crate::device::place::StorePlace;
 use crate::hsm::Hsm;
 use crate::hsm::phase::{Failed, Phase, Resume};
-use crate::hsm::store_health::StoreReport;
+use crate::hsm::store_health::{StaleNews, StoreReport};
 use crate::platform::stores::{EtcdFile, EtcdReport};
 use crate::rows::path::{DevicePath, generation_pointer};
 use crate::store::Read;
@@ -39,7 +39,8 @@ impl Hsm {
         }
         // A store that the cluster has taken away does not come back by itself.
         let removed = !reachable && self.etcd_report().is_some_and(|report| report.removed);
-        let away = removed || now.saturating_sub(last.load(Ordering::SeqCst)) >= u64::from(STORE_AWAY_S);
+        let away = now.saturating_sub(last.load(Ordering::SeqCst)) >= u64::from(STORE_AWAY_S);
+        let away = removed || away && self.stale().is_none();
         let _guard = self.lock_transitions().await;
         match (&*self.phase(), reachable) {
             (Phase::Failed(Failed { resume: Some(Resume::Phase(phase)) }), true) => self.enter((**phase).clone()),
@@ -51,6 +52,29 @@ impl Hsm {
             (_, false) => {}
         }
         self.store_health().is_failed(self.clock().monotonic(), matches!(*self.phase(), Phase::Failed(_)));
+    }
+
+    /// For how long no majority has confirmed what this node knows, if it goes on to serve that.
+    pub fn stale(&self) -> Option<Duration> {
+        self.operational()?.stale()
+    }
+
+    /// Tells the log and the audit log when the node begins and ends to go on without a majority, and the log each minute that it
+    /// does. To be called once a second.
+    pub(super) fn tell_stale(&self) {
+        let now = self.clock().monotonic();
+        let (stale, limit) = (self.stale(), Duration::from_secs(STALE_WARN_S));
+        match self.store_health().is_stale(now, stale.is_some(), limit) {
+            Some(StaleNews::Begins) => self.audit.without_majority("begins"),
+            Some(StaleNews::GoesOn) => {}
+            Some(StaleNews::Ends) => {
+                tracing::warn!(target: "hsm", "this node does not go on without a majority any longer");
+                return self.audit.without_majority("ends");
+            }
+            None => return,
+        }
+        let age_s = stale.unwrap_or_default().as_secs();
+        tracing::warn!(target: "hsm", age_s, "this node reaches no majority, and serves what it knows: what was revoked elsewhere since is in force here");
     }
 
     /// What is known of this node's etcd as a process. `None`: it has none.
@@ -80,3 +104,6 @@ impl Hsm {
         self.store_health().report(self.clock().monotonic(), &*self.device().platform.store)
     }
 }
+
+/// Seconds between two warnings that the node goes on without a majority.
+const STALE_WARN_S: u64 = 60;

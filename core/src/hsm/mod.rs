@@ -1,6 +1,8 @@
 //! The HSM as a whole: the current phase, and the transitions between phases, one at a time.
 
 mod certificate;
+#[cfg(test)]
+mod degraded_tests;
 mod follow;
 pub mod force_new;
 #[cfg(test)]
@@ -524,10 +526,11 @@ impl Hsm {
         }
     }
 
-    /// Writes the audit log once a second, forever. Run it in the background.
+    /// Writes the audit log once a second, forever, with what begins and ends by itself. Run it in the background.
     pub async fn keep_audit(self: Arc<Self>) {
         loop {
             self.device.platform.clock.sleep(Duration::from_millis(AUDIT_FLUSH_MS)).await;
+            self.tell_stale();
             self.audit.tick().await;
         }
     }

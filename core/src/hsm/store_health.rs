@@ -20,6 +20,8 @@ struct Known {
     /// Since when it is known not to hold the data of this HSM.
     other_data: Option<Duration>,
     failed: Option<Duration>,
+    /// When it was last said that the node goes on without a majority, while it does.
+    stale_said: Option<Duration>,
     watched: Option<Duration>,
     /// The moment as of which everything was applied, and up to which revision.
     confirmed: Option<(Duration, Revision)>,
@@ -40,6 +42,14 @@ fn trouble(error: &StoreError) -> Option<StoreTrouble> {
         | StoreError::Damaged(_)
         | StoreError::TooLarge => None,
     }
+}
+
+/// What is to be said about a node that goes on without a majority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StaleNews {
+    Begins,
+    GoesOn,
+    Ends,
 }
 
 /// What is known of the store now.
@@ -82,6 +92,19 @@ impl StoreHealth {
         } else {
             (known.failed, known.other_data) = (None, None);
         }
+    }
+
+    /// The node goes on without a majority, or does not. Returns what is to be said: once in `interval` while it does.
+    pub(super) fn is_stale(&self, now: Duration, stale: bool, interval: Duration) -> Option<StaleNews> {
+        let said = &mut self.known().stale_said;
+        let (news, say) = match (*said, stale) {
+            (None, true) => (StaleNews::Begins, Some(now)),
+            (Some(last), true) if now.saturating_sub(last) >= interval => (StaleNews::GoesOn, Some(now)),
+            (Some(_), false) => (StaleNews::Ends, None),
+            (Some(_), true) | (None, false) => return None,
+        };
+        *said = say;
+        Some(news)
     }
 
     /// The watch has reported `event`.
@@ -140,6 +163,18 @@ mod tests {
         // It answers that it is busy.
         health.probed(at(3), Some(&StoreError::Busy));
         assert_eq!(health.known().silent, None);
+    }
+
+    #[test]
+    fn that_a_node_goes_on_without_a_majority_is_said_at_the_beginning_the_end_and_in_between() {
+        let health = StoreHealth::default();
+        let news = |second, stale| health.is_stale(at(second), stale, at(60));
+        assert_eq!(news(1, false), None);
+        assert_eq!([2, 3, 61, 62, 63].map(|second| news(second, true)), {
+            use StaleNews::{Begins, GoesOn};
+            [Some(Begins), None, None, Some(GoesOn), None]
+        });
+        assert_eq!([64, 65].map(|second| news(second, false)), [Some(StaleNews::Ends), None]);
     }
 
     #[test]

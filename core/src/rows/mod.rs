@@ -36,3 +36,4 @@ pub mod tls_identity;
 pub mod transaction;
 pub mod usage;
 pub mod user;
+pub mod without_majority;

@@ -33,11 +33,13 @@ pub enum TableId {
     Hardening = 12,
     /// Namespace number → what it holds, if it has a quota.
     Usages = 13,
+    /// One row: for how long nodes go on without a majority.
+    WithoutMajority = 14,
 }
 
 impl TableId {
     /// Every table.
-    pub const ALL: [TableId; 12] = [
+    pub const ALL: [TableId; 13] = [
         TableId::Namespaces,
         TableId::Users,
         TableId::Keys,
@@ -50,6 +52,7 @@ impl TableId {
         TableId::DeletedNamespaces,
         TableId::Hardening,
         TableId::Usages,
+        TableId::WithoutMajority,
     ];
 }
 

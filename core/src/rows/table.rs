@@ -16,14 +16,14 @@ use zeroize::Zeroizing;
 use crate::crypto::seal;
 use crate::crypto::secret::{DomainKey, StoreKey};
 use crate::error::Error;
-use crate::rows::confirm::Confirmation;
+use crate::rows::confirm::{Confirmation, Freshness};
 use crate::rows::encoding::BadRecord;
 use crate::rows::path::{RowPath, RowPrefix, generation_pointer};
 use crate::rows::record::Record;
-use crate::runtime::Rng;
 use crate::runtime::lifetime::Closed;
 use crate::runtime::tally::Tally;
-use crate::store::{Path, Range, Read, Revision, Store, Versioned};
+use crate::runtime::{BoxFuture, First, Rng, first};
+use crate::store::{Path, Range, Read, Revision, Store, StoreError, Versioned};
 
 /// The only format of a sealed value so far.
 const SEALED_V1: u8 = 1;
@@ -134,11 +134,45 @@ impl TableContext {
     /// [`Error::Unavailable`] if another node has replaced the data, so that the row is an old one; the store's errors.
     pub(super) async fn read(&self, path: &Path) -> Result<Option<Versioned>, Error> {
         let Some(current) = self.pointer else { return Ok(self.store.get(path, Read::Fresh).await?) };
-        let mut rows = self.store.get_many(&[generation_pointer(), path.clone()], Read::Fresh).await?.into_iter();
+        let paths = [generation_pointer(), path.clone()];
+        let mut rows = self.ask(|read| self.store.get_many(&paths, read)).await?.into_iter();
         match (rows.next().flatten(), rows.next()) {
             (Some(pointer), Some(row)) if pointer.revision == current => Ok(row),
             _ => Err(replaced()),
         }
+    }
+
+    /// Calls the store, as the confirmation says how.
+    async fn ask<'a, T: Send>(
+        &self,
+        call: impl Fn(Read) -> BoxFuture<'a, Result<T, StoreError>> + Send + Sync,
+    ) -> Result<T, Error> {
+        if let Freshness::FreshFor(time) = self.confirmation.freshness() {
+            let mut over = self.confirmation.sleep(time);
+            match first(call(Read::Fresh), &mut over).await {
+                // A majority may be there again before the time is over.
+                First::Left(Err(error)) if error.is_away() => over.await,
+                First::Left(answer) => return Ok(answer?),
+                First::Right(()) => {}
+            }
+        }
+        if self.confirmation.freshness() != Freshness::Own {
+            return Ok(call(Read::Fresh).await?);
+        }
+        let answer = call(Read::Local).await?;
+        self.check_copy().await?;
+        Ok(answer)
+    }
+
+    /// Checks that what this node's own copy told before this call was not older than its last confirmation, and not replaced then.
+    async fn check_copy(&self) -> Result<(), Error> {
+        let pointer = Range { keys_only: true, ..Range::prefix(&generation_pointer(), 1) };
+        let page = self.store.range(pointer, Read::Local).await?;
+        if !self.confirmation.covers(page.revision) {
+            return Err(StoreError::NoMajority.into());
+        }
+        let found = page.rows.first().map(|(_, row)| row.revision);
+        if found == self.pointer { Ok(()) } else { Err(replaced()) }
     }
 
     /// Reads rows from the store, in the order of `paths`. Not all of them are of one moment.
@@ -148,7 +182,7 @@ impl TableContext {
     async fn read_many(&self, paths: &[Path]) -> Result<Vec<Option<Versioned>>, Error> {
         let mut rows = Vec::with_capacity(paths.len());
         for part in paths.chunks(STORE_TXN_MAX_OPS) {
-            rows.extend(self.store.get_many(part, Read::Fresh).await?);
+            rows.extend(self.ask(|read| self.store.get_many(part, read)).await?);
         }
         self.check_pointer().await?;
         Ok(rows)
@@ -272,7 +306,7 @@ impl<R: Record> Table<R> {
     pub async fn get(&self, path: &RowPath<R>) -> Result<Option<Arc<Row<R>>>, Error> {
         self.context.closed.check()?;
         // Asked before the epoch is looked at: a confirmation that is seen here implies the epochs that began before it.
-        let confirmed = self.context.confirmation.holds();
+        let confirmed = self.context.confirmation.allows_cached();
         self.follow_epoch();
         let path = path.path();
         if let (Some(Cached { row, replaced: None }), true) = (self.cache.get(path), confirmed) {
@@ -336,7 +370,7 @@ impl<R: Record> Table<R> {
     /// The rows at `paths`, each as [`Table::get`] gives it, in as few calls of the store as possible. Does not fill the cache.
     pub async fn get_many(&self, paths: &[RowPath<R>]) -> Result<Vec<Option<Arc<Row<R>>>>, Error> {
         self.context.closed.check()?;
-        let confirmed = self.context.confirmation.holds();
+        let confirmed = self.context.confirmation.allows_cached();
         self.follow_epoch();
         let cached = |path: &RowPath<R>| match self.cache.get(path.path()) {
             Some(Cached { row, replaced: None }) if confirmed => Some(row),
@@ -366,6 +400,11 @@ impl<R: Record> Table<R> {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
+        if self.context.confirmation.freshness() != Freshness::Fresh {
+            // A snapshot is of a revision that a majority has confirmed.
+            let paths: Vec<_> = paths.iter().map(|path| path.path().clone()).collect();
+            return Ok(self.context.read_many(&paths).await?.iter().map(Option::is_some).collect());
+        }
         let one = |path: &RowPath<R>| Range {
             start: path.path().clone(),
             end: Some(path.path().next()),
@@ -394,7 +433,7 @@ impl<R: Record> Table<R> {
             Some(_) | None => prefix.path().clone(),
         };
         let range = Range { start, end: prefix.path().after_prefix(), limit: LIST_PAGE_ROWS, keys_only: true };
-        let page = self.context.store.range(range, Read::Fresh).await?;
+        let page = self.context.ask(|read| self.context.store.range(range.clone(), read)).await?;
         self.context.check_pointer().await?;
         Ok((page.rows.into_iter().map(|(path, _)| RowPath::found(path)).collect(), page.more))
     }

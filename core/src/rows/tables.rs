@@ -21,13 +21,14 @@ use crate::rows::fence::Fence;
 use crate::rows::key::KeyRecord;
 use crate::rows::migrate;
 use crate::rows::namespace::NamespaceRecord;
-use crate::rows::path::{Generation, RowPrefix, generation_pointer, table_of};
+use crate::rows::path::{Generation, RowPath, RowPrefix, generation_pointer, table_of};
 use crate::rows::record::Record;
 use crate::rows::record::TableId;
 use crate::rows::table::{CacheEpoch, CacheFigures, RowKey, Table, TableContext, replaced};
 use crate::rows::transaction::{Committed, Transaction};
 use crate::rows::usage::Usage;
 use crate::rows::user::UserRecord;
+use crate::rows::without_majority::WithoutMajority;
 use crate::runtime::lifetime::Closed;
 use crate::runtime::{Clock, Rng};
 use crate::store::{Event, Expect, Outcome, Path, Range, Read, Revision, Snapshot, Store, Txn};
@@ -56,6 +57,8 @@ pub struct Tables {
     pub hardening: Table<Hardening>,
     /// What namespaces with a quota hold.
     pub usages: Table<Usage>,
+    /// Whether nodes go on without a majority.
+    pub without_majority: Table<WithoutMajority>,
     /// The generation of all paths.
     pub generation: Generation,
     pointer: Revision,
@@ -118,6 +121,7 @@ impl Tables {
             deleted_namespaces: table(&context, domain),
             hardening: table(&context, domain),
             usages: table(&context, domain),
+            without_majority: table(&context, domain),
             generation,
             pointer: pointer.revision,
             fence,
@@ -285,6 +289,10 @@ impl Tables {
         match event {
             Event::Changed { path, revision } => {
                 self.seen.fetch_max(revision.0, Ordering::SeqCst);
+                if *path == generation_pointer() && self.pointer < *revision {
+                    // These tables are of replaced data, and are never confirmed again.
+                    self.context.confirmation.forbid_stale();
+                }
                 self.invalidate_row(path, RowChange::Reported(*revision));
             }
             Event::Progress(revision) => {
@@ -302,8 +310,32 @@ impl Tables {
     /// tables are of replaced data, and are not confirmed.
     pub fn confirm(&self, asked: Duration, pointer: Option<Revision>) {
         if pointer == Some(self.pointer) {
-            self.context.confirmation.confirm(asked);
+            self.context.confirmation.confirm(asked, Revision(self.seen.load(Ordering::SeqCst)));
         }
+    }
+
+    /// Reads for how long this node goes on without a majority, if that is not known: without one it could not be read. To be
+    /// called between an answer of the majority and the confirmation that follows from it, at which the pointer was of the
+    /// revision `pointer`.
+    pub async fn mirror_without_majority(&self, pointer: Option<Revision>) {
+        let confirmation = &self.context.confirmation;
+        if pointer != Some(self.pointer) {
+            return confirmation.forbid_stale();
+        }
+        if self.has_own_copy() && !confirmation.begins_to_know() {
+            let setting = self.without_majority.read(&RowPath::without_majority(self.generation)).await;
+            confirmation.allow_stale(setting.ok().map(|row| row.map_or(Duration::ZERO, |row| row.record.stale_max())));
+        }
+    }
+
+    /// For how long this node has not been confirmed, if it goes on without a majority now.
+    pub fn stale(&self) -> Option<Duration> {
+        self.context.confirmation.stale()
+    }
+
+    /// Whether this node has all rows itself, also while it reaches no other.
+    pub(crate) fn has_own_copy(&self) -> bool {
+        self.context.store.has_own_copy()
     }
 
     /// Whether other nodes write to the store, too.
@@ -338,6 +370,11 @@ impl Tables {
             TableId::DeletedNamespaces => change.apply(&self.deleted_namespaces, path),
             TableId::Hardening => change.apply(&self.hardening, path),
             TableId::Usages => change.apply(&self.usages, path),
+            TableId::WithoutMajority => {
+                change.apply(&self.without_majority, path);
+                // Until it is known how it was changed.
+                self.context.confirmation.forbid_stale();
+            }
             // They are not cached.
             TableId::Staged => {}
         }

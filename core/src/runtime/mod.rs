@@ -3,6 +3,7 @@
 pub mod lifetime;
 pub mod party;
 pub mod pool;
+pub mod stale;
 pub mod stall;
 pub mod tally;
 pub mod witness;

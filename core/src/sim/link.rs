@@ -19,11 +19,14 @@ pub struct SimLink {
     clock: Arc<SimClock>,
     rng: Arc<SimRng>,
     state: Arc<Mutex<State>>,
+    has_own_copy: bool,
 }
 
 #[derive(Default)]
 struct State {
     cut: bool,
+    /// While it is cut, the rows as they were then, of a node that has them itself.
+    copy: Option<Page>,
     slow: bool,
     lagging: bool,
     answers_to_lose: usize,
@@ -37,12 +40,29 @@ struct State {
 impl SimLink {
     /// A link to `store` without faults. `seed` decides how often calls yield, and what becomes of lost transactions.
     pub fn new(store: Arc<dyn Store>, clock: Arc<SimClock>, seed: u64) -> Self {
-        Self { store, clock, rng: Arc::new(SimRng::new(seed)), state: Arc::default() }
+        Self { store, clock, rng: Arc::new(SimRng::new(seed)), state: Arc::default(), has_own_copy: false }
+    }
+
+    /// The same for a node that has all rows itself: while it is cut off, [`Read::Local`] tells them as they were then.
+    pub fn with_own_copy(self) -> Self {
+        Self { has_own_copy: true, ..self }
     }
 
     /// While `cut`, calls answer [`StoreError::Unreachable`], those under way lose their answer, and watches are silent.
     pub fn cut(&self, cut: bool) {
-        self.change(|state| state.cut = cut);
+        let all = Range { start: Path(Box::from([])), end: None, limit: usize::MAX, keys_only: false };
+        let copy = (cut && self.has_own_copy).then(|| pollster::block_on(self.store.range(all, Read::Local)).ok());
+        self.change(|state| (state.cut, state.copy) = (cut, copy.flatten()));
+    }
+
+    /// While it is cut off, the copy has lost what was written last, as that of a node which has lost power may have.
+    pub fn lose_latest_of_copy(&self) {
+        self.change(|state| state.copy.iter_mut().for_each(|copy| copy.revision.0 -= 1));
+    }
+
+    /// The copy to answer this read from; `None`: the store is to be asked.
+    fn copy(&self, read: Read) -> Option<Page> {
+        self.lock().copy.as_ref().filter(|_| read == Read::Local).cloned()
     }
 
     /// While `slow`, each call waits up to two seconds of the clock in each direction.
@@ -114,6 +134,10 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn found(copy: &Page, path: &Path) -> Option<Versioned> {
+    copy.rows.iter().find(|(at, _)| at == path).map(|(_, row)| row.clone())
+}
+
 /// Is pending once.
 async fn pass_turn() {
     let mut passed = false;
@@ -129,7 +153,10 @@ async fn pass_turn() {
 
 impl Store for SimLink {
     fn get<'a>(&'a self, path: &'a Path, read: Read) -> BoxFuture<'a, Result<Option<Versioned>, StoreError>> {
-        Box::pin(self.read(self.store.get(path, read)))
+        match self.copy(read) {
+            Some(copy) => Box::pin(async move { Ok(found(&copy, path)) }),
+            None => Box::pin(self.read(self.store.get(path, read))),
+        }
     }
 
     fn get_many<'a>(
@@ -137,15 +164,26 @@ impl Store for SimLink {
         paths: &'a [Path],
         read: Read,
     ) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
-        Box::pin(self.read(self.store.get_many(paths, read)))
+        match self.copy(read) {
+            Some(copy) => Box::pin(async move { Ok(paths.iter().map(|path| found(&copy, path)).collect()) }),
+            None => Box::pin(self.read(self.store.get_many(paths, read))),
+        }
     }
 
     fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
-        Box::pin(self.read(self.store.range(range, read)))
+        let Some(mut page) = self.copy(read) else { return Box::pin(self.read(self.store.range(range, read))) };
+        page.rows.retain(|(path, _)| *path >= range.start && range.end.as_ref().is_none_or(|end| path < end));
+        page.more = page.rows.len() > range.limit;
+        page.rows.truncate(range.limit);
+        Box::pin(async move { Ok(page) })
     }
 
     fn is_shared(&self) -> bool {
         self.store.is_shared()
+    }
+
+    fn has_own_copy(&self) -> bool {
+        self.has_own_copy
     }
 
     fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {

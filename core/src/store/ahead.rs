@@ -70,6 +70,10 @@ impl Store for Ahead {
         self.store.is_shared()
     }
 
+    fn has_own_copy(&self) -> bool {
+        self.store.has_own_copy()
+    }
+
     fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
         Box::pin(async move {
             let lowered = txns.into_iter().map(|mut txn| {

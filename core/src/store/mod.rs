@@ -300,6 +300,10 @@ pub trait Store: Send + Sync {
     fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>>;
     /// Whether others write to this store, too. Then what is cached is only as new as the last event of a watch.
     fn is_shared(&self) -> bool;
+    /// Whether this node has all rows itself, so that [`Read::Local`] is answered while no other machine can be reached.
+    fn has_own_copy(&self) -> bool {
+        false
+    }
     /// Applies the transactions in order, each on its own and each seeing the ones before it, and returns one [`Outcome`] for
     /// each. Commits that wait while another one runs are merged into one write to the disk.
     ///

@@ -107,6 +107,10 @@ impl Store for Switch {
         self.current.load().store.is_shared()
     }
 
+    fn has_own_copy(&self) -> bool {
+        self.current.load().store.has_own_copy()
+    }
+
     fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
         Box::pin(async move {
             let _open = self.open()?;

@@ -12,6 +12,7 @@ use casemate_core::Error;
 use casemate_core::identity::caller::Scope;
 use casemate_core::runtime::BoxFuture;
 use casemate_core::runtime::party::Party;
+use casemate_core::runtime::stale;
 use hyper::StatusCode;
 
 use super::budget::NoRoom;
@@ -57,7 +58,9 @@ impl RequestContext {
                 // counted, and so must the reply until it is taken.
                 let grant = self.grant.clone();
                 let run = Box::pin(async move { endpoint.run(phase, decoded).await.map(|reply| reply.holding(grant)) });
-                tokio::spawn(run).await.map_err(|_| broken())?
+                let (reply, age) = tokio::spawn(stale::carried(run)).await.map_err(|_| broken())?;
+                stale::note(age);
+                reply
             } else {
                 endpoint.run(phase, decoded).await
             };
@@ -88,6 +91,8 @@ impl RequestContext {
             drop((running, grant));
             result
         };
-        tokio::spawn(change).await.map_err(|_| broken())?
+        let (result, age) = tokio::spawn(stale::carried(change)).await.map_err(|_| broken())?;
+        stale::note(age);
+        result
     }
 }

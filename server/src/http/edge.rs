@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use casemate_api::limits::{CHANGES_RUNNING_MAX, REQUEST_BYTES};
 use casemate_core::Hsm;
-use casemate_core::runtime::{BoxFuture, Clock};
+use casemate_core::runtime::{BoxFuture, Clock, stale};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
 
 use super::access::FailedState;
@@ -131,11 +131,17 @@ impl Edge {
                     audit_progress: AuditProgress::Anonymous,
                 });
                 Box::pin(async move {
-                    let reply = reply.await.and_then(|reply| charge(reply, &grant, &spec));
+                    let (reply, age) = stale::within(spec.tolerance, reply).await;
+                    let reply = reply.and_then(|reply| charge(reply, &grant, &spec));
                     let mut response = answering.edge.with_common_headers(match reply {
                         Ok(reply) => succeed(reply, &spec),
                         Err(refusal) => refuse(refusal, Some(&spec)),
                     });
+                    if !age.is_zero() {
+                        // Rounded up: it is never older than told.
+                        let seconds = age.as_millis().div_ceil(1_000).to_string();
+                        response.headers_mut().extend(HeaderValue::try_from(seconds).map(|age| (STALE, age)));
+                    }
                     if spec.no_cache {
                         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
                     }
@@ -199,6 +205,9 @@ fn date(now: Duration) -> Option<HeaderValue> {
         last.as_ref().map(|(_, value)| value.clone())
     })
 }
+
+/// How old the oldest thing was that an answer without a majority rests on, in seconds.
+const STALE: HeaderName = HeaderName::from_static("casemate-stale");
 
 /// Memory used by the head of a request, in bytes.
 fn head_bytes(request: &Request<Incoming>) -> usize {

@@ -12,6 +12,7 @@ use casemate_api::{Action, State};
 use casemate_core::hsm::phase::Operational;
 use casemate_core::identity::caller::Caller;
 use casemate_core::runtime::BoxFuture;
+use casemate_core::runtime::stale::Tolerance;
 use casemate_core::{Error, Hsm};
 use hyper::Method;
 
@@ -249,6 +250,8 @@ pub struct Spec {
     pub exists: u16,
     /// What the audit log must hold before a change.
     pub intent: Intent,
+    /// What it may use while the node reaches no majority. With [`Tolerance::Nothing`] it is refused then, unless it is public.
+    pub tolerance: Tolerance,
 }
 
 impl Spec {
@@ -410,6 +413,7 @@ fn endpoint<C: PhaseAccess, F: FindReachable<C>, B: Send + 'static>(
         lists: false,
         exists: 409,
         intent: Intent::Required,
+        tolerance: Tolerance::Nothing,
     });
     let typed = Arc::new(TypedEndpoint { find, body, handler });
     let run = move |context: RequestContext| -> BoxFuture<'static, Result<Reply, Refusal>> {
@@ -465,6 +469,11 @@ impl Endpoint {
     /// Sets what the audit log must hold before the change.
     pub fn intent(self, intent: Intent) -> Self {
         self.with(|spec| spec.intent = intent)
+    }
+
+    /// Serves it without a majority, too, if the HSM is set to: it reads, or uses keys, or takes power away from the HSM.
+    pub fn without_majority(self) -> Self {
+        self.with(|spec| spec.tolerance = Tolerance::OwnData)
     }
 
     /// Sets the status for an id that already exists.

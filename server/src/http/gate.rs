@@ -1,7 +1,7 @@
 //! The order of refusals, written once, to be read from top to bottom. Clients depend on it.
 //!
-//! path 404 → state 412 → method unknown 501 → target too long 414 → method not allowed 405 → credentials 401, 429 → role,
-//! namespace and target 403 → early Content-Type 415 → length 413 → Accept 406 → id 400, existence 404 → conditions 412,
+//! path 404 → state 412 → method unknown 501 → target too long 414 → method not allowed 405 → not without a majority 503 →
+//! credentials 401, 429 → role, namespace and target 403 → early Content-Type 415 → length 413 → Accept 406 → id 400, existence 404 → conditions 412,
 //! 304 → Content-Type 415 → body 400 → errors of the HSM.
 //!
 //! Paths without an endpoint do not get here: [`super::edge`] passes them to the pages outside the API, which answer
@@ -14,11 +14,13 @@ use std::sync::Arc;
 
 use casemate_api::limits::TARGET_MAX_CHARS;
 use casemate_api::sentences;
+use casemate_core::runtime::stale::Tolerance;
 use casemate_core::{Error, Hsm};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
+use super::access::Rule;
 use super::body::{self, BodyError};
 use super::context::{AuditProgress, RequestContext};
 use super::endpoint::{Decoded, Endpoint, FindReachable, Handler, PhaseAccess, TypedEndpoint};
@@ -59,7 +61,16 @@ pub(super) fn route<'a>(
     let endpoint = resource
         .endpoint(request.method())
         .ok_or_else(|| Refusal::bare(StatusCode::METHOD_NOT_ALLOWED).with("allow", resource.allow()))?;
-    if open(endpoint) { Ok(endpoint) } else { Err(Refusal::wrong_state()) }
+    if !open(endpoint) {
+        return Err(Refusal::wrong_state());
+    }
+
+    // 503: the node goes on without a majority, and not with this. Credentials, too, could not be checked as they are to be for it.
+    let public = endpoint.spec.access.contains(&(state, Rule::Public));
+    if endpoint.spec.tolerance == Tolerance::Nothing && !public && hsm.stale().is_some() {
+        return Err(Refusal::because(StatusCode::SERVICE_UNAVAILABLE, sentences::ONLY_USES).with("retry-after", "1"));
+    }
+    Ok(endpoint)
 }
 
 /// Everything from the credentials to the reply.

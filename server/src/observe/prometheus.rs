@@ -35,6 +35,12 @@ fn process(out: &mut Text, metrics: &Metrics, hsm: &Hsm, now: Duration) {
     for state in State::ALL {
         out.sample("casemate_state", &[("state", &format_args!("{state:?}"))], &u8::from(state == current));
     }
+    out.family(
+        "casemate_stale_seconds",
+        Kind::Gauge,
+        "Age of what is served without a majority; 0 while there is one.",
+    );
+    out.sample("casemate_stale_seconds", &[], &hsm.stale().unwrap_or_default().as_secs_f64());
     out.family("casemate_uptime_seconds", Kind::Gauge, "Time since the process began to count.");
     out.sample("casemate_uptime_seconds", &[], &metrics.uptime(now).as_secs_f64());
     if let Some(bytes) = resident_bytes() {

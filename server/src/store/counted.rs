@@ -39,6 +39,10 @@ impl Store for Counted {
         self.store.is_shared()
     }
 
+    fn has_own_copy(&self) -> bool {
+        self.store.has_own_copy()
+    }
+
     fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
         self.store.range(range, read)
     }

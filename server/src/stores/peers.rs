@@ -1,5 +1,6 @@
 //! What members of a cluster tell another node: over the port at which they know each other, with its own certificate.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -55,22 +56,29 @@ pub(super) async fn look_at(members: &[Member], identity: &PeerIdentity) -> Resu
     Err(EtcdError(format!("no member of the cluster accepts this node ({})", failures.join("; "))))
 }
 
-/// Whether any of these URLs of members is answered. All are asked at once, over new connections.
-pub(super) async fn any_answers(urls: impl Iterator<Item = String>, tls: &TlsConnector) -> Option<String> {
+/// The URL at which one of these members answers, each of which has some, if `enough` of them do. All are asked at once, over new
+/// connections.
+pub(super) async fn enough_answer(members: Vec<Vec<String>>, enough: usize, tls: &TlsConnector) -> Option<String> {
     let mut asked = JoinSet::new();
-    for url in urls {
+    for (member, url) in
+        members.into_iter().enumerate().flat_map(|(at, urls)| urls.into_iter().map(move |url| (at, url)))
+    {
         let tls = tls.clone();
-        asked.spawn(async move { ask(&url, tls).await.is_ok().then_some(url) });
+        asked.spawn(async move { ask(&url, tls).await.is_ok().then_some((member, url)) });
     }
-    let first = async {
+    let mut answered = BTreeSet::new();
+    let last = async {
         while let Some(answer) = asked.join_next().await {
-            if let Ok(Some(url)) = answer {
-                return Some(url);
+            if let Ok(Some((member, url))) = answer {
+                answered.insert(member);
+                if answered.len() >= enough {
+                    return Some(url);
+                }
             }
         }
         None
     };
-    tokio::time::timeout(Duration::from_millis(PEER_PROBE_MS), first).await.ok().flatten()
+    tokio::time::timeout(Duration::from_millis(PEER_PROBE_MS), last).await.ok().flatten()
 }
 
 /// What this node shows to other members and asks of them.

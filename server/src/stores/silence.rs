@@ -5,6 +5,9 @@
 //! new one is used at once. An etcd that has no leader, or hears one and does not get through to it, is therefore restarted, so
 //! that all its connections are new, as soon as another member answers over one.
 //!
+//! An etcd that starts tells nothing until it has reached the others. So while its node goes on without a majority with what it tells, it is
+//! restarted only when so many answer that there is one again.
+//!
 //! A learner is left alone: it does not tell who the others are.
 
 use std::sync::Weak;
@@ -43,11 +46,14 @@ pub(super) async fn keep_looking(etcd: Weak<Running>) {
     }
 }
 
-/// The URL at which another member answers.
+/// The URL at which another member answers, if enough of them do.
 async fn another_answers(etcd: &Running, own: u64) -> Option<String> {
     let members = client(etcd).ok()?.known_members().await.ok()?;
+    let voters = members.iter().filter(|member| !member.is_learner).count();
+    let in_use = etcd.store.get().is_some_and(|store| store.copy_in_use());
     let others = members.into_iter().filter(|member| member.id != own);
-    peers::any_answers(others.flat_map(|member| member.peer_ur_ls), &etcd.tls()?).await
+    let urls = others.map(|member| member.peer_ur_ls).collect();
+    peers::enough_answer(urls, if in_use { voters / 2 } else { 1 }, &etcd.tls()?).await
 }
 
 /// For how long there have been confirmations or none, and what was done about it.

@@ -109,6 +109,7 @@ fn good(spec: &Spec) -> (Rig, String, Content, Option<&'static str>) {
         ("PUT", "/config/ntp") => json!({"ntpIP": "192.0.2.1"}).into(),
         ("PUT", "/config/time") => json!({"time": crate::rig::SYSTEM_TIME}).into(),
         ("POST", path) if path.ends_with("update") => "no image".into(),
+        ("PUT", "/config/without-majority") => json!({"mode": "degraded"}).into(),
         ("PUT", "/config/unattended-boot") => json!({"status": "on"}).into(),
         ("DELETE", "/keys/{key}/label") => {
             let rig = Rig::operational();
@@ -145,7 +146,7 @@ fn good(spec: &Spec) -> (Rig, String, Content, Option<&'static str>) {
 /// Whether a change is committed in the shared store, and so has a revision.
 fn commits(spec: &Spec, status: u16) -> bool {
     let local = ["/config/", "/system/", "/cluster", "/unlock", "/lock"];
-    let shared = ["/config/backup-passphrase", "/config/tls/cluster-ca.pem"];
+    let shared = ["/config/backup-passphrase", "/config/tls/cluster-ca.pem", "/config/without-majority"];
     let is_local = local.iter().any(|part| spec.path.starts_with(part)) && !shared.contains(&spec.path);
     status < 300 && !is_local
 }

@@ -25,6 +25,7 @@ mod cluster;
 mod conditions;
 mod config;
 mod crypto;
+mod degraded;
 mod device_config;
 mod faults;
 mod full;

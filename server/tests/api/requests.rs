@@ -470,6 +470,8 @@ fn replies_carry_the_headers_of_the_contract() {
         "POST /system/cancel-update",
         "GET /namespaces/{namespace}/quota",
         "PUT /namespaces/{namespace}/quota",
+        "GET /config/without-majority",
+        "PUT /config/without-majority",
     ];
     let marked: Vec<_> = table()
         .iter()

@@ -8,18 +8,20 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use casemate_api::body::config::{Logging, Network};
+use casemate_api::limits::STORE_BEAT_MS;
 use casemate_api::{State, UserId};
 use casemate_core::Hsm;
 use casemate_core::hsm::update::Version;
 use casemate_core::platform::{Applied, DeviceKeeper, EraseError, Host, Platform, ServeError, Swap};
 use casemate_core::rows::tls_identity::TlsIdentity;
 use casemate_core::runtime::first;
-use casemate_core::sim::{Sim, SimHost, SimRng, SimStore};
+use casemate_core::sim::{Sim, SimHost, SimLink, SimRng, SimStore};
+use casemate_core::store::switch::Switch;
 use casemate_core::store::{Path, Store};
 use casemate_etcd::Address;
 use casemate_server::http::access::FailedState;
@@ -72,6 +74,8 @@ pub fn passphrase_of(user: &str) -> String {
 pub struct Rig {
     pub sim: Sim,
     pub hsm: Arc<Hsm>,
+    /// The way to the store, of a member of a cluster.
+    link: Option<Arc<SimLink>>,
     failed: FailedState,
     updates: Arc<Updates>,
     server: Server,
@@ -169,6 +173,37 @@ impl Rig {
         Self::boot(sim)
     }
 
+    /// A provisioned member of a cluster, which has all rows itself, with an Operator and the key `k`.
+    pub fn member() -> Self {
+        let sim = new_sim();
+        sim.store.share(true);
+        let link = SimLink::new(sim.store.clone(), sim.clock.clone(), 1).with_own_copy();
+        let rig = Self::boot_by(sim, Some(Arc::new(link)));
+        rig.provision().is(204);
+        let operator = json!({"realName": "", "role": "Operator", "passphrase": passphrase_of("operator")});
+        rig.admin().put("/users/operator", operator).is(201);
+        rig.admin().put("/keys/k", ed25519()).is(204);
+        rig
+    }
+
+    /// Cuts a member off from all others, or ends that.
+    pub fn cut_off(&self, cut: bool) {
+        self.link.as_ref().expect("a member").cut(cut);
+    }
+
+    /// Lets a member be confirmed some times.
+    #[expect(clippy::disallowed_methods, reason = "the thread that follows the store lives in real time")]
+    pub fn confirm(&self) {
+        for _ in 0..4 {
+            self.advance(Duration::from_millis(STORE_BEAT_MS));
+            let begun = Instant::now();
+            while self.hsm.store_report().confirmed.is_none_or(|(age, _)| age >= Duration::from_millis(STORE_BEAT_MS)) {
+                assert!(begun.elapsed() < Duration::from_secs(60), "it is not confirmed");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
     /// Another new device on the store of `first`.
     pub fn beside(first: &Self) -> Self {
         let sim = Sim { store: first.sim.store.clone(), ..Sim::new(2) };
@@ -231,16 +266,20 @@ impl Rig {
     }
 
     fn boot(sim: Sim) -> Self {
+        Self::boot_by(sim, None)
+    }
+
+    fn boot_by(sim: Sim, link: Option<Arc<SimLink>>) -> Self {
         let updates = Updates::new("/nonexistent".into(), None, Version { major: 3, minor: 1 });
         let failed = FailedState::Closed;
-        let (hsm, server) = boot(&sim, &updates, failed);
-        Self { sim, hsm, updates, failed, server, connections: Mutex::default() }
+        let (hsm, server) = boot(&sim, link.as_ref(), &updates, failed);
+        Self { sim, hsm, link, updates, failed, server, connections: Mutex::default() }
     }
 
     /// Stops and boots again on the same stores and device, as a power cycle would.
     pub fn reboot(&mut self) {
         self.stop();
-        (self.hsm, self.server) = boot(&self.sim, &self.updates, self.failed);
+        (self.hsm, self.server) = boot(&self.sim, self.link.as_ref(), &self.updates, self.failed);
     }
 
     /// Boots again with these updates.
@@ -381,9 +420,13 @@ fn in_etcd(prefix: &str) -> Arc<EtcdStore> {
     EtcdStore::start(client, prefix.into()).unwrap()
 }
 
-fn boot(sim: &Sim, updates: &Arc<Updates>, failed: FailedState) -> (Arc<Hsm>, Server) {
+fn boot(sim: &Sim, link: Option<&Arc<SimLink>>, updates: &Arc<Updates>, failed: FailedState) -> (Arc<Hsm>, Server) {
     let host = Arc::new(Process { sim: sim.host.clone(), serving: OnceLock::new() });
-    let platform = Platform { pool: Workers::start(2, 2).unwrap(), host: host.clone(), ..sim.platform() };
+    let mut platform = Platform { pool: Workers::start(2, 2).unwrap(), host: host.clone(), ..sim.platform() };
+    if let Some(link) = link {
+        platform.switch = Switch::new(link.clone());
+        platform.store = platform.switch.clone();
+    }
     let hsm = block_on(Hsm::boot(platform)).unwrap();
     let server = serve(sim, &hsm, &host, updates, failed);
     (hsm, server)

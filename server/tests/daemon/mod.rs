@@ -245,6 +245,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// Its `Casemate-Note`.
     pub(crate) note: Option<String>,
+    /// Its `Casemate-Stale`.
+    pub(crate) stale: Option<u64>,
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -364,7 +366,8 @@ impl Client {
 fn answer(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer, ureq::Error> {
     let bytes = response.body_mut().with_config().limit(100 << 20).read_to_vec()?;
     let note = response.headers().get("casemate-note").map(|note| note.to_str().unwrap().to_owned());
-    Ok(Answer { status: response.status().as_u16(), note, bytes })
+    let stale = response.headers().get("casemate-stale").map(|age| age.to_str().unwrap().parse().unwrap());
+    Ok(Answer { status: response.status().as_u16(), note, stale, bytes })
 }
 
 fn agent() -> ureq::Agent {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use casemate_api::limits::BODY_INLINE_MAX_BYTES;
 use casemate_api::{Passphrase, UserId};
@@ -204,6 +205,12 @@ impl Operational {
     /// Whether other nodes use the same store of users and keys.
     pub fn shares_store(&self) -> bool {
         self.device.platform.store.is_shared()
+    }
+
+    /// For how long no majority has confirmed what this node knows, if it goes on all the same. Then requests outside
+    /// [`crate::runtime::stale::within`] fail.
+    pub fn stale(&self) -> Option<Duration> {
+        self.tables.stale()
     }
 
     /// Statistics of the caches of rows since the phase began.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use casemate_api::body::config::{ChangePassphrase, Logging, Network, Ntp, Switch, Time, UnattendedBoot};
+use casemate_api::body::config::{
+    ChangePassphrase, Logging, Network, Ntp, Switch, Time, UnattendedBoot, WithoutMajority,
+};
 use casemate_core::config::time_text;
 use casemate_core::identity::caller::Caller;
 use casemate_core::{Error, Hsm};
@@ -46,6 +48,22 @@ pub async fn set_unattended_boot(
     body: UnattendedBoot,
 ) -> Result<Reply, Error> {
     op.set_unattended_boot(&caller, body.status == Switch::On).await?;
+    Ok(Reply::no_content())
+}
+
+/// `GET /config/without-majority`. An extension of Casemate.
+pub async fn without_majority(op: OperationalGuard, _: Caller, (): (), (): ()) -> Result<Reply, Error> {
+    Reply::json(&op.config().without_majority().await?)
+}
+
+/// `PUT /config/without-majority`
+pub async fn set_without_majority(
+    op: OperationalGuard,
+    caller: Caller,
+    (): (),
+    body: WithoutMajority,
+) -> Result<Reply, Error> {
+    op.config().set_without_majority(&caller, body).await?;
     Ok(Reply::no_content())
 }
 

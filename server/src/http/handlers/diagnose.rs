@@ -24,6 +24,7 @@ use crate::http::reply::Reply;
 pub async fn diagnose(hsm: Arc<Hsm>, caller: Option<Caller>, (): (), (): ()) -> Result<Reply, Error> {
     let (report, failed) = (hsm.store_report(), hsm.state() == State::Failed);
     let mut store = diagnosis(&report);
+    store.stale_s = hsm.stale().map(|age| age.as_secs());
     if failed {
         store.stored_revision = hsm.stored_revision().await;
     }
@@ -68,6 +69,7 @@ fn diagnosis(report: &StoreReport) -> StoreDiagnosis {
         endpoints: endpoints.map(Vec::len),
         endpoints_usable: endpoints.map(|all| all.iter().filter(|one| one.trouble.is_empty()).count()),
         confirmed_ms: report.confirmed.map(|(time, _)| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        stale_s: None,
         watch_s: report.watched.filter(|_| report.shared).map(|time| time.as_secs()),
         details: None,
     }
@@ -108,6 +110,12 @@ fn messages(store: &StoreDiagnosis, failed: bool, etcd: Option<&EtcdReport>) -> 
         && usable < all
     {
         say("warning", &format!("{usable} of {all} endpoints of etcd can be used."));
+    }
+    if let Some(age_s) = store.stale_s {
+        let warning = format!(
+            "This node goes on without a majority: what it serves is {age_s} s old. Nothing can be changed here."
+        );
+        say("warning", &warning);
     }
     match store.trouble {
         // After a boot the store was not asked yet.

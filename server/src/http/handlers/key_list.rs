@@ -14,6 +14,7 @@ use casemate_core::identity::caller::{Caller, Scope};
 use casemate_core::keys::details::DescribedKey;
 use casemate_core::keys::usable::Key;
 use casemate_core::keys::{Keys, PageEnd};
+use casemate_core::runtime::stale;
 use serde::Serialize;
 use tokio::task::yield_now;
 
@@ -79,7 +80,7 @@ async fn whole(op: OperationalGuard, wanted: Wanted) -> Result<Reply, Error> {
     let weak = op.weak();
     drop(op);
     let (writer, body) = ReplyBody::stream();
-    tokio::spawn(stream(weak, wanted, walk, list, writer));
+    tokio::spawn(stale::carried(stream(weak, wanted, walk, list, writer)));
     Ok(Reply::stream(body))
 }
 

@@ -11,6 +11,7 @@ mod facts;
 mod pages;
 mod watch;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -49,6 +50,10 @@ pub(super) struct Shared {
     /// Places for calls that only read: those that wait, and those of them that are sent.
     reads: Semaphore,
     reads_sent: Semaphore,
+    /// The same for those that one member answers alone: they do not wait behind others that wait for a majority.
+    local_sent: Semaphore,
+    /// Whether rows were read without a majority since it answered last.
+    copy_in_use: AtomicBool,
     /// What was last seen of etcd.
     facts: Mutex<Facts>,
 }
@@ -65,6 +70,8 @@ impl EtcdStore {
             density: Density::default(),
             reads: Semaphore::new(STORE_READS_WAITING_MAX),
             reads_sent: Semaphore::new(ETCD_READS_SENT_MAX),
+            local_sent: Semaphore::new(ETCD_READS_SENT_MAX),
+            copy_in_use: AtomicBool::new(false),
             facts: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -93,6 +100,11 @@ impl EtcdStore {
         self.stop.notify_one();
     }
 
+    /// Whether the node goes on with what this etcd tells without a majority.
+    pub fn copy_in_use(&self) -> bool {
+        self.shared.copy_in_use.load(Ordering::Relaxed)
+    }
+
     /// Runs a task on the thread, until it or the store ends.
     pub fn run_beside(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(task);
@@ -101,9 +113,10 @@ impl EtcdStore {
     /// Runs a task on the thread and waits for its result.
     async fn run<T: Send + 'static>(
         &self,
+        read: Read,
         task: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
-        run_on(&self.runtime, self.shared.clone(), task).await
+        run_on(&self.runtime, self.shared.clone(), read, task).await
     }
 
     /// The same for a read of the node itself, which does not wait behind those of clients: on it depends whether anything that is
@@ -119,11 +132,16 @@ impl EtcdStore {
 async fn run_on<T: Send + 'static>(
     runtime: &tokio::runtime::Handle,
     shared: Arc<Shared>,
+    read: Read,
     task: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T, StoreError> {
     let task = runtime.spawn(async move {
         let _place = shared.reads.try_acquire().map_err(|_| StoreError::Busy)?;
-        let _turn = shared.reads_sent.acquire().await;
+        let sent = match read {
+            Read::Fresh => &shared.reads_sent,
+            Read::Local => &shared.local_sent,
+        };
+        let _turn = sent.acquire().await;
         task.await
     });
     task.await.unwrap_or_else(|_| Err(closed()))
@@ -200,7 +218,7 @@ impl Snapshot for EtcdSnapshot {
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, StoreError>> {
         let (shared, at) = (self.shared.clone(), self.revision.0.cast_signed());
-        Box::pin(run_on(&self.runtime, self.shared.clone(), async move {
+        Box::pin(run_on(&self.runtime, self.shared.clone(), Read::Fresh, async move {
             let page = shared.page(&range, Read::Fresh, at).await?;
             Ok(Page { revision: Revision(at.cast_unsigned()), ..page })
         }))
@@ -208,7 +226,12 @@ impl Snapshot for EtcdSnapshot {
 
     fn ranges<'a>(&'a self, ranges: &'a [Range]) -> BoxFuture<'a, Result<Vec<Page>, StoreError>> {
         let (shared, at, ranges) = (self.shared.clone(), self.revision, ranges.to_vec());
-        Box::pin(run_on(&self.runtime, self.shared.clone(), async move { shared.ranges(&ranges, at).await }))
+        Box::pin(run_on(
+            &self.runtime,
+            self.shared.clone(),
+            Read::Fresh,
+            async move { shared.ranges(&ranges, at).await },
+        ))
     }
 }
 
@@ -220,7 +243,7 @@ impl Store for EtcdStore {
             let reply = shared.client.range(range).await.map_err(|error| read_error(&error))?;
             Ok(reply.kvs.into_iter().next().map(versioned))
         };
-        if is_own(path) { Box::pin(self.run_own(task)) } else { Box::pin(self.run(task)) }
+        if is_own(path) { Box::pin(self.run_own(task)) } else { Box::pin(self.run(read, task)) }
     }
 
     fn get_many<'a>(
@@ -229,18 +252,33 @@ impl Store for EtcdStore {
         read: Read,
     ) -> BoxFuture<'a, Result<Vec<Option<Versioned>>, StoreError>> {
         let (shared, paths) = (self.shared.clone(), paths.to_vec());
-        Box::pin(self.run(async move { shared.get_many(&paths, read).await }))
+        Box::pin(self.run(read, async move {
+            let rows = shared.get_many(&paths, read).await?;
+            shared.copy_in_use.store(read == Read::Local, Ordering::Relaxed);
+            Ok(rows)
+        }))
     }
 
     fn is_shared(&self) -> bool {
         true
     }
 
+    /// Only the etcd that this node runs itself is reached through a socket.
+    fn has_own_copy(&self) -> bool {
+        self.shared.client.endpoints().iter().all(|endpoint| endpoint.port().is_none())
+    }
+
     fn range(&self, range: Range, read: Read) -> BoxFuture<'_, Result<Page, StoreError>> {
         let shared = self.shared.clone();
         let own = is_own(&range.start);
-        let task = async move { shared.page(&range, read, 0).await };
-        if own { Box::pin(self.run_own(task)) } else { Box::pin(self.run(task)) }
+        let task = async move {
+            let page = shared.page(&range, read, 0).await?;
+            if own && read == Read::Fresh {
+                shared.copy_in_use.store(false, Ordering::Relaxed);
+            }
+            Ok(page)
+        };
+        if own { Box::pin(self.run_own(task)) } else { Box::pin(self.run(read, task)) }
     }
 
     fn commit(&self, txns: Vec<Txn>) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
@@ -271,7 +309,7 @@ impl Store for EtcdStore {
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, StoreError>> {
         let (shared, runtime) = (self.shared.clone(), self.runtime.clone());
-        Box::pin(self.run(async move {
+        Box::pin(self.run(Read::Fresh, async move {
             let revision = shared.newest().await?;
             Ok(Box::new(EtcdSnapshot { shared, runtime, revision }) as Box<dyn Snapshot>)
         }))

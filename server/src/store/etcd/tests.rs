@@ -36,7 +36,7 @@ fn conforms() {
             let shared = store.shared.clone();
             let at = newest.0.cast_signed();
             store
-                .run(async move { shared.client.compact(at).await.map_err(|error| read_error(&error)) })
+                .run(Read::Fresh, async move { shared.client.compact(at).await.map_err(|error| read_error(&error)) })
                 .await
                 .unwrap();
         };
