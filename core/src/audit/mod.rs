@@ -170,9 +170,9 @@ impl Audit {
         self.enqueue(Event { state: format!("{state:?}"), ..Event::new(Kind::State) });
     }
 
-    /// Queues a record that the HSM `begins` or `ends` to serve what it knows without a majority.
-    pub fn without_majority(&self, what: &str) {
-        let state = format!("{:?}", State::Operational);
+    /// Queues a record that the HSM, which is in this state, `begins` or `ends` to serve what it knows without a majority.
+    pub fn without_majority(&self, state: State, what: &str) {
+        let state = format!("{state:?}");
         self.enqueue(Event { state, detail: format!("without a majority: {what}"), ..Event::new(Kind::State) });
     }
 

@@ -355,3 +355,36 @@ fn the_audit_log_has_its_beginning_and_its_end() {
     let told: Vec<&str> = log.lines().filter(|line| line.contains("without a majority")).collect();
     assert!(matches!(told[..], [begins, ends] if begins.contains("begins") && ends.contains("ends")), "{told:?}");
 }
+
+#[test]
+fn an_old_setting_is_not_in_force_again_when_the_hsm_comes_back_from_failed() {
+    let mut rig = Rig::new(DEGRADED);
+    block_on(rig.hsm.probe());
+    rig.cut(Duration::from_secs(u64::from(MAX_S) + 1));
+    block_on(rig.hsm.probe());
+    assert_eq!(rig.hsm.state(), State::Failed);
+    let path = RowPath::without_majority(rig.other.generation);
+    let row = crate::rows::without_majority::WithoutMajority { stale_max_s: 0 };
+    let row = rig.other.without_majority.sealed(&path, Revision::default(), &row).unwrap();
+    block_on(rig.other.commit(Transaction::default().put(row))).unwrap();
+    rig.heal();
+    block_on(rig.hsm.probe());
+    assert_eq!(rig.hsm.state(), State::Operational);
+    // Cut off again before there was another beat.
+    rig.link.cut(true);
+    rig.link.lose_watches();
+    rig.pass(Duration::from_secs(10));
+    assert_eq!(rig.hsm.stale(), None);
+    assert!(fails(rig.logs_in()));
+}
+
+#[test]
+fn while_the_majority_answers_its_answers_are_used_however_late_the_watch_is() {
+    let mut rig = Rig::new(DEGRADED);
+    rig.link.lag(true);
+    rig.pass(Duration::from_secs(10));
+    assert_eq!(rig.hsm.stale(), None);
+    create(&rig.other, "new");
+    assert!(rig.finds("new").unwrap());
+    assert_eq!(rig.logs_in().unwrap(), Duration::ZERO);
+}

@@ -40,6 +40,8 @@ pub(super) trait Follower: Sync {
     fn apply_event(&self, event: &Event);
     /// Every change up to the moment `asked` was reported. At that moment the generation pointer was of the revision `pointer`.
     fn confirm(&self, asked: Duration, pointer: Option<Revision>);
+    /// A majority has answered what it was asked at the moment `asked`.
+    fn answered(&self, asked: Duration);
     /// Opens the tables again if the generation pointer, which is of the revision `found`, was moved; else has them mirror the setting
     /// for a lost majority.
     fn follow_pointer(&self, found: Option<Revision>) -> BoxFuture<'_, ()>;
@@ -92,6 +94,7 @@ async fn follow(node: &impl Follower, mut watch: Box<dyn Watch>) -> bool {
             First::Right(Turn::Ask) => turn = ask(node),
             First::Right(Turn::Answered(answer)) => {
                 if let Ok(beat) = answer {
+                    node.answered(beat.asked);
                     node.follow_pointer(beat.pointer).await;
                     waiting.get_or_insert(beat);
                     watch.ask_progress();
@@ -147,6 +150,12 @@ impl Follower for Hsm {
         self.store_health().confirmed(asked);
         if let Some(op) = self.phase().operational_in_memory() {
             op.tables.confirm(asked, pointer);
+        }
+    }
+
+    fn answered(&self, asked: Duration) {
+        if let Some(op) = self.phase().operational_in_memory() {
+            op.tables.answered(asked);
         }
     }
 

@@ -28,7 +28,12 @@ impl Hsm {
     /// Probes both stores once.
     pub async fn probe(&self) {
         let platform = &self.device().platform;
+        let asked = self.clock().monotonic();
         let shared = platform.store.get(&generation_pointer(), Read::Fresh).await;
+        // Whatever keeps the watch from being followed.
+        if let (Ok(_), Some(op)) = (&shared, self.phase().operational_in_memory()) {
+            op.tables.answered(asked);
+        }
         let local = platform.local.get(&DevicePath::Slot0.path(), Read::Local).await;
         self.store_health().probed(self.clock().monotonic(), shared.as_ref().err());
         let reachable = ![shared.err(), local.err()].into_iter().flatten().any(|error| error.is_away());
@@ -65,11 +70,11 @@ impl Hsm {
         let now = self.clock().monotonic();
         let (stale, limit) = (self.stale(), Duration::from_secs(STALE_WARN_S));
         match self.store_health().is_stale(now, stale.is_some(), limit) {
-            Some(StaleNews::Begins) => self.audit.without_majority("begins"),
+            Some(StaleNews::Begins) => self.audit.without_majority(self.state(), "begins"),
             Some(StaleNews::GoesOn) => {}
             Some(StaleNews::Ends) => {
                 tracing::warn!(target: "hsm", "this node does not go on without a majority any longer");
-                return self.audit.without_majority("ends");
+                return self.audit.without_majority(self.state(), "ends");
             }
             None => return,
         }

@@ -62,6 +62,7 @@ use crate::rows::tls_identity::TlsIdentity;
 use crate::runtime::Clock;
 use crate::runtime::party::Party;
 use crate::runtime::pool::{race, run_by_size};
+use crate::runtime::stale::{self, Tolerance};
 use crate::store::{Read, StoreError};
 use open::RestoreClaim;
 use store_health::StoreHealth;
@@ -380,7 +381,9 @@ impl Hsm {
         drop(held);
         op.retire();
         // Counters are not worth delaying this.
-        race(flush(&op), self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
+        // They are changes, so nothing old counts for them.
+        let flushed = stale::within(Tolerance::Nothing, flush(&op));
+        race(flushed, self.device.platform.clock.sleep(Duration::from_millis(LOCK_WAIT_MS))).await;
         self.close(op).await;
         self.flush_audit().await;
         Ok(())

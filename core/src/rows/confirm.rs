@@ -6,8 +6,9 @@
 //! a change made elsewhere, such as the removal of a user, is in force on every node after that time at the latest.
 //!
 //! If the HSM is set to go on without a majority, a node that has its own copy of all rows uses what it has from
-//! [`STORE_STALE_AFTER_MS`] on, and until the time of that setting is over. Both count from the last confirmation, and only
-//! requests that say so are served that way (`runtime/stale.rs`). This file is the one place that decides which reads these are.
+//! [`STORE_STALE_AFTER_MS`] after the last answer of the majority on, and until the time of that setting is over since the last
+//! confirmation. A majority that answers is asked for each row instead, however late the watch is. Only requests that say so
+//! are served that way (`runtime/stale.rs`). This file is the one place that decides which reads these are.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,12 +28,24 @@ pub struct Confirmation {
     until_ms: AtomicU64,
     /// One more than the milliseconds of the monotonic clock as of which the last confirmation was; 0: there was none.
     last_ms: AtomicU64,
-    /// The newest revision that this node had seen then.
+    /// The same of the last question that a majority has answered, whether or not the watch has followed.
+    answered_ms: AtomicU64,
+    /// The newest revision that this node had seen at the last confirmation.
     revision: AtomicU64,
     /// How old what is used may be, in milliseconds. 0: without a majority nothing is.
     stale_max_ms: AtomicU64,
     /// Whether that is as it is stored.
     knows_setting: AtomicBool,
+}
+
+/// How long ago something was.
+struct Age {
+    /// The last confirmation.
+    confirmed: Duration,
+    /// The last answer of a majority.
+    answered: Duration,
+    /// How old the last confirmation may be.
+    max: Duration,
 }
 
 /// How a row is to be read from the store.
@@ -60,7 +73,8 @@ impl Confirmation {
     fn new(clock: Option<Arc<dyn Clock>>) -> Self {
         let zero = || AtomicU64::new(0);
         let knows_setting = AtomicBool::new(false);
-        Self { clock, until_ms: zero(), last_ms: zero(), revision: zero(), stale_max_ms: zero(), knows_setting }
+        let (until_ms, last_ms, answered_ms, revision, stale_max_ms) = (zero(), zero(), zero(), zero(), zero());
+        Self { clock, until_ms, last_ms, answered_ms, revision, stale_max_ms, knows_setting }
     }
 
     /// Whether cached rows may be used now.
@@ -78,28 +92,36 @@ impl Confirmation {
         if stale::tolerance() == Tolerance::Nothing {
             return Freshness::Fresh;
         }
-        let Some((age, max)) = self.age() else { return Freshness::Fresh };
-        if age >= max || max <= STALE_AFTER {
+        let Some(Age { confirmed, answered, max }) = self.age() else { return Freshness::Fresh };
+        if confirmed >= max || max <= STALE_AFTER {
             Freshness::Fresh
-        } else if age < STALE_AFTER {
-            Freshness::FreshFor(STALE_AFTER - age)
+        } else if answered < STALE_AFTER {
+            Freshness::FreshFor(STALE_AFTER - answered)
         } else {
-            stale::note(age);
+            stale::note(confirmed);
             Freshness::Own
         }
     }
 
     /// For how long this node has not been confirmed, if it goes on without a majority now.
     pub fn stale(&self) -> Option<Duration> {
-        self.age().filter(|(age, max)| *age >= STALE_AFTER && age < max).map(|(age, _)| age)
+        let age = self.age().filter(|age| age.answered >= STALE_AFTER && age.confirmed < age.max);
+        age.map(|age| age.confirmed)
     }
 
-    /// The time since the last confirmation, and how long it may be. `None`: nothing is used without a majority.
-    fn age(&self) -> Option<(Duration, Duration)> {
+    /// `None`: nothing is used without a majority.
+    fn age(&self) -> Option<Age> {
         let max = Some(self.stale_max_ms.load(Ordering::SeqCst)).filter(|max| *max > 0)?;
         let last_ms = self.last_ms.load(Ordering::SeqCst).checked_sub(1)?;
+        let answered_ms = last_ms.max(self.answered_ms.load(Ordering::SeqCst).saturating_sub(1));
         let now_ms = millis(self.clock.as_ref()?.monotonic());
-        Some((Duration::from_millis(now_ms.saturating_sub(last_ms)), Duration::from_millis(max)))
+        let since = |ms| Duration::from_millis(now_ms.saturating_sub(ms));
+        Some(Age { confirmed: since(last_ms), answered: since(answered_ms), max: Duration::from_millis(max) })
+    }
+
+    /// A majority has answered what it was asked at the moment `asked`.
+    pub fn answered(&self, asked: Duration) {
+        self.answered_ms.fetch_max(millis(asked).saturating_add(1), Ordering::SeqCst);
     }
 
     /// Waits for this time.
@@ -109,6 +131,10 @@ impl Confirmation {
 
     /// Every change up to the newest revision of the moment `asked` was reported, and `seen` is the newest one that is known.
     pub fn confirm(&self, asked: Duration, seen: Revision) {
+        // What was allowed before changes were missed must not count from now on, too.
+        if !self.knows_setting.load(Ordering::SeqCst) {
+            self.stale_max_ms.store(0, Ordering::SeqCst);
+        }
         self.until_ms.fetch_max(millis(asked).saturating_add(STORE_CONFIRMED_MS), Ordering::SeqCst);
         // Before the moment: a copy that is older than that moment must not be taken for one that is not.
         self.revision.fetch_max(seen.0, Ordering::SeqCst);

@@ -161,7 +161,8 @@ impl TableContext {
         }
         let answer = call(Read::Local).await?;
         self.check_copy().await?;
-        Ok(answer)
+        // The answer may have taken long: until after the limit, or until there was a majority again.
+        if self.confirmation.freshness() == Freshness::Own { Ok(answer) } else { Ok(call(Read::Fresh).await?) }
     }
 
     /// Checks that what this node's own copy told before this call was not older than its last confirmation, and not replaced then.
@@ -400,7 +401,7 @@ impl<R: Record> Table<R> {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
-        if self.context.confirmation.freshness() != Freshness::Fresh {
+        if self.context.confirmation.freshness() == Freshness::Own {
             // A snapshot is of a revision that a majority has confirmed.
             let paths: Vec<_> = paths.iter().map(|path| path.path().clone()).collect();
             return Ok(self.context.read_many(&paths).await?.iter().map(Option::is_some).collect());

@@ -314,6 +314,11 @@ impl Tables {
         }
     }
 
+    /// A majority has answered what it was asked at the moment `asked` of the monotonic clock.
+    pub fn answered(&self, asked: Duration) {
+        self.context.confirmation.answered(asked);
+    }
+
     /// Reads for how long this node goes on without a majority, if that is not known: without one it could not be read. To be
     /// called between an answer of the majority and the confirmation that follows from it, at which the pointer was of the
     /// revision `pointer`.

@@ -110,8 +110,8 @@ pub fn table() -> Vec<Endpoint> {
         put("/config/time",             operational(Config, Root),                             Nothing,             json(),         config::set_time).no_cache(),
 
         get("/system/info",             operational(System, Root),                             Nothing,                              system::info).gives::<system_bodies::SystemInfo>(200).etag().head(),
-        post("/system/reboot",          operational(System, Root).or_failed(),                 Nothing,             none(),         system::reboot).no_cache().intent(IfPossible),
-        post("/system/shutdown",        operational(System, Root).or(NOT_OPERATIONAL),         Nothing,             none(),         system::shutdown).no_cache().intent(IfPossible),
+        post("/system/reboot",          operational(System, Root).or_failed(),                 Nothing,             none(),         system::reboot).no_cache().intent(IfPossible).without_majority(),
+        post("/system/shutdown",        operational(System, Root).or(NOT_OPERATIONAL),         Nothing,             none(),         system::shutdown).no_cache().intent(IfPossible).without_majority(),
         post("/system/update",          operational(System, Root).or(&[]),                     TheUpdates,          stream(Types::Any), system::update).gives::<system_bodies::ReleaseNotes>(200).no_cache(),
         post("/system/commit-update",   operational(System, Root).or(&[]),                     TheUpdates,          none(),         system::commit_update).no_cache(),
         post("/system/cancel-update",   operational(System, Root).or(&[]),                     TheUpdates,          none(),         system::cancel_update).no_cache().intent(IfPossible),

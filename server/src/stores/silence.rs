@@ -51,7 +51,7 @@ async fn another_answers(etcd: &Running, own: u64) -> Option<String> {
     let members = client(etcd).ok()?.known_members().await.ok()?;
     let voters = members.iter().filter(|member| !member.is_learner).count();
     let in_use = etcd.store.get().is_some_and(|store| store.copy_in_use());
-    let others = members.into_iter().filter(|member| member.id != own);
+    let others = members.into_iter().filter(|member| member.id != own && !member.is_learner);
     let urls = others.map(|member| member.peer_ur_ls).collect();
     peers::enough_answer(urls, if in_use { voters / 2 } else { 1 }, &etcd.tls()?).await
 }

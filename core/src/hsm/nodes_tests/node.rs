@@ -241,6 +241,12 @@ impl Follower for Member {
         tables.confirm(asked, if self.fault == Fault::ConfirmsReplaced { Some(tables.pointer()) } else { pointer });
     }
 
+    fn answered(&self, asked: Duration) {
+        if let Some(tables) = self.tables() {
+            tables.answered(asked);
+        }
+    }
+
     fn follow_pointer(&self, found: Option<Revision>) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if self.fault == Fault::ConfirmsReplaced && self.rng.below(8) > 0 {
