@@ -103,6 +103,9 @@ fn these_endpoints_and_no_others_are_served_without_a_majority() {
         "POST /keys/{key}/encrypt",
         "POST /keys/{key}/sign",
         "GET /keys/{key}/cert",
+        // The same.
+        "POST /system/reboot",
+        "POST /system/shutdown",
     ];
     assert_eq!(served, wanted);
 }
