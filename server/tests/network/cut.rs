@@ -12,8 +12,8 @@ use crate::node::Node;
 
 const CUT: Duration = Duration::from_secs(30);
 
-/// Within which it serves. The aim is ten seconds for any TCP. For TCP as Linux has it, of eighteen cuts three took longer, up to 12.7 s,
-/// on a machine with ten times more work than it can do: etcd sends its first proposal after a restart again only after 5.7 s.
+/// Within which it serves. The aim is ten seconds for any TCP. For TCP as Linux has it four of forty cuts took up to 12.8 s, see
+/// `docs/operate/performance.md`; an etcd that is not restarted takes 25.
 const HEALED: Duration = Duration::from_secs(10);
 const HEALED_AS_LINUX_HAS_IT: Duration = Duration::from_secs(15);
 
