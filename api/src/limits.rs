@@ -289,7 +289,8 @@ pub const SLOW_WAITING_MAX: usize = 64;
 pub const BACKUP_WAITING_MAX: usize = 16;
 /// Keys whose rows are read at once for a list with details; each may be as large as [`STORE_VALUE_MAX_BYTES`]. Each list has its own.
 pub const KEY_DETAILS_ROWS: usize = ETCD_GET_ROWS;
-/// Lists with details that have such rows in memory at once; others wait. Shared by all namespaces.
+/// Lists with details that read such rows at once; others wait. What a list has read it keeps until its public keys are derived: of
+/// one page at most. Shared by all namespaces.
 pub const KEY_DETAILS_READS_MAX: usize = 4;
 /// Bytes after which a page of a list ends that has not yet as many keys as it may have, not counting public keys. Each page has its own.
 pub const LIST_PAGE_BYTES: usize = 512 << 10;

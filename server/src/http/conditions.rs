@@ -57,7 +57,7 @@ impl RequestContext {
         }
         match self.verdict(reply.tag.as_deref().map_or(Current::Untagged, Current::Tagged)) {
             Verdict::Proceed => Ok(reply),
-            Verdict::NotModified => Ok(Reply::unchanged()),
+            Verdict::NotModified => Ok(Reply { next: reply.next, ..Reply::unchanged() }),
             Verdict::Failed => Err(Refusal::bare(StatusCode::PRECONDITION_FAILED)),
         }
     }

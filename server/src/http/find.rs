@@ -13,7 +13,7 @@ use casemate_core::rows::path::NamespaceNumber;
 use casemate_core::rows::table::Row;
 use casemate_core::rows::user::UserRecord;
 use casemate_core::{Error, Hsm};
-use percent_encoding::percent_decode;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 
 use super::context::RequestContext;
 use super::endpoint::{Find, FindReachable, OperationalGuard, PhaseAccess};
@@ -187,6 +187,9 @@ pub struct Listing {
     pub known: Option<String>,
 }
 
+/// What cannot be in a header, or would end the reference there (RFC 8288 §3). Nothing else is encoded anew.
+const IN_REFERENCES: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>');
+
 impl Listing {
     fn of(context: &RequestContext, prefix: String) -> Result<Self, Error> {
         let given = |wanted: &str| parameters(context).any(|(name, _)| name == wanted);
@@ -199,7 +202,7 @@ impl Listing {
             details: given("details"),
             after: after(context)?,
             limit: limit(context)?,
-            query: others.join("&"),
+            query: utf8_percent_encode(&others.join("&"), IN_REFERENCES).to_string(),
             known: context.conditions().if_none_match.map(str::to_owned),
             prefix,
         })

@@ -334,6 +334,10 @@ pub struct BrokenOff;
 impl ReplyWriter {
     /// Sends some bytes; waits while the client is behind.
     pub async fn write(&self, bytes: impl Into<Bytes>) -> Result<(), ClientGone> {
+        // Also of nothing: whoever has much to look at and little to say is not to go on for nobody.
+        if self.0.is_closed() {
+            return Err(ClientGone);
+        }
         let mut bytes = bytes.into();
         while !bytes.is_empty() {
             self.0.send(Piece::Data(next_piece(&mut bytes))).await.map_err(|_| ClientGone)?;

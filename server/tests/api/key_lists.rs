@@ -44,15 +44,21 @@ fn tag(reply: &Reply) -> String {
     reply.header("etag").unwrap().to_owned()
 }
 
+/// Where the next page is, behind the path.
+fn next(reply: &Reply) -> Option<String> {
+    let link = reply.header("link")?;
+    Some(link.strip_prefix('<').unwrap().strip_suffix(">; rel=\"next\"").unwrap().to_owned())
+}
+
 /// The pages from `path` on, as the references lead to them.
 fn pages(client: &Client<'_>, resource: &str, query: &str) -> Vec<Vec<String>> {
     let (mut pages, mut query) = (Vec::new(), query.to_owned());
     loop {
         let reply = client.get(&format!("{resource}{query}")).is(200);
         pages.push(ids(&reply));
-        let Some(link) = reply.header("link") else { return pages };
-        query = link.strip_prefix('<').unwrap().strip_suffix(">; rel=\"next\"").unwrap().to_owned();
-        assert!(pages.len() < 100, "{link}");
+        let Some(next) = next(&reply) else { return pages };
+        query = next;
+        assert!(pages.len() < 100, "{query}");
     }
 }
 
@@ -233,4 +239,41 @@ fn no_public_key_is_derived_on_a_serving_thread() {
     let after = begun()["deriving public keys"];
     assert!(after.elsewhere > before.elsewhere);
     assert_eq!(after.serving, 0);
+}
+
+/// A page that has nothing ends where the HSM has looked far enough, which is elsewhere when there are more keys.
+#[test]
+fn a_page_is_another_when_the_next_one_begins_elsewhere() {
+    let rig = Rig::operational();
+    let admin = rig.admin();
+    let create = |ids: std::ops::Range<u32>, letter: &str| {
+        ids.for_each(|n| _ = admin.put(&format!("/keys/{letter}{n:04}"), generic(&[], b"key")).is(204));
+    };
+    create(0..1_100, "m");
+    let first = "/keys?limit=10&label=wanted";
+    let page = admin.get(first).is(200);
+    let next = next(&page).unwrap();
+    let known =
+        [(first.to_owned(), tag(&page)), (format!("/keys{next}"), tag(&admin.get(&format!("/keys{next}")).is(200)))];
+    create(0..200, "a");
+    admin.put("/keys/m0900/label", json!({"label": "wanted"})).is(204);
+    let replies = known.map(|(path, tag)| admin.clone().header("if-none-match", &tag).get(&path));
+    assert!(replies.iter().any(|reply| reply.status == 200), "m0900 is on neither page, and one begins elsewhere");
+    let unchanged = admin.clone().header("if-none-match", &tag(&admin.get(first))).get(first).is(304);
+    assert!(unchanged.header("link").is_some(), "{unchanged}");
+    assert_eq!(pages(&admin, "/keys", "?limit=10&label=wanted").concat(), ["m0900"]);
+}
+
+#[test]
+fn the_reference_to_the_next_page_has_the_query_however_it_was_written() {
+    let rig = Rig::operational();
+    for id in ["a", "b"] {
+        let mut key = ed25519();
+        key["label"] = "café".into();
+        rig.admin().put(&format!("/keys/{id}"), key).is(204);
+    }
+    for label in ["café", "caf%C3%A9"] {
+        let found = pages(&rig.admin(), "/keys", &format!("?limit=1&label={label}"));
+        assert_eq!(found.concat(), ["a", "b"], "{label}");
+    }
 }

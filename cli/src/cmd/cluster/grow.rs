@@ -237,15 +237,7 @@ impl Joiner {
         match step {
             Step::Declare { stale, access } => {
                 if let Some(id) = stale {
-                    // If it has just begun to join, it goes back to its own users and keys.
-                    member.cluster().remove(&id)?;
-                    let text = format!(
-                        "The member {id} was declared before, and its invitation is not at hand: it was removed."
-                    );
-                    notice(context, &text);
-                    if self.there.anonymous().health().state()? == State::Failed {
-                        self.leaves(State::Failed, BACK);
-                    }
+                    self.withdraw(context, member, &id)?;
                 }
                 self.join_anew(context, member, access)
             }
@@ -267,7 +259,15 @@ impl Joiner {
     fn join_anew(&self, context: &Context, member: &Session, access: Access) -> Result<String, Failure> {
         let (node, time_limit) = (&self.node, self.arguments.time_limit);
         let Access { new, backup_passphrase } = access;
-        let invitation = member.cluster().add(self.urls.clone())?;
+        let add = || member.cluster().add(self.urls.clone());
+        let invitation = match add() {
+            // A call of a command that was interrupted goes on at the HSM, and may just have declared it.
+            Err(why) => match self.declared(&member.cluster().members()?) {
+                Some(id) => self.withdraw(context, member, &id).and_then(|()| Ok(add()?)),
+                None => Err(why.into()),
+            },
+            Ok(invitation) => Ok(invitation),
+        }?;
         let id = new_member_id(context, &invitation, &self.urls)?;
         notice(context, &format!("1 of 3: the member {id} is declared."));
         let Invitation { members, joiner_kit } = invitation;
@@ -290,6 +290,24 @@ impl Joiner {
             Ok(()) => Ok(id),
             Err(why) => Err(undo(context, member, &id, why)),
         }
+    }
+
+    /// The id under which it is declared and has not begun to join.
+    fn declared(&self, members: &[ClusterMember]) -> Option<String> {
+        let member = member_at(members, &self.urls).filter(|member| member.learner && member.name.is_empty())?;
+        Some(member.id.clone())
+    }
+
+    /// Removes the member `id`, as which it was declared before.
+    fn withdraw(&self, context: &Context, member: &Session, id: &str) -> Result<(), Failure> {
+        // If it has just begun to join, it goes back to its own users and keys.
+        member.cluster().remove(id)?;
+        let text = format!("The member {id} was declared before, and its invitation is not at hand: it was removed.");
+        notice(context, &text);
+        if self.there.anonymous().health().state()? == State::Failed {
+            self.leaves(State::Failed, BACK);
+        }
+        Ok(())
     }
 
     /// Whether it joins as the member `id`, although this call has failed: a call of a command that was interrupted goes on at the HSM, and

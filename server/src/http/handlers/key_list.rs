@@ -43,8 +43,10 @@ async fn page(op: &Operational, wanted: &Wanted, limit: usize) -> Result<Reply, 
     let mut part = wanted.read(op, &mut walk, limit, LIST_PAGE_BYTES).await?;
     let next = walk.passed.take().filter(|_| !walk.is_done());
     let text = std::mem::take(&mut part.text);
-    let more = [TAGGED_FORM, u8::from(next.is_some())];
-    let tag = move || etag_of([&more[..], &text]);
+    // One with the same keys is another page if the next one begins elsewhere: whoever has it would not see what is between.
+    let end = [&[TAGGED_FORM, u8::from(next.is_some())][..], next.as_ref().map_or(&[], |id| id.as_str().as_bytes())];
+    let end = end.concat();
+    let tag = move || etag_of([&end[..], b"\n", &text]);
     let tag = op.run_by_size(part.bytes, wanted.scope.party(), tag).await?;
     let mut list = List::default();
     if !wanted.listing.is_known(&tag) {
