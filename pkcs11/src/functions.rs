@@ -243,7 +243,19 @@ unsafe extern "C" {
         parent: Option<unsafe extern "C" fn()>,
         child: Option<unsafe extern "C" fn()>,
     ) -> std::ffi::c_int;
+
+    /// An entry of the auxiliary vector; 0: there is none.
+    safe fn getauxval(kind: std::ffi::c_ulong) -> std::ffi::c_ulong;
 }
+
+/// Whether the process has rights that whoever started it lacks (setuid, setgid, file capabilities), so that nothing which
+/// that user says may count.
+pub(crate) fn runs_for_another() -> bool {
+    getauxval(AT_SECURE) != 0
+}
+
+/// `<elf.h>`
+const AT_SECURE: std::ffi::c_ulong = 23;
 
 unsafe extern "C" fn in_child() {
     module::forked();

@@ -18,6 +18,8 @@ use casemate_client::{Client, Error, Fingerprint, Settings};
 use serde::de::{Deserialize, Deserializer, Visitor};
 use zeroize::Zeroizing;
 
+use crate::functions::runs_for_another;
+
 /// Everything that is configured.
 #[derive(Debug, Default)]
 pub struct Configuration {
@@ -115,18 +117,21 @@ impl Login {
 /// What the passphrase command of `user` prints.
 fn printed(command: &str, user: &UserId) -> Result<String, ConfigError> {
     let what = format!("The passphrase command of {user}");
-    let output = Command::new("sh")
-        .args(["-c", command])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .map_err(|why| ConfigError(format!("{what} cannot be started: {why}.")))?;
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", command]).stdin(Stdio::null()).stderr(Stdio::null());
+    if runs_for_another() {
+        shell.env_clear().env("PATH", SYSTEM_PATH);
+    }
+    let output = shell.output().map_err(|why| ConfigError(format!("{what} cannot be started: {why}.")))?;
     let bytes = Zeroizing::new(output.stdout);
     if !output.status.success() {
         return Err(ConfigError(format!("{what} failed ({}). Run it in a shell to see why.", output.status)));
     }
     line(bytes, &format!("The output of the passphrase command of {user}"))
 }
+
+/// Where commands are found in a process that does not trust its environment.
+const SYSTEM_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The bytes as a passphrase, without the line end that editors and commands add.
 fn line(bytes: Zeroizing<Vec<u8>>, what: &str) -> Result<String, ConfigError> {
@@ -177,8 +182,18 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Reads the configuration of this process.
+/// Reads the configuration of this process. One that runs with the rights of another user than the one who started it
+/// reads that of the system only: the environment, and the home folder that it names, belong to the one who started it.
 pub fn load() -> Result<Configuration, ConfigError> {
+    if runs_for_another() {
+        let configuration = load_in(&Environment(&|_| None))?;
+        // They would replace the system's roots, by which HSMs may be trusted.
+        let replaced = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find(|name| env::var_os(name).is_some());
+        return match replaced.filter(|_| !configuration.slots.is_empty()) {
+            Some(name) => Err(ConfigError(format!("A program with the rights of another user needs {name} unset."))),
+            None => Ok(configuration),
+        };
+    }
     load_in(&Environment(&|name| env::var_os(name)))
 }
 
