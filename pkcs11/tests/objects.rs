@@ -430,3 +430,23 @@ fn a_search_asks_only_for_what_can_match() {
 fn hex(digits: &str) -> Vec<u8> {
     (0..digits.len() / 2).map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap()).collect()
 }
+
+#[test]
+fn a_session_object_neither_becomes_one_of_the_token_nor_trusted_by_a_change() {
+    let world = World::new();
+    let kind = CKK_GENERIC_SECRET.to_ne_bytes();
+    let secret =
+        world.create(&[(CKA_CLASS, &SECRET), (CKA_KEY_TYPE, &kind), (CKA_VALUE, b"a secret of some length")]).unwrap();
+    for flag in [CKA_TOKEN, CKA_TRUSTED] {
+        assert_eq!(world.set(secret, &[(flag, TRUE)]), Err(Rv(CKR_ATTRIBUTE_READ_ONLY)), "{flag:#x}");
+        assert_eq!(world.value(secret, flag), Ok(FALSE.to_vec()));
+        world.set(secret, &[(flag, FALSE)]).unwrap();
+    }
+    world.set(secret, &[(CKA_SIGN, FALSE)]).unwrap();
+    let trusted =
+        world.create(&[(CKA_CLASS, &SECRET), (CKA_KEY_TYPE, &kind), (CKA_VALUE, b"secret"), (CKA_TRUSTED, TRUE)]);
+    assert_eq!(trusted, Err(Rv(CKR_ATTRIBUTE_READ_ONLY)));
+    let trusted = template(&[(CKA_TRUSTED, TRUE)]);
+    let copy = world.objects.copy(&world.access(), SESSION, secret, &trusted);
+    assert_eq!(copy, Err(Rv(CKR_ATTRIBUTE_READ_ONLY)));
+}

@@ -435,7 +435,7 @@ impl Objects {
                     return Err(Rv(CKR_ACTION_PROHIBITED));
                 }
                 // A copy may have them, but they stay as they are for the life of an object.
-                let fixed = [CKA_PRIVATE, CKA_MODIFIABLE, CKA_DESTROYABLE, CKA_COPYABLE];
+                let fixed = [CKA_TOKEN, CKA_PRIVATE, CKA_MODIFIABLE, CKA_DESTROYABLE, CKA_COPYABLE];
                 for (attribute, value) in template.iter().filter(|(attribute, _)| fixed.contains(attribute)) {
                     if local.value(attribute).as_deref() != Ok(value) {
                         return Err(Rv(CKR_ATTRIBUTE_READ_ONLY));
@@ -589,7 +589,7 @@ fn expect(template: &Template, attribute: CK_ATTRIBUTE_TYPE, value: CK_ULONG) ->
 }
 
 /// Fails if the template has an attribute that objects of this class do not have or has it with two values, or flags that
-/// are no flags.
+/// are no flags, or is to be trusted.
 fn check_known(class: CK_OBJECT_CLASS, template: &Template) -> Result<(), Rv> {
     for (attribute, value) in template.iter() {
         if template.bytes(attribute) != Some(value) {
@@ -599,7 +599,9 @@ fn check_known(class: CK_OBJECT_CLASS, template: &Template) -> Result<(), Rv> {
             return Err(Rv(CKR_ATTRIBUTE_TYPE_INVALID));
         }
     }
-    local::FLAGS.iter().try_for_each(|flag| template.bool(*flag).map(drop))
+    local::FLAGS.iter().try_for_each(|flag| template.bool(*flag).map(drop))?;
+    // Nobody has decided that: no server keeps it.
+    if template.bool(CKA_TRUSTED)? == Some(true) { Err(Rv(CKR_ATTRIBUTE_READ_ONLY)) } else { Ok(()) }
 }
 
 fn secret(bytes: &[u8]) -> SecretText {

@@ -211,7 +211,12 @@ impl LocalObject {
                 | CKA_START_DATE | CKA_END_DATE => is_known(self.class, attribute),
                 CKA_SENSITIVE => value == TRUE,
                 CKA_EXTRACTABLE => value == FALSE,
-                _ if FLAGS.contains(&attribute) => self.attributes.contains_key(&attribute),
+                // Whom to trust is said by the SO, and nowhere kept; where an object lives, by its creation.
+                CKA_ENCRYPT | CKA_DECRYPT | CKA_SIGN | CKA_SIGN_RECOVER | CKA_VERIFY | CKA_VERIFY_RECOVER
+                | CKA_WRAP | CKA_UNWRAP | CKA_DERIVE | CKA_ENCAPSULATE | CKA_DECAPSULATE => {
+                    self.attributes.contains_key(&attribute)
+                }
+                CKA_WRAP_WITH_TRUSTED => value == TRUE,
                 _ => false,
             };
             if !allowed {
