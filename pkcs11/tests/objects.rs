@@ -450,3 +450,14 @@ fn a_session_object_neither_becomes_one_of_the_token_nor_trusted_by_a_change() {
     let copy = world.objects.copy(&world.access(), SESSION, secret, &trusted);
     assert_eq!(copy, Err(Rv(CKR_ATTRIBUTE_READ_ONLY)));
 }
+
+/// Their values are pointers of the application, which mean nothing later.
+#[test]
+fn templates_within_templates_are_refused() {
+    let world = World::new();
+    let kind = CKK_GENERIC_SECRET.to_ne_bytes();
+    for nested in [CKA_WRAP_TEMPLATE, CKA_UNWRAP_TEMPLATE, CKA_DERIVE_TEMPLATE] {
+        let secret = [(CKA_CLASS, &SECRET[..]), (CKA_KEY_TYPE, &kind), (CKA_VALUE, b"secret"), (nested, &[7; 24])];
+        assert_eq!(world.create(&secret), Err(Rv(CKR_ATTRIBUTE_TYPE_INVALID)), "{nested:#x}");
+    }
+}

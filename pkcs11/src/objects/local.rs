@@ -306,7 +306,8 @@ pub(super) const FLAGS: &[CK_ATTRIBUTE_TYPE] = &[
     CKA_DECAPSULATE,
 ];
 
-/// Whether objects of a class have an attribute that an application may give.
+/// Whether objects of a class have an attribute that an application may give. Nested templates (`CKA_WRAP_TEMPLATE` and its
+/// like) are none of them: nothing is wrapped or derived here, and their values are pointers into the application.
 pub(super) fn is_known(class: CK_OBJECT_CLASS, attribute: CK_ATTRIBUTE_TYPE) -> bool {
     let common = matches!(
         attribute,
@@ -349,7 +350,6 @@ pub(super) fn is_known(class: CK_OBJECT_CLASS, attribute: CK_ATTRIBUTE_TYPE) -> 
                             | CKA_VERIFY_RECOVER
                             | CKA_WRAP
                             | CKA_TRUSTED
-                            | CKA_WRAP_TEMPLATE
                             | CKA_PUBLIC_KEY_INFO
                             | CKA_ENCAPSULATE
                             | CKA_MODULUS
@@ -371,7 +371,6 @@ pub(super) fn is_known(class: CK_OBJECT_CLASS, attribute: CK_ATTRIBUTE_TYPE) -> 
                             | CKA_UNWRAP
                             | CKA_EXTRACTABLE
                             | CKA_WRAP_WITH_TRUSTED
-                            | CKA_UNWRAP_TEMPLATE
                             | CKA_ALWAYS_AUTHENTICATE
                             | CKA_PUBLIC_KEY_INFO
                             | CKA_DECAPSULATE
@@ -405,8 +404,6 @@ pub(super) fn is_known(class: CK_OBJECT_CLASS, attribute: CK_ATTRIBUTE_TYPE) -> 
                             | CKA_CHECK_VALUE
                             | CKA_WRAP_WITH_TRUSTED
                             | CKA_TRUSTED
-                            | CKA_WRAP_TEMPLATE
-                            | CKA_UNWRAP_TEMPLATE
                             | CKA_VALUE
                             | CKA_VALUE_LEN
                     )
