@@ -228,17 +228,19 @@ fn load_in(environment: &Environment<'_>) -> Result<Configuration, ConfigError> 
         let text = read(&path, "P11NETHSM_CONFIG_FILE")?;
         return p11nethsm::load(&[(path, text)], environment);
     }
-    let folder = environment.folder();
-    for folder in folder.iter().cloned().chain([PathBuf::from("/etc")]) {
+    let of_user = environment.folder().map(|folder| (folder, Owner::User));
+    let etc = (PathBuf::from("/etc"), Owner::System);
+    for (folder, owner) in of_user.iter().cloned().chain([etc]) {
         let path = folder.join("casemate").join("pkcs11.toml");
-        if let Some(text) = read_if_there(&path)? {
+        if let Some(text) = read_if_there(&path, owner)? {
             return toml::load(&path, &text, environment);
         }
     }
     let mut files = Vec::new();
-    for folder in NETHSM_FOLDERS.iter().map(PathBuf::from).chain(folder.iter().map(|folder| folder.join("nitrokey"))) {
+    let of_system = NETHSM_FOLDERS.iter().map(|folder| (PathBuf::from(folder), Owner::System));
+    for (folder, owner) in of_system.chain(of_user.map(|(folder, owner)| (folder.join("nitrokey"), owner))) {
         let path = folder.join("p11nethsm.conf");
-        if let Some(text) = read_if_there(&path)? {
+        if let Some(text) = read_if_there(&path, owner)? {
             files.push((path, text));
         }
     }
@@ -255,12 +257,28 @@ fn read(path: &Path, variable: &str) -> Result<Zeroizing<String>, ConfigError> {
     })
 }
 
+/// Whose a file is that nobody has named.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    System,
+    User,
+}
+
 /// The file, if there is one.
-fn read_if_there(path: &Path) -> Result<Option<Zeroizing<String>>, ConfigError> {
+fn read_if_there(path: &Path, owner: Owner) -> Result<Option<Zeroizing<String>>, ConfigError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(Zeroizing::new(text))),
-        Err(why) if matches!(why.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(why) if is_absent(why.kind(), owner) => Ok(None),
         Err(why) => Err(ConfigError(format!("The configuration file {} cannot be read: {why}.", path.display()))),
+    }
+}
+
+/// A daemon that has become another user still has the `HOME` of root, which it may not even look into.
+fn is_absent(why: io::ErrorKind, owner: Owner) -> bool {
+    match why {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => true,
+        io::ErrorKind::PermissionDenied => owner == Owner::User,
+        _ => false,
     }
 }
 

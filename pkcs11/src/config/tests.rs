@@ -423,3 +423,10 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_folder_of_the_user_that_may_not_be_read_counts_as_none() {
+    assert!(is_absent(io::ErrorKind::PermissionDenied, Owner::User));
+    assert!(!is_absent(io::ErrorKind::PermissionDenied, Owner::System));
+    assert!(!is_absent(io::ErrorKind::InvalidData, Owner::User));
+}

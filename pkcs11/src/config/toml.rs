@@ -21,7 +21,7 @@ use casemate_client::{Settings, Trust};
 use serde::Deserialize;
 
 use super::{
-    CertificateFormat, ConfigError, Configuration, Environment, Login, Place, Secret, SlotConfig, Source, read,
+    CertificateFormat, ConfigError, Configuration, Environment, Login, Owner, Place, Secret, SlotConfig, Source, read,
     read_if_there, without_value,
 };
 
@@ -124,7 +124,7 @@ fn profile_file(environment: &Environment<'_>) -> Result<Option<(PathBuf, zeroiz
     }
     let Some(folder) = environment.folder() else { return Ok(None) };
     let path = folder.join("casemate").join("config.toml");
-    Ok(read_if_there(&path)?.map(|text| (path, text)))
+    Ok(read_if_there(&path, Owner::User)?.map(|text| (path, text)))
 }
 
 fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
