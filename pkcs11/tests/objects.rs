@@ -461,3 +461,23 @@ fn templates_within_templates_are_refused() {
         assert_eq!(world.create(&secret), Err(Rv(CKR_ATTRIBUTE_TYPE_INVALID)), "{nested:#x}");
     }
 }
+
+#[test]
+fn rsa_keys_of_absurd_size_are_refused() {
+    let world = World::new();
+    let rsa = |bytes: usize, exponent: &[u8]| {
+        let modulus = vec![0xff; bytes];
+        let key =
+            [(CKA_CLASS, &PUBLIC[..]), (CKA_KEY_TYPE, &RSA), (CKA_MODULUS, &modulus), (CKA_PUBLIC_EXPONENT, exponent)];
+        world.create(&key).map(drop)
+    };
+    let refused = Err(Rv(CKR_ATTRIBUTE_VALUE_INVALID));
+    for (bytes, exponent) in
+        [(127, &[3][..]), (2049, &[3]), (256, &[1]), (256, &[1, 0]), (256, &[2, 0, 0, 0, 1]), (256, &[0xff; 256])]
+    {
+        assert_eq!(rsa(bytes, exponent), refused, "{bytes} {exponent:?}");
+    }
+    for (bytes, exponent) in [(128, &[3][..]), (2048, &[1, 0, 1]), (256, &[1, 0, 0, 0, 1])] {
+        assert_eq!(rsa(bytes, exponent), Ok(()), "{bytes} {exponent:?}");
+    }
+}

@@ -2,6 +2,7 @@
 //! provider.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use casemate_api::KeyType;
 use cryptoki_sys::*;
@@ -238,6 +239,11 @@ impl LocalObject {
     }
 }
 
+/// The module computes with public keys of anybody, such as that of a certificate from the network: with these it takes
+/// milliseconds. FIPS 186-5 has longer exponents, which nobody uses.
+const RSA_MODULUS_BITS: RangeInclusive<CK_ULONG> = 1024..=16384;
+const RSA_EXPONENT_BITS: RangeInclusive<CK_ULONG> = 2..=33;
+
 /// The public key of a template, or of a private key's.
 pub(super) fn public_key(template: &Template) -> Result<PublicKey, Rv> {
     let incomplete = Rv(CKR_TEMPLATE_INCOMPLETE);
@@ -246,7 +252,8 @@ pub(super) fn public_key(template: &Template) -> Result<PublicKey, Rv> {
             let modulus = template.bytes(CKA_MODULUS).ok_or(incomplete)?;
             let exponent = template.bytes(CKA_PUBLIC_EXPONENT).ok_or(incomplete)?;
             let (modulus, exponent) = (trimmed(modulus), trimmed(exponent));
-            if modulus.is_empty() || exponent.is_empty() {
+            let odd = exponent.last().is_some_and(|last| last % 2 == 1);
+            if !RSA_MODULUS_BITS.contains(&bits(modulus)) || !RSA_EXPONENT_BITS.contains(&bits(exponent)) || !odd {
                 return Err(Rv(CKR_ATTRIBUTE_VALUE_INVALID));
             }
             Ok(PublicKey::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() })

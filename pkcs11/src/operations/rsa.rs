@@ -38,7 +38,9 @@ impl Public<'_> {
         }
         let odd = Option::from(Odd::new(modulus))?;
         let parameters = BoxedMontyParams::new_vartime(odd);
-        let power = BoxedMontyForm::new(number, &parameters).pow(&uint(self.exponent)?).retrieve();
+        let exponent_bits = u32::try_from(self.exponent.len()).ok()?.checked_mul(8)?;
+        let exponent = BoxedUint::from_be_slice(self.exponent, exponent_bits).ok()?;
+        let power = BoxedMontyForm::new(number, &parameters).pow_bounded_exp(&exponent, exponent_bits).retrieve();
         let bytes = power.to_be_bytes();
         let digits = bytes.iter().position(|byte| *byte != 0).and_then(|first| bytes.get(first..)).unwrap_or_default();
         Some(filled(digits, self.modulus.len()).to_vec())
