@@ -481,3 +481,26 @@ fn rsa_keys_of_absurd_size_are_refused() {
         assert_eq!(rsa(bytes, exponent), Ok(()), "{bytes} {exponent:?}");
     }
 }
+
+#[test]
+fn a_certificate_stays_if_the_one_that_is_to_replace_it_is_refused() {
+    let world = World::new();
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut of = rcgen::CertificateParams::new(["web.example".to_owned()]).unwrap();
+    let first = of.self_signed(&pair).unwrap();
+    // Longer than a server takes.
+    let long = vec![0; casemate_api::limits::CERTIFICATE_MAX_BYTES];
+    of.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999], long)];
+    let second = of.self_signed(&pair).unwrap();
+    let pem = casemate_api::body::keys::ImportArguments {
+        mechanisms: vec![Mechanism::ECDSA_Signature],
+        restrictions: Default::default(),
+        label: String::new(),
+    };
+    world.admin.keys().import_pem_as(&key("web"), &pem, &pair.serialize_pem()).unwrap();
+    let certificate = |der| [(CKA_CLASS, &CERTIFICATE[..]), (CKA_VALUE, der), (CKA_TOKEN, TRUE)];
+    world.create(&certificate(first.der())).unwrap();
+    assert_eq!(world.create(&certificate(second.der())), Err(Rv(CKR_ATTRIBUTE_VALUE_INVALID)));
+    assert_eq!(world.elsewhere(&[(CKA_CLASS, &CERTIFICATE), (CKA_VALUE, first.der())]), 1);
+    world.one(&[(CKA_CLASS, &CERTIFICATE), (CKA_VALUE, first.der())]);
+}

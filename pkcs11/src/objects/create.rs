@@ -22,6 +22,7 @@ use super::key::{KnownCertificate, Origin, TokenKey};
 use super::local::{self, LocalObject, bits, trimmed};
 use super::{Access, Object, Objects, Part, Source, Template, attributes, id, ulong, usage};
 use crate::ec;
+use crate::log;
 use crate::rv::{Asked, Rv};
 
 /// The label of a private session key that has none, so that one which outlives its process is known as such.
@@ -339,15 +340,31 @@ impl Objects {
         self.read_certificate(manager, &key)?;
         if key.certificate().is_none_or(|there| *there != certificate) {
             let stored = certificate.stored(self.format).ok_or(Rv(CKR_FUNCTION_FAILED))?;
-            let id = key.name().id;
-            if key.certificate().is_some() {
-                manager.keys().delete_certificate(&id).map_err(|why| Rv::of(&why, Asked::Change))?;
-            }
-            manager.keys().set_certificate(&id, &stored).map_err(|why| Rv::of(&why, Asked::Change))?;
+            self.replace_certificate(manager, &key, &stored)?;
             self.read_certificate(manager, &key)?;
         }
         self.rename_as(manager, &key, template)?;
         Ok(self.state(|state| state.handle(&key, Part::Certificate)))
+    }
+
+    /// Gives a key another certificate. A server takes none while there is one, so the old one is deleted first, and is put
+    /// back if the new one is not taken.
+    fn replace_certificate(&self, manager: &Session, key: &TokenKey, stored: &[u8]) -> Result<(), Rv> {
+        let id = key.name().id;
+        let old = key.certificate();
+        if old.is_some() {
+            manager.keys().delete_certificate(&id).map_err(|why| Rv::of(&why, Asked::Change))?;
+        }
+        let Err(why) = manager.keys().set_certificate(&id, stored) else { return Ok(()) };
+        if let Some(old) = old.and_then(|old| old.stored(self.format))
+            && let Err(also) = manager.keys().set_certificate(&id, &old)
+        {
+            log::line(&format!(
+                "The key {id} has lost its certificate, which could not be replaced. Store it again: {also}"
+            ));
+            key.status(|status| status.certificate = KnownCertificate::Unknown);
+        }
+        Err(Rv::of(&why, Asked::Change))
     }
 
     /// The key with this public key: the one of the template's `CKA_ID`, or else any.
