@@ -182,6 +182,7 @@ pub fn set_pin(session: &Session, old: &[u8], new: &[u8]) -> Result<(), Rv> {
     let _one_at_a_time = locked(&slot.login);
     let who = slot.who();
     let login = login_of(slot, if matches!(who, Who::So(_)) { CKU_SO } else { CKU_USER })?;
+    is_nowhere_else(slot, &login.user)?;
     let (server, _) = authenticate(slot, login, None, Some(old))?;
     replace(&server, &login.user, new)?;
     let server = slot.client.log_in(&login.user, passphrase(new)?);
@@ -205,8 +206,20 @@ pub fn init_pin(session: &Session, pin: &[u8]) -> Result<(), Rv> {
     let (Some(administrator), Some(operator)) = (&held.administrator, &slot.operator) else {
         return Err(Rv(CKR_USER_TYPE_INVALID));
     };
+    is_nowhere_else(slot, &operator.user)?;
     replace(administrator, &operator.user, pin)?;
     slot.forget_reader();
+    Ok(())
+}
+
+/// Fails if the passphrase of `user` is configured, where the module cannot change it: it would go on to try
+/// the old one, and each failure blocks logins of the user.
+fn is_nowhere_else(slot: &Slot, user: &UserId) -> Result<(), Rv> {
+    let configured = [&slot.operator, &slot.administrator];
+    if configured.into_iter().flatten().any(|login| login.user == *user && login.has_passphrase()) {
+        log::line(&format!("The passphrase of {user} is configured: change it on the HSM and in the configuration."));
+        return Err(Rv(CKR_ACTION_PROHIBITED));
+    }
     Ok(())
 }
 

@@ -205,3 +205,20 @@ fn an_hsm_that_cannot_be_reached_is_told_when_it_is_needed() {
     assert_eq!(rv(session.login(UserType::User, Some(&pin(OPERATOR)))), RvError::DeviceError);
     assert_eq!(state(&session), SessionState::RwPublic);
 }
+
+#[test]
+fn a_passphrase_that_is_configured_is_not_changed() {
+    if !inside() {
+        return Rig::new(Passphrases::Both).run_again("logins::a_passphrase_that_is_configured_is_not_changed");
+    }
+    let pkcs11 = initialized();
+    let session = session(&pkcs11);
+    session.login(UserType::User, None).unwrap();
+    assert_eq!(rv(session.set_pin(&pin(OPERATOR), &pin("a new passphrase"))), RvError::ActionProhibited);
+    session.logout().unwrap();
+    session.login(UserType::So, None).unwrap();
+    assert_eq!(rv(session.set_pin(&pin(ADMIN), &pin("a new passphrase"))), RvError::ActionProhibited);
+    assert_eq!(rv(session.init_pin(&pin("a new passphrase"))), RvError::ActionProhibited);
+    session.logout().unwrap();
+    session.login(UserType::User, Some(&pin(OPERATOR))).unwrap();
+}
