@@ -504,3 +504,22 @@ fn a_certificate_stays_if_the_one_that_is_to_replace_it_is_refused() {
     assert_eq!(world.elsewhere(&[(CKA_CLASS, &CERTIFICATE), (CKA_VALUE, first.der())]), 1);
     world.one(&[(CKA_CLASS, &CERTIFICATE), (CKA_VALUE, first.der())]);
 }
+
+/// Nobody gets less protection than was asked for.
+#[test]
+fn protection_that_a_server_does_not_give_is_refused() {
+    let world = World::new();
+    let refused = Rv(CKR_TEMPLATE_INCONSISTENT);
+    for flag in [(CKA_ALWAYS_AUTHENTICATE, TRUE), (CKA_DESTROYABLE, FALSE), (CKA_MODIFIABLE, FALSE)] {
+        let public = template(&[(CKA_EC_PARAMS, P256)]);
+        let private = template(&[(CKA_TOKEN, TRUE), flag]);
+        let pair = world.objects.generate_pair(&world.access(), SESSION, CKM_EC_KEY_PAIR_GEN, &public, &private);
+        assert_eq!(pair, Err(refused), "{flag:?}");
+        let private =
+            [(CKA_CLASS, &PRIVATE[..]), (CKA_KEY_TYPE, &EC), (CKA_EC_PARAMS, P256), (CKA_VALUE, &[1; 32]), flag];
+        assert_eq!(world.create(&private), Err(refused), "{flag:?}");
+    }
+    let aes = template(&[(CKA_TOKEN, TRUE), (CKA_VALUE_LEN, &16u64.to_ne_bytes()), (CKA_MODIFIABLE, FALSE)]);
+    assert_eq!(world.objects.generate(&world.access(), SESSION, CKM_AES_KEY_GEN, &aes), Err(refused));
+    assert!(world.ids().is_empty());
+}

@@ -42,10 +42,16 @@ struct New {
 }
 
 impl New {
-    /// Of templates that describe the same key, the first that has a name gives it.
+    /// Of templates that describe the same key, the first that has a name gives it. Protection that a server does not give is
+    /// refused.
     fn of(templates: &[&Template], session: CK_SESSION_HANDLE) -> Result<Self, Rv> {
         let mut new = Self { id: None, label: String::new(), session: None };
         for template in templates {
+            for (flag, given) in [(CKA_ALWAYS_AUTHENTICATE, false), (CKA_DESTROYABLE, true), (CKA_MODIFIABLE, true)] {
+                if template.bool(flag)?.is_some_and(|asked| asked != given) {
+                    return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
+                }
+            }
             // An empty one says that there is none.
             let id = template.bytes(CKA_ID).filter(|id| !id.is_empty()).map(new_id).transpose()?;
             match (&new.id, id) {
