@@ -82,7 +82,18 @@ impl Sessions {
         for session in closed {
             slot.objects.close_session(&held.access(), session.handle);
         }
-        login::forget(slot);
+        self.forget_if_none_is_left(slot);
+    }
+
+    /// Logs out with the last session of a slot. Somebody may open one meanwhile and log in, who stays so.
+    fn forget_if_none_is_left(&self, slot: &Slot) {
+        if self.count(slot.id()).0 > 0 {
+            return;
+        }
+        let _one_at_a_time = locked(&slot.login);
+        if self.count(slot.id()).0 == 0 {
+            login::forget(slot);
+        }
     }
 }
 
@@ -116,9 +127,7 @@ pub fn close(module: &Module, handle: CK_SESSION_HANDLE) -> Result<(), Rv> {
     let session = module.sessions.change().remove(&handle).ok_or(Rv(CKR_SESSION_HANDLE_INVALID))?;
     let slot = &session.slot;
     slot.objects.close_session(&slot.held().access(), handle);
-    if module.sessions.count(slot.id()).0 == 0 {
-        login::forget(slot);
-    }
+    module.sessions.forget_if_none_is_left(slot);
     Ok(())
 }
 
