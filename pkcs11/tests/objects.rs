@@ -2,9 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
 use casemate_api::body::keys::GenerateKey;
 use casemate_api::{KeyType, Mechanism};
-use casemate_client::Session;
+use casemate_client::{Client, Session, Settings, Trust};
 use casemate_pkcs11::config::CertificateFormat;
 use casemate_pkcs11::objects::{Access, AttributeError, Objects, PublicKey, Template};
 use casemate_pkcs11::rv::Rv;
@@ -246,7 +251,7 @@ fn a_private_session_key_ends_with_its_session_unless_it_is_copied_to_the_token(
     assert_eq!(world.value(public, CKA_ID).unwrap(), b"kept");
     assert_eq!(world.destroy(kept), Ok(()), "the session object is gone, the key is not");
     assert_eq!(world.find(&[(CKA_CLASS, &PRIVATE), (CKA_TOKEN, TRUE)]), [token]);
-    world.objects.close_session(&world.access(), SESSION);
+    world.objects.close_sessions(&world.access(), &[SESSION]);
     assert_eq!(world.ids(), ["kept"]);
     assert!(world.objects.object(lost).is_err());
     let again = template(&[(CKA_TOKEN, TRUE), (CKA_ID, b"second")]);
@@ -348,7 +353,7 @@ fn session_objects_live_in_the_module() {
     let twice = [(CKA_CLASS, &SECRET[..]), (CKA_LABEL, b"x"), (CKA_LABEL, b"y")];
     assert_eq!(world.create(&twice), Err(Rv(CKR_TEMPLATE_INCONSISTENT)));
     let copy = world.objects.copy(&nobody, 8, plain, &template(&[(CKA_LABEL, b"z")])).unwrap();
-    world.objects.close_session(&nobody, SESSION);
+    world.objects.close_sessions(&nobody, &[SESSION]);
     assert!(world.objects.object(plain).is_err());
     assert_eq!(world.find(&[(CKA_CLASS, &SECRET)]), [copy]);
     assert_eq!(
@@ -522,4 +527,31 @@ fn protection_that_a_server_does_not_give_is_refused() {
     let aes = template(&[(CKA_TOKEN, TRUE), (CKA_VALUE_LEN, &16u64.to_ne_bytes()), (CKA_MODIFIABLE, FALSE)]);
     assert_eq!(world.objects.generate(&world.access(), SESSION, CKM_AES_KEY_GEN, &aes), Err(refused));
     assert!(world.ids().is_empty());
+}
+
+#[test]
+fn keys_of_a_session_are_deleted_until_the_server_does_not_answer() {
+    let world = World::new();
+    for _ in 0..3 {
+        world.pair(&[(CKA_EC_PARAMS, P256)], &[]);
+    }
+    // It hangs up on everybody, and counts them.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let settings = Settings { trust: Trust::Anyone, ..Settings::of([listener.local_addr().unwrap().to_string()]) };
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    thread::spawn(move || {
+        for _call in listener.incoming() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let away = admin(&Client::new(settings).unwrap());
+    away.keys().delete(&key("one")).unwrap_err();
+    let of_one = calls.swap(0, Ordering::SeqCst);
+    assert!(of_one > 0);
+    let access = Access { operator: None, administrator: Some(&away) };
+    world.objects.close_sessions(&access, &[SESSION]);
+    assert_eq!(calls.load(Ordering::SeqCst), of_one);
+    assert_eq!(world.find(&[(CKA_TOKEN, FALSE), (CKA_CLASS, &PRIVATE)]), NONE);
+    assert_eq!(world.ids().len(), 3);
 }
