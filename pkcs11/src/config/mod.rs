@@ -9,6 +9,7 @@ mod p11nethsm;
 mod toml;
 
 use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, fmt, fs, io};
@@ -69,8 +70,10 @@ pub struct Login {
 /// Where a passphrase is.
 #[derive(Clone)]
 enum Source {
-    /// In the configuration or the environment.
+    /// In the configuration.
     Text(Secret),
+    /// In an environment variable, which was read with the configuration.
+    Variable(Secret),
     /// In a file.
     File(PathBuf),
     /// In what a command prints.
@@ -81,6 +84,7 @@ impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Source::Text(_) => "Text",
+            Source::Variable(_) => "Variable",
             Source::File(_) => "File",
             Source::Command(_) => "Command",
         })
@@ -102,7 +106,7 @@ impl Login {
     pub fn passphrase(&self) -> Result<Option<Passphrase>, ConfigError> {
         let text = match &self.source {
             None => return Ok(None),
-            Some(Source::Text(Secret(text))) => text.as_str().to_owned(),
+            Some(Source::Text(Secret(text)) | Source::Variable(Secret(text))) => text.as_str().to_owned(),
             Some(Source::File(path)) => {
                 let what = format!("The passphrase file {}", path.display());
                 let bytes = fs::read(path).map_err(|why| ConfigError(format!("{what} cannot be read: {why}.")))?;
@@ -195,6 +199,28 @@ pub fn load() -> Result<Configuration, ConfigError> {
         };
     }
     load_in(&Environment(&|name| env::var_os(name)))
+}
+
+/// Sentences about files of the configuration that people may read or write who should not.
+pub fn warnings(configuration: &Configuration) -> Vec<String> {
+    let users = configuration.slots.iter().flat_map(|slot| [&slot.operator, &slot.administrator]).flatten();
+    let mut forbidden = 0;
+    for user in users {
+        match &user.source {
+            Some(Source::Text(_)) => forbidden |= 0o026,
+            // Whoever writes it says what is run.
+            Some(Source::Command(_)) => forbidden |= 0o022,
+            Some(Source::Variable(_) | Source::File(_)) | None => {}
+        }
+    }
+    let open = |path: &&PathBuf| fs::metadata(path).is_ok_and(|file| file.permissions().mode() & forbidden != 0);
+    let sentence = |path: &PathBuf| {
+        format!(
+            "{} has a passphrase or a command in it, and others may read or write it: make it the business of its owner by chmod.",
+            path.display()
+        )
+    };
+    configuration.files.iter().filter(open).map(sentence).collect()
 }
 
 /// The environment of the process; tests have one of their own.

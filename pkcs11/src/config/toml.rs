@@ -250,8 +250,8 @@ impl User {
             (Some(_), Some(_)) => {
                 return Err(place.error("a user has both passphrase and passphrase-env: keep one"));
             }
-            (Some(secret), None) => Some(secret),
-            (None, Some(name)) => Some(place.variable(&name, profiles.environment)?),
+            (Some(secret), None) => Some(Source::Text(secret)),
+            (None, Some(name)) => Some(Source::Variable(place.variable(&name, profiles.environment)?)),
             (None, None) => None,
         };
         let own = source(secret, self.passphrase_file, self.passphrase_command, place)?;
@@ -270,12 +270,12 @@ impl User {
 
 /// The one place where a passphrase is.
 fn source(
-    text: Option<Secret>,
+    text: Option<Source>,
     file: Option<PathBuf>,
     command: Option<String>,
     place: &Place<'_>,
 ) -> Result<Option<Source>, ConfigError> {
-    let given = [text.map(Source::Text), file.map(Source::File), command.map(Source::Command)];
+    let given = [text, file.map(Source::File), command.map(Source::Command)];
     let mut given = given.into_iter().flatten();
     match (given.next(), given.next()) {
         (source, None) => Ok(source),
