@@ -276,7 +276,7 @@ pub(super) fn trimmed(integer: &[u8]) -> &[u8] {
 }
 
 /// The length of a big-endian integer without leading zero bytes.
-pub(super) fn bits(integer: &[u8]) -> CK_ULONG {
+pub(crate) fn bits(integer: &[u8]) -> CK_ULONG {
     let zeros = integer.first().map_or(0, |byte| byte.leading_zeros());
     8 * integer.len() as CK_ULONG - CK_ULONG::from(zeros)
 }

@@ -31,6 +31,7 @@ use key::TokenKey;
 use local::LocalObject;
 
 pub(crate) use attributes::spki;
+pub(crate) use local::bits;
 pub use template::Template;
 
 /// Sessions with the server that the state of the login permits.
