@@ -465,8 +465,11 @@ impl Objects {
                     }
                 }
                 let changed = Arc::new(Object(Source::Local(local.copied(session, template)?)));
-                self.state(|state| state.objects.insert(handle, changed));
-                return Ok(());
+                return match self.replace(handle, &object, changed) {
+                    true => Ok(()),
+                    // Another thread was faster: this is a change of what it has left.
+                    false => self.set(access, handle, template),
+                };
             }
             Source::Key { key, alias, .. } => (key, *alias),
         };
@@ -494,6 +497,17 @@ impl Objects {
             self.rename(manager, key, cka_id)?;
         }
         label.map_or(Ok(()), |label| self.relabel(manager, key, &label))
+    }
+
+    /// Puts an object in the place of another, if that is still there.
+    fn replace(&self, handle: CK_OBJECT_HANDLE, old: &Arc<Object>, new: Arc<Object>) -> bool {
+        self.state(|state| match state.objects.get_mut(&handle) {
+            Some(there) if Arc::ptr_eq(there, old) => {
+                *there = new;
+                true
+            }
+            _ => false,
+        })
     }
 
     /// `C_DestroyObject`: of a private key, the key with everything that belongs to it; of a public one, only the object.
@@ -639,4 +653,26 @@ fn why_not_created(manager: &Session, id: Option<&KeyId>, why: &Error) -> Rv {
         return Rv(CKR_ATTRIBUTE_VALUE_INVALID);
     }
     Rv::of(why, Asked::Create)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::CertificateFormat;
+
+    #[test]
+    fn a_change_does_not_bring_back_an_object_that_was_destroyed_meanwhile() {
+        let objects = Objects::new(CertificateFormat::Pem);
+        let nobody = Access { operator: None, administrator: None };
+        let data = Template::new(vec![(CKA_CLASS, ulong(CKO_DATA).to_vec().into())]);
+        let handle = objects.create(&nobody, 1, &data).unwrap();
+        let object = objects.object(handle).unwrap();
+        let changed = || Arc::new(Object(Source::Local(LocalObject::new(1, &data, None).unwrap())));
+        assert!(objects.replace(handle, &object, changed()));
+        assert!(!objects.replace(handle, &object, changed()), "another thread has changed it");
+        objects.destroy(&nobody, handle).unwrap();
+        assert!(!objects.replace(handle, &object, changed()));
+        assert!(objects.object(handle).is_err());
+        assert_eq!(objects.set(&nobody, handle, &data), Err(Rv(CKR_OBJECT_HANDLE_INVALID)));
+    }
 }
