@@ -59,6 +59,25 @@ unsafe fn bytes<'a>(pointer: *const CK_BYTE, length: CK_ULONG) -> Result<&'a [u8
     unsafe { array(pointer, length, PKCS11_INPUT_MAX_BYTES) }
 }
 
+/// The bytes of a step of an operation, which ends if there are more than the module takes, or none behind the pointer.
+unsafe fn input<'a>(
+    session: &Session,
+    kind: CK_FLAGS,
+    pointer: *const CK_BYTE,
+    length: CK_ULONG,
+) -> Result<&'a [u8], Rv> {
+    // SAFETY: as the caller owes it.
+    let input = unsafe { bytes(pointer, length) };
+    if input.is_err() {
+        session.cancel(kind)?;
+    }
+    input.map_err(|why| match kind {
+        _ if pointer.is_null() => why,
+        CKF_DECRYPT => Rv(CKR_ENCRYPTED_DATA_LEN_RANGE),
+        _ => Rv(CKR_DATA_LEN_RANGE),
+    })
+}
+
 /// So many items of the caller, at most `most`.
 unsafe fn array<'a, T>(pointer: *const T, length: CK_ULONG, most: usize) -> Result<&'a [T], Rv> {
     let length = usize::try_from(length).ok().filter(|length| *length <= most).ok_or(Rv(CKR_ARGUMENTS_BAD))?;
@@ -243,7 +262,19 @@ unsafe extern "C" {
         parent: Option<unsafe extern "C" fn()>,
         child: Option<unsafe extern "C" fn()>,
     ) -> std::ffi::c_int;
+
+    /// An entry of the auxiliary vector; 0: there is none.
+    safe fn getauxval(kind: std::ffi::c_ulong) -> std::ffi::c_ulong;
 }
+
+/// Whether the process has rights that whoever started it lacks (setuid, setgid, file capabilities), so that nothing which
+/// that user says may count.
+pub(crate) fn runs_for_another() -> bool {
+    getauxval(AT_SECURE) != 0
+}
+
+/// `<elf.h>`
+const AT_SECURE: std::ffi::c_ulong = 23;
 
 unsafe extern "C" fn in_child() {
     module::forked();
@@ -715,9 +746,9 @@ pub unsafe extern "C" fn C_GenerateKeyPair(
 
 // ---- Operations -------------------------------------------------------------------------------------------------------
 
-/// A function that begins an operation by a mechanism and a key.
+/// A function that begins an operation by a mechanism and a key. Without a mechanism it ends one, as version 3.0 has it.
 macro_rules! begins {
-    ($($name:ident => $begin:expr;)*) => {$(
+    ($($name:ident, $kind:expr => $begin:expr;)*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(
             session: CK_SESSION_HANDLE,
@@ -726,6 +757,9 @@ macro_rules! begins {
         ) -> CK_RV {
             in_session(session, |session| {
                 let begin: fn(&Session, &Mechanism, CK_OBJECT_HANDLE) -> Result<(), Rv> = $begin;
+                if by.is_null() {
+                    return session.cancel($kind);
+                }
                 // SAFETY: as the caller owes it.
                 begin(session, &unsafe { mechanism(by) }?, key)
             })
@@ -734,15 +768,15 @@ macro_rules! begins {
 }
 
 begins! {
-    C_EncryptInit => Session::encrypt_init;
-    C_DecryptInit => Session::decrypt_init;
-    C_SignInit => Session::sign_init;
-    C_VerifyInit => |session, by, key| session.verify_init(by, key, None);
+    C_EncryptInit, CKF_ENCRYPT => Session::encrypt_init;
+    C_DecryptInit, CKF_DECRYPT => Session::decrypt_init;
+    C_SignInit, CKF_SIGN => Session::sign_init;
+    C_VerifyInit, CKF_VERIFY => |session, by, key| session.verify_init(by, key, None);
 }
 
 /// A function that takes bytes and delivers bytes.
 macro_rules! transforms {
-    ($($name:ident => $step:path;)*) => {$(
+    ($($name:ident, $kind:expr => $step:path;)*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(
             session: CK_SESSION_HANDLE,
@@ -754,19 +788,21 @@ macro_rules! transforms {
             // SAFETY: as the caller owes it. The result is written when the data are no longer used, as it may go where
             // they are.
             unsafe {
-                producing(session, out, out_length, |session, room| $step(session, bytes(data, length)?, room))
+                producing(session, out, out_length, |session, room| {
+                    $step(session, input(session, $kind, data, length)?, room)
+                })
             }
         }
     )*};
 }
 
 transforms! {
-    C_Encrypt => Session::encrypt;
-    C_EncryptUpdate => Session::encrypt_update;
-    C_Decrypt => Session::decrypt;
-    C_DecryptUpdate => Session::decrypt_update;
-    C_Digest => Session::digest;
-    C_Sign => Session::sign;
+    C_Encrypt, CKF_ENCRYPT => Session::encrypt;
+    C_EncryptUpdate, CKF_ENCRYPT => Session::encrypt_update;
+    C_Decrypt, CKF_DECRYPT => Session::decrypt;
+    C_DecryptUpdate, CKF_DECRYPT => Session::decrypt_update;
+    C_Digest, CKF_DIGEST => Session::digest;
+    C_Sign, CKF_SIGN => Session::sign;
 }
 
 /// A function that delivers bytes.
@@ -793,32 +829,37 @@ ends! {
 
 /// A function that takes bytes.
 macro_rules! takes {
-    ($($name:ident => $step:expr;)*) => {$(
+    ($($name:ident, $kind:expr => $step:expr;)*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(session: CK_SESSION_HANDLE, data: *mut CK_BYTE, length: CK_ULONG) -> CK_RV {
             in_session(session, |session| {
                 let step: fn(&Session, &[u8]) -> Result<(), Rv> = $step;
                 // SAFETY: as the caller owes it.
-                step(session, unsafe { bytes(data, length) }?)
+                step(session, unsafe { input(session, $kind, data, length) }?)
             })
         }
     )*};
 }
 
 takes! {
-    C_DigestUpdate => Session::digest_update;
-    C_SignUpdate => Session::sign_update;
-    C_VerifyUpdate => Session::verify_update;
-    C_VerifyFinal => |session, signature| session.verify_final(Some(signature));
-    C_VerifySignature => |session, data| session.verify(data, None);
-    C_VerifySignatureUpdate => Session::verify_update;
-    C_SeedRandom => |_, _| Err(Rv(CKR_RANDOM_SEED_NOT_SUPPORTED));
+    C_DigestUpdate, CKF_DIGEST => Session::digest_update;
+    C_SignUpdate, CKF_SIGN => Session::sign_update;
+    C_VerifyUpdate, CKF_VERIFY => Session::verify_update;
+    C_VerifyFinal, CKF_VERIFY => |session, signature| session.verify_final(Some(signature));
+    C_VerifySignature, CKF_VERIFY => |session, data| session.verify(data, None);
+    C_VerifySignatureUpdate, CKF_VERIFY => Session::verify_update;
+    C_SeedRandom, 0 => |_, _| Err(Rv(CKR_RANDOM_SEED_NOT_SUPPORTED));
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_DigestInit(session: CK_SESSION_HANDLE, by: *mut CK_MECHANISM) -> CK_RV {
-    // SAFETY: as the caller owes it.
-    in_session(session, |session| session.digest_init(&unsafe { mechanism(by) }?))
+    in_session(session, |session| {
+        if by.is_null() {
+            return session.cancel(CKF_DIGEST);
+        }
+        // SAFETY: as the caller owes it.
+        session.digest_init(&unsafe { mechanism(by) }?)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -836,7 +877,9 @@ pub unsafe extern "C" fn C_Verify(
 ) -> CK_RV {
     in_session(session, |session| {
         // SAFETY: as the caller owes it.
-        let (data, signature) = unsafe { (bytes(data, length)?, bytes(signature, signature_length)?) };
+        let (data, signature) = unsafe {
+            (input(session, CKF_VERIFY, data, length)?, input(session, CKF_VERIFY, signature, signature_length)?)
+        };
         session.verify(data, Some(signature))
     })
 }
@@ -850,6 +893,9 @@ pub unsafe extern "C" fn C_VerifySignatureInit(
     length: CK_ULONG,
 ) -> CK_RV {
     in_session(session, |session| {
+        if by.is_null() {
+            return session.cancel(CKF_VERIFY);
+        }
         // SAFETY: as the caller owes it.
         let (by, signature) = unsafe { (mechanism(by)?, bytes(signature, length)?) };
         session.verify_init(&by, key, Some(signature))

@@ -8,6 +8,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use crate::functions::runs_for_another;
+
 /// Where lines go.
 enum Destination {
     Nowhere,
@@ -32,7 +34,8 @@ pub(crate) fn line(sentence: &str) {
 fn destination() -> &'static Destination {
     static DESTINATION: OnceLock<Destination> = OnceLock::new();
     #[allow(clippy::disallowed_methods, reason = "the only setting that does not come from a configuration file")]
-    DESTINATION.get_or_init(|| parse(env::var_os(VARIABLE)))
+    // Whoever starts a setuid program must not say which file it appends to.
+    DESTINATION.get_or_init(|| parse(env::var_os(VARIABLE).filter(|_| !runs_for_another())))
 }
 
 fn parse(value: Option<OsString>) -> Destination {

@@ -37,9 +37,15 @@ pub struct Held {
     pub operator: Option<Server>,
     /// For their management.
     pub administrator: Option<Server>,
+    /// Who has logged in; none: nobody.
+    pub user: Option<UserId>,
 }
 
 impl Held {
+    fn administrator(server: Server, user: UserId) -> Self {
+        Self { operator: None, administrator: Some(server), user: Some(user) }
+    }
+
     /// What objects may be reached with.
     pub fn access(&self) -> Access<'_> {
         Access { operator: self.operator.as_ref(), administrator: self.administrator.as_ref() }
@@ -74,15 +80,18 @@ pub fn login(
         return Err(Rv(CKR_SESSION_READ_ONLY_EXISTS));
     }
     let login = login_of(slot, user)?;
-    let (server, role) = authenticate(slot, login, name, pin)?;
+    let name = name.map(named).transpose()?.unwrap_or_else(|| login.user.clone());
+    let (server, role) = authenticate(slot, login, &name, pin)?;
     let who = match (user, role) {
         (CKU_USER, Role::Operator) => {
-            // It is judged when it is needed: with a wrong one, keys can still be used.
-            let administrator = slot.configured(slot.administrator.as_ref());
-            Who::User(Arc::new(Held { operator: Some(server), administrator }))
+            // The Administrator stands beside the Operator of the configuration, not beside anybody. It is judged when it is
+            // needed: with a wrong passphrase, keys can still be used.
+            let administrator = slot.administrator.as_ref().filter(|_| name == login.user);
+            let administrator = slot.configured(administrator);
+            Who::User(Arc::new(Held { operator: Some(server), administrator, user: Some(name) }))
         }
-        (CKU_USER, Role::Administrator) => Who::User(Arc::new(Held { operator: None, administrator: Some(server) })),
-        (CKU_SO, Role::Administrator) => Who::So(Arc::new(Held { operator: None, administrator: Some(server) })),
+        (CKU_USER, Role::Administrator) => Who::User(Arc::new(Held::administrator(server, name))),
+        (CKU_SO, Role::Administrator) => Who::So(Arc::new(Held::administrator(server, name))),
         _ => return Err(Rv(CKR_USER_TYPE_INVALID)),
     };
     *slot.who.write().unwrap_or_else(PoisonError::into_inner) = who;
@@ -108,18 +117,11 @@ fn login_of(slot: &Slot, user: CK_USER_TYPE) -> Result<&Login, Rv> {
 
 /// Asks the server whether the credentials are right. While it takes no logins because one has just failed, the client
 /// waits.
-fn authenticate(slot: &Slot, login: &Login, name: Option<&[u8]>, pin: Option<&[u8]>) -> Result<(Server, Role), Rv> {
-    let user = match name {
-        None => login.user.clone(),
-        Some(name) => {
-            let name = std::str::from_utf8(name).map_err(|_| Rv(CKR_PIN_INCORRECT))?;
-            UserId::parse(name).map_err(|_| Rv(CKR_PIN_INCORRECT))?
-        }
-    };
+fn authenticate(slot: &Slot, login: &Login, user: &UserId, pin: Option<&[u8]>) -> Result<(Server, Role), Rv> {
     let passphrase = match pin.filter(|pin| !pin.is_empty()) {
         Some(pin) => passphrase(pin)?,
         // A configured passphrase is that of the configured user.
-        None if name.is_some() => return Err(Rv(CKR_PIN_INCORRECT)),
+        None if *user != login.user => return Err(Rv(CKR_PIN_INCORRECT)),
         None => match login.passphrase() {
             Ok(Some(passphrase)) => passphrase,
             Ok(None) if pin.is_none() => return Err(Rv(CKR_ARGUMENTS_BAD)),
@@ -130,10 +132,16 @@ fn authenticate(slot: &Slot, login: &Login, name: Option<&[u8]>, pin: Option<&[u
             }
         },
     };
-    let server = slot.client.log_in(&user, passphrase);
+    let server = slot.client.log_in(user, passphrase);
     // The cheapest request that Administrators and Operators may make and that tells which of them it is.
-    let role = server.users().read(&user).map_err(|why| Rv::of(&why, Asked::Login))?.role;
+    let role = server.users().read(user).map_err(|why| Rv::of(&why, Asked::Login))?.role;
     Ok((server, role))
+}
+
+/// The user of this name. One that no user can have is nobody's.
+fn named(name: &[u8]) -> Result<UserId, Rv> {
+    let name = std::str::from_utf8(name).map_err(|_| Rv(CKR_PIN_INCORRECT))?;
+    UserId::parse(name).map_err(|_| Rv(CKR_PIN_INCORRECT))
 }
 
 /// A PIN as a passphrase. One that is not UTF-8 is nobody's.
@@ -147,11 +155,14 @@ fn confirm(session: &Session, pin: Option<&[u8]>) -> Result<(), Rv> {
     if !locked(&session.active).uses_a_key() {
         return Err(Rv(CKR_OPERATION_NOT_INITIALIZED));
     }
-    match session.slot.who() {
-        Who::Nobody => Err(Rv(CKR_USER_NOT_LOGGED_IN)),
-        Who::User(_) => authenticate(&session.slot, login_of(&session.slot, CKU_USER)?, None, pin).map(drop),
-        Who::So(_) => authenticate(&session.slot, login_of(&session.slot, CKU_SO)?, None, pin).map(drop),
-    }
+    let slot = &session.slot;
+    let (held, kind) = match slot.who() {
+        Who::Nobody => return Err(Rv(CKR_USER_NOT_LOGGED_IN)),
+        Who::User(held) => (held, CKU_USER),
+        Who::So(held) => (held, CKU_SO),
+    };
+    let login = login_of(slot, kind)?;
+    authenticate(slot, login, held.user.as_ref().unwrap_or(&login.user), pin).map(drop)
 }
 
 /// `C_Logout`
@@ -182,17 +193,20 @@ pub fn set_pin(session: &Session, old: &[u8], new: &[u8]) -> Result<(), Rv> {
     let _one_at_a_time = locked(&slot.login);
     let who = slot.who();
     let login = login_of(slot, if matches!(who, Who::So(_)) { CKU_SO } else { CKU_USER })?;
-    let (server, _) = authenticate(slot, login, None, Some(old))?;
-    replace(&server, &login.user, new)?;
-    let server = slot.client.log_in(&login.user, passphrase(new)?);
+    let user = slot.held().user.clone().unwrap_or_else(|| login.user.clone());
+    is_nowhere_else(slot, &user)?;
+    let (server, _) = authenticate(slot, login, &user, Some(old))?;
+    replace(&server, &user, new)?;
+    let server = slot.client.log_in(&user, passphrase(new)?);
     slot.forget_reader();
     let who = match who {
         Who::Nobody => Who::Nobody,
-        Who::So(_) => Who::So(Arc::new(Held { operator: None, administrator: Some(server) })),
+        Who::So(_) => Who::So(Arc::new(Held::administrator(server, user))),
         Who::User(held) if held.operator.is_some() => {
-            Who::User(Arc::new(Held { operator: Some(server), administrator: held.administrator.clone() }))
+            let administrator = held.administrator.clone();
+            Who::User(Arc::new(Held { operator: Some(server), administrator, user: Some(user) }))
         }
-        Who::User(_) => Who::User(Arc::new(Held { operator: None, administrator: Some(server) })),
+        Who::User(_) => Who::User(Arc::new(Held::administrator(server, user))),
     };
     *slot.who.write().unwrap_or_else(PoisonError::into_inner) = who;
     Ok(())
@@ -205,8 +219,20 @@ pub fn init_pin(session: &Session, pin: &[u8]) -> Result<(), Rv> {
     let (Some(administrator), Some(operator)) = (&held.administrator, &slot.operator) else {
         return Err(Rv(CKR_USER_TYPE_INVALID));
     };
+    is_nowhere_else(slot, &operator.user)?;
     replace(administrator, &operator.user, pin)?;
     slot.forget_reader();
+    Ok(())
+}
+
+/// Fails if the passphrase of `user` is configured, where the module cannot change it: it would go on to try
+/// the old one, and each failure blocks logins of the user.
+fn is_nowhere_else(slot: &Slot, user: &UserId) -> Result<(), Rv> {
+    let configured = [&slot.operator, &slot.administrator];
+    if configured.into_iter().flatten().any(|login| login.user == *user && login.has_passphrase()) {
+        log::line(&format!("The passphrase of {user} is configured: change it on the HSM and in the configuration."));
+        return Err(Rv(CKR_ACTION_PROHIBITED));
+    }
     Ok(())
 }
 

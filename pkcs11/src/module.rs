@@ -91,6 +91,7 @@ impl Module {
             log::line(&why.to_string());
             Rv(CKR_FUNCTION_FAILED)
         })?;
+        config::warnings(&configuration).iter().for_each(|warning| log::line(warning));
         let slots = (0..).zip(configuration.slots).map(|(id, slot)| Arc::new(Slot::new(id, slot)));
         Ok(Self {
             slots: slots.collect(),

@@ -74,15 +74,23 @@ impl Sessions {
         self.change().retain(|_, session| {
             let stays = session.slot.id() != slot.id();
             if !stays {
-                closed.push(Arc::clone(session));
+                closed.push(session.handle);
             }
             stays
         });
-        let held = slot.held();
-        for session in closed {
-            slot.objects.close_session(&held.access(), session.handle);
+        slot.objects.close_sessions(&slot.held().access(), &closed);
+        self.forget_if_none_is_left(slot);
+    }
+
+    /// Logs out with the last session of a slot. Somebody may open one meanwhile and log in, who stays so.
+    fn forget_if_none_is_left(&self, slot: &Slot) {
+        if self.count(slot.id()).0 > 0 {
+            return;
         }
-        login::forget(slot);
+        let _one_at_a_time = locked(&slot.login);
+        if self.count(slot.id()).0 == 0 {
+            login::forget(slot);
+        }
     }
 }
 
@@ -115,10 +123,8 @@ pub fn open(module: &Module, slot: CK_SLOT_ID, flags: CK_FLAGS) -> Result<CK_SES
 pub fn close(module: &Module, handle: CK_SESSION_HANDLE) -> Result<(), Rv> {
     let session = module.sessions.change().remove(&handle).ok_or(Rv(CKR_SESSION_HANDLE_INVALID))?;
     let slot = &session.slot;
-    slot.objects.close_session(&slot.held().access(), handle);
-    if module.sessions.count(slot.id()).0 == 0 {
-        login::forget(slot);
-    }
+    slot.objects.close_sessions(&slot.held().access(), &[handle]);
+    module.sessions.forget_if_none_is_left(slot);
     Ok(())
 }
 

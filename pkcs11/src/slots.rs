@@ -85,7 +85,7 @@ impl Slot {
         let operator = self.configured(self.operator.as_ref());
         // One suffices, and public sessions manage nothing.
         let administrator = if operator.is_none() { self.configured(self.administrator.as_ref()) } else { None };
-        Held { operator, administrator }
+        Held { operator, administrator, user: None }
     }
 
     /// A session of `login`, if its passphrase is configured and can be had.

@@ -2,9 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
 use casemate_api::body::keys::GenerateKey;
 use casemate_api::{KeyType, Mechanism};
-use casemate_client::Session;
+use casemate_client::{Client, Session, Settings, Trust};
 use casemate_pkcs11::config::CertificateFormat;
 use casemate_pkcs11::objects::{Access, AttributeError, Objects, PublicKey, Template};
 use casemate_pkcs11::rv::Rv;
@@ -246,7 +251,7 @@ fn a_private_session_key_ends_with_its_session_unless_it_is_copied_to_the_token(
     assert_eq!(world.value(public, CKA_ID).unwrap(), b"kept");
     assert_eq!(world.destroy(kept), Ok(()), "the session object is gone, the key is not");
     assert_eq!(world.find(&[(CKA_CLASS, &PRIVATE), (CKA_TOKEN, TRUE)]), [token]);
-    world.objects.close_session(&world.access(), SESSION);
+    world.objects.close_sessions(&world.access(), &[SESSION]);
     assert_eq!(world.ids(), ["kept"]);
     assert!(world.objects.object(lost).is_err());
     let again = template(&[(CKA_TOKEN, TRUE), (CKA_ID, b"second")]);
@@ -348,7 +353,7 @@ fn session_objects_live_in_the_module() {
     let twice = [(CKA_CLASS, &SECRET[..]), (CKA_LABEL, b"x"), (CKA_LABEL, b"y")];
     assert_eq!(world.create(&twice), Err(Rv(CKR_TEMPLATE_INCONSISTENT)));
     let copy = world.objects.copy(&nobody, 8, plain, &template(&[(CKA_LABEL, b"z")])).unwrap();
-    world.objects.close_session(&nobody, SESSION);
+    world.objects.close_sessions(&nobody, &[SESSION]);
     assert!(world.objects.object(plain).is_err());
     assert_eq!(world.find(&[(CKA_CLASS, &SECRET)]), [copy]);
     assert_eq!(
@@ -429,4 +434,124 @@ fn a_search_asks_only_for_what_can_match() {
 
 fn hex(digits: &str) -> Vec<u8> {
     (0..digits.len() / 2).map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap()).collect()
+}
+
+#[test]
+fn a_session_object_neither_becomes_one_of_the_token_nor_trusted_by_a_change() {
+    let world = World::new();
+    let kind = CKK_GENERIC_SECRET.to_ne_bytes();
+    let secret =
+        world.create(&[(CKA_CLASS, &SECRET), (CKA_KEY_TYPE, &kind), (CKA_VALUE, b"a secret of some length")]).unwrap();
+    for flag in [CKA_TOKEN, CKA_TRUSTED] {
+        assert_eq!(world.set(secret, &[(flag, TRUE)]), Err(Rv(CKR_ATTRIBUTE_READ_ONLY)), "{flag:#x}");
+        assert_eq!(world.value(secret, flag), Ok(FALSE.to_vec()));
+        world.set(secret, &[(flag, FALSE)]).unwrap();
+    }
+    world.set(secret, &[(CKA_SIGN, FALSE)]).unwrap();
+    let trusted =
+        world.create(&[(CKA_CLASS, &SECRET), (CKA_KEY_TYPE, &kind), (CKA_VALUE, b"secret"), (CKA_TRUSTED, TRUE)]);
+    assert_eq!(trusted, Err(Rv(CKR_ATTRIBUTE_READ_ONLY)));
+    let trusted = template(&[(CKA_TRUSTED, TRUE)]);
+    let copy = world.objects.copy(&world.access(), SESSION, secret, &trusted);
+    assert_eq!(copy, Err(Rv(CKR_ATTRIBUTE_READ_ONLY)));
+}
+
+/// Their values are pointers of the application, which mean nothing later.
+#[test]
+fn templates_within_templates_are_refused() {
+    let world = World::new();
+    let kind = CKK_GENERIC_SECRET.to_ne_bytes();
+    for nested in [CKA_WRAP_TEMPLATE, CKA_UNWRAP_TEMPLATE, CKA_DERIVE_TEMPLATE] {
+        let secret = [(CKA_CLASS, &SECRET[..]), (CKA_KEY_TYPE, &kind), (CKA_VALUE, b"secret"), (nested, &[7; 24])];
+        assert_eq!(world.create(&secret), Err(Rv(CKR_ATTRIBUTE_TYPE_INVALID)), "{nested:#x}");
+    }
+}
+
+#[test]
+fn rsa_keys_of_absurd_size_are_refused() {
+    let world = World::new();
+    let rsa = |bytes: usize, exponent: &[u8]| {
+        let modulus = vec![0xff; bytes];
+        let key =
+            [(CKA_CLASS, &PUBLIC[..]), (CKA_KEY_TYPE, &RSA), (CKA_MODULUS, &modulus), (CKA_PUBLIC_EXPONENT, exponent)];
+        world.create(&key).map(drop)
+    };
+    let refused = Err(Rv(CKR_ATTRIBUTE_VALUE_INVALID));
+    for (bytes, exponent) in
+        [(127, &[3][..]), (2049, &[3]), (256, &[1]), (256, &[1, 0]), (256, &[2, 0, 0, 0, 1]), (256, &[0xff; 256])]
+    {
+        assert_eq!(rsa(bytes, exponent), refused, "{bytes} {exponent:?}");
+    }
+    for (bytes, exponent) in [(128, &[3][..]), (2048, &[1, 0, 1]), (256, &[1, 0, 0, 0, 1])] {
+        assert_eq!(rsa(bytes, exponent), Ok(()), "{bytes} {exponent:?}");
+    }
+}
+
+#[test]
+fn a_certificate_stays_if_the_one_that_is_to_replace_it_is_refused() {
+    let world = World::new();
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut of = rcgen::CertificateParams::new(["web.example".to_owned()]).unwrap();
+    let first = of.self_signed(&pair).unwrap();
+    // Longer than a server takes.
+    let long = vec![0; casemate_api::limits::CERTIFICATE_MAX_BYTES];
+    of.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999], long)];
+    let second = of.self_signed(&pair).unwrap();
+    let pem = casemate_api::body::keys::ImportArguments {
+        mechanisms: vec![Mechanism::ECDSA_Signature],
+        restrictions: Default::default(),
+        label: String::new(),
+    };
+    world.admin.keys().import_pem_as(&key("web"), &pem, &pair.serialize_pem()).unwrap();
+    let certificate = |der| [(CKA_CLASS, &CERTIFICATE[..]), (CKA_VALUE, der), (CKA_TOKEN, TRUE)];
+    world.create(&certificate(first.der())).unwrap();
+    assert_eq!(world.create(&certificate(second.der())), Err(Rv(CKR_ATTRIBUTE_VALUE_INVALID)));
+    assert_eq!(world.elsewhere(&[(CKA_CLASS, &CERTIFICATE), (CKA_VALUE, first.der())]), 1);
+    world.one(&[(CKA_CLASS, &CERTIFICATE), (CKA_VALUE, first.der())]);
+}
+
+/// Nobody gets less protection than was asked for.
+#[test]
+fn protection_that_a_server_does_not_give_is_refused() {
+    let world = World::new();
+    let refused = Rv(CKR_TEMPLATE_INCONSISTENT);
+    for flag in [(CKA_ALWAYS_AUTHENTICATE, TRUE), (CKA_DESTROYABLE, FALSE), (CKA_MODIFIABLE, FALSE)] {
+        let public = template(&[(CKA_EC_PARAMS, P256)]);
+        let private = template(&[(CKA_TOKEN, TRUE), flag]);
+        let pair = world.objects.generate_pair(&world.access(), SESSION, CKM_EC_KEY_PAIR_GEN, &public, &private);
+        assert_eq!(pair, Err(refused), "{flag:?}");
+        let private =
+            [(CKA_CLASS, &PRIVATE[..]), (CKA_KEY_TYPE, &EC), (CKA_EC_PARAMS, P256), (CKA_VALUE, &[1; 32]), flag];
+        assert_eq!(world.create(&private), Err(refused), "{flag:?}");
+    }
+    let aes = template(&[(CKA_TOKEN, TRUE), (CKA_VALUE_LEN, &16u64.to_ne_bytes()), (CKA_MODIFIABLE, FALSE)]);
+    assert_eq!(world.objects.generate(&world.access(), SESSION, CKM_AES_KEY_GEN, &aes), Err(refused));
+    assert!(world.ids().is_empty());
+}
+
+#[test]
+fn keys_of_a_session_are_deleted_until_the_server_does_not_answer() {
+    let world = World::new();
+    for _ in 0..3 {
+        world.pair(&[(CKA_EC_PARAMS, P256)], &[]);
+    }
+    // It hangs up on everybody, and counts them.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let settings = Settings { trust: Trust::Anyone, ..Settings::of([listener.local_addr().unwrap().to_string()]) };
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    thread::spawn(move || {
+        for _call in listener.incoming() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let away = admin(&Client::new(settings).unwrap());
+    away.keys().delete(&key("one")).unwrap_err();
+    let of_one = calls.swap(0, Ordering::SeqCst);
+    assert!(of_one > 0);
+    let access = Access { operator: None, administrator: Some(&away) };
+    world.objects.close_sessions(&access, &[SESSION]);
+    assert_eq!(calls.load(Ordering::SeqCst), of_one);
+    assert_eq!(world.find(&[(CKA_TOKEN, FALSE), (CKA_CLASS, &PRIVATE)]), NONE);
+    assert_eq!(world.ids().len(), 3);
 }

@@ -9,6 +9,7 @@ mod p11nethsm;
 mod toml;
 
 use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, fmt, fs, io};
@@ -17,6 +18,8 @@ use casemate_api::{Passphrase, UserId};
 use casemate_client::{Client, Error, Fingerprint, Settings};
 use serde::de::{Deserialize, Deserializer, Visitor};
 use zeroize::Zeroizing;
+
+use crate::functions::runs_for_another;
 
 /// Everything that is configured.
 #[derive(Debug, Default)]
@@ -67,8 +70,10 @@ pub struct Login {
 /// Where a passphrase is.
 #[derive(Clone)]
 enum Source {
-    /// In the configuration or the environment.
+    /// In the configuration.
     Text(Secret),
+    /// In an environment variable, which was read with the configuration.
+    Variable(Secret),
     /// In a file.
     File(PathBuf),
     /// In what a command prints.
@@ -79,6 +84,7 @@ impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Source::Text(_) => "Text",
+            Source::Variable(_) => "Variable",
             Source::File(_) => "File",
             Source::Command(_) => "Command",
         })
@@ -100,7 +106,7 @@ impl Login {
     pub fn passphrase(&self) -> Result<Option<Passphrase>, ConfigError> {
         let text = match &self.source {
             None => return Ok(None),
-            Some(Source::Text(Secret(text))) => text.as_str().to_owned(),
+            Some(Source::Text(Secret(text)) | Source::Variable(Secret(text))) => text.as_str().to_owned(),
             Some(Source::File(path)) => {
                 let what = format!("The passphrase file {}", path.display());
                 let bytes = fs::read(path).map_err(|why| ConfigError(format!("{what} cannot be read: {why}.")))?;
@@ -115,18 +121,21 @@ impl Login {
 /// What the passphrase command of `user` prints.
 fn printed(command: &str, user: &UserId) -> Result<String, ConfigError> {
     let what = format!("The passphrase command of {user}");
-    let output = Command::new("sh")
-        .args(["-c", command])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .map_err(|why| ConfigError(format!("{what} cannot be started: {why}.")))?;
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", command]).stdin(Stdio::null()).stderr(Stdio::null());
+    if runs_for_another() {
+        shell.env_clear().env("PATH", SYSTEM_PATH);
+    }
+    let output = shell.output().map_err(|why| ConfigError(format!("{what} cannot be started: {why}.")))?;
     let bytes = Zeroizing::new(output.stdout);
     if !output.status.success() {
         return Err(ConfigError(format!("{what} failed ({}). Run it in a shell to see why.", output.status)));
     }
     line(bytes, &format!("The output of the passphrase command of {user}"))
 }
+
+/// Where commands are found in a process that does not trust its environment.
+const SYSTEM_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The bytes as a passphrase, without the line end that editors and commands add.
 fn line(bytes: Zeroizing<Vec<u8>>, what: &str) -> Result<String, ConfigError> {
@@ -177,9 +186,41 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Reads the configuration of this process.
+/// Reads the configuration of this process. One that runs with the rights of another user than the one who started it
+/// reads that of the system only: the environment, and the home folder that it names, belong to the one who started it.
 pub fn load() -> Result<Configuration, ConfigError> {
+    if runs_for_another() {
+        let configuration = load_in(&Environment(&|_| None))?;
+        // They would replace the system's roots, by which HSMs may be trusted.
+        let replaced = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find(|name| env::var_os(name).is_some());
+        return match replaced.filter(|_| !configuration.slots.is_empty()) {
+            Some(name) => Err(ConfigError(format!("A program with the rights of another user needs {name} unset."))),
+            None => Ok(configuration),
+        };
+    }
     load_in(&Environment(&|name| env::var_os(name)))
+}
+
+/// Sentences about files of the configuration that people may read or write who should not.
+pub fn warnings(configuration: &Configuration) -> Vec<String> {
+    let users = configuration.slots.iter().flat_map(|slot| [&slot.operator, &slot.administrator]).flatten();
+    let mut forbidden = 0;
+    for user in users {
+        match &user.source {
+            Some(Source::Text(_)) => forbidden |= 0o026,
+            // Whoever writes it says what is run.
+            Some(Source::Command(_)) => forbidden |= 0o022,
+            Some(Source::Variable(_) | Source::File(_)) | None => {}
+        }
+    }
+    let open = |path: &&PathBuf| fs::metadata(path).is_ok_and(|file| file.permissions().mode() & forbidden != 0);
+    let sentence = |path: &PathBuf| {
+        format!(
+            "{} has a passphrase or a command in it, and others may read or write it: make it the business of its owner by chmod.",
+            path.display()
+        )
+    };
+    configuration.files.iter().filter(open).map(sentence).collect()
 }
 
 /// The environment of the process; tests have one of their own.
@@ -213,17 +254,19 @@ fn load_in(environment: &Environment<'_>) -> Result<Configuration, ConfigError> 
         let text = read(&path, "P11NETHSM_CONFIG_FILE")?;
         return p11nethsm::load(&[(path, text)], environment);
     }
-    let folder = environment.folder();
-    for folder in folder.iter().cloned().chain([PathBuf::from("/etc")]) {
+    let of_user = environment.folder().map(|folder| (folder, Owner::User));
+    let etc = (PathBuf::from("/etc"), Owner::System);
+    for (folder, owner) in of_user.iter().cloned().chain([etc]) {
         let path = folder.join("casemate").join("pkcs11.toml");
-        if let Some(text) = read_if_there(&path)? {
+        if let Some(text) = read_if_there(&path, owner)? {
             return toml::load(&path, &text, environment);
         }
     }
     let mut files = Vec::new();
-    for folder in NETHSM_FOLDERS.iter().map(PathBuf::from).chain(folder.iter().map(|folder| folder.join("nitrokey"))) {
+    let of_system = NETHSM_FOLDERS.iter().map(|folder| (PathBuf::from(folder), Owner::System));
+    for (folder, owner) in of_system.chain(of_user.map(|(folder, owner)| (folder.join("nitrokey"), owner))) {
         let path = folder.join("p11nethsm.conf");
-        if let Some(text) = read_if_there(&path)? {
+        if let Some(text) = read_if_there(&path, owner)? {
             files.push((path, text));
         }
     }
@@ -240,12 +283,28 @@ fn read(path: &Path, variable: &str) -> Result<Zeroizing<String>, ConfigError> {
     })
 }
 
+/// Whose a file is that nobody has named.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    System,
+    User,
+}
+
 /// The file, if there is one.
-fn read_if_there(path: &Path) -> Result<Option<Zeroizing<String>>, ConfigError> {
+fn read_if_there(path: &Path, owner: Owner) -> Result<Option<Zeroizing<String>>, ConfigError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(Zeroizing::new(text))),
-        Err(why) if matches!(why.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(why) if is_absent(why.kind(), owner) => Ok(None),
         Err(why) => Err(ConfigError(format!("The configuration file {} cannot be read: {why}.", path.display()))),
+    }
+}
+
+/// A daemon that has become another user still has the `HOME` of root, which it may not even look into.
+fn is_absent(why: io::ErrorKind, owner: Owner) -> bool {
+    match why {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => true,
+        io::ErrorKind::PermissionDenied => owner == Owner::User,
+        _ => false,
     }
 }
 

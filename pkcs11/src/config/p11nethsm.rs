@@ -164,21 +164,23 @@ impl User {
         let user = place.user(&self.username)?;
         let password = match self.password {
             Some(Secret(text)) => match text.strip_prefix("env:") {
-                Some(name) => Some(place.variable(name, environment)?),
-                None => Some(Secret(text)),
+                Some(name) => Some(Source::Variable(place.variable(name, environment)?)),
+                None => Some(Source::Text(Secret(text))),
             },
             None => None,
         };
-        Ok(Login { user, source: password.map(Source::Text) })
+        Ok(Login { user, source: password })
     }
 }
 
 /// The node that a URL names: `https://host:port/api/v1`.
 fn node(url: &str, place: &Place<'_>) -> Result<String, ConfigError> {
-    let wrong = || place.error(format_args!("the url {url:?} is not of the form https://HOST:PORT/api/v1"));
+    // Before `@` may be a password.
+    let shown = url.rsplit_once('@').map_or(url, |(_, shown)| shown);
+    let wrong = || place.error(format_args!("the url {shown:?} is not of the form https://HOST:PORT/api/v1"));
     let rest = url.strip_prefix("https://").ok_or_else(wrong)?;
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    if authority.is_empty() || !matches!(path.trim_end_matches('/'), "" | "api/v1") {
+    if authority.is_empty() || url.contains('@') || !matches!(path.trim_end_matches('/'), "" | "api/v1") {
         return Err(wrong());
     }
     Ok(authority.to_owned())

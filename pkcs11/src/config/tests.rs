@@ -423,3 +423,40 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_folder_of_the_user_that_may_not_be_read_counts_as_none() {
+    assert!(is_absent(io::ErrorKind::PermissionDenied, Owner::User));
+    assert!(!is_absent(io::ErrorKind::PermissionDenied, Owner::System));
+    assert!(!is_absent(io::ErrorKind::InvalidData, Owner::User));
+}
+
+#[test]
+fn a_password_in_a_url_is_not_told() {
+    for url in
+        ["https://user:Sekret@h:1/wrong", "https://user:Sekret@h:1/api/v1", "user:Sekret@h", "https://a:Sekret@b@"]
+    {
+        let sentence = nethsm(&format!("slots: [{{label: a, instances: [{{url: '{url}'}}]}}]")).load().unwrap_err();
+        assert!(!sentence.to_string().contains("Sekret"), "{sentence}");
+        let sentence = own(&format!("[[slot]]\nlabel = 'a'\nhosts = ['{url}']")).load().unwrap_err();
+        assert!(!sentence.to_string().contains("Sekret"), "{sentence}");
+    }
+}
+
+#[test]
+fn a_file_with_a_passphrase_that_others_may_read_is_told() {
+    let slot = "[[slot]]\nlabel = 'a'\nhosts = ['h']\ninsecure = true\n";
+    let told = |user: &str, mode: u32| {
+        let world = own(&format!("{slot}operator = {{ user = 'op', {user} }}")).set("VARIABLE", "x");
+        let file = world.path("casemate/pkcs11.toml");
+        fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+        !warnings(&world.load().unwrap()).is_empty()
+    };
+    assert!(told("passphrase = 'x'", 0o644));
+    assert!(told("passphrase = 'x'", 0o620));
+    assert!(!told("passphrase = 'x'", 0o640));
+    assert!(told("passphrase-command = 'x'", 0o664));
+    assert!(!told("passphrase-command = 'x'", 0o644));
+    assert!(!told("passphrase-file = 'x'", 0o666));
+    assert!(!told("passphrase-env = 'VARIABLE'", 0o666));
+}

@@ -21,7 +21,7 @@ use casemate_client::{Settings, Trust};
 use serde::Deserialize;
 
 use super::{
-    CertificateFormat, ConfigError, Configuration, Environment, Login, Place, Secret, SlotConfig, Source, read,
+    CertificateFormat, ConfigError, Configuration, Environment, Login, Owner, Place, Secret, SlotConfig, Source, read,
     read_if_there, without_value,
 };
 
@@ -124,7 +124,7 @@ fn profile_file(environment: &Environment<'_>) -> Result<Option<(PathBuf, zeroiz
     }
     let Some(folder) = environment.folder() else { return Ok(None) };
     let path = folder.join("casemate").join("config.toml");
-    Ok(read_if_there(&path)?.map(|text| (path, text)))
+    Ok(read_if_there(&path, Owner::User)?.map(|text| (path, text)))
 }
 
 fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
@@ -250,8 +250,8 @@ impl User {
             (Some(_), Some(_)) => {
                 return Err(place.error("a user has both passphrase and passphrase-env: keep one"));
             }
-            (Some(secret), None) => Some(secret),
-            (None, Some(name)) => Some(place.variable(&name, profiles.environment)?),
+            (Some(secret), None) => Some(Source::Text(secret)),
+            (None, Some(name)) => Some(Source::Variable(place.variable(&name, profiles.environment)?)),
             (None, None) => None,
         };
         let own = source(secret, self.passphrase_file, self.passphrase_command, place)?;
@@ -270,12 +270,12 @@ impl User {
 
 /// The one place where a passphrase is.
 fn source(
-    text: Option<Secret>,
+    text: Option<Source>,
     file: Option<PathBuf>,
     command: Option<String>,
     place: &Place<'_>,
 ) -> Result<Option<Source>, ConfigError> {
-    let given = [text.map(Source::Text), file.map(Source::File), command.map(Source::Command)];
+    let given = [text, file.map(Source::File), command.map(Source::Command)];
     let mut given = given.into_iter().flatten();
     match (given.next(), given.next()) {
         (source, None) => Ok(source),

@@ -22,6 +22,7 @@ use super::key::{KnownCertificate, Origin, TokenKey};
 use super::local::{self, LocalObject, bits, trimmed};
 use super::{Access, Object, Objects, Part, Source, Template, attributes, id, ulong, usage};
 use crate::ec;
+use crate::log;
 use crate::rv::{Asked, Rv};
 
 /// The label of a private session key that has none, so that one which outlives its process is known as such.
@@ -41,10 +42,16 @@ struct New {
 }
 
 impl New {
-    /// Of templates that describe the same key, the first that has a name gives it.
+    /// Of templates that describe the same key, the first that has a name gives it. Protection that a server does not give is
+    /// refused.
     fn of(templates: &[&Template], session: CK_SESSION_HANDLE) -> Result<Self, Rv> {
         let mut new = Self { id: None, label: String::new(), session: None };
         for template in templates {
+            for (flag, given) in [(CKA_ALWAYS_AUTHENTICATE, false), (CKA_DESTROYABLE, true), (CKA_MODIFIABLE, true)] {
+                if template.bool(flag)?.is_some_and(|asked| asked != given) {
+                    return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
+                }
+            }
             // An empty one says that there is none.
             let id = template.bytes(CKA_ID).filter(|id| !id.is_empty()).map(new_id).transpose()?;
             match (&new.id, id) {
@@ -339,15 +346,31 @@ impl Objects {
         self.read_certificate(manager, &key)?;
         if key.certificate().is_none_or(|there| *there != certificate) {
             let stored = certificate.stored(self.format).ok_or(Rv(CKR_FUNCTION_FAILED))?;
-            let id = key.name().id;
-            if key.certificate().is_some() {
-                manager.keys().delete_certificate(&id).map_err(|why| Rv::of(&why, Asked::Change))?;
-            }
-            manager.keys().set_certificate(&id, &stored).map_err(|why| Rv::of(&why, Asked::Change))?;
+            self.replace_certificate(manager, &key, &stored)?;
             self.read_certificate(manager, &key)?;
         }
         self.rename_as(manager, &key, template)?;
         Ok(self.state(|state| state.handle(&key, Part::Certificate)))
+    }
+
+    /// Gives a key another certificate. A server takes none while there is one, so the old one is deleted first, and is put
+    /// back if the new one is not taken.
+    fn replace_certificate(&self, manager: &Session, key: &TokenKey, stored: &[u8]) -> Result<(), Rv> {
+        let id = key.name().id;
+        let old = key.certificate();
+        if old.is_some() {
+            manager.keys().delete_certificate(&id).map_err(|why| Rv::of(&why, Asked::Change))?;
+        }
+        let Err(why) = manager.keys().set_certificate(&id, stored) else { return Ok(()) };
+        if let Some(old) = old.and_then(|old| old.stored(self.format))
+            && let Err(also) = manager.keys().set_certificate(&id, &old)
+        {
+            log::line(&format!(
+                "The key {id} has lost its certificate, which could not be replaced. Store it again: {also}"
+            ));
+            key.status(|status| status.certificate = KnownCertificate::Unknown);
+        }
+        Err(Rv::of(&why, Asked::Change))
     }
 
     /// The key with this public key: the one of the template's `CKA_ID`, or else any.
@@ -435,15 +458,18 @@ impl Objects {
                     return Err(Rv(CKR_ACTION_PROHIBITED));
                 }
                 // A copy may have them, but they stay as they are for the life of an object.
-                let fixed = [CKA_PRIVATE, CKA_MODIFIABLE, CKA_DESTROYABLE, CKA_COPYABLE];
+                let fixed = [CKA_TOKEN, CKA_PRIVATE, CKA_MODIFIABLE, CKA_DESTROYABLE, CKA_COPYABLE];
                 for (attribute, value) in template.iter().filter(|(attribute, _)| fixed.contains(attribute)) {
                     if local.value(attribute).as_deref() != Ok(value) {
                         return Err(Rv(CKR_ATTRIBUTE_READ_ONLY));
                     }
                 }
                 let changed = Arc::new(Object(Source::Local(local.copied(session, template)?)));
-                self.state(|state| state.objects.insert(handle, changed));
-                return Ok(());
+                return match self.replace(handle, &object, changed) {
+                    true => Ok(()),
+                    // Another thread was faster: this is a change of what it has left.
+                    false => self.set(access, handle, template),
+                };
             }
             Source::Key { key, alias, .. } => (key, *alias),
         };
@@ -471,6 +497,17 @@ impl Objects {
             self.rename(manager, key, cka_id)?;
         }
         label.map_or(Ok(()), |label| self.relabel(manager, key, &label))
+    }
+
+    /// Puts an object in the place of another, if that is still there.
+    fn replace(&self, handle: CK_OBJECT_HANDLE, old: &Arc<Object>, new: Arc<Object>) -> bool {
+        self.state(|state| match state.objects.get_mut(&handle) {
+            Some(there) if Arc::ptr_eq(there, old) => {
+                *there = new;
+                true
+            }
+            _ => false,
+        })
     }
 
     /// `C_DestroyObject`: of a private key, the key with everything that belongs to it; of a public one, only the object.
@@ -589,7 +626,7 @@ fn expect(template: &Template, attribute: CK_ATTRIBUTE_TYPE, value: CK_ULONG) ->
 }
 
 /// Fails if the template has an attribute that objects of this class do not have or has it with two values, or flags that
-/// are no flags.
+/// are no flags, or is to be trusted.
 fn check_known(class: CK_OBJECT_CLASS, template: &Template) -> Result<(), Rv> {
     for (attribute, value) in template.iter() {
         if template.bytes(attribute) != Some(value) {
@@ -599,7 +636,9 @@ fn check_known(class: CK_OBJECT_CLASS, template: &Template) -> Result<(), Rv> {
             return Err(Rv(CKR_ATTRIBUTE_TYPE_INVALID));
         }
     }
-    local::FLAGS.iter().try_for_each(|flag| template.bool(*flag).map(drop))
+    local::FLAGS.iter().try_for_each(|flag| template.bool(*flag).map(drop))?;
+    // Nobody has decided that: no server keeps it.
+    if template.bool(CKA_TRUSTED)? == Some(true) { Err(Rv(CKR_ATTRIBUTE_READ_ONLY)) } else { Ok(()) }
 }
 
 fn secret(bytes: &[u8]) -> SecretText {
@@ -614,4 +653,26 @@ fn why_not_created(manager: &Session, id: Option<&KeyId>, why: &Error) -> Rv {
         return Rv(CKR_ATTRIBUTE_VALUE_INVALID);
     }
     Rv::of(why, Asked::Create)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::CertificateFormat;
+
+    #[test]
+    fn a_change_does_not_bring_back_an_object_that_was_destroyed_meanwhile() {
+        let objects = Objects::new(CertificateFormat::Pem);
+        let nobody = Access { operator: None, administrator: None };
+        let data = Template::new(vec![(CKA_CLASS, ulong(CKO_DATA).to_vec().into())]);
+        let handle = objects.create(&nobody, 1, &data).unwrap();
+        let object = objects.object(handle).unwrap();
+        let changed = || Arc::new(Object(Source::Local(LocalObject::new(1, &data, None).unwrap())));
+        assert!(objects.replace(handle, &object, changed()));
+        assert!(!objects.replace(handle, &object, changed()), "another thread has changed it");
+        objects.destroy(&nobody, handle).unwrap();
+        assert!(!objects.replace(handle, &object, changed()));
+        assert!(objects.object(handle).is_err());
+        assert_eq!(objects.set(&nobody, handle, &data), Err(Rv(CKR_OBJECT_HANDLE_INVALID)));
+    }
 }

@@ -2,6 +2,7 @@
 //! provider.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use casemate_api::KeyType;
 use cryptoki_sys::*;
@@ -211,7 +212,12 @@ impl LocalObject {
                 | CKA_START_DATE | CKA_END_DATE => is_known(self.class, attribute),
                 CKA_SENSITIVE => value == TRUE,
                 CKA_EXTRACTABLE => value == FALSE,
-                _ if FLAGS.contains(&attribute) => self.attributes.contains_key(&attribute),
+                // Whom to trust is said by the SO, and nowhere kept; where an object lives, by its creation.
+                CKA_ENCRYPT | CKA_DECRYPT | CKA_SIGN | CKA_SIGN_RECOVER | CKA_VERIFY | CKA_VERIFY_RECOVER
+                | CKA_WRAP | CKA_UNWRAP | CKA_DERIVE | CKA_ENCAPSULATE | CKA_DECAPSULATE => {
+                    self.attributes.contains_key(&attribute)
+                }
+                CKA_WRAP_WITH_TRUSTED => value == TRUE,
                 _ => false,
             };
             if !allowed {
@@ -233,6 +239,11 @@ impl LocalObject {
     }
 }
 
+/// The module computes with public keys of anybody, such as that of a certificate from the network: with these it takes
+/// milliseconds. FIPS 186-5 has longer exponents, which nobody uses.
+const RSA_MODULUS_BITS: RangeInclusive<CK_ULONG> = 1024..=16384;
+const RSA_EXPONENT_BITS: RangeInclusive<CK_ULONG> = 2..=33;
+
 /// The public key of a template, or of a private key's.
 pub(super) fn public_key(template: &Template) -> Result<PublicKey, Rv> {
     let incomplete = Rv(CKR_TEMPLATE_INCOMPLETE);
@@ -241,7 +252,8 @@ pub(super) fn public_key(template: &Template) -> Result<PublicKey, Rv> {
             let modulus = template.bytes(CKA_MODULUS).ok_or(incomplete)?;
             let exponent = template.bytes(CKA_PUBLIC_EXPONENT).ok_or(incomplete)?;
             let (modulus, exponent) = (trimmed(modulus), trimmed(exponent));
-            if modulus.is_empty() || exponent.is_empty() {
+            let odd = exponent.last().is_some_and(|last| last % 2 == 1);
+            if !RSA_MODULUS_BITS.contains(&bits(modulus)) || !RSA_EXPONENT_BITS.contains(&bits(exponent)) || !odd {
                 return Err(Rv(CKR_ATTRIBUTE_VALUE_INVALID));
             }
             Ok(PublicKey::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() })
@@ -264,7 +276,7 @@ pub(super) fn trimmed(integer: &[u8]) -> &[u8] {
 }
 
 /// The length of a big-endian integer without leading zero bytes.
-pub(super) fn bits(integer: &[u8]) -> CK_ULONG {
+pub(crate) fn bits(integer: &[u8]) -> CK_ULONG {
     let zeros = integer.first().map_or(0, |byte| byte.leading_zeros());
     8 * integer.len() as CK_ULONG - CK_ULONG::from(zeros)
 }
@@ -301,7 +313,8 @@ pub(super) const FLAGS: &[CK_ATTRIBUTE_TYPE] = &[
     CKA_DECAPSULATE,
 ];
 
-/// Whether objects of a class have an attribute that an application may give.
+/// Whether objects of a class have an attribute that an application may give. Nested templates (`CKA_WRAP_TEMPLATE` and its
+/// like) are none of them: nothing is wrapped or derived here, and their values are pointers into the application.
 pub(super) fn is_known(class: CK_OBJECT_CLASS, attribute: CK_ATTRIBUTE_TYPE) -> bool {
     let common = matches!(
         attribute,
@@ -344,7 +357,6 @@ pub(super) fn is_known(class: CK_OBJECT_CLASS, attribute: CK_ATTRIBUTE_TYPE) -> 
                             | CKA_VERIFY_RECOVER
                             | CKA_WRAP
                             | CKA_TRUSTED
-                            | CKA_WRAP_TEMPLATE
                             | CKA_PUBLIC_KEY_INFO
                             | CKA_ENCAPSULATE
                             | CKA_MODULUS
@@ -366,7 +378,6 @@ pub(super) fn is_known(class: CK_OBJECT_CLASS, attribute: CK_ATTRIBUTE_TYPE) -> 
                             | CKA_UNWRAP
                             | CKA_EXTRACTABLE
                             | CKA_WRAP_WITH_TRUSTED
-                            | CKA_UNWRAP_TEMPLATE
                             | CKA_ALWAYS_AUTHENTICATE
                             | CKA_PUBLIC_KEY_INFO
                             | CKA_DECAPSULATE
@@ -400,8 +411,6 @@ pub(super) fn is_known(class: CK_OBJECT_CLASS, attribute: CK_ATTRIBUTE_TYPE) -> 
                             | CKA_CHECK_VALUE
                             | CKA_WRAP_WITH_TRUSTED
                             | CKA_TRUSTED
-                            | CKA_WRAP_TEMPLATE
-                            | CKA_UNWRAP_TEMPLATE
                             | CKA_VALUE
                             | CKA_VALUE_LEN
                     )

@@ -20,16 +20,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_api::{KeyId, KeyType, Mechanism};
-use casemate_client::Session;
+use casemate_client::{Error, Session};
 use cryptoki_sys::*;
 
 use crate::config::CertificateFormat;
+use crate::log;
 use crate::rv::Rv;
 
 use key::TokenKey;
 use local::LocalObject;
 
 pub(crate) use attributes::spki;
+pub(crate) use local::bits;
 pub use template::Template;
 
 /// Sessions with the server that the state of the login permits.
@@ -207,6 +209,12 @@ impl State {
         self.last
     }
 
+    /// The keys of these sessions.
+    fn session_keys(&self, of: impl Fn(CK_SESSION_HANDLE) -> bool) -> Vec<Arc<TokenKey>> {
+        let ends = |key: &&Arc<TokenKey>| key.status(|status| status.session.is_some_and(&of) && !status.deleted);
+        self.keys.values().filter(ends).cloned().collect()
+    }
+
     /// The handle of a key's object. It is made when it is first asked for.
     fn handle(&mut self, key: &Arc<TokenKey>, part: Part) -> CK_OBJECT_HANDLE {
         if let Some(handle) = key.status(|status| *status.handles.of(part)) {
@@ -276,45 +284,47 @@ impl Objects {
         Ok(values.map(|value| value.len() as CK_ULONG).sum())
     }
 
-    /// Ends the session objects of `session`. Access is that before the session was closed: a private key of a session
-    /// is on the server, from which it is deleted here.
-    pub fn close_session(&self, access: &Access<'_>, session: CK_SESSION_HANDLE) {
+    /// Ends the session objects of these sessions. Access is that before they were closed: a private key of a session is on
+    /// the server, from which it is deleted here.
+    pub fn close_sessions(&self, access: &Access<'_>, sessions: &[CK_SESSION_HANDLE]) {
         let ended = self.state(|state| {
             state.objects.retain(|_, object| match &object.0 {
-                Source::Local(object) => object.session != Some(session),
+                Source::Local(object) => object.session.is_none_or(|session| !sessions.contains(&session)),
                 Source::Key { .. } => true,
             });
-            let of_session =
-                |key: &&Arc<TokenKey>| key.status(|status| status.session == Some(session) && !status.deleted);
-            state.keys.values().filter(of_session).cloned().collect::<Vec<_>>()
+            state.session_keys(|session| sessions.contains(&session))
         });
-        for key in ended {
-            self.end(access, &key);
-        }
+        self.end(access, &ended);
     }
 
-    /// Deletes a key of a session, as far as that is possible, and forgets it.
-    fn end(&self, access: &Access<'_>, key: &Arc<TokenKey>) {
+    /// Deletes keys of sessions, as far as that is possible, and forgets them.
+    fn end(&self, access: &Access<'_>, keys: &[Arc<TokenKey>]) {
         if let Ok(manager) = access.manager() {
-            // Nobody is there to be told. What is left over has a label by which administrators know it.
-            let _ = manager.keys().delete(&key.name().id);
+            for key in keys {
+                // Nobody is there to be told. What is left over has a label by which administrators know it.
+                match manager.keys().delete(&key.name().id) {
+                    // Each further one would take as long as this one to fail.
+                    Err(why) if !is_reply(&why) => {
+                        log::line(&format!("Keys of sessions are left over: {why}"));
+                        break;
+                    }
+                    _ => {}
+                }
+            }
         }
         self.state(|state| {
-            state.forget(key);
-            state.objects.retain(|_, object| !object.is_of(key));
+            for key in keys {
+                state.forget(key);
+                state.objects.retain(|_, object| !object.is_of(key));
+            }
         });
     }
 
     /// Makes the handles of private objects invalid, and ends private session objects. Access as in
-    /// [`Objects::close_session`].
+    /// [`Objects::close_sessions`].
     pub fn logout(&self, access: &Access<'_>) {
-        let ended = self.state(|state| {
-            let of_session = |key: &&Arc<TokenKey>| key.status(|status| status.session.is_some() && !status.deleted);
-            state.keys.values().filter(of_session).cloned().collect::<Vec<_>>()
-        });
-        for key in ended {
-            self.end(access, &key);
-        }
+        let ended = self.state(|state| state.session_keys(|_| true));
+        self.end(access, &ended);
         self.state(|state| {
             state.objects.retain(|_, object| !object.is(CKA_PRIVATE));
             for key in state.keys.values() {
@@ -329,6 +339,18 @@ impl Object {
     fn is_of(&self, key: &Arc<TokenKey>) -> bool {
         matches!(&self.0, Source::Key { key: other, .. } if Arc::ptr_eq(key, other))
     }
+}
+
+/// Whether the server has answered, so that it will answer the next request, too.
+fn is_reply(why: &Error) -> bool {
+    matches!(
+        why,
+        Error::Refused { .. }
+            | Error::Unauthenticated { .. }
+            | Error::Forbidden { .. }
+            | Error::NotFound { .. }
+            | Error::WrongState { .. }
+    )
 }
 
 /// A number as an attribute has it.

@@ -94,6 +94,9 @@ impl Cbc {
 
     pub(crate) fn update(&mut self, part: &[u8], room: Option<usize>, server: Option<&Server>) -> Result<Produced, Rv> {
         self.bounded(part)?;
+        if self.done.is_some() {
+            return Err(Rv(CKR_OPERATION_ACTIVE));
+        }
         let leaving = self.complete(self.pending.len() + part.len());
         if room.is_none_or(|room| room < leaving) {
             return Ok(Produced::Needs(leaving));

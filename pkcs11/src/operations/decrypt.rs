@@ -62,6 +62,8 @@ impl Decrypt {
     pub(crate) fn update(&mut self, part: &[u8], room: Option<usize>, server: Option<&Server>) -> Result<Produced, Rv> {
         match self {
             Self::Blocks(cbc) => cbc.update(part, room, server),
+            // The result is there and waits for room.
+            Self::Rsa(rsa) if rsa.done.is_some() => Err(Rv(CKR_OPERATION_ACTIVE)),
             Self::Rsa(rsa) => {
                 rsa.parts = Parts::Some;
                 append(&mut rsa.input, part)?;

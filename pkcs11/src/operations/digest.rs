@@ -13,7 +13,6 @@ use crate::rv::Rv;
 pub(crate) struct Digest {
     context: Context,
     parts: Parts,
-    done: Option<Zeroizing<Vec<u8>>>,
 }
 
 impl Digest {
@@ -21,7 +20,7 @@ impl Digest {
         let names = HASHES.iter().find(|names| names.digest == mechanism.kind).ok_or(Rv(CKR_MECHANISM_INVALID))?;
         mechanism.without_parameter()?;
         let algorithm = algorithm(names.hash).ok_or(Rv(CKR_MECHANISM_INVALID))?;
-        Ok(Self { context: Context::new(algorithm), parts: Parts::None, done: None })
+        Ok(Self { context: Context::new(algorithm), parts: Parts::None })
     }
 
     pub(crate) fn update(&mut self, part: &[u8]) -> Result<(), Rv> {
@@ -35,18 +34,19 @@ impl Digest {
             return Err(Rv(CKR_OPERATION_ACTIVE));
         }
         let length = self.context.algorithm().output_len();
-        match room {
-            Some(room) if room >= length => {
-                self.context.update(data);
-                self.finish(Some(room))
-            }
-            _ => Ok(Produced::Needs(length)),
+        if room.is_none_or(|room| room < length) {
+            return Ok(Produced::Needs(length));
         }
+        self.context.update(data);
+        self.finish(room)
     }
 
     pub(crate) fn finish(&mut self, room: Option<usize>) -> Result<Produced, Rv> {
-        let done = self.done.get_or_insert_with(|| Zeroizing::new(self.context.clone().finish().as_ref().to_vec()));
-        Ok(Produced::if_room(done, room))
+        let length = self.context.algorithm().output_len();
+        if room.is_none_or(|room| room < length) {
+            return Ok(Produced::Needs(length));
+        }
+        Ok(Produced::Bytes(Zeroizing::new(self.context.clone().finish().as_ref().to_vec())))
     }
 }
 
@@ -65,4 +65,22 @@ pub(crate) fn algorithm(hash: Hash) -> Option<&'static Algorithm> {
 /// SHA-256 of `bytes`.
 pub(crate) fn sha256(bytes: &[u8]) -> Vec<u8> {
     digest::digest(&SHA256, bytes).as_ref().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Parameter;
+    use super::*;
+
+    #[test]
+    fn data_that_follow_a_question_for_the_length_count() {
+        let mut digest = Digest::new(&Mechanism { kind: CKM_SHA256, parameter: Parameter::None }).unwrap();
+        digest.update(b"a").unwrap();
+        for room in [None, Some(31)] {
+            assert!(matches!(digest.finish(room), Ok(Produced::Needs(32))));
+        }
+        digest.update(b"bc").unwrap();
+        let Ok(Produced::Bytes(bytes)) = digest.finish(Some(32)) else { panic!() };
+        assert_eq!(*bytes, sha256(b"abc"));
+    }
 }

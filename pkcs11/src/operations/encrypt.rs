@@ -28,7 +28,6 @@ pub(crate) struct Rsa {
     padding: Padding,
     input: Zeroizing<Vec<u8>>,
     parts: Parts,
-    done: Option<Zeroizing<Vec<u8>>>,
 }
 
 enum Padding {
@@ -64,7 +63,6 @@ impl Encrypt {
             padding,
             input: Zeroizing::default(),
             parts: Parts::None,
-            done: None,
         }))
     }
 
@@ -102,11 +100,11 @@ impl Encrypt {
 }
 
 impl Rsa {
-    fn finish(&mut self, room: Option<usize>) -> Result<Produced, Rv> {
-        if self.done.is_none() {
-            self.done = Some(Zeroizing::new(self.encrypt()?));
+    fn finish(&self, room: Option<usize>) -> Result<Produced, Rv> {
+        if room.is_none_or(|room| room < self.modulus.len()) {
+            return Ok(Produced::Needs(self.modulus.len()));
         }
-        Ok(self.done.as_mut().map_or(Produced::Needs(0), |done| Produced::if_room(done, room)))
+        self.encrypt().map(|bytes| Produced::Bytes(Zeroizing::new(bytes)))
     }
 
     fn encrypt(&self) -> Result<Vec<u8>, Rv> {
@@ -120,5 +118,29 @@ impl Rsa {
             Padding::Pkcs1 => public.encrypt_pkcs1(&self.input),
             Padding::Oaep(hash) => public.encrypt_oaep(hash, &self.input),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The textbook's key: p = 61, q = 53, e = 17.
+    #[test]
+    fn data_that_follow_a_question_for_the_length_count() {
+        let mut encrypt = Encrypt::Rsa(Rsa {
+            modulus: vec![0x0c, 0xa1],
+            exponent: vec![17],
+            padding: Padding::None,
+            input: Zeroizing::default(),
+            parts: Parts::None,
+        });
+        encrypt.update(&[0], None, None).unwrap();
+        for room in [None, Some(1)] {
+            assert!(matches!(encrypt.finish(room, None), Ok(Produced::Needs(2))));
+        }
+        encrypt.update(&[65], None, None).unwrap();
+        let Ok(Produced::Bytes(bytes)) = encrypt.finish(Some(2), None) else { panic!() };
+        assert_eq!(*bytes, [0x0a, 0xe6]);
     }
 }

@@ -8,6 +8,7 @@ use casemate_api::mechanisms::{Hash, MechanismSpec, Mode, TABLE};
 use casemate_api::{DecryptMode, Mechanism as Capability};
 use cryptoki_sys::*;
 
+use super::verify::verifies;
 use super::{Mechanism, Parameter};
 use crate::objects::Object;
 use crate::rv::Rv;
@@ -235,7 +236,8 @@ fn flags(row: &MechanismSpec) -> CK_FLAGS {
         _ => CKF_EC_F_P | CKF_EC_NAMEDCURVE | CKF_EC_UNCOMPRESS,
     };
     let of_mode = match row.mode {
-        Mode::Sign(_) => CKF_SIGN | CKF_VERIFY,
+        Mode::Sign(_) if verifies(row) => CKF_SIGN | CKF_VERIFY,
+        Mode::Sign(_) => CKF_SIGN,
         Mode::Decrypt(DecryptMode::RAW) => CKF_SIGN | CKF_VERIFY | CKF_DECRYPT | CKF_ENCRYPT,
         Mode::Decrypt(_) if row.key == KeyType::RSA => CKF_DECRYPT | CKF_ENCRYPT,
         Mode::Decrypt(_) => CKF_DECRYPT,
@@ -282,6 +284,17 @@ mod tests {
         }
         let ecdsa = offers.iter().find(|offer| offer.kind == CKM_ECDSA).unwrap();
         assert_eq!((ecdsa.min, ecdsa.max), (256, 521));
+    }
+
+    #[test]
+    fn verification_is_offered_where_there_is_one() {
+        let flags = |kind| offers().iter().find(|offer| offer.kind == kind).unwrap().flags & (CKF_SIGN | CKF_VERIFY);
+        for kind in [CKM_RSA_PKCS, CKM_ECDSA, CKM_EDDSA, CKM_RSA_PKCS_PSS, CKM_SHA256_RSA_PKCS_PSS] {
+            assert_eq!(flags(kind), CKF_SIGN | CKF_VERIFY, "{kind:#x}");
+        }
+        for kind in [CKM_SHA1_RSA_PKCS_PSS, CKM_SHA224_RSA_PKCS_PSS] {
+            assert_eq!(flags(kind), CKF_SIGN, "{kind:#x}");
+        }
     }
 
     #[test]

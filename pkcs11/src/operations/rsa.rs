@@ -18,6 +18,7 @@ use x509_cert::spki::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
 use super::digest;
 use super::sign::filled;
+use crate::objects::bits;
 use crate::rv::Rv;
 
 /// A public key: big-endian integers without leading zeros.
@@ -38,7 +39,9 @@ impl Public<'_> {
         }
         let odd = Option::from(Odd::new(modulus))?;
         let parameters = BoxedMontyParams::new_vartime(odd);
-        let power = BoxedMontyForm::new(number, &parameters).pow(&uint(self.exponent)?).retrieve();
+        let exponent_bits = u32::try_from(self.exponent.len()).ok()?.checked_mul(8)?;
+        let exponent = BoxedUint::from_be_slice(self.exponent, exponent_bits).ok()?;
+        let power = BoxedMontyForm::new(number, &parameters).pow_bounded_exp(&exponent, exponent_bits).retrieve();
         let bytes = power.to_be_bytes();
         let digits = bytes.iter().position(|byte| *byte != 0).and_then(|first| bytes.get(first..)).unwrap_or_default();
         Some(filled(digits, self.modulus.len()).to_vec())
@@ -56,12 +59,17 @@ impl Public<'_> {
     }
 
     /// Whether `signature` is that of `digest`, padded as PSS does with a salt as long as the digest. `None`: nothing here
-    /// verifies signatures with this hash.
+    /// verifies signatures with this hash or by a key of this length.
     pub(crate) fn verify_pss(&self, hash: Hash, digest: &[u8], signature: &[u8]) -> Option<Result<(), Rv>> {
-        let parameters = pss(hash)?;
+        let parameters = pss(hash).filter(|_| self.is_long_enough_for_pss())?;
         let digest = aws_lc_rs::digest::Digest::import_less_safe(digest, digest::algorithm(hash)?).ok()?;
         let key = UnparsedPublicKey::new(parameters, self.encoded().ok()?);
         Some(key.verify_digest(&digest, signature).map_err(|_| Rv(CKR_SIGNATURE_INVALID)))
+    }
+
+    /// Whether signatures by PSS with a key of this length can be verified here.
+    pub(crate) fn is_long_enough_for_pss(&self) -> bool {
+        (2048..=8192).contains(&bits(self.modulus))
     }
 
     /// `message`, padded as PKCS#1 v1.5 does with random bytes, and encrypted.
@@ -156,5 +164,15 @@ mod tests {
         assert_eq!(public.apply(&[65]), Some(vec![0x0a, 0xe6]));
         assert_eq!(public.apply(&[0x0c, 0xa1]), None, "not below the modulus");
         assert_eq!(public.apply(&[1, 0, 0]), None, "longer than the modulus");
+    }
+
+    #[test]
+    fn a_key_that_is_too_short_for_pss_is_told_from_a_wrong_signature() {
+        let verified = |bytes| {
+            let public = Public { modulus: &vec![0xff; bytes], exponent: &[1, 0, 1] };
+            public.verify_pss(Hash::Sha256, &[0; 32], &vec![1; bytes])
+        };
+        assert_eq!(verified(255), None);
+        assert_eq!(verified(256), Some(Err(Rv(CKR_SIGNATURE_INVALID))));
     }
 }

@@ -158,6 +158,9 @@ impl Sign {
     }
 
     pub(crate) fn update(&mut self, part: &[u8]) -> Result<(), Rv> {
+        if self.done.is_some() {
+            return Err(Rv(CKR_OPERATION_ACTIVE));
+        }
         self.parts = Parts::Some;
         self.input.add(part)
     }

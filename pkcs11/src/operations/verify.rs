@@ -6,7 +6,7 @@ use aws_lc_rs::signature::{
 };
 use aws_lc_rs::{digest as lc, hmac};
 use casemate_api::KeyType;
-use casemate_api::mechanisms::Hash;
+use casemate_api::mechanisms::{Hash, MechanismSpec};
 use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
@@ -51,13 +51,13 @@ impl Verify {
         };
         let resolved = resolve(key_type, mechanism, Purpose::Sign)?;
         let hash = resolved.row.hash;
-        let possible = match public {
-            PublicKey::Rsa { .. } => hash.is_none_or(rsa::verifies_pss),
-            PublicKey::Ec { curve, .. } => ecdsa(*curve).is_some(),
-            PublicKey::Ed25519(_) => true,
-        };
-        if !possible {
+        if !verifies(resolved.row) {
             return Err(Rv(CKR_MECHANISM_INVALID));
+        }
+        if let (PublicKey::Rsa { modulus, exponent }, Some(_)) = (public, hash)
+            && !(Public { modulus, exponent }).is_long_enough_for_pss()
+        {
+            return Err(Rv(CKR_KEY_SIZE_RANGE));
         }
         let shape = Shape::of(&resolved, public)?;
         let input = Input::new(resolved.hashed_by.and_then(digest::algorithm));
@@ -119,6 +119,15 @@ fn verify(
         (PublicKey::Ed25519(key), _) => UnparsedPublicKey::new(&ED25519, key).verify(&message, signature).is_ok(),
     };
     if valid { Ok(()) } else { Err(Rv(CKR_SIGNATURE_INVALID)) }
+}
+
+/// Whether signatures by this row of the table are verified here.
+pub(crate) fn verifies(row: &MechanismSpec) -> bool {
+    match row.key {
+        KeyType::RSA => row.hash.is_none_or(rsa::verifies_pss),
+        KeyType::Curve25519 => true,
+        curve => ecdsa(curve).is_some(),
+    }
 }
 
 /// How signatures on this curve are verified, and a digest as long as the server takes it. Nothing here knows Brainpool.

@@ -162,6 +162,13 @@ int main(int argc, char **argv) {
     RV(functions->C_Digest(session, (unsigned char *)"abc", 3, digest, &length), CKR_OK);
     CHECK(digest[0] == 0xba && digest[1] == 0x78 && digest[31] == 0xad);
     RV(functions->C_Digest(session, (unsigned char *)"abc", 3, digest, &length), CKR_OPERATION_NOT_INITIALIZED);
+    /* No mechanism ends an operation, and so do more data than the module takes. */
+    RV(functions->C_DigestInit(session, &mechanism), CKR_OK);
+    RV(functions->C_DigestInit(session, NULL), CKR_OK);
+    RV(functions->C_DigestFinal(session, digest, &length), CKR_OPERATION_NOT_INITIALIZED);
+    RV(functions->C_DigestInit(session, &mechanism), CKR_OK);
+    RV(functions->C_DigestUpdate(session, digest, 1ul << 30), CKR_DATA_LEN_RANGE);
+    RV(functions->C_DigestFinal(session, digest, &length), CKR_OPERATION_NOT_INITIALIZED);
 
     RV(functions->C_Finalize(NULL), CKR_OK);
     RV(functions->C_Finalize(NULL), CKR_CRYPTOKI_NOT_INITIALIZED);

@@ -1,5 +1,7 @@
 //! What is exported, and what functions answer to anybody who calls them.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 
 use crate::harness::{Rig, module, succeeds};
@@ -24,4 +26,20 @@ fn no_sequence_of_calls_crashes_the_module() {
     for seed in ["1", "2"] {
         rig.run_c("random", &["400000", seed]);
     }
+}
+
+/// A program with rights that its user lacks. Only root can make one.
+#[test]
+fn a_setgid_program_takes_nothing_from_its_user() {
+    let rig = Rig::without_hsm();
+    rig.run_c("slots", &["2"]);
+    let program = rig.folder.at("slots");
+    chown(&program, None, Some(65534)).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o2755)).unwrap();
+    let log = rig.folder.at("log");
+    let mut command = rig.command(&program);
+    // A mistake in the file would be told to the log.
+    fs::write(rig.folder.at("pkcs11.toml"), "no TOML").unwrap();
+    succeeds(command.env("CASEMATE_PKCS11_LOG", &log).arg(module()).arg("0"));
+    assert!(!fs::exists(&log).unwrap());
 }

@@ -70,12 +70,18 @@ impl Rig {
 
     /// Builds a program of `tests/c` and runs it with the module as its first argument.
     pub(crate) fn run_c(&self, name: &str, arguments: &[&str]) {
+        let program = self.built(name);
+        succeeds(self.command(&program).arg(module()).args(arguments));
+    }
+
+    /// Builds a program of `tests/c`.
+    pub(crate) fn built(&self, name: &str) -> String {
         let program = self.folder.at(name);
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(format!("{name}.c"));
         let mut cc = Command::new("cc");
         cc.args(["-std=gnu11", "-O1", "-g", "-Wall", "-Werror", "-pthread", "-I/usr/include/p11-kit-1", "-o"]);
         succeeds(cc.arg(&program).arg(source).arg("-ldl"));
-        succeeds(self.command(&program).arg(module()).args(arguments));
+        program
     }
 
     /// That of its HSM; empty: somebody else keeps that.

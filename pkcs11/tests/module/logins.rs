@@ -2,7 +2,12 @@
 
 use std::thread;
 
-use casemate_testkit::{ADMIN, OPERATOR};
+use casemate_api::body::users::NewUser;
+use casemate_api::{Role, UserId};
+use casemate_pkcs11::objects::Template;
+use casemate_pkcs11::operations::find;
+use casemate_pkcs11::{login, module, sessions};
+use casemate_testkit::{ADMIN, OPERATOR, admin, secret};
 use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
@@ -11,7 +16,7 @@ use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::types::AuthPin;
 
-use crate::harness::{Passphrases, Rig, initialized, inside, session};
+use crate::harness::{Passphrases, Rig, client, initialized, inside, session};
 
 fn pin(text: &str) -> AuthPin {
     AuthPin::new(text.into())
@@ -204,4 +209,53 @@ fn an_hsm_that_cannot_be_reached_is_told_when_it_is_needed() {
     let session = session(&pkcs11);
     assert_eq!(rv(session.login(UserType::User, Some(&pin(OPERATOR)))), RvError::DeviceError);
     assert_eq!(state(&session), SessionState::RwPublic);
+}
+
+#[test]
+fn a_passphrase_that_is_configured_is_not_changed() {
+    if !inside() {
+        return Rig::new(Passphrases::Both).run_again("logins::a_passphrase_that_is_configured_is_not_changed");
+    }
+    let pkcs11 = initialized();
+    let session = session(&pkcs11);
+    session.login(UserType::User, None).unwrap();
+    assert_eq!(rv(session.set_pin(&pin(OPERATOR), &pin("a new passphrase"))), RvError::ActionProhibited);
+    session.logout().unwrap();
+    session.login(UserType::So, None).unwrap();
+    assert_eq!(rv(session.set_pin(&pin(ADMIN), &pin("a new passphrase"))), RvError::ActionProhibited);
+    assert_eq!(rv(session.init_pin(&pin("a new passphrase"))), RvError::ActionProhibited);
+    session.logout().unwrap();
+    session.login(UserType::User, Some(&pin(OPERATOR))).unwrap();
+}
+
+/// Of the crate that is linked, since `cryptoki` cannot log in by a name.
+#[test]
+fn who_logs_in_by_a_name_stays_that_user() {
+    if !inside() {
+        return Rig::new(Passphrases::Administrator).run_again("logins::who_logs_in_by_a_name_stays_that_user");
+    }
+    let alice = UserId::parse("alice").unwrap();
+    let user = NewUser { real_name: "Alice".into(), role: Role::Operator, passphrase: secret("passphrase of Alice") };
+    let client = client();
+    let admin = admin(&client);
+    admin.users().create_as(&alice, &user).unwrap();
+    module::initialize().unwrap();
+    let module = module::current().unwrap();
+    let flags = cryptoki_sys::CKF_SERIAL_SESSION | cryptoki_sys::CKF_RW_SESSION;
+    let handle = sessions::open(&module, 0, flags).unwrap();
+    let session = module.sessions.get(handle).unwrap();
+    let as_alice = |pin: &str| {
+        login::login(&module, &session, cryptoki_sys::CKU_USER, Some(pin.as_bytes()), Some(b"alice")).map_err(|rv| rv.0)
+    };
+    assert_eq!(as_alice(OPERATOR), Err(cryptoki_sys::CKR_PIN_INCORRECT));
+    as_alice("passphrase of Alice").unwrap();
+    // The Administrator of the configuration is for its Operator.
+    let label = Template::new(vec![(cryptoki_sys::CKA_LABEL, b"x".to_vec().into())]);
+    let key = Template::new(vec![(cryptoki_sys::CKA_ID, b"k".to_vec().into())]);
+    find::begin(&session, &key).unwrap();
+    let found = find::next(&session, 9).unwrap();
+    assert!(session.set(found[0], &label).is_err());
+    login::set_pin(&session, b"passphrase of Alice", b"another of Alice").unwrap();
+    login::logout(&module, &session).unwrap();
+    as_alice("another of Alice").unwrap();
 }
