@@ -105,14 +105,22 @@ pub(super) fn succeed(reply: Reply, spec: &Spec) -> Response<ReplyBody> {
     *response.status_mut() = reply.status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(spec.media.as_str()));
-    let mut insert = |name, text: Option<String>| {
-        headers.extend(text.and_then(|text| HeaderValue::from_str(&text).ok()).map(|value| (name, value)));
-    };
-    insert(header::ETAG, reply.tag);
-    insert(header::LOCATION, reply.location);
-    insert(header::LINK, reply.next.map(|next| format!("<{next}>; rel=\"next\"")));
-    if let Some(note) = reply.note {
-        insert(HeaderName::from_static("casemate-note"), Some(note.to_owned()));
+    let texts = [
+        (header::ETAG, reply.tag),
+        (header::LOCATION, reply.location),
+        (header::LINK, reply.next.map(|next| format!("<{next}>; rel=\"next\""))),
+        (HeaderName::from_static("casemate-note"), reply.note.map(str::to_owned)),
+    ];
+    for (name, text) in texts {
+        match text.map(HeaderValue::try_from) {
+            None => {}
+            Some(Ok(value)) => _ = headers.insert(name, value),
+            // Without `Link`, a page would look like the last one.
+            Some(Err(_)) => {
+                tracing::error!(target: "http", path = spec.path, header = %name, "a reply has a header that cannot be sent");
+                return refuse(broken(), Some(spec));
+            }
+        }
     }
     response
 }
@@ -140,4 +148,18 @@ pub(super) fn refuse(refusal: Refusal, spec: Option<&Spec>) -> Response<ReplyBod
 /// The HSM's time since 1970, for headers.
 pub(super) fn unix_time(hsm: &Hsm) -> Duration {
     Duration::from_secs(u64::try_from(hsm.now().as_second()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_without_a_reference_that_it_should_have_is_not_sent() {
+        let table = crate::http::endpoints::table();
+        let spec = &table.iter().find(|endpoint| endpoint.spec.path == "/keys").unwrap().spec;
+        let status = |next: &str| succeed(Reply { next: Some(next.into()), ..Reply::ok("[]") }, spec).status();
+        assert_eq!(status("?after=k"), StatusCode::OK);
+        assert_eq!(status("?after=k\n"), StatusCode::INTERNAL_SERVER_ERROR, "not for the end of the list");
+    }
 }

@@ -275,5 +275,8 @@ fn the_reference_to_the_next_page_has_the_query_however_it_was_written() {
     for label in ["café", "caf%C3%A9"] {
         let found = pages(&rig.admin(), "/keys", &format!("?limit=1&label={label}"));
         assert_eq!(found.concat(), ["a", "b"], "{label}");
+        // A reference is ASCII (RFC 3986 §2): clients take anything else for no header, or read it as Latin-1.
+        let page = rig.admin().get(&format!("/keys?limit=1&label={label}")).is(200);
+        assert_eq!(next(&page).as_deref(), Some("?after=a&limit=1&label=caf%C3%A9"));
     }
 }
