@@ -233,6 +233,16 @@ fn a_streamed_body_is_whole_or_the_connection_breaks() {
 }
 
 #[test]
+fn who_writes_nothing_learns_too_that_the_client_has_gone() {
+    run(async {
+        let (writer, body) = ReplyBody::stream();
+        writer.write("").await.unwrap();
+        drop(body);
+        assert!(writer.write("").await.is_err());
+    });
+}
+
+#[test]
 fn a_panic_is_answered_and_harms_nobody_else() {
     let mut rig = Rig::new();
     run(async {
