@@ -44,6 +44,10 @@ fn needs_credentials(spec: &Spec) -> bool {
 #[test]
 fn the_setting_is_strict_until_an_administrator_sets_it() {
     let rig = Rig::operational();
+    // A node on the etcd of others refuses it, as the next test shows.
+    if rig.store_is_real() {
+        return;
+    }
     let admin = rig.admin();
     assert_eq!(admin.get(PATH).is(200).json(), json!({"mode": "strict"}));
     admin.put(PATH, json!({"mode": "degraded"})).is(204).empty();
