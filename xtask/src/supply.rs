@@ -23,6 +23,7 @@ pub(crate) fn judge(tree: &Value, broken: &mut Vec<String>, remarks: &mut Vec<St
         let name = text(package, "name")?;
         versions.entry(name).or_default().push(text(package, "version")?);
         if ours.contains(&text(package, "id")?) {
+            not_to_be_used(package, &rules.bans, broken)?;
             continue;
         }
         match package.get("license").and_then(Value::as_str) {
@@ -65,6 +66,8 @@ struct Rules {
 struct Ban {
     name: String,
     reason: String,
+    /// The packages that may depend on it, for their tests.
+    wrappers: Vec<String>,
     second_version_only: bool,
 }
 
@@ -79,6 +82,10 @@ impl Rules {
             Ok(Ban {
                 name: text(entry, "crate")?.to_owned(),
                 reason: text(entry, "reason")?.to_owned(),
+                wrappers: match entry.get("wrappers") {
+                    Some(_) => list(entry, "wrappers")?.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+                    None => Vec::new(),
+                },
                 second_version_only: entry.get("deny-multiple-versions") == Some(&Value::Bool(true)),
             })
         };
@@ -87,6 +94,19 @@ impl Rules {
             bans: bans.iter().map(ban).collect::<Result<_>>()?,
         })
     }
+}
+
+/// A package of ours depends on a banned crate, be it for its tests, only where the ban names it: as `cargo deny` has it.
+fn not_to_be_used(package: &Value, bans: &[Ban], broken: &mut Vec<String>) -> Result<()> {
+    let name = text(package, "name")?;
+    for dependency in list(package, "dependencies")? {
+        let used = text(dependency, "name")?;
+        let ban = bans.iter().find(|ban| !ban.second_version_only && ban.name == used);
+        if ban.is_some_and(|ban| !ban.wrappers.iter().any(|wrapper| wrapper == name)) {
+            broken.push(format!("{name} uses {used}, and is not among its `wrappers` in deny.toml"));
+        }
+    }
+    Ok(())
 }
 
 /// The packages in the product, from `cargo tree`; `cargo metadata` also lists optional packages that nothing enables.
@@ -207,6 +227,23 @@ mod tests {
         assert!(rules.bans.iter().any(|ban| ban.name == "zeroize" && ban.second_version_only));
         let unknown = json!({ "licenses": { "allow": [] }, "bans": { "deny": [{ "crate": "a", "version": "<1" }] } });
         assert!(Rules::read(&unknown).is_err());
+    }
+
+    #[test]
+    fn only_the_packages_that_a_ban_names_use_its_crate_even_in_tests() {
+        let ban = |name: &str, second_version_only| Ban {
+            name: name.to_owned(),
+            reason: String::new(),
+            wrappers: vec!["core".to_owned()],
+            second_version_only,
+        };
+        let bans = [ban("openssl", false), ban("zeroize", true)];
+        let uses = [json!({ "name": "openssl", "kind": "dev" }), json!({ "name": "zeroize", "kind": null })];
+        let mut broken = Vec::new();
+        for name in ["core", "module"] {
+            not_to_be_used(&json!({ "name": name, "dependencies": uses }), &bans, &mut broken).unwrap();
+        }
+        assert_eq!(broken, ["module uses openssl, and is not among its `wrappers` in deny.toml"]);
     }
 
     #[test]

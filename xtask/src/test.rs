@@ -5,10 +5,11 @@ use anyhow::Result;
 use crate::steps::{Steps, cargo, run};
 use crate::{check, compat, fuzz, setup};
 
-/// Checks, tests, real clients, fuzz smoke, supply chain.
+/// Checks, supply chain, tests, real clients, fuzz smoke.
 pub(crate) fn all(steps: &mut Steps) -> Result<()> {
     steps.step("system packages", setup::system_packages)?;
     check::lints(steps)?;
+    supply_chain(steps)?;
     steps.step("etcd", setup::etcd)?;
     // No `--quiet`: people and CI read the closing lines of `cargo test`. All of it runs, so that one run tells all failures.
     steps.step("tests", || run(&mut cargo(&["test", "--workspace", "--locked", "--no-fail-fast"])))?;
@@ -18,8 +19,7 @@ pub(crate) fn all(steps: &mut Steps) -> Result<()> {
     })?;
     check::documentation(steps)?;
     compat::all(steps, &[])?;
-    steps.step("fuzz smoke", fuzz::smoke)?;
-    supply_chain(steps)
+    steps.step("fuzz smoke", fuzz::smoke)
 }
 
 /// `cargo deny` checks licences, bans and sources more closely than `tidy`, and advisories if their database can be
