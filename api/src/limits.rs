@@ -454,6 +454,15 @@ pub const MEMBER_PAUSE_MIN_MS: u64 = 500;
 pub const MEMBER_PAUSE_MAX_MS: u64 = 30_000;
 /// Time that the etcd of a node has to run until such a time begins at its shortest again. Each member has its own.
 pub const MEMBER_STEADY_MS: u64 = 60_000;
+/// Time between two looks at the size of the database of the etcd of a node. There is one for each node.
+pub const MEMBER_UPKEEP_LOOK_MS: u64 = 10_000;
+/// Turn of a member to defragment its database, in seconds, in the first half of which it begins. Members take turns, by their ids.
+/// Each member has its own.
+pub const MEMBER_UPKEEP_TURN_S: u64 = 120;
+/// Time for etcd to defragment a small database, in seconds. Each member has its own.
+pub const MEMBER_DEFRAGMENT_MIN_S: u64 = 60;
+/// Bytes that etcd defragments in a second, at least. Each member has its own disk.
+pub const MEMBER_DEFRAGMENT_BYTES_S: u64 = 10 << 20;
 /// Records of the log of its etcd that a node keeps. Each member has its own.
 pub const MEMBER_LOG_RECORDS_MAX: usize = 1024;
 /// Bytes of these records. Each member has its own.
@@ -484,6 +493,8 @@ pub const MEMBER_SILENT_MS: u64 = 10_000;
 pub const MEMBER_RESTART_MIN_MS: u64 = 30_000;
 /// Longest such time. Each member has its own.
 pub const MEMBER_RESTART_MAX_MS: u64 = 600_000;
+/// Time that a majority has to confirm what a restarted etcd has until the restart has helped. Each member has its own.
+pub const MEMBER_HELPED_MS: u64 = 3_000;
 /// Time for other members to answer a node whose etcd has no leader. Shared by all of them.
 pub const PEER_PROBE_MS: u64 = 2_000;
 /// Time for a member to tell a node that is to join what it sees. Each address of each member has its own.

@@ -3,10 +3,12 @@
 mod peers;
 mod recover;
 mod silence;
+mod upkeep;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -56,6 +58,8 @@ struct Running {
     authority: Mutex<Vec<u8>>,
     /// With what other members are asked. `None`: it has none.
     tls: Mutex<Option<TlsConnector>>,
+    /// Its database is defragmented, so it answers nothing.
+    defragments: AtomicBool,
     /// The store in it, once it is there.
     store: OnceLock<Arc<EtcdStore>>,
 }
@@ -167,7 +171,14 @@ impl Stores {
         let started = tokio::task::spawn_blocking(move || crate::member::Member::start(&program, &config)).await;
         let member = started.map_err(|error| EtcdError(error.to_string()))?.map_err(EtcdError)?;
         let (authority, tls) = (Mutex::new(authority), Mutex::new(tls));
-        let running = Arc::new(Running { member, folder, authority, tls, store: OnceLock::new() });
+        let running = Arc::new(Running {
+            member,
+            folder,
+            authority,
+            tls,
+            defragments: AtomicBool::new(false),
+            store: OnceLock::new(),
+        });
         *self.lock() = Some(running.clone());
         if let Some(ready_ms) = ready_ms
             && let Err(error) = until_ready(&running.member, ready_ms).await
@@ -182,6 +193,7 @@ impl Stores {
         let store = EtcdStore::start(client, ETCD_PREFIX.into());
         let store = store.map_err(|error| EtcdError(format!("The thread of the store cannot be started: {error}.")))?;
         store.run_beside(silence::keep_looking(Arc::downgrade(&running)));
+        store.run_beside(upkeep::keep_looking(Arc::downgrade(&running)));
         // It fails only if it is set.
         let _ = running.store.set(store.clone());
         Ok(store)

@@ -11,10 +11,11 @@
 //! A learner is left alone: it does not tell who the others are.
 
 use std::sync::Weak;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use casemate_api::limits::{
-    MEMBER_LOOK_MS, MEMBER_RESTART_MAX_MS, MEMBER_RESTART_MIN_MS, MEMBER_SILENT_MS, MEMBER_STEADY_MS,
+    MEMBER_HELPED_MS, MEMBER_LOOK_MS, MEMBER_RESTART_MAX_MS, MEMBER_RESTART_MIN_MS, MEMBER_SILENT_MS,
 };
 use tokio::time::Instant;
 
@@ -28,7 +29,7 @@ pub(super) async fn keep_looking(etcd: Weak<Running>) {
         let Some(etcd) = etcd.upgrade() else { return };
         let (member, process) = (&etcd.member, etcd.member.starts());
         let Ok(status) = member.status().await else { continue };
-        if member.is_confirmed().await {
+        if etcd.defragments.load(Ordering::Relaxed) || member.is_confirmed().await {
             silence.is_over(Instant::now());
             continue;
         }
@@ -71,8 +72,8 @@ impl Silence {
     /// It is confirmed at `now`.
     fn is_over(&mut self, now: Instant) {
         self.since = None;
-        // One that comes and goes does not make restarts more frequent.
-        if now.duration_since(*self.confirmed.get_or_insert(now)) >= Duration::from_millis(MEMBER_STEADY_MS) {
+        // A restart that has helped is no reason to wait with the next one: after another cut it helps again.
+        if now.duration_since(*self.confirmed.get_or_insert(now)) >= Duration::from_millis(MEMBER_HELPED_MS) {
             self.restarted = None;
         }
     }
@@ -114,25 +115,23 @@ mod tests {
     }
 
     #[test]
-    fn a_majority_that_comes_and_goes_makes_restarts_no_more_frequent() {
+    fn a_restart_that_has_helped_is_not_held_against_the_next() {
         let (mut silence, begin) = (Silence::default(), Instant::now());
         let at = |seconds| begin + Duration::from_secs(seconds);
         silence.is_long(1, at(0));
         assert!(silence.is_long(1, at(10)));
         silence.restarted(at(10));
+        // A moment is no help.
         silence.is_over(at(12));
-        assert!(!silence.is_long(2, at(13)));
+        silence.is_over(at(13));
+        assert!(!silence.is_long(2, at(14)));
         assert!(!silence.is_long(2, at(39)));
         assert!(silence.is_long(2, at(40)));
         silence.restarted(at(40));
-        // This one stays.
         silence.is_over(at(42));
-        silence.is_over(at(102));
-        assert!(!silence.is_long(3, at(103)));
-        assert!(silence.is_long(3, at(113)));
-        silence.restarted(at(113));
-        assert!(!silence.is_long(4, at(114)));
-        assert!(silence.is_long(4, at(143)), "the pause is the shortest again");
+        silence.is_over(at(45));
+        assert!(!silence.is_long(3, at(46)));
+        assert!(silence.is_long(3, at(56)), "of another cut");
     }
 
     #[test]

@@ -121,7 +121,9 @@ fn advice_on_details(details: &StoreDetails) -> Option<&'static str> {
         return Some("Turn the automatic compaction of etcd off: somebody else compacts it, so backups may break off.");
     }
     let filling = details.quota_bytes > 0 && details.bytes / 4 >= details.quota_bytes / 5;
-    filling.then_some("Defragment etcd or raise --quota-backend-bytes: at its quota, additions are refused.")
+    filling.then_some(
+        "At its quota, additions are refused: delete what is not needed. An etcd that you run yourself can be defragmented, too, and have a larger --quota-backend-bytes.",
+    )
 }
 
 /// Cached rows are used for so long after a confirmation.
