@@ -11,6 +11,7 @@ pub mod confine;
 mod log;
 mod peer;
 mod program;
+mod reset;
 mod supervise;
 
 use std::fs::{DirBuilder, Permissions, set_permissions};

@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::MemberState;
 use super::log::{Log, next_line, tells_removal};
 use super::peer::PeerFiles;
+use super::reset::reset_when_it_ends;
 
 /// A process under the care of its thread.
 pub(super) struct Supervised {
@@ -233,6 +234,7 @@ impl Supervisor {
                 Ok(Event::Ended(_)) => {}
                 Ok(Event::Restart) => {
                     self.shared.set(MemberState::StartingAgain);
+                    reset_when_it_ends(&process.child);
                     // Asked to end, it would wait for its clients for seconds.
                     reap(process);
                     return After::Restart;
