@@ -56,7 +56,7 @@ fn everything_is_shown_together() {
     let hsm = Hsm::operational();
     let all = hsm.admin(&["config", "show", "--json"]).json();
     let members: Vec<_> = all.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(members, ["logging", "network", "ntp", "time", "tlsFingerprint", "unattendedBoot"]);
+    assert_eq!(members, ["logging", "network", "ntp", "time", "tlsFingerprint", "unattendedBoot", "withoutMajority"]);
     assert_eq!(all["tlsFingerprint"], casemate_testkit::fingerprint(&hsm.address).to_string());
     let shown = hsm.admin(&["config", "show"]).ok();
     assert!(shown.contains("TLS fingerprint") && shown.contains("Unattended boot"), "{shown}");

@@ -2,7 +2,7 @@
 
 use casemate_api::Passphrase;
 use casemate_api::body::config::{
-    ChangePassphrase, GenerateTlsKey, Logging, Network, Ntp, Switch, Time, UnattendedBoot,
+    ChangePassphrase, GenerateTlsKey, Logging, Network, Ntp, Switch, Time, UnattendedBoot, WithoutMajority,
 };
 use casemate_api::body::keys::DistinguishedName;
 use serde::Serialize;
@@ -94,6 +94,16 @@ impl Config<'_> {
     /// `PUT /config/unattended-boot`
     pub fn set_unattended_boot(&self, status: Switch) -> Result<(), Error> {
         self.set("unattended-boot", &UnattendedBoot { status })
+    }
+
+    /// `GET /config/without-majority`, an extension of Casemate: what a member of a cluster does that reaches no majority.
+    pub fn without_majority(&self) -> Result<WithoutMajority, Error> {
+        self.read("without-majority")
+    }
+
+    /// `PUT /config/without-majority`, for all members.
+    pub fn set_without_majority(&self, setting: &WithoutMajority) -> Result<(), Error> {
+        self.set("without-majority", setting)
     }
 
     /// `GET /config/tls/public.pem`: the public key of the HSM's own certificate.

@@ -4,11 +4,12 @@ mod logging;
 mod network;
 mod time;
 pub(crate) mod tls;
+mod without_majority;
 
 use std::path::PathBuf;
 
 use casemate_api::Passphrase;
-use casemate_api::body::config::{Logging, Network, Ntp, Switch};
+use casemate_api::body::config::{Logging, Network, Ntp, Switch, WithoutMajority};
 use casemate_client::Error;
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -39,6 +40,9 @@ pub(crate) enum Command {
     /// Show or set whether it starts without an unlock passphrase
     #[command(subcommand)]
     UnattendedBoot(BootCommand),
+    /// Show or set what members of a cluster do that reach no majority
+    #[command(subcommand)]
+    WithoutMajority(without_majority::Command),
     /// Manage its TLS key and the CA of its cluster
     #[command(subcommand)]
     Tls(tls::Command),
@@ -91,6 +95,7 @@ impl Command {
             Command::Ntp(command) => command.run(context),
             Command::Logging(command) => command.run(context),
             Command::UnattendedBoot(command) => command.run(context),
+            Command::WithoutMajority(command) => command.run(context),
             Command::Tls(command) => command.run(context),
             Command::UnlockPassphrase(change) => {
                 let session = context.session()?;
@@ -154,6 +159,8 @@ struct All {
     #[serde(skip_serializing_if = "Option::is_none")]
     unattended_boot: Option<Switch>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    without_majority: Option<WithoutMajority>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     tls_fingerprint: Option<String>,
 }
 
@@ -167,6 +174,7 @@ fn show(context: &Context) -> Result<(), Failure> {
         ntp: if_known(config.ntp())?,
         logging: if_known(config.logging())?,
         unattended_boot: if_known(config.unattended_boot())?,
+        without_majority: if_known(config.without_majority())?,
         tls_fingerprint: certificate.map(|pem| tls::fingerprint(&pem)).transpose()?.map(|print| print.to_string()),
     };
     let mut members = Vec::new();
@@ -175,6 +183,7 @@ fn show(context: &Context) -> Result<(), Failure> {
     members.extend(all.ntp.iter().flat_map(time::members));
     members.extend(all.logging.iter().flat_map(logging::members));
     members.extend(all.unattended_boot.map(|status| ("Unattended boot", on_or_off(status).into())));
+    members.extend(all.without_majority.iter().map(|it| ("Without majority", without_majority::what_they_do(it))));
     members.extend(all.tls_fingerprint.iter().map(|print| ("TLS fingerprint", print.clone())));
     context.out.record(&all, members)
 }
