@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use casemate_api::body::keys::GenerateKey;
-use casemate_api::{KeyType, Mechanism};
+use casemate_api::body::users::NewUser;
+use casemate_api::{KeyType, Mechanism, Role, UserId};
 use casemate_client::{Client, Session, Settings, Trust};
 use casemate_pkcs11::config::CertificateFormat;
 use casemate_pkcs11::objects::{Access, AttributeError, Objects, PublicKey, Template};
 use casemate_pkcs11::rv::Rv;
-use casemate_testkit::{Hsm, admin, key, operator};
+use casemate_testkit::{Hsm, admin, ed25519, key, operator, secret};
 use cryptoki_sys::*;
 
 /// A server, and the objects that one process knows of it.
@@ -21,7 +22,7 @@ struct World {
     admin: Session,
     operator: Session,
     objects: Objects,
-    _hsm: Hsm,
+    hsm: Hsm,
 }
 
 type Attribute<'a> = (CK_ATTRIBUTE_TYPE, &'a [u8]);
@@ -51,7 +52,7 @@ impl World {
         let hsm = Hsm::operational();
         let client = hsm.client();
         let objects = Objects::new(CertificateFormat::Pem);
-        Self { admin: admin(&client), operator: operator(&client), objects, _hsm: hsm }
+        Self { admin: admin(&client), operator: operator(&client), objects, hsm }
     }
 
     fn access(&self) -> Access<'_> {
@@ -430,6 +431,100 @@ fn a_search_asks_only_for_what_can_match() {
     assert_eq!(find(&[(CKA_CLASS, &PRIVATE), (CKA_LABEL, b"labeltoset")]).0, 1);
     assert_eq!(find(&[(CKA_CLASS, &PRIVATE)]), (1, 3), "the list, and the keys that make no sense");
     assert_eq!(find(&[(CKA_CLASS, &SECRET)]), (1, 3));
+}
+
+/// How many requests a server has answered, those for its metrics left out.
+struct Requests {
+    metrics: Session,
+    own: std::cell::Cell<u64>,
+}
+
+impl Requests {
+    fn of(world: &World) -> Self {
+        let user = NewUser { real_name: "m".into(), role: Role::Metrics, passphrase: secret("metrics passphrase") };
+        let id = UserId::parse("m").unwrap();
+        world.admin.users().create_as(&id, &user).unwrap();
+        Self { metrics: world.hsm.client().log_in(&id, secret("metrics passphrase")), own: Default::default() }
+    }
+
+    fn answered(&self) -> u64 {
+        let metrics = self.metrics.metrics().unwrap();
+        self.own.set(self.own.get() + 1);
+        // Not this one yet.
+        metrics["http response total"].parse::<u64>().unwrap() + 1 - self.own.get()
+    }
+
+    fn of_call<T>(&self, call: impl FnOnce() -> T) -> (T, u64) {
+        let before = self.answered();
+        let result = call();
+        (result, self.answered() - before)
+    }
+}
+
+#[test]
+fn a_search_for_all_objects_reads_pages_and_again_only_those_that_have_changed() {
+    let world = World::new();
+    const KEYS: usize = 2_100;
+    thread::scope(|scope| {
+        for part in 0..4 {
+            let admin = &world.admin;
+            scope.spawn(move || {
+                for n in (part..KEYS).step_by(4) {
+                    admin.keys().import_as(&key(&format!("k{n:04}")), &ed25519()).unwrap();
+                }
+            });
+        }
+    });
+    let requests = Requests::of(&world);
+    let all = || world.find(&[(CKA_TOKEN, TRUE)]).len();
+    assert_eq!(requests.of_call(all), (2 * KEYS, 3), "no request for a key, nor for the certificate that it has not");
+    assert_eq!(requests.of_call(all), (2 * KEYS, 3), "which are answered that nothing has changed");
+    assert_eq!(requests.of_call(|| world.find(&[(CKA_CLASS, &CERTIFICATE)])), (vec![], 3));
+
+    let handle = world.one(&[(CKA_CLASS, &PRIVATE), (CKA_ID, b"k1500")]);
+    world.admin.keys().set_label(&key("k1500"), "by another").unwrap();
+    world.admin.keys().delete(&key("k0001")).unwrap();
+    assert_eq!(requests.of_call(all).0, 2 * (KEYS - 1));
+    assert_eq!(world.value(handle, CKA_LABEL).unwrap(), b"by another");
+    assert_eq!(world.find(&[(CKA_ID, b"k0001")]), NONE);
+    let (found, asked) = requests.of_call(|| world.find(&[(CKA_CLASS, &PRIVATE), (CKA_LABEL, b"by another")]));
+    assert_eq!(found, [handle]);
+    assert!(asked <= 3, "no more than there are pages: {asked}");
+}
+
+#[test]
+fn a_key_is_known_by_its_uid() {
+    let world = World::new();
+    world.on_server("a", KeyType::EC_P256, 0, &[Mechanism::ECDSA_Signature], "");
+    let private = world.one(&[(CKA_CLASS, &PRIVATE), (CKA_ID, b"a")]);
+    let public = world.one(&[(CKA_CLASS, &PUBLIC), (CKA_ID, b"a")]);
+    let unique = world.value(private, CKA_UNIQUE_ID).unwrap();
+
+    // Another process renames it: all that is known of it stays.
+    world.admin.keys().rename(&key("a"), &key("b")).unwrap();
+    assert_eq!(world.one(&[(CKA_CLASS, &PRIVATE)]), private, "by a list");
+    assert_eq!(world.value(public, CKA_ID).unwrap(), b"b");
+    world.admin.keys().rename(&key("b"), &key("c")).unwrap();
+    assert_eq!(world.one(&[(CKA_CLASS, &PRIVATE), (CKA_ID, b"c")]), private, "by its id");
+    assert_eq!(world.value(private, CKA_UNIQUE_ID).unwrap(), unique);
+    assert_eq!(world.one(&[(CKA_UNIQUE_ID, &unique)]), private);
+    assert_eq!(world.elsewhere(&[(CKA_UNIQUE_ID, &unique)]), 1, "another process finds it by that, too");
+
+    // Another process puts another key in its place.
+    world.admin.keys().delete(&key("c")).unwrap();
+    world.on_server("c", KeyType::EC_P256, 0, &[Mechanism::ECDSA_Signature], "");
+    for refused in
+        [world.set(private, &[(CKA_ID, b"d")]), world.set(public, &[(CKA_LABEL, b"d")]), world.destroy(private)]
+    {
+        assert_eq!(refused, Err(Rv(CKR_OBJECT_HANDLE_INVALID)));
+    }
+    assert_eq!(world.ids(), ["c"], "the other key is as it was");
+    let other = world.one(&[(CKA_CLASS, &PRIVATE)]);
+    assert_ne!(other, private);
+    assert_ne!(world.value(other, CKA_UNIQUE_ID).unwrap(), unique);
+    assert_eq!(world.find(&[(CKA_UNIQUE_ID, &unique)]), NONE);
+    world.destroy(other).unwrap();
+    assert_eq!(world.ids(), [""; 0]);
 }
 
 fn hex(digits: &str) -> Vec<u8> {

@@ -24,7 +24,11 @@ pub(super) fn value(key: &TokenKey, part: Part, alias: bool, attribute: CK_ATTRI
         CKA_COPYABLE => flag(!is_private(part)),
         CKA_LABEL => Ok(label(key).into_bytes()),
         CKA_ID => Ok(id::of_key(&key.name().id)),
-        CKA_UNIQUE_ID => Ok(format!("{}:{}", part.name(), key.name().id).into_bytes()),
+        CKA_UNIQUE_ID => Ok(match key.uid {
+            Some(uid) => format!("{}:{uid:032x}", part.name()),
+            None => format!("{}:{}", part.name(), key.name().id),
+        }
+        .into_bytes()),
         CKA_SUBJECT => Ok(key.certificate().map(|certificate| certificate.subject.clone()).unwrap_or_default()),
         _ => Err(AttributeError::Unknown),
     };
@@ -41,6 +45,12 @@ pub(super) fn value(key: &TokenKey, part: Part, alias: bool, attribute: CK_ATTRI
         Part::Private => common.or_else(|_| of_private(key, attribute)),
         Part::Public => common.or_else(|_| of_public(key, attribute)),
     }
+}
+
+/// The uid in a `CKA_UNIQUE_ID`.
+pub(super) fn uid_in(unique_id: &[u8]) -> Option<u128> {
+    let (_, digits) = str::from_utf8(unique_id).ok()?.split_once(':')?;
+    u128::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 32)
 }
 
 /// The class of an object.

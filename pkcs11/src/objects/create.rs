@@ -263,7 +263,10 @@ impl Objects {
                 state.forget(&known);
             }
             let key = Arc::new(key);
-            state.keys.insert(name.id, Arc::clone(&key));
+            state.know(&key);
+            if key.status(|status| status.session.is_some()) {
+                state.session_keys.push(Arc::clone(&key));
+            }
             key
         }))
     }
@@ -348,6 +351,7 @@ impl Objects {
             let stored = certificate.stored(self.format).ok_or(Rv(CKR_FUNCTION_FAILED))?;
             self.replace_certificate(manager, &key, &stored)?;
             self.read_certificate(manager, &key)?;
+            self.state(|state| state.changed(&key));
         }
         self.rename_as(manager, &key, template)?;
         Ok(self.state(|state| state.handle(&key, Part::Certificate)))
@@ -412,6 +416,7 @@ impl Objects {
             return Ok(());
         }
         let new = new_id(cka_id)?;
+        self.check_there(manager, key)?;
         // Other threads may search meanwhile, and must find the same key.
         let free = self.state(|state| {
             key.status(|status| status.renaming = true);
@@ -424,6 +429,7 @@ impl Objects {
         let renamed = manager.keys().rename(&old, &new);
         self.state(|state| {
             key.status(|status| status.renaming = false);
+            state.changed(key);
             if renamed.is_ok() {
                 state.keys.remove(&old);
                 key.change_name(|name| name.id = new.clone());
@@ -439,12 +445,16 @@ impl Objects {
         })
     }
 
-    fn relabel(&self, manager: &Session, key: &TokenKey, label: &str) -> Result<(), Rv> {
+    fn relabel(&self, manager: &Session, key: &Arc<TokenKey>, label: &str) -> Result<(), Rv> {
         if key.name().label == label {
             return Ok(());
         }
+        self.check_there(manager, key)?;
         manager.keys().set_label(&key.name().id, label).map_err(|why| Rv::of(&why, Asked::Change))?;
-        key.change_name(|name| label.clone_into(&mut name.label));
+        self.state(|state| {
+            key.change_name(|name| label.clone_into(&mut name.label));
+            state.changed(key);
+        });
         Ok(())
     }
 
@@ -501,7 +511,7 @@ impl Objects {
 
     /// Puts an object in the place of another, if that is still there.
     fn replace(&self, handle: CK_OBJECT_HANDLE, old: &Arc<Object>, new: Arc<Object>) -> bool {
-        self.state(|state| match state.objects.get_mut(&handle) {
+        self.state(|state| match state.locals.get_mut(&handle) {
             Some(there) if Arc::ptr_eq(there, old) => {
                 *there = new;
                 true
@@ -521,6 +531,9 @@ impl Objects {
             Source::Key { key, .. } if key.status(|status| status.deleted) => {}
             Source::Key { key, part, .. } => {
                 let manager = access.manager()?;
+                if *part != Part::Public {
+                    self.check_there(manager, key)?;
+                }
                 let id = key.name().id;
                 match part {
                     Part::Private => {
@@ -541,7 +554,7 @@ impl Objects {
                 }
             }
         }
-        self.state(|state| state.objects.remove(&handle));
+        self.state(|state| state.remove(handle));
         Ok(())
     }
 
@@ -588,6 +601,7 @@ impl Objects {
             None => {}
         }
         Ok(self.state(|state| {
+            state.session_keys.retain(|other| !Arc::ptr_eq(other, key));
             let old = key.status(|status| {
                 status.session = None;
                 std::mem::take(&mut status.handles)

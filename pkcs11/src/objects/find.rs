@@ -1,12 +1,14 @@
-//! Searches, and which requests they make. With an id or a label they ask for the keys that can match; else all ids are
-//! listed, and each key that is not known is read once. A search for objects that no server has asks nothing.
+//! Searches, and which requests they make. With an id or a label they ask for the keys that can match, else all keys are listed:
+//! page by page with their details, of which a Casemate sends again only those that have changed, or, if the server knows no
+//! details, by their ids, and each key that is not known is then read once. A search for objects that no server has asks nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use casemate_api::limits::LABEL_MAX_BYTES;
 use casemate_api::{KeyId, KeyType};
-use casemate_client::{Error, KeyFilter, Session};
+use casemate_client::{Error, KeyFilter, KeyPage, KeyPageRequest, Session};
 use cryptoki_sys::*;
 
 use super::certificate::Certificate;
@@ -15,6 +17,51 @@ use super::local::{self, LocalObject, trimmed};
 use super::{Access, Object, Objects, Part, Source, State, Template, attributes, id};
 use crate::ec;
 use crate::rv::{Asked, Rv};
+
+/// How a server lists keys, and what it has told.
+#[derive(Default)]
+pub(super) struct Lists {
+    /// Since when it is known that it does not tell details.
+    only_ids_since: Option<Instant>,
+    /// The pages of the last list of all keys, by the id that they begin after.
+    pages: HashMap<Option<KeyId>, Arc<Page>>,
+}
+
+impl Lists {
+    /// Whether it is worth no attempt to ask for details. That does not last: a server may be replaced.
+    fn only_ids(&self) -> bool {
+        self.only_ids_since.is_some_and(|since| since.elapsed() < ONLY_IDS)
+    }
+}
+
+/// A page of the list of all keys.
+struct Page {
+    keys: Vec<Arc<TokenKey>>,
+    etag: String,
+    next: Option<KeyId>,
+}
+
+/// Keys in a page. It is what a Casemate sends at most.
+const PAGE_KEYS: usize = *KeyPageRequest::LIMITS.end();
+/// For how long a server that does not tell details is not asked for them again.
+const ONLY_IDS: Duration = Duration::from_secs(600);
+
+/// A key that can match a search.
+struct Found {
+    key: Arc<TokenKey>,
+    /// The server has just told whether it has a certificate.
+    told: bool,
+}
+
+impl Found {
+    fn told(key: Arc<TokenKey>) -> Self {
+        Self { key, told: true }
+    }
+
+    fn asked(key: Arc<TokenKey>) -> Self {
+        Self { key, told: false }
+    }
+}
 
 impl Objects {
     /// The objects that match `template`, private ones only if `private`.
@@ -30,11 +77,11 @@ impl Objects {
         if parts.is_empty() {
             return Ok(found);
         }
-        for key in self.keys_for(access, template)? {
+        for Found { key, told } in self.keys_for(access, template)? {
             for part in &parts {
                 if *part == Part::Certificate {
                     let Some(session) = access.reader() else { continue };
-                    self.learn_certificate(session, &key, template, class)?;
+                    self.learn_certificate(session, &key, template, class, told)?;
                 }
                 found.extend(self.state(|state| state.find_part(&key, *part, template)));
             }
@@ -43,22 +90,24 @@ impl Objects {
     }
 
     /// The keys that can match.
-    fn keys_for(&self, access: &Access<'_>, template: &Template) -> Result<Vec<Arc<TokenKey>>, Rv> {
-        let of_sessions = || {
-            let mut keys = self.state(|state| state.keys.values().cloned().collect::<Vec<_>>());
-            keys.retain(|key| key.status(|status| status.session.is_some() && !status.deleted));
-            keys
-        };
+    fn keys_for(&self, access: &Access<'_>, template: &Template) -> Result<Vec<Found>, Rv> {
         let Some(session) = access.reader().filter(|_| template.bool(CKA_TOKEN) != Ok(Some(false))) else {
-            return Ok(of_sessions());
+            return Ok(self.state(|state| state.session_keys(|_| true)).into_iter().map(Found::asked).collect());
         };
         if let Some(cka_id) = template.bytes(CKA_ID) {
             for id in id::candidates(cka_id) {
                 if let Some(key) = self.read(session, &id)? {
-                    return Ok(vec![key]);
+                    return Ok(vec![Found::asked(key)]);
                 }
             }
             return Ok(Vec::new());
+        }
+        if let Some(uid) = template.bytes(CKA_UNIQUE_ID).and_then(attributes::uid_in)
+            && let Some(known) = self.state(|state| state.uids.get(&uid).cloned())
+            && let Some(key) = self.read(session, &known.name().id)?
+            && key.uid == Some(uid)
+        {
+            return Ok(vec![Found::asked(key)]);
         }
         match template.text(CKA_LABEL) {
             Ok(Some(label)) if !label.is_empty() => self.keys_with_label(session, label),
@@ -69,40 +118,96 @@ impl Objects {
     }
 
     /// The keys that may show this label: those that have it, and one of that id, which shows it if it has none.
-    fn keys_with_label(&self, session: &Session, label: &str) -> Result<Vec<Arc<TokenKey>>, Rv> {
+    fn keys_with_label(&self, session: &Session, label: &str) -> Result<Vec<Found>, Rv> {
         let mut keys = Vec::new();
         if label.len() <= LABEL_MAX_BYTES {
             let filter = KeyFilter { label: Some(label.to_owned()), ..KeyFilter::default() };
-            for id in ids(session, &filter)? {
-                let known = self.known(&id).filter(|key| key.name().label == label);
-                keys.extend(known.map_or_else(|| self.read(session, &id), |key| Ok(Some(key)))?);
+            match self.list_details(session, &filter)? {
+                Some(told) => keys.extend(told.into_iter().map(Found::told)),
+                None => {
+                    for id in ids(session, &filter)? {
+                        let known = self.known(&id).filter(|key| key.name().label == label);
+                        let key = known.map_or_else(|| self.read(session, &id), |key| Ok(Some(key)))?;
+                        keys.extend(key.map(Found::asked));
+                    }
+                }
             }
         }
         if let Ok(id) = KeyId::parse(label)
-            && !keys.iter().any(|key| key.name().id == id)
+            && !keys.iter().any(|found| found.key.name().id == id)
         {
-            keys.extend(self.read(session, &id)?);
+            keys.extend(self.read(session, &id)?.map(Found::asked));
         }
         Ok(keys)
     }
 
     /// All keys.
-    // A server that lists keys with their details spares the requests for each.
-    fn list_keys(&self, session: &Session) -> Result<Vec<Arc<TokenKey>>, Rv> {
-        let before = self.state(|state| {
-            let settled = state.keys.iter().filter(|(_, key)| key.is_settled());
-            settled.map(|(id, key)| (id.clone(), Arc::clone(key))).collect::<Vec<_>>()
+    fn list_keys(&self, session: &Session) -> Result<Vec<Found>, Rv> {
+        let begun = self.state(|state| state.now);
+        let keys = match self.list_details(session, &KeyFilter::default())? {
+            Some(told) => told.into_iter().map(Found::told).collect(),
+            None => self.list_ids(session)?,
+        };
+        let listed: HashSet<_> = keys.iter().map(|found| Arc::as_ptr(&found.key)).collect();
+        self.state(|state| {
+            let unlisted: Vec<_> =
+                state.keys.values().filter(|key| !listed.contains(&Arc::as_ptr(key))).cloned().collect();
+            unlisted.iter().for_each(|key| state.forget_gone(key, begun));
         });
+        Ok(keys)
+    }
+
+    /// All keys of a server that lists only ids: those that are not known are asked for, one by one.
+    fn list_ids(&self, session: &Session) -> Result<Vec<Found>, Rv> {
         let ids = ids(session, &KeyFilter::default())?;
-        let listed: HashSet<_> = ids.iter().collect();
-        for (id, key) in before.iter().filter(|(id, _)| !listed.contains(id)) {
-            self.state(|state| state.forget_gone(id, key));
-        }
         let mut keys = Vec::with_capacity(ids.len());
         for id in &ids {
-            keys.extend(self.known(id).map_or_else(|| self.read(session, id), |key| Ok(Some(key)))?);
+            let key = self.known(id).map_or_else(|| self.read(session, id), |key| Ok(Some(key)))?;
+            keys.extend(key.map(Found::asked));
         }
         Ok(keys)
+    }
+
+    /// The keys that the filter lets through, from a server that tells their details. `None`: it tells only ids. Pages of all keys
+    /// are asked for with the ETag of the last time, and not sent again if nothing in them has changed.
+    fn list_details(&self, session: &Session, filter: &KeyFilter) -> Result<Option<Vec<Arc<TokenKey>>>, Rv> {
+        if self.state(|state| state.lists.only_ids()) {
+            return Ok(None);
+        }
+        let whole = filter.label.is_none();
+        let (mut keys, mut pages, mut after) = (Vec::new(), HashMap::new(), None);
+        loop {
+            let (begun, known) = self.state(|state| (state.now, whole.then(|| state.known_page(&after)).flatten()));
+            let etag = known.as_ref().map(|page| &*page.etag);
+            let request = KeyPageRequest { after: after.as_ref(), limit: PAGE_KEYS, known: etag };
+            let page = match (session.keys().page_of_details(filter, request), known) {
+                (Ok(Some(read)), _) => Arc::new(self.state(|state| state.learn(read, begun))),
+                (Ok(None), Some(known)) => known,
+                (Err(Error::Garbled { .. }), _) => {
+                    self.state(|state| {
+                        state.lists = Lists { only_ids_since: Some(Instant::now()), ..Lists::default() }
+                    });
+                    return Ok(None);
+                }
+                (Err(why), _) => return Err(Rv::of(&why, Asked::Read)),
+                (Ok(None), None) => return Err(Rv(CKR_FUNCTION_FAILED)),
+            };
+            keys.extend(page.keys.iter().cloned());
+            let next = page.next.clone();
+            if whole {
+                pages.insert(after.clone(), page);
+            }
+            match next {
+                None => break,
+                // Else it would never end.
+                next if next <= after => return Err(Rv(CKR_FUNCTION_FAILED)),
+                next => after = next,
+            }
+        }
+        if whole {
+            self.state(|state| state.lists.pages = pages);
+        }
+        Ok(Some(keys))
     }
 
     fn known(&self, id: &KeyId) -> Option<Arc<TokenKey>> {
@@ -111,14 +216,14 @@ impl Objects {
 
     /// Reads a key. None: there is no such key, or it is of a kind that this module does not know.
     pub(super) fn read(&self, session: &Session, id: &KeyId) -> Result<Option<Arc<TokenKey>>, Rv> {
-        let before = self.known(id).filter(|key| key.is_settled());
+        let (begun, before) = self.state(|state| (state.now, state.keys.get(id).cloned()));
         match session.keys().read(id) {
             // A key that makes no sense hides no others.
             Ok(key) => Ok(TokenKey::new(id.clone(), key, Origin::default()).ok())
-                .map(|key| key.map(|key| self.state(|state| state.update(key, before.as_ref())))),
+                .map(|key| key.map(|key| self.state(|state| state.update(key, begun)))),
             Err(Error::NotFound { .. }) => {
                 if let Some(key) = before {
-                    self.state(|state| state.forget_gone(id, &key));
+                    self.state(|state| state.forget_gone(&key, begun));
                 }
                 Ok(None)
             }
@@ -127,19 +232,29 @@ impl Objects {
         }
     }
 
+    /// Fails if the server has another key in the place of this one by now, as far as it tells: before it is changed or deleted.
+    pub(super) fn check_there(&self, session: &Session, key: &Arc<TokenKey>) -> Result<(), Rv> {
+        if key.uid.is_none() {
+            return Ok(());
+        }
+        let found = self.read(session, &key.name().id)?;
+        if found.is_some_and(|found| Arc::ptr_eq(&found, key)) { Ok(()) } else { Err(Rv(CKR_OBJECT_HANDLE_INVALID)) }
+    }
+
     /// Asks for the certificate of a key, unless it is known. A search that can only mean this one, or certificates
-    /// only, does not rely on there having been none before.
+    /// only, does not rely on there having been none before, unless the server has just `told` so.
     fn learn_certificate(
         &self,
         session: &Session,
         key: &TokenKey,
         template: &Template,
         class: Option<CK_OBJECT_CLASS>,
+        told: bool,
     ) -> Result<(), Rv> {
         let names_key = template.bytes(CKA_ID).is_some() || template.bytes(CKA_LABEL).is_some();
         let ask = match key.status(|status| status.certificate.clone()) {
             KnownCertificate::Unknown => true,
-            KnownCertificate::None => names_key || class.is_some(),
+            KnownCertificate::None => !told && (names_key || class.is_some()),
             KnownCertificate::Some(_) => names_key,
         };
         if key.key_type == KeyType::Generic || !ask {
@@ -172,31 +287,87 @@ impl Objects {
 }
 
 impl State {
-    /// The key as it was read now. The record of the same key is kept, with its handles. `before`: what was known before it
-    /// was asked for. If another thread has learnt something else since then, that is newer.
-    fn update(&mut self, read: TokenKey, before: Option<&Arc<TokenKey>>) -> Arc<TokenKey> {
+    /// The key as it was read, by a request that had `begun` then. The record of the same key is kept, with its handles. What another
+    /// thread has learnt since then is newer.
+    fn update(&mut self, read: TokenKey, begun: u64) -> Arc<TokenKey> {
         let name = read.name();
-        if let Some(known) = self.keys.get(&name.id).cloned() {
-            if known.is(&read) {
+        let same = read.uid.and_then(|uid| self.uids.get(&uid)).or_else(|| self.keys.get(&name.id));
+        if let Some(known) = same.cloned().filter(|known| known.is(&read)) {
+            if known.is_as_of(begun) {
+                // Somebody else has renamed it.
+                if known.name().id != name.id {
+                    self.keys.remove(&known.name().id);
+                    self.make_room(&name.id, begun);
+                    known.change_name(|known| known.id = name.id.clone());
+                    self.know(&known);
+                }
                 known.change_name(|known| known.label = name.label);
-                return known;
             }
-            if !before.is_some_and(|before| Arc::ptr_eq(before, &known)) {
-                return known;
-            }
-            self.forget(&known);
+            return known;
+        }
+        if let Some(newer) = self.make_room(&name.id, begun) {
+            return newer;
         }
         let key = Arc::new(read);
-        self.keys.insert(name.id, Arc::clone(&key));
+        self.know(&key);
         key
     }
 
-    /// Forgets a key that was known by this id before the server was asked, and is not there. One that another thread
+    /// Forgets a key that is known by an id where the server has another one, unless that is what is newer.
+    fn make_room(&mut self, id: &KeyId, begun: u64) -> Option<Arc<TokenKey>> {
+        let known = self.keys.get(id).cloned()?;
+        if !known.is_as_of(begun) {
+            return Some(known);
+        }
+        self.forget(&known);
+        None
+    }
+
+    /// Forgets a key that the server did not have when it was asked, by a request that had `begun` then. One that another thread
     /// renames, or has renamed since then, is not gone.
-    fn forget_gone(&mut self, id: &KeyId, key: &Arc<TokenKey>) {
-        if key.name().id == *id && key.is_settled() {
+    fn forget_gone(&mut self, key: &TokenKey, begun: u64) {
+        if key.is_as_of(begun) {
             self.forget(key);
         }
+    }
+
+    /// The keys of a page that was read by a request that had `begun` then. Those that make no sense are left out.
+    fn learn(&mut self, page: KeyPage, begun: u64) -> Page {
+        let mut keys = Vec::with_capacity(page.keys.len());
+        for details in page.keys {
+            let has_certificate = details.certificate;
+            let Some(key) = TokenKey::described(details) else { continue };
+            let key = self.update(key, begun);
+            if key.is_as_of(begun) || key.certificate_is_unknown() {
+                self.told_certificate(&key, has_certificate);
+            }
+            keys.push(key);
+        }
+        Page { keys, etag: page.etag, next: page.next }
+    }
+
+    /// The server tells whether a key has a certificate.
+    fn told_certificate(&mut self, key: &TokenKey, there: bool) {
+        let gone = key.status(|status| match (&status.certificate, there) {
+            (KnownCertificate::None, true) => {
+                status.certificate = KnownCertificate::Unknown;
+                None
+            }
+            (KnownCertificate::Unknown | KnownCertificate::Some(_), false) => {
+                status.certificate = KnownCertificate::None;
+                status.handles.certificate.take()
+            }
+            _ => None,
+        });
+        if let Some(handle) = gone {
+            self.objects.remove(&handle);
+        }
+    }
+
+    /// The page that began after this id, if all its keys are still those that are known.
+    fn known_page(&self, after: &Option<KeyId>) -> Option<Arc<Page>> {
+        let is_known = |key: &Arc<TokenKey>| self.keys.get(&key.name().id).is_some_and(|known| Arc::ptr_eq(known, key));
+        self.lists.pages.get(after).filter(|page| page.keys.iter().all(is_known)).cloned()
     }
 
     /// The object of a key, if it has that and it matches.
@@ -223,7 +394,7 @@ impl State {
                 self.profiles.push(handle);
             }
         }
-        let matching = self.objects.iter().filter(|(_, object)| match &object.0 {
+        let matching = self.locals.iter().filter(|(_, object)| match &object.0 {
             Source::Local(local) => {
                 (local.class != CKO_PROFILE || class == Some(CKO_PROFILE))
                     && (private || !local.is(CKA_PRIVATE))

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use casemate_api::body::keys::{Key, PublicParts};
+use casemate_api::body::keys::{Key, KeyDetails, PublicParts};
 use casemate_api::{KeyId, KeyType, Mechanism};
 use cryptoki_sys::{CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKR_FUNCTION_FAILED};
 
@@ -17,6 +17,8 @@ use crate::rv::Rv;
 /// A key of the server. Its private or secret, public and certificate object share it, so that what one of them is told
 /// the others know.
 pub(super) struct TokenKey {
+    /// What the server tells it apart by, whatever its id is; a NetHSM does not.
+    pub(super) uid: Option<u128>,
     pub(super) key_type: KeyType,
     pub(super) public: Option<PublicKey>,
     pub(super) mechanisms: Vec<Mechanism>,
@@ -46,6 +48,8 @@ pub(super) struct Status {
     pub(super) public_deleted: bool,
     /// The key is gone.
     pub(super) deleted: bool,
+    /// When it became known, or was last changed by this module: the time of [`super::State::now`].
+    pub(super) changed: u64,
     /// It is known by its old and its new id, since nobody knows which of them the server answers to.
     pub(super) renaming: bool,
     /// The session that the key ends with.
@@ -85,6 +89,7 @@ impl TokenKey {
     pub(super) fn new(id: KeyId, key: Key, origin: Origin) -> Result<Self, Rv> {
         let public = key.public.as_ref().map(|parts| public_key(key.key_type, parts)).transpose()?;
         Ok(Self {
+            uid: u128::from_str_radix(&key.uid, 16).ok(),
             key_type: key.key_type,
             public,
             mechanisms: key.mechanisms,
@@ -95,9 +100,19 @@ impl TokenKey {
         })
     }
 
-    /// Whether the server's description, read again, is that of the same key. The label may differ.
+    /// The key as a list describes it. `None`: it describes no key.
+    pub(super) fn described(details: KeyDetails) -> Option<Self> {
+        let KeyDetails { id, uid, mechanisms, key_type, public, restrictions, label, certificate: _ } = details;
+        let key = Key { mechanisms, key_type, operations: 0, public, restrictions, label, uid };
+        Self::new(KeyId::parse(&id).ok()?, key, Origin::default()).ok()
+    }
+
+    /// Whether the server's description, read again, is that of the same key. The names may differ.
     pub(super) fn is(&self, other: &Self) -> bool {
-        self.key_type == other.key_type && self.public == other.public && self.mechanisms == other.mechanisms
+        match (self.uid, other.uid) {
+            (Some(uid), Some(other)) => uid == other,
+            _ => self.key_type == other.key_type && self.public == other.public && self.mechanisms == other.mechanisms,
+        }
     }
 
     pub(super) fn name(&self) -> Name {
@@ -113,9 +128,13 @@ impl TokenKey {
         look(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether it has the id that it is known by: no thread renames it.
-    pub(super) fn is_settled(&self) -> bool {
-        self.status(|status| !status.renaming)
+    /// Whether what is known of it is as of a request that had `begun` then: no thread has changed it since, or is about to rename it.
+    pub(super) fn is_as_of(&self, begun: u64) -> bool {
+        self.status(|status| !status.renaming && status.changed <= begun)
+    }
+
+    pub(super) fn certificate_is_unknown(&self) -> bool {
+        self.status(|status| matches!(status.certificate, KnownCertificate::Unknown))
     }
 
     /// The certificate, if it is known.

@@ -27,6 +27,7 @@ use crate::config::CertificateFormat;
 use crate::log;
 use crate::rv::Rv;
 
+use find::Lists;
 use key::TokenKey;
 use local::LocalObject;
 
@@ -195,9 +196,20 @@ pub struct Objects {
 #[derive(Default)]
 struct State {
     last: CK_OBJECT_HANDLE,
+    /// Counts what this module changes, and thus tells what is newer than an answer of the server.
+    now: u64,
+    /// Objects of keys of the server.
     objects: HashMap<CK_OBJECT_HANDLE, Arc<Object>>,
+    /// Objects of the module: few, while a server may have very many keys.
+    locals: HashMap<CK_OBJECT_HANDLE, Arc<Object>>,
     /// Keys of the server that are known, by their ids.
     keys: HashMap<KeyId, Arc<TokenKey>>,
+    /// The same by their uids, so far as they have some.
+    uids: HashMap<u128, Arc<TokenKey>>,
+    /// Those that end with a session.
+    session_keys: Vec<Arc<TokenKey>>,
+    /// How the server lists keys.
+    lists: Lists,
     /// The profiles of the provider, once somebody has looked for them.
     profiles: Vec<CK_OBJECT_HANDLE>,
 }
@@ -205,14 +217,38 @@ struct State {
 impl State {
     fn add(&mut self, object: Object) -> CK_OBJECT_HANDLE {
         self.last += 1;
-        self.objects.insert(self.last, Arc::new(object));
+        let objects = match &object.0 {
+            Source::Key { .. } => &mut self.objects,
+            Source::Local(_) => &mut self.locals,
+        };
+        objects.insert(self.last, Arc::new(object));
         self.last
+    }
+
+    fn remove(&mut self, handle: CK_OBJECT_HANDLE) {
+        self.objects.remove(&handle);
+        self.locals.remove(&handle);
+    }
+
+    /// Notes that what is known of a key is newer than the answers to all requests that have begun.
+    fn changed(&mut self, key: &TokenKey) {
+        self.now += 1;
+        key.status(|status| status.changed = self.now);
+    }
+
+    /// Makes a key known by the id that it has.
+    fn know(&mut self, key: &Arc<TokenKey>) {
+        self.changed(key);
+        self.keys.insert(key.name().id, Arc::clone(key));
+        if let Some(uid) = key.uid {
+            self.uids.insert(uid, Arc::clone(key));
+        }
     }
 
     /// The keys of these sessions.
     fn session_keys(&self, of: impl Fn(CK_SESSION_HANDLE) -> bool) -> Vec<Arc<TokenKey>> {
-        let ends = |key: &&Arc<TokenKey>| key.status(|status| status.session.is_some_and(&of) && !status.deleted);
-        self.keys.values().filter(ends).cloned().collect()
+        let ends = |key: &&Arc<TokenKey>| key.status(|status| status.session.is_some_and(&of));
+        self.session_keys.iter().filter(ends).cloned().collect()
     }
 
     /// The handle of a key's object. It is made when it is first asked for.
@@ -232,6 +268,12 @@ impl State {
         if self.keys.get(&name.id).is_some_and(|known| std::ptr::eq(&**known, key)) {
             self.keys.remove(&name.id);
         }
+        if let Some(uid) = key.uid
+            && self.uids.get(&uid).is_some_and(|known| std::ptr::eq(&**known, key))
+        {
+            self.uids.remove(&uid);
+        }
+        self.session_keys.retain(|other| !std::ptr::eq(&**other, key));
         let private = key.status(|status| {
             status.deleted = true;
             status.handles.private.take()
@@ -265,7 +307,8 @@ impl Objects {
 
     /// The object with this handle, or `CKR_OBJECT_HANDLE_INVALID`.
     pub fn object(&self, handle: CK_OBJECT_HANDLE) -> Result<Arc<Object>, Rv> {
-        self.state(|state| state.objects.get(&handle).cloned()).ok_or(Rv(CKR_OBJECT_HANDLE_INVALID))
+        self.state(|state| state.objects.get(&handle).or_else(|| state.locals.get(&handle)).cloned())
+            .ok_or(Rv(CKR_OBJECT_HANDLE_INVALID))
     }
 
     /// The value of an attribute.
@@ -288,7 +331,7 @@ impl Objects {
     /// the server, from which it is deleted here.
     pub fn close_sessions(&self, access: &Access<'_>, sessions: &[CK_SESSION_HANDLE]) {
         let ended = self.state(|state| {
-            state.objects.retain(|_, object| match &object.0 {
+            state.locals.retain(|_, object| match &object.0 {
                 Source::Local(object) => object.session.is_none_or(|session| !sessions.contains(&session)),
                 Source::Key { .. } => true,
             });
@@ -315,7 +358,10 @@ impl Objects {
         self.state(|state| {
             for key in keys {
                 state.forget(key);
-                state.objects.retain(|_, object| !object.is_of(key));
+                let handles = key.status(|status| std::mem::take(&mut status.handles));
+                for handle in [handles.private, handles.public, handles.certificate].into_iter().flatten() {
+                    state.objects.remove(&handle);
+                }
             }
         });
     }
@@ -327,17 +373,11 @@ impl Objects {
         self.end(access, &ended);
         self.state(|state| {
             state.objects.retain(|_, object| !object.is(CKA_PRIVATE));
+            state.locals.retain(|_, object| !object.is(CKA_PRIVATE));
             for key in state.keys.values() {
                 key.status(|status| status.handles.private = None);
             }
         });
-    }
-}
-
-impl Object {
-    /// Whether this is an object of `key`.
-    fn is_of(&self, key: &Arc<TokenKey>) -> bool {
-        matches!(&self.0, Source::Key { key: other, .. } if Arc::ptr_eq(key, other))
     }
 }
 
