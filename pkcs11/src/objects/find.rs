@@ -4,7 +4,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use casemate_api::limits::LABEL_MAX_BYTES;
 use casemate_api::{KeyId, KeyType};
@@ -21,16 +20,18 @@ use crate::rv::{Asked, Rv};
 /// How a server lists keys, and what it has told.
 #[derive(Default)]
 pub(super) struct Lists {
-    /// Since when it is known that it does not tell details.
-    only_ids_since: Option<Instant>,
+    /// How many lists it is still taken for a server that does not tell details.
+    only_ids: u32,
     /// The pages of the last list of all keys, by the id that they begin after.
     pages: HashMap<Option<KeyId>, Arc<Page>>,
 }
 
 impl Lists {
-    /// Whether it is worth no attempt to ask for details. That does not last: a server may be replaced.
-    fn only_ids(&self) -> bool {
-        self.only_ids_since.is_some_and(|since| since.elapsed() < ONLY_IDS)
+    /// Whether to ask for details. A server that does not tell them is asked again after a while: it may have been replaced.
+    fn may_tell_details(&mut self) -> bool {
+        let may = self.only_ids == 0;
+        self.only_ids = self.only_ids.saturating_sub(1);
+        may
     }
 }
 
@@ -43,8 +44,8 @@ struct Page {
 
 /// Keys in a page. It is what a Casemate sends at most.
 const PAGE_KEYS: usize = *KeyPageRequest::LIMITS.end();
-/// For how long a server that does not tell details is not asked for them again.
-const ONLY_IDS: Duration = Duration::from_secs(600);
+/// Lists after which a server that does not tell details is asked for them again.
+const ONLY_IDS: u32 = 100;
 
 /// A key that can match a search.
 struct Found {
@@ -171,7 +172,7 @@ impl Objects {
     /// The keys that the filter lets through, from a server that tells their details. `None`: it tells only ids. Pages of all keys
     /// are asked for with the ETag of the last time, and not sent again if nothing in them has changed.
     fn list_details(&self, session: &Session, filter: &KeyFilter) -> Result<Option<Vec<Arc<TokenKey>>>, Rv> {
-        if self.state(|state| state.lists.only_ids()) {
+        if !self.state(|state| state.lists.may_tell_details()) {
             return Ok(None);
         }
         let whole = filter.label.is_none();
@@ -184,9 +185,7 @@ impl Objects {
                 (Ok(Some(read)), _) => Arc::new(self.state(|state| state.learn(read, begun))),
                 (Ok(None), Some(known)) => known,
                 (Err(Error::Garbled { .. }), _) => {
-                    self.state(|state| {
-                        state.lists = Lists { only_ids_since: Some(Instant::now()), ..Lists::default() }
-                    });
+                    self.state(|state| state.lists = Lists { only_ids: ONLY_IDS, ..Lists::default() });
                     return Ok(None);
                 }
                 (Err(why), _) => return Err(Rv::of(&why, Asked::Read)),
