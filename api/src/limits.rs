@@ -223,6 +223,13 @@ pub const COPY_TAIL_ROWS: usize = 100;
 /// Times that rows which were changed meanwhile are copied again, before a copy is given up. Each copy has its own.
 pub const COPY_ROUNDS_MAX: usize = 50;
 
+/// Keys of an earlier version that are indexed at once, each of which may be as large as [`STORE_VALUE_MAX_BYTES`]. There is one such group
+/// at a time on each node.
+pub const INDEX_GROUP_ROWS: usize = 32;
+/// Time between two looks at whether keys have to be indexed. There is one for each node.
+pub const INDEX_LOOK_MS: u64 = 1_000;
+/// Such a time after a failure. There is one for each node.
+pub const INDEX_AGAIN_MS: u64 = 60_000;
 /// Rows read at once while a backup is made or imported, or a namespace with a quota is counted; each may be as large as [`STORE_VALUE_MAX_BYTES`].
 pub const BACKUP_PAGE_ROWS: usize = 32;
 /// Backups made at the same time; each holds a snapshot of the store.

@@ -232,6 +232,7 @@ fn boot(
             () = hsm.clone().keep_probing() => {}
             () = hsm.clone().keep_watching() => {}
             () = hsm.clone().keep_audit() => {}
+            () = hsm.clone().keep_index() => {}
             () = stop.requested() => {}
         }
     });

@@ -32,6 +32,12 @@ pub(crate) enum Command {
         /// Only keys with this label; if empty, only keys without a label
         #[arg(long)]
         label: Option<String>,
+        /// Only keys whose labels begin like this (Casemate)
+        #[arg(long, value_name = "TEXT", conflicts_with = "label")]
+        label_prefix: Option<String>,
+        /// Only the key with this uid (Casemate)
+        #[arg(long)]
+        uid: Option<String>,
         /// Show the details of each key
         #[arg(long, short)]
         long: bool,
@@ -178,7 +184,9 @@ pub(crate) enum TagCommand {
 impl Command {
     pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
-            Command::List { prefix, usable, label, long } => list(context, &KeyFilter { prefix, usable, label }, long),
+            Command::List { prefix, usable, label, label_prefix, uid, long } => {
+                list(context, &KeyFilter { prefix, usable, label, label_prefix, uid }, long)
+            }
             Command::Show { id } => {
                 let key = context.session()?.keys().read(&id)?;
                 let members = vec![

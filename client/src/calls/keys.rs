@@ -31,6 +31,10 @@ pub struct KeyFilter {
     pub usable: bool,
     /// Only keys with this label; empty: only keys without one.
     pub label: Option<String>,
+    /// Only keys whose labels begin like this, unless there is a label. A Casemate only: to a NetHSM it is a label with `*` at its end.
+    pub label_prefix: Option<String>,
+    /// Only the key with this uid. A Casemate only: a NetHSM lists all keys.
+    pub uid: Option<String>,
 }
 
 /// Which page of a list is read.
@@ -88,8 +92,10 @@ impl KeyFilter {
     /// Path and query of the list.
     fn path(&self, others: &[String]) -> String {
         let usable = self.usable.then(|| "filter=true".to_owned());
-        let label = self.label.as_ref().map(|label| format!("label={}", quoted(label)));
-        let query: Vec<_> = usable.into_iter().chain(label).chain(others.iter().cloned()).collect();
+        let beginning = self.label_prefix.as_ref().map(|label| format!("label={}*", quoted(label)));
+        let label = self.label.as_ref().map(|label| format!("label={}", quoted(label))).or(beginning);
+        let uid = self.uid.as_ref().map(|uid| format!("uid={}", quoted(uid)));
+        let query: Vec<_> = usable.into_iter().chain(label).chain(uid).chain(others.iter().cloned()).collect();
         let prefix = self.prefix.as_ref().map(|prefix| format!("/{prefix}*")).unwrap_or_default();
         let mark = if query.is_empty() { "" } else { "?" };
         format!("/keys{prefix}{mark}{}", query.join("&"))
@@ -275,8 +281,13 @@ mod tests {
 
     #[test]
     fn filters_are_queries() {
-        let filter = KeyFilter { prefix: Some(KeyId::parse("p").unwrap()), usable: true, label: Some("a b".into()) };
+        let prefix = Some(KeyId::parse("p").unwrap());
+        let filter = KeyFilter { prefix, usable: true, label: Some("a b".into()), ..KeyFilter::default() };
         assert_eq!(filter.path(&["limit=3".into()]), "/keys/p*?filter=true&label=a%20b&limit=3");
+        let filter = |filter: KeyFilter| filter.path(&[]);
+        assert_eq!(filter(KeyFilter { label: Some("a*".into()), ..KeyFilter::default() }), "/keys?label=a%2A");
+        assert_eq!(filter(KeyFilter { label_prefix: Some("a*".into()), ..KeyFilter::default() }), "/keys?label=a%2A*");
+        assert_eq!(filter(KeyFilter { uid: Some("0f".into()), ..KeyFilter::default() }), "/keys?uid=0f");
         assert_eq!(KeyFilter::default().path(&[]), "/keys");
         assert_eq!(KeyFilter::default().path(&["details".into()]), "/keys?details");
     }

@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use casemate_api::body::config::{Logging, Network};
-use casemate_api::limits::{AUDIT_FLUSH_MS, COUNTER_FLUSH_MS, LOCK_WAIT_MS};
+use casemate_api::limits::{AUDIT_FLUSH_MS, COUNTER_FLUSH_MS, INDEX_AGAIN_MS, INDEX_LOOK_MS, LOCK_WAIT_MS};
 use casemate_api::sentences;
 use casemate_api::{Passphrase, State};
 use futures_channel::oneshot;
@@ -552,6 +552,22 @@ impl Hsm {
                 && let Err(error) = op.users().harden_digests().await
             {
                 tracing::warn!(target: "hsm", %error, "the digests of restored users could not be hardened yet");
+            }
+        }
+    }
+
+    /// Indexes keys that an earlier version has stored, if there are some, forever. Run it in the background.
+    pub async fn keep_index(self: Arc<Self>) {
+        let mut pause = INDEX_LOOK_MS;
+        loop {
+            self.device.platform.clock.sleep(Duration::from_millis(pause)).await;
+            pause = INDEX_LOOK_MS;
+            if let Some(op) = self.operational()
+                && let Err(error) = op.keys().index().await
+                && op.tables.check().is_ok()
+            {
+                tracing::warn!(target: "hsm.key", %error, "keys could not be indexed yet");
+                pause = INDEX_AGAIN_MS;
             }
         }
     }

@@ -2,6 +2,7 @@
 //! memory.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use async_lock::Semaphore;
 use casemate_api::limits::KEY_DETAILS_READS_MAX;
@@ -27,13 +28,16 @@ pub struct Keyring<'a> {
     pub(crate) state: &'a KeyState,
 }
 
-/// What is in memory while a phase lasts: uses of keys, and whose turn it is in namespaces with a quota and to read details.
+/// What is in memory while a phase lasts: uses of keys, whose turn it is in namespaces with a quota and to read details, and
+/// whether keys are indexed.
 #[derive(Default)]
 pub(crate) struct KeyState {
     /// Shared with the phase that follows if the data stays the same.
     pub(crate) counters: Arc<Counters>,
     pub(crate) quota_turns: QuotaTurns,
     pub(crate) details_turns: DetailsTurns,
+    /// Whether it is known that all keys are indexed.
+    pub(crate) indexed: AtomicBool,
 }
 
 /// Whose turn it is to read rows for details, each of which may be as large as any row.

@@ -3,6 +3,7 @@
 pub mod context;
 pub mod counters;
 pub mod details;
+pub mod index;
 pub mod namespaces;
 pub mod quotas;
 pub mod usable;
@@ -236,6 +237,7 @@ impl ManagedKeys<'_> {
         for _ in 0..ATTEMPTS {
             let quota = self.ring.hold_quota(self.scope).await?;
             let transaction = Transaction::default().absent(&path).put(sealed.clone());
+            let transaction = index::indexed(self.ring.tables, transaction, (self.key(uid), &id, &record.label))?;
             let transaction = quota.book(self.ring.tables, transaction, 1, signed(sealed.value_bytes()))?;
             match self.commit(transaction).await? {
                 Committed::At(_) => {
@@ -266,6 +268,7 @@ impl ManagedKeys<'_> {
             let uid = row.record.uid;
             let certificate = self.certificate_path(uid);
             let transaction = Transaction::default().at(&path, row.revision).delete(&path).delete(&certificate);
+            let transaction = index::without_index(self.ring.tables, transaction, self.key(uid), &row.record.label);
             let transaction = self.ring.counts_of(self.key(uid)).await?.iter().fold(transaction, Transaction::delete);
             let mut bytes = stored_bytes(&row.record);
             if quota.is_set() {
@@ -297,6 +300,8 @@ impl ManagedKeys<'_> {
                 .absent(&to)
                 .at(&from, row.revision)
                 .move_to(&from, self.ring.tables.keys.sealed(&to, row.revision, &row.record)?);
+            let found = (self.key(row.record.uid), new_id, &*row.record.label);
+            let transaction = index::indexed(self.ring.tables, transaction, found)?;
             let transaction =
                 if new_id.as_str().len() <= id.as_str().len() { transaction.replacing() } else { transaction };
             // Uses are written by the id of their key.
@@ -356,11 +361,16 @@ impl ManagedKeys<'_> {
             let quota = self.ring.hold_quota(self.scope).await?;
             let row = self.ring.tables.keys.read(&path).await?;
             let Row { record, revision } = row.ok_or(Error::NotFound(Some("key not found".into())))?;
-            let before = stored_bytes(&record);
+            let (before, label) = (stored_bytes(&record), record.label.clone());
             let Some(record) = change(record) else { return Ok(Change::Unchanged) };
             let more = stored_bytes(&record) - before;
             let sealed = self.ring.tables.keys.sealed(&path, revision, &record)?;
-            let transaction = Transaction::default().at(&path, revision).put(sealed);
+            let mut transaction = Transaction::default().at(&path, revision).put(sealed);
+            if record.label != label {
+                let key = self.key(record.uid);
+                transaction = index::without_label(self.ring.tables, transaction, key, &label);
+                transaction = index::indexed(self.ring.tables, transaction, (key, id, &record.label))?;
+            }
             let transaction = if more <= 0 { transaction.replacing() } else { transaction };
             let transaction = quota.book(self.ring.tables, transaction, 0, more)?;
             if let Committed::At(_) = self.commit(transaction).await? {

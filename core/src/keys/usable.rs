@@ -19,6 +19,7 @@ use crate::crypto::x509;
 use crate::error::Error;
 use crate::identity::caller::Caller;
 use crate::keys::context::Keyring;
+use crate::keys::index::Search;
 use crate::rows::key::KeyRecord;
 use crate::rows::path::{KeyRef, NamespaceNumber, RowPath};
 use crate::rows::table::Row;
@@ -79,6 +80,11 @@ impl Key {
     /// The label; empty: none.
     pub fn label(&self) -> &str {
         &self.row.record.label
+    }
+
+    /// Whether a search means this key.
+    pub fn is_meant_by(&self, search: &Search) -> bool {
+        search.wants(&self.row.record)
     }
 
     /// The tags of its restriction, sorted.

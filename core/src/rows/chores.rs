@@ -68,7 +68,7 @@ impl Record for Hardening {
 }
 
 /// Reads a record that consists of its version alone.
-fn empty(bytes: &[u8]) -> Result<(), BadRecord> {
+pub(super) fn empty(bytes: &[u8]) -> Result<(), BadRecord> {
     match Reader::open(bytes)? {
         (1, reader) => reader.end(),
         _ => Err(BadRecord("its format is of a newer version")),

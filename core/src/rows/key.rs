@@ -1,7 +1,7 @@
 //! A key as stored: a compact binary record; of an RSA key the primes.
 
 use crate::rows::path::NamespaceNumber;
-use crate::rows::path::{Generation, RowPath, RowPrefix};
+use crate::rows::path::{Generation, RowPath, RowPrefix, TABLE_BYTES};
 use crate::rows::record::TableId;
 use casemate_api::KeyId;
 use std::sync::Arc;
@@ -180,7 +180,21 @@ impl RowPath<KeyRecord> {
     }
 }
 
+impl RowPath<KeyRecord> {
+    /// The namespace and the id of the key. `None`: no version has written such a path.
+    pub fn name(&self) -> Option<(NamespaceNumber, KeyId)> {
+        let name = self.path().as_bytes().get(TABLE_BYTES..)?;
+        let (namespace, id) = name.split_first_chunk()?;
+        Some((NamespaceNumber::from_be_bytes(*namespace), KeyId::parse(std::str::from_utf8(id).ok()?).ok()?))
+    }
+}
+
 impl RowPrefix<KeyRecord> {
+    /// The keys of all namespaces.
+    pub fn all_keys(generation: Generation) -> Self {
+        Self::new(generation, &[])
+    }
+
     /// The keys of one namespace whose ids start with `prefix`.
     pub fn keys(generation: Generation, namespace: NamespaceNumber, prefix: &str) -> Self {
         Self::new(generation, &[&namespace.to_be_bytes(), prefix.as_bytes()])

@@ -24,6 +24,7 @@ pub mod confirm;
 pub mod counter;
 pub mod encoding;
 pub(crate) mod fence;
+pub mod index;
 pub mod key;
 mod migrate;
 pub mod namespace;

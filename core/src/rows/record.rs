@@ -35,11 +35,17 @@ pub enum TableId {
     Usages = 13,
     /// One row: for how long nodes go on without a majority.
     WithoutMajority = 14,
+    /// Namespace number, key uid → key id.
+    Uids = 15,
+    /// Namespace number, tag of a label, key uid → nothing.
+    Labels = 16,
+    /// One row if all keys have their rows in the two tables before.
+    Indexed = 17,
 }
 
 impl TableId {
     /// Every table.
-    pub const ALL: [TableId; 13] = [
+    pub const ALL: [TableId; 16] = [
         TableId::Namespaces,
         TableId::Users,
         TableId::Keys,
@@ -53,6 +59,9 @@ impl TableId {
         TableId::Hardening,
         TableId::Usages,
         TableId::WithoutMajority,
+        TableId::Uids,
+        TableId::Labels,
+        TableId::Indexed,
     ];
 }
 

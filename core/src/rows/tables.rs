@@ -18,6 +18,7 @@ use crate::rows::cluster_ca::ClusterCa;
 use crate::rows::confirm::Confirmation;
 use crate::rows::counter::CounterRecord;
 use crate::rows::fence::Fence;
+use crate::rows::index::{IdOfUid, Indexed, Labelled, TagKey};
 use crate::rows::key::KeyRecord;
 use crate::rows::migrate;
 use crate::rows::namespace::NamespaceRecord;
@@ -59,6 +60,14 @@ pub struct Tables {
     pub usages: Table<Usage>,
     /// Whether nodes go on without a majority.
     pub without_majority: Table<WithoutMajority>,
+    /// Keys by their uids.
+    pub uids: Table<IdOfUid>,
+    /// Keys by their labels.
+    pub labels: Table<Labelled>,
+    /// Whether all keys are in the two tables before.
+    pub indexed: Table<Indexed>,
+    /// What makes tags of labels.
+    pub tags: TagKey,
     /// The generation of all paths.
     pub generation: Generation,
     pointer: Revision,
@@ -122,6 +131,10 @@ impl Tables {
             hardening: table(&context, domain),
             usages: table(&context, domain),
             without_majority: table(&context, domain),
+            uids: table(&context, domain),
+            labels: table(&context, domain),
+            indexed: table(&context, domain),
+            tags: TagKey::of(domain),
             generation,
             pointer: pointer.revision,
             fence,
@@ -380,8 +393,10 @@ impl Tables {
                 // Until it is known how it was changed.
                 self.context.confirmation.forbid_stale();
             }
+            TableId::Uids => change.apply(&self.uids, path),
+            TableId::Indexed => change.apply(&self.indexed, path),
             // They are not cached.
-            TableId::Staged => {}
+            TableId::Staged | TableId::Labels => {}
         }
     }
 

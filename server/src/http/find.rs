@@ -8,8 +8,9 @@ use casemate_api::limits::LIST_PAGE_ROWS;
 use casemate_api::{IdError, KeyId, NamespaceId, Tag, UserId};
 use casemate_core::identity::caller::Caller;
 use casemate_core::identity::users::{UserAccess, UserTarget};
+use casemate_core::keys::index::Search;
 use casemate_core::keys::usable::Key;
-use casemate_core::rows::path::NamespaceNumber;
+use casemate_core::rows::path::{NamespaceNumber, Uid};
 use casemate_core::rows::table::Row;
 use casemate_core::rows::user::UserRecord;
 use casemate_core::{Error, Hsm};
@@ -173,8 +174,8 @@ pub struct Listing {
     pub prefix: String,
     /// Only keys that the caller may use.
     pub usable: bool,
-    /// Only keys with exactly this label.
-    pub label: Option<String>,
+    /// Only keys that all of these mean; first that which means the fewest.
+    pub searches: Vec<Search>,
     /// Whether the list shows more than their ids.
     pub details: bool,
     /// Only keys whose ids are behind this one, which need not exist.
@@ -198,7 +199,7 @@ impl Listing {
         Ok(Self {
             // Lists by prefix know `label` only, as NetHSM's.
             usable: prefix.is_empty() && given("filter"),
-            label: label(context)?,
+            searches: uid(context)?.into_iter().chain(label(context)?).collect(),
             details: given("details"),
             after: after(context)?,
             limit: limit(context)?,
@@ -273,12 +274,24 @@ fn limit(context: &RequestContext) -> Result<Option<usize>, Error> {
     })
 }
 
-fn label(context: &RequestContext) -> Result<Option<String>, Error> {
+/// A label, or the beginning of labels and `*`. One that is itself at the end of a label is written `%2A`, as most clients do.
+fn label(context: &RequestContext) -> Result<Option<Search>, Error> {
     let Some(value) = parameter(context, "label") else { return Ok(None) };
-    let bytes: Vec<u8> = percent_decode(value.replace('+', " ").as_bytes()).collect();
+    let beginning = value.strip_suffix('*');
+    let bytes: Vec<u8> = percent_decode(beginning.unwrap_or(value).replace('+', " ").as_bytes()).collect();
     let label = String::from_utf8(bytes).map_err(|_| Error::invalid_field("label", "Label is not valid UTF-8"))?;
     casemate_core::keys::check_label(&label)?;
-    Ok(Some(label))
+    Ok(Some(if beginning.is_some() { Search::LabelBeginning(label) } else { Search::Label(label) }))
+}
+
+fn uid(context: &RequestContext) -> Result<Option<Search>, Error> {
+    let Some(value) = parameter(context, "uid") else { return Ok(None) };
+    let mut uid = Uid::default();
+    let whole = base16ct::mixed::decode(value, &mut uid).is_ok_and(|bytes| bytes.len() == value.len() / 2);
+    if !whole || value.len() != 2 * uid.len() {
+        return Err(Error::invalid_field("uid", "uid must be 32 hexadecimal digits."));
+    }
+    Ok(Some(Search::Uid(uid)))
 }
 
 /// An existing user that the caller may reach. Its id is checked together with rights, before the rest of the head.

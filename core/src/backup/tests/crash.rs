@@ -145,6 +145,7 @@ fn a_crash_during_the_first_unlock_starts_the_conversion_over() {
     let check = |sim: &Sim, hsm: Arc<Hsm>, _: bool| {
         unlock(&hsm, UNLOCK).unwrap();
         assert_eq!(described(&hsm), expected);
+        index::tests::check(&op(&hsm), &*sim.store);
         assert_eq!(generations(sim), [2]);
         assert_eq!(block_on(Procedure::stored(&hsm.device().store)).unwrap(), None);
     };

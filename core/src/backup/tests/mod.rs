@@ -27,6 +27,7 @@ use crate::device::procedure::Procedure;
 use crate::hsm::phase::Operational;
 use crate::hsm::restore::RestoreArguments;
 use crate::identity::caller::Caller;
+use crate::keys::index::{self, Search};
 use crate::platform::Platform;
 use crate::rows::certificate::CertificateRecord;
 use crate::rows::cluster_ca::ClusterCa;
@@ -301,6 +302,7 @@ fn a_backup_restores_everything_on_another_device() {
     other.clock.advance(std::time::Duration::from_secs(1));
     unlock(&copy, UNLOCK).unwrap();
     assert_eq!(described(&copy), expected);
+    index::tests::check(&op(&copy), &*other.store);
     let (network, logging) = configured();
     assert_eq!(stored_config(&copy), (Some(network), Some(logging)));
     assert_eq!(generations(&other), [2]);

@@ -42,6 +42,12 @@ fn a_store_written_before_0_1_0_is_taken_over_whole() {
     let by = admin(&op);
     block_on(op.namespaces().create(&by, &ns("next"))).unwrap();
     assert_eq!(block_on(op.namespaces().get(&ns("next"))).unwrap().unwrap().record.number, 4);
+    // Keys are found by their labels once they are indexed.
+    let root = by.scope().unwrap();
+    let search = Search::LabelBeginning("l".into());
+    assert_eq!(block_on(op.keys().of(root).search(&search)).unwrap(), None);
+    block_on(op.keys().index()).unwrap();
+    index::tests::check(&op, &*sim.store);
     // The rest of namespace 2 is removed, and the digests of the NetHSM are hardened.
     let of_2 =
         || sim.store.raw_rows().iter().filter(|(path, _)| path.as_bytes().get(6..10) == Some(&[0, 0, 0, 2])).count();

@@ -16,6 +16,7 @@ use crate::identity::users;
 use crate::platform::Platform;
 use crate::rows::cluster_id::{ClusterId, Found};
 use crate::rows::fence::Fence;
+use crate::rows::index::Indexed;
 use crate::rows::path::{DevicePath, Generation, RowPath, cluster_identity, generation_pointer};
 use crate::rows::table::RowKey;
 use crate::rows::user::UserRecord;
@@ -124,10 +125,13 @@ impl Unprovisioned {
     fn first_rows(&self, domain: &DomainKey, digest: Digest) -> Result<Txn, Error> {
         let path = admin()?;
         let record = UserRecord { real_name: "admin".into(), role: Role::Administrator, digest, tags: BTreeSet::new() };
-        let row = RowKey::of(domain).seal(&path, Revision::default(), &record, &*self.device.platform.rng);
+        let rng = &*self.device.platform.rng;
+        let row = RowKey::of(domain).seal(&path, Revision::default(), &record, rng);
+        // There are no keys yet.
+        let indexed = RowKey::of(domain).seal(&RowPath::indexed(FIRST), Revision::default(), &Indexed, rng);
         Ok(Txn {
             expect: vec![(generation_pointer(), Expect::Absent)],
-            put: vec![(generation_pointer(), FIRST.to_be_bytes().to_vec()), row.into_parts()],
+            put: vec![(generation_pointer(), FIRST.to_be_bytes().to_vec()), row.into_parts(), indexed.into_parts()],
             ..Txn::default()
         })
     }
@@ -156,7 +160,8 @@ pub(crate) async fn undo(platform: &Platform, local: &DeviceStore, node: &str) -
             && found.bytes() == cluster.as_slice()
         {
             txn.expect.push((cluster_identity(), Expect::At(at)));
-            txn.delete.extend([cluster_identity(), generation_pointer(), admin()?.into_path()]);
+            let first = [admin()?.into_path(), RowPath::indexed(FIRST).into_path()];
+            txn.delete.extend([cluster_identity(), generation_pointer()].into_iter().chain(first));
         }
         let Some(Outcome::Committed(_)) = platform.store.commit(vec![txn]).await?.pop() else {
             return Err(unconfirmed());

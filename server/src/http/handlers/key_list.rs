@@ -39,7 +39,7 @@ pub async fn list(op: OperationalGuard, caller: Caller, listing: Listing, (): ()
 
 /// One page. Its public keys are derived only if the client does not have it yet.
 async fn page(op: &Operational, wanted: &Wanted, limit: usize) -> Result<Reply, Error> {
-    let mut walk = wanted.begin(op);
+    let mut walk = wanted.begin(op).await?;
     let mut part = wanted.read(op, &mut walk, limit, LIST_PAGE_BYTES).await?;
     let next = walk.passed.take().filter(|_| !walk.is_done());
     let text = std::mem::take(&mut part.text);
@@ -73,7 +73,7 @@ impl Listing {
 
 /// The whole list: answered at once if it is short, else streamed.
 async fn whole(op: OperationalGuard, wanted: Wanted) -> Result<Reply, Error> {
-    let mut walk = wanted.begin(&op);
+    let mut walk = wanted.begin(&op).await?;
     let mut list = List::default();
     wanted.add(&op, &mut walk, &mut list).await?;
     if walk.is_done() {
@@ -173,11 +173,17 @@ impl Part {
 }
 
 impl Wanted {
-    fn begin(&self, op: &Operational) -> Walk {
+    async fn begin(&self, op: &Operational) -> Result<Walk, Error> {
         let keys = op.keys().of(&self.scope);
         let after = self.listing.after.as_ref();
+        if let Some(search) = self.listing.searches.first()
+            && let Some(mut ids) = keys.search(search).await?
+        {
+            ids.retain(|id| id.as_str().starts_with(&self.listing.prefix) && after.is_none_or(|after| id > after));
+            return Ok(Walk { ids: ids.into(), ahead: None, passed: None });
+        }
         let ahead = after.map_or(Ahead::Start, |after| Ahead::After(keys.page_end(after)));
-        Walk { ids: VecDeque::new(), ahead: Some(ahead), passed: None }
+        Ok(Walk { ids: VecDeque::new(), ahead: Some(ahead), passed: None })
     }
 
     /// Reads a part of at most `limit` keys that ends soon after `max_bytes` bytes. It may have fewer keys, or none, before the list
@@ -233,15 +239,15 @@ impl Wanted {
     }
 
     async fn wants_id(&self, keys: &Keys<'_>, id: &KeyId) -> Result<bool, Error> {
-        if self.listing.label.is_none() && self.usable_by.is_none() {
+        if self.listing.searches.is_empty() && self.usable_by.is_none() {
             return Ok(true);
         }
         Ok(keys.get(id).await?.is_some_and(|key| self.wants(&key)))
     }
 
     fn wants(&self, key: &Key) -> bool {
-        let label = self.listing.label.as_ref().is_none_or(|label| key.label() == label);
-        label && self.usable_by.as_ref().is_none_or(|caller| caller.has_one_of(key.tags()))
+        self.listing.searches.iter().all(|search| key.is_meant_by(search))
+            && self.usable_by.as_ref().is_none_or(|caller| caller.has_one_of(key.tags()))
     }
 
     /// Adds what was read to `list`, with the public keys.

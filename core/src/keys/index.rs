@@ -1,0 +1,417 @@
+//! Finds keys by their label or uid without reading all keys, and keeps the rows for that.
+//!
+//! They are written in the same transaction as the key. Keys that an earlier version has stored get theirs in the background; until
+//! all have them, a search reads all keys.
+
+use std::sync::atomic::Ordering;
+
+use casemate_api::KeyId;
+use casemate_api::limits::{INDEX_GROUP_ROWS, STORE_TXN_MAX_OPS};
+
+use crate::error::Error;
+use crate::keys::Keys;
+use crate::keys::context::Keyring;
+use crate::rows::index::{IdOfUid, Indexed, Labelled};
+use crate::rows::key::KeyRecord;
+use crate::rows::path::{KeyRef, RowPath, RowPrefix, Uid};
+use crate::rows::table::Row;
+use crate::rows::tables::Tables;
+use crate::rows::transaction::{Committed, Transaction};
+use crate::store::Revision;
+
+/// Which keys are searched for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// That with this uid.
+    Uid(Uid),
+    /// Those with this label; empty: without one.
+    Label(String),
+    /// Those whose labels begin like this.
+    LabelBeginning(String),
+}
+
+impl Search {
+    /// Whether this key is meant.
+    pub fn wants(&self, record: &KeyRecord) -> bool {
+        match self {
+            Search::Uid(uid) => record.uid == *uid,
+            Search::Label(label) => record.label == *label,
+            Search::LabelBeginning(label) => record.label.starts_with(label.as_str()),
+        }
+    }
+}
+
+impl Keys<'_> {
+    /// The ids of the keys that are meant, and perhaps of some that are not, sorted. `None`: it takes reading all keys, as they are not
+    /// indexed yet, or nothing or very much is meant.
+    pub async fn search(&self, search: &Search) -> Result<Option<Vec<KeyId>>, Error> {
+        let (tables, namespace) = (self.ring.tables, self.scope.number());
+        let generation = tables.generation;
+        if !self.ring.is_indexed().await? {
+            return Ok(None);
+        }
+        let prefix = match search {
+            Search::Uid(uid) => {
+                let row = tables.uids.get(&RowPath::id_of(generation, self.key(*uid))).await?;
+                return Ok(Some(row.into_iter().map(|row| row.record.0.clone()).collect()));
+            }
+            Search::Label(label) | Search::LabelBeginning(label) if label.is_empty() => return Ok(None),
+            Search::Label(label) => RowPrefix::label(generation, namespace, &tables.tags, label),
+            Search::LabelBeginning(label) => RowPrefix::beginning(generation, namespace, &tables.tags, label),
+        };
+        let (labelled, more) = tables.labels.paths(&prefix, None).await?;
+        if more {
+            return Ok(None);
+        }
+        let uids: Vec<_> = labelled.iter().filter_map(RowPath::uid).collect();
+        let paths: Vec<_> = uids.into_iter().map(|uid| RowPath::id_of(generation, self.key(uid))).collect();
+        let mut ids = Vec::with_capacity(paths.len());
+        for part in paths.chunks(STORE_TXN_MAX_OPS) {
+            ids.extend(tables.uids.get_many(part).await?.into_iter().flatten().map(|row| row.record.0.clone()));
+        }
+        ids.sort();
+        ids.dedup();
+        Ok(Some(ids))
+    }
+}
+
+/// The rows by which a key is found.
+struct IndexRows {
+    id: RowPath<IdOfUid>,
+    label: Option<RowPath<Labelled>>,
+}
+
+impl IndexRows {
+    fn of(tables: &Tables, key: KeyRef, label: &str) -> Self {
+        let labelled = || RowPath::label(tables.generation, key, &tables.tags, label);
+        Self { id: RowPath::id_of(tables.generation, key), label: (!label.is_empty()).then(labelled) }
+    }
+}
+
+/// Adds to the transaction that writes a key the rows by which it is found.
+pub(super) fn indexed(
+    tables: &Tables,
+    transaction: Transaction,
+    (key, id, label): (KeyRef, &KeyId, &str),
+) -> Result<Transaction, Error> {
+    let rows = IndexRows::of(tables, key, label);
+    let mut transaction = transaction.put(tables.uids.sealed(&rows.id, Revision::default(), &IdOfUid(id.clone()))?);
+    if let Some(path) = rows.label {
+        transaction = transaction.put(tables.labels.sealed(&path, Revision::default(), &Labelled)?);
+    }
+    Ok(transaction)
+}
+
+/// Adds to the transaction that deletes a key, or takes its label away, what removes the row of its label.
+pub(super) fn without_label(tables: &Tables, transaction: Transaction, key: KeyRef, label: &str) -> Transaction {
+    IndexRows::of(tables, key, label).label.iter().fold(transaction, Transaction::delete)
+}
+
+/// Adds to the transaction that deletes a key what removes the rows by which it is found.
+pub(super) fn without_index(tables: &Tables, transaction: Transaction, key: KeyRef, label: &str) -> Transaction {
+    let transaction = transaction.delete(&RowPath::id_of(tables.generation, key));
+    without_label(tables, transaction, key, label)
+}
+
+impl Keyring<'_> {
+    /// Whether all keys are indexed. Once they are, they stay so.
+    async fn is_indexed(&self) -> Result<bool, Error> {
+        let known = &self.state.indexed;
+        if !known.load(Ordering::Relaxed)
+            && self.tables.indexed.get(&RowPath::indexed(self.tables.generation)).await?.is_some()
+        {
+            known.store(true, Ordering::Relaxed);
+        }
+        Ok(known.load(Ordering::Relaxed))
+    }
+
+    /// Indexes the keys that an earlier version has stored, if there are some. It may be interrupted anywhere, and done by several nodes at
+    /// once: a key is indexed as it is, or not at all.
+    pub(crate) async fn index(&self) -> Result<(), Error> {
+        if self.is_indexed().await? {
+            return Ok(());
+        }
+        let all = RowPrefix::all_keys(self.tables.generation);
+        let (mut after, mut count) = (None, 0);
+        loop {
+            let (paths, more) = self.tables.keys.paths(&all, after.as_ref()).await?;
+            for part in paths.chunks(INDEX_GROUP_ROWS) {
+                count += part.len();
+                self.index_some(part).await?;
+            }
+            after = paths.into_iter().next_back();
+            if !more {
+                break;
+            }
+        }
+        let path = RowPath::indexed(self.tables.generation);
+        let row = self.tables.indexed.sealed(&path, Revision::default(), &Indexed)?;
+        self.tables.commit(Transaction::default().put(row).reserved()).await?;
+        tracing::info!(target: "hsm.key", keys = count, "keys are found by label and uid without reading all of them");
+        Ok(())
+    }
+
+    async fn index_some(&self, paths: &[RowPath<KeyRecord>]) -> Result<(), Error> {
+        let mut left = paths.to_vec();
+        for _ in 0..ATTEMPTS {
+            let rows = self.tables.keys.read_many(&left).await?;
+            let there: Vec<_> = left.iter().zip(rows).filter_map(|(path, row)| Some((path.clone(), row?))).collect();
+            let transactions = there.iter().map(|(path, row)| self.indexing(path, row));
+            let outcomes = self.tables.commit_all(transactions.collect::<Result<_, _>>()?).await;
+            left.clear();
+            for ((path, _), outcome) in there.into_iter().zip(outcomes) {
+                if let Committed::Conflict(_) = outcome? {
+                    // It was changed meanwhile.
+                    left.push(path);
+                }
+            }
+            if left.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(Error::Unavailable("Keys are changed all the time. Indexing them is tried again.".into()))
+    }
+
+    fn indexing(&self, path: &RowPath<KeyRecord>, row: &Row<KeyRecord>) -> Result<Transaction, Error> {
+        let (namespace, id) = path.name().ok_or_else(|| Error::internal("a key has a path that makes no sense"))?;
+        let key = KeyRef { namespace, uid: row.record.uid };
+        let transaction = Transaction::default().at(path, row.revision).reserved();
+        indexed(self.tables, transaction, (key, &id, &row.record.label))
+    }
+}
+
+/// Number of attempts to index keys that others change at the same time.
+const ATTEMPTS: usize = 20;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+    use casemate_api::{KeyType, Mechanism, NamespaceId, Passphrase};
+    use pollster::block_on;
+
+    use super::*;
+    use crate::Hsm;
+    use crate::crypto::mech::tests::any_key;
+    use crate::hsm::phase::Operational;
+    use crate::identity::caller::{Caller, Evidence};
+    use crate::keys::{NewId, Properties};
+    use crate::rows::key::Mechanisms;
+    use crate::rows::path::{ROOT, generation_prefix};
+    use crate::rows::record::TableId;
+    use crate::runtime::Rng;
+    use crate::sim::{Sim, SimRng};
+    use crate::store::{Path, Range, Read, Store, Txn};
+
+    const LABELS: [&str; 8] = ["", "a", "ab", "abc", "b", "ü", "üb", "a label of 32 bytes, no shorter"];
+
+    fn world(sim: &Sim) -> (Arc<Operational>, Arc<Caller>) {
+        let hsm = block_on(Hsm::boot(sim.platform())).unwrap();
+        let secret = |text: &str| Passphrase::from_text(text.into());
+        block_on(hsm.provision(secret("unlock passphrase"), secret("admin passphrase"), "2030-01-02T03:04:05Z"))
+            .unwrap();
+        let op = hsm.operational().unwrap();
+        (op.clone(), admin(&op))
+    }
+
+    fn admin(op: &Operational) -> Arc<Caller> {
+        let evidence =
+            Evidence::Basic { name: "admin", passphrase: "admin passphrase".as_bytes(), address: [10, 0, 0, 1].into() };
+        let Ok(admin) = block_on(op.authenticate(evidence)) else { panic!("the admin is let in") };
+        Arc::new(admin)
+    }
+
+    fn id(text: &str) -> KeyId {
+        KeyId::parse(text).unwrap()
+    }
+
+    fn create(op: &Operational, admin: &Caller, name: &str, label: &str) {
+        let mechanisms = Mechanisms::of(&[Mechanism::EdDSA_Signature]);
+        let properties = Properties::new(mechanisms, label.into(), vec![]).unwrap();
+        let keys = op.keys().managed_by(admin).unwrap();
+        block_on(keys.create(NewId::Given(id(name)), any_key(KeyType::Curve25519), properties)).unwrap();
+    }
+
+    fn rows_in(op: &Operational, store: &dyn Store, table: TableId) -> BTreeSet<Path> {
+        let prefix = Path([generation_prefix(op.tables.generation).as_bytes(), &[table as u8]].concat().into());
+        let page = block_on(store.range(Range::prefix(&prefix, 100_000), Read::Fresh)).unwrap();
+        page.rows.into_iter().map(|(path, _)| path).collect()
+    }
+
+    /// All keys: their paths and records.
+    fn all(op: &Operational, store: &dyn Store) -> Vec<(RowPath<KeyRecord>, Row<KeyRecord>)> {
+        let paths = rows_in(op, store, TableId::Keys).into_iter().map(RowPath::found);
+        paths.map(|path| (path.clone(), block_on(op.tables.keys.read(&path)).unwrap().unwrap())).collect()
+    }
+
+    /// The rows by which keys are found are those of the keys that there are, and no others.
+    pub(crate) fn check(op: &Operational, store: &dyn Store) {
+        let (mut uids, mut labels) = (BTreeSet::new(), BTreeSet::new());
+        for (path, row) in all(op, store) {
+            let (namespace, id) = path.name().unwrap();
+            let rows = IndexRows::of(&op.tables, KeyRef { namespace, uid: row.record.uid }, &row.record.label);
+            assert_eq!(block_on(op.tables.uids.read(&rows.id)).unwrap().unwrap().record.0, id);
+            uids.insert(rows.id.into_path());
+            labels.extend(rows.label.map(RowPath::into_path));
+        }
+        assert_eq!(rows_in(op, store, TableId::Uids), uids);
+        assert_eq!(rows_in(op, store, TableId::Labels), labels);
+    }
+
+    /// A search finds what reading all keys finds.
+    fn check_searches(op: &Operational, admin: &Caller, store: &dyn Store) {
+        let keys = all(op, store);
+        let uids = keys.iter().map(|(_, row)| Search::Uid(row.record.uid));
+        let labels = LABELS.into_iter().flat_map(|label| {
+            [Search::Label(label.into()), Search::LabelBeginning(label.into()), Search::Label(format!("{label}?"))]
+        });
+        for search in uids.chain(labels) {
+            let found = block_on(op.keys().of(admin.scope().unwrap()).search(&search)).unwrap();
+            let wanted =
+                keys.iter().filter(|(_, row)| search.wants(&row.record)).map(|(path, _)| path.name().unwrap().1);
+            match &search {
+                Search::Label(label) | Search::LabelBeginning(label) if label.is_empty() => assert_eq!(found, None),
+                // No two of these labels have the same tag.
+                _ => assert_eq!(found.unwrap(), wanted.collect::<Vec<_>>(), "{search:?}"),
+            }
+        }
+    }
+
+    /// As an earlier version has left it.
+    fn take_away(op: &Operational, store: &dyn Store) {
+        let tables = [TableId::Uids, TableId::Labels, TableId::Indexed];
+        for path in tables.into_iter().flat_map(|table| rows_in(op, store, table)) {
+            block_on(store.commit(vec![Txn { delete: vec![path], ..Txn::default() }])).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_search_finds_what_reading_all_keys_finds_whatever_was_changed() {
+        for seed in 0..4 {
+            let sim = Sim::new(seed);
+            let (op, admin) = world(&sim);
+            let keys = op.keys().managed_by(&admin).unwrap();
+            let rng = SimRng::new(seed);
+            let below = |limit: usize| {
+                let mut byte = [0];
+                rng.fill(&mut byte);
+                usize::from(byte[0]) % limit
+            };
+            for _ in 0..150 {
+                let (name, label) = (id(&format!("k{}", below(12))), LABELS[below(LABELS.len())]);
+                let found = block_on(op.keys().of(admin.scope().unwrap()).get_stored(&name)).unwrap();
+                match (below(4), found) {
+                    (_, None) => create(&op, &admin, name.as_str(), label),
+                    (0, Some(key)) => block_on(keys.delete(&key)).unwrap(),
+                    // The new id may be taken.
+                    (1, Some(key)) => drop(block_on(keys.rename(&key, &id(&format!("k{}", below(12)))))),
+                    _ => drop(block_on(keys.set_label(&name, label)).unwrap()),
+                }
+            }
+            check(&op, &*sim.store);
+            check_searches(&op, &admin, &*sim.store);
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_version_has_stored_is_indexed_however_often_that_is_interrupted() {
+        for lost in 0..8 {
+            let sim = Sim::new(lost);
+            let (op, admin) = world(&sim);
+            for n in 0..70 {
+                create(&op, &admin, &format!("k{n}"), LABELS[n % LABELS.len()]);
+            }
+            take_away(&op, &*sim.store);
+            // As after a boot.
+            op.keys().state.indexed.store(false, Ordering::Relaxed);
+            let search = Search::Label("ab".into());
+            assert_eq!(block_on(op.keys().of(admin.scope().unwrap()).search(&search)).unwrap(), None, "not yet");
+            // What is changed meanwhile is indexed at once.
+            let keys = op.keys().managed_by(&admin).unwrap();
+            block_on(keys.set_label(&id("k0"), "abc")).unwrap();
+            let found = block_on(op.keys().of(admin.scope().unwrap()).get_stored(&id("k1"))).unwrap().unwrap();
+            block_on(keys.rename(&found, &id("renamed"))).unwrap();
+            let found = block_on(op.keys().of(admin.scope().unwrap()).get_stored(&id("k2"))).unwrap().unwrap();
+            block_on(keys.delete(&found)).unwrap();
+
+            let commits = Arc::new(AtomicUsize::new(0));
+            let hook = (commits.clone(), Arc::downgrade(&sim.store));
+            sim.store.delay(move || {
+                if hook.0.fetch_add(1, Ordering::Relaxed) == lost as usize
+                    && let Some(store) = hook.1.upgrade()
+                {
+                    store.fail(true);
+                }
+                Box::pin(async {})
+            });
+            let first = block_on(op.keys().index());
+            sim.store.no_delay();
+            sim.store.fail(false);
+            assert!(first.is_err(), "{lost}: it was interrupted");
+            block_on(op.keys().index()).unwrap();
+            check(&op, &*sim.store);
+            check_searches(&op, &admin, &*sim.store);
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_changed_while_it_is_indexed_is_found_as_it_is() {
+        let sim = Sim::new(1);
+        let (op, admin) = world(&sim);
+        for n in 0..5 {
+            create(&op, &admin, &format!("k{n}"), "before");
+        }
+        take_away(&op, &*sim.store);
+        op.keys().state.indexed.store(false, Ordering::Relaxed);
+        let calls = Arc::new(AtomicUsize::new(0));
+        let inside = Arc::new(AtomicBool::new(false));
+        let (changer, by) = (op.clone(), admin.clone());
+        sim.store.delay(move || {
+            let (op, admin) = (changer.clone(), by.clone());
+            let (call, inside) = (calls.fetch_add(1, Ordering::Relaxed), inside.clone());
+            Box::pin(async move {
+                // Before some of the calls, and not before its own.
+                if call % 2 == 0 || inside.swap(true, Ordering::Relaxed) {
+                    return;
+                }
+                let keys = op.keys().managed_by(&admin).unwrap();
+                drop(keys.set_label(&id("k1"), LABELS[1 + call % 4]).await);
+                if let Ok(Some(key)) = keys.get_stored(&id("k3")).await {
+                    drop(keys.rename(&key, &id("renamed")).await);
+                }
+                if let Ok(Some(key)) = keys.get_stored(&id("k4")).await {
+                    drop(keys.delete(&key).await);
+                }
+                inside.store(false, Ordering::Relaxed);
+            })
+        });
+        let outcome = block_on(op.keys().index());
+        sim.store.no_delay();
+        outcome.or_else(|_| block_on(op.keys().index())).unwrap();
+        check(&op, &*sim.store);
+        assert!(all(&op, &*sim.store).iter().all(|(path, _)| path.name().unwrap().1.as_str() != "k4"));
+    }
+
+    #[test]
+    fn nothing_of_a_deleted_namespace_is_left() {
+        let sim = Sim::new(1);
+        let (op, admin) = world(&sim);
+        let name = NamespaceId::parse("berlin").unwrap();
+        block_on(op.namespaces().create(&admin, &name)).unwrap();
+        let number = block_on(op.namespaces().get(&name)).unwrap().unwrap().record.number;
+        assert_ne!(number, ROOT);
+        let key = KeyRef { namespace: number, uid: [7; 16] };
+        let path = RowPath::key(op.tables.generation, number, &id("k"));
+        let record = KeyRecord::new(key.uid, Mechanisms::of(&[]), "web".into(), vec![], any_key(KeyType::Curve25519));
+        let row = op.tables.keys.sealed(&path, Revision::default(), &record).unwrap();
+        let transaction = indexed(&op.tables, Transaction::default().put(row), (key, &id("k"), "web")).unwrap();
+        block_on(op.tables.commit(transaction)).unwrap();
+        check(&op, &*sim.store);
+        block_on(op.namespaces().delete(&admin, &name, number)).unwrap();
+        for table in [TableId::Keys, TableId::Uids, TableId::Labels] {
+            assert!(rows_in(&op, &*sim.store, table).is_empty(), "{table:?}");
+        }
+    }
+}
