@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use casemate_testkit::{admin, free_port, key};
 
 use crate::harness::{Rig, succeeds};
-use crate::{printed, rig, shell};
+use crate::{openssl_provider, printed, rig, shell};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -30,20 +30,36 @@ impl Drop for Nginx {
 }
 
 #[test]
-fn nginx_serves_tls_before_and_after_a_reload() {
+fn nginx_serves_tls_by_the_engine_before_and_after_a_reload() {
     let rig = rig();
     admin(&rig.hsm.as_ref().unwrap().client()).keys().delete(&key("k")).unwrap();
     shell(&rig, "pkcs11-tool --module $M --login --pin \"$PIN\" --keypairgen --key-type EC:prime256v1 --id 01 --label web
         openssl req -engine pkcs11 -keyform engine -x509 -key 'pkcs11:token=test;object=web;type=private' -subj /CN=localhost -days 2 -out web.crt");
+    serve_and_reload(&rig, "ssl_engine pkcs11;", "engine:pkcs11:pkcs11:token=test;object=web;type=private");
+}
+
+#[test]
+fn nginx_serves_tls_by_the_provider_before_and_after_a_reload() {
+    let rig = openssl_provider::rig();
+    shell(
+        &rig,
+        "key='pkcs11:token=test;object=k02;type=private'
+        openssl pkey -in \"$key\" -out key.pem
+        grep -q 'BEGIN PKCS#11 PROVIDER URI' key.pem
+        openssl req -x509 -key \"$key\" -subj /CN=localhost -days 2 -out web.crt",
+    );
+    serve_and_reload(&rig, "", &rig.folder.at("key.pem"));
+}
+
+fn serve_and_reload(rig: &Rig, engine: &str, key: &str) {
     let (folder, port) = (rig.folder.at("."), free_port());
     let config = rig.folder.file(
         "nginx.conf",
         format!(
-            "daemon off;\nworker_processes 2;\nuser root;\npid {folder}/pid;\nerror_log {folder}/errors;\n\
-             env CASEMATE_PKCS11_CONFIG;\nssl_engine pkcs11;\nevents {{}}\nhttp {{\naccess_log off;\n\
+            "daemon off;\nworker_processes 2;\nuser www-data;\npid {folder}/pid;\nerror_log {folder}/errors;\n\
+             env CASEMATE_PKCS11_CONFIG;\n{engine}\nevents {{}}\nhttp {{\naccess_log off;\n\
              client_body_temp_path {folder}/body;\nserver {{\nlisten 127.0.0.1:{port} ssl;\n\
-             ssl_certificate {folder}/web.crt;\n\
-             ssl_certificate_key \"engine:pkcs11:pkcs11:token=test;object=web;type=private\";\n\
+             ssl_certificate {folder}/web.crt;\nssl_certificate_key \"{key}\";\n\
              location / {{ return 200 \"$pid\"; }}\n}}\n}}\n"
         ),
     );
@@ -51,9 +67,9 @@ fn nginx_serves_tls_before_and_after_a_reload() {
     nginx.args(["-e", &rig.folder.at("errors"), "-c", &config]).env("OPENSSL_CONF", rig.folder.at("openssl.cnf"));
     let nginx = Nginx(nginx.env("CASEMATE_PKCS11_LOG", "off").spawn().expect("nginx (Debian: nginx-light)"));
 
-    let before = await_workers(&rig, port, &BTreeSet::new());
+    let before = await_workers(rig, port, &BTreeSet::new());
     nginx.signal("HUP");
-    let after = await_workers(&rig, port, &before);
+    let after = await_workers(rig, port, &before);
     assert!(after.is_disjoint(&before));
     // A worker that crashes is replaced, and nothing but this tells of it.
     let errors = fs::read_to_string(rig.folder.path("errors")).unwrap_or_default();

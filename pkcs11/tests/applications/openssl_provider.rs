@@ -7,12 +7,13 @@ use casemate_testkit::{OPERATOR, free_port};
 use crate::harness::{Passphrases, Rig, module};
 use crate::{printed, shell};
 
-/// An HSM with keys of each type, `kRSA` and so on, and `openssl.cnf` for the provider.
-fn rig() -> Rig {
+/// An HSM with the keys `k01` to `k04`, and `openssl.cnf` for the provider.
+pub(crate) fn rig() -> Rig {
     let rig = Rig::new(Passphrases::Administrator);
     let config = format!(
         "openssl_conf = init\n[init]\nproviders = providers\n[providers]\ndefault = builtin\npkcs11 = pkcs11\n[builtin]\n\
-         activate = 1\n[pkcs11]\npkcs11-module-path = {}\npkcs11-module-token-pin = {OPERATOR}\nactivate = 1\n[req]\n\
+         activate = 1\n[pkcs11]\npkcs11-module-path = {}\npkcs11-module-token-pin = {OPERATOR}\n\
+         pkcs11-module-encode-provider-uri-to-pem = true\nactivate = 1\n[req]\n\
          distinguished_name = none\n[none]\n",
         module().display()
     );
