@@ -266,6 +266,11 @@ pub(crate) fn etcd() -> Result<()> {
     Ok(())
 }
 
+/// Downloads the sources of the Go program that a test builds, so that the test needs no network.
+pub(crate) fn crypto11() -> Result<()> {
+    run(Command::new("go").args(["mod", "download"]).current_dir(metadata::root().join("tests/crypto11")))
+}
+
 const ETCD: &str = "go.etcd.io/etcd/server/v3";
 
 /// The version of etcd in a `go.mod`, without its `v`.

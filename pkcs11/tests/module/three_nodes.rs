@@ -27,7 +27,7 @@ const THREADS: usize = 6;
 
 /// The time limit of the slot for one attempt. A signature that waits for one node and then goes to another comes within twice this
 /// time; one that waits for two nodes does not.
-const ATTEMPT: Duration = Duration::from_secs(5);
+const ATTEMPT: Duration = Duration::from_secs(8);
 
 #[test]
 fn no_call_fails_while_one_node_of_three_fails_and_it_is_used_again_afterwards() {
