@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::certificates::EtcdCertificates;
 use crate::folder::Folder;
-use crate::net::Network;
+use crate::net::{Network, Place};
 use crate::process::{mortal, spawn};
 use crate::seat::Seat;
 
@@ -68,6 +68,11 @@ impl EtcdServer {
     /// certificates. They use the IPv4 addresses, and serve clients at both. It must be dropped before the network.
     pub fn across(network: &Network, flags: &[&str]) -> Self {
         Self::start_at(network.places().iter().map(Seat::at).collect(), flags, Some(EtcdCertificates::new()))
+    }
+
+    /// One member, at this node of a network, as [`EtcdServer::across`] starts them.
+    pub fn at(place: &Place) -> Self {
+        Self::start_at(vec![Seat::at(place)], &[], Some(EtcdCertificates::new()))
     }
 
     /// One member that serves clients on a Unix socket only. The path of the socket is longer than the address of one can be.

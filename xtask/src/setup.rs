@@ -87,6 +87,17 @@ const PACKAGES: &[Package] = &[
         what_for: "the programs of the PKCS#11 module with another one",
         present: || succeeds("sh", &["-c", "command -v softhsm2-util"]),
     },
+    Package {
+        name: "nginx-light",
+        what_for: "TLS with its key in the PKCS#11 module",
+        present: || Path::new("/usr/sbin/nginx").exists(),
+    },
+    Package {
+        name: "libhsm-bin",
+        what_for: "OpenDNSSEC's ods-hsmutil, with the PKCS#11 module",
+        present: || succeeds("sh", &["-c", "command -v ods-hsmutil"]),
+    },
+    GO,
     Package { name: "python3", what_for: "real clients", present: || succeeds("python3", &["--version"]) },
     Package {
         name: "python3-venv",
@@ -112,11 +123,53 @@ const VALGRIND: Package = Package {
     present: || succeeds("valgrind", &["--version"]),
 };
 
-const GO: Package = Package { name: "golang-go", what_for: "building etcd", present: || succeeds("go", &["version"]) };
+const GO: Package = Package {
+    name: "golang-go",
+    what_for: "building etcd, and a program with the PKCS#11 module",
+    present: || succeeds("go", &["version"]),
+};
+
+const OPENSSL_PROVIDER: Package = Package {
+    name: "pkcs11-provider",
+    what_for: "OpenSSL 3 with keys of the PKCS#11 module",
+    present: || succeeds("sh", &["-c", "ls /usr/lib/*/ossl-modules/pkcs11.so"]),
+};
 
 /// Installs the missing Debian packages of the tests, with `sudo` if we are not root.
 pub(crate) fn system_packages() -> Result<()> {
-    install(PACKAGES)
+    install(PACKAGES)?;
+    openssl_provider()
+}
+
+/// Debian 12 has it among its backports only. They are asked in these calls of apt-get, at the mirror that this machine has
+/// already; what it installs otherwise stays as it is.
+fn openssl_provider() -> Result<()> {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    if (OPENSSL_PROVIDER.present)() || codename(&release) != Some("bookworm") {
+        return install(&[OPENSSL_PROVIDER]);
+    }
+    println!("missing: {} ({}), a backport to Debian 12", OPENSSL_PROVIDER.name, OPENSSL_PROVIDER.what_for);
+    let mirrors = Command::new("apt-get")
+        .args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Codename: bookworm"])
+        .output()
+        .context("cannot start apt-get")?;
+    let mirrors = String::from_utf8_lossy(&mirrors.stdout);
+    let mirror = mirrors.lines().next().context("apt-get knows no mirror of bookworm")?;
+    let list = metadata::target_dir()?.join("backports.list");
+    fs::write(&list, format!("deb [signed-by={DEBIAN_KEYS}] {mirror} bookworm-backports main\n"))?;
+    let sources = format!("Dir::Etc::SourceList={}", list.display());
+    let options = ["-o", &sources, "-o", "APT::Get::List-Cleanup=false", "--yes", "--no-install-recommends"];
+    run(as_root("apt-get", &options).arg("update"))?;
+    run(as_root("apt-get", &options).arg("install").arg(format!("{}/bookworm-backports", OPENSSL_PROVIDER.name)))?;
+    ensure!((OPENSSL_PROVIDER.present)(), "installed, but still not usable: {}", OPENSSL_PROVIDER.name);
+    Ok(())
+}
+
+const DEBIAN_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// The name of a release in `/etc/os-release`.
+fn codename(release: &str) -> Option<&str> {
+    release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).map(|name| name.trim_matches('"'))
 }
 
 /// Installs the missing packages of the benchmark.
@@ -213,6 +266,11 @@ pub(crate) fn etcd() -> Result<()> {
     Ok(())
 }
 
+/// Downloads the sources of the Go program that a test builds, so that the test needs no network.
+pub(crate) fn crypto11() -> Result<()> {
+    run(Command::new("go").args(["mod", "download"]).current_dir(metadata::root().join("tests/crypto11")))
+}
+
 const ETCD: &str = "go.etcd.io/etcd/server/v3";
 
 /// The version of etcd in a `go.mod`, without its `v`.
@@ -255,6 +313,13 @@ pub(crate) fn python() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_name_of_a_release_is_read() {
+        assert_eq!(codename("NAME=\"Debian GNU/Linux\"\nVERSION_CODENAME=bookworm\nID=debian\n"), Some("bookworm"));
+        assert_eq!(codename("VERSION_CODENAME=\"noble\"\n"), Some("noble"));
+        assert_eq!(codename("ID=arch\n"), None);
+    }
 
     #[test]
     fn the_version_of_etcd_is_read_from_go_mod() {

@@ -11,6 +11,7 @@ pub(crate) fn all(steps: &mut Steps) -> Result<()> {
     check::lints(steps)?;
     supply_chain(steps)?;
     steps.step("etcd", setup::etcd)?;
+    steps.step("crypto11", setup::crypto11)?;
     // No `--quiet`: people and CI read the closing lines of `cargo test`. All of it runs, so that one run tells all failures.
     steps.step("tests", || run(&mut cargo(&["test", "--workspace", "--locked", "--no-fail-fast"])))?;
     steps.step("tests of the API on etcd", || {

@@ -6,12 +6,17 @@
 #[path = "../module/harness.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod harness;
+mod nginx;
+mod opendnssec;
 mod opensc;
+mod openssl_provider;
+mod programs;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use casemate_testkit::{OPERATOR, admin};
+use casemate_testkit::{Folder, OPERATOR, admin};
 use harness::{Passphrases, Rig, module, succeeds};
 
 /// A shell with the module as `$M`, the PIN of the Operator as `$PIN`, in the folder of the rig.
@@ -38,6 +43,18 @@ fn rig() -> Rig {
     );
     rig.folder.file("openssl.cnf", config);
     rig
+}
+
+/// SoftHSM2 with a token `test` whose PIN is 12345678: the module and the file that `SOFTHSM2_CONF` has to name.
+fn softhsm(folder: &Folder) -> (PathBuf, String) {
+    fs::create_dir(folder.path("tokens")).unwrap();
+    let config = folder.file("softhsm2.conf", format!("directories.tokendir = {}\n", folder.at("tokens")));
+    let mut init = Command::new("softhsm2-util");
+    init.args(["--init-token", "--free", "--label", "test", "--so-pin", "12345678", "--pin", "12345678"]);
+    succeeds(init.env("SOFTHSM2_CONF", &config));
+    let module = Path::new("/usr/lib/softhsm/libsofthsm2.so");
+    assert!(module.exists(), "SoftHSM2 is missing (Debian: softhsm2)");
+    (module.into(), config)
 }
 
 #[test]

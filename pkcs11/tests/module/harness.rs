@@ -1,11 +1,11 @@
 //! The module as applications have it: the file that they load, with a configuration, in a process of its own.
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::{env, fs};
 
 use casemate_client::{Client, Settings, Trust};
-use casemate_testkit::{ADMIN, Folder, Hsm, OPERATOR, fingerprint};
+use casemate_testkit::{ADMIN, Folder, Hsm, Network, OPERATOR, fingerprint};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::session::Session;
 
@@ -63,9 +63,18 @@ impl Rig {
 
     /// A command whose process finds this configuration.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new(program);
+        self.configure(Command::new(program))
+    }
+
+    fn configure(&self, mut command: Command) -> Command {
         command.env("CASEMATE_PKCS11_CONFIG", &self.config).env("CASEMATE_PKCS11_LOG", "stderr");
         command
+    }
+
+    /// Adds lines to the configuration of the slot.
+    pub(crate) fn add_setting(&self, lines: &str) {
+        let config = fs::read_to_string(&self.config).unwrap();
+        fs::write(&self.config, config + lines).unwrap();
     }
 
     /// Builds a program of `tests/c` and runs it with the module as its first argument.
@@ -91,7 +100,16 @@ impl Rig {
 
     /// Runs the test `name` once more in a process of its own, in which [`inside`] is true.
     pub(crate) fn run_again(&self, name: &str) {
-        let mut command = self.command(env::current_exe().unwrap());
+        self.run_again_by(Command::new(env::current_exe().unwrap()), name);
+    }
+
+    /// The same at a node of a network.
+    pub(crate) fn run_again_at(&self, network: &Network, node: usize, name: &str) {
+        self.run_again_by(network.command(node, env::current_exe().unwrap().to_str().unwrap()), name);
+    }
+
+    fn run_again_by(&self, program: Command, name: &str) {
+        let mut command = self.configure(program);
         succeeds(command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(INSIDE, self.address()));
     }
 }

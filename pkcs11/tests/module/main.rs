@@ -10,3 +10,4 @@ mod lifecycle;
 mod logins;
 mod mechanisms;
 mod nodes;
+mod three_nodes;
