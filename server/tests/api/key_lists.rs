@@ -246,22 +246,110 @@ fn no_public_key_is_derived_on_a_serving_thread() {
 fn a_page_is_another_when_the_next_one_begins_elsewhere() {
     let rig = Rig::operational();
     let admin = rig.admin();
+    admin.delete("/keys/k").is(204);
     let create = |ids: std::ops::Range<u32>, letter: &str| {
-        ids.for_each(|n| _ = admin.put(&format!("/keys/{letter}{n:04}"), generic(&[], b"key")).is(204));
+        for n in ids {
+            let mut key = generic(&[], b"key");
+            key["label"] = "unwanted".into();
+            admin.put(&format!("/keys/{letter}{n:04}"), key).is(204);
+        }
     };
     create(0..1_100, "m");
-    let first = "/keys?limit=10&label=wanted";
+    // Keys without a label are looked for among all.
+    let first = "/keys?limit=10&label=";
     let page = admin.get(first).is(200);
     let next = next(&page).unwrap();
     let known =
         [(first.to_owned(), tag(&page)), (format!("/keys{next}"), tag(&admin.get(&format!("/keys{next}")).is(200)))];
     create(0..200, "a");
-    admin.put("/keys/m0900/label", json!({"label": "wanted"})).is(204);
+    admin.delete("/keys/m0900/label").is(204);
     let replies = known.map(|(path, tag)| admin.clone().header("if-none-match", &tag).get(&path));
     assert!(replies.iter().any(|reply| reply.status == 200), "m0900 is on neither page, and one begins elsewhere");
     let unchanged = admin.clone().header("if-none-match", &tag(&admin.get(first))).get(first).is(304);
     assert!(unchanged.header("link").is_some(), "{unchanged}");
-    assert_eq!(pages(&admin, "/keys", "?limit=10&label=wanted").concat(), ["m0900"]);
+    assert_eq!(pages(&admin, "/keys", "?limit=10&label=").concat(), ["m0900"]);
+}
+
+#[test]
+fn keys_are_found_by_label_by_its_beginning_and_by_uid() {
+    let rig = Rig::operational();
+    let admin = rig.admin();
+    admin.delete("/keys/k").is(204);
+    let labels =
+        [("a", "web"), ("b", "web*"), ("c", "web server"), ("d", "Web"), ("e", "wéb"), ("f", ""), ("g", "web server")];
+    for (id, label) in labels {
+        let mut key = generic(&[], b"key");
+        key["label"] = label.into();
+        key["restrictions"] = json!({"tags": ["t"]});
+        admin.put(&format!("/keys/{id}"), key).is(204);
+    }
+    admin.put("/users/operator/tags/t", "").is(204);
+    let found = |client: &Client<'_>, query: &str| ids(&client.get(&format!("/keys{query}")).is(200)).concat();
+    for (query, expected) in [
+        ("?label=web", "a"),
+        ("?label=web*", "abcg"),
+        // As it is written by clients that know no beginnings.
+        ("?label=web%2A", "b"),
+        ("?label=web%2A*", "b"),
+        ("?label=w*", "abceg"),
+        ("?label=w%C3%A9*", "e"),
+        ("?label=web+server", "cg"),
+        ("?label=web%20s*", "cg"),
+        ("?label=nobody", ""),
+        ("?label=nobody*", ""),
+        ("?label=", "f"),
+        ("?label=*", "abcdefg"),
+        ("/c*?label=web*", "c"),
+        ("?label=web*&after=b", "cg"),
+        ("?label=web*&filter=true", "abcg"),
+        ("?label=web*&details", "abcg"),
+    ] {
+        assert_eq!(found(&admin, query), expected, "{query}");
+        assert_eq!(found(&rig.operator(), query), expected, "{query}, for an Operator");
+    }
+    admin.get("/keys?label=%C3*").is(400);
+    admin.delete("/users/operator/tags/t").is(204);
+    assert_eq!(found(&rig.operator(), "?label=web*&filter=true"), "", "filters hold for what a search finds, too");
+    assert_eq!(pages(&admin, "/keys", "?limit=3&label=web*"), [vec!["a", "b", "c"], vec!["g"]]);
+
+    let uid = |id: &str| admin.get(&format!("/keys/{id}")).is(200).json()["uid"].as_str().unwrap().to_owned();
+    let (a, c) = (uid("a"), uid("c"));
+    assert_eq!(found(&admin, &format!("?uid={a}")), "a");
+    assert_eq!(found(&admin, &format!("?uid={}", a.to_uppercase())), "a");
+    assert_eq!(found(&admin, &format!("?details&uid={c}&label=web*")), "c");
+    assert_eq!(found(&admin, &format!("?uid={c}&label=web")), "");
+    assert_eq!(found(&admin, &format!("?uid={}", "0".repeat(32))), "");
+    for wrong in ["", "0", "zz", &a[1..], &format!("{a}0"), &"é".repeat(16)] {
+        let refused = admin.get(&format!("/keys?uid={wrong}")).is(400).json();
+        assert_eq!(refused["message"], "uid must be 32 hexadecimal digits.", "{wrong}");
+    }
+    // They follow every change.
+    admin.post("/keys/a/move", json!({"newId": "z"})).is(200);
+    admin.put("/keys/c/label", json!({"label": "mail"})).is(204);
+    admin.delete("/keys/g").is(204);
+    assert_eq!(found(&admin, &format!("?uid={a}")), "z");
+    assert_eq!(found(&admin, "?label=web*"), "bz");
+    assert_eq!(found(&admin, "?label=mail"), "c");
+    // Another namespace sees nothing of them.
+    let other = rig.user("ns1~admin");
+    assert_eq!(found(&other, &format!("?uid={a}")), "");
+    assert_eq!(found(&other, "?label=web*"), "");
+}
+
+/// More keys than a search looks at.
+#[test]
+fn a_label_that_very_many_keys_have_finds_them_all() {
+    let rig = Rig::operational();
+    let admin = rig.admin();
+    for n in 0..1_050 {
+        let mut key = generic(&[], b"key");
+        key["label"] = if n == 700 { "web 2" } else { "web 1" }.into();
+        admin.put(&format!("/keys/k{n:04}"), key).is(204);
+    }
+    for (query, expected) in [("?label=web+1", 1_049), ("?label=web*", 1_050), ("?label=web+2", 1)] {
+        assert_eq!(ids(&admin.get(&format!("/keys{query}")).is(200)).len(), expected, "{query}");
+    }
+    assert_eq!(pages(&admin, "/keys", "?limit=1000&label=web+1").concat().len(), 1_049);
 }
 
 #[test]
