@@ -24,7 +24,7 @@ use crate::rows::chores::{Hardening, LastNamespaceNumber};
 use crate::rows::cluster_ca::ClusterCa;
 use crate::rows::cluster_id::{ClusterId, Found};
 use crate::rows::counter::CounterRecord;
-use crate::rows::index::{IdOfUid, Indexed, Labelled, TagKey};
+use crate::rows::index::{IndexRows, Indexed};
 use crate::rows::key::KeyRecord;
 use crate::rows::namespace::NamespaceRecord;
 use crate::rows::path::{DevicePath, Generation, KeyRef, NamespaceNumber, ROOT, RowPath, Uid};
@@ -392,9 +392,7 @@ struct RowKeys {
     keys: RowKey<KeyRecord>,
     certificates: RowKey<CertificateRecord>,
     counters: RowKey<CounterRecord>,
-    uids: RowKey<IdOfUid>,
-    labels: RowKey<Labelled>,
-    tags: TagKey,
+    index: IndexRows,
 }
 
 impl RowKeys {
@@ -405,9 +403,7 @@ impl RowKeys {
             keys: RowKey::of(domain),
             certificates: RowKey::of(domain),
             counters: RowKey::of(domain),
-            uids: RowKey::of(domain),
-            labels: RowKey::of(domain),
-            tags: TagKey::of(domain),
+            index: IndexRows::of(domain),
         }
     }
 }
@@ -471,14 +467,8 @@ impl Job {
                 self.rng.fill(&mut uid);
                 let full = nethsm::read_key(&self.open(path, value)?, uid)?;
                 let key = KeyRef { namespace: number, uid };
-                let mut rows = vec![
-                    self.sealed(&self.tables.keys, &RowPath::key(self.to, number, &id), &full.record),
-                    self.sealed(&self.tables.uids, &RowPath::id_of(self.to, key), &IdOfUid(id)),
-                ];
-                if !full.record.label.is_empty() {
-                    let row = RowPath::label(self.to, key, &self.tables.tags, &full.record.label);
-                    rows.push(self.sealed(&self.tables.labels, &row, &Labelled));
-                }
+                let mut rows = vec![self.sealed(&self.tables.keys, &RowPath::key(self.to, number, &id), &full.record)];
+                rows.extend(self.tables.index.sealed(self.to, key, (id, &full.record.label), &*self.rng));
                 if let Some(certificate) = full.certificate {
                     let row = RowPath::certificate(self.to, key);
                     rows.push(self.sealed(&self.tables.certificates, &row, &CertificateRecord(certificate)));

@@ -11,63 +11,38 @@ use casemate_api::limits::{INDEX_GROUP_ROWS, STORE_TXN_MAX_OPS};
 use crate::error::Error;
 use crate::keys::Keys;
 use crate::keys::context::Keyring;
-use crate::rows::index::{IdOfUid, Indexed, Labelled};
+use crate::rows::index::Search;
 use crate::rows::key::KeyRecord;
-use crate::rows::path::{KeyRef, RowPath, RowPrefix, Uid};
+use crate::rows::path::{KeyRef, RowPath, RowPrefix};
 use crate::rows::table::Row;
-use crate::rows::tables::Tables;
 use crate::rows::transaction::{Committed, Transaction};
-use crate::store::Revision;
-
-/// Which keys are searched for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Search {
-    /// That with this uid.
-    Uid(Uid),
-    /// Those with this label; empty: without one.
-    Label(String),
-    /// Those whose labels begin like this.
-    LabelBeginning(String),
-}
-
-impl Search {
-    /// Whether this key is meant.
-    pub fn wants(&self, record: &KeyRecord) -> bool {
-        match self {
-            Search::Uid(uid) => record.uid == *uid,
-            Search::Label(label) => record.label == *label,
-            Search::LabelBeginning(label) => record.label.starts_with(label.as_str()),
-        }
-    }
-}
 
 impl Keys<'_> {
     /// The ids of the keys that are meant, and perhaps of some that are not, sorted. `None`: it takes reading all keys, as they are not
     /// indexed yet, or nothing or very much is meant.
     pub async fn search(&self, search: &Search) -> Result<Option<Vec<KeyId>>, Error> {
-        let (tables, namespace) = (self.ring.tables, self.scope.number());
-        let generation = tables.generation;
+        let (index, namespace) = (&self.ring.tables.index, self.scope.number());
         if !self.ring.is_indexed().await? {
             return Ok(None);
         }
         let prefix = match search {
             Search::Uid(uid) => {
-                let row = tables.uids.get(&RowPath::id_of(generation, self.key(*uid))).await?;
+                let row = index.uids.get(&index.id_of(self.key(*uid))).await?;
                 return Ok(Some(row.into_iter().map(|row| row.record.0.clone()).collect()));
             }
             Search::Label(label) | Search::LabelBeginning(label) if label.is_empty() => return Ok(None),
-            Search::Label(label) => RowPrefix::label(generation, namespace, &tables.tags, label),
-            Search::LabelBeginning(label) => RowPrefix::beginning(generation, namespace, &tables.tags, label),
+            Search::Label(label) => index.with_label(namespace, label),
+            Search::LabelBeginning(label) => index.with_label_beginning(namespace, label),
         };
-        let (labelled, more) = tables.labels.paths(&prefix, None).await?;
+        let (labelled, more) = index.labels.paths(&prefix, None).await?;
         if more {
             return Ok(None);
         }
         let uids: Vec<_> = labelled.iter().filter_map(RowPath::uid).collect();
-        let paths: Vec<_> = uids.into_iter().map(|uid| RowPath::id_of(generation, self.key(uid))).collect();
+        let paths: Vec<_> = uids.into_iter().map(|uid| index.id_of(self.key(uid))).collect();
         let mut ids = Vec::with_capacity(paths.len());
         for part in paths.chunks(STORE_TXN_MAX_OPS) {
-            ids.extend(tables.uids.get_many(part).await?.into_iter().flatten().map(|row| row.record.0.clone()));
+            ids.extend(index.uids.get_many(part).await?.into_iter().flatten().map(|row| row.record.0.clone()));
         }
         ids.sort();
         ids.dedup();
@@ -75,51 +50,11 @@ impl Keys<'_> {
     }
 }
 
-/// The rows by which a key is found.
-struct IndexRows {
-    id: RowPath<IdOfUid>,
-    label: Option<RowPath<Labelled>>,
-}
-
-impl IndexRows {
-    fn of(tables: &Tables, key: KeyRef, label: &str) -> Self {
-        let labelled = || RowPath::label(tables.generation, key, &tables.tags, label);
-        Self { id: RowPath::id_of(tables.generation, key), label: (!label.is_empty()).then(labelled) }
-    }
-}
-
-/// Adds to the transaction that writes a key the rows by which it is found.
-pub(super) fn indexed(
-    tables: &Tables,
-    transaction: Transaction,
-    (key, id, label): (KeyRef, &KeyId, &str),
-) -> Result<Transaction, Error> {
-    let rows = IndexRows::of(tables, key, label);
-    let mut transaction = transaction.put(tables.uids.sealed(&rows.id, Revision::default(), &IdOfUid(id.clone()))?);
-    if let Some(path) = rows.label {
-        transaction = transaction.put(tables.labels.sealed(&path, Revision::default(), &Labelled)?);
-    }
-    Ok(transaction)
-}
-
-/// Adds to the transaction that deletes a key, or takes its label away, what removes the row of its label.
-pub(super) fn without_label(tables: &Tables, transaction: Transaction, key: KeyRef, label: &str) -> Transaction {
-    IndexRows::of(tables, key, label).label.iter().fold(transaction, Transaction::delete)
-}
-
-/// Adds to the transaction that deletes a key what removes the rows by which it is found.
-pub(super) fn without_index(tables: &Tables, transaction: Transaction, key: KeyRef, label: &str) -> Transaction {
-    let transaction = transaction.delete(&RowPath::id_of(tables.generation, key));
-    without_label(tables, transaction, key, label)
-}
-
 impl Keyring<'_> {
     /// Whether all keys are indexed. Once they are, they stay so.
     async fn is_indexed(&self) -> Result<bool, Error> {
         let known = &self.state.indexed;
-        if !known.load(Ordering::Relaxed)
-            && self.tables.indexed.get(&RowPath::indexed(self.tables.generation)).await?.is_some()
-        {
+        if !known.load(Ordering::Relaxed) && self.tables.index.is_whole().await? {
             known.store(true, Ordering::Relaxed);
         }
         Ok(known.load(Ordering::Relaxed))
@@ -144,9 +79,8 @@ impl Keyring<'_> {
                 break;
             }
         }
-        let path = RowPath::indexed(self.tables.generation);
-        let row = self.tables.indexed.sealed(&path, Revision::default(), &Indexed)?;
-        self.tables.commit(Transaction::default().put(row).reserved()).await?;
+        let whole = self.tables.index.whole(Transaction::default())?;
+        self.tables.commit(whole.reserved()).await?;
         tracing::info!(target: "hsm.key", keys = count, "keys are found by label and uid without reading all of them");
         Ok(())
     }
@@ -176,7 +110,7 @@ impl Keyring<'_> {
         let (namespace, id) = path.name().ok_or_else(|| Error::internal("a key has a path that makes no sense"))?;
         let key = KeyRef { namespace, uid: row.record.uid };
         let transaction = Transaction::default().at(path, row.revision).reserved();
-        indexed(self.tables, transaction, (key, &id, &row.record.label))
+        self.tables.index.with(transaction, key, &id, &row.record.label)
     }
 }
 
@@ -203,7 +137,7 @@ pub(crate) mod tests {
     use crate::rows::record::TableId;
     use crate::runtime::Rng;
     use crate::sim::{Sim, SimRng};
-    use crate::store::{Path, Range, Read, Store, Txn};
+    use crate::store::{Path, Range, Read, Revision, Store, Txn};
 
     const LABELS: [&str; 8] = ["", "a", "ab", "abc", "b", "ü", "üb", "a label of 32 bytes, no shorter"];
 
@@ -251,10 +185,10 @@ pub(crate) mod tests {
         let (mut uids, mut labels) = (BTreeSet::new(), BTreeSet::new());
         for (path, row) in all(op, store) {
             let (namespace, id) = path.name().unwrap();
-            let rows = IndexRows::of(&op.tables, KeyRef { namespace, uid: row.record.uid }, &row.record.label);
-            assert_eq!(block_on(op.tables.uids.read(&rows.id)).unwrap().unwrap().record.0, id);
-            uids.insert(rows.id.into_path());
-            labels.extend(rows.label.map(RowPath::into_path));
+            let (index, key) = (&op.tables.index, KeyRef { namespace, uid: row.record.uid });
+            assert_eq!(block_on(index.uids.read(&index.id_of(key))).unwrap().unwrap().record.0, id);
+            uids.insert(index.id_of(key).into_path());
+            labels.extend(index.label_of(key, &row.record.label).map(RowPath::into_path));
         }
         assert_eq!(rows_in(op, store, TableId::Uids), uids);
         assert_eq!(rows_in(op, store, TableId::Labels), labels);
@@ -406,7 +340,7 @@ pub(crate) mod tests {
         let path = RowPath::key(op.tables.generation, number, &id("k"));
         let record = KeyRecord::new(key.uid, Mechanisms::of(&[]), "web".into(), vec![], any_key(KeyType::Curve25519));
         let row = op.tables.keys.sealed(&path, Revision::default(), &record).unwrap();
-        let transaction = indexed(&op.tables, Transaction::default().put(row), (key, &id("k"), "web")).unwrap();
+        let transaction = op.tables.index.with(Transaction::default().put(row), key, &id("k"), "web").unwrap();
         block_on(op.tables.commit(transaction)).unwrap();
         check(&op, &*sim.store);
         block_on(op.namespaces().delete(&admin, &name, number)).unwrap();

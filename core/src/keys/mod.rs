@@ -237,7 +237,7 @@ impl ManagedKeys<'_> {
         for _ in 0..ATTEMPTS {
             let quota = self.ring.hold_quota(self.scope).await?;
             let transaction = Transaction::default().absent(&path).put(sealed.clone());
-            let transaction = index::indexed(self.ring.tables, transaction, (self.key(uid), &id, &record.label))?;
+            let transaction = self.ring.tables.index.with(transaction, self.key(uid), &id, &record.label)?;
             let transaction = quota.book(self.ring.tables, transaction, 1, signed(sealed.value_bytes()))?;
             match self.commit(transaction).await? {
                 Committed::At(_) => {
@@ -268,7 +268,7 @@ impl ManagedKeys<'_> {
             let uid = row.record.uid;
             let certificate = self.certificate_path(uid);
             let transaction = Transaction::default().at(&path, row.revision).delete(&path).delete(&certificate);
-            let transaction = index::without_index(self.ring.tables, transaction, self.key(uid), &row.record.label);
+            let transaction = self.ring.tables.index.without(transaction, self.key(uid), &row.record.label);
             let transaction = self.ring.counts_of(self.key(uid)).await?.iter().fold(transaction, Transaction::delete);
             let mut bytes = stored_bytes(&row.record);
             if quota.is_set() {
@@ -300,8 +300,8 @@ impl ManagedKeys<'_> {
                 .absent(&to)
                 .at(&from, row.revision)
                 .move_to(&from, self.ring.tables.keys.sealed(&to, row.revision, &row.record)?);
-            let found = (self.key(row.record.uid), new_id, &*row.record.label);
-            let transaction = index::indexed(self.ring.tables, transaction, found)?;
+            let index = &self.ring.tables.index;
+            let transaction = index.with(transaction, self.key(row.record.uid), new_id, &row.record.label)?;
             let transaction =
                 if new_id.as_str().len() <= id.as_str().len() { transaction.replacing() } else { transaction };
             // Uses are written by the id of their key.
@@ -367,9 +367,9 @@ impl ManagedKeys<'_> {
             let sealed = self.ring.tables.keys.sealed(&path, revision, &record)?;
             let mut transaction = Transaction::default().at(&path, revision).put(sealed);
             if record.label != label {
-                let key = self.key(record.uid);
-                transaction = index::without_label(self.ring.tables, transaction, key, &label);
-                transaction = index::indexed(self.ring.tables, transaction, (key, id, &record.label))?;
+                let (index, key) = (&self.ring.tables.index, self.key(record.uid));
+                transaction = index.without_label(transaction, key, &label);
+                transaction = index.with(transaction, key, id, &record.label)?;
             }
             let transaction = if more <= 0 { transaction.replacing() } else { transaction };
             let transaction = quota.book(self.ring.tables, transaction, 0, more)?;

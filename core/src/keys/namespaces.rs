@@ -98,12 +98,13 @@ impl Namespaces<'_> {
     /// Removes what a deleted namespace left behind. Idempotent.
     async fn sweep(&self, number: NamespaceNumber) -> Result<(), Error> {
         self.counters.forget_namespace(number);
-        let Tables { keys, certificates, counters, uids, labels, generation, .. } = self.tables;
+        let Tables { keys, certificates, counters, index, generation, .. } = self.tables;
         self.tables.sweep(keys, &RowPrefix::keys(*generation, number, "")).await?;
         self.tables.sweep(certificates, &RowPrefix::certificates(*generation, number)).await?;
         self.tables.sweep(counters, &RowPrefix::all_counters(*generation, number)).await?;
-        self.tables.sweep(uids, &RowPrefix::uids(*generation, number)).await?;
-        self.tables.sweep(labels, &RowPrefix::labels(*generation, number)).await?;
+        let (uids, labels) = index.of_namespace(number);
+        self.tables.sweep(&index.uids, &uids).await?;
+        self.tables.sweep(&index.labels, &labels).await?;
         self.tables.commit(Transaction::default().delete(&RowPath::deleted_namespace(*generation, number))).await?;
         Ok(())
     }

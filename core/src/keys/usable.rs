@@ -19,7 +19,7 @@ use crate::crypto::x509;
 use crate::error::Error;
 use crate::identity::caller::Caller;
 use crate::keys::context::Keyring;
-use crate::keys::index::Search;
+use crate::rows::index::Search;
 use crate::rows::key::KeyRecord;
 use crate::rows::path::{KeyRef, NamespaceNumber, RowPath};
 use crate::rows::table::Row;

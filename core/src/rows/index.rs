@@ -12,10 +12,16 @@ use zeroize::Zeroizing;
 
 use crate::crypto::seal;
 use crate::crypto::secret::{DomainKey, StoreKey};
+use crate::error::Error;
 use crate::rows::chores::empty;
 use crate::rows::encoding::{BadRecord, Reader, Writer};
-use crate::rows::path::{Generation, KeyRef, NamespaceNumber, RowPath, RowPrefix, Uid};
+use crate::rows::key::KeyRecord;
+use crate::rows::path::{Generation, KeyRef, NamespaceNumber, RowPath, RowPrefix, Uid, table_of};
 use crate::rows::record::{Record, TableId};
+use crate::rows::table::{RowChange, RowKey, SealedRow, Table, TableContext};
+use crate::rows::transaction::Transaction;
+use crate::runtime::Rng;
+use crate::store::{Path, Revision};
 
 /// The id of the key with a uid.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,11 +84,11 @@ impl Record for Indexed {
 }
 
 /// The key that makes tags of labels.
-pub struct TagKey(StoreKey);
+struct TagKey(StoreKey);
 
 impl TagKey {
     /// The tag key of a Domain Key.
-    pub fn of(domain: &DomainKey) -> Self {
+    fn of(domain: &DomainKey) -> Self {
         Self(seal::derive(domain.expose(), &[b"tags of labels"]))
     }
 
@@ -114,46 +120,158 @@ impl TagKey {
 /// Length of what a tag has for one byte of a label.
 const PART_BYTES: usize = 2;
 
-impl RowPath<IdOfUid> {
-    /// The row of this key.
-    pub fn id_of(generation: Generation, key: KeyRef) -> Self {
-        Self::new(generation, &[&key.namespace.to_be_bytes(), &key.uid])
+/// Which keys are searched for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// That with this uid.
+    Uid(Uid),
+    /// Those with this label; empty: without one.
+    Label(String),
+    /// Those whose labels begin like this.
+    LabelBeginning(String),
+}
+
+impl Search {
+    /// Whether this key is meant.
+    pub fn wants(&self, record: &KeyRecord) -> bool {
+        match self {
+            Search::Uid(uid) => record.uid == *uid,
+            Search::Label(label) => record.label == *label,
+            Search::LabelBeginning(label) => record.label.starts_with(label.as_str()),
+        }
     }
 }
 
-impl RowPrefix<IdOfUid> {
-    /// The rows of all keys of a namespace.
-    pub fn uids(generation: Generation, namespace: NamespaceNumber) -> Self {
-        Self::new(generation, &[&namespace.to_be_bytes()])
+/// The tables by which the keys of one generation are found.
+pub struct KeyIndex {
+    /// Keys by their uids.
+    pub uids: Table<IdOfUid>,
+    /// Keys by their labels.
+    pub labels: Table<Labelled>,
+    indexed: Table<Indexed>,
+    tags: TagKey,
+    generation: Generation,
+}
+
+impl KeyIndex {
+    /// The index of a generation.
+    pub(super) fn new(context: &TableContext, domain: &DomainKey, generation: Generation) -> Self {
+        Self {
+            uids: Table::new(context.clone(), RowKey::of(domain), IdOfUid::CACHE_BYTES),
+            labels: Table::new(context.clone(), RowKey::of(domain), Labelled::CACHE_BYTES),
+            indexed: Table::new(context.clone(), RowKey::of(domain), Indexed::CACHE_BYTES),
+            tags: TagKey::of(domain),
+            generation,
+        }
+    }
+
+    /// Invalidates a cached row.
+    pub(super) fn apply(&self, change: RowChange, path: &Path) {
+        match table_of(path) {
+            Some((_, TableId::Uids)) => change.apply(&self.uids, path),
+            Some((_, TableId::Labels)) => change.apply(&self.labels, path),
+            _ => change.apply(&self.indexed, path),
+        }
+    }
+
+    /// The row of the uid of a key.
+    pub fn id_of(&self, key: KeyRef) -> RowPath<IdOfUid> {
+        RowPath::new(self.generation, &[&key.namespace.to_be_bytes(), &key.uid])
+    }
+
+    /// The row of the label of a key, if that has one.
+    pub fn label_of(&self, key: KeyRef, label: &str) -> Option<RowPath<Labelled>> {
+        let path = || label_path(self.generation, key, &self.tags, label);
+        (!label.is_empty()).then(path)
+    }
+
+    /// The rows of the keys of a namespace with this label.
+    pub fn with_label(&self, namespace: NamespaceNumber, label: &str) -> RowPrefix<Labelled> {
+        RowPrefix::new(self.generation, &[&namespace.to_be_bytes(), &self.tags.tag(namespace, label)])
+    }
+
+    /// The rows of the keys of a namespace whose labels begin like this.
+    pub fn with_label_beginning(&self, namespace: NamespaceNumber, label: &str) -> RowPrefix<Labelled> {
+        RowPrefix::new(self.generation, &[&namespace.to_be_bytes(), &self.tags.beginning(namespace, label)])
+    }
+
+    /// The rows of all uids, and of all labels, of a namespace.
+    pub fn of_namespace(&self, namespace: NamespaceNumber) -> (RowPrefix<IdOfUid>, RowPrefix<Labelled>) {
+        let namespace = namespace.to_be_bytes();
+        (RowPrefix::new(self.generation, &[&namespace]), RowPrefix::new(self.generation, &[&namespace]))
+    }
+
+    /// Adds to the transaction that writes a key the rows by which it is found.
+    pub fn with(&self, transaction: Transaction, key: KeyRef, id: &KeyId, label: &str) -> Result<Transaction, Error> {
+        let row = self.uids.sealed(&self.id_of(key), Revision::default(), &IdOfUid(id.clone()))?;
+        let transaction = transaction.put(row);
+        Ok(match self.label_of(key, label) {
+            Some(path) => transaction.put(self.labels.sealed(&path, Revision::default(), &Labelled)?),
+            None => transaction,
+        })
+    }
+
+    /// Adds to the transaction that changes the label of a key what removes the row of its old one.
+    pub fn without_label(&self, transaction: Transaction, key: KeyRef, label: &str) -> Transaction {
+        self.label_of(key, label).iter().fold(transaction, Transaction::delete)
+    }
+
+    /// Adds to the transaction that deletes a key what removes the rows by which it is found.
+    pub fn without(&self, transaction: Transaction, key: KeyRef, label: &str) -> Transaction {
+        self.without_label(transaction.delete(&self.id_of(key)), key, label)
+    }
+
+    /// Whether all keys are indexed.
+    pub async fn is_whole(&self) -> Result<bool, Error> {
+        Ok(self.indexed.get(&RowPath::indexed(self.generation)).await?.is_some())
+    }
+
+    /// Adds to a transaction that all keys are indexed.
+    pub fn whole(&self, transaction: Transaction) -> Result<Transaction, Error> {
+        let path = RowPath::indexed(self.generation);
+        Ok(transaction.put(self.indexed.sealed(&path, Revision::default(), &Indexed)?))
+    }
+}
+
+fn label_path(generation: Generation, key: KeyRef, tags: &TagKey, label: &str) -> RowPath<Labelled> {
+    RowPath::new(generation, &[&key.namespace.to_be_bytes(), &tags.tag(key.namespace, label), &key.uid])
+}
+
+/// The rows by which a key that is written without its tables is found: as a restore does.
+pub struct IndexRows {
+    uids: RowKey<IdOfUid>,
+    labels: RowKey<Labelled>,
+    tags: TagKey,
+}
+
+impl IndexRows {
+    /// What seals them.
+    pub fn of(domain: &DomainKey) -> Self {
+        Self { uids: RowKey::of(domain), labels: RowKey::of(domain), tags: TagKey::of(domain) }
+    }
+
+    /// The rows of a key.
+    pub fn sealed(
+        &self,
+        generation: Generation,
+        key: KeyRef,
+        (id, label): (KeyId, &str),
+        rng: &dyn Rng,
+    ) -> Vec<SealedRow> {
+        let path = RowPath::new(generation, &[&key.namespace.to_be_bytes(), &key.uid]);
+        let uid = self.uids.seal(&path, Revision::default(), &IdOfUid(id), rng);
+        let labelled = (!label.is_empty()).then(|| {
+            let path = label_path(generation, key, &self.tags, label);
+            self.labels.seal(&path, Revision::default(), &Labelled, rng)
+        });
+        [uid].into_iter().chain(labelled).collect()
     }
 }
 
 impl RowPath<Labelled> {
-    /// The row of a key with this label.
-    pub fn label(generation: Generation, key: KeyRef, tags: &TagKey, label: &str) -> Self {
-        Self::new(generation, &[&key.namespace.to_be_bytes(), &tags.tag(key.namespace, label), &key.uid])
-    }
-
     /// The uid of the key.
     pub fn uid(&self) -> Option<Uid> {
         self.path().as_bytes().last_chunk().copied()
-    }
-}
-
-impl RowPrefix<Labelled> {
-    /// The rows of all keys of a namespace that have a label.
-    pub fn labels(generation: Generation, namespace: NamespaceNumber) -> Self {
-        Self::new(generation, &[&namespace.to_be_bytes()])
-    }
-
-    /// The rows of the keys with this label.
-    pub fn label(generation: Generation, namespace: NamespaceNumber, tags: &TagKey, label: &str) -> Self {
-        Self::new(generation, &[&namespace.to_be_bytes(), &tags.tag(namespace, label)])
-    }
-
-    /// The rows of the keys whose labels begin like this.
-    pub fn beginning(generation: Generation, namespace: NamespaceNumber, tags: &TagKey, label: &str) -> Self {
-        Self::new(generation, &[&namespace.to_be_bytes(), &tags.beginning(namespace, label)])
     }
 }
 
@@ -185,8 +303,16 @@ mod tests {
             assert!(IdOfUid::decode(bad).is_err() && Labelled::decode(bad).is_err(), "{bad:?}");
         }
         let uid = [&[1, 0, 0, 0, 5, 15, 0, 0, 0, 3][..], &[9; 16]].concat();
-        assert_eq!(RowPath::id_of(5, KEY).path().as_bytes(), uid);
-        let label = RowPath::label(5, KEY, &tags(), "ab");
+        let rows = IndexRows::of(&DomainKey::new([7; 32])).sealed(
+            5,
+            KEY,
+            (KeyId::parse("web").unwrap(), "ab"),
+            &crate::sim::SimRng::new(1),
+        );
+        let paths: Vec<_> = rows.into_iter().map(|row| row.into_parts().0).collect();
+        assert_eq!(paths[0].as_bytes(), uid);
+        assert_eq!(paths[1].as_bytes().get(..10), Some(&[1, 0, 0, 0, 5, 16, 0, 0, 0, 3][..]));
+        let label = label_path(5, KEY, &tags(), "ab");
         let (tag, uid) = label.path().as_bytes()[10..].split_at(6);
         assert_eq!((&label.path().as_bytes()[..10], uid), (&[1, 0, 0, 0, 5, 16, 0, 0, 0, 3][..], &[9; 16][..]));
         assert_eq!(base16ct::lower::encode_string(tag), "31122559142a");

@@ -539,6 +539,26 @@ impl<R: Record> Table<R> {
     }
 }
 
+/// How a row was changed.
+#[derive(Clone, Copy)]
+pub(super) enum RowChange {
+    Removed,
+    /// By a transaction of this process.
+    Replaced(Revision),
+    /// By anybody, as the store's watch reports.
+    Reported(Revision),
+}
+
+impl RowChange {
+    pub(super) fn apply<R: Record>(self, table: &Table<R>, path: &Path) {
+        match self {
+            RowChange::Removed => table.forget(path),
+            RowChange::Replaced(at) => table.replaced(path, at),
+            RowChange::Reported(at) => table.reported(path, at),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

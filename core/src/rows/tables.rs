@@ -18,14 +18,14 @@ use crate::rows::cluster_ca::ClusterCa;
 use crate::rows::confirm::Confirmation;
 use crate::rows::counter::CounterRecord;
 use crate::rows::fence::Fence;
-use crate::rows::index::{IdOfUid, Indexed, Labelled, TagKey};
+use crate::rows::index::KeyIndex;
 use crate::rows::key::KeyRecord;
 use crate::rows::migrate;
 use crate::rows::namespace::NamespaceRecord;
 use crate::rows::path::{Generation, RowPath, RowPrefix, generation_pointer, table_of};
 use crate::rows::record::Record;
 use crate::rows::record::TableId;
-use crate::rows::table::{CacheEpoch, CacheFigures, RowKey, Table, TableContext, replaced};
+use crate::rows::table::{CacheEpoch, CacheFigures, RowChange, RowKey, Table, TableContext, replaced};
 use crate::rows::transaction::{Committed, Transaction};
 use crate::rows::usage::Usage;
 use crate::rows::user::UserRecord;
@@ -60,14 +60,8 @@ pub struct Tables {
     pub usages: Table<Usage>,
     /// Whether nodes go on without a majority.
     pub without_majority: Table<WithoutMajority>,
-    /// Keys by their uids.
-    pub uids: Table<IdOfUid>,
-    /// Keys by their labels.
-    pub labels: Table<Labelled>,
-    /// Whether all keys are in the two tables before.
-    pub indexed: Table<Indexed>,
-    /// What makes tags of labels.
-    pub tags: TagKey,
+    /// Keys by their uids and labels.
+    pub index: KeyIndex,
     /// The generation of all paths.
     pub generation: Generation,
     pointer: Revision,
@@ -131,10 +125,7 @@ impl Tables {
             hardening: table(&context, domain),
             usages: table(&context, domain),
             without_majority: table(&context, domain),
-            uids: table(&context, domain),
-            labels: table(&context, domain),
-            indexed: table(&context, domain),
-            tags: TagKey::of(domain),
+            index: KeyIndex::new(&context, domain, generation),
             generation,
             pointer: pointer.revision,
             fence,
@@ -393,10 +384,9 @@ impl Tables {
                 // Until it is known how it was changed.
                 self.context.confirmation.forbid_stale();
             }
-            TableId::Uids => change.apply(&self.uids, path),
-            TableId::Indexed => change.apply(&self.indexed, path),
+            TableId::Uids | TableId::Labels | TableId::Indexed => self.index.apply(change, path),
             // They are not cached.
-            TableId::Staged | TableId::Labels => {}
+            TableId::Staged => {}
         }
     }
 
@@ -444,25 +434,6 @@ impl Tables {
             self.certificates.cache_figures("certificates"),
             self.counters.cache_figures("counters"),
         ]
-    }
-}
-
-/// How a row was changed.
-#[derive(Clone, Copy)]
-enum RowChange {
-    Removed,
-    Replaced(Revision),
-    /// By anybody, as the store's watch reports.
-    Reported(Revision),
-}
-
-impl RowChange {
-    fn apply<R: Record>(self, table: &Table<R>, path: &Path) {
-        match self {
-            RowChange::Removed => table.forget(path),
-            RowChange::Replaced(at) => table.replaced(path, at),
-            RowChange::Reported(at) => table.reported(path, at),
-        }
     }
 }
 
