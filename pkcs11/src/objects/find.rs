@@ -103,12 +103,11 @@ impl Objects {
             }
             return Ok(Vec::new());
         }
-        if let Some(uid) = template.bytes(CKA_UNIQUE_ID).and_then(attributes::uid_in)
-            && let Some(known) = self.state(|state| state.uids.get(&uid).cloned())
-            && let Some(key) = self.read(session, &known.name().id)?
-            && key.uid == Some(uid)
-        {
-            return Ok(vec![Found::asked(key)]);
+        if let Some(uid) = template.bytes(CKA_UNIQUE_ID).and_then(attributes::uid_in) {
+            let filter = KeyFilter { uid: Some(format!("{uid:032x}")), ..KeyFilter::default() };
+            if let Some(keys) = self.list_details(session, &filter)? {
+                return Ok(keys.into_iter().map(Found::told).collect());
+            }
         }
         match template.text(CKA_LABEL) {
             Ok(Some(label)) if !label.is_empty() => self.keys_with_label(session, label),
@@ -175,7 +174,7 @@ impl Objects {
         if !self.state(|state| state.lists.may_tell_details()) {
             return Ok(None);
         }
-        let whole = filter.label.is_none();
+        let whole = filter.label.is_none() && filter.uid.is_none();
         let (mut keys, mut pages, mut after) = (Vec::new(), HashMap::new(), None);
         loop {
             let (begun, known) = self.state(|state| (state.now, whole.then(|| state.known_page(&after)).flatten()));
