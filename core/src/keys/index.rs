@@ -3,17 +3,18 @@
 //! They are written in the same transaction as the key. Keys that an earlier version has stored get theirs in the background; until
 //! all have them, a search reads all keys.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use casemate_api::KeyId;
-use casemate_api::limits::{INDEX_GROUP_ROWS, STORE_TXN_MAX_OPS};
+use casemate_api::limits::{INDEX_GROUP_ROWS, KEY_DETAILS_ROWS};
 
 use crate::error::Error;
 use crate::keys::Keys;
 use crate::keys::context::Keyring;
 use crate::rows::index::Search;
 use crate::rows::key::KeyRecord;
-use crate::rows::path::{KeyRef, RowPath, RowPrefix};
+use crate::rows::path::{KeyRef, RowPath, RowPrefix, Uid};
 use crate::rows::table::Row;
 use crate::rows::transaction::{Committed, Transaction};
 
@@ -26,10 +27,7 @@ impl Keys<'_> {
             return Ok(None);
         }
         let prefix = match search {
-            Search::Uid(uid) => {
-                let row = index.uids.get(&index.id_of(self.key(*uid))).await?;
-                return Ok(Some(row.into_iter().map(|row| row.record.0.clone()).collect()));
-            }
+            Search::Uid(uid) => return self.ids_of(&[*uid]).await.map(Some),
             Search::Label(label) | Search::LabelBeginning(label) if label.is_empty() => return Ok(None),
             Search::Label(label) => index.with_label(namespace, label),
             Search::LabelBeginning(label) => index.with_label_beginning(namespace, label),
@@ -39,16 +37,43 @@ impl Keys<'_> {
             return Ok(None);
         }
         let uids: Vec<_> = labelled.iter().filter_map(RowPath::uid).collect();
-        let paths: Vec<_> = uids.into_iter().map(|uid| index.id_of(self.key(uid))).collect();
-        let mut ids = Vec::with_capacity(paths.len());
-        for part in paths.chunks(STORE_TXN_MAX_OPS) {
-            ids.extend(index.uids.get_many(part).await?.into_iter().flatten().map(|row| row.record.0.clone()));
+        let mut ids = Vec::with_capacity(uids.len());
+        for part in uids.chunks(KEY_DETAILS_ROWS) {
+            // As lists with details do, so that many searches at once leave time for other requests.
+            let _turn = self.ring.state.details_turns.0.acquire().await;
+            ids.extend(self.ids_of(part).await?);
         }
         ids.sort();
         ids.dedup();
         Ok(Some(ids))
     }
+
+    /// The ids of those of these keys that there are. A key that is renamed at the same time is found under its new id: it was there all
+    /// the time, and whoever does not find it may make another.
+    async fn ids_of(&self, uids: &[Uid]) -> Result<Vec<KeyId>, Error> {
+        let index = &self.ring.tables.index;
+        let paths: Vec<_> = uids.iter().map(|uid| index.id_of(self.key(*uid))).collect();
+        let mut ids = Vec::new();
+        for _ in 0..RENAMINGS {
+            let rows = index.uids.read_many(&paths).await?;
+            let named: Vec<_> = uids.iter().zip(rows).filter_map(|(uid, row)| Some((*uid, row?.record.0))).collect();
+            let keys: Vec<_> = named.iter().map(|(_, id)| self.path(id)).collect();
+            let keys = self.ring.tables.keys.get_many(&keys).await?;
+            let there = |(uid, key): (&Uid, &Option<Arc<Row<KeyRecord>>>)| {
+                key.as_ref().is_some_and(|key| key.record.uid == *uid)
+            };
+            let all = named.iter().map(|(uid, _)| uid).zip(&keys).all(there);
+            ids = named.into_iter().map(|(_, id)| id).collect();
+            if all {
+                break;
+            }
+        }
+        Ok(ids)
+    }
 }
+
+/// How often the ids of keys are read that are renamed at the same time.
+const RENAMINGS: usize = 4;
 
 impl Keyring<'_> {
     /// Whether all keys are indexed. Once they are, they stay so.
@@ -61,23 +86,29 @@ impl Keyring<'_> {
     }
 
     /// Indexes the keys that an earlier version has stored, if there are some. It may be interrupted anywhere, and done by several nodes at
-    /// once: a key is indexed as it is, or not at all.
+    /// once: a key is indexed as it is, or not at all. Once the rows of one are there, whoever changes it changes them. A disk that is
+    /// nearly full is left alone: searches work without.
     pub(crate) async fn index(&self) -> Result<(), Error> {
         if self.is_indexed().await? {
             return Ok(());
         }
         let all = RowPrefix::all_keys(self.tables.generation);
-        let (mut after, mut count) = (None, 0);
+        let (mut after, mut count, mut left) = (None, 0, 0);
         loop {
             let (paths, more) = self.tables.keys.paths(&all, after.as_ref()).await?;
             for part in paths.chunks(INDEX_GROUP_ROWS) {
                 count += part.len();
-                self.index_some(part).await?;
+                left += self.index_some(part).await?;
             }
             after = paths.into_iter().next_back();
             if !more {
                 break;
             }
+        }
+        if left > 0 {
+            return Err(Error::Unavailable(
+                format!("{left} keys were changed meanwhile. They are looked at again.").into(),
+            ));
         }
         let whole = self.tables.index.whole(Transaction::default())?;
         self.tables.commit(whole.reserved()).await?;
@@ -85,37 +116,37 @@ impl Keyring<'_> {
         Ok(())
     }
 
-    async fn index_some(&self, paths: &[RowPath<KeyRecord>]) -> Result<(), Error> {
-        let mut left = paths.to_vec();
-        for _ in 0..ATTEMPTS {
-            let rows = self.tables.keys.read_many(&left).await?;
-            let there: Vec<_> = left.iter().zip(rows).filter_map(|(path, row)| Some((path.clone(), row?))).collect();
-            let transactions = there.iter().map(|(path, row)| self.indexing(path, row));
-            let outcomes = self.tables.commit_all(transactions.collect::<Result<_, _>>()?).await;
-            left.clear();
-            for ((path, _), outcome) in there.into_iter().zip(outcomes) {
-                if let Committed::Conflict(_) = outcome? {
-                    // It was changed meanwhile.
-                    left.push(path);
+    /// Indexes those of these keys that are not, and returns how many were changed at the same time, and have to be looked at again.
+    async fn index_some(&self, paths: &[RowPath<KeyRecord>]) -> Result<usize, Error> {
+        let mut keys = Vec::with_capacity(paths.len());
+        for path in paths {
+            let Some((namespace, id)) = path.name() else { continue };
+            match self.tables.keys.read(path).await {
+                Ok(Some(row)) => keys.push((path, KeyRef { namespace, uid: row.record.uid }, id, row)),
+                Ok(None) => {}
+                // One that cannot be read cannot be used either, and keeps no others from being found.
+                Err(error @ Error::Internal(_)) => {
+                    tracing::error!(target: "hsm.key", %error, "the key ({id}) cannot be read and is not indexed");
                 }
-            }
-            if left.is_empty() {
-                return Ok(());
+                Err(error) => return Err(error),
             }
         }
-        Err(Error::Unavailable("Keys are changed all the time. Indexing them is tried again.".into()))
-    }
-
-    fn indexing(&self, path: &RowPath<KeyRecord>, row: &Row<KeyRecord>) -> Result<Transaction, Error> {
-        let (namespace, id) = path.name().ok_or_else(|| Error::internal("a key has a path that makes no sense"))?;
-        let key = KeyRef { namespace, uid: row.record.uid };
-        let transaction = Transaction::default().at(path, row.revision).reserved();
-        self.tables.index.with(transaction, key, &id, &row.record.label)
+        let index = &self.tables.index;
+        let rows: Vec<_> = keys.iter().map(|(_, key, ..)| index.id_of(*key)).collect();
+        let there = index.uids.exist(&rows).await?;
+        let mut transactions = Vec::new();
+        for ((path, key, id, row), _) in keys.iter().zip(there).filter(|(_, there)| !there) {
+            let transaction = Transaction::default().at(path, row.revision).absent(&index.id_of(*key));
+            transactions.push(index.with(transaction, *key, id, &row.record.label)?);
+        }
+        let mut changed = 0;
+        for outcome in self.tables.commit_all(transactions).await {
+            // The second guard: another node has indexed it.
+            changed += usize::from(outcome? == Committed::Conflict(0));
+        }
+        Ok(changed)
     }
 }
-
-/// Number of attempts to index keys that others change at the same time.
-const ATTEMPTS: usize = 20;
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -284,9 +315,50 @@ pub(crate) mod tests {
             sim.store.no_delay();
             sim.store.fail(false);
             assert!(first.is_err(), "{lost}: it was interrupted");
+            // Once more with a key that does not open.
+            let path = RowPath::key(op.tables.generation, ROOT, &id("bad"));
+            sim.store.tamper(path.path().clone(), vec![1; 40]);
             block_on(op.keys().index()).unwrap();
+            block_on(sim.store.commit(vec![Txn { delete: vec![path.path().clone()], ..Txn::default() }])).unwrap();
             check(&op, &*sim.store);
             check_searches(&op, &admin, &*sim.store);
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_renamed_during_a_search_is_found() {
+        let sim = Sim::new(1);
+        let (op, admin) = world(&sim);
+        create(&op, &admin, "a", "web");
+        let uid = all(&op, &*sim.store).remove(0).1.record.uid;
+        let (calls, inside) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        for search in [Search::Uid(uid), Search::Label("web".into()), Search::LabelBeginning("w".into())] {
+            for at in 0..6 {
+                calls.store(0, Ordering::Relaxed);
+                let (changer, by, calls, inside) = (op.clone(), admin.clone(), calls.clone(), inside.clone());
+                sim.store.delay(move || {
+                    let (op, admin, inside) = (changer.clone(), by.clone(), inside.clone());
+                    let call = calls.fetch_add(usize::from(!inside.load(Ordering::Relaxed)), Ordering::Relaxed);
+                    Box::pin(async move {
+                        if call != at || inside.swap(true, Ordering::Relaxed) {
+                            return;
+                        }
+                        let keys = op.keys().managed_by(&admin).unwrap();
+                        for (from, to) in [("a", "b"), ("b", "a")] {
+                            if let Ok(Some(key)) = keys.get_stored(&id(from)).await {
+                                keys.rename(&key, &id(to)).await.unwrap();
+                                break;
+                            }
+                        }
+                        inside.store(false, Ordering::Relaxed);
+                    })
+                });
+                let found = block_on(op.keys().of(admin.scope().unwrap()).search(&search)).unwrap().unwrap();
+                sim.store.no_delay();
+                let now = all(&op, &*sim.store).remove(0).0.name().unwrap().1;
+                // After the last of its calls it may have the old one.
+                assert!(found.len() == 1 && (found[0] == now || at >= 2), "{search:?} {at}: {found:?}, {now}");
+            }
         }
     }
 

@@ -368,8 +368,7 @@ impl ManagedKeys<'_> {
             let mut transaction = Transaction::default().at(&path, revision).put(sealed);
             if record.label != label {
                 let (index, key) = (&self.ring.tables.index, self.key(record.uid));
-                transaction = index.without_label(transaction, key, &label);
-                transaction = index.with(transaction, key, id, &record.label)?;
+                transaction = index.relabelled(transaction, key, id, (&label, &record.label))?;
             }
             let transaction = if more <= 0 { transaction.replacing() } else { transaction };
             let transaction = quota.book(self.ring.tables, transaction, 0, more)?;

@@ -7,7 +7,6 @@
 
 use aws_lc_rs::hmac;
 use casemate_api::KeyId;
-use casemate_api::limits::LABEL_MAX_BYTES;
 use zeroize::Zeroizing;
 
 use crate::crypto::seal;
@@ -94,9 +93,8 @@ impl TagKey {
 
     /// The tag of a whole label.
     fn tag(&self, namespace: NamespaceNumber, label: &str) -> Vec<u8> {
-        // No text has this byte. Longer labels than ours come from backups only, and paths stay short.
-        let label = label.as_bytes();
-        self.parts(namespace, &[label.get(..LABEL_MAX_BYTES).unwrap_or(label), &[0xff]].concat())
+        // No text has this byte.
+        self.parts(namespace, &[label.as_bytes(), &[0xff]].concat())
     }
 
     /// The tag of labels that begin like this.
@@ -211,14 +209,22 @@ impl KeyIndex {
         })
     }
 
-    /// Adds to the transaction that changes the label of a key what removes the row of its old one.
-    pub fn without_label(&self, transaction: Transaction, key: KeyRef, label: &str) -> Transaction {
-        self.label_of(key, label).iter().fold(transaction, Transaction::delete)
+    /// Adds to the transaction that gives a key another label what moves it there.
+    pub fn relabelled(
+        &self,
+        transaction: Transaction,
+        key: KeyRef,
+        id: &KeyId,
+        (old, new): (&str, &str),
+    ) -> Result<Transaction, Error> {
+        let left = self.label_of(key, old).filter(|old| self.label_of(key, new).as_ref() != Some(old));
+        self.with(left.iter().fold(transaction, Transaction::delete), key, id, new)
     }
 
     /// Adds to the transaction that deletes a key what removes the rows by which it is found.
     pub fn without(&self, transaction: Transaction, key: KeyRef, label: &str) -> Transaction {
-        self.without_label(transaction.delete(&self.id_of(key)), key, label)
+        let transaction = transaction.delete(&self.id_of(key));
+        self.label_of(key, label).iter().fold(transaction, Transaction::delete)
     }
 
     /// Whether all keys are indexed.
