@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use casemate_api::body::keys::GenerateKey;
+use casemate_api::body::keys::{GenerateKey, ImportKey, Sign};
 use casemate_api::body::users::NewUser;
-use casemate_api::{KeyType, Mechanism, Role, UserId};
+use casemate_api::{KeyType, Mechanism, Role, SignMode, UserId};
 use casemate_client::{Client, Session, Settings, Trust};
 use casemate_pkcs11::config::CertificateFormat;
 use casemate_pkcs11::objects::{Access, AttributeError, Objects, PublicKey, Template};
@@ -526,6 +526,97 @@ fn a_key_is_known_by_its_uid() {
     assert_eq!(world.find(&[(CKA_UNIQUE_ID, &unique)]), NONE);
     world.destroy(other).unwrap();
     assert_eq!(world.ids(), [""; 0]);
+}
+
+#[test]
+fn a_handle_never_signs_with_another_key_nor_closes_it_with_its_session() {
+    let world = World::new();
+    world.on_server("a", KeyType::EC_P256, 0, &[Mechanism::ECDSA_Signature], "");
+    let private = world.one(&[(CKA_CLASS, &PRIVATE), (CKA_ID, b"a")]);
+    let (_, session_key) = world.pair(&[(CKA_EC_PARAMS, P256)], &[(CKA_ID, b"of-session")]);
+    let names = [(private, "a"), (session_key, "of-session")].map(|(handle, id)| {
+        let name = world.objects.object(handle).unwrap().on_server().unwrap();
+        assert_eq!((name.id.as_str(), name.uid().is_some()), (id, true));
+        // Another process puts another key in its place.
+        world.admin.keys().delete(&key(id)).unwrap();
+        world.on_server(id, KeyType::EC_P256, 0, &[Mechanism::ECDSA_Signature], "");
+        name
+    });
+    let request = Sign { mode: SignMode::ECDSA, message: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into() };
+    for name in &names {
+        let with = |uid| world.operator.keys().expecting(uid).sign(&name.id, &request);
+        assert!(matches!(with(name.uid()), Err(casemate_client::Error::NotFound { .. })));
+        with(None).unwrap();
+    }
+    world.objects.close_sessions(&world.access(), &[SESSION]);
+    assert_eq!(world.ids(), ["a", "of-session"], "neither is that of this process");
+}
+
+/// A certificate belongs to the key with its public key that the server has now, and not to one that had been there.
+#[test]
+fn a_certificate_is_not_attached_to_a_key_that_took_the_place_of_its_own() {
+    let world = World::new();
+    let import = |id: &str, key: ImportKey| world.admin.keys().import_as(&casemate_testkit::key(id), &key).unwrap();
+    import("y", ed25519());
+    let known = world.one(&[(CKA_CLASS, &PRIVATE), (CKA_ID, b"y")]);
+    world.admin.keys().delete(&key("y")).unwrap();
+    world.on_server("y", KeyType::EC_P256, 0, &[Mechanism::ECDSA_Signature], "");
+    world.admin.keys().set_certificate(&key("y"), b"that of the other").unwrap();
+    import("x", ed25519());
+    let public = world.objects.object(known).unwrap().public_key().cloned().unwrap();
+    let PublicKey::Ed25519(point) = &public else { panic!("{public:?}") };
+    let point = [&[4, 32][..], point].concat();
+    let kind = CKK_EC_EDWARDS.to_ne_bytes();
+    let edwards = b"\x13\x0cedwards25519";
+    let half = [
+        (CKA_CLASS, &PUBLIC[..]),
+        (CKA_TOKEN, TRUE),
+        (CKA_KEY_TYPE, &kind),
+        (CKA_EC_PARAMS, edwards),
+        (CKA_EC_POINT, &point),
+        (CKA_LABEL, b"mine"),
+    ];
+    let handle = world.create(&half).unwrap();
+    assert_eq!(world.value(handle, CKA_ID).unwrap(), b"x");
+    assert_eq!(world.admin.keys().read(&key("x")).unwrap().label, "mine");
+    assert_eq!(world.admin.keys().read(&key("y")).unwrap().label, "");
+}
+
+/// A key that other threads rename while lists are read is in all of them, with the handles that it had.
+#[test]
+fn keys_that_are_renamed_all_the_time_keep_their_handles() {
+    let world = World::new();
+    for n in 0..5 {
+        world.on_server(&format!("k{n}"), KeyType::EC_P256, 0, &[Mechanism::ECDSA_Signature], "");
+    }
+    let handles = world.find(&[(CKA_CLASS, &PRIVATE)]);
+    assert_eq!(handles.len(), 5);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            // Another process.
+            let mut names: Vec<_> = (0..2).map(|n| format!("k{n}")).collect();
+            for round in 0..40 {
+                for (n, name) in names.iter_mut().enumerate() {
+                    let new = format!("{}{n}-{round}", if round % 2 == 0 { "a" } else { "z" });
+                    world.admin.keys().rename(&key(name), &key(&new)).unwrap();
+                    *name = new;
+                }
+            }
+        });
+        let own = scope.spawn(|| {
+            for round in 0..20 {
+                for handle in &handles[3..] {
+                    world.set(*handle, &[(CKA_ID, format!("own-{handle}-{round}").as_bytes())]).unwrap();
+                }
+            }
+        });
+        while !(other.is_finished() && own.is_finished()) {
+            world.find(&[(CKA_CLASS, &PRIVATE)]);
+        }
+    });
+    let mut after = world.find(&[(CKA_CLASS, &PRIVATE)]);
+    after.sort_unstable();
+    assert_eq!(after, handles);
 }
 
 fn hex(digits: &str) -> Vec<u8> {

@@ -20,7 +20,7 @@ use crate::retry::Repeat;
 use crate::session::Session;
 
 /// Calls of `/keys`, for the keys of the user's namespace.
-pub struct Keys<'a>(&'a Session);
+pub struct Keys<'a>(&'a Session, Option<&'a str>);
 
 /// Which keys are listed.
 #[derive(Clone, Debug, Default)]
@@ -105,7 +105,19 @@ impl KeyFilter {
 impl Session {
     /// Calls of `/keys`.
     pub fn keys(&self) -> Keys<'_> {
-        Keys(self)
+        Keys(self, None)
+    }
+}
+
+impl<'a> Keys<'a> {
+    /// Only if the key has this uid: reading, using, renaming or deleting it, and deleting its certificate or label, is otherwise
+    /// [`Error::NotFound`]. A Casemate only; `None`, and a NetHSM: whatever key has the id.
+    pub fn expecting(self, uid: Option<&'a str>) -> Keys<'a> {
+        Keys(self.0, uid)
+    }
+
+    fn expected(&self) -> String {
+        self.1.map(|uid| format!("?uid={}", quoted(uid))).unwrap_or_default()
     }
 }
 
@@ -118,7 +130,7 @@ impl Keys<'_> {
     /// `GET /keys?details`, page by page, with at most `limit` keys ([`KeyPageRequest::LIMITS`]) each. A Casemate only: a NetHSM knows
     /// neither details nor pages, and its answer is [`Error::Garbled`].
     pub fn list_details(&self, filter: &KeyFilter, limit: usize) -> KeyPages<'_> {
-        KeyPages { keys: Keys(self.0), filter: filter.clone(), limit, after: Some(None) }
+        KeyPages { keys: Keys(self.0, None), filter: filter.clone(), limit, after: Some(None) }
     }
 
     /// One page of [`Keys::list_details`]; `None`: it is as it was when it had the ETag that is known.
@@ -166,12 +178,12 @@ impl Keys<'_> {
 
     /// `GET /keys/{key}`
     pub fn read(&self, id: &KeyId) -> Result<Key, Error> {
-        self.0.get_json(&format!("/keys/{id}"))
+        self.0.get_json(&format!("/keys/{id}{}", self.expected()))
     }
 
     /// `DELETE /keys/{key}`, with its certificate.
     pub fn delete(&self, id: &KeyId) -> Result<(), Error> {
-        self.0.delete(&format!("/keys/{id}"))
+        self.0.delete(&format!("/keys/{id}{}", self.expected()))
     }
 
     /// `GET /keys/{key}/public.pem`
@@ -204,7 +216,7 @@ impl Keys<'_> {
 
     /// `GET /keys/{key}/cert`; `None` if the key has no certificate or does not exist.
     pub fn certificate(&self, id: &KeyId) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
-        match self.0.get_bytes(&format!("/keys/{id}/cert"), OCTETS) {
+        match self.0.get_bytes(&format!("/keys/{id}/cert{}", self.expected()), OCTETS) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(why) => Err(why),
@@ -218,7 +230,7 @@ impl Keys<'_> {
 
     /// `DELETE /keys/{key}/cert`
     pub fn delete_certificate(&self, id: &KeyId) -> Result<(), Error> {
-        self.0.delete(&format!("/keys/{id}/cert"))
+        self.0.delete(&format!("/keys/{id}/cert{}", self.expected()))
     }
 
     /// `PUT /keys/{key}/label`: at most 32 bytes; an empty label removes it.
@@ -228,13 +240,13 @@ impl Keys<'_> {
 
     /// `DELETE /keys/{key}/label`
     pub fn delete_label(&self, id: &KeyId) -> Result<(), Error> {
-        self.0.delete(&format!("/keys/{id}/label"))
+        self.0.delete(&format!("/keys/{id}/label{}", self.expected()))
     }
 
     /// `POST /keys/{key}/move`: gives the key another id.
     pub fn rename(&self, id: &KeyId, new_id: &KeyId) -> Result<Created, Error> {
         let body = MoveKey { new_id: new_id.as_str().into() };
-        self.0.post_json(&format!("/keys/{id}/move"), &body, Repeat::IfNotStarted)
+        self.0.post_json(&format!("/keys/{id}/move{}", self.expected()), &body, Repeat::IfNotStarted)
     }
 
     /// `PUT /keys/{key}/restrictions/tags/{tag}`
@@ -253,7 +265,7 @@ impl Keys<'_> {
         operation: &str,
         request: &impl Serialize,
     ) -> Result<T, Error> {
-        self.0.post_json(&format!("/keys/{id}/{operation}"), request, Repeat::Freely)
+        self.0.post_json(&format!("/keys/{id}/{operation}{}", self.expected()), request, Repeat::Freely)
     }
 }
 

@@ -259,7 +259,10 @@ impl Objects {
         Ok(self.state(|state| {
             // Another thread may have found it already, but knows nothing of where it comes from.
             let name = key.name();
-            if let Some(known) = state.keys.get(&name.id).cloned() {
+            if let Some(known) = state.keys.get(&name.id).cloned()
+                // One that has had this id until now stays known by its new one.
+                && known.status(|status| !status.renaming)
+            {
                 state.forget(&known);
             }
             let key = Arc::new(key);
@@ -359,11 +362,13 @@ impl Objects {
 
     /// Gives a key another certificate. A server takes none while there is one, so the old one is deleted first, and is put
     /// back if the new one is not taken.
-    fn replace_certificate(&self, manager: &Session, key: &TokenKey, stored: &[u8]) -> Result<(), Rv> {
-        let id = key.name().id;
+    fn replace_certificate(&self, manager: &Session, key: &Arc<TokenKey>, stored: &[u8]) -> Result<(), Rv> {
+        self.check_there(manager, key)?;
+        let (id, uid) = (key.name().id, key.uid_text());
         let old = key.certificate();
         if old.is_some() {
-            manager.keys().delete_certificate(&id).map_err(|why| Rv::of(&why, Asked::Change))?;
+            let keys = manager.keys().expecting(uid.as_deref());
+            keys.delete_certificate(&id).map_err(|why| Rv::of(&why, Asked::Change))?;
         }
         let Err(why) = manager.keys().set_certificate(&id, stored) else { return Ok(()) };
         if let Some(old) = old.and_then(|old| old.stored(self.format))
@@ -381,16 +386,19 @@ impl Objects {
     fn key_of(&self, access: &Access<'_>, template: &Template, info: &[u8]) -> Result<Option<Arc<TokenKey>>, Rv> {
         let by_id = template.bytes(CKA_ID).filter(|id| !id.is_empty());
         let by_id = by_id.map(|id| vec![(CKA_ID, Zeroizing::new(id.to_vec()))]);
-        let known = || {
-            let same = |key: &&Arc<TokenKey>| key.public.as_ref().and_then(attributes::spki).as_deref() == Some(info);
-            self.state(|state| state.keys.values().find(same).cloned())
+        let is_it = |handle: CK_OBJECT_HANDLE| match &self.object(handle).ok()?.0 {
+            Source::Key { key, .. } => {
+                let public = key.public.as_ref().and_then(attributes::spki);
+                (public.as_deref() == Some(info)).then(|| Arc::clone(key))
+            }
+            Source::Local(_) => None,
         };
         for searched in by_id.into_iter().chain([Vec::new()]) {
-            let class = (CKA_CLASS, Zeroizing::new(ulong(CKO_PUBLIC_KEY).to_vec()));
+            // The private one is there even if the application has destroyed the public one.
+            let class = (CKA_CLASS, Zeroizing::new(ulong(CKO_PRIVATE_KEY).to_vec()));
             let class = [class, (CKA_TOKEN, Zeroizing::new(vec![CK_TRUE]))];
-            // Searches make what they read known.
-            self.find(access, &Template::new(class.into_iter().chain(searched).collect()), true)?;
-            if let Some(key) = known() {
+            let found = self.find(access, &Template::new(class.into_iter().chain(searched).collect()), true)?;
+            if let Some(key) = found.into_iter().find_map(is_it) {
                 return Ok(Some(key));
             }
         }
@@ -426,16 +434,19 @@ impl Objects {
             }
             free
         });
-        let renamed = manager.keys().rename(&old, &new);
+        let renamed = manager.keys().expecting(key.uid_text().as_deref()).rename(&old, &new);
         self.state(|state| {
             key.status(|status| status.renaming = false);
             state.changed(key);
             if renamed.is_ok() {
-                state.keys.remove(&old);
+                state.unname(&old, key);
                 key.change_name(|name| name.id = new.clone());
-                state.keys.insert(new, Arc::clone(key));
+                if let Some(gone) = state.keys.get(&new).cloned().filter(|known| !Arc::ptr_eq(known, key)) {
+                    state.forget(&gone);
+                }
+                state.know(key);
             } else if free {
-                state.keys.remove(&new);
+                state.unname(&new, key);
             }
         });
         renamed.map(drop).map_err(|why| match why {
@@ -534,10 +545,11 @@ impl Objects {
                 if *part != Part::Public {
                     self.check_there(manager, key)?;
                 }
-                let id = key.name().id;
+                let (id, uid) = (key.name().id, key.uid_text());
                 match part {
                     Part::Private => {
-                        manager.keys().delete(&id).map_err(|why| Rv::of(&why, Asked::Change))?;
+                        let keys = manager.keys().expecting(uid.as_deref());
+                        keys.delete(&id).map_err(|why| Rv::of(&why, Asked::Change))?;
                         self.state(|state| state.forget(key));
                     }
                     Part::Public => key.status(|status| {
@@ -545,7 +557,8 @@ impl Objects {
                         status.handles.public = None;
                     }),
                     Part::Certificate => {
-                        manager.keys().delete_certificate(&id).map_err(|why| Rv::of(&why, Asked::Change))?;
+                        let keys = manager.keys().expecting(uid.as_deref());
+                        keys.delete_certificate(&id).map_err(|why| Rv::of(&why, Asked::Change))?;
                         key.status(|status| {
                             status.certificate = KnownCertificate::None;
                             status.handles.certificate = None;
@@ -592,16 +605,22 @@ impl Objects {
         template: &Template,
     ) -> Result<CK_OBJECT_HANDLE, Rv> {
         let manager = access.manager()?;
-        if let Some(cka_id) = template.bytes(CKA_ID).filter(|id| !id.is_empty()) {
-            self.rename(manager, key, cka_id)?;
+        // Whoever ends its session meanwhile does not delete it any more.
+        if self.state(|state| state.take_session_keys(|other| Arc::ptr_eq(other, key))).is_empty() {
+            return Err(Rv(CKR_OBJECT_HANDLE_INVALID));
         }
-        match new_label(template)? {
-            Some(label) => self.relabel(manager, key, &label)?,
-            None if key.name().label == SESSION_LABEL => self.relabel(manager, key, "")?,
-            None => {}
-        }
+        let name = || -> Result<(), Rv> {
+            if let Some(cka_id) = template.bytes(CKA_ID).filter(|id| !id.is_empty()) {
+                self.rename(manager, key, cka_id)?;
+            }
+            match new_label(template)? {
+                Some(label) => self.relabel(manager, key, &label),
+                None if key.name().label == SESSION_LABEL => self.relabel(manager, key, ""),
+                None => Ok(()),
+            }
+        };
+        name().inspect_err(|_| self.state(|state| state.session_keys.push(Arc::clone(key))))?;
         Ok(self.state(|state| {
-            state.session_keys.retain(|other| !Arc::ptr_eq(other, key));
             let old = key.status(|status| {
                 status.session = None;
                 std::mem::take(&mut status.handles)

@@ -47,6 +47,9 @@ const PAGE_KEYS: usize = *KeyPageRequest::LIMITS.end();
 /// Lists after which a server that does not tell details is asked for them again.
 const ONLY_IDS: u32 = 100;
 
+/// How many keys that are in no list any more are asked for, one by one, before they are forgotten.
+const ASKED_FOR: usize = 64;
+
 /// A key that can match a search.
 struct Found {
     key: Arc<TokenKey>,
@@ -93,7 +96,7 @@ impl Objects {
     /// The keys that can match.
     fn keys_for(&self, access: &Access<'_>, template: &Template) -> Result<Vec<Found>, Rv> {
         let Some(session) = access.reader().filter(|_| template.bool(CKA_TOKEN) != Ok(Some(false))) else {
-            return Ok(self.state(|state| state.session_keys(|_| true)).into_iter().map(Found::asked).collect());
+            return Ok(self.state(|state| state.session_keys.clone()).into_iter().map(Found::asked).collect());
         };
         if let Some(cka_id) = template.bytes(CKA_ID) {
             for id in id::candidates(cka_id) {
@@ -104,8 +107,8 @@ impl Objects {
             return Ok(Vec::new());
         }
         if let Some(uid) = template.bytes(CKA_UNIQUE_ID).and_then(attributes::uid_in) {
-            let filter = KeyFilter { uid: Some(format!("{uid:032x}")), ..KeyFilter::default() };
-            if let Some(keys) = self.list_details(session, &filter)? {
+            let keys = self.with_uid(session, Some(uid))?;
+            if !keys.is_empty() {
                 return Ok(keys.into_iter().map(Found::told).collect());
             }
         }
@@ -149,12 +152,22 @@ impl Objects {
             None => self.list_ids(session)?,
         };
         let listed: HashSet<_> = keys.iter().map(|found| Arc::as_ptr(&found.key)).collect();
-        self.state(|state| {
-            let unlisted: Vec<_> =
-                state.keys.values().filter(|key| !listed.contains(&Arc::as_ptr(key))).cloned().collect();
-            unlisted.iter().for_each(|key| state.forget_gone(key, begun));
-        });
+        let unlisted = |key: &&Arc<TokenKey>| !listed.contains(&Arc::as_ptr(key)) && key.is_as_of(begun);
+        let unlisted: Vec<_> = self.state(|state| state.keys.values().filter(unlisted).cloned().collect());
+        for (number, key) in unlisted.iter().enumerate() {
+            // Another process may have renamed it while the pages were read, so that it is on none of them.
+            let renamed = number < ASKED_FOR && key.uid.is_some() && !self.with_uid(session, key.uid)?.is_empty();
+            if !renamed {
+                self.state(|state| state.forget_gone(key, begun));
+            }
+        }
         Ok(keys)
+    }
+
+    /// The key with this uid, from a server that tells uids.
+    fn with_uid(&self, session: &Session, uid: Option<u128>) -> Result<Vec<Arc<TokenKey>>, Rv> {
+        let filter = KeyFilter { uid: uid.map(|uid| format!("{uid:032x}")), ..KeyFilter::default() };
+        Ok(self.list_details(session, &filter)?.unwrap_or_default())
     }
 
     /// All keys of a server that lists only ids: those that are not known are asked for, one by one.
@@ -218,7 +231,7 @@ impl Objects {
         match session.keys().read(id) {
             // A key that makes no sense hides no others.
             Ok(key) => Ok(TokenKey::new(id.clone(), key, Origin::default()).ok())
-                .map(|key| key.map(|key| self.state(|state| state.update(key, begun)))),
+                .map(|key| key.map(|key| self.state(|state| state.update(key, begun).0))),
             Err(Error::NotFound { .. }) => {
                 if let Some(key) = before {
                     self.state(|state| state.forget_gone(&key, begun));
@@ -285,30 +298,30 @@ impl Objects {
 }
 
 impl State {
-    /// The key as it was read, by a request that had `begun` then. The record of the same key is kept, with its handles. What another
-    /// thread has learnt since then is newer.
-    fn update(&mut self, read: TokenKey, begun: u64) -> Arc<TokenKey> {
+    /// The key as it was read, by a request that had `begun` then, and whether that is what is known of it now. The record of the same key is
+    /// kept, with its handles. What another thread has learnt since then is newer.
+    fn update(&mut self, read: TokenKey, begun: u64) -> (Arc<TokenKey>, bool) {
         let name = read.name();
         let same = read.uid.and_then(|uid| self.uids.get(&uid)).or_else(|| self.keys.get(&name.id));
         if let Some(known) = same.cloned().filter(|known| known.is(&read)) {
-            if known.is_as_of(begun) {
-                // Somebody else has renamed it.
-                if known.name().id != name.id {
-                    self.keys.remove(&known.name().id);
-                    self.make_room(&name.id, begun);
-                    known.change_name(|known| known.id = name.id.clone());
-                    self.know(&known);
-                }
-                known.change_name(|known| known.label = name.label);
+            let before = known.name();
+            if !known.is_as_of(begun) || (before.id != name.id && self.make_room(&name.id, begun).is_some()) {
+                return (known, false);
             }
-            return known;
+            if before.id != name.id || before.label != name.label {
+                // Somebody else has changed it.
+                self.unname(&before.id, &known);
+                known.change_name(|known| *known = name);
+                self.know(&known);
+            }
+            return (known, true);
         }
         if let Some(newer) = self.make_room(&name.id, begun) {
-            return newer;
+            return (newer, false);
         }
         let key = Arc::new(read);
         self.know(&key);
-        key
+        (key, true)
     }
 
     /// Forgets a key that is known by an id where the server has another one, unless that is what is newer.
@@ -329,19 +342,22 @@ impl State {
         }
     }
 
-    /// The keys of a page that was read by a request that had `begun` then. Those that make no sense are left out.
+    /// The keys of a page that was read by a request that had `begun` then. Those that make no sense are left out. One that is not as it is
+    /// known by now has no ETag, so that it is read again.
     fn learn(&mut self, page: KeyPage, begun: u64) -> Page {
-        let mut keys = Vec::with_capacity(page.keys.len());
+        let (mut keys, mut etag) = (Vec::with_capacity(page.keys.len()), page.etag);
         for details in page.keys {
             let has_certificate = details.certificate;
             let Some(key) = TokenKey::described(details) else { continue };
-            let key = self.update(key, begun);
-            if key.is_as_of(begun) || key.certificate_is_unknown() {
+            let (key, is_known) = self.update(key, begun);
+            if is_known {
                 self.told_certificate(&key, has_certificate);
+            } else {
+                etag.clear();
             }
             keys.push(key);
         }
-        Page { keys, etag: page.etag, next: page.next }
+        Page { keys, etag, next: page.next }
     }
 
     /// The server tells whether a key has a certificate.
@@ -365,7 +381,7 @@ impl State {
     /// The page that began after this id, if all its keys are still those that are known.
     fn known_page(&self, after: &Option<KeyId>) -> Option<Arc<Page>> {
         let is_known = |key: &Arc<TokenKey>| self.keys.get(&key.name().id).is_some_and(|known| Arc::ptr_eq(known, key));
-        self.lists.pages.get(after).filter(|page| page.keys.iter().all(is_known)).cloned()
+        self.lists.pages.get(after).filter(|page| !page.etag.is_empty() && page.keys.iter().all(is_known)).cloned()
     }
 
     /// The object of a key, if it has that and it matches.

@@ -115,6 +115,11 @@ impl TokenKey {
         }
     }
 
+    /// The uid as the server writes it.
+    pub(super) fn uid_text(&self) -> Option<String> {
+        self.uid.map(|uid| format!("{uid:032x}"))
+    }
+
     pub(super) fn name(&self) -> Name {
         self.name.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -131,10 +136,6 @@ impl TokenKey {
     /// Whether what is known of it is as of a request that had `begun` then: no thread has changed it since, or is about to rename it.
     pub(super) fn is_as_of(&self, begun: u64) -> bool {
         self.status(|status| !status.renaming && status.changed <= begun)
-    }
-
-    pub(super) fn certificate_is_unknown(&self) -> bool {
-        self.status(|status| matches!(status.certificate, KnownCertificate::Unknown))
     }
 
     /// The certificate, if it is known.

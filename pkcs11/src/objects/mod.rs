@@ -90,6 +90,21 @@ pub enum PublicKey {
     Ed25519(Vec<u8>),
 }
 
+/// A key of the server as requests name it.
+#[derive(Clone)]
+pub struct KeyOnServer {
+    /// Its id.
+    pub id: KeyId,
+    uid: Option<String>,
+}
+
+impl KeyOnServer {
+    /// Its uid, so that no other key is used that has got its id.
+    pub fn uid(&self) -> Option<&str> {
+        self.uid.as_deref()
+    }
+}
+
 /// Which of the objects of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
@@ -141,6 +156,14 @@ impl Object {
         }
     }
 
+    /// Its key on the server, for requests to use it; none: it is an object of the module.
+    pub fn on_server(&self) -> Option<KeyOnServer> {
+        match &self.0 {
+            Source::Key { key, .. } => Some(KeyOnServer { id: key.name().id, uid: key.uid_text() }),
+            Source::Local(_) => None,
+        }
+    }
+
     /// The type of the key; none: it is not a key, or of no type that servers have.
     pub fn key_type(&self) -> Option<KeyType> {
         match &self.0 {
@@ -176,6 +199,11 @@ impl Object {
     /// The value of a boolean attribute, such as `CKA_SIGN`; one that the object does not have is false.
     pub fn is(&self, attribute: CK_ATTRIBUTE_TYPE) -> bool {
         self.value(attribute).is_ok_and(|value| value == [CK_TRUE])
+    }
+
+    /// Whether its key is gone.
+    fn is_left_over(&self) -> bool {
+        matches!(&self.0, Source::Key { key, .. } if key.status(|status| status.deleted))
     }
 
     /// The value of an attribute.
@@ -245,10 +273,18 @@ impl State {
         }
     }
 
-    /// The keys of these sessions.
-    fn session_keys(&self, of: impl Fn(CK_SESSION_HANDLE) -> bool) -> Vec<Arc<TokenKey>> {
-        let ends = |key: &&Arc<TokenKey>| key.status(|status| status.session.is_some_and(&of));
-        self.session_keys.iter().filter(ends).cloned().collect()
+    /// Ends that a key is known by an id, if it is.
+    fn unname(&mut self, id: &KeyId, key: &TokenKey) {
+        if self.keys.get(id).is_some_and(|known| std::ptr::eq(&**known, key)) {
+            self.keys.remove(id);
+        }
+    }
+
+    /// Takes out keys that end with a session. Who has taken one decides what becomes of it.
+    fn take_session_keys(&mut self, which: impl Fn(&Arc<TokenKey>) -> bool) -> Vec<Arc<TokenKey>> {
+        let (taken, left) = std::mem::take(&mut self.session_keys).into_iter().partition(which);
+        self.session_keys = left;
+        taken
     }
 
     /// The handle of a key's object. It is made when it is first asked for.
@@ -264,10 +300,7 @@ impl State {
     /// Forgets a key that is gone. Its public object and its certificate stay usable for those who have their handles,
     /// and until then can be destroyed: applications delete the objects of a pair one after the other.
     fn forget(&mut self, key: &TokenKey) {
-        let name = key.name();
-        if self.keys.get(&name.id).is_some_and(|known| std::ptr::eq(&**known, key)) {
-            self.keys.remove(&name.id);
-        }
+        self.unname(&key.name().id, key);
         if let Some(uid) = key.uid
             && self.uids.get(&uid).is_some_and(|known| std::ptr::eq(&**known, key))
         {
@@ -335,7 +368,8 @@ impl Objects {
                 Source::Local(object) => object.session.is_none_or(|session| !sessions.contains(&session)),
                 Source::Key { .. } => true,
             });
-            state.session_keys(|session| sessions.contains(&session))
+            let ends = |session| sessions.contains(&session);
+            state.take_session_keys(|key| key.status(|status| status.session.is_some_and(ends)))
         });
         self.end(access, &ended);
     }
@@ -345,7 +379,7 @@ impl Objects {
         if let Ok(manager) = access.manager() {
             for key in keys {
                 // Nobody is there to be told. What is left over has a label by which administrators know it.
-                match manager.keys().delete(&key.name().id) {
+                match manager.keys().expecting(key.uid_text().as_deref()).delete(&key.name().id) {
                     // Each further one would take as long as this one to fail.
                     Err(why) if !is_reply(&why) => {
                         log::line(&format!("Keys of sessions are left over: {why}"));
@@ -369,10 +403,11 @@ impl Objects {
     /// Makes the handles of private objects invalid, and ends private session objects. Access as in
     /// [`Objects::close_sessions`].
     pub fn logout(&self, access: &Access<'_>) {
-        let ended = self.state(|state| state.session_keys(|_| true));
+        let ended = self.state(|state| state.take_session_keys(|_| true));
         self.end(access, &ended);
         self.state(|state| {
-            state.objects.retain(|_, object| !object.is(CKA_PRIVATE));
+            // With what was left for those who have a handle of a key that is gone.
+            state.objects.retain(|_, object| !object.is(CKA_PRIVATE) && !object.is_left_over());
             state.locals.retain(|_, object| !object.is(CKA_PRIVATE));
             for key in state.keys.values() {
                 key.status(|status| status.handles.private = None);

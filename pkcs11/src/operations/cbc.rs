@@ -7,10 +7,10 @@ use aws_lc_rs::cipher::{
 use aws_lc_rs::iv::FixedLength;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use casemate_api::KeyType;
 use casemate_api::body::keys::{Decrypt, Encrypt};
 use casemate_api::limits::PKCS11_INPUT_MAX_BYTES;
 use casemate_api::mechanisms::Mode;
-use casemate_api::{KeyId, KeyType};
 use casemate_client::Session as Server;
 use cryptoki_sys::*;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeGreater};
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::mechanisms::{Purpose, permitted, resolve};
 use super::{Mechanism, Parameter, Parts, Produced};
-use crate::objects::Object;
+use crate::objects::{KeyOnServer, Object};
 use crate::rv::{Asked, Rv};
 
 /// Blocks that are being encrypted or decrypted.
@@ -35,7 +35,7 @@ pub(crate) struct Cbc {
 }
 
 enum With {
-    Server { key: KeyId, mode: Mode },
+    Server { key: KeyOnServer, mode: Mode },
     Secret(Zeroizing<Vec<u8>>),
 }
 
@@ -65,7 +65,7 @@ impl Cbc {
         if key.class() != CKO_SECRET_KEY {
             return Err(Rv(CKR_KEY_TYPE_INCONSISTENT));
         }
-        let with = match (key.key_id(), key.secret()) {
+        let with = match (key.on_server(), key.secret()) {
             (Some(id), _) => {
                 permitted(key, attribute, resolved.row.mechanism)?;
                 With::Server { key: id, mode: resolved.row.mode }
@@ -197,18 +197,27 @@ impl Cbc {
     }
 }
 
-fn ask(server: &Server, key: &KeyId, mode: Mode, iv: &[u8], blocks: &[u8]) -> Result<Zeroizing<Vec<u8>>, Rv> {
+fn ask(server: &Server, key: &KeyOnServer, mode: Mode, iv: &[u8], blocks: &[u8]) -> Result<Zeroizing<Vec<u8>>, Rv> {
     let iv = Some(BASE64_STANDARD.encode(iv));
     let text = Zeroizing::new(BASE64_STANDARD.encode(blocks));
     let reply = match mode {
         Mode::Encrypt(mode) => {
             let request = Encrypt { mode, message: text, iv };
-            let reply = server.keys().encrypt(key, &request).map_err(|why| Rv::of(&why, Asked::Use))?;
+            let reply = server
+                .keys()
+                .expecting(key.uid())
+                .encrypt(&key.id, &request)
+                .map_err(|why| Rv::of(&why, Asked::Use))?;
             Zeroizing::new(reply.encrypted)
         }
         Mode::Decrypt(mode) => {
             let request = Decrypt { mode, encrypted: text.to_string(), iv };
-            server.keys().decrypt(key, &request).map_err(|why| Rv::of(&why, Asked::Decrypt))?.decrypted
+            server
+                .keys()
+                .expecting(key.uid())
+                .decrypt(&key.id, &request)
+                .map_err(|why| Rv::of(&why, Asked::Decrypt))?
+                .decrypted
         }
         Mode::Sign(_) => return Err(Rv(CKR_MECHANISM_INVALID)),
     };

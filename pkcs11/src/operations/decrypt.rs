@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use casemate_api::body::keys::Decrypt as Request;
 use casemate_api::mechanisms::Mode;
-use casemate_api::{DecryptMode, KeyId, KeyType};
+use casemate_api::{DecryptMode, KeyType};
 use casemate_client::Session as Server;
 use cryptoki_sys::*;
 use zeroize::Zeroizing;
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::cbc::{Cbc, Direction};
 use super::mechanisms::{Purpose, permitted, resolve};
 use super::{Mechanism, Parameter, Parts, Produced, append};
-use crate::objects::{Object, PublicKey};
+use crate::objects::{KeyOnServer, Object, PublicKey};
 use crate::rv::{Asked, Rv};
 
 /// Bytes that are being decrypted.
@@ -24,7 +24,7 @@ pub(crate) enum Decrypt {
 }
 
 pub(crate) struct Rsa {
-    key: KeyId,
+    key: KeyOnServer,
     mode: DecryptMode,
     modulus_bytes: usize,
     input: Zeroizing<Vec<u8>>,
@@ -37,7 +37,7 @@ impl Decrypt {
         if let Some(cbc) = Cbc::new(key, mechanism, Direction::Decrypt)? {
             return Ok(Self::Blocks(cbc));
         }
-        let (Some(id), Some(PublicKey::Rsa { modulus, .. })) = (key.key_id(), key.public_key()) else {
+        let (Some(id), Some(PublicKey::Rsa { modulus, .. })) = (key.on_server(), key.public_key()) else {
             return Err(Rv(CKR_KEY_TYPE_INCONSISTENT));
         };
         let row = resolve(KeyType::RSA, mechanism, Purpose::Decrypt)?.row;
@@ -110,7 +110,11 @@ impl Rsa {
         }
         let encrypted = BASE64_STANDARD.encode(self.input.as_slice());
         let request = Request { mode: self.mode, encrypted, iv: None };
-        let reply = server.keys().decrypt(&self.key, &request).map_err(|why| Rv::of(&why, Asked::Decrypt))?;
+        let reply = server
+            .keys()
+            .expecting(self.key.uid())
+            .decrypt(&self.key.id, &request)
+            .map_err(|why| Rv::of(&why, Asked::Decrypt))?;
         BASE64_STANDARD.decode(reply.decrypted.as_bytes()).map(Zeroizing::new).map_err(|_| Rv(CKR_DEVICE_ERROR))
     }
 }

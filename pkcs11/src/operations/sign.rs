@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use casemate_api::body::keys::{Decrypt, Sign as SignRequest};
 use casemate_api::mechanisms::{Hash, Input as Takes, Mode};
-use casemate_api::{DecryptMode, KeyId, KeyType, SignMode};
+use casemate_api::{DecryptMode, KeyType, SignMode};
 use casemate_client::Session as Server;
 use cryptoki_sys::*;
 use der::asn1::UintRef;
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::mechanisms::{HASHES, Purpose, Resolved, permitted, resolve};
 use super::{Input, Mechanism, Parts, Produced, digest, rsa};
-use crate::objects::{Object, PublicKey};
+use crate::objects::{KeyOnServer, Object, PublicKey};
 use crate::rv::{Asked, Rv};
 
 /// A signature that is being made.
@@ -28,7 +28,7 @@ pub(crate) struct Sign {
 }
 
 enum With {
-    Server { key: KeyId, mode: Mode, shape: Shape },
+    Server { key: KeyOnServer, mode: Mode, shape: Shape },
     Hmac(Box<hmac::Key>),
 }
 
@@ -142,7 +142,7 @@ impl Sign {
             let (with, input) = (With::Hmac(hmac), Input::new(None));
             return Ok(Self { with, input, parts: Parts::None, done: None, length });
         }
-        let (Some(id), Some(key_type)) = (key.key_id(), key.key_type()) else {
+        let (Some(id), Some(key_type)) = (key.on_server(), key.key_type()) else {
             return Err(Rv(CKR_KEY_TYPE_INCONSISTENT));
         };
         let resolved = resolve(key_type, mechanism, Purpose::Sign)?;
@@ -211,16 +211,17 @@ impl With {
     }
 }
 
-fn signature(server: &Server, key: &KeyId, mode: SignMode, message: String) -> Result<Vec<u8>, Rv> {
+fn signature(server: &Server, key: &KeyOnServer, mode: SignMode, message: String) -> Result<Vec<u8>, Rv> {
     let request = SignRequest { mode, message };
-    let reply = server.keys().sign(key, &request).map_err(|why| Rv::of(&why, Asked::Use))?;
+    let reply = server.keys().expecting(key.uid()).sign(&key.id, &request).map_err(|why| Rv::of(&why, Asked::Use))?;
     BASE64_STANDARD.decode(reply.signature).map_err(|_| Rv(CKR_DEVICE_ERROR))
 }
 
 /// The private operation of RSA.
-fn raw(server: &Server, key: &KeyId, mode: DecryptMode, encrypted: String) -> Result<Zeroizing<Vec<u8>>, Rv> {
+fn raw(server: &Server, key: &KeyOnServer, mode: DecryptMode, encrypted: String) -> Result<Zeroizing<Vec<u8>>, Rv> {
     let request = Decrypt { mode, encrypted, iv: None };
-    let reply = server.keys().decrypt(key, &request).map_err(|why| Rv::of(&why, Asked::Use))?;
+    let reply =
+        server.keys().expecting(key.uid()).decrypt(&key.id, &request).map_err(|why| Rv::of(&why, Asked::Use))?;
     BASE64_STANDARD.decode(reply.decrypted.as_bytes()).map(Zeroizing::new).map_err(|_| Rv(CKR_DEVICE_ERROR))
 }
 

@@ -126,9 +126,16 @@ impl<C: PhaseAccess> Find<C> for HsmAndMetrics {
 /// is still in the cache.
 pub struct ExistingKey;
 
-async fn existing_key(op: &OperationalGuard, caller: &Caller, id: &str) -> Result<Key, Error> {
-    let id = KeyId::parse(id).map_err(malformed("key"))?;
-    op.keys().of(caller.scope()?).get(&id).await?.ok_or_else(Error::not_found)
+async fn existing_key(op: &OperationalGuard, caller: &Caller, context: &RequestContext) -> Result<Key, Error> {
+    let id = KeyId::parse(first(context)).map_err(malformed("key"))?;
+    let expected = uid(context)?;
+    let key = op.keys().of(caller.scope()?).get(&id).await?.ok_or_else(Error::not_found)?;
+    expected_only(key, expected)
+}
+
+/// The key, unless the query says that another one is meant, which had this id before: as if that were gone.
+fn expected_only(key: Key, expected: Option<Search>) -> Result<Key, Error> {
+    if expected.is_none_or(|uid| key.is_meant_by(&uid)) { Ok(key) } else { Err(Error::not_found()) }
 }
 
 impl Find<OperationalGuard> for ExistingKey {
@@ -136,10 +143,12 @@ impl Find<OperationalGuard> for ExistingKey {
     const IDS: &'static [&'static str] = &["{key}"];
     async fn find(&self, op: &OperationalGuard, caller: &Caller, context: &RequestContext) -> Result<Key, Error> {
         if !context.spec.changes() {
-            return existing_key(op, caller, first(context)).await;
+            return existing_key(op, caller, context).await;
         }
         let id = KeyId::parse(first(context)).map_err(malformed("key"))?;
-        op.keys().of(caller.scope()?).get_stored(&id).await?.ok_or_else(Error::not_found)
+        let expected = uid(context)?;
+        let key = op.keys().of(caller.scope()?).get_stored(&id).await?.ok_or_else(Error::not_found)?;
+        expected_only(key, expected)
     }
 }
 
@@ -241,7 +250,7 @@ impl Find<OperationalGuard> for KeyOrPrefixOf {
         context: &RequestContext,
     ) -> Result<KeyOrPrefix, Error> {
         let Some(prefix) = first(context).strip_suffix('*') else {
-            return existing_key(op, caller, first(context)).await.map(KeyOrPrefix::One);
+            return existing_key(op, caller, context).await.map(KeyOrPrefix::One);
         };
         let prefix = KeyId::parse(prefix).map_err(malformed("key"))?.to_string();
         Listing::of(context, prefix).map(KeyOrPrefix::Prefix)
@@ -486,6 +495,6 @@ impl Find<OperationalGuard> for ExistingKeyToUse {
         caller: &Caller,
         context: &RequestContext,
     ) -> Result<Self::Found, Error> {
-        Ok((existing_key(op, caller, first(context)).await?, context.metrics.clone()))
+        Ok((existing_key(op, caller, context).await?, context.metrics.clone()))
     }
 }

@@ -101,6 +101,7 @@ fn operation_id(spec: &Spec) -> String {
 fn parameters(spec: &Spec) -> Vec<Value> {
     let id = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$";
     let user = "^([A-Za-z0-9][A-Za-z0-9_.-]{0,127}~)?[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$";
+    let uid = "^[0-9a-fA-F]{32}$";
     let in_path = |name: &&str| {
         let name = name.trim_matches(['{', '}']);
         let pattern = if name == "user" { user } else { id };
@@ -111,7 +112,9 @@ fn parameters(spec: &Spec) -> Vec<Value> {
         parameters.push(json!({"name": "filter", "in": "query", "schema": {"type": "string"},
             "description": "If present, an Operator's list has only the keys that the Operator may use."}));
         parameters.push(json!({"name": "label", "in": "query", "schema": {"type": "string", "maxLength": 32},
-            "description": "Only keys with exactly this label."}));
+            "description": "Only keys with exactly this label. Casemate only: with * behind it, keys whose labels begin like this."}));
+        parameters.push(json!({"name": "uid", "in": "query", "schema": {"type": "string", "pattern": uid},
+            "description": "Only the key with this uid. Casemate only."}));
         parameters.push(json!({"name": "details", "in": "query", "schema": {"type": "string"},
             "description": "If present, the list has the details of the keys. Casemate only."}));
         parameters.push(json!({"name": "after", "in": "query", "schema": {"type": "string", "pattern": id},
@@ -120,6 +123,11 @@ fn parameters(spec: &Spec) -> Vec<Value> {
         parameters.push(json!({"name": "limit", "in": "query", "schema": number,
             "description": "One page of at most so many keys, with an ETag. If there are more, Link refers to the next page, also \
                 after a page of fewer keys. Casemate only."}));
+    }
+    if spec.path.starts_with("/keys/{key}") && !spec.path.contains("/restrictions") && spec.method != hyper::Method::PUT
+    {
+        parameters.push(json!({"name": "uid", "in": "query", "schema": {"type": "string", "pattern": uid},
+            "description": "Only if the key has this uid, else as if it were not there. Casemate only."}));
     }
     if spec.path == "/audit" {
         for (name, description) in [

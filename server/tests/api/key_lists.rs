@@ -336,6 +336,39 @@ fn keys_are_found_by_label_by_its_beginning_and_by_uid() {
     assert_eq!(found(&other, "?label=web*"), "");
 }
 
+/// Whoever names the uid never meets another key that has got the id.
+#[test]
+fn a_request_for_the_key_of_a_uid_does_not_touch_another_key() {
+    let rig = Rig::operational();
+    let (admin, operator) = (rig.admin(), rig.operator());
+    let uid = || admin.get("/keys/k").is(200).json()["uid"].as_str().unwrap().to_owned();
+    let first = uid();
+    operator.post(&format!("/keys/k/sign?uid={first}"), sign_something()).is(200);
+    admin.get(&format!("/keys/k?uid={first}")).is(200);
+    admin.delete("/keys/k").is(204);
+    admin.put("/keys/k", ed25519()).is(204);
+    admin.content_type("application/octet-stream").put("/keys/k/cert", "a certificate").is(201);
+    admin.put("/keys/k/label", json!({"label": "l"})).is(204);
+    let second = uid();
+    assert_ne!(first, second);
+    let before = admin.get("/keys/k").is(200).body;
+
+    operator.post(&format!("/keys/k/sign?uid={first}"), sign_something()).is(404);
+    operator.get(&format!("/keys/k?uid={first}")).is(404);
+    admin.post(&format!("/keys/k/csr.pem?uid={first}"), json!({"commonName": "k"})).is(404);
+    admin.post(&format!("/keys/k/move?uid={first}"), json!({"newId": "m"})).is(404);
+    admin.delete(&format!("/keys/k/label?uid={first}")).is(404);
+    admin.content_type("application/octet-stream").delete(&format!("/keys/k/cert?uid={first}")).is(404);
+    admin.delete(&format!("/keys/k?uid={first}")).is(404);
+    assert_eq!(admin.get("/keys/k").is(200).body, before);
+    admin.delete("/keys/k?uid=1").is(400);
+
+    operator.post(&format!("/keys/k/sign?uid={second}"), sign_something()).is(200);
+    admin.content_type("application/octet-stream").delete(&format!("/keys/k/cert?uid={second}")).is(204);
+    admin.post(&format!("/keys/k/move?uid={second}"), json!({"newId": "m"})).is(200);
+    admin.delete(&format!("/keys/m?uid={second}")).is(204);
+}
+
 /// More keys than a search looks at.
 #[test]
 fn a_label_that_very_many_keys_have_finds_them_all() {
