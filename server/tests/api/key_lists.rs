@@ -347,7 +347,7 @@ fn a_request_for_the_key_of_a_uid_does_not_touch_another_key() {
     admin.get(&format!("/keys/k?uid={first}")).is(200);
     admin.delete("/keys/k").is(204);
     admin.put("/keys/k", ed25519()).is(204);
-    admin.content_type("application/octet-stream").put("/keys/k/cert", "a certificate").is(201);
+    admin.clone().content_type("application/octet-stream").put("/keys/k/cert", "a certificate").is(201);
     admin.put("/keys/k/label", json!({"label": "l"})).is(204);
     let second = uid();
     assert_ne!(first, second);
@@ -358,13 +358,13 @@ fn a_request_for_the_key_of_a_uid_does_not_touch_another_key() {
     admin.post(&format!("/keys/k/csr.pem?uid={first}"), json!({"commonName": "k"})).is(404);
     admin.post(&format!("/keys/k/move?uid={first}"), json!({"newId": "m"})).is(404);
     admin.delete(&format!("/keys/k/label?uid={first}")).is(404);
-    admin.content_type("application/octet-stream").delete(&format!("/keys/k/cert?uid={first}")).is(404);
+    admin.clone().content_type("application/octet-stream").delete(&format!("/keys/k/cert?uid={first}")).is(404);
     admin.delete(&format!("/keys/k?uid={first}")).is(404);
     assert_eq!(admin.get("/keys/k").is(200).body, before);
     admin.delete("/keys/k?uid=1").is(400);
 
     operator.post(&format!("/keys/k/sign?uid={second}"), sign_something()).is(200);
-    admin.content_type("application/octet-stream").delete(&format!("/keys/k/cert?uid={second}")).is(204);
+    admin.clone().content_type("application/octet-stream").delete(&format!("/keys/k/cert?uid={second}")).is(204);
     admin.post(&format!("/keys/k/move?uid={second}"), json!({"newId": "m"})).is(200);
     admin.delete(&format!("/keys/m?uid={second}")).is(204);
 }
