@@ -3,6 +3,8 @@
 //!
 //! A parser may refuse any input; it must not panic, hang, or accept what it cannot reproduce unchanged.
 
+pub mod pkcs11;
+
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -40,6 +42,8 @@ pub const TARGETS: &[Target] = &[
     ("chain", chain),
     ("datafile", data_file),
     ("logfile", log_file),
+    ("pkcs11", pkcs11::boundary),
+    ("pkcs11config", pkcs11::configuration),
 ];
 
 /// A backup: its frames, and the decrypted contents.

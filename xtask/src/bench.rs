@@ -10,6 +10,7 @@ mod cli;
 mod etcd;
 mod instructions;
 mod load;
+mod pkcs11;
 mod rig;
 
 use std::path::Path;
@@ -78,6 +79,7 @@ const HELP: &str = "\
 cargo xtask bench [--quick] [--no-memory] [ROW…]
 cargo xtask bench instructions
 cargo xtask bench cli [--quick]
+cargo xtask bench pkcs11 [--quick] [--keys N] [PART…]
 cargo xtask bench etcd [--quick] [--keys N] [PART…]
 cargo xtask bench cluster [--quick] [--keys N] [PART…]
 
@@ -86,6 +88,7 @@ cargo xtask bench cluster [--quick] [--keys N] [PART…]
   ROW          only these: RSA-2048, P-256, …
   instructions only the instructions of a P-256 request besides its ECDSA, which do not depend on other load
   cli          the duration of a command of casemate, compared with curl
+  pkcs11       the PKCS#11 module, compared with the client and SoftHSM2: the parts signatures and keys (100,000, or N)
   etcd         a shared store in etcd: the parts signature, creation, keys (a million, or N), revocation,
                failover, partition (as root)
   cluster      members with an etcd of their own: the parts growth (with 0, 100,000 and a million keys, or N) and failover
@@ -100,6 +103,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     }
     match args {
         ["cli", rest @ ..] => return cli::run(rest),
+        ["pkcs11", rest @ ..] => return pkcs11::run(rest),
         [example @ ("etcd" | "cluster"), rest @ ..] => return etcd::run(example, rest),
         _ => {}
     }

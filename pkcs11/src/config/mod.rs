@@ -201,6 +201,24 @@ pub fn load() -> Result<Configuration, ConfigError> {
     load_in(&Environment(&|name| env::var_os(name)))
 }
 
+/// Which form a file has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Our own, TOML.
+    Own,
+    /// `p11nethsm.conf`, YAML.
+    NetHsm,
+}
+
+/// Reads the text of a configuration file where no environment variable is set. `path` is what errors call the file.
+pub fn parse(form: Form, path: &Path, text: &str) -> Result<Configuration, ConfigError> {
+    let nothing = Environment(&|_| None);
+    match form {
+        Form::Own => toml::load(path, text, &nothing),
+        Form::NetHsm => p11nethsm::load(&[(path.to_owned(), Zeroizing::new(text.to_owned()))], &nothing),
+    }
+}
+
 /// Sentences about files of the configuration that people may read or write who should not.
 pub fn warnings(configuration: &Configuration) -> Vec<String> {
     let users = configuration.slots.iter().flat_map(|slot| [&slot.operator, &slot.administrator]).flatten();

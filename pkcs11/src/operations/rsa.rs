@@ -1,12 +1,11 @@
-//! What is done with the public half of an RSA key (RFC 8017), all of it with public numbers. AWS-LC does what it offers; the
-//! operation without padding, which it does not, is computed by `crypto-bigint`.
+//! What is done with the public half of an RSA key (RFC 8017), all of it with public numbers. AWS-LC encrypts. The operation
+//! without padding, which it does not offer, is computed by `crypto-bigint`; signatures are verified with that, since AWS-LC
+//! verifies none by PSS with SHA-1 and SHA-224, and none by keys below 2048 bits.
 
+use aws_lc_rs::digest as lc;
 use aws_lc_rs::rsa::{
     OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OAEP_SHA512_MGF1SHA512, OaepAlgorithm,
     OaepPublicEncryptingKey, Pkcs1PublicEncryptingKey, PublicEncryptingKey,
-};
-use aws_lc_rs::signature::{
-    RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, UnparsedPublicKey,
 };
 use casemate_api::mechanisms::Hash;
 use crypto_bigint::modular::{BoxedMontyForm, BoxedMontyParams};
@@ -58,18 +57,31 @@ impl Public<'_> {
         self.apply(signature) == Some(expected)
     }
 
-    /// Whether `signature` is that of `digest`, padded as PSS does with a salt as long as the digest. `None`: nothing here
-    /// verifies signatures with this hash or by a key of this length.
-    pub(crate) fn verify_pss(&self, hash: Hash, digest: &[u8], signature: &[u8]) -> Option<Result<(), Rv>> {
-        let parameters = pss(hash).filter(|_| self.is_long_enough_for_pss())?;
-        let digest = aws_lc_rs::digest::Digest::import_less_safe(digest, digest::algorithm(hash)?).ok()?;
-        let key = UnparsedPublicKey::new(parameters, self.encoded().ok()?);
-        Some(key.verify_digest(&digest, signature).map_err(|_| Rv(CKR_SIGNATURE_INVALID)))
-    }
-
-    /// Whether signatures by PSS with a key of this length can be verified here.
-    pub(crate) fn is_long_enough_for_pss(&self) -> bool {
-        (2048..=8192).contains(&bits(self.modulus))
+    /// Whether `signature` is that of `digest`, padded as PSS does with a salt as long as the digest (RFC 8017 §9.1.2). `None`:
+    /// the key is too short for this hash, or nothing here computes it.
+    pub(crate) fn verify_pss(&self, hash: Hash, digest: &[u8], signature: &[u8]) -> Option<bool> {
+        let algorithm = digest::algorithm(hash)?;
+        // Of the first byte, as many bits at the left are zero; all eight: it is not part of the message.
+        let bits = bits(self.modulus).checked_sub(1)?;
+        let length = usize::try_from(bits.div_ceil(8)).ok()?;
+        let masked_bytes = length.checked_sub(digest.len() + 1)?;
+        let zeros = masked_bytes.checked_sub(digest.len() + 1)?;
+        let Some(encoded) = self.apply(signature) else { return Some(false) };
+        let (before, encoded) = encoded.split_at_checked(self.modulus.len() - length)?;
+        let (masked, rest) = encoded.split_at_checked(masked_bytes)?;
+        let (found, trailer) = rest.split_at_checked(digest.len())?;
+        let mut block = mgf1(algorithm, found, masked_bytes);
+        block.iter_mut().zip(masked).for_each(|(byte, masked)| *byte ^= masked);
+        let cut = 0xff_u8.checked_shr(u32::try_from(8 * length as u64 - bits).ok()?).unwrap_or(0);
+        let unused = masked.first().is_some_and(|first| first & !cut != 0);
+        block.iter_mut().take(1).for_each(|first| *first &= cut);
+        let (padding, salt) = block.split_at_checked(zeros + 1)?;
+        let mut expected = lc::Context::new(algorithm);
+        [&[0; 8], digest, salt].into_iter().for_each(|part| expected.update(part));
+        let padded =
+            padding.split_last().is_some_and(|(last, zeros)| *last == 1 && zeros.iter().all(|byte| *byte == 0));
+        let framed = before.iter().all(|byte| *byte == 0) && !unused && trailer == [0xbc];
+        Some(framed && padded && expected.finish().as_ref() == found)
     }
 
     /// `message`, padded as PKCS#1 v1.5 does with random bytes, and encrypted.
@@ -107,18 +119,20 @@ impl Public<'_> {
 
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
-/// Whether signatures by PSS with this hash can be verified here.
-pub(crate) fn verifies_pss(hash: Hash) -> bool {
-    pss(hash).is_some()
-}
-
-fn pss(hash: Hash) -> Option<&'static RsaParameters> {
-    match hash {
-        Hash::Sha256 => Some(&RSA_PSS_2048_8192_SHA256),
-        Hash::Sha384 => Some(&RSA_PSS_2048_8192_SHA384),
-        Hash::Sha512 => Some(&RSA_PSS_2048_8192_SHA512),
-        Hash::Md5 | Hash::Sha1 | Hash::Sha224 => None,
+/// The mask of MGF1 (RFC 8017 §B.2.1).
+fn mgf1(algorithm: &'static lc::Algorithm, seed: &[u8], length: usize) -> Vec<u8> {
+    let mut mask = Vec::with_capacity(length + algorithm.output_len());
+    for counter in 0_u32.. {
+        if mask.len() >= length {
+            break;
+        }
+        let mut block = lc::Context::new(algorithm);
+        block.update(seed);
+        block.update(&counter.to_be_bytes());
+        mask.extend_from_slice(block.finish().as_ref());
     }
+    mask.truncate(length);
+    mask
 }
 
 fn oaep(hash: Hash) -> Option<&'static OaepAlgorithm> {
@@ -155,6 +169,11 @@ const fn of_sha2(total: u8, arc: u8, length: u8) -> [u8; 19] {
 
 #[cfg(test)]
 mod tests {
+    use openssl::hash::MessageDigest;
+    use openssl::pkey::PKey;
+    use openssl::rsa::{Padding, Rsa};
+    use openssl::sign::{RsaPssSaltlen, Signer};
+
     use super::*;
 
     /// The numbers of a small key: p = 61, q = 53, e = 17, d = 2753.
@@ -170,9 +189,48 @@ mod tests {
     fn a_key_that_is_too_short_for_pss_is_told_from_a_wrong_signature() {
         let verified = |bytes| {
             let public = Public { modulus: &vec![0xff; bytes], exponent: &[1, 0, 1] };
-            public.verify_pss(Hash::Sha256, &[0; 32], &vec![1; bytes])
+            public.verify_pss(Hash::Sha512, &[0; 64], &vec![1; bytes])
         };
-        assert_eq!(verified(255), None);
-        assert_eq!(verified(256), Some(Err(Rv(CKR_SIGNATURE_INVALID))));
+        assert_eq!(verified(129), None);
+        assert_eq!(verified(130), Some(false));
     }
+
+    /// Moduli of every length from 1040 to 1049 bits: the bits that PSS leaves unused are one to eight, or a byte less.
+    #[test]
+    fn openssl_and_this_agree_about_pss() {
+        for (bits, (hash, of_openssl)) in (1040..1050).zip(HASHES.into_iter().cycle()) {
+            let of_openssl = of_openssl();
+            let rsa = Rsa::generate(bits).unwrap();
+            let (modulus, exponent) = (rsa.n().to_vec(), rsa.e().to_vec());
+            let public = Public { modulus: &modulus, exponent: &exponent };
+            let key = PKey::from_rsa(rsa).unwrap();
+            let sign = |salt: RsaPssSaltlen| {
+                let mut signer = Signer::new(of_openssl, &key).unwrap();
+                signer.set_rsa_padding(Padding::PKCS1_PSS).unwrap();
+                signer.set_rsa_pss_saltlen(salt).unwrap();
+                signer.sign_oneshot_to_vec(b"message").unwrap()
+            };
+            let digest = openssl::hash::hash(of_openssl, b"message").unwrap();
+            let signature = sign(RsaPssSaltlen::DIGEST_LENGTH);
+            assert_eq!(public.verify_pss(hash, &digest, &signature), Some(true), "{bits} {hash:?}");
+            for at in 0..signature.len() {
+                let mut altered = signature.clone();
+                altered[at] ^= 1;
+                assert_eq!(public.verify_pss(hash, &digest, &altered), Some(false), "{bits} {hash:?}");
+            }
+            let other = openssl::hash::hash(of_openssl, b"another").unwrap();
+            assert_eq!(public.verify_pss(hash, &other, &signature), Some(false));
+            // A salt of another length is not what this mechanism makes.
+            let longer = sign(RsaPssSaltlen::custom(digest.len() as i32 - 1));
+            assert_eq!(public.verify_pss(hash, &digest, &longer), Some(false));
+        }
+    }
+
+    const HASHES: [(Hash, fn() -> MessageDigest); 5] = [
+        (Hash::Sha1, MessageDigest::sha1),
+        (Hash::Sha224, MessageDigest::sha224),
+        (Hash::Sha256, MessageDigest::sha256),
+        (Hash::Sha384, MessageDigest::sha384),
+        (Hash::Sha512, MessageDigest::sha512),
+    ];
 }

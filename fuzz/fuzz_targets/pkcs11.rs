@@ -1,0 +1,4 @@
+//! libFuzzer's entry to [`casemate_fuzz::pkcs11::boundary`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| casemate_fuzz::pkcs11::boundary(bytes));
