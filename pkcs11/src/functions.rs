@@ -552,7 +552,7 @@ pub unsafe extern "C" fn C_LoginUser(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_Logout(session: CK_SESSION_HANDLE) -> CK_RV {
-    in_module(|module| login::logout(module, &*module.sessions.get(session)?))
+    in_module(|module| login::logout(&*module.sessions.get(session)?))
 }
 
 // ---- Objects ----------------------------------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ fn passphrase(pin: &[u8]) -> Result<Passphrase, Rv> {
 
 /// A login for one operation. No key asks for it (`CKA_ALWAYS_AUTHENTICATE` is false), but an application may.
 fn confirm(session: &Session, pin: Option<&[u8]>) -> Result<(), Rv> {
-    if !locked(&session.active).uses_a_key() {
+    if !session.active().uses_a_key() {
         return Err(Rv(CKR_OPERATION_NOT_INITIALIZED));
     }
     let slot = &session.slot;
@@ -166,19 +166,19 @@ fn confirm(session: &Session, pin: Option<&[u8]>) -> Result<(), Rv> {
 }
 
 /// `C_Logout`
-pub fn logout(module: &Module, session: &Session) -> Result<(), Rv> {
+pub fn logout(session: &Session) -> Result<(), Rv> {
     let slot = &session.slot;
     let _one_at_a_time = locked(&slot.login);
     if matches!(slot.who(), Who::Nobody) {
         return Err(Rv(CKR_USER_NOT_LOGGED_IN));
     }
-    module.sessions.reset(slot.id());
     forget(slot);
     Ok(())
 }
 
-/// Makes it so that nobody is logged in.
+/// Makes it so that nobody is logged in. Calls that are under way end by themselves.
 pub(crate) fn forget(slot: &Slot) {
+    slot.count_logout();
     let held = slot.held();
     slot.objects.logout(&held.access());
     *slot.who.write().unwrap_or_else(PoisonError::into_inner) = Who::Nobody;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use casemate_api::limits::PKCS11_SESSIONS_MAX;
 use cryptoki_sys::*;
@@ -28,8 +28,8 @@ pub struct Session {
     pub slot: Arc<Slot>,
     /// Whether it was opened with `CKF_RW_SESSION`.
     pub writable: bool,
-    /// What it is in the middle of. A thread that uses the session holds it, as the standard has one call at a time for a session.
-    pub(crate) active: Mutex<Active>,
+    /// See [`Session::active`].
+    active: Mutex<Active>,
 }
 
 impl Sessions {
@@ -51,14 +51,6 @@ impl Sessions {
         let open = self.open();
         let of_slot = || open.values().filter(|session| session.slot.id() == slot);
         (of_slot().count() as CK_ULONG, of_slot().filter(|session| session.writable).count() as CK_ULONG)
-    }
-
-    /// Ends what the sessions of a slot are in the middle of. Those that a call is using notice at their next one.
-    pub(crate) fn reset(&self, slot: CK_SLOT_ID) {
-        let of_slot: Vec<_> = self.open().values().filter(|session| session.slot.id() == slot).cloned().collect();
-        for session in of_slot {
-            locked(&session.active).end_use_of_keys();
-        }
     }
 
     /// Ends all sessions of all slots, and with them the logins.
@@ -129,6 +121,14 @@ pub fn close(module: &Module, handle: CK_SESSION_HANDLE) -> Result<(), Rv> {
 }
 
 impl Session {
+    /// What it is in the middle of. A thread that uses the session holds it, as the standard has one call at a time for a session. What
+    /// was begun before a logout has ended.
+    pub(crate) fn active(&self) -> MutexGuard<'_, Active> {
+        let mut active = locked(&self.active);
+        active.is_of_login(self.slot.logouts());
+        active
+    }
+
     /// `C_GetSessionInfo`
     pub fn info(&self) -> CK_SESSION_INFO {
         let state = match (self.slot.who(), self.writable) {

@@ -1,6 +1,7 @@
 //! Slots: one for each HSM of the configuration, with its client, its objects and who is logged in.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use casemate_api::limits::PASSPHRASE_MAX_BYTES;
@@ -30,11 +31,23 @@ pub struct Slot {
     pub(crate) who: RwLock<Who>,
     /// Held while somebody logs in or out.
     pub(crate) login: Mutex<()>,
+    /// How often somebody has logged out.
+    logouts: AtomicU64,
     /// What public objects are read with before a login, once it has been needed.
     reader: Mutex<Option<Arc<Held>>>,
 }
 
 impl Slot {
+    /// How often somebody has logged out.
+    pub(crate) fn logouts(&self) -> u64 {
+        self.logouts.load(Ordering::SeqCst)
+    }
+
+    /// Somebody logs out: what was begun with keys has ended.
+    pub(crate) fn count_logout(&self) {
+        self.logouts.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// A slot whose HSM is not asked anything yet.
     pub(crate) fn new(id: CK_SLOT_ID, config: SlotConfig) -> Self {
         let SlotConfig { label, description, client, operator, administrator, certificate_format } = config;
@@ -47,6 +60,7 @@ impl Slot {
             client,
             objects: Objects::new(certificate_format),
             who: RwLock::new(Who::Nobody),
+            logouts: AtomicU64::new(0),
             login: Mutex::new(()),
             reader: Mutex::new(None),
         }

@@ -24,6 +24,8 @@ mod verify;
 /// What a session is in the middle of: at most one of each.
 #[derive(Default)]
 pub(crate) struct Active {
+    /// How many logouts there had been when it was begun.
+    logouts: u64,
     pub(crate) find: Option<find::Find>,
     pub(crate) digest: Option<digest::Digest>,
     pub(crate) sign: Option<sign::Sign>,
@@ -33,9 +35,11 @@ pub(crate) struct Active {
 }
 
 impl Active {
-    /// Ends what is done with keys.
-    pub(crate) fn end_use_of_keys(&mut self) {
-        *self = Self { digest: self.digest.take(), ..Self::default() };
+    /// Ends what is done with keys, if somebody has logged out since.
+    pub(crate) fn is_of_login(&mut self, logouts: u64) {
+        if self.logouts != logouts {
+            *self = Self { digest: self.digest.take(), logouts, ..Self::default() };
+        }
     }
 
     /// Whether there is an operation with a key.

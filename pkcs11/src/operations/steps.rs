@@ -6,7 +6,6 @@ use std::sync::Arc;
 use cryptoki_sys::*;
 
 use super::{Mechanism, Produced, decrypt, digest, encrypt, sign, verify};
-use crate::module::locked;
 use crate::objects::Object;
 use crate::rv::Rv;
 use crate::sessions::Session;
@@ -51,51 +50,51 @@ fn key(session: &Session, handle: CK_OBJECT_HANDLE) -> Result<Arc<Object>, Rv> {
 impl Session {
     /// `C_DigestInit`
     pub fn digest_init(&self, mechanism: &Mechanism) -> Result<(), Rv> {
-        begin(&mut locked(&self.active).digest, || digest::Digest::new(mechanism))
+        begin(&mut self.active().digest, || digest::Digest::new(mechanism))
     }
 
     /// `C_Digest`
     pub fn digest(&self, data: &[u8], room: Option<usize>) -> Result<Produced, Rv> {
-        end(&mut locked(&self.active).digest, |digest| digest.all(data, room))
+        end(&mut self.active().digest, |digest| digest.all(data, room))
     }
 
     /// `C_DigestUpdate`
     pub fn digest_update(&self, part: &[u8]) -> Result<(), Rv> {
-        go_on(&mut locked(&self.active).digest, |digest| digest.update(part))
+        go_on(&mut self.active().digest, |digest| digest.update(part))
     }
 
     /// `C_DigestKey`: of a secret that is an object of the module.
     pub fn digest_key(&self, handle: CK_OBJECT_HANDLE) -> Result<(), Rv> {
         let key = key(self, handle)?;
-        go_on(&mut locked(&self.active).digest, |digest| digest.update(key.secret().ok_or(Rv(CKR_KEY_INDIGESTIBLE))?))
+        go_on(&mut self.active().digest, |digest| digest.update(key.secret().ok_or(Rv(CKR_KEY_INDIGESTIBLE))?))
     }
 
     /// `C_DigestFinal`
     pub fn digest_final(&self, room: Option<usize>) -> Result<Produced, Rv> {
-        end(&mut locked(&self.active).digest, |digest| digest.finish(room))
+        end(&mut self.active().digest, |digest| digest.finish(room))
     }
 
     /// `C_SignInit`
     pub fn sign_init(&self, mechanism: &Mechanism, handle: CK_OBJECT_HANDLE) -> Result<(), Rv> {
         let key = key(self, handle)?;
-        begin(&mut locked(&self.active).sign, || sign::Sign::new(&key, mechanism))
+        begin(&mut self.active().sign, || sign::Sign::new(&key, mechanism))
     }
 
     /// `C_Sign`
     pub fn sign(&self, data: &[u8], room: Option<usize>) -> Result<Produced, Rv> {
         let held = self.slot.held();
-        end(&mut locked(&self.active).sign, |sign| sign.all(data, room, held.operator.as_ref()))
+        end(&mut self.active().sign, |sign| sign.all(data, room, held.operator.as_ref()))
     }
 
     /// `C_SignUpdate`
     pub fn sign_update(&self, part: &[u8]) -> Result<(), Rv> {
-        go_on(&mut locked(&self.active).sign, |sign| sign.update(part))
+        go_on(&mut self.active().sign, |sign| sign.update(part))
     }
 
     /// `C_SignFinal`
     pub fn sign_final(&self, room: Option<usize>) -> Result<Produced, Rv> {
         let held = self.slot.held();
-        end(&mut locked(&self.active).sign, |sign| sign.finish(room, held.operator.as_ref()))
+        end(&mut self.active().sign, |sign| sign.finish(room, held.operator.as_ref()))
     }
 
     /// `C_VerifyInit`, and `C_VerifySignatureInit` with the signature.
@@ -106,7 +105,7 @@ impl Session {
         signature: Option<&[u8]>,
     ) -> Result<(), Rv> {
         let key = key(self, handle)?;
-        begin(&mut locked(&self.active).verify, || {
+        begin(&mut self.active().verify, || {
             let mut verify = verify::Verify::new(&key, mechanism)?;
             verify.signature = signature.map(<[u8]>::to_vec);
             Ok(verify)
@@ -121,7 +120,7 @@ impl Session {
 
     /// `C_VerifyUpdate`
     pub fn verify_update(&self, part: &[u8]) -> Result<(), Rv> {
-        go_on(&mut locked(&self.active).verify, |verify| verify.update(part))
+        go_on(&mut self.active().verify, |verify| verify.update(part))
     }
 
     /// `C_VerifyFinal`, and `C_VerifySignatureFinal` without the signature.
@@ -132,7 +131,7 @@ impl Session {
 
     /// The operation, which ends, and its signature.
     fn verifying(&self, signature: Option<&[u8]>) -> Result<(verify::Verify, Vec<u8>), Rv> {
-        let mut active = locked(&self.active);
+        let mut active = self.active();
         let mut verify = active.verify.take().ok_or(Rv(CKR_OPERATION_NOT_INITIALIZED))?;
         match (signature, verify.signature.take()) {
             (Some(signature), None) => Ok((verify, signature.to_vec())),
@@ -144,53 +143,53 @@ impl Session {
     /// `C_EncryptInit`
     pub fn encrypt_init(&self, mechanism: &Mechanism, handle: CK_OBJECT_HANDLE) -> Result<(), Rv> {
         let key = key(self, handle)?;
-        begin(&mut locked(&self.active).encrypt, || encrypt::Encrypt::new(&key, mechanism))
+        begin(&mut self.active().encrypt, || encrypt::Encrypt::new(&key, mechanism))
     }
 
     /// `C_Encrypt`
     pub fn encrypt(&self, data: &[u8], room: Option<usize>) -> Result<Produced, Rv> {
         let held = self.slot.held();
-        end(&mut locked(&self.active).encrypt, |encrypt| encrypt.all(data, room, held.operator.as_ref()))
+        end(&mut self.active().encrypt, |encrypt| encrypt.all(data, room, held.operator.as_ref()))
     }
 
     /// `C_EncryptUpdate`
     pub fn encrypt_update(&self, part: &[u8], room: Option<usize>) -> Result<Produced, Rv> {
         let held = self.slot.held();
-        go_on(&mut locked(&self.active).encrypt, |encrypt| encrypt.update(part, room, held.operator.as_ref()))
+        go_on(&mut self.active().encrypt, |encrypt| encrypt.update(part, room, held.operator.as_ref()))
     }
 
     /// `C_EncryptFinal`
     pub fn encrypt_final(&self, room: Option<usize>) -> Result<Produced, Rv> {
         let held = self.slot.held();
-        end(&mut locked(&self.active).encrypt, |encrypt| encrypt.finish(room, held.operator.as_ref()))
+        end(&mut self.active().encrypt, |encrypt| encrypt.finish(room, held.operator.as_ref()))
     }
 
     /// `C_DecryptInit`
     pub fn decrypt_init(&self, mechanism: &Mechanism, handle: CK_OBJECT_HANDLE) -> Result<(), Rv> {
         let key = key(self, handle)?;
-        begin(&mut locked(&self.active).decrypt, || decrypt::Decrypt::new(&key, mechanism))
+        begin(&mut self.active().decrypt, || decrypt::Decrypt::new(&key, mechanism))
     }
 
     /// `C_Decrypt`
     pub fn decrypt(&self, data: &[u8], room: Option<usize>) -> Result<Produced, Rv> {
         let held = self.slot.held();
-        end(&mut locked(&self.active).decrypt, |decrypt| decrypt.all(data, room, held.operator.as_ref()))
+        end(&mut self.active().decrypt, |decrypt| decrypt.all(data, room, held.operator.as_ref()))
     }
 
     /// `C_DecryptUpdate`
     pub fn decrypt_update(&self, part: &[u8], room: Option<usize>) -> Result<Produced, Rv> {
         let held = self.slot.held();
-        go_on(&mut locked(&self.active).decrypt, |decrypt| decrypt.update(part, room, held.operator.as_ref()))
+        go_on(&mut self.active().decrypt, |decrypt| decrypt.update(part, room, held.operator.as_ref()))
     }
 
     /// `C_DecryptFinal`
     pub fn decrypt_final(&self, room: Option<usize>) -> Result<Produced, Rv> {
         let held = self.slot.held();
-        end(&mut locked(&self.active).decrypt, |decrypt| decrypt.finish(room, held.operator.as_ref()))
+        end(&mut self.active().decrypt, |decrypt| decrypt.finish(room, held.operator.as_ref()))
     }
 
     /// `C_SessionCancel`
     pub fn cancel(&self, flags: CK_FLAGS) -> Result<(), Rv> {
-        locked(&self.active).cancel(flags)
+        self.active().cancel(flags)
     }
 }

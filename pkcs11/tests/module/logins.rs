@@ -228,6 +228,36 @@ fn a_passphrase_that_is_configured_is_not_changed() {
     session.login(UserType::User, Some(&pin(OPERATOR))).unwrap();
 }
 
+/// A call of another session that is under way ends by itself.
+#[test]
+fn a_logout_waits_for_no_other_session() {
+    if !inside() {
+        return Rig::new(Passphrases::Both).run_again("logins::a_logout_waits_for_no_other_session");
+    }
+    let pkcs11 = initialized();
+    // How long a key takes to make is a matter of luck.
+    let was_first = (0..20).any(|n| {
+        let (ours, other) = (session(&pkcs11), session(&pkcs11));
+        ours.login(UserType::User, None).unwrap();
+        let (begun, begins) = std::sync::mpsc::channel();
+        let generating = thread::spawn(move || {
+            let public = [Attribute::ModulusBits(4096.into()), Attribute::Token(true)];
+            begun.send(()).unwrap();
+            let private = [Attribute::Id(format!("rsa{n}").into_bytes()), Attribute::Token(true)];
+            // If the logout came before it, it is refused.
+            drop(other.generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &public, &private));
+        });
+        begins.recv().unwrap();
+        thread::sleep(std::time::Duration::from_millis(50));
+        ours.logout().unwrap();
+        let was_first = !generating.is_finished();
+        assert_eq!(state(&ours), SessionState::RwPublic);
+        generating.join().unwrap();
+        was_first
+    });
+    assert!(was_first, "it has waited twenty times");
+}
+
 /// Of the crate that is linked, since `cryptoki` cannot log in by a name.
 #[test]
 fn who_logs_in_by_a_name_stays_that_user() {
@@ -256,6 +286,6 @@ fn who_logs_in_by_a_name_stays_that_user() {
     let found = find::next(&session, 9).unwrap();
     assert!(session.set(found[0], &label).is_err());
     login::set_pin(&session, b"passphrase of Alice", b"another of Alice").unwrap();
-    login::logout(&module, &session).unwrap();
+    login::logout(&session).unwrap();
     as_alice("another of Alice").unwrap();
 }
