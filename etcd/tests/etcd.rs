@@ -400,8 +400,10 @@ async fn a_write_waits_less_long_for_its_answer_than_the_whole_call_may_take() {
     let silent = follower(&client(&etcd), &etcd).await;
     let mut endpoints = addresses(&etcd);
     endpoints.swap(0, silent);
+    let first = endpoints[0].clone();
     let client = Client::new(Settings { endpoints, ..settings(&etcd) }).unwrap();
-    write(&client, "k", "1").await;
+    // Connected, and still the first: a call that it answers late would put it last.
+    client.status_of(&first).await.unwrap();
     etcd.pause(silent);
     let Err(Error::Unknown(why)) = client.txn(only(vec![put("k", "2", 0)])).await else { panic!("it was answered") };
     let waited_ms = why.split_once("no answer within ").unwrap().1.split_once(" ms").unwrap().0;
