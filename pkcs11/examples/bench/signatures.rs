@@ -1,5 +1,5 @@
-//! Signatures a second. All three sides take turns within a row, so that other work on the machine slows all of them; what
-//! counts is the ratio of the windows beside each other.
+//! Signatures a second. All three sides take turns in short windows, so that other work on the machine slows all of them; what
+//! counts is the ratio.
 
 use std::env;
 use std::fs;
@@ -56,12 +56,30 @@ enum Side {
     Client(Server),
 }
 
-/// What a window has shown.
+/// What windows of one side have shown together.
 #[derive(Clone, Copy, Default)]
-struct Window {
-    per_second: f64,
-    /// CPU time of this process per signature, in microseconds.
-    cpu_us: f64,
+struct Total {
+    signatures: u32,
+    took: Duration,
+    /// CPU time of this process.
+    cpu: Duration,
+}
+
+impl Total {
+    fn add(&mut self, other: Total) {
+        self.signatures += other.signatures;
+        self.took += other.took;
+        self.cpu += other.cpu;
+    }
+
+    fn per_second(&self) -> f64 {
+        f64::from(self.signatures) / self.took.as_secs_f64()
+    }
+
+    /// For each signature, in microseconds.
+    fn cpu_us(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / f64::from(self.signatures)
+    }
 }
 
 pub(crate) fn measure(address: &str, pin: &str, windows: usize, window: Duration) {
@@ -69,9 +87,9 @@ pub(crate) fn measure(address: &str, pin: &str, windows: usize, window: Duration
     let (slot, session) = crate::logged_in(&ours, pin);
     let soft = soft_hsm();
     println!(
-        "| key | threads | module: signatures/s | client alone | module by client | SoftHSM2 | CPU µs: module, client |"
+        "| key | threads | module: signatures/s | client alone | module by client | by CPU | CPU µs each | SoftHSM2 |"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     for row in ROWS {
         let id = Attribute::Id(row.name.as_bytes().to_vec());
         let template = [Attribute::Class(ObjectClass::PRIVATE_KEY), id];
@@ -88,42 +106,37 @@ pub(crate) fn measure(address: &str, pin: &str, windows: usize, window: Duration
 }
 
 /// The windows of each side, which take turns.
-fn turns(row: &Row, sides: &[Side; 3], threads: usize, windows: usize, window: Duration) -> [Vec<Window>; 3] {
+fn turns(row: &Row, sides: &[Side; 3], threads: usize, windows: usize, window: Duration) -> [Total; 3] {
     // Warm: there are connections for all threads.
     for side in sides {
-        run(row, side, threads, window / 4);
+        run(row, side, threads, window);
     }
-    let mut results = [const { Vec::new() }; 3];
+    let mut totals = [Total::default(); 3];
     for _ in 0..windows {
-        for (side, results) in sides.iter().zip(&mut results) {
-            results.push(run(row, side, threads, window));
+        for (side, total) in sides.iter().zip(&mut totals) {
+            total.add(run(row, side, threads, window));
         }
     }
-    results
+    totals
 }
 
-fn print(row: &Row, threads: usize, [module, client, soft]: &[Vec<Window>; 3]) {
-    let middle = |mut values: Vec<f64>| {
-        values.sort_unstable_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or_default()
-    };
-    let rate = |windows: &[Window]| middle(windows.iter().map(|window| window.per_second).collect());
-    let cpu = |windows: &[Window]| middle(windows.iter().map(|window| window.cpu_us).collect());
-    let ratios = module.iter().zip(client).map(|(module, client)| module.per_second / client.per_second);
+fn print(row: &Row, threads: usize, [module, client, soft]: &[Total; 3]) {
+    let percent = |of_module: f64, of_client: f64| 100.0 * of_module / of_client;
     println!(
-        "| {} | {threads} | {:.0} | {:.0} | {:.0} % | {:.0} | {:.0}, {:.0} |",
+        "| {} | {threads} | {:.0} | {:.0} | {:.0} % | {:.0} % | {:.0}, {:.0} | {:.0} |",
         row.name,
-        rate(module),
-        rate(client),
-        100.0 * middle(ratios.collect()),
-        rate(soft),
-        cpu(module),
-        cpu(client),
+        module.per_second(),
+        client.per_second(),
+        percent(module.per_second(), client.per_second()),
+        percent(client.cpu_us(), module.cpu_us()),
+        module.cpu_us(),
+        client.cpu_us(),
+        soft.per_second(),
     );
 }
 
 /// One window.
-fn run(row: &Row, side: &Side, threads: usize, window: Duration) -> Window {
+fn run(row: &Row, side: &Side, threads: usize, window: Duration) -> Total {
     let (ready, over) = (Barrier::new(threads + 1), AtomicBool::new(false));
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| sign(row, side, &ready, &over))).collect();
@@ -131,15 +144,15 @@ fn run(row: &Row, side: &Side, threads: usize, window: Duration) -> Window {
         let (begun, cpu) = (Instant::now(), cpu_time());
         thread::sleep(window);
         over.store(true, Ordering::Relaxed);
-        let signatures: u32 = workers.into_iter().map(|worker| worker.join().unwrap()).sum();
-        let (took, cpu) = (begun.elapsed(), cpu_time() - cpu);
-        let signatures = f64::from(signatures);
-        Window { per_second: signatures / took.as_secs_f64(), cpu_us: cpu.as_secs_f64() * 1e6 / signatures }
+        let done: Vec<(u32, Instant)> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+        let ended = done.iter().map(|(_, ended)| *ended).max().unwrap_or(begun);
+        let signatures = done.iter().map(|(signatures, _)| signatures).sum();
+        Total { signatures, took: ended - begun, cpu: cpu_time() - cpu }
     })
 }
 
-/// Signs until it is over, and tells how often.
-fn sign(row: &Row, side: &Side, ready: &Barrier, over: &AtomicBool) -> u32 {
+/// Signs until it is over, and tells how often, and when the last signature was there.
+fn sign(row: &Row, side: &Side, ready: &Barrier, over: &AtomicBool) -> (u32, Instant) {
     let message = row.message();
     let repeat = |sign: &mut dyn FnMut()| {
         ready.wait();
@@ -148,7 +161,7 @@ fn sign(row: &Row, side: &Side, ready: &Barrier, over: &AtomicBool) -> u32 {
             sign();
             count += 1;
         }
-        count
+        (count, Instant::now())
     };
     match side {
         Side::Module { module, slot, key } => {
