@@ -87,6 +87,7 @@ const PACKAGES: &[Package] = &[
         what_for: "the programs of the PKCS#11 module with another one",
         present: || succeeds("sh", &["-c", "command -v softhsm2-util"]),
     },
+    VALGRIND,
     Package { name: "python3", what_for: "real clients", present: || succeeds("python3", &["--version"]) },
     Package {
         name: "python3-venv",
@@ -108,7 +109,7 @@ const FOR_BENCHMARKS: &[Package] = &[
 
 const VALGRIND: Package = Package {
     name: "valgrind",
-    what_for: "callgrind: counting instructions",
+    what_for: "leaks of the PKCS#11 module; counting instructions in the benchmark",
     present: || succeeds("valgrind", &["--version"]),
 };
 
