@@ -98,6 +98,7 @@ const PACKAGES: &[Package] = &[
         present: || succeeds("sh", &["-c", "command -v ods-hsmutil"]),
     },
     GO,
+    VALGRIND,
     Package { name: "python3", what_for: "real clients", present: || succeeds("python3", &["--version"]) },
     Package {
         name: "python3-venv",
@@ -119,7 +120,7 @@ const FOR_BENCHMARKS: &[Package] = &[
 
 const VALGRIND: Package = Package {
     name: "valgrind",
-    what_for: "callgrind: counting instructions",
+    what_for: "leaks of the PKCS#11 module; counting instructions in the benchmark",
     present: || succeeds("valgrind", &["--version"]),
 };
 

@@ -23,6 +23,8 @@ static word chance(word below) {
 
 static word sessions[4], objects[6];
 static unsigned char in[4096], out[70000];
+/* For structures: their padding has no value, so it must not become the value of an attribute. */
+static word info[64];
 static word lengths[8];
 
 static word any_of(const word *words, word count) {
@@ -177,7 +179,7 @@ static void push_generated(void) {
 static const struct {
     const char *name, *takes;
 } functions[] = {
-    {"C_GetSlotInfo", "l o"}, {"C_GetMechanismInfo", "l f p"}, {"C_GetMechanismList", "l A"}, {"C_GetSlotList", "f A"},
+    {"C_GetSlotInfo", "l p"}, {"C_GetMechanismInfo", "l f p"}, {"C_GetMechanismList", "l A"}, {"C_GetSlotList", "f A"},
     {"C_OpenSession", "l f z z S"}, {"C_CloseSession", "s"}, {"C_GetSessionInfo", "s p"}, {"C_GetTokenInfo", "l p"},
     {"C_Login", "s f b"}, {"C_LoginUser", "s f b b"}, {"C_Logout", "s"}, {"C_SessionCancel", "s f"}, {"C_SetPIN", "s b b"},
     {"C_InitPIN", "s b"}, {"C_CreateObject", "s t H"}, {"C_CreateObject", "s t H"}, {"C_CreateObject", "s t H"},
@@ -207,7 +209,7 @@ static word call(any function, const char *takes, word **handle) {
         case 's': push(chance(20) ? any_of(sessions, COUNT(sessions)) : chance(1000)); break;
         case 'k': push(chance(20) ? any_of(objects, COUNT(objects)) : chance(1000)); break;
         case 'f': push(chance(4) ? chance(8) : any_of(kinds, COUNT(kinds))); break;
-        case 'p': push(chance(16) ? (word)out : 0); break;
+        case 'p': push(chance(16) ? (word)info : 0); break;
         case 'b': push_bytes(); break;
         case 'o': push_out(); break;
         case 'm': push_mechanism(); break;

@@ -6,6 +6,7 @@
 mod boundary;
 mod failures;
 mod harness;
+mod leaks;
 mod lifecycle;
 mod logins;
 mod mechanisms;
