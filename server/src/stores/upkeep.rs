@@ -30,7 +30,7 @@ pub(super) async fn keep_looking(etcd: Weak<Running>) {
         let endpoint = etcd.member.endpoint();
         let database = Database { client: &client, endpoint: &endpoint, defragments: &etcd.defragments };
         if let Err(error) = database.look_after(SystemClock::new().wall()).await {
-            tracing::warn!(%error, "the database of etcd could not be looked after; this is tried again");
+            tracing::debug!(%error, "the database of etcd could not be looked after; this is tried again");
         }
     }
 }
