@@ -178,10 +178,11 @@ pub fn logout(session: &Session) -> Result<(), Rv> {
 
 /// Makes it so that nobody is logged in. Calls that are under way end by themselves.
 pub(crate) fn forget(slot: &Slot) {
-    slot.count_logout();
     let held = slot.held();
-    slot.objects.logout(&held.access());
+    // First of all, so that nothing is begun while the server deletes what ends with the login.
     *slot.who.write().unwrap_or_else(PoisonError::into_inner) = Who::Nobody;
+    slot.count_logout();
+    slot.objects.logout(&held.access());
 }
 
 /// `C_SetPIN`: another passphrase for whoever is logged in, or for the user.

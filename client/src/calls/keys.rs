@@ -20,7 +20,11 @@ use crate::retry::Repeat;
 use crate::session::Session;
 
 /// Calls of `/keys`, for the keys of the user's namespace.
-pub struct Keys<'a>(&'a Session, Option<&'a str>);
+pub struct Keys<'a> {
+    session: &'a Session,
+    /// The uid that the key has to have.
+    uid: Option<&'a str>,
+}
 
 /// Which keys are listed.
 #[derive(Clone, Debug, Default)]
@@ -105,7 +109,7 @@ impl KeyFilter {
 impl Session {
     /// Calls of `/keys`.
     pub fn keys(&self) -> Keys<'_> {
-        Keys(self, None)
+        Keys { session: self, uid: None }
     }
 }
 
@@ -113,24 +117,24 @@ impl<'a> Keys<'a> {
     /// Only if the key has this uid: reading, using, renaming or deleting it, and deleting its certificate or label, is otherwise
     /// [`Error::NotFound`]. A Casemate only; `None`, and a NetHSM: whatever key has the id.
     pub fn expecting(self, uid: Option<&'a str>) -> Keys<'a> {
-        Keys(self.0, uid)
+        Keys { uid, ..self }
     }
 
     fn expected(&self) -> String {
-        self.1.map(|uid| format!("?uid={}", quoted(uid))).unwrap_or_default()
+        self.uid.map(|uid| format!("?uid={}", quoted(uid))).unwrap_or_default()
     }
 }
 
 impl Keys<'_> {
     /// `GET /keys`, sorted.
     pub fn list(&self, filter: &KeyFilter) -> Result<Vec<KeyItem>, Error> {
-        self.0.get_json(&filter.path(&[]))
+        self.session.get_json(&filter.path(&[]))
     }
 
     /// `GET /keys?details`, page by page, with at most `limit` keys ([`KeyPageRequest::LIMITS`]) each. A Casemate only: a NetHSM knows
     /// neither details nor pages, and its answer is [`Error::Garbled`].
     pub fn list_details(&self, filter: &KeyFilter, limit: usize) -> KeyPages<'_> {
-        KeyPages { keys: Keys(self.0, None), filter: filter.clone(), limit, after: Some(None) }
+        KeyPages { keys: Keys { session: self.session, uid: None }, filter: filter.clone(), limit, after: Some(None) }
     }
 
     /// One page of [`Keys::list_details`]; `None`: it is as it was when it had the ETag that is known.
@@ -138,7 +142,7 @@ impl Keys<'_> {
         let after = page.after.map(|after| format!("after={after}"));
         let query: Vec<_> = ["details".to_owned(), format!("limit={}", page.limit)].into_iter().chain(after).collect();
         let path = filter.path(&query);
-        let reply = self.0.run(Request { if_none_match: page.known, ..Request::get(&path) })?;
+        let reply = self.session.run(Request { if_none_match: page.known, ..Request::get(&path) })?;
         if reply.status == 304 {
             return Ok(None);
         }
@@ -149,52 +153,52 @@ impl Keys<'_> {
 
     /// `POST /keys/generate`. If the answer is lost, an id of your choice tells whether the key was created.
     pub fn generate(&self, key: &GenerateKey) -> Result<Created, Error> {
-        self.0.post_json("/keys/generate", key, Repeat::IfNotStarted)
+        self.session.post_json("/keys/generate", key, Repeat::IfNotStarted)
     }
 
     /// `POST /keys`: the HSM chooses the id.
     pub fn import(&self, key: &ImportKey) -> Result<Created, Error> {
-        self.0.post_json("/keys", key, Repeat::IfNotStarted)
+        self.session.post_json("/keys", key, Repeat::IfNotStarted)
     }
 
     /// `PUT /keys/{key}`
     pub fn import_as(&self, id: &KeyId, key: &ImportKey) -> Result<(), Error> {
-        self.0.put_json(&format!("/keys/{id}"), key).map(drop)
+        self.session.put_json(&format!("/keys/{id}"), key).map(drop)
     }
 
     /// `POST /keys` of a private key in PEM: the HSM chooses the id.
     pub fn import_pem(&self, arguments: &ImportArguments, pem: &str) -> Result<Created, Error> {
         let (content_type, body) = form(arguments, "key_file", pem.as_bytes())?;
-        self.0.run(Request::change(&Method::POST, "/keys").with_body(&content_type, body.as_slice()))?.json()
+        self.session.run(Request::change(&Method::POST, "/keys").with_body(&content_type, body.as_slice()))?.json()
     }
 
     /// `PUT /keys/{key}` of a private key in PEM.
     pub fn import_pem_as(&self, id: &KeyId, arguments: &ImportArguments, pem: &str) -> Result<(), Error> {
         let (content_type, body) = form(arguments, "key_file", pem.as_bytes())?;
-        self.0
+        self.session
             .run(Request::change(&Method::PUT, &format!("/keys/{id}")).with_body(&content_type, body.as_slice()))
             .map(drop)
     }
 
     /// `GET /keys/{key}`
     pub fn read(&self, id: &KeyId) -> Result<Key, Error> {
-        self.0.get_json(&format!("/keys/{id}{}", self.expected()))
+        self.session.get_json(&format!("/keys/{id}{}", self.expected()))
     }
 
     /// `DELETE /keys/{key}`, with its certificate.
     pub fn delete(&self, id: &KeyId) -> Result<(), Error> {
-        self.0.delete(&format!("/keys/{id}{}", self.expected()))
+        self.session.delete(&format!("/keys/{id}{}", self.expected()))
     }
 
     /// `GET /keys/{key}/public.pem`
     pub fn public_pem(&self, id: &KeyId) -> Result<String, Error> {
-        self.0.run(Request::get(&format!("/keys/{id}/public.pem")).accepting(PEM))?.text()
+        self.session.run(Request::get(&format!("/keys/{id}/public.pem{}", self.expected())).accepting(PEM))?.text()
     }
 
     /// `POST /keys/{key}/csr.pem`: a certificate signing request.
     pub fn csr(&self, id: &KeyId, subject: &DistinguishedName) -> Result<String, Error> {
-        let (path, body) = (format!("/keys/{id}/csr.pem"), to_json(subject)?);
-        self.0
+        let (path, body) = (format!("/keys/{id}/csr.pem{}", self.expected()), to_json(subject)?);
+        self.session
             .run(Request::change(&Method::POST, &path).repeatable().with_body(JSON, body.as_slice()).accepting(PEM))?
             .text()
     }
@@ -216,7 +220,7 @@ impl Keys<'_> {
 
     /// `GET /keys/{key}/cert`; `None` if the key has no certificate or does not exist.
     pub fn certificate(&self, id: &KeyId) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
-        match self.0.get_bytes(&format!("/keys/{id}/cert{}", self.expected()), OCTETS) {
+        match self.session.get_bytes(&format!("/keys/{id}/cert{}", self.expected()), OCTETS) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(why) => Err(why),
@@ -225,38 +229,38 @@ impl Keys<'_> {
 
     /// `PUT /keys/{key}/cert`: any bytes, at most 1 MiB. Refused if there is a certificate already.
     pub fn set_certificate(&self, id: &KeyId, bytes: &[u8]) -> Result<(), Error> {
-        self.0.put(&format!("/keys/{id}/cert"), OCTETS, bytes).map(drop)
+        self.session.put(&format!("/keys/{id}/cert"), OCTETS, bytes).map(drop)
     }
 
     /// `DELETE /keys/{key}/cert`
     pub fn delete_certificate(&self, id: &KeyId) -> Result<(), Error> {
-        self.0.delete(&format!("/keys/{id}/cert{}", self.expected()))
+        self.session.delete(&format!("/keys/{id}/cert{}", self.expected()))
     }
 
     /// `PUT /keys/{key}/label`: at most 32 bytes; an empty label removes it.
     pub fn set_label(&self, id: &KeyId, label: &str) -> Result<Changed, Error> {
-        self.0.put_json(&format!("/keys/{id}/label"), &SetLabel { label: label.into() })
+        self.session.put_json(&format!("/keys/{id}/label"), &SetLabel { label: label.into() })
     }
 
     /// `DELETE /keys/{key}/label`
     pub fn delete_label(&self, id: &KeyId) -> Result<(), Error> {
-        self.0.delete(&format!("/keys/{id}/label{}", self.expected()))
+        self.session.delete(&format!("/keys/{id}/label{}", self.expected()))
     }
 
     /// `POST /keys/{key}/move`: gives the key another id.
     pub fn rename(&self, id: &KeyId, new_id: &KeyId) -> Result<Created, Error> {
         let body = MoveKey { new_id: new_id.as_str().into() };
-        self.0.post_json(&format!("/keys/{id}/move{}", self.expected()), &body, Repeat::IfNotStarted)
+        self.session.post_json(&format!("/keys/{id}/move{}", self.expected()), &body, Repeat::IfNotStarted)
     }
 
     /// `PUT /keys/{key}/restrictions/tags/{tag}`
     pub fn add_tag(&self, id: &KeyId, tag: &Tag) -> Result<Changed, Error> {
-        self.0.put(&format!("/keys/{id}/restrictions/tags/{tag}"), JSON, b"")
+        self.session.put(&format!("/keys/{id}/restrictions/tags/{tag}"), JSON, b"")
     }
 
     /// `DELETE /keys/{key}/restrictions/tags/{tag}`
     pub fn remove_tag(&self, id: &KeyId, tag: &Tag) -> Result<(), Error> {
-        self.0.delete(&format!("/keys/{id}/restrictions/tags/{tag}"))
+        self.session.delete(&format!("/keys/{id}/restrictions/tags/{tag}"))
     }
 
     fn use_key<T: serde::de::DeserializeOwned>(
@@ -265,7 +269,7 @@ impl Keys<'_> {
         operation: &str,
         request: &impl Serialize,
     ) -> Result<T, Error> {
-        self.0.post_json(&format!("/keys/{id}/{operation}{}", self.expected()), request, Repeat::Freely)
+        self.session.post_json(&format!("/keys/{id}/{operation}{}", self.expected()), request, Repeat::Freely)
     }
 }
 

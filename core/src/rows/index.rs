@@ -174,7 +174,7 @@ impl KeyIndex {
 
     /// The row of the uid of a key.
     pub fn id_of(&self, key: KeyRef) -> RowPath<IdOfUid> {
-        RowPath::new(self.generation, &[&key.namespace.to_be_bytes(), &key.uid])
+        id_path(self.generation, key)
     }
 
     /// The row of the label of a key, if that has one.
@@ -239,6 +239,10 @@ impl KeyIndex {
     }
 }
 
+fn id_path(generation: Generation, key: KeyRef) -> RowPath<IdOfUid> {
+    RowPath::new(generation, &[&key.namespace.to_be_bytes(), &key.uid])
+}
+
 fn label_path(generation: Generation, key: KeyRef, tags: &TagKey, label: &str) -> RowPath<Labelled> {
     RowPath::new(generation, &[&key.namespace.to_be_bytes(), &tags.tag(key.namespace, label), &key.uid])
 }
@@ -264,8 +268,7 @@ impl IndexRows {
         (id, label): (KeyId, &str),
         rng: &dyn Rng,
     ) -> Vec<SealedRow> {
-        let path = RowPath::new(generation, &[&key.namespace.to_be_bytes(), &key.uid]);
-        let uid = self.uids.seal(&path, Revision::default(), &IdOfUid(id), rng);
+        let uid = self.uids.seal(&id_path(generation, key), Revision::default(), &IdOfUid(id), rng);
         let labelled = (!label.is_empty()).then(|| {
             let path = label_path(generation, key, &self.tags, label);
             self.labels.seal(&path, Revision::default(), &Labelled, rng)

@@ -81,7 +81,7 @@ impl<R: Record> RowPath<R> {
     }
 
     /// Types a path that a table found among its own rows.
-    pub(crate) fn found(path: Path) -> Self {
+    pub(super) fn found(path: Path) -> Self {
         Self { path, record: PhantomData }
     }
 

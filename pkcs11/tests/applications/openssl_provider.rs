@@ -5,7 +5,7 @@ use std::process::{Child, Command};
 use casemate_testkit::{OPERATOR, free_port};
 
 use crate::harness::{Passphrases, Rig, module};
-use crate::{printed, shell};
+use crate::{VERIFIED_BY_OPENSSL, printed, shell};
 
 /// An HSM with the keys `k01` to `k04`, and `openssl.cnf` for the provider.
 pub(crate) fn rig() -> Rig {
@@ -39,15 +39,9 @@ fn openssl_signs_and_decrypts_by_its_provider() {
         openssl req -new -key \"$key\" -subj /CN=web.example -out kID.csr
         openssl req -x509 -key \"$key\" -subj /CN=web.example -days 2 -out kID.crt
         openssl dgst -sha256 -sign \"$key\" -out kID.sig template
-        openssl cms -sign -nodetach -inkey \"$key\" -signer kID.crt -binary -in template -outform DER -out kID.cms
-        unset OPENSSL_CONF
-        openssl req -in kID.csr -verify -noout
-        openssl x509 -in kID.crt -pubkey -noout > kID.pub
-        openssl dgst -sha256 -verify kID.pub -signature kID.sig template
-        openssl cms -verify -in kID.cms -inform DER -CAfile kID.crt -purpose any -binary -out kID.out
-        cmp kID.out template";
+        openssl cms -sign -nodetach -inkey \"$key\" -signer kID.crt -binary -in template -outform DER -out kID.cms";
     for id in ["01", "02", "03", "04"] {
-        shell(&rig, &script.replace("ID", id));
+        shell(&rig, &format!("{script}\n{VERIFIED_BY_OPENSSL}").replace("ID", id));
     }
     shell(
         &rig,

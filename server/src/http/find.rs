@@ -283,7 +283,7 @@ fn limit(context: &RequestContext) -> Result<Option<usize>, Error> {
     })
 }
 
-/// A label, or the beginning of labels and `*`. One that is itself at the end of a label is written `%2A`, as most clients do.
+/// A label, or the beginning of labels and `*`. One that is itself at the end of a label is written `%2A`.
 fn label(context: &RequestContext) -> Result<Option<Search>, Error> {
     let Some(value) = parameter(context, "label") else { return Ok(None) };
     let beginning = value.strip_suffix('*');
